@@ -1,0 +1,35 @@
+# make demo   sets up, fine-tunes the shipped backbone on real images, shows what came of it
+# make test   sets up, checks style and runs the tests
+# Both need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell \
+	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test parity clean
+
+demo: $(VENV)/demo
+	$(BIN)/python -m surm.train --config=configs/vit_digits.py --workdir=runs/demo
+
+test: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/parity
+
+parity: $(VENV)/parity
+	SURM_REQUIRE_PARITY=1 $(BIN)/python -m pytest -q tests/parity
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "surm needs Python 3.11 or newer; none found (set PYTHON=...)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an extra: an install that was cut off is repeated, a finished one is not.
+$(VENV)/demo: EXTRA := .
+$(VENV)/test: EXTRA := .[test]
+$(VENV)/parity: EXTRA := .[test,parity]
+$(VENV)/demo $(VENV)/test $(VENV)/parity: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "$(EXTRA)"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

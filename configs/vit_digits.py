@@ -1,0 +1,22 @@
+"""The demo: a frozen, pretrained ViT learns handwritten digits through a circulant update of query, key and value.
+
+    python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
+
+Data and weights ship with the packages; no network is needed.
+"""
+
+import ml_collections
+
+from surm.config import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The run's configuration."""
+    config = default()
+    config.data.source = "digits"
+    config.model.name = "vit_micro"
+    config.model.weights = "asset:vit_micro"
+    config.peft.family = "circulant"
+    config.optim.epochs = 30
+    config.optim.batch_size = 64
+    return config

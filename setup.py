@@ -1,0 +1,49 @@
+"""Packaging of surm: what it needs, with the ranges that are tested."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+namespace: dict[str, str] = {}
+exec((ROOT / "surm" / "version.py").read_text(), namespace)
+
+setup(
+    name="surm",
+    version=namespace["__version__"],
+    description="Parameter-efficient fine-tuning with structured, unrestricted-rank matrices, in JAX and Flax",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["surm", "surm.*"]),
+    package_data={"surm.models": ["assets/*"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.8",
+        "flax>=0.12.8",
+        "grain>=0.2.15",
+        "huggingface_hub>=0.34",
+        "importlib_resources>=6",  # tensorflow-datasets 4.9.10 imports it without requiring it
+        "jax>=0.10.2",
+        "jaxtyping>=0.3.2",
+        "matplotlib>=3.9",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11",
+        "safetensors>=0.6",
+        "scikit-learn>=1.5",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda12": ["jax[cuda12]>=0.10.2"],
+        "cuda13": ["jax[cuda13]>=0.10.2"],
+        "tfds": ["tensorflow>=2.20"],
+        "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.12", "scipy>=1.14"],
+        "parity": ["torch>=2.7", "transformers>=5"],
+    },
+)

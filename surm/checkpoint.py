@@ -1,0 +1,66 @@
+"""Checkpoints of a run: trained arrays, optimiser, step, random key and data position; never the base.
+
+The only module that knows orbax. A checkpoint appears under its final name when it is whole.
+"""
+
+import pathlib
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+
+State = TypeVar("State")
+
+
+class Checkpoints:
+    """The checkpoints in one folder; a context manager that waits for the last write."""
+
+    def __init__(self, folder: pathlib.Path, keep: int):
+        """Opens (or makes) the folder, removing what an interrupted write has left.
+
+        Args:
+          folder: where the checkpoints lie.
+          keep: how many of the newest to keep.
+        """
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpointer.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None:
+        """Writes a checkpoint in the background; one of the same step is left as it is.
+
+        Args:
+          step: number of finished training steps.
+          state: a tree of arrays.
+          data_position: what the data iterator needs to go on, as JSON values.
+        """
+        if step != self.latest_step:
+            self._checkpointer.save_checkpointables_async(step, {"state": state, "data": data_position}, force=True)
+
+    def restore(self, like: State) -> tuple[State, dict[str, Any]]:
+        """Reads the newest checkpoint.
+
+        Args:
+          like: a state of the same structure, shapes and dtypes.
+
+        Returns:
+          The state and the data position.
+        """
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract, "data": None})
+        return loaded["state"], loaded["data"]

@@ -1,0 +1,158 @@
+"""Every key a config may have, with its default, and the check that a config has no other.
+
+A file under `configs/` starts from `default()` and changes what differs; keys not listed here cannot be set.
+"""
+
+from collections.abc import Iterator
+
+import ml_collections
+from ml_collections import config_dict
+
+from surm.errors import InputError, nearest
+from surm.peft.spec import PeftSpec
+
+
+def default() -> ml_collections.ConfigDict:
+    """The configuration of a run, every key at its default; locked, so that a mistyped key is an error.
+
+    Returns:
+      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz), `data_dir` (of TFDS), `train_examples` (a
+              class-balanced subset; 0 = all), `subset_seed`, `eval_split` (`test` or `validation`), `augment`
+              (`none` or `crop_flip`), `threads`.
+      model:  `name` (a preset), `weights` (`none`; `asset:NAME`; a folder or file; `hf:OWNER/NAME`), `image_size`
+              in pixels (0 = the preset's), `dtype` to compute in.
+      peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
+      optim:  `name` (`adamw` or `sgd`), `learning_rate` (None = the method's and family's own), `head_learning_rate`,
+              `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`
+              (`cosine`, `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
+              off), `label_smoothing`, `batch_size`, and `epochs` or `steps` (0 = not given; one of them, not both).
+      seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
+      (0 = at the end only), keep_checkpoints.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.init_adapter = ""
+    config.log_every_steps = 10
+    config.eval_every_steps = 0
+    config.checkpoint_every_steps = 0
+    config.keep_checkpoints = 2
+
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "digits"
+    config.data.data_dir = ""
+    config.data.train_examples = 0
+    config.data.subset_seed = 0
+    config.data.eval_split = "test"
+    config.data.augment = "none"
+    config.data.threads = 2
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "vit_micro"
+    config.model.weights = "asset:vit_micro"
+    config.model.image_size = 0
+    config.model.dtype = "float32"
+
+    config.peft = ml_collections.ConfigDict()
+    config.peft.method = "update"
+    config.peft.family = "circulant"
+    config.peft.options = ""
+    config.peft.targets = ""
+    config.peft.train = "head"
+    config.peft.scale = 1.0
+    config.peft.dropout = 0.0
+    config.peft.activation = "gelu"
+
+    config.optim = ml_collections.ConfigDict()
+    config.optim.name = "adamw"
+    config.optim.learning_rate = config_dict.placeholder(float)
+    config.optim.head_learning_rate = 5e-3
+    config.optim.weight_decay = 0.0
+    config.optim.head_weight_decay = 0.0
+    config.optim.momentum = 0.9
+    config.optim.schedule = "cosine"
+    config.optim.warmup_fraction = 0.05
+    config.optim.gradient_clip = 0.0
+    config.optim.label_smoothing = 0.0
+    config.optim.batch_size = 64
+    config.optim.epochs = 0
+    config.optim.steps = 0
+    return config.lock()
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks keys and the values that only make sense together.
+
+    Args:
+      config: a run's configuration.
+
+    Raises:
+      InputError: for an unknown or missing key (the nearest known one is named) or a value out of range.
+    """
+    known, given = dict(_leaves(default())), dict(_leaves(config))
+    for key in given:
+        if key not in known:
+            raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
+    for key in known:
+        if key not in given:
+            raise InputError(f"config lacks the key {key!r}; start from surm.config.default()")
+    _check_ranges(given)
+    if bool(config.optim.epochs) == bool(config.optim.steps):
+        raise InputError(
+            "config.optim.epochs and config.optim.steps exclude each other: give one of them, "
+            f"got epochs={config.optim.epochs} and steps={config.optim.steps}"
+        )
+    spec(config)
+
+
+def spec(config: ml_collections.ConfigDict) -> PeftSpec:
+    """The `PeftSpec` that `config.peft` describes."""
+    return PeftSpec(**config.peft.to_dict())
+
+
+def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
+    """The dotted keys in which two configurations differ, with both values."""
+    first, second = dict(_leaves(one)), dict(_leaves(other))
+    return [f"{key}: {first.get(key)!r} against {second.get(key)!r}"
+            for key in sorted(first.keys() | second.keys())
+            if first.get(key) != second.get(key)]  # fmt: skip
+
+
+def apply_durations(config: ml_collections.ConfigDict, overrides: dict[str, object]) -> None:
+    """Lets `steps` from the command line replace the file's `epochs`, and the other way round.
+
+    Args:
+      config: changed in place.
+      overrides: what the command line set, by dotted key.
+    """
+    if "optim.steps" in overrides and "optim.epochs" not in overrides:
+        config.optim.epochs = 0
+    elif "optim.epochs" in overrides and "optim.steps" not in overrides:
+        config.optim.steps = 0
+
+
+def _check_ranges(given: dict[str, object]) -> None:
+    at_least = {
+        "optim.batch_size": 1, "optim.epochs": 0, "optim.steps": 0, "optim.warmup_fraction": 0,
+        "optim.gradient_clip": 0, "optim.weight_decay": 0, "optim.head_weight_decay": 0, "data.train_examples": 0,
+        "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0, "checkpoint_every_steps": 0,
+        "keep_checkpoints": 1, "seed": 0, "model.image_size": 0,
+    }  # fmt: skip
+    for key, low in at_least.items():
+        if given[key] < low:
+            raise InputError(f"config.{key}={given[key]}, expected at least {low}")
+    choices = {
+        "optim.name": ("adamw", "sgd"),
+        "optim.schedule": ("cosine", "linear", "constant"),
+        "model.dtype": ("float32", "bfloat16"),
+    }
+    for key, names in choices.items():
+        if given[key] not in names:
+            raise InputError(f"config.{key}={given[key]!r}, expected {' or '.join(names)}")
+
+
+def _leaves(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict | dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

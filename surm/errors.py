@@ -1,0 +1,30 @@
+"""What is raised when a user's input cannot be used, and the search for the name they meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message says what was given and what was expected.
+
+    The command line prints it as one line and exits with a non-zero status; callers of the library may catch
+    it as the `ValueError` it is.
+    """
+
+
+def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
+    """Names the known names closest to the given one, for the end of an error message.
+
+    Args:
+      given: what the user wrote.
+      known: everything that would have been accepted.
+      count: how many names to show at most.
+
+    Returns:
+      `"nearest: a, b"`, or all names (up to 12) where none is close.
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(given, names, n=count, cutoff=0.5)
+    if close:
+        return "nearest: " + ", ".join(close)
+    return "known: " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

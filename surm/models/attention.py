@@ -1,0 +1,56 @@
+"""Multi-head self-attention with one 2-D kernel for each of query, key, value and output.
+
+Keeping the four maps apart as plain `nnx.Linear` layers is what lets an adapter target any one of them by path.
+"""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from surm.errors import InputError
+
+
+class Attention(nnx.Module):
+    """Scaled dot-product self-attention, softmax(Q Kᵀ / √d) V, over the token axis.
+
+    Source: Vaswani et al., "Attention is all you need", arXiv 1706.03762, equation 1 and section 3.2.2.
+    """
+
+    def __init__(self, width: int, heads: int, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
+        """Creates the four maps.
+
+        Args:
+          width: size of a token, in and out.
+          heads: number of heads; divides `width`.
+          dtype: the dtype to compute in; None promotes input and parameters.
+          rngs: source of the initial kernels.
+
+        Raises:
+          InputError: if `heads` does not divide `width`.
+        """
+        if width % heads:
+            raise InputError(f"heads={heads} does not divide width={width}")
+        init = nnx.initializers.xavier_uniform()
+        self.query = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.key = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.value = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.heads = heads
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        """Attends from every token to every token that the mask admits.
+
+        Args:
+          x: the tokens.
+          mask: True where a token may be attended to; None admits all.
+
+        Returns:
+          The mixed tokens, after the output map.
+        """
+        split = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+        query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
+        admitted = None if mask is None else mask[:, None, None, :]
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=admitted)
+        return self.output(mixed.reshape(x.shape))

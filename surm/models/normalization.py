@@ -1,0 +1,77 @@
+"""Layer normalisation with the two-pass variance and a hand-written derivative.
+
+The one-pass variance E[x²] − E[x]² cancels in float32; the two-pass form, differentiated by XLA, recomputes its
+reductions and doubles a small ViT's training step on a CPU. Writing the derivative down gives both accuracy and speed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it.
+
+    Source: Ba, Kiros, Hinton, "Layer normalization", arXiv 1607.06450.
+    """
+
+    def __init__(self, size: int, *, epsilon: float, dtype: jax.typing.DTypeLike | None = None):
+        """Creates scale 1 and bias 0.
+
+        Args:
+          size: length of the last axis.
+          epsilon: added to the variance.
+          dtype: dtype of the result; None keeps the input's. Statistics are taken in at least float32.
+        """
+        self.scale = nnx.Param(jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        """Returns (x − mean) / √(variance + epsilon) · scale + bias."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        normal = layer_norm(wide, self.scale[...], self.bias[...], self.epsilon)
+        return normal.astype(x.dtype if self.dtype is None else self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "*batch size"], scale: Float[Array, " size"], bias: Float[Array, " size"], epsilon: float
+) -> Float[Array, "*batch size"]:
+    """Layer normalisation of the last axis; its derivative keeps x, the mean and 1/σ, and nothing else.
+
+    With x̂ = (x − mean)/σ and d = dy·scale:  dx = (d − mean(d) − x̂·mean(d·x̂)) / σ.
+
+    Args:
+      x: the input.
+      scale: multiplies the normalised input.
+      bias: is added to it.
+      epsilon: added to the variance.
+
+    Returns:
+      The normalised input.
+    """
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x, scale, bias, epsilon):
+    mean = x.mean(axis=-1, keepdims=True)
+    centred = x - mean
+    inverse_deviation = jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon)
+    return centred * inverse_deviation * scale + bias, (x, mean, inverse_deviation, scale)
+
+
+def _backward(epsilon, saved, dy):
+    x, mean, inverse_deviation, scale = saved
+    normal = (x - mean) * inverse_deviation
+    d = dy * scale
+    dx = d - d.mean(axis=-1, keepdims=True) - normal * (d * normal).mean(axis=-1, keepdims=True)
+    batch = tuple(range(x.ndim - 1))
+    return dx * inverse_deviation, (dy * normal).sum(batch), dy.sum(batch)
+
+
+layer_norm.defvjp(_forward, _backward)

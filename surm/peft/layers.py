@@ -1,0 +1,173 @@
+"""What is put into a model: the trainable types, the structured matrix as a module, and its two positions."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from surm import matrices
+from surm.errors import InputError, nearest
+from surm.peft.spec import PeftSpec
+
+
+class Trainable(nnx.Param):
+    """A parameter that trains; everything else in a model with an adapter is frozen."""
+
+
+class AdapterParam(Trainable):
+    """A trained parameter that belongs to the method itself, rather than to the task's head."""
+
+
+class BaseKernel(nnx.Variable):
+    """The frozen kernel of a merged layer, kept so that unmerging restores its bits."""
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
+
+_AUTHORS_ADAPTER_DEVIATION = 0.02
+
+
+class StructuredMatrix(nnx.Module):
+    """A trained matrix of one family; the family's parameters are its variables."""
+
+    def __init__(self, spec: PeftSpec, n_out: int, n_in: int, *, rngs: nnx.Rngs):
+        """Draws the initial parameters: the matrix is zero, its gradient is not."""
+        family = matrices.FAMILIES[spec.family]
+        try:
+            values = family.init(rngs.params(), n_out, n_in, **spec.options)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{spec.family}: {error}") from error
+        self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
+        self.family, self.n_out, self.n_in = spec.family, n_out, n_in
+
+    def values(self) -> dict[str, Array]:
+        """The family's parameters as plain arrays."""
+        return {name: variable[...] for name, variable in self.parameters.items()}
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """The matrix times every row of x."""
+        return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out)
+
+    def to_dense(self) -> Float[Array, "n_out n_in"]:
+        """The matrix in full."""
+        return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
+
+
+class UpdatedLinear(nnx.Module):
+    """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
+
+    When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
+    """
+
+    def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Wraps a layer; the output is unchanged until the update has trained."""
+        n_in, n_out = base.kernel.shape
+        self.base = base
+        self.delta = StructuredMatrix(spec, n_out, n_in, rngs=rngs)
+        self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
+        self.scale = spec.scale
+        self.enabled = True
+        self.base_kernel = nnx.data(None)
+
+    @property
+    def kernel(self) -> nnx.Variable:
+        """The kernel of the wrapped layer; merged, if the layer is."""
+        return self.base.kernel
+
+    @property
+    def bias(self) -> nnx.Variable | None:
+        """The bias of the wrapped layer."""
+        return self.base.bias
+
+    @property
+    def merged(self) -> bool:
+        """Whether the update is folded into the kernel."""
+        return self.base_kernel is not None
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """Applies the layer with its update."""
+        y = self.base(x)
+        if self.merged or not self.enabled:
+            return y
+        dropped = self.dropout(x) if self.dropout is not None else x
+        return y + (self.scale * self.delta(dropped)).astype(y.dtype)
+
+    def merge(self) -> None:
+        """Folds the update into the kernel; nothing happens if it is already."""
+        if self.merged:
+            return
+        kernel = self.base.kernel
+        self.base_kernel = BaseKernel(kernel[...])
+        update = self.scale * self.delta.to_dense().T
+        self.base.kernel = kernel.replace((kernel[...] + update).astype(kernel.dtype))
+
+    def unmerge(self) -> None:
+        """Puts the frozen kernel back; nothing happens if the layer is not merged."""
+        if self.merged:
+            self.base.kernel = self.base.kernel.replace(self.base_kernel[...])
+            self.base_kernel = None
+
+
+class AdaptedLinear(nnx.Module):
+    """A frozen linear layer followed by a SURM adapter: h = base(x), y = h + act(S·dropout(h)) + bias.
+
+    S is one square structured matrix; there is no projection down or up. It is not linear, so it does not merge.
+
+    Source: arXiv 2406.17740, section 4.
+    """
+
+    def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Wraps a layer; the output is unchanged until the adapter has trained (act(0) = 0)."""
+        if spec.activation not in ACTIVATIONS:
+            raise InputError(f"activation={spec.activation!r}; {nearest(spec.activation, ACTIVATIONS)}")
+        width = base.kernel.shape[1]
+        self.base = base
+        self.delta = StructuredMatrix(spec, width, width, rngs=rngs)
+        if spec.family in ("circulant", "skew_circulant") and "a" in self.delta.parameters:
+            # The authors draw this factor with deviation 1 in updates and 0.02 in adapters.
+            a = self.delta.parameters["a"]
+            self.delta.parameters["a"] = a.replace(a[...] * _AUTHORS_ADAPTER_DEVIATION)
+        self.shift = AdapterParam(jnp.zeros(width))
+        self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
+        self.activation = spec.activation
+        self.enabled = True
+
+    @property
+    def kernel(self) -> nnx.Variable:
+        """The kernel of the wrapped layer."""
+        return self.base.kernel
+
+    @property
+    def bias(self) -> nnx.Variable | None:
+        """The bias of the wrapped layer."""
+        return self.base.bias
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """Applies the layer and its adapter."""
+        h = self.base(x)
+        if not self.enabled:
+            return h
+        dropped = self.dropout(h) if self.dropout is not None else h
+        change = ACTIVATIONS[self.activation](self.delta(dropped)) + self.shift[...]
+        return h + change.astype(h.dtype)
+
+
+def reseed_dropout(model: nnx.Module, key: jax.Array) -> None:
+    """Gives every dropout layer of a model its own stream, derived from one key; in place.
+
+    A training step that calls it is a pure function of its arguments, so a resumed run draws the same masks.
+    """
+    streams = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
+    for index, (_, stream) in enumerate(sorted(streams, key=lambda item: str(item[0]))):
+        stream.key[...] = jax.random.fold_in(key, index)
+        stream.count[...] = jnp.zeros_like(stream.count[...])

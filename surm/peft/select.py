@@ -1,0 +1,118 @@
+"""Which places in a model a pattern means: regular expressions on dotted paths, whole match."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from flax import nnx
+
+from surm.errors import InputError, nearest
+
+Path = tuple[str | int, ...]
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Joins a path: `("blocks", 0, "head")` becomes `"blocks.0.head"`."""
+    return ".".join(map(str, path))
+
+
+def parts(dotted_path: str) -> Path:
+    """Splits a path: `"blocks.0.head"` becomes `("blocks", 0, "head")`."""
+    return tuple(int(part) if part.isdigit() else part for part in dotted_path.split("."))
+
+
+def linear_layers(model: nnx.Module) -> dict[str, Path]:
+    """Every `nnx.Linear` of a model by dotted path, in the model's own order."""
+    found = ((path, module) for path, module in nnx.iter_modules(model) if isinstance(module, nnx.Linear))
+    return {dotted(path): path for path, _ in sorted(found, key=lambda item: _natural(item[0]))}
+
+
+def variables(model: nnx.Module) -> dict[str, Path]:
+    """Every `nnx.Param` of a model by dotted path, in the model's own order."""
+    paths = (path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    return {dotted(path): path for path in sorted(paths, key=_natural)}
+
+
+def matching(patterns: Sequence[str], paths: Iterable[str], what: str) -> list[str]:
+    """The paths that at least one pattern matches whole.
+
+    Args:
+      patterns: regular expressions.
+      paths: dotted paths.
+      what: what the paths are, for the message, such as "linear layer".
+
+    Returns:
+      The matching paths, in the order given.
+
+    Raises:
+      InputError: if a pattern is not a regular expression, or matches nothing; the nearest paths are named.
+    """
+    paths = list(paths)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {path for path in paths if _compiled(pattern).fullmatch(path)}
+        if not found:
+            raise InputError(f"pattern {pattern!r} matches no {what}; {nearest(_plain(pattern), paths)}")
+        chosen |= found
+    return [path for path in paths if path in chosen]
+
+
+def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
+    """The paths of variables that lie at or under what the patterns match.
+
+    Args:
+      patterns: regular expressions; each matches whole a path or a leading part of one.
+      paths: dotted paths of variables.
+
+    Returns:
+      The matching paths, in the order given.
+
+    Raises:
+      InputError: as `matching` does.
+    """
+    paths = list(paths)
+    leading = {path: [path[:i] for i in _ends(path)] for path in paths}
+    known = dict.fromkeys(part for parts in leading.values() for part in parts)
+    chosen = set(matching(patterns, known, "module or variable"))
+    return [path for path in paths if chosen.intersection(leading[path])]
+
+
+def parent_of(model: nnx.Module, path: Path) -> nnx.Module:
+    """The module that holds the last part of a path."""
+    node = model
+    for part in path[:-1]:
+        node = node[part] if isinstance(part, int) else getattr(node, part)
+    return node
+
+
+def get(model: nnx.Module, path: Path):
+    """What stands at a path."""
+    parent, last = parent_of(model, path), path[-1]
+    return parent[last] if isinstance(last, int) else getattr(parent, last)
+
+
+def put(model: nnx.Module, path: Path, node) -> None:
+    """Replaces what stands at a path."""
+    parent, last = parent_of(model, path), path[-1]
+    if isinstance(last, int):
+        parent[last] = node
+    else:
+        setattr(parent, last, node)
+
+
+def _ends(path: str) -> list[int]:
+    return [match.start() for match in re.finditer(r"\.|$", path)]
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def _plain(pattern: str) -> str:
+    return re.sub(r"[\\^$*+?()\[\]{}]", "", pattern).replace("..", ".").strip(".")
+
+
+def _natural(path: Path) -> tuple:
+    return tuple((isinstance(part, str), part) for part in path)

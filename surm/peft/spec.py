@@ -1,0 +1,119 @@
+"""What to train: a `PeftSpec` names the method, the family and the places."""
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flax.core import FrozenDict
+
+from surm import matrices
+from surm.errors import InputError, nearest
+
+_LINEAR_IN_ATTENTION = r".*\.(query|key|value)"
+_END_OF_HALF_BLOCK = r".*\.(attention\.output|mlp\.down)"
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "update": (_LINEAR_IN_ATTENTION,),
+    "adapter": (_END_OF_HALF_BLOCK,),
+    "full": (".*",),
+    "bitfit": (r".*\.bias",),
+    "head": (),
+}
+"""Every method with the paths that it targets where a spec names none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftSpec:
+    """What is trained in a model, and how it enters.
+
+    Methods:
+      update: y = base(x) + scale·ΔW·dropout(x) at every target, a linear layer; merges into its kernel.
+      adapter: h = base(x), y = h + act(S·dropout(h)) + bias at every target, with S square and structured.
+      full: the targets themselves, which are variables, train.
+      bitfit: likewise; the targets are the biases unless others are named.
+      head: nothing but what `train` names (a linear probe).
+
+    Attributes:
+      method: a key of `METHODS`.
+      family: a key of `surm.matrices.FAMILIES`; read by `update` and `adapter`.
+      options: of the family, as a mapping or as a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
+      targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
+        whole. Empty for the method's own.
+      scale: multiplies ΔW. (For the authors' α/r convention, give α/r.)
+      dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
+      activation: of `adapter`: gelu, relu, tanh or identity.
+      train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
+        them matches whole. `("head",)` trains the head.
+
+    Raises:
+      InputError: if a name is unknown (the nearest are named) or a number out of range.
+
+    Examples:
+      >>> PeftSpec(family="low_rank", options="rank=8").options["rank"]
+      8
+
+    Source: arXiv 2406.17740, section 4 (update and adapter); BitFit: arXiv 2106.10199.
+    """
+
+    method: str = "update"
+    family: str = "circulant"
+    options: Mapping[str, Any] | str = FrozenDict()
+    targets: tuple[str, ...] | str = ()
+    scale: float = 1.0
+    dropout: float = 0.0
+    activation: str = "gelu"
+    train: tuple[str, ...] | str = ()
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise InputError(f"no method is called {self.method!r}; {nearest(self.method, METHODS)}")
+        if self.family not in matrices.FAMILIES:
+            raise InputError(f"no family is called {self.family!r}; {nearest(self.family, matrices.FAMILIES)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
+        options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
+        known = matrices.options(self.family)
+        for name in options:
+            if name not in known:
+                raise InputError(f"{self.family} has no option {name!r}; it has {', '.join(known) or 'none'}")
+        object.__setattr__(self, "options", FrozenDict(options))
+        object.__setattr__(self, "targets", _patterns(self.targets) or METHODS[self.method])
+        object.__setattr__(self, "train", _patterns(self.train))
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values; `PeftSpec(**spec.to_json())` is the spec again."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {
+            "options": dict(self.options), "targets": list(self.targets), "train": list(self.train)
+        }  # fmt: skip
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Parses `"rank=8"` or `"terms=2,hadamard=False"`; values are Python literals.
+
+    Args:
+      text: name=value pairs separated by commas; may be empty.
+
+    Returns:
+      The options by name.
+
+    Raises:
+      InputError: if a part is not of the form name=value with a literal value.
+
+    Examples:
+      >>> parse_options("terms=2,hadamard=False")
+      {'terms': 2, 'hadamard': False}
+    """
+    options = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise InputError(f"peft.options={text!r}: {part!r} is not NAME=VALUE, as in rank=8") from error
+    return options
+
+
+def _patterns(given: tuple[str, ...] | list[str] | str) -> tuple[str, ...]:
+    return (given,) * bool(given) if isinstance(given, str) else tuple(given)

@@ -1,0 +1,165 @@
+"""An adapter on disk: a folder with the trained arrays in safetensors and a JSON that says what they belong to.
+
+    DIR/adapter_model.safetensors     the trained arrays by dotted path, the head's among them; no frozen weight
+    DIR/adapter_config.json           the spec, the base's name and hash, the hash of the file above
+
+The base is named by a SHA-256 over its frozen arrays, so an adapter cannot be put on another base unnoticed.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+import surm.version
+from surm.errors import InputError
+from surm.peft import select, surgery
+from surm.peft.layers import BaseKernel, Trainable
+from surm.peft.spec import PeftSpec
+
+Model = TypeVar("Model", bound=nnx.Module)
+FORMAT = "surm-adapter-1"
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str = "") -> None:
+    """Writes the trained part of a model to a folder.
+
+    Args:
+      path: the folder; made if absent. Files in it are replaced, each in one step.
+      model: a model with an adapter.
+      base_name: what the base is called, such as `asset:vit_micro`; for people, the hash decides.
+
+    Raises:
+      InputError: if the model has no adapter.
+    """
+    spec = surgery.spec_of(model)
+    if spec is None:
+        raise InputError("the model has no adapter to save; attach one first")
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
+    weights = safetensors.numpy.save(dict(sorted(arrays.items())))
+    config = {
+        "format": FORMAT,
+        "surm_version": surm.version.__version__,
+        "spec": spec.to_json(),
+        "base": {"name": base_name, "sha256": base_hash(model)},
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    _write(folder / WEIGHTS, weights)
+    _write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load_adapter(path: str | os.PathLike, model: Model) -> Model:
+    """Returns the model with the adapter of a folder attached.
+
+    Args:
+      path: a folder that `save_adapter` wrote.
+      model: the base, as it was when the adapter was attached in training; an adapter it has already is replaced.
+        Left untouched.
+
+    Returns:
+      A new model that answers as the saved one did.
+
+    Raises:
+      InputError: if files are missing, truncated, foreign or of different runs, the base is another one (both are
+        named), or shapes do not fit (both differences are listed).
+    """
+    folder = pathlib.Path(path)
+    config = read_config(folder)
+    arrays = _read_weights(folder, config)
+    adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), _spec(folder, config), nnx.Rngs(0))
+    _check_base(folder, config, adapted)
+    graphdef, expected, frozen = surgery.split(adapted)
+    check_arrays(str(folder), arrays, expected)
+    return surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads and checks an adapter's JSON; InputError if it is missing, damaged or of another program."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise InputError(f"no adapter in {str(folder)!r}: {CONFIG} is missing")
+    try:
+        config = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(file)!r} is damaged: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        given = config.get("format") or config.get("peft_type") if isinstance(config, dict) else None
+        raise InputError(f"{str(file)!r} is not an adapter of surm: format {given!r}, expected {FORMAT!r}")
+    return config
+
+
+def base_hash(model: nnx.Module) -> str:
+    """SHA-256 over the frozen arrays of a model with an adapter: names, dtypes, shapes and bytes, in order of name.
+
+    The hash is that of the plain base: it depends neither on the layers being wrapped nor on merging.
+    """
+    frozen = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, BaseKernel))):
+        name = select.dotted(part for part in path if part != "base")
+        if isinstance(variable, BaseKernel):
+            name = name.removesuffix("base_kernel") + "kernel"
+        if not isinstance(variable, Trainable) and (name not in frozen or isinstance(variable, BaseKernel)):
+            frozen[name] = variable[...]
+    digest = hashlib.sha256()
+    for name in sorted(frozen):
+        array = np.ascontiguousarray(frozen[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compares arrays by name and shape; InputError listing what is missing, what is foreign and what has another shape."""
+    problems = [f"missing {name}" for name in expected if name not in given]
+    problems += [f"unknown {name}" for name in given if name not in expected]
+    problems += [
+        f"{name} has shape {given[name].shape}, expected {expected[name].shape}"
+        for name in expected
+        if name in given and given[name].shape != expected[name].shape
+    ]
+    if problems:
+        more = f" (+{len(problems) - 8} more)" if len(problems) > 8 else ""
+        raise InputError(f"{where!r} does not fit the model: {'; '.join(problems[:8])}{more}")
+
+
+def _spec(folder: pathlib.Path, config: dict[str, Any]) -> PeftSpec:
+    try:
+        return PeftSpec(**config["spec"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{str(folder / CONFIG)!r} holds no usable spec: {error}") from error
+
+
+def _read_weights(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise InputError(f"no adapter in {str(folder)!r}: {WEIGHTS} is missing")
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != config.get("weights_sha256"):
+        raise InputError(f"{str(file)!r} is truncated, or not the file that {CONFIG} beside it was written with")
+    return safetensors.numpy.load(data)
+
+
+def _check_base(folder: pathlib.Path, config: dict[str, Any], adapted: nnx.Module) -> None:
+    trained_on, given = config["base"], base_hash(adapted)
+    if trained_on["sha256"] != given:
+        raise InputError(
+            f"adapter {str(folder)!r} was trained on base {trained_on['name'] or 'unnamed'!r} "
+            f"(sha256 {trained_on['sha256'][:12]}…); this model's base is another (sha256 {given[:12]}…)"
+        )
+
+
+def _write(file: pathlib.Path, data: bytes) -> None:
+    partial = file.with_name(file.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, file)

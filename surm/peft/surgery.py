@@ -1,0 +1,213 @@
+"""Putting an adapter into a model, taking it out, folding it in, switching it off, counting it.
+
+Every function returns a new model and leaves its argument as it was; the arrays themselves, which never change, are
+shared, so a new model costs no memory for the base.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import TypeVar
+
+import jax
+from flax import nnx
+
+from surm.errors import InputError
+from surm.peft import select
+from surm.peft.layers import AdaptedLinear, AdapterParam, Trainable, UpdatedLinear
+from surm.peft.spec import PeftSpec
+
+Model = TypeVar("Model", bound=nnx.Module)
+_SPEC = "peft_spec"
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters.
+
+    Attributes:
+      adapter: trained by the method itself.
+      trainable: all that trains, the head included.
+      total: all parameters of the model, frozen and trained.
+    """
+
+    adapter: int
+    trainable: int
+    total: int
+
+
+def spec_of(model: nnx.Module) -> PeftSpec | None:
+    """The spec that was attached to a model, or None."""
+    return getattr(model, _SPEC, None)
+
+
+def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
+    """Returns the model with the spec's adapter in it, everything but the trained part frozen.
+
+    The outputs are those of the model itself until the adapter has trained.
+
+    Args:
+      model: any NNX module with `nnx.Linear` layers; left untouched.
+      spec: what to train and where.
+      rngs: source of the adapter's initial values (stream `params`) and dropout masks.
+
+    Returns:
+      A new model. Trained variables are of type `Trainable`, the method's own of its subclass `AdapterParam`.
+
+    Raises:
+      InputError: if a pattern matches nothing (the nearest paths are named), an option does not fit a layer's shape,
+        or the model has an adapter already.
+    """
+    if spec_of(model) is not None:
+        raise InputError("the model has an adapter already; detach it first")
+    model = nnx.clone(model)
+    for path in select.under(spec.train, select.variables(model)) if spec.train else ():
+        _retype(model, select.variables(model)[path], Trainable)
+    if spec.method in ("update", "adapter"):
+        _wrap_targets(model, spec, rngs)
+    elif spec.method in ("full", "bitfit"):
+        frozen = {dotted: path for dotted, path in select.variables(model).items()
+                  if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
+        for dotted in select.matching(spec.targets, frozen, "variable"):
+            _retype(model, frozen[dotted], AdapterParam)
+    setattr(model, _SPEC, spec)
+    return model
+
+
+def detach(model: Model) -> Model:
+    """Returns the model without its adapter: the plain layers, merged ones with their merged kernel.
+
+    Args:
+      model: a model from `attach`, `merge` or `load_adapter`; left untouched. The trained head stays.
+
+    Returns:
+      A new model of plain layers and plain `nnx.Param` variables.
+    """
+    model = nnx.clone(model)
+    for path, layer in _wrapped(model):
+        select.put(model, path, layer.base)
+    for path in select.variables(model).values():
+        if isinstance(select.get(model, path), Trainable):
+            _retype(model, path, nnx.Param)
+    if spec_of(model) is not None:
+        delattr(model, _SPEC)
+    return model
+
+
+def merge(model: Model) -> Model:
+    """Returns the model with every update folded into its kernel: no cost at inference.
+
+    Args:
+      model: a model with an `update` adapter (or one that trains the layers themselves); left untouched.
+
+    Returns:
+      A new model with the same outputs up to rounding; `unmerge` restores the base bit for bit, `detach` forgets it.
+
+    Raises:
+      InputError: for SURM adapters, which are not linear.
+    """
+    model = nnx.clone(model)
+    for path, layer in _wrapped(model):
+        if isinstance(layer, AdaptedLinear):
+            raise InputError(f"{select.dotted(path)} has a SURM adapter, which is not linear and cannot be merged")
+        layer.merge()
+    return model
+
+
+def unmerge(model: Model) -> Model:
+    """Returns the model with every merged update taken out of its kernel again; the frozen kernels return exactly."""
+    model = nnx.clone(model)
+    for _, layer in _wrapped(model):
+        if isinstance(layer, UpdatedLinear):
+            layer.unmerge()
+    return model
+
+
+@contextlib.contextmanager
+def disabled(model: Model) -> Iterator[Model]:
+    """Switches the adapter off inside a `with` block: the layers answer as if it were not there.
+
+    Args:
+      model: a model with an adapter; switched in place, and back again at the end of the block.
+
+    Yields:
+      The model.
+
+    Raises:
+      InputError: if the model is merged; unmerge it first.
+    """
+    layers = [layer for _, layer in _wrapped(model)]
+    if any(getattr(layer, "merged", False) for layer in layers):
+        raise InputError("the model is merged, so its adapter cannot be switched off; unmerge it first")
+    before = [layer.enabled for layer in layers]
+    try:
+        for layer in layers:
+            layer.enabled = False
+        yield model
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.enabled = enabled
+
+
+def count_parameters(model: nnx.Module) -> ParameterCount:
+    """Counts a model's parameters; of a model without an adapter, none trains.
+
+    Args:
+      model: any NNX module.
+
+    Returns:
+      The counts, as stored.
+    """
+    sizes = [(type(variable), variable[...].size) for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    return ParameterCount(
+        adapter=sum(size for kind, size in sizes if issubclass(kind, AdapterParam)),
+        trainable=sum(size for kind, size in sizes if issubclass(kind, Trainable)),
+        total=sum(size for _, size in sizes),
+    )
+
+
+def table(model: nnx.Module) -> str:
+    """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
+    rows = [(select.dotted(path), "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family,
+             sum(value.size for value in jax.tree.leaves(nnx.state(layer, AdapterParam))))
+            for path, layer in _wrapped(model)]  # fmt: skip
+    width = max((len(row[0]) for row in rows), default=0)
+    lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
+    count = count_parameters(model)
+    share = 100 * count.adapter / max(count.total - count.trainable, 1)
+    lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of the frozen ones), "
+                 f"trainable {count.trainable:,}, total {count.total:,}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.State]:
+    """Takes a model apart for a training step: structure, trained arrays by dotted path, all the rest."""
+    graphdef, trainable, frozen = nnx.split(model, Trainable, ...)
+    return graphdef, {select.dotted(path): var[...] for path, var in nnx.to_flat_state(trainable)}, frozen
+
+
+def join(graphdef: nnx.GraphDef, trainable: dict[str, jax.Array], frozen: nnx.State) -> nnx.Module:
+    """Puts a model together again from the parts of `split`; trained arrays may be others of the same shapes."""
+    state = nnx.from_flat_state((select.parts(path), value) for path, value in trainable.items())
+    return nnx.merge(graphdef, state, frozen)
+
+
+def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
+    wrapper = UpdatedLinear if spec.method == "update" else AdaptedLinear
+    layers = select.linear_layers(model)
+    for dotted in select.matching(spec.targets, layers, "linear layer"):
+        path = layers[dotted]
+        try:
+            select.put(model, path, wrapper(select.get(model, path), spec, rngs=rngs))
+        except InputError as error:
+            raise InputError(f"{dotted}: {error}") from error
+
+
+def _wrapped(model: nnx.Module) -> list[tuple[select.Path, UpdatedLinear | AdaptedLinear]]:
+    return [(path, module) for path, module in nnx.iter_modules(model)
+            if isinstance(module, UpdatedLinear | AdaptedLinear)]  # fmt: skip
+
+
+def _retype(model: nnx.Module, path: select.Path, kind: type[nnx.Variable]) -> None:
+    variable = select.get(model, path)
+    select.put(model, path, kind.from_metadata(variable[...], variable.get_metadata()))

@@ -1,0 +1,64 @@
+"""What a training loop says while it runs: a progress bar, `metrics.jsonl`, and a stop when numbers cease."""
+
+import math
+import sys
+import time
+
+import jax
+import ml_collections
+import tqdm
+
+from surm.workdir import Workdir
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient is no longer a number; the last good checkpoint is kept."""
+
+
+class Progress:
+    """Fetches each step's metrics one step late, so that the device never waits for the host."""
+
+    def __init__(self, folder: Workdir, config: ml_collections.ConfigDict, start: int, total: int):
+        self._folder, self._config, self._total = folder, config, total
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.step_seconds: list[float] = []
+        batch = config.optim.batch_size
+        self._bar = tqdm.tqdm(
+            total=total * batch, initial=start * batch, unit="ex", unit_scale=True, smoothing=0.1,
+            mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True,
+        )  # fmt: skip
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def step(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that may still be running, and deals with those of the step before."""
+        previous, self._pending = self._pending, (step, values)
+        if previous:
+            self._deal_with(*previous)
+
+    def flush(self) -> None:
+        """Deals with the metrics of the last step; waits for it."""
+        if self._pending:
+            self._deal_with(*self._pending)
+            self._pending = None
+        self._last = time.perf_counter()
+
+    def _deal_with(self, step: int, values: dict[str, jax.Array]) -> None:
+        numbers = {name: float(value) for name, value in jax.device_get(values).items()}
+        now = time.perf_counter()
+        self.step_seconds.append(now - self._last)
+        self._last = now
+        if not all(map(math.isfinite, numbers.values())):
+            raise NonFiniteError(
+                f"step {step}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}; stopped, "
+                "the last good checkpoint is kept; try a lower learning rate or config.optim.gradient_clip"
+            )
+        if step % self._config.log_every_steps == 0 or step == self._total:
+            self._folder.log(step, "train", numbers)
+        self._bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)
+        self._bar.update(self._config.optim.batch_size)

@@ -1,0 +1,45 @@
+"""What a person sees of a run: its curves as a picture and its result in a few lines. Imports no jax."""
+
+import os
+import pathlib
+from typing import Any
+
+
+def draw_curves(lines: list[dict[str, Any]], path: str | os.PathLike, title: str = "") -> None:
+    """Draws loss and accuracy against the step.
+
+    Args:
+      lines: of `metrics.jsonl`: step, split, values.
+      path: the PNG to write.
+      title: above the picture.
+    """
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, name, label in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("loss (nats)", "accuracy"), strict=True):
+        for split in dict.fromkeys(line["split"] for line in lines):
+            points = [(line["step"], line["values"][name]) for line in lines if line["split"] == split]
+            marker = "" if split == "train" else "o"
+            axes.plot(*zip(*points, strict=True), label=split, marker=marker, linewidth=1)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    partial = pathlib.Path(f"{path}.partial")
+    figure.savefig(partial, format="png", dpi=120)
+    os.replace(partial, path)
+
+
+def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
+    """A finished run in a few lines: metric, parameters, time, place."""
+    values = ", ".join(f"{name} {value:.4f}" for name, value in result["eval"].items())
+    what = result["family"] if result["method"] in ("update", "adapter") else ""
+    return "\n".join(
+        [
+            f"{result['method']} {what}".strip() + f": held-out {values}",
+            f"trained {result['trainable_parameters']:,} of {result['total_parameters']:,} parameters, "
+            f"{result['adapter_parameters']:,} of them the adapter's",
+            f"{result['steps']} steps in {result['seconds']:.0f} s; results in {folder}",
+        ]
+    )

@@ -1,0 +1,89 @@
+"""The folder of a run: which config it belongs to, its metrics as they come, its result at the end.
+
+config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from surm import config as configs
+from surm.errors import InputError
+
+
+class Workdir:
+    """One run's folder; every file in it but the growing `metrics.jsonl` is replaced in one step."""
+
+    def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict):
+        """Makes the folder, or reopens it for the run that it holds.
+
+        Args:
+          path: the folder.
+          config: the run's configuration.
+
+        Raises:
+          InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
+        """
+        self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
+        file = self.path / "config.json"
+        if file.is_file():
+            self._refuse_another(file, config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("config.json", config.to_dict())
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> pathlib.Path:
+        """Where the adapter lies at the end."""
+        return self.path / "adapter"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote, None if it has not finished."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def log(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Appends one line to `metrics.jsonl`."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, "split": split, "values": values}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}}")]
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics that a restart from this step will write again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        self._write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Writes a JSON file, whole or not at all."""
+        self._write(name, json.dumps(value, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.path / (name + ".partial")
+        partial.write_text(text)
+        os.replace(partial, self.path / name)
+
+    def _refuse_another(self, file: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+        try:
+            held = ml_collections.ConfigDict(json.loads(file.read_text()))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another") from error
+        differences = configs.differences(held, config)
+        if differences:
+            raise InputError(
+                f"workdir {str(self.path)!r} holds the run of another config; they differ in "
+                f"{'; '.join(differences[:5])}; name another workdir or remove this one"
+            )
