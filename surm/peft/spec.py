@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax.core import FrozenDict
@@ -59,11 +59,11 @@ class PeftSpec:
     method: str = "update"
     family: str = "circulant"
     options: Mapping[str, Any] | str = FrozenDict()
-    targets: tuple[str, ...] | str = ()
+    targets: Sequence[str] | str = ()
     scale: float = 1.0
     dropout: float = 0.0
     activation: str = "gelu"
-    train: tuple[str, ...] | str = ()
+    train: Sequence[str] | str = ()
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -115,5 +115,5 @@ def parse_options(text: str) -> dict[str, Any]:
     return options
 
 
-def _patterns(given: tuple[str, ...] | list[str] | str) -> tuple[str, ...]:
+def _patterns(given: Sequence[str] | str) -> tuple[str, ...]:
     return (given,) * bool(given) if isinstance(given, str) else tuple(given)

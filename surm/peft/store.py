@@ -68,7 +68,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
         Left untouched.
 
     Returns:
-      A new model that answers as the saved one did.
+      A new model that answers as the saved one did, in evaluation mode (no dropout; `model.train()` to go on training).
 
     Raises:
       InputError: if files are missing, truncated, foreign or of different runs, the base is another one (both are
@@ -76,8 +76,9 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
     """
     folder = pathlib.Path(path)
     config = read_config(folder)
-    arrays = _read_weights(folder, config)
-    adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), _spec(folder, config), nnx.Rngs(0))
+    spec, arrays = _spec(folder, config), _read_weights(folder, config)
+    adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), spec, nnx.Rngs(0))
+    adapted.eval()
     _check_base(folder, config, adapted)
     graphdef, expected, frozen = surgery.split(adapted)
     check_arrays(str(folder), arrays, expected)
@@ -120,7 +121,7 @@ def base_hash(model: nnx.Module) -> str:
 
 
 def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compares arrays by name and shape; InputError listing what is missing, what is foreign and what has another shape."""
+    """Compares arrays by name and shape; InputError listing what is missing, foreign, or of another shape."""
     problems = [f"missing {name}" for name in expected if name not in given]
     problems += [f"unknown {name}" for name in given if name not in expected]
     problems += [

@@ -1,0 +1,24 @@
+"""What many tests share: a small ViT with random weights, and a config that trains it in a second."""
+
+import os
+
+# Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from flax import nnx
+
+from surm.models import vit
+
+SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, mlp_width=24, epsilon=1e-6)
+
+
+@pytest.fixture
+def small_vit() -> vit.ViT:
+    return vit.ViT(SMALL, 5, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def images() -> jax.Array:
+    return jax.random.normal(jax.random.key(7), (3, 16, 16, 3))

@@ -1,0 +1,40 @@
+import pytest
+
+from surm import InputError
+from surm.peft import select
+
+
+def test_paths_of_linear_layers_are_in_order(small_vit):
+    paths = list(select.linear_layers(small_vit))
+    assert paths[:2] == ["blocks.0.attention.key", "blocks.0.attention.output"]
+    assert paths.index("blocks.0.mlp.up") < paths.index("blocks.1.attention.key")
+    assert "embed.patch" in paths and "head" in paths and "norm" not in paths
+
+
+def test_patterns_match_whole_paths(small_vit):
+    paths = select.linear_layers(small_vit)
+    assert select.matching([r"blocks\.1\..*\.(query|value)"], paths, "linear layer") == [
+        "blocks.1.attention.query",
+        "blocks.1.attention.value",
+    ]
+    with pytest.raises(InputError, match="matches no linear layer; nearest: .*blocks.0.attention.query"):
+        select.matching(["attention.query"], paths, "linear layer")
+
+
+def test_each_pattern_must_match_something(small_vit):
+    with pytest.raises(InputError, match="'nothing'"):
+        select.matching(["head", "nothing"], select.linear_layers(small_vit), "linear layer")
+
+
+def test_a_broken_pattern_is_named(small_vit):
+    with pytest.raises(InputError, match="not a regular expression"):
+        select.matching(["("], select.linear_layers(small_vit), "linear layer")
+
+
+def test_under_takes_all_variables_of_a_module(small_vit):
+    assert select.under(["head"], select.variables(small_vit)) == ["head.bias", "head.kernel"]
+    assert select.under([r"blocks\.0\.norm1\.scale"], select.variables(small_vit)) == ["blocks.0.norm1.scale"]
+
+
+def test_dotted_and_parts_are_inverse():
+    assert select.parts(select.dotted(("blocks", 0, "head"))) == ("blocks", 0, "head")

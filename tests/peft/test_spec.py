@@ -1,0 +1,46 @@
+import dataclasses
+
+import pytest
+
+from surm import InputError, PeftSpec
+from surm.peft.spec import METHODS, parse_options
+
+
+def test_options_from_text_and_mapping_are_the_same():
+    assert PeftSpec(family="low_rank", options="rank=8") == PeftSpec(family="low_rank", options={"rank": 8})
+
+
+def test_options_are_parsed_as_literals():
+    assert parse_options(" terms=2, hadamard=False ") == {"terms": 2, "hadamard": False}
+    assert parse_options("") == {}
+
+
+@pytest.mark.parametrize("text", ["rank", "rank=eight", "rank==8", "rank=8;terms=1"])
+def test_malformed_options_name_the_text(text):
+    with pytest.raises(InputError, match="NAME=VALUE"):
+        parse_options(text)
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(InputError, match="nearest: circulant"):
+        PeftSpec(family="circulent")
+    with pytest.raises(InputError, match="nearest: update"):
+        PeftSpec(method="updat")
+    with pytest.raises(InputError, match="circulant has no option 'rank'; it has hadamard"):
+        PeftSpec(family="circulant", options="rank=2")
+
+
+def test_dropout_out_of_range_is_refused():
+    with pytest.raises(InputError, match=r"dropout=1.0"):
+        PeftSpec(dropout=1.0)
+
+
+def test_every_method_has_its_default_targets():
+    for method, targets in METHODS.items():
+        assert PeftSpec(method=method).targets == targets
+
+
+def test_json_round_trip():
+    spec = PeftSpec("adapter", "toeplitz", "factors=1,symmetric=False", r".*\.output", 0.5, 0.1, "relu", ("head",))
+    assert PeftSpec(**spec.to_json()) == spec
+    assert hash(spec) == hash(dataclasses.replace(spec))

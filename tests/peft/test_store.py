@@ -1,0 +1,124 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+import surm
+from surm import InputError, PeftSpec
+from surm.models import vit
+from surm.peft import store, surgery
+from tests.conftest import SMALL
+from tests.peft.randomize import randomize
+
+
+@pytest.fixture
+def adapted(small_vit):
+    model = randomize(surm.attach(small_vit, PeftSpec(train=("head",), dropout=0.1), nnx.Rngs(3)))
+    model.eval()
+    return model
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("method", ["update", "adapter", "bitfit", "head", "full"])
+def test_a_saved_adapter_gives_the_same_logits_on_a_fresh_base(tmp_path, small_vit, images, method):
+    model = randomize(surm.attach(small_vit, PeftSpec(method=method, train=("head",)), nnx.Rngs(3)))
+    surm.save_adapter(tmp_path / "adapter", model, base_name="small")
+    loaded = surm.load_adapter(tmp_path / "adapter", small_vit)
+    np.testing.assert_array_equal(loaded(images), model(images))
+    assert surgery.spec_of(loaded) == surgery.spec_of(model)
+
+
+def test_a_head_initialised_otherwise_does_not_matter(tmp_path, small_vit, adapted, images):
+    surm.save_adapter(tmp_path, adapted)
+    small_vit.head = nnx.Linear(12, 5, rngs=nnx.Rngs(99))
+    np.testing.assert_array_equal(surm.load_adapter(tmp_path, small_vit)(images), adapted(images))
+
+
+def test_the_file_holds_trained_arrays_alone(tmp_path, adapted):
+    surm.save_adapter(tmp_path, adapted)
+    held = safetensors.numpy.load_file(tmp_path / store.WEIGHTS)
+    assert set(held) == set(surgery.split(adapted)[1])
+    assert not any("base" in name for name in held)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [store.CONFIG, store.WEIGHTS]
+
+
+def test_a_merged_model_saves_the_same_adapter(tmp_path, small_vit, adapted):
+    surm.save_adapter(tmp_path / "one", adapted)
+    surm.save_adapter(tmp_path / "two", surm.merge(adapted))
+    for name in (store.CONFIG, store.WEIGHTS):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_base_hash_does_not_depend_on_wrapping_but_on_every_bit(small_vit, adapted):
+    again = surm.attach(surm.detach(adapted), PeftSpec(family="toeplitz", train=("head",)), nnx.Rngs(0))
+    assert store.base_hash(adapted) == store.base_hash(again) == store.base_hash(surm.merge(adapted))
+    kernel = adapted.blocks[1].mlp.up.kernel
+    kernel[...] = kernel[...].at[0, 0].multiply(1 + 2**-22)
+    assert store.base_hash(adapted) != store.base_hash(again)
+
+
+def test_the_wrong_base_is_refused_by_name(tmp_path, adapted):
+    surm.save_adapter(tmp_path, adapted, base_name="asset:right")
+    other = vit.ViT(SMALL, 5, rngs=nnx.Rngs(1))
+    with pytest.raises(InputError, match="trained on base 'asset:right'") as error:
+        surm.load_adapter(tmp_path, other)
+    assert "is another" in one_line(error)
+
+
+def test_a_head_of_another_size_lists_the_difference(tmp_path, adapted):
+    surm.save_adapter(tmp_path, adapted)
+    base = surm.detach(adapted)
+    base.head = nnx.Linear(12, 7, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"head.kernel has shape \(12, 5\), expected \(12, 7\)") as error:
+        surm.load_adapter(tmp_path, base)
+    one_line(error)
+
+
+def test_a_truncated_file_is_refused(tmp_path, small_vit, adapted):
+    surm.save_adapter(tmp_path, adapted)
+    file = tmp_path / store.WEIGHTS
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(InputError, match="truncated") as error:
+        surm.load_adapter(tmp_path, small_vit)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "not an adapter of surm"),
+        (json.dumps({"peft_type": "LORA"}), "'LORA'"),
+        (json.dumps({"format": store.FORMAT}), "holds no"),
+        (json.dumps({"format": store.FORMAT, "spec": {"famly": "circulant"}}), "holds no"),
+    ],
+)
+def test_a_foreign_or_damaged_config_is_refused(tmp_path, small_vit, adapted, text, message):
+    surm.save_adapter(tmp_path, adapted)
+    (tmp_path / store.CONFIG).write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        surm.load_adapter(tmp_path, small_vit)
+    one_line(error)
+
+
+def test_an_empty_folder_and_a_plain_model_are_refused(tmp_path, small_vit):
+    with pytest.raises(InputError, match="adapter_config.json is missing"):
+        surm.load_adapter(tmp_path, small_vit)
+    with pytest.raises(InputError, match="no adapter to save"):
+        surm.save_adapter(tmp_path, small_vit)
+
+
+def test_loading_replaces_an_attached_adapter_and_leaves_the_model_alone(tmp_path, adapted, images):
+    surm.save_adapter(tmp_path, adapted)
+    other = randomize(surm.attach(surm.detach(adapted), PeftSpec(family="low_rank"), nnx.Rngs(0)))
+    before = other(images)
+    np.testing.assert_array_equal(surm.load_adapter(tmp_path, other)(images), adapted(images))
+    np.testing.assert_array_equal(other(images), before)
+    assert jnp.any(before != adapted(images))

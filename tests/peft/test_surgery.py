@@ -1,0 +1,225 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import surm
+from surm import InputError, PeftSpec, matrices
+from surm.models import vit
+from surm.peft import layers, surgery
+from tests.peft.randomize import randomize
+
+UPDATES = [
+    ("circulant", ""),
+    ("circulant", "hadamard=False"),
+    ("skew_circulant", ""),
+    ("toeplitz", ""),
+    ("toeplitz", "factors=1,symmetric=False"),
+    ("kronecker", "rank=4"),
+    ("low_displacement_rank", "rank=2"),
+    ("low_rank", "rank=3"),
+    ("block_circulant", "block_size=6"),
+]
+EVERY_LINEAR = (r"blocks\..*\.(query|key|value|output|up|down)",)
+
+
+def arrays(model: nnx.Module) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model, nnx.Not(nnx.RngState)))]
+
+
+def attach(model, **changes):
+    return surm.attach(model, PeftSpec(train=("head",), **changes), nnx.Rngs(3))
+
+
+@pytest.mark.parametrize("method", ["update", "adapter"])
+@pytest.mark.parametrize(("family", "options"), UPDATES)
+def test_attaching_changes_no_output(small_vit, images, method, family, options):
+    targets = EVERY_LINEAR if method == "update" else ()
+    adapted = attach(small_vit, method=method, family=family, options=options, targets=targets)
+    np.testing.assert_array_equal(adapted(images), small_vit(images))
+
+
+@pytest.mark.parametrize(("family", "options"), UPDATES)
+def test_every_adapter_array_has_a_gradient_at_the_start_or_after_a_step(small_vit, images, family, options):
+    adapted = attach(small_vit, family=family, options=options, targets=EVERY_LINEAR)
+    for seed in range(2):
+        graphdef, trainable, frozen = surgery.split(adapted)
+        loss = lambda t, g=graphdef, f=frozen: jnp.sum(surgery.join(g, t, f)(images) ** 2)  # noqa: E731
+        gradients = jax.jit(jax.grad(loss))(trainable)
+        alive = {path for path, value in gradients.items() if jnp.any(value != 0)}
+        if seed == 0:
+            assert {p for p in gradients if p.startswith("head")} <= alive
+            assert any("delta" in path for path in alive)
+            adapted = randomize(adapted)
+    assert alive == set(gradients)
+
+
+@pytest.mark.parametrize(("family", "options"), UPDATES)
+def test_merged_equals_unmerged_and_unmerge_restores_the_bits(small_vit, images, family, options):
+    adapted = randomize(attach(small_vit, family=family, options=options, targets=EVERY_LINEAR, scale=0.5))
+    before = arrays(adapted)
+    merged = surm.merge(adapted)
+    logits = adapted(images)
+    assert jnp.max(jnp.abs(logits - small_vit(images))) > 1e-2
+    np.testing.assert_allclose(merged(images), logits, atol=1e-5 * float(jnp.max(jnp.abs(logits))))
+    for was, now in zip(before, arrays(adapted), strict=True):
+        np.testing.assert_array_equal(was, now)
+    restored = surm.unmerge(merged)
+    for was, now in zip(before, arrays(restored), strict=True):
+        np.testing.assert_array_equal(was, now)
+    np.testing.assert_array_equal(restored(images), logits)
+
+
+def test_merging_twice_and_unmerging_the_unmerged_change_nothing(small_vit, images):
+    adapted = randomize(attach(small_vit))
+    np.testing.assert_array_equal(surm.merge(surm.merge(adapted))(images), surm.merge(adapted)(images))
+    np.testing.assert_array_equal(surm.unmerge(adapted)(images), adapted(images))
+
+
+def test_a_merged_model_detaches_to_plain_layers_that_keep_the_update(small_vit, images):
+    merged = surm.merge(randomize(attach(small_vit)))
+    plain = surm.detach(merged)
+    assert isinstance(plain.blocks[0].attention.query, nnx.Linear)
+    assert not any(issubclass(type(v), layers.Trainable) for _, v in nnx.to_flat_state(nnx.state(plain)))
+    np.testing.assert_array_equal(plain(images), merged(images))
+    assert surm.count_parameters(plain).total == surm.count_parameters(small_vit).total
+
+
+def test_the_update_is_scale_times_the_dense_matrix(small_vit, images):
+    adapted = randomize(attach(small_vit, scale=0.25))
+    layer = adapted.blocks[0].attention.query
+    x = jax.random.normal(jax.random.key(0), (4, 12))
+    dense = matrices.circulant.to_dense(layer.delta.values(), 12, 12)
+    np.testing.assert_allclose(layer(x), layer.base(x) + 0.25 * x @ dense.T, rtol=1e-4, atol=1e-5)
+
+
+def test_the_adapter_position_follows_its_formula(small_vit):
+    adapted = randomize(attach(small_vit, method="adapter"))
+    layer = adapted.blocks[1].mlp.down
+    x = jax.random.normal(jax.random.key(0), (4, 24))
+    h = layer.base(x)
+    dense = matrices.circulant.to_dense(layer.delta.values(), 12, 12)
+    expected = h + jax.nn.gelu(h @ dense.T, approximate=False) + layer.shift[...]
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="not linear"):
+        surm.merge(adapted)
+
+
+def test_attach_leaves_its_argument_alone(small_vit):
+    before, structure = arrays(small_vit), nnx.graphdef(small_vit)
+    attach(small_vit)
+    assert nnx.graphdef(small_vit) == structure
+    for was, now in zip(before, arrays(small_vit), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
+def test_disabled_answers_as_the_base_and_comes_back(small_vit, images):
+    adapted = randomize(surm.attach(small_vit, PeftSpec(), nnx.Rngs(0)))
+    logits = adapted(images)
+    with surm.disabled(adapted) as off:
+        np.testing.assert_array_equal(off(images), small_vit(images))
+    np.testing.assert_array_equal(adapted(images), logits)
+    with pytest.raises(InputError, match="unmerge"), surm.disabled(surm.merge(adapted)):
+        pass
+
+
+def test_disabled_comes_back_after_an_error(small_vit, images):
+    adapted = randomize(attach(small_vit))
+    logits = adapted(images)
+    with pytest.raises(RuntimeError), surm.disabled(adapted):
+        raise RuntimeError
+    np.testing.assert_array_equal(adapted(images), logits)
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        ("head", lambda path: path.startswith("head")),
+        ("bitfit", lambda path: path.startswith("head") or path.endswith("bias")),
+        ("full", lambda path: True),
+    ],
+)
+def test_methods_without_a_family_train_what_they_say(small_vit, method, trained):
+    adapted = attach(small_vit, method=method)
+    paths = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(small_vit, nnx.Param))]
+    assert set(surgery.split(adapted)[1]) == set(filter(trained, paths))
+
+
+def test_the_head_is_not_counted_as_adapter(small_vit):
+    count = surm.count_parameters(attach(small_vit, method="full"))
+    assert count.trainable == count.total == surm.count_parameters(small_vit).total
+    assert count.trainable - count.adapter == 12 * 5 + 5
+    assert surm.count_parameters(small_vit) == surgery.ParameterCount(0, 0, count.total)
+
+
+@pytest.mark.parametrize(
+    ("changes", "adapter"),
+    [
+        ({}, 55_296),
+        ({"targets": r".*\.(query|value)"}, 36_864),
+        ({"family": "toeplitz"}, 55_296),
+        ({"family": "kronecker", "options": "rank=16"}, 55_296),
+        ({"family": "low_rank", "options": "rank=1", "targets": r".*\.(query|value)"}, 36_864),
+        ({"family": "low_rank", "options": "rank=2", "targets": r".*\.(query|value)"}, 73_728),
+        ({"family": "low_rank", "options": "rank=4", "targets": r".*\.(query|value)"}, 147_456),
+        ({"family": "low_rank", "options": "rank=8", "targets": r".*\.(query|value)"}, 294_912),
+        ({"method": "adapter"}, 55_296),
+    ],
+)
+def test_published_counts_on_vit_b16(changes, adapter):
+    def build():
+        return surm.attach(vit.ViT(vit.preset("vit_b16"), 10, rngs=nnx.Rngs(0)), PeftSpec(**changes), nnx.Rngs(0))
+
+    state = nnx.state(nnx.eval_shape(build), layers.AdapterParam)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == adapter
+
+
+def test_the_table_lists_every_adapted_layer(small_vit):
+    text = surgery.table(attach(small_vit))
+    assert text.count("circulant") == 6
+    assert "adapter 144 parameters" in text
+
+
+def test_a_family_that_does_not_fit_names_the_layer(small_vit):
+    with pytest.raises(InputError, match=r"blocks\.0\.attention\.key: .*kronecker.*5"):
+        attach(small_vit, family="kronecker", options="rank=5")
+
+
+def test_a_second_adapter_is_refused(small_vit):
+    with pytest.raises(InputError, match="detach"):
+        attach(attach(small_vit))
+
+
+def test_split_and_join_are_inverse_and_jit(small_vit, images):
+    adapted = randomize(attach(small_vit))
+    graphdef, trainable, frozen = surgery.split(adapted)
+    joined = surgery.join(graphdef, trainable, frozen)
+    assert nnx.graphdef(joined) == graphdef
+    np.testing.assert_array_equal(joined(images), adapted(images))
+    jitted = jax.jit(lambda t, f, x: surgery.join(graphdef, t, f)(x))(trainable, frozen, images)
+    np.testing.assert_allclose(jitted, adapted(images), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_differs_by_layer_and_key_and_is_off_in_evaluation(small_vit, images):
+    adapted = randomize(attach(small_vit, dropout=0.5))
+    adapted.train()
+
+    def masked(seed):
+        layers.reseed_dropout(adapted, jax.random.key(seed))
+        x = jnp.ones((1, 12))
+        attention = adapted.blocks[0].attention
+        return [np.asarray(layer.dropout(x)) for layer in (attention.query, attention.key)]
+
+    first, again, other = masked(0), masked(0), masked(1)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], other[0]) and not np.array_equal(first[0], first[1])
+    adapted.eval()
+    np.testing.assert_array_equal(adapted(images), adapted(images))
+
+
+def test_bf16_base_keeps_float32_adapter_and_bf16_output(images):
+    model = vit.ViT(vit.ViTConfig(16, 8, 12, 1, 3, 24), 5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    adapted = randomize(surm.attach(model, PeftSpec(train=("head",)), nnx.Rngs(0)))
+    assert adapted(images).dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in surgery.split(adapted)[1].values()} == {jnp.dtype("float32")}
