@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = default()
     config.data.source = "tiny_imagenet.npz"
     config.data.augment = "crop_flip"
+    config.model.name = "vit_micro"
     config.model.weights = "none"
     config.peft.method = "full"
     config.peft.train = ""

@@ -14,7 +14,6 @@ def get_config() -> ml_collections.ConfigDict:
     """The run's configuration."""
     config = default()
     config.data.source = "digits"
-    config.model.name = "vit_micro"
     config.model.weights = "asset:vit_micro"
     config.peft.family = "circulant"
     config.optim.epochs = 30

@@ -34,13 +34,17 @@ def parse(argv: list[str]) -> CommandLine:
     """
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file(
-        "config", None, "the run's config file, such as configs/vit_digits.py", flag_values=values
+        "config", None, "the run's config file, such as configs/vit_digits.py", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "the run's folder, made if absent", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     try:
         rest = values(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        chosen = config.value
+        if chosen is not None:
+            chosen.keys()  # a file that failed to load only says so when it is read
+            configs.apply_durations(chosen, config_flags.get_override_values(values["config"]))
+    except Exception as error:  # whatever absl, ml_collections or the config file itself raise
         raise InputError(_one_line(error)) from error
     if values.help:
         print(f"usage: python -m surm.train --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n{values}")
@@ -50,12 +54,16 @@ def parse(argv: list[str]) -> CommandLine:
     for name in ("config", "workdir"):
         if values[name].value is None:
             raise InputError(f"--{name} is missing: python -m surm.train --config=FILE --workdir=DIR")
-    configs.apply_durations(config.value, config_flags.get_override_values(values["config"]))
-    return CommandLine(config.value, values.workdir)
+    return CommandLine(chosen, values.workdir)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     lines = [line.strip() for line in str(error).strip("'\"").splitlines() if line.strip()]
-    return " ".join(lines[:1] + [line for line in lines[1:] if line.startswith("Did you mean")])
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    if isinstance(error, OSError):
+        return " ".join(lines)
+    hints = [line for line in lines[1:] if line.startswith("Did you mean")]
+    return " ".join([*lines[:1], *hints]) or type(error).__name__

@@ -19,8 +19,8 @@ def default() -> ml_collections.ConfigDict:
       data:   `source` (`digits`; `tfds:NAME`; a path to an .npz), `data_dir` (of TFDS), `train_examples` (a
               class-balanced subset; 0 = all), `subset_seed`, `eval_split` (`test` or `validation`), `augment`
               (`none` or `crop_flip`), `threads`.
-      model:  `name` (a preset), `weights` (`none`; `asset:NAME`; a folder or file; `hf:OWNER/NAME`), `image_size`
-              in pixels (0 = the preset's), `dtype` to compute in.
+      model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
+              `hf:OWNER/NAME`), `image_size` in pixels (0 = the preset's), `dtype` to compute in.
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
       optim:  `name` (`adamw` or `sgd`), `learning_rate` (None = the method's and family's own), `head_learning_rate`,
               `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`
@@ -47,7 +47,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.threads = 2
 
     config.model = ml_collections.ConfigDict()
-    config.model.name = "vit_micro"
+    config.model.name = "auto"
     config.model.weights = "asset:vit_micro"
     config.model.image_size = 0
     config.model.dtype = "float32"

@@ -8,6 +8,7 @@ fresh; stopped and started again it ends exactly as if it had never stopped.
 import dataclasses
 import functools
 import math
+import os
 import platform
 import resource
 import statistics
@@ -32,7 +33,7 @@ from surm.data import pipeline, sources
 from surm.errors import InputError
 from surm.evaluate import evaluator
 from surm.models import convert, vit
-from surm.models.weights import open_weights
+from surm.models.weights import Weights, open_weights
 from surm.peft import layers, select, store, surgery
 from surm.progress import NonFiniteError, Progress
 from surm.workdir import Workdir
@@ -72,8 +73,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     configs.check(config)
     folder = Workdir(workdir, config)
     if (finished := folder.result()) is not None:
+        print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
     prepared = prepare(config)
+    folder.begin()
     print(surgery.table(prepared.model), flush=True)
     started = time.perf_counter()
     trainable, evaluated, step_seconds = _train(prepared, folder)
@@ -158,7 +161,8 @@ def train_step(
             "step": state["step"] + 1,
             "key": state["key"],
         }
-        return new, values | {"gradient_norm": optax.tree.norm(gradients)}
+        norms = {"gradient_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
+        return new, values | norms
 
     return step
 
@@ -208,14 +212,29 @@ def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[s
 
 def _base(config: ml_collections.ConfigDict, num_classes: int) -> tuple[vit.ViT, tuple[float, ...], tuple[float, ...]]:
     """The pretrained (or fresh) model and the pixel normalisation that fits it."""
-    changes = {"image_size": config.model.image_size} if config.model.image_size else {}
-    shape = vit.preset(config.model.name, **changes)
+    weights = None if config.model.weights == "none" else open_weights(config.model.weights)
+    shape = _shape(config, weights)
+    if config.model.image_size:
+        shape = dataclasses.replace(shape, image_size=config.model.image_size)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
     model = vit.ViT(shape, num_classes, dtype=dtype, rngs=nnx.Rngs(config.seed))
-    if config.model.weights == "none":
+    if weights is None:
         return model, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    weights = open_weights(config.model.weights)
     return convert.restore(model, weights), weights.mean, weights.std
+
+
+def _shape(config: ml_collections.ConfigDict, weights: Weights | None) -> vit.ViTConfig:
+    """The preset that `config.model.name` names, or for `auto` what the weights say of themselves."""
+    if config.model.name != "auto":
+        return vit.preset(config.model.name)
+    if weights is not None and weights.model:
+        return vit.preset(weights.model)
+    if weights is not None and weights.config:
+        return convert.config_from_hf(weights.config)
+    raise InputError(
+        f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
+        + ", ".join(vit.PRESETS)
+    )
 
 
 def _due(step: int, every: int) -> bool:
@@ -241,6 +260,7 @@ def _result(prepared: Run, evaluated: dict[str, float], seconds: float, step_sec
             "surm": surm.__version__, "jax": jax.__version__, "flax": flax.__version__,
             "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
             "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         },
         "config": config.to_dict(),
     }  # fmt: skip

@@ -18,7 +18,7 @@ class Workdir:
     """One run's folder; every file in it but the growing `metrics.jsonl` is replaced in one step."""
 
     def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict):
-        """Makes the folder, or reopens it for the run that it holds.
+        """Checks that the folder is free for this run; nothing is written before `begin`.
 
         Args:
           path: the folder.
@@ -33,8 +33,12 @@ class Workdir:
         file = self.path / "config.json"
         if file.is_file():
             self._refuse_another(file, config)
+        self._config = config
+
+    def begin(self) -> None:
+        """Makes the folder and claims it for the run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("config.json", config.to_dict())
+        self.write_json("config.json", self._config.to_dict())
 
     @property
     def checkpoints(self) -> pathlib.Path:

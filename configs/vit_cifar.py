@@ -1,0 +1,55 @@
+"""The paper's image experiments: a frozen ViT-B/16 or CLIP-ViT, query, key and value updated.
+
+    python -m surm.train --config=configs/vit_cifar.py:dataset=cifar100,family=toeplitz --workdir=runs/cifar100
+
+Arguments, all optional, separated by commas:
+  dataset   cifar10 (default), cifar100, sun397, dtd, stl10: through TensorFlow Datasets
+  family    circulant (default) or any other of surm.matrices.FAMILIES
+  backbone  vit_b16 (default: ViT-B/16 pretrained on ImageNet-21k) or clip_b16 (CLIP's vision tower): from the hub
+
+Offline, with the backbone that ships and a local .npz, on two CPU cores in about two minutes:
+
+    python -m surm.train --config=configs/vit_cifar.py --workdir=runs/cifar \\
+        --config.data.source=cifar10.npz --config.model.weights=asset:vit_micro
+
+Expected number: experiments/vit_cifar/README.md has one for every family (offline run).
+"""
+
+import ml_collections
+
+from surm import matrices
+from surm.config import default
+from surm.errors import InputError, nearest
+
+BACKBONES = {
+    "vit_b16": "hf:google/vit-base-patch16-224-in21k",
+    "clip_b16": "hf:openai/clip-vit-base-patch16",
+}
+DATASETS = ("cifar10", "cifar100", "sun397", "dtd", "stl10")
+
+
+def get_config(arguments: str = "") -> ml_collections.ConfigDict:
+    """The run's configuration for the arguments behind the colon."""
+    chosen = parse(arguments)
+    config = default()
+    config.data.source = f"tfds:{chosen['dataset']}"
+    config.data.augment = "crop_flip"
+    config.model.weights = BACKBONES[chosen["backbone"]]
+    config.peft.family = chosen["family"]
+    config.optim.epochs = 5
+    config.optim.batch_size = 64
+    return config
+
+
+def parse(arguments: str) -> dict[str, str]:
+    """Parses `dataset=...,family=...,backbone=...`; InputError naming the nearest where a word is unknown."""
+    known = {"dataset": DATASETS, "family": tuple(matrices.FAMILIES), "backbone": tuple(BACKBONES)}
+    chosen = {name: values[0] for name, values in known.items()}
+    for part in filter(None, arguments.split(",")):
+        name, _, value = part.partition("=")
+        if name not in known:
+            raise InputError(f"vit_cifar takes no argument {name!r}; {nearest(name, known)}")
+        if value not in known[name]:
+            raise InputError(f"vit_cifar: {name}={value!r}; {nearest(value, known[name])}")
+        chosen[name] = value
+    return chosen

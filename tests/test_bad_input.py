@@ -1,0 +1,128 @@
+"""What a careless user gets from the command line: one clear line, a non-zero status, nothing half-written."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from surm import train
+from surm.config import default
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = f"--config={ROOT / 'configs' / 'vit_digits.py'}"
+UNTRAINED = ["--config.model.weights=none", "--config.model.name=vit_micro"]
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Runs the command, demands one line on the error stream and status 2, and returns the line."""
+    assert train.main(["surm.train", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.peft.famly=circulant", "family"),
+        ("--config.optm.steps=3", "optim"),
+        ("--config.optim.steps=many", "steps"),
+        ("--config.peft.family=circulent", "nearest: circulant"),
+        ("--config.peft.method=upd", "nearest: update"),
+        ("--config.peft.options=rank=8", "circulant has no option 'rank'; it has hadamard"),
+        ("--config.peft.options=hadamard", "NAME=VALUE"),
+        ("--config.peft.targets=.*qeury", "query"),
+        ("--config.peft.train=haed", "nearest: head"),
+        ("--config.data.source=digit", "digits"),
+        ("--config.data.eval_split=dev", "validation"),
+        ("--config.data.augment=mixup", "crop_flip"),
+        ("--config.data.train_examples=5000", "has"),
+        ("--config.model.name=vit_b17", "nearest: vit_b16"),
+        ("--config.model.image_size=33", "33"),
+        ("--config.optim.batch_size=0", "batch_size"),
+        ("--config.optim.name=adam", "adamw"),
+        ("--config.init_adapter=/nowhere", "adapter_config.json is missing"),
+        ("--workdr=x", "workdr"),
+        ("stray", "stray"),
+    ],
+)
+def test_a_wrong_value_is_one_line(tmp_path, capsys, argument, expected):
+    arguments = [CONFIG, f"--workdir={tmp_path / 'run'}", *UNTRAINED, argument]
+    assert expected in refused(capsys, *arguments)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("family", ["kronecker", "block_circulant"])
+def test_a_size_that_does_not_divide_names_the_layer(tmp_path, capsys, family):
+    option = {"kronecker": "rank", "block_circulant": "block_size"}[family]
+    error = refused(capsys, CONFIG, f"--workdir={tmp_path}", *UNTRAINED, f"--config.peft.family={family}",
+                    f"--config.peft.options={option}=5")  # fmt: skip
+    assert "blocks.0.attention.key" in error and "192" in error and "5" in error
+
+
+def test_steps_and_epochs_exclude_each_other_but_one_replaces_the_other(tmp_path, capsys):
+    error = refused(capsys, CONFIG, f"--workdir={tmp_path}", "--config.optim.steps=3", "--config.optim.epochs=2")
+    assert "exclude each other" in error
+    assert "exclude each other" in refused(capsys, CONFIG, f"--workdir={tmp_path}", "--config.optim.epochs=0")
+
+
+def test_missing_flags_and_files(tmp_path, capsys):
+    assert "--config is missing" in refused(capsys, f"--workdir={tmp_path}")
+    assert "--workdir is missing" in refused(capsys, CONFIG)
+    assert "nowhere.py" in refused(capsys, "--config=nowhere.py", f"--workdir={tmp_path}")
+
+
+def test_a_config_file_with_an_unknown_key_or_a_bug(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    head = "from surm.config import default\ndef get_config():\n  c = default()\n"
+    file.write_text(head + "  c.optim.learning_rat = 1.0\n  return c\n")
+    assert "learning_rate" in refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    file.write_text(head + "  return c +\n")
+    assert "mine.py" in refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    file.write_text(head + "  c.unlock()\n  c.optim.learning_rat = 1.0\n  return c\n")
+    assert "nearest: optim.learning_rate" in refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_workdir_that_holds_another_run_or_is_a_file(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    arguments = [CONFIG, f"--workdir={run}", *UNTRAINED]
+    (run / "config.json").write_text(json.dumps(default().to_dict()))
+    error = refused(capsys, *arguments, "--config.seed=1")
+    assert "another config" in error and "seed: 0 against 1" in error
+    (run / "config.json").write_text("{")
+    assert "damaged" in refused(capsys, *arguments)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "is a file" in refused(capsys, CONFIG, f"--workdir={file}")
+
+
+def test_weights_that_cannot_be_used(tmp_path, capsys):
+    for weights, expected in [
+        ("asset:vit_macro", "vit_macro"),
+        (str(tmp_path / "missing"), "missing"),
+        ("hf:nobody", "nobody"),
+    ]:
+        assert expected in refused(capsys, CONFIG, f"--workdir={tmp_path / 'r'}", f"--config.model.weights={weights}")
+    pickled = tmp_path / "pytorch_model.bin"
+    pickled.write_bytes(b"x")
+    error = refused(capsys, CONFIG, f"--workdir={tmp_path / 'r'}", f"--config.model.weights={pickled}")
+    assert "pickle" in error
+
+
+def test_an_npz_with_a_label_outside_the_head(tmp_path, capsys):
+    images = np.zeros((4, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=np.arange(4), x_test=images, y_test=np.arange(1, 5))
+    error = refused(capsys, CONFIG, f"--workdir={tmp_path / 'r'}", *UNTRAINED,
+                    f"--config.data.source={tmp_path / 'd.npz'}")  # fmt: skip
+    assert "label 4" in error
+
+
+def test_the_refused_run_can_be_mended_in_place(tmp_path, capsys):
+    run = tmp_path / "run"
+    refused(capsys, CONFIG, f"--workdir={run}", *UNTRAINED, "--config.peft.targets=nothing")
+    assert not run.exists()
+    done = train.main(["surm.train", CONFIG, f"--workdir={run}", *UNTRAINED, "--config.optim.steps=1"])
+    assert done == 0
+    assert json.loads((run / "result.json").read_text())["steps"] == 1

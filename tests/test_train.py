@@ -1,0 +1,151 @@
+"""The real command on real images: digits, and the shape the package ships, with random weights unless said."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from surm import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = str(ROOT / "configs" / "vit_digits.py")
+QUICK = [
+    "--config.model.name=vit_micro",
+    "--config.model.weights=none",
+    "--config.optim.batch_size=16",
+    "--config.data.train_examples=64",
+    "--config.log_every_steps=1",
+]
+
+
+def arguments(workdir: pathlib.Path, *more: str) -> list[str]:
+    return ["surm.train", f"--config={CONFIG}", f"--workdir={workdir}", *QUICK, *more]
+
+
+def result(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+def lines(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def values(workdir: pathlib.Path) -> list[tuple]:
+    return [(line["step"], line["split"], line["values"]) for line in lines(workdir)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("run") / "finished"
+    assert train.main(arguments(workdir, "--config.optim.steps=8", "--config.peft.dropout=0.2",
+                                "--config.checkpoint_every_steps=2", "--config.eval_every_steps=4")) == 0  # fmt: skip
+    return workdir
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "checkpoints", "adapter", "curves.png", "result.json"}
+    got = result(finished)
+    assert set(got["eval"]) == {"accuracy", "loss"}
+    for key in ("family", "method", "adapter_parameters", "trainable_parameters", "total_parameters", "steps",
+                "seconds", "step_seconds_median", "peak_bytes", "seed", "versions", "config"):  # fmt: skip
+        assert key in got, key
+    assert got["steps"] == 8 and got["adapter_parameters"] == 6 * 3 * 2 * 192
+    assert got["trainable_parameters"] == got["adapter_parameters"] + 192 * 10 + 10
+    assert json.loads((finished / "config.json").read_text()) == got["config"]
+
+
+def test_metrics_come_one_object_a_line_in_the_order_of_the_loop(finished):
+    got = [(line["step"], line["split"]) for line in lines(finished)]
+    assert got == [(s, "train") for s in range(1, 5)] + [(4, "test")] + [(s, "train") for s in range(5, 9)] + [
+        (8, "test")
+    ]
+    assert all(set(line) == {"step", "split", "values"} for line in lines(finished))
+
+
+def test_accuracy_is_a_whole_number_of_the_360_held_out_images(finished):
+    correct = result(finished)["eval"]["accuracy"] * 360
+    assert abs(correct - round(correct)) < 1e-9
+
+
+def test_no_file_of_the_run_holds_the_base(finished):
+    held = safetensors.numpy.load_file(finished / "adapter" / "adapter_model.safetensors")
+    assert sum(array.size for array in held.values()) == result(finished)["trainable_parameters"]
+    assert sum(path.stat().st_size for path in finished.rglob("*") if path.is_file()) < 1_500_000
+
+
+def test_a_finished_run_is_not_repeated(finished, capsys):
+    before = (finished / "result.json").stat().st_mtime_ns
+    assert train.main(["surm.train", f"--config={CONFIG}", f"--workdir={finished}", *QUICK, "--config.optim.steps=8",
+                       "--config.peft.dropout=0.2", "--config.checkpoint_every_steps=2",
+                       "--config.eval_every_steps=4"]) == 0  # fmt: skip
+    assert "finished" in capsys.readouterr().out
+    assert (finished / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", *arguments(workdir, "--config.optim.steps=8", "--config.peft.dropout=0.2",
+               "--config.checkpoint_every_steps=2", "--config.eval_every_steps=4")]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints" / "4").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (workdir / "result.json").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert result(workdir)["eval"] == result(finished)["eval"]
+    assert values(workdir) == values(finished)
+    one, other = (safetensors.numpy.load_file(w / "adapter" / "adapter_model.safetensors") for w in (workdir, finished))
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_run_starts_from_another_runs_adapter(finished, tmp_path):
+    more = ("--config.optim.steps=1", "--config.peft.dropout=0.2", "--config.optim.head_learning_rate=0.0",
+            "--config.optim.learning_rate=0.0", f"--config.init_adapter={finished / 'adapter'}")  # fmt: skip
+    assert train.main(arguments(tmp_path / "second", *more)) == 0
+    assert result(tmp_path / "second")["eval"] == result(finished)["eval"]
+    assert train.main(arguments(tmp_path / "third", "--config.peft.family=toeplitz", *more)) == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--config.peft.family=toeplitz"],
+        ["--config.peft.family=kronecker", "--config.peft.options=rank=16,terms=2"],
+        ["--config.peft.method=adapter", "--config.peft.family=low_displacement_rank"],
+        ["--config.peft.method=bitfit", "--config.optim.name=sgd"],
+        ["--config.peft.method=full", "--config.optim.gradient_clip=1.0", "--config.optim.weight_decay=0.1"],
+        ["--config.peft.method=head", "--config.optim.schedule=linear"],
+        ["--config.model.dtype=bfloat16", "--config.data.augment=crop_flip"],
+    ],
+    ids=lambda more: more[0].split("=")[1],
+)
+def test_every_kind_of_run_lowers_its_loss(tmp_path, more):
+    assert train.main(arguments(tmp_path / "run", "--config.optim.epochs=4", *more)) == 0
+    losses = [line["values"]["loss"] for line in lines(tmp_path / "run") if line["split"] == "train"]
+    assert len(losses) == 16
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert train.main(arguments(workdir, "--config.optim.steps=50", "--config.optim.head_learning_rate=1e30",
+                                "--config.checkpoint_every_steps=1", "--config.optim.warmup_fraction=0.0")) == 3  # fmt: skip
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: step ") and "learning rate" in message
+    assert not (workdir / "result.json").exists() and not (workdir / "adapter").exists()
+    step = int(message.removeprefix("error: step ").split(":")[0])
+    assert [int(path.name) for path in (workdir / "checkpoints").iterdir()][-1] < step
+    assert all(np.isfinite(line["values"]["loss"]) for line in lines(workdir))
