@@ -12,6 +12,7 @@ from surm.errors import InputError
 from surm.peft import (
     ParameterCount,
     PeftSpec,
+    Trainable,
     attach,
     count_parameters,
     detach,
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "ParameterCount",
     "PeftSpec",
+    "Trainable",
     "__version__",
     "attach",
     "count_parameters",

@@ -1,1 +1,1 @@
-"""Where examples come from (`sources`) and how they become batches (`pipeline`)."""
+"""Where examples come from (`sources`, `tfds`), what they end as (`splits`), how they become batches (`pipeline`)."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from surm.data.sources import Split
+from surm.data.splits import Split
 from surm.errors import InputError
 
 AUGMENTATIONS = ("none", "crop_flip")
@@ -84,24 +84,32 @@ def training_batches(
     examples = grain.MapDataset.source(split).seed(seed).shuffle().map(Resize(image_size))
     if augment == "crop_flip":
         examples = examples.random_map(CropFlip())
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    return iter(_batched(examples, batch_size).repeat().to_iter_dataset(ahead))
+    return iter(_batched(examples, batch_size).repeat().to_iter_dataset(_read_ahead(threads)))
 
 
-def evaluation_batches(split: Split, batch_size: int, image_size: int) -> Iterator[dict[str, np.ndarray]]:
+def evaluation_batches(
+    split: Split, batch_size: int, image_size: int, *, threads: int = 2
+) -> Iterator[dict[str, np.ndarray]]:
     """One pass over a split in order, without augmentation.
 
     Args:
       split: the examples.
       batch_size: examples a batch; the last batch is padded to it.
       image_size: side of the images, in pixels.
+      threads: threads that read and transform ahead.
 
     Returns:
       An iterator over ⌈len(split) / batch_size⌉ batches.
     """
-    return iter(_batched(grain.MapDataset.source(split).map(Resize(image_size)), batch_size).to_iter_dataset())
+    examples = grain.MapDataset.source(split).map(Resize(image_size))
+    return iter(_batched(examples, batch_size).to_iter_dataset(_read_ahead(threads)))
 
 
 def _batched(examples: grain.MapDataset, batch_size: int) -> grain.MapDataset:
     pad = functools.partial(grain.experimental.batch_and_pad, batch_size=batch_size)
     return examples.batch(batch_size, batch_fn=pad)
+
+
+def _read_ahead(threads: int) -> grain.ReadOptions:
+    """Whole batches are read ahead, so few of them: grain's own default, 500, fills the memory."""
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)

@@ -1,7 +1,7 @@
 """How publishers name their arrays, and where each belongs in our models: one table of patterns a publisher.
 
 A rule says: a key of the file that matches `pattern` becomes our variable `path`, its array going through
-`transform`. Adding a publisher means adding a `Table`; every rule is one-to-one, so tables can be read backwards.
+`transform`. Adding a publisher means adding a `Table`. Rules are one-to-one: tables can be read backwards.
 
     Hugging Face                                     ours
     linear weight (out, in)                          kernel (in, out)
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-# An array of unexpected rank passes a transform unharmed, so that `restore` reports its shape with the others.
+# An array of unexpected rank passes a transform unharmed, so that `restore` reports its shape among others.
 def keep(array: np.ndarray) -> np.ndarray:
     """Returns the array as it is."""
     return array

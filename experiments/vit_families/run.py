@@ -1,0 +1,115 @@
+"""Every family on the shipped backbone: tuned by the same small recipe, then trained once a seed; one JSON a method.
+
+    python experiments/vit_families/run.py --dataset=digits
+    python experiments/vit_families/run.py --dataset=cifar10 --source=cifar10.npz
+
+The recipe: three learning rates for every method, each a short run on a part of the training set, the best chosen on
+the validation split; then the full run, measured once on the test split. `--table` prints the results as Markdown
+and trains nothing.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+from typing import Any
+
+from surm import command_line, train
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+METHODS: dict[str, dict[str, Any]] = {
+    "head": {"peft.method": "head"},
+    "circulant": {"peft.family": "circulant"},
+    "toeplitz": {"peft.family": "toeplitz"},
+    "kronecker": {"peft.family": "kronecker"},
+    "low_displacement_rank r=1": {"peft.family": "low_displacement_rank", "peft.options": "rank=1"},
+    "low_rank r=1": {"peft.family": "low_rank", "peft.options": "rank=1"},
+    "low_rank r=8": {"peft.family": "low_rank", "peft.options": "rank=8"},
+}
+RATES = (1e-3, 4e-3, 1.6e-2)
+DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {"config": "vit_digits", "final": {}, "tuning": {"optim.epochs": 10}},
+    "cifar10": {
+        "config": "vit_cifar",
+        "final": {"model.weights": "asset:vit_micro"},
+        "tuning": {"optim.epochs": 4, "data.train_examples": 2500},
+    },
+}
+
+
+def flags(name: str, changes: dict[str, Any]) -> list[str]:
+    """The flags of `python -m surm.train` for a file under configs/ with some keys changed."""
+    return [f"--config=configs/{name}.py", *(f"--config.{key}={value}" for key, value in changes.items())]
+
+
+def measure(dataset: str, method: str, source: str | None, seeds: int) -> dict[str, Any]:
+    """Tunes one method and trains it; the last seed's result, every seed's metric, and what tuning found."""
+    recipe = DATASETS[dataset]
+    common = {**recipe["final"], **({"data.source": source} if source else {}), **METHODS[method]}
+    key = "optim.head_learning_rate" if method == "head" else "optim.learning_rate"
+    tuning = {}
+    for rate in RATES:
+        changes = {**common, **recipe["tuning"], key: rate, "data.eval_split": "validation"}
+        tuning[rate] = _train(recipe["config"], changes)["eval"]["accuracy"]
+    final = {**common, key: max(tuning, key=tuning.get)}
+    runs = [_train(recipe["config"], {**final, "seed": seed}) for seed in range(seeds)]
+    accuracies = [run["eval"]["accuracy"] for run in runs]
+    shown = {**final, **({"data.source": pathlib.Path(source).name} if source else {})}
+    result = runs[0] | {"dataset": dataset, "name": method}
+    result["command"] = " ".join(["python -m surm.train --workdir=DIR", *flags(recipe["config"], shown)])
+    result["tuning"] = {"rate": {str(rate): value for rate, value in tuning.items()}, "changes": recipe["tuning"]}
+    result["seeds"] = {"accuracy": accuracies, "mean": statistics.fmean(accuracies)}
+    if source:
+        result["config"]["data"]["source"] = shown["data.source"]
+    return result
+
+
+def table(dataset: str) -> str:
+    """The committed results of a dataset as a Markdown table, fewest parameters first."""
+    results = [json.loads(path.read_text()) for path in RESULTS.glob(f"{dataset}_*.json")]
+    rows = ["| method | adapter parameters | accuracy | learning rate |", "|---|---:|---:|---:|"]
+    for result in sorted(results, key=lambda r: (r["adapter_parameters"], r["name"])):
+        accuracies = result["seeds"]["accuracy"]
+        spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+        optim = result["config"]["optim"]
+        rate = optim["head_learning_rate"] if result["method"] == "head" else optim["learning_rate"]
+        rows.append(
+            f"| {result['name']} | {result['adapter_parameters']:,} "
+            f"| {100 * result['seeds']['mean']:.1f}{spread} % | {rate:g} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=DATASETS, required=True)
+    parser.add_argument("--source", help="replaces the config's data.source")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; all by default")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    source = arguments.source and str(pathlib.Path(arguments.source).resolve())
+    for method in arguments.methods.split(",") if not arguments.table else ():
+        result = measure(arguments.dataset, method, source, arguments.seeds)
+        file = RESULTS / f"{arguments.dataset}_{method.replace(' r=', '_r')}.json"
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=2) + "\n")
+        os.replace(partial, file)
+        print(f"{method}: {result['seeds']} {result['tuning']['rate']}", flush=True)
+    print(table(arguments.dataset))
+
+
+def _train(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as workdir, contextlib.chdir(ROOT):
+        parsed = command_line.parse(["run", *flags(name, changes), f"--workdir={workdir}"])
+        return train.run(parsed.config, workdir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What every source ends as: random-access splits of labelled images, which is what grain reads."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from surm.errors import InputError
+
+
+class Split(Protocol):
+    """Random access to examples `{"image": uint8 H×W×C, "label": int}`."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """One example."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, in order, without decoding an image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """The splits of one data set.
+
+    Attributes:
+      train: what is trained on.
+      validation: what choices are made on; None where the source has none.
+      test: the held-out split.
+      num_classes: labels are 0 .. num_classes − 1.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split
+    num_classes: int
+
+    def split(self, name: str) -> Split:
+        """The split called `train`, `validation` or `test`; InputError if there is none of that name."""
+        found = getattr(self, name, None) if name in ("train", "validation", "test") else None
+        if found is None:
+            present = [n for n in ("train", "validation", "test") if getattr(self, n) is not None]
+            raise InputError(f"the data has no split {name!r}; it has {', '.join(present)}")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySplit:
+    """A split held in memory."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some examples of a split, in the order of `indices`."""
+
+    parent: Split
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.parent[int(self.indices[index])]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the subset."""
+        return self.parent.labels[self.indices]

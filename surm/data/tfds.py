@@ -1,0 +1,208 @@
+"""Images that TensorFlow Datasets has prepared, read without TensorFlow.
+
+TFDS keeps examples as tf.Example messages in array_record files; both are read here by the packages TFDS itself reads
+them with. Images (PNG or JPEG inside the message) are always decoded by Pillow: TFDS's own decoding without TensorFlow
+takes OpenCV where that is installed, and then the pixels of a JPEG would depend on the machine.
+
+Preparing a data set is TFDS's work. It needs a network, and TensorFlow where the data set's builder hands over arrays
+to be encoded (cifar10, mnist); builders that hand over image files (food101, oxford_iiit_pet) do without.
+"""
+
+import http.client
+import importlib.util
+import io
+import pathlib
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from surm.data.splits import ImageData
+from surm.errors import InputError, nearest
+
+INSTALL = "pip install 'surm[tfds]'"
+NETWORK_SECONDS = 10
+_NAME = re.compile(r"(\w+)(/[\w.+-]+)?(:[\d.*]+)?")
+
+
+class TfdsSplit:
+    """A split of a prepared TensorFlow data set; images are decoded when asked for."""
+
+    def __init__(self, records: Sequence[bytes], channels: int | None):
+        """Wraps serialised examples; images get one channel where `channels` is 1, else three."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        self._records = records
+        self._mode = "L" if channels == 1 else "RGB"
+        self._parse = tf_example_pb2.Example.FromString
+        self._labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        features = self._features(index)
+        with Image.open(io.BytesIO(features["image"].bytes_list.value[0])) as encoded:
+            image = np.asarray(encoded.convert(self._mode))
+        label = np.int32(features["label"].int64_list.value[0])
+        return {"image": image.reshape(*image.shape[:2], -1), "label": label}
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, in order; one pass over the records, no image decoded, kept afterwards."""
+        if self._labels is None:
+            self._labels = np.array([self.label(index) for index in range(len(self))], np.int32)
+        return self._labels
+
+    def label(self, index: int) -> int:
+        """One label; −1 is TFDS's mark of an example without."""
+        return self._features(index)["label"].int64_list.value[0]
+
+    def _features(self, index: int) -> Any:
+        return self._parse(self._records[index]).features.feature
+
+
+def tfds_images(name: str, data_dir: str | None = None) -> ImageData:
+    """Opens a data set that TFDS has prepared as array_record, or has it prepared.
+
+    The held-out split is `test`, or `validation` where there is no (labelled) test split.
+
+    Args:
+      name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`, as TFDS understands them.
+      data_dir: the folder that holds NAME/VERSION; None for TFDS's own default.
+
+    Returns:
+      The splits.
+
+    Raises:
+      InputError: if TFDS does not know the name, the data set is not prepared and cannot be, or it does not hold
+        labelled uint8 images.
+    """
+    builder = _builder(name, data_dir)
+    image, label = _image_and_label(name, builder.info.features)
+    if not builder.info.splits:
+        _prepare(name, builder)
+    try:
+        splits = _labelled_splits(builder, image.shape[-1])
+    except Exception as error:  # a damaged folder raises whatever its reader meets
+        raise InputError(f"tfds:{name} in {builder.data_dir} cannot be read: {_one_line(error)}") from error
+    test = splits.get("test") or splits.get("validation")
+    if "train" not in splits or test is None:
+        raise InputError(
+            f"tfds:{name} in {builder.data_dir} has the labelled splits {', '.join(splits) or 'none'}; "
+            "expected train and test (or validation)"
+        )
+    validation = splits.get("validation") if "test" in splits else None
+    if not label.num_classes:  # some builders learn it while they prepare
+        raise InputError(f"tfds:{name} does not say how many classes its labels have")
+    return ImageData(splits["train"], validation, test, label.num_classes)
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    parts = _NAME.fullmatch(name)
+    if parts is None:  # also refuses namespaces, which TFDS looks up in the network for half a minute
+        raise InputError(f"'tfds:{name}' is not a name; expected tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # an unknown name, config or version: many unrelated types
+        reason = _why_not(parts[1], (parts[2] or "")[1:], data_dir, error)
+        raise InputError(f"tfds:{name} cannot be opened: {reason}") from error
+
+
+def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> str:
+    """The part of the name that TFDS does not know, with the nearest it knows; else what TFDS says."""
+    import tensorflow_datasets as tfds
+
+    more = "" if importlib.util.find_spec("tensorflow") else f" (with TensorFlow it knows more: {INSTALL})"
+    coded, prepared = tfds.list_builders(with_community_datasets=False), _folders(data_dir)
+    if isinstance(error, tfds.core.DatasetNotFoundError) and name in prepared:
+        return f"{data_dir}/{name} holds {', '.join(_folders(f'{data_dir}/{name}'))}"
+    if isinstance(error, tfds.core.DatasetNotFoundError):
+        return f"TFDS does not know {name!r}; {nearest(name, {*coded, *prepared})}{more}"
+    if name in coded and config and config not in (configs := tfds.builder_cls(name).builder_configs):
+        return f"no config {config!r}; {nearest(config, configs) if configs else 'it has none'}"
+    said = _one_line(error).rpartition('}": ')[2]  # what comes before repeats our own call
+    return f"{said} ({INSTALL})" if isinstance(error, ImportError) else said
+
+
+def _folders(path: str | None) -> list[str]:
+    folder = pathlib.Path(path).expanduser() if path else None
+    found = folder.iterdir() if folder and folder.is_dir() else ()
+    return sorted(entry.name for entry in found if entry.is_dir() and entry.name != "downloads")
+
+
+def _image_and_label(name: str, features: Any) -> tuple[Any, Any]:
+    """The two features that are read, checked for their kind."""
+    import tensorflow_datasets as tfds
+
+    known = dict(sorted(features.items())) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image, label = known.get("image"), known.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+        found = ", ".join(f"{key} ({type(value).__name__})" for key, value in known.items()) or type(features).__name__
+        raise InputError(f"tfds:{name} has the features {found}; expected image (Image) and label (ClassLabel)")
+    if image.np_dtype != np.uint8:
+        raise InputError(f"tfds:{name} has {np.dtype(image.np_dtype)} images; expected uint8")
+    return image, label
+
+
+def _labelled_splits(builder: Any, channels: int | None) -> dict[str, TfdsSplit]:
+    import tensorflow_datasets as tfds
+
+    formats = sorted(form.value for form in builder.info.available_file_formats())
+    if builder.info.splits and "array_record" not in formats:
+        raise InputError(
+            f"it is {', '.join(formats)}, which only TensorFlow reads; prepare it as array_record in another "
+            "data.data_dir (`tfds build --file_format=array_record`)"
+        )
+    splits = {}
+    for key in ("train", "validation", "test"):
+        if key in builder.info.splits and builder.info.splits[key].num_examples:
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            records = builder.as_data_source(key, deserialize_method=raw, file_format="array_record")
+            if missing := [path.name for path in builder.info.splits[key].filepaths if not path.exists()]:
+                raise InputError(f"{missing[0]} is missing")
+            splits[key] = TfdsSplit(records, channels)
+    return {key: split for key, split in splits.items() if split.label(0) >= 0}
+
+
+def _prepare(name: str, builder: Any) -> None:
+    try:
+        _check_network(builder)
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # no network, no TensorFlow, manual download: many unrelated types
+        raise InputError(
+            f"tfds:{name} is not prepared in {builder.data_dir} and could not be: {_one_line(error)}; preparing needs "
+            f"a network and, for most data sets, TensorFlow ({INSTALL}); data.data_dir may name a folder "
+            "where it is prepared"
+        ) from error
+
+
+def _check_network(builder: Any) -> None:
+    """Fails within seconds where nothing can be downloaded; TFDS itself would try for minutes."""
+    urls = [url for url in builder.url_infos or () if url.startswith("http")]
+    kept = any((builder.data_dir_root / "downloads" / builder.name).glob("*.INFO"))
+    if not urls or kept or builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        return
+    try:
+        request = urllib.request.Request(urls[0], method="HEAD")
+        urllib.request.build_opener().open(request, timeout=NETWORK_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # an answer all the same; TFDS will say more if it matters
+    except (OSError, http.client.HTTPException) as error:
+        host, reason = urllib.parse.urlsplit(urls[0]).hostname, getattr(error, "reason", error)
+        raise InputError(f"no answer from {host} ({_one_line(reason)})") from error
+
+
+def _one_line(error: Any) -> str:
+    """What an error says; of a failed import its first cause, which TFDS wraps in the example it was encoding."""
+    while isinstance(error, ImportError) and error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,182 @@
+"""Block circulant: a grid of p×p blocks, each of them circulant.
+
+    [c0 c2 c1 | d0 d2 d1]
+    [c1 c0 c2 | d1 d0 d2]      ΔW_{Ip+k, Jp+l} = c[I, J, (k-l) mod p]
+    [c2 c1 c0 | d2 d1 d0]
+
+n_out n_in / p values: p = 1 is a dense matrix, p = n_out = n_in a circulant. Both sides must be multiples of
+p; p defaults to their greatest common divisor, so sides without one in common get a dense matrix. ΔW is not
+divided by n_in.
+
+Source: CirCNN, arXiv 1708.08917; as an adapter, C3A, arXiv 2407.19342.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices.params import (
+    Params,
+    check_divides,
+    check_keys,
+    check_ndim,
+    check_shape,
+    check_sizes,
+    input_size,
+    working_dtype,
+)
+
+
+def _block_size(n_out: int, n_in: int, block_size: int | None) -> int:
+    """The p that `block_size` stands for, once it fits the shape."""
+    check_sizes(n_out, n_in)
+    if block_size is None:
+        return math.gcd(n_out, n_in)
+    check_divides("block_size", block_size, n_out, n_in)
+    return block_size
+
+
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    block_size: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters of a zero matrix: c = 0.
+
+    Args:
+        key: unused.
+        n_out: rows.
+        n_in: columns.
+        block_size: p, a divisor of both; None for the greatest.
+        dtype: of the parameters.
+
+    Returns:
+        {"c": (n_out/p, n_in/p, p)}.
+
+    Raises:
+        ValueError: if a size or p is below 1, or p does not divide both sides.
+
+    Examples:
+        >>> import jax
+        >>> init(jax.random.key(0), 6, 9)["c"].shape
+        (2, 3, 3)
+    """
+    p = _block_size(n_out, n_in, block_size)
+    return {"c": jnp.zeros((n_out // p, n_in // p, p), dtype)}
+
+
+def _blocks(params: Params, n_out: int, n_in: int) -> Float[Array, "rows columns p"]:
+    """c, once its shape fits."""
+    check_keys(params, ("c",))
+    c = params["c"]
+    check_ndim("c", c, "n_out/block_size n_in/block_size block_size")
+    p = c.shape[2]
+    check_divides("block_size", p, n_out, n_in)
+    check_shape("c", c, (n_out // p, n_in // p, p), f"block_size {p}, n_out={n_out}, n_in={n_in}")
+    return c
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product, block row I: y_I = Σ_J circulant(c[I, J]) x_J.
+
+    Args:
+        params: {"c"}, as `init` makes it.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        The products, in x's type. Cost: one real FFT of every block of x and of y, n_out n_in / p products
+        between.
+
+    Raises:
+        ValueError: if the name or shape of the parameter does not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> c = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> matvec({"c": c}, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).round(3).tolist()
+        [5.0, 5.0]
+    """
+    n_in = input_size(x)
+    c = _blocks(params, n_out, n_in)
+    p, dtype = c.shape[2], working_dtype(c, x)
+    z = jnp.fft.rfft(x.astype(dtype).reshape(*x.shape[:-1], n_in // p, p))
+    y = jnp.fft.irfft(jnp.einsum("ijk,...jk->...ik", jnp.fft.rfft(c.astype(dtype)), z), n=p)
+    return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix, entry (Ip+k, Jp+l) = c[I, J, (k-l) mod p].
+
+    Args:
+        params: {"c"}, as `init` makes it.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix, in the parameters' type.
+
+    Raises:
+        ValueError: if the name or shape of the parameter does not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense({"c": jnp.array([[[1.0, 2.0], [3.0, 4.0]]])}, 2, 4).tolist()
+        [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]]
+    """
+    c = _blocks(params, n_out, n_in)
+    k = jnp.arange(c.shape[2])
+    blocks = c[:, :, (k[:, None] - k[None, :]) % c.shape[2]]
+    return blocks.transpose(0, 2, 1, 3).reshape(n_out, n_in)
+
+
+def num_params(n_out: int, n_in: int, *, block_size: int | None = None) -> int:
+    """Numbers stored: n_out n_in / p.
+
+    Args:
+        n_out: rows.
+        n_in: columns.
+        block_size: p, a divisor of both; None for the greatest.
+
+    Returns:
+        The number of trained values.
+
+    Raises:
+        ValueError: if a size or p is below 1, or p does not divide both sides.
+
+    Examples:
+        >>> num_params(768, 768), num_params(768, 3072, block_size=128)
+        (768, 18432)
+    """
+    return n_out * n_in // _block_size(n_out, n_in, block_size)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None) -> Params:
+    """The nearest block circulant: in every block, the mean over its wrapped diagonals.
+
+    Args:
+        dense: any matrix.
+        block_size: p, a divisor of both sides; None for the greatest.
+
+    Returns:
+        {"c"}. Cost O(n_out n_in).
+
+    Raises:
+        ValueError: if the matrix is empty, p is below 1, or p does not divide both sides.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]))["c"].tolist()
+        [[[2.0, 3.0]]]
+    """
+    n_out, n_in = dense.shape
+    p = _block_size(n_out, n_in, block_size)
+    blocks = dense.reshape(n_out // p, p, n_in // p, p).transpose(0, 2, 1, 3)
+    k = jnp.arange(p)
+    # Row m of a block, read from its diagonal leftwards, lists c_0, c_1, ...: the mean runs over the rows.
+    return {"c": blocks[:, :, k[:, None], (k[:, None] - k[None, :]) % p].mean(2)}

@@ -1,0 +1,114 @@
+"""A Toeplitz matrix by its diagonals: dense form, product by FFT, and the sums that make a projection.
+
+    n_out = 3, n_in = 4        [d3 d2 d1 d0]
+                               [d4 d3 d2 d1]      entry (i, j) = d[i - j + n_in - 1]
+                               [d5 d4 d3 d2]
+
+The n_out + n_in - 1 diagonals are listed from the top right corner to the bottom left one: first the first
+row backwards, then the rest of the first column. Circulant and skew-circulant matrices have the same form,
+with fewer diagonals to choose.
+
+Source: G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., sections 4.7 and 4.8.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from surm.matrices.fourier import convolve, smooth_length
+
+
+def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense Toeplitz matrix, entry (i, j) = diagonals[i - j + n_in - 1].
+
+    Args:
+        diagonals: n_out + n_in - 1 values, from the top right corner to the bottom left one.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from_diagonals(jnp.arange(4), 2, 3).tolist()
+        [[2, 1, 0], [3, 2, 1]]
+    """
+    rows, columns = jnp.arange(n_out), jnp.arange(n_in)
+    return diagonals[rows[:, None] - columns[None, :] + n_in - 1]
+
+
+def multiply(
+    diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int
+) -> Float[Array, "*b {n_out}"]:
+    """The product T x, as the middle of one linear convolution of the diagonals with x.
+
+    Args:
+        diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        T x in the common type, float32 at least. Cost: FFTs of the first smooth length >= n_out + n_in - 1;
+        what wraps round at that length falls on the n_in - 1 entries that are cut off.
+    """
+    n_in = x.shape[-1]
+    return convolve(diagonals, x, smooth_length(n_out + n_in - 1), 1)[..., n_in - 1 : n_in - 1 + n_out]
+
+
+def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
+    """The sum of every diagonal; the transpose of `from_diagonals`.
+
+    Args:
+        dense: any matrix.
+
+    Returns:
+        n_out + n_in - 1 sums, in the order of `from_diagonals`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> diagonal_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+        [2.0, 5.0, 3.0]
+    """
+    n_out, n_in = dense.shape
+    length = n_out + n_in - 1
+    # Rows read in a width one short of the stored one: row i moves i places right, diagonals become columns.
+    widened = jnp.pad(dense[:, ::-1], ((0, 0), (0, n_out)))
+    return widened.ravel()[: n_out * length].reshape(n_out, length).sum(0)
+
+
+def symmetric(t: Float[Array, " n"], n_out: int, n_in: int) -> Float[Array, " d"]:
+    """The diagonals of the leading n_out×n_in part of the symmetric Toeplitz matrix with first column t.
+
+    Args:
+        t: first column and first row, at least max(n_out, n_in) values.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        n_out + n_in - 1 values, in the order of `from_diagonals`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> symmetric(jnp.arange(3), 2, 3).tolist()
+        [2, 1, 0, 1]
+    """
+    return jnp.concatenate([t[1:n_in][::-1], t[:n_out]])
+
+
+def project_symmetric(dense: Float[Array, "n_out n_in"]) -> Float[Array, " n"]:
+    """The nearest symmetric Toeplitz matrix: the mean over the diagonals k and -k together.
+
+    Args:
+        dense: any matrix.
+
+    Returns:
+        First column of length max(n_out, n_in), the t of `symmetric`.
+    """
+    n_out, n_in = dense.shape
+
+    def fold(sums: Float[Array, " d"]) -> Float[Array, " n"]:
+        below, above = sums[n_in - 1 :], sums[: n_in - 1][::-1]
+        n = max(n_out, n_in)
+        return jnp.pad(below, (0, n - n_out)) + jnp.pad(above, (1, n - n_in))
+
+    return fold(diagonal_sums(dense)) / fold(diagonal_sums(jnp.ones_like(dense)))

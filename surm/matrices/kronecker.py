@@ -1,0 +1,211 @@
+"""Kronecker products: every entry of a small b times a whole small a.
+
+              [b00 a   b01 a]
+    ΔW    =   [b10 a   b11 a]      ΔW = Σ_t kron(b_t, a_t),   a_t: (r, n_in/r),   b_t: (n_out/r, r)
+              [b20 a   b21 a]
+
+n_out + n_in values a term, whatever r is; rank up to rank(a) rank(b) <= min(r, n_in/r) min(r, n_out/r) a
+term. The product with x goes by reshape, X = x as an r×(n_in/r) matrix and y = b X aᵀ read row by row; no
+dense matrix is formed.
+
+Source: arXiv 2406.17740; G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., section 12.3.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import low_rank
+from surm.matrices.params import (
+    Params,
+    check_divides,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+)
+
+
+def _structure(n_out: int, n_in: int, rank: int | None, terms: int) -> int:
+    """The r that `rank` stands for, once the options fit the shape."""
+    check_sizes(n_out, n_in)
+    check_positive("terms", terms)
+    if rank is not None:
+        check_divides("rank", rank, n_out, n_in)
+        return rank
+    common, middle = math.gcd(n_out, n_in), math.sqrt(min(n_out, n_in))
+    # min keeps the first of equals, so a tie goes to the smaller divisor.
+    return min((r for r in range(1, common + 1) if common % r == 0), key=lambda r: abs(r - middle))
+
+
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    rank: int | None = None,
+    terms: int = 1,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters of a zero matrix: a uniform in ±1/√(n_in/r) (Kaiming with √5), b = 0.
+
+    Args:
+        key: for a.
+        n_out: rows.
+        n_in: columns.
+        rank: r, a divisor of both; None for the common divisor nearest to √min(n_out, n_in), the smaller of
+            two.
+        terms: how many products are added.
+        dtype: of the parameters.
+
+    Returns:
+        {"a": (terms, r, n_in/r), "b": (terms, n_out/r, r)}.
+
+    Raises:
+        ValueError: if a size or option is below 1, or r does not divide both sides.
+
+    Examples:
+        >>> import jax
+        >>> {name: array.shape for name, array in init(jax.random.key(0), 768, 768).items()}
+        {'a': (1, 24, 32), 'b': (1, 32, 24)}
+    """
+    r = _structure(n_out, n_in, rank, terms)
+    fan_in = n_in // r
+    bound = fan_in**-0.5
+    return {
+        "a": jax.random.uniform(key, (terms, r, fan_in), dtype, -bound, bound),
+        "b": jnp.zeros((terms, n_out // r, r), dtype),
+    }
+
+
+def _factors(
+    params: Params, n_out: int, n_in: int
+) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
+    """The arrays a and b, once their shapes fit."""
+    check_keys(params, ("a", "b"))
+    a, b = params["a"], params["b"]
+    check_ndim("a", a, "terms rank n_in/rank")
+    terms, r, _ = a.shape
+    check_divides("rank", r, n_out, n_in)
+    why = f"{terms} terms, rank {r}, n_out={n_out}, n_in={n_in}"
+    check_shape("a", a, (terms, r, n_in // r), why)
+    check_shape("b", b, (terms, n_out // r, r), why)
+    return a, b
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product Σ_t b_t X a_tᵀ read row by row, with X = x as an r×(n_in/r) matrix.
+
+    Args:
+        params: {"a", "b"}, as `init` makes them.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        The products, in x's type; computed in the common type of x and the parameters. Cost min(r (n_out +
+        n_in), 2 n_out n_in / r) a vector and term.
+
+    Raises:
+        ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> swap = {"a": jnp.eye(2)[None], "b": jnp.array([[[0.0, 1.0], [1.0, 0.0]]])}
+        >>> matvec(swap, jnp.array([1.0, 2.0, 3.0, 4.0]), 4).tolist()
+        [3.0, 4.0, 1.0, 2.0]
+    """
+    n_in = input_size(x)
+    a, b = _factors(params, n_out, n_in)
+    r = a.shape[1]
+    blocks = x.reshape(*x.shape[:-1], r, n_in // r)
+    if r * (n_out + n_in) * r <= 2 * n_out * n_in:
+        right = jnp.einsum("...sq,trq->...tsr", blocks, a)
+        y = jnp.einsum("tps,...tsr->...pr", b, right)
+    else:
+        left = jnp.einsum("tps,...sq->...tpq", b, blocks)
+        y = jnp.einsum("...tpq,trq->...pr", left, a)
+    return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix Σ_t kron(b_t, a_t).
+
+    Args:
+        params: {"a", "b"}, as `init` makes them.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix, in the parameters' type.
+
+    Raises:
+        ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense({"a": jnp.array([[[1.0, 2.0]]]), "b": jnp.array([[[3.0], [4.0]]])}, 2, 2).tolist()
+        [[3.0, 6.0], [4.0, 8.0]]
+    """
+    a, b = _factors(params, n_out, n_in)
+    return sum(jnp.kron(b_t, a_t) for a_t, b_t in zip(a, b, strict=True))
+
+
+def num_params(n_out: int, n_in: int, *, rank: int | None = None, terms: int = 1) -> int:
+    """Numbers stored: terms (n_out + n_in), whatever r is.
+
+    Args:
+        n_out: rows.
+        n_in: columns.
+        rank: r, a divisor of both; None for the default of `init`.
+        terms: how many products are added.
+
+    Returns:
+        The number of trained values.
+
+    Raises:
+        ValueError: if a size or option is below 1, or r does not divide both sides.
+
+    Examples:
+        >>> num_params(768, 768), num_params(768, 768, rank=8)
+        (1536, 1536)
+    """
+    _structure(n_out, n_in, rank, terms)
+    return terms * (n_out + n_in)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, rank: int | None = None, terms: int = 1) -> Params:
+    """The nearest sum of Kronecker products: the leading singular triples of the rearranged matrix.
+
+    The rearrangement puts the entries that multiply b_ps into one row, which turns kron(b, a) into the
+    rank-one matrix vec(b) vec(a)ᵀ and keeps the Frobenius norm.
+
+    Args:
+        dense: any matrix.
+        rank: r, a divisor of both sides; None for the default of `init`.
+        terms: how many products are added; those above n_in or n_out are zero.
+
+    Returns:
+        {"a", "b"}. Cost: one SVD of a matrix with n_out rows and n_in columns.
+
+    Raises:
+        ValueError: if a size or option is below 1, or r does not divide both sides.
+
+    Source:
+        C. F. Van Loan, N. Pitsianis, Approximation with Kronecker products, 1993.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense(project(jnp.array([[3.0, 6.0], [4.0, 8.0]])), 2, 2).round(3).tolist()
+        [[3.0, 6.0], [4.0, 8.0]]
+    """
+    n_out, n_in = dense.shape
+    r = _structure(n_out, n_in, rank, terms)
+    p, q = n_out // r, n_in // r
+    rearranged = dense.reshape(p, r, r, q).transpose(0, 2, 1, 3).reshape(n_out, n_in)
+    factors = low_rank.project(rearranged, rank=terms)
+    return {"a": factors["a"].reshape(terms, r, q), "b": factors["b"].T.reshape(terms, p, r)}

@@ -1,0 +1,229 @@
+"""Low displacement rank: a sum of circulant times skew-circulant matrices.
+
+            [g0 g2 g1] [h0 -h2 -h1]
+    ΔW  = Σ [g1 g0 g2] [h1  h0 -h2]      ΔW = Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i)
+          i [g2 g1 g0] [h2  h1  h0]
+
+2rn values, n = max(n_out, n_in): what low rank r costs, but ΔW has any rank up to n, and ∇_{Z_1, Z_{-1}}(ΔW)
+has rank r. r = n reaches every matrix (see `displacement`). A rectangular ΔW is the leading n_out×n_in part
+of the n×n one.
+
+Source: arXiv 2406.17740; V. Sindhwani, T. Sainath, S. Kumar, Structured transforms for small-footprint deep
+learning, 2015.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import alternating, displacement, f_circulant, fourier
+from surm.matrices.params import (
+    Params,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+    working_dtype,
+)
+
+def init(
+    key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 1, dtype: DTypeLike = jnp.float32
+) -> Params:
+    """Parameters of a zero matrix: g = 0, h ~ N(0, 0.02²).
+
+    Args:
+        key: for h.
+        n_out: rows.
+        n_in: columns.
+        rank: r, the number of terms.
+        dtype: of the parameters.
+
+    Returns:
+        {"g", "h"}, each (r, max(n_out, n_in)).
+
+    Raises:
+        ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+        >>> import jax
+        >>> {name: array.shape for name, array in init(jax.random.key(0), 2, 3, rank=2).items()}
+        {'g': (2, 3), 'h': (2, 3)}
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    shape = (rank, max(n_out, n_in))
+    return {"g": jnp.zeros(shape, dtype), "h": 0.02 * jax.random.normal(key, shape, dtype)}
+
+
+def _generators(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r n"], Float[Array, "r n"]]:
+    """The arrays g and h, once their shapes fit."""
+    check_keys(params, ("g", "h"))
+    g, h = params["g"], params["h"]
+    check_ndim("g", g, "rank max(n_out,n_in)")
+    expected = (g.shape[0], max(n_out, n_in))
+    why = f"rank {g.shape[0]}, n_out={n_out}, n_in={n_in}"
+    check_shape("g", g, expected, why)
+    check_shape("h", h, expected, why)
+    return g, h
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x); the r circular convolutions share one inverse FFT.
+
+    Args:
+        params: {"g", "h"}, as `init` makes them.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector.
+
+    Raises:
+        ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> turn = {"g": jnp.array([[1.0, 0.0, 0.0]]), "h": jnp.array([[0.0, 1.0, 0.0]])}
+        >>> matvec(turn, jnp.array([1.0, 2.0, 3.0]), 3).round(3).tolist()
+        [-3.0, 1.0, 2.0]
+    """
+    n_in = input_size(x)
+    g, h = _generators(params, n_out, n_in)
+    dtype, n = working_dtype(g, h, x), g.shape[1]
+    g_spectra, h_spectra = fourier.spectrum(g.astype(dtype), n, 1), fourier.spectrum(h.astype(dtype), n, -1)
+    x_spectrum = fourier.spectrum(x.astype(dtype)[..., None, :], n, -1)
+    shape = (*x.shape[:-1], *h.shape)
+    inner = fourier.from_spectrum(jnp.broadcast_to(h_spectra, shape) * x_spectrum, n, -1)
+    inner_spectra = fourier.spectrum(inner, n, 1)
+    y_spectrum = (jnp.broadcast_to(g_spectra, inner_spectra.shape) * inner_spectra).sum(-2)
+    return fourier.from_spectrum(y_spectrum, n, 1)[..., :n_out].astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix Σ_i Z_1(g_i) Z_{-1}(h_i).
+
+    Args:
+        params: {"g", "h"}, as `init` makes them.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix, in the parameters' type.
+
+    Raises:
+        ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense({"g": jnp.array([[1.0, 0.0]]), "h": jnp.array([[2.0, 3.0]])}, 2, 2).tolist()
+        [[2.0, -3.0], [3.0, 2.0]]
+    """
+    g, h = _generators(params, n_out, n_in)
+    n = g.shape[1]
+    circulants = jax.vmap(lambda v: f_circulant.dense(v, n_out, n, 1))(g)
+    skew_circulants = jax.vmap(lambda v: f_circulant.dense(v, n, n_in, -1))(h)
+    return jnp.einsum("rij,rjk->ik", circulants, skew_circulants, precision="highest")
+
+
+def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:
+    """Numbers stored: 2r max(n_out, n_in).
+
+    Args:
+        n_out: rows.
+        n_in: columns.
+        rank: r, the number of terms.
+
+    Returns:
+        The number of trained values.
+
+    Raises:
+        ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+        >>> num_params(4096, 4096)
+        8192
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    return 2 * rank * max(n_out, n_in)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1) -> Params:
+    """A near member: the best of three starts, polished by alternating least squares.
+
+    The starts are h_i = e_i with the best g (for r = 1 the nearest circulant), g_i = e_i with the best h (for
+    r = 1 the nearest skew-circulant), and what the singular vectors of the displacement give: a member is
+    recovered exactly. A local optimum, never worse than any of the starts; its error need not fall with r,
+    though it nearly always does, and is 0 for r = n.
+
+    Args:
+        dense: any matrix.
+        rank: r, the number of terms.
+
+    Returns:
+        {"g", "h"}. Cost: some hundred products of the family with n_in vectors for each start; see
+        `alternating`.
+
+    Raises:
+        ValueError: if the matrix is empty or rank is below 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> member = {"g": jnp.array([[1.0, 2.0, 3.0]]), "h": jnp.array([[1.0, 0.0, 2.0]])}
+        >>> delta = to_dense(member, 3, 3)
+        >>> bool(jnp.allclose(to_dense(project(delta), 3, 3), delta, atol=1e-4))
+        True
+    """
+    check_sizes(*dense.shape)
+    check_positive("rank", rank)
+    g, h = _fit(dense.astype(working_dtype(dense)), rank)
+    return {"g": g.astype(dense.dtype), "h": h.astype(dense.dtype)}
+
+
+@partial(jax.jit, static_argnums=1)
+def _fit(target: Float[Array, "n_out n_in"], rank: int) -> tuple[Float[Array, "r n"], Float[Array, "r n"]]:
+    """The g and h of `project`."""
+    units = _units(rank, max(target.shape), target.dtype)
+    nothing = jnp.zeros_like(units)  # that side is solved for first
+    starts = (nothing, units), (units, nothing), _from_displacement(target, rank)
+    return alternating.alternate(_product, target, *(jnp.stack(side) for side in zip(*starts, strict=True)))
+
+
+def _product(
+    g: Float[Array, "r n"], h: Float[Array, "r n"], n_out: int, n_in: int
+) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix by FFT, bilinear in g and h, for `alternating`."""
+    return matvec({"g": g, "h": h}, jnp.eye(n_in, dtype=g.dtype), n_out).T
+
+
+def _units(count: int, n: int, dtype: jnp.dtype) -> Float[Array, "count n"]:
+    """The first unit vectors, from the first again where there are more than n."""
+    return jnp.eye(n, dtype=dtype)[jnp.arange(count) % n]
+
+
+def _pad_with_units(vectors: Float[Array, "k n"], count: int) -> Float[Array, "{count} n"]:
+    """The first `count` vectors; unit vectors where there are fewer."""
+    vectors = vectors[:count]
+    return jnp.concatenate([vectors, _units(count - vectors.shape[0], vectors.shape[1], vectors.dtype)])
+
+
+def _from_displacement(
+    target: Float[Array, "n_out n_in"], rank: int
+) -> tuple[Float[Array, "{rank} n"], Float[Array, "{rank} n"]]:
+    """The g and h, or one of them, that the visible part of Z_1 M - M Z_{-1} = 2 Σ g_i (J h_i)ᵀ tells."""
+    n_out, n_in = target.shape
+    if n_out == n_in:
+        params = displacement.from_dense(target, rank=rank)
+        return params["g"], params["h"]
+    known, nothing = displacement.displacement(target), jnp.zeros((rank, max(n_out, n_in)), target.dtype)
+    if n_out < n_in:  # all but the first row is known; its row space is that of the J h_i
+        rows = jnp.linalg.svd(known[1:], full_matrices=False)[2]
+        return nothing, _pad_with_units(rows[:, ::-1], rank)
+    # all but the last column is known; its column space is that of the g_i
+    columns = jnp.linalg.svd(known[:, :-1], full_matrices=False)[0]
+    return _pad_with_units(columns.T, rank), nothing

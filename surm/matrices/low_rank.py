@@ -1,0 +1,168 @@
+"""Low rank: the product of a thin and a flat matrix, as in LoRA.
+
+              [b b]
+    ΔW_ij  =  [b b] [a a a a]      ΔW = b a,   b: (n_out, r),   a: (r, n_in)
+              [b b] [a a a a]
+
+r (n_out + n_in) values and rank r: the family the others are compared with. r may exceed min(n_out, n_in).
+
+Source: LoRA, arXiv 2106.09685.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices.params import (
+    Params,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+    working_dtype,
+)
+
+
+def init(
+    key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 8, dtype: DTypeLike = jnp.float32
+) -> Params:
+    """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming with √5), b = 0.
+
+    Args:
+        key: for a.
+        n_out: rows.
+        n_in: columns.
+        rank: r.
+        dtype: of the parameters.
+
+    Returns:
+        {"a": (r, n_in), "b": (n_out, r)}.
+
+    Raises:
+        ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+        >>> import jax
+        >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 3, rank=2).items()}
+        {'a': (2, 3), 'b': (4, 2)}
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    bound = n_in**-0.5
+    return {
+        "a": jax.random.uniform(key, (rank, n_in), dtype, -bound, bound),
+        "b": jnp.zeros((n_out, rank), dtype),
+    }
+
+
+def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r n_in"], Float[Array, "n_out r"]]:
+    """The arrays a and b, once their shapes fit."""
+    check_keys(params, ("a", "b"))
+    a, b = params["a"], params["b"]
+    check_ndim("a", a, "rank n_in")
+    why = f"rank {a.shape[0]}, n_out={n_out}, n_in={n_in}"
+    check_shape("a", a, (a.shape[0], n_in), why)
+    check_shape("b", b, (n_out, a.shape[0]), why)
+    return a, b
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product b (a x).
+
+    Args:
+        params: {"a", "b"}, as `init` makes them.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in)
+        a vector.
+
+    Raises:
+        ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> params = {"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}
+        >>> matvec(params, jnp.array([1.0, 2.0, 3.0]), 2).tolist()
+        [6.0, 12.0]
+    """
+    a, b = _factors(params, n_out, input_size(x))
+    return jnp.einsum("...r,or->...o", jnp.einsum("...i,ri->...r", x, a), b).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix b a.
+
+    Args:
+        params: {"a", "b"}, as `init` makes them.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix, in the parameters' type.
+
+    Raises:
+        ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense({"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}, 2, 3).tolist()
+        [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    """
+    a, b = _factors(params, n_out, n_in)
+    return jnp.matmul(b, a, precision="highest")
+
+
+def num_params(n_out: int, n_in: int, *, rank: int = 8) -> int:
+    """Numbers stored: r (n_out + n_in).
+
+    Args:
+        n_out: rows.
+        n_in: columns.
+        rank: r.
+
+    Returns:
+        The number of trained values.
+
+    Raises:
+        ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+        >>> num_params(768, 768, rank=1)
+        1536
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    return rank * (n_out + n_in)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
+    """The nearest matrix of rank r: the truncated SVD (Eckart–Young), the singular values shared evenly.
+
+    Args:
+        dense: any matrix.
+        rank: r; what exceeds min(n_out, n_in) is filled with zeros.
+
+    Returns:
+        {"a", "b"}. Cost: one SVD.
+
+    Raises:
+        ValueError: if the matrix is empty or rank is below 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense(project(jnp.diag(jnp.array([3.0, 1.0])), rank=1), 2, 2).round(3).tolist()
+        [[3.0, 0.0], [0.0, 0.0]]
+    """
+    check_sizes(*dense.shape)
+    check_positive("rank", rank)
+    u, s, vt = jnp.linalg.svd(dense.astype(working_dtype(dense)), full_matrices=False)
+    root = jnp.sqrt(s[:rank])
+    missing = max(rank - s.shape[0], 0)
+    a = jnp.pad(vt[:rank] * root[:, None], ((0, missing), (0, 0)))
+    b = jnp.pad(u[:, :rank] * root[None, :], ((0, 0), (0, missing)))
+    return {"a": a.astype(dense.dtype), "b": b.astype(dense.dtype)}

@@ -1,0 +1,85 @@
+"""Skew-circulant matrices: circulant ones with a minus sign on what wraps round.
+
+    [c0 -c3 -c2 -c1]
+    [c1  c0 -c3 -c2]      ΔW_ij = c_{i-j} where i >= j, -c_{n+i-j} where i < j,   c = a⊙b  or  c itself
+    [c2  c1  c0 -c3]
+    [c3  c2  c1  c0]
+
+n values (stored as 2n in the Hadamard form), any rank up to n, one skew-circular convolution. A rectangular
+ΔW is the leading n_out×n_in part, n = max(n_out, n_in). `init` and `num_params` are those of `f_circulant`.
+
+Source: arXiv 2406.17740.
+"""
+
+from jaxtyping import Array, Float
+
+from surm.matrices import f_circulant
+from surm.matrices.f_circulant import init, num_params
+from surm.matrices.params import Params
+
+__all__ = ["init", "matvec", "num_params", "project", "to_dense"]
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product y_i = Σ_{j<=i} c_{i-j} x_j - Σ_{j>i} c_{n+i-j} x_j.
+
+    Args:
+        params: {"a", "b"} or {"c"}, as `init` makes them.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        The products, in x's type. Cost: two complex FFTs of length max(n_out, n_in) a vector.
+
+    Raises:
+        ValueError: if the names or lengths of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> matvec({"c": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round(3).tolist()
+        [-3.0, 1.0, 2.0]
+    """
+    return f_circulant.matvec(params, x, n_out, -1)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix, entry (i, j) = c_{i-j} on and below the diagonal, -c_{n+i-j} above it.
+
+    Args:
+        params: {"a", "b"} or {"c"}, as `init` makes them.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix, in the parameters' type.
+
+    Raises:
+        ValueError: if the names or lengths of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense({"c": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
+        [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
+    """
+    return f_circulant.to_dense(params, n_out, n_in, -1)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, hadamard: bool = True) -> Params:
+    """The nearest skew-circulant: c_k is the signed mean of the entries with i - j = k mod n.
+
+    Args:
+        dense: any matrix.
+        hadamard: return a = 1, b = c, or c alone.
+
+    Returns:
+        {"a", "b"} or {"c"}. Cost O(n_out n_in).
+
+    Raises:
+        ValueError: if the matrix is empty.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> project(jnp.array([[1.0, -2.0], [4.0, 3.0]]), hadamard=False)["c"].tolist()
+        [2.0, 3.0]
+    """
+    return f_circulant.project(dense, -1, hadamard=hadamard)

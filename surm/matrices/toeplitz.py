@@ -1,0 +1,215 @@
+"""Toeplitz matrices: constant along every diagonal.
+
+    [t0 t1 t2 t3]
+    [t1 t0 t1 t2]      symmetric: entry (i, j) = t_{|i-j|};  the default ΔW = T(b) T(a) multiplies two of them
+    [t2 t1 t0 t1]
+    [t3 t2 t1 t0]
+
+Three forms, told apart by the names of the parameters; n = max(n_out, n_in):
+
+    {"a", "b"}        factors=2                    T(b) T(a), leading n_out×n_in part   2n values
+    {"b"}             factors=1                    T(b), leading n_out×n_in part         n values
+    {"b_diagonals"}   factors=1, symmetric=False   any Toeplitz matrix                   n_out + n_in - 1
+
+`b_diagonals` lists the diagonals from the top right corner to the bottom left one: the first row backwards,
+then the rest of the first column. A square T(b) T(a) is centrosymmetric (it equals itself turned by 180°), so
+half of all matrices' dimensions are out of its reach, whatever its rank.
+
+Source: arXiv 2406.17740; G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., section 4.7.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import diagonals, toeplitz_pair
+from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
+
+
+def _check_options(n_out: int, n_in: int, factors: int, symmetric: bool) -> None:
+    """Refuse what is none of the three forms."""
+    check_sizes(n_out, n_in)
+    if factors not in (1, 2):
+        raise ValueError(f"factors must be 1 or 2; given factors={factors}")
+    if factors == 2 and not symmetric:
+        raise ValueError(
+            "given factors=2, symmetric=False; expected factors=1, symmetric=False (one general Toeplitz "
+            "matrix) or factors=2, symmetric=True (a product of two symmetric ones)"
+        )
+
+
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    factors: int = 2,
+    symmetric: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters of a zero matrix: a ~ N(0, 0.02²), everything else 0.
+
+    Args:
+        key: for a; unused without it.
+        n_out: rows.
+        n_in: columns.
+        factors: 2 for T(b) T(a), 1 for one matrix.
+        symmetric: whether the one matrix is symmetric; two always are.
+        dtype: of the parameters.
+
+    Returns:
+        {"a", "b"}, {"b"} or {"b_diagonals"}.
+
+    Raises:
+        ValueError: if a size is below 1, or the options are none of the three forms.
+
+    Examples:
+        >>> import jax
+        >>> {name: vector.shape for name, vector in init(jax.random.key(0), 2, 3).items()}
+        {'a': (3,), 'b': (3,)}
+        >>> init(jax.random.key(0), 2, 3, factors=1, symmetric=False)["b_diagonals"].shape
+        (4,)
+    """
+    _check_options(n_out, n_in, factors, symmetric)
+    if not symmetric:
+        return {"b_diagonals": jnp.zeros(n_out + n_in - 1, dtype)}
+    zero = jnp.zeros(max(n_out, n_in), dtype)
+    return {"b": zero} if factors == 1 else {"a": 0.02 * jax.random.normal(key, zero.shape, dtype), "b": zero}
+
+
+def _check_params(params: Params, n_out: int, n_in: int) -> tuple[str, ...]:
+    """The form of the parameters, once their lengths fit."""
+    form = check_keys(params, ("a", "b"), ("b",), ("b_diagonals",))
+    given = f"with n_out={n_out}, n_in={n_in}"
+    if form == ("b_diagonals",):
+        check_shape("b_diagonals", params["b_diagonals"], (n_out + n_in - 1,), f"n_out + n_in - 1 {given}")
+        return form
+    for name in form:
+        check_shape(name, params[name], (max(n_out, n_in),), f"max(n_out, n_in) {given}")
+    return form
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product T x, or T(b) (T(a) x), each factor by FFT.
+
+    Args:
+        params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
+        x: vectors of length n_in.
+        n_out: rows.
+
+    Returns:
+        The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
+        holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor).
+
+    Raises:
+        ValueError: if the names or lengths of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> matvec({"b": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round(3).tolist()
+        [2.0, 4.0, 2.0]
+    """
+    n_in = input_size(x)
+    form = _check_params(params, n_out, n_in)
+    if form == ("a", "b"):
+        y = toeplitz_pair.matvec(params["b"], params["a"], x, n_out)
+    else:
+        y = diagonals.multiply(_diagonals(params, n_out, n_in), x, n_out)
+    return y.astype(x.dtype)
+
+
+def _diagonals(params: Params, n_out: int, n_in: int) -> Float[Array, " d"]:
+    """The diagonals of a form with one factor."""
+    return params["b_diagonals"] if "b_diagonals" in params else diagonals.symmetric(params["b"], n_out, n_in)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix, T or the leading part of T(b) T(a).
+
+    Args:
+        params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
+        n_out: rows.
+        n_in: columns.
+
+    Returns:
+        The matrix, in the parameters' type.
+
+    Raises:
+        ValueError: if the names or lengths of the parameters do not fit.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> to_dense({"b": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
+        [[5.0, 1.0, 2.0], [1.0, 5.0, 1.0]]
+        >>> to_dense({"b_diagonals": jnp.array([3.0, 2.0, 1.0, 4.0])}, 2, 3).tolist()
+        [[1.0, 2.0, 3.0], [4.0, 1.0, 2.0]]
+    """
+    form = _check_params(params, n_out, n_in)
+    if form != ("a", "b"):
+        return diagonals.from_diagonals(_diagonals(params, n_out, n_in), n_out, n_in)
+    n = max(n_out, n_in)
+    left = diagonals.from_diagonals(diagonals.symmetric(params["b"], n_out, n), n_out, n)
+    right = diagonals.from_diagonals(diagonals.symmetric(params["a"], n, n_in), n, n_in)
+    return jnp.matmul(left, right, precision="highest")
+
+
+def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = True) -> int:
+    """Numbers stored: 2n for two factors, n for one symmetric, n_out + n_in - 1 for one general.
+
+    Here n = max(n_out, n_in).
+
+    Args:
+        n_out: rows.
+        n_in: columns.
+        factors: 2 for T(b) T(a), 1 for one matrix.
+        symmetric: whether the one matrix is symmetric; two always are.
+
+    Returns:
+        The number of trained values.
+
+    Raises:
+        ValueError: if a size is below 1, or the options are none of the three forms.
+
+    Examples:
+        >>> num_params(768, 768), num_params(768, 768, factors=1)
+        (1536, 768)
+        >>> num_params(768, 768, factors=1, symmetric=False)
+        1535
+    """
+    _check_options(n_out, n_in, factors, symmetric)
+    return factors * max(n_out, n_in) if symmetric else n_out + n_in - 1
+
+
+def project(dense: Float[Array, "n_out n_in"], *, factors: int = 2, symmetric: bool = True) -> Params:
+    """The nearest member: means over diagonals for one factor, alternating least squares for two.
+
+    One factor: the nearest matrix. Two factors: a local optimum, never worse than the nearest single
+    symmetric Toeplitz matrix, exact for members; see `toeplitz_pair`.
+
+    Args:
+        dense: any matrix.
+        factors: 2 for T(b) T(a), 1 for one matrix.
+        symmetric: whether the one matrix is symmetric; two always are.
+
+    Returns:
+        {"a", "b"}, {"b"} or {"b_diagonals"}. Cost O(n_out n_in) for one factor.
+
+    Raises:
+        ValueError: if the matrix is empty, or the options are none of the three forms.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]), factors=1, symmetric=False)["b_diagonals"].tolist()
+        [2.0, 2.0, 4.0]
+    """
+    _check_options(*dense.shape, factors, symmetric)
+    target = dense.astype(working_dtype(dense))
+    if not symmetric:
+        counts = diagonals.diagonal_sums(jnp.ones_like(target))
+        found = {"b_diagonals": diagonals.diagonal_sums(target) / counts}
+    elif factors == 1:
+        found = {"b": diagonals.project_symmetric(target)}
+    else:
+        found = toeplitz_pair.project(target)
+    return {name: vector.astype(dense.dtype) for name, vector in found.items()}

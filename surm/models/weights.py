@@ -1,0 +1,230 @@
+"""Weights opened by name: the arrays of a file as they are, beside what must be known to use them.
+
+    asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
+    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache
+    PATH            a .safetensors file, or a folder holding model.safetensors (or its shards and their index)
+
+Only safetensors are read. A pickle (.bin, .pt, .ckpt, ...) runs code when it is opened, so none ever is.
+
+Our own files keep arrays under the model's variable paths ("blocks.0.attention.query.kernel"), and in the
+metadata entry "surm" a JSON object `{"model": preset, "mean": [...], "std": [...]}`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from importlib import resources
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which such files cannot be read
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from surm.errors import InputError
+
+NAMES = "'asset:NAME', 'hf:OWNER/NAME', a .safetensors file, or a folder with model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt")
+INDEX = "model.safetensors.index.json"
+CONVERSION = (
+    "pickles are never loaded, since opening one runs its code; convert it once in Python with transformers: "
+    "AutoModel.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)"
+)
+HALVES = ((0.5,) * 3, (0.5,) * 3)
+# What CLIP's published image processor subtracts and divides by; its models expect nothing else.
+CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weights:
+    """Opened weights, not yet fitted to a model.
+
+    Attributes:
+      name: as given to `open_weights`.
+      arrays: key in the file -> array, in the file's shapes and dtypes.
+      mean: subtracted from a pixel in 0..1, one number a channel.
+      std: divides the pixel after that.
+      config: the config.json beside the arrays; empty if there is none.
+      model: the preset that the file says it fits (our own files), or None.
+      path: the file or folder that was read; None for an asset.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    config: dict = dataclasses.field(default_factory=dict)
+    model: str | None = None
+    path: pathlib.Path | None = None
+
+
+def open_weights(name: str) -> Weights:
+    """Opens weights by name; see the head of this module for the names.
+
+    The pixel normalisation is the file's own ("surm" metadata), else that of preprocessor_config.json, else
+    CLIP's for a CLIP config.json, else 0.5 for mean and standard deviation.
+
+    Args:
+      name: `asset:NAME`, `hf:OWNER/NAME`, or the path of a .safetensors file or of a folder.
+
+    Returns:
+      The weights.
+
+    Raises:
+      InputError: if there is nothing of that name, or it is no safetensors file, or JSON beside it is broken.
+
+    Examples:
+      >>> open_weights("asset:none_such")  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      surm.errors.InputError: no asset is called 'none_such'; there are: ...
+
+    Source: the file format is described by the safetensors project; folders are laid out as by transformers.
+    """
+    if name.startswith("asset:"):
+        return _open_asset(name)
+    if name.startswith("hf:"):
+        return _open_folder(name, _download(name))
+    path = pathlib.Path(name).expanduser()
+    if not name or not os.path.exists(path):  # False, unlike Path.exists, for names no file can have
+        raise InputError(f"no weights at {name!r}; expected {NAMES}")
+    if path.is_dir():
+        return _open_folder(name, path)
+    if path.suffix.lower() in PICKLES:
+        raise InputError(f"{name!r} is a pickle by its suffix {path.suffix!r}; {CONVERSION}")
+    return _open_files(name, [path], path, path.parent)
+
+
+def assets() -> list[str]:
+    """The names that `asset:NAME` accepts."""
+    folder = resources.files("surm.models") / "assets"
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors"))
+
+
+def few(names: list[str], count: int = 8) -> str:
+    """The first names of a list and the number of the others, on one line, for an error message."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return _line(", ".join(names[:count]) or "none") + more
+
+
+def _open_asset(name: str) -> Weights:
+    asset = name.removeprefix("asset:")
+    if asset not in assets():
+        raise InputError(f"no asset is called {asset!r}; there are: {few(assets())}")
+    with resources.as_file(resources.files("surm.models") / "assets" / f"{asset}.safetensors") as path:
+        return _open_files(name, [path], None, None)
+
+
+def _open_folder(name: str, folder: pathlib.Path) -> Weights:
+    if (folder / "model.safetensors").is_file():
+        return _open_files(name, [folder / "model.safetensors"], folder, folder)
+    if (folder / INDEX).is_file():
+        return _open_files(name, _shards(folder), folder, folder)
+    present = sorted(file.name for file in folder.iterdir())
+    pickles = [file for file in present if file.endswith(PICKLES)]
+    if pickles:
+        raise InputError(f"{name!r} holds {pickles[0]} but no model.safetensors; {CONVERSION}")
+    raise InputError(f"{name!r} holds no model.safetensors, and no {INDEX}; it holds {few(present)}")
+
+
+def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
+    index = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
+        raise InputError(f"{str(folder / INDEX)!r} has no 'weight_map' of keys to files")
+    files = [folder / name for name in sorted(set(index.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"{str(folder)!r} lacks {few(missing)}, named in its {INDEX}")
+    return files
+
+
+def _download(name: str) -> pathlib.Path:
+    remedy = "download it elsewhere and name the folder, or let HF_HOME point at a cache that holds it"
+    try:
+        from huggingface_hub import snapshot_download
+
+        return pathlib.Path(snapshot_download(name.removeprefix("hf:"), allow_patterns=list(DOWNLOADED)))
+    except Exception as error:  # its own, or those of requests or httpx, by version
+        raise InputError(f"{name!r} cannot be fetched ({_reason(error)}); {remedy}") from error
+
+
+def _open_files(
+    name: str, files: list[pathlib.Path], path: pathlib.Path | None, folder: pathlib.Path | None
+) -> Weights:
+    arrays, metadata = {}, {}
+    for file in files:
+        more, metadata = _read_arrays(file)
+        arrays |= more
+    own = _own_entry(name, metadata.get("surm", "{}"))
+    config = _read_json(folder / "config.json") if folder else {}
+    mean, std = _pixels(name, _stated_pixels(own, _processor(folder) if folder else {}, config))
+    return Weights(name, arrays, mean, std, config, own.get("model"), path)
+
+
+def _read_arrays(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        with safe_open(file, framework="np") as opened:
+            return {key: opened.get_tensor(key) for key in sorted(opened.keys())}, opened.metadata() or {}
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        guess = "is not a whole safetensors file; cut short, or a git LFS pointer?"
+        raise InputError(f"{str(file)!r} {guess} ({_reason(error)})") from error
+
+
+def _read_json(file: pathlib.Path) -> dict:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(file)!r} cannot be read as JSON ({_reason(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def _own_entry(name: str, text: str) -> dict:
+    try:
+        entry = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{name!r}: metadata entry 'surm' is not JSON ({_reason(error)})") from error
+    if not isinstance(entry, dict):
+        raise InputError(f"{name!r}: metadata entry 'surm' is a {type(entry).__name__}, expected an object")
+    return entry
+
+
+def _processor(folder: pathlib.Path) -> dict:
+    # transformers 5 writes the image processor of a two-tower model one level down, in another file.
+    nested = _read_json(folder / "processor_config.json").get("image_processor")
+    return _read_json(folder / "preprocessor_config.json") or (nested if isinstance(nested, dict) else {})
+
+
+def _stated_pixels(own: dict, processor: dict, config: dict) -> tuple[object, object]:
+    if "mean" in own or "std" in own:
+        return own.get("mean"), own.get("std")
+    if processor.get("do_normalize") is False:
+        return (0.0,) * 3, (1.0,) * 3
+    if "image_mean" in processor or "image_std" in processor:
+        return processor.get("image_mean"), processor.get("image_std")
+    return CLIP_PIXELS if str(config.get("model_type")).startswith("clip") else HALVES
+
+
+def _pixels(name: str, stated: tuple[object, object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    try:
+        mean, std = (tuple(float(number) for number in numbers) for numbers in stated)
+        usable = len(mean) == len(std) > 0 and all(map(math.isfinite, mean + std)) and min(std) > 0
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        given = f"mean={stated[0]!r}, std={stated[1]!r}"
+        raise InputError(f"{name!r} states {given} for pixels; expected a number a channel, std above 0")
+    return mean, std
+
+
+def _reason(error: Exception) -> str:
+    text = _line(f"{type(error).__name__}: {error}")
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

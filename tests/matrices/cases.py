@@ -1,0 +1,85 @@
+"""The table of cases: family × shape × options, and what the laws need of a case."""
+
+import dataclasses
+import zlib
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from surm.matrices import FAMILIES, Params
+
+SHAPES = [(1, 1), (1, 5), (5, 1), (7, 7), (12, 12), (6, 12), (12, 6), (13, 8), (8, 13), (16, 16)]
+SMOOTH = [(12, 12), (6, 12), (12, 6)]
+SOME = [(1, 5), (7, 7), (12, 6), (8, 13)]
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
+
+TABLE: list[tuple[str, dict[str, int | bool], list[tuple[int, int]]]] = [
+    ("circulant", {}, SHAPES),
+    ("circulant", {"hadamard": False}, SOME),
+    ("skew_circulant", {}, SHAPES),
+    ("skew_circulant", {"hadamard": False}, SOME),
+    ("toeplitz", {}, SHAPES),
+    ("toeplitz", {"factors": 1}, SHAPES),
+    ("toeplitz", {"factors": 1, "symmetric": False}, SHAPES),
+    ("kronecker", {}, SHAPES),
+    ("kronecker", {"rank": 6}, SMOOTH),  # above √n: the other order of the two products
+    ("kronecker", {"rank": 2, "terms": 3}, SMOOTH),
+    ("low_displacement_rank", {}, SHAPES),
+    ("low_displacement_rank", {"rank": 3}, SOME),
+    ("low_rank", {}, SHAPES),  # rank 8 also where the matrix is smaller
+    ("low_rank", {"rank": 2}, SOME),
+    ("block_circulant", {}, SHAPES),
+    ("block_circulant", {"block_size": 3}, SMOOTH),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One family with one set of options at one shape."""
+
+    name: str
+    options: tuple[tuple[str, int | bool], ...]
+    n_out: int
+    n_in: int
+
+    def __str__(self) -> str:
+        chosen = "".join(f"-{key}={value}" for key, value in self.options)
+        return f"{self.name}{chosen}-{self.n_out}x{self.n_in}"
+
+    @property
+    def family(self) -> ModuleType:
+        return FAMILIES[self.name]
+
+    def init(self, dtype: jnp.dtype) -> Params:
+        return self.family.init(jax.random.key(0), self.n_out, self.n_in, **dict(self.options), dtype=dtype)
+
+    def random(self, *shape: int, dtype: jnp.dtype, salt: int = 0) -> jax.Array:
+        """Normal values that depend on the case alone; from numpy, which compiles nothing."""
+        seed = zlib.crc32(f"{self}{salt}".encode())
+        return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+    def member(self, dtype: jnp.dtype) -> Params:
+        """Random parameters of the shapes that `init` gives."""
+        shapes = {name: array.shape for name, array in jax.eval_shape(lambda: self.init(dtype)).items()}
+        return {
+            name: self.random(*shapes[name], dtype=dtype, salt=1 + k) for k, name in enumerate(sorted(shapes))
+        }
+
+    def project(self, dense: jax.Array) -> Params:
+        return self.family.project(dense, **dict(self.options))
+
+
+CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
+
+
+def assert_close(actual: jax.Array, expected: jax.Array, dtype: str, scale: jax.Array | None = None) -> None:
+    """Equal up to the type's tolerance times the largest entry of `scale` (of `expected` by default)."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    size = np.abs(expected if scale is None else np.asarray(scale, np.float64)).max()
+    assert size > 0, "nothing to compare with"
+    error = np.abs(actual - expected).max() / size
+    assert error <= TOLERANCE[dtype], f"relative error {error:.1e} in {dtype}"

@@ -1,0 +1,28 @@
+"""Writes tests/models/golden: two tiny random models as transformers saves them, and what they compute.
+
+    python -m tests.models.make_golden
+
+Needs torch and transformers; test_golden.py then needs neither. Run again only to change the sizes: another
+version of torch may draw other weights.
+"""
+
+import pathlib
+
+from safetensors.numpy import save_file
+
+from tests.parity import torch_models
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+SIZES = {"width": 16, "depth": 2, "heads": 2, "image": 16, "patch": 8}
+
+
+def main() -> None:
+    """Writes both models."""
+    for name, model in (("vit", torch_models.vit(**SIZES)), ("clip", torch_models.clip_vision(**SIZES))):
+        folder = GOLDEN / name
+        model.save_pretrained(folder)
+        save_file(torch_models.reference(model), folder / "computed.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Attention against a naive loop over heads, and what its mask keeps out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from surm.errors import InputError
+from surm.models.attention import Attention
+
+
+@pytest.fixture(scope="module")
+def attention() -> Attention:
+    layer = Attention(12, 3, rngs=nnx.Rngs(0))
+    for index, linear in enumerate((layer.query, layer.key, layer.value, layer.output)):
+        linear.bias.set_value(jax.random.normal(jax.random.key(index), (12,)))
+    return layer
+
+
+@pytest.fixture(scope="module")
+def tokens() -> jax.Array:
+    return jax.random.normal(jax.random.key(9), (2, 5, 12))
+
+
+def _naive(layer: Attention, x: np.ndarray, heads: int) -> np.ndarray:
+    """softmax(Q Kᵀ / √d) V, head by head, in float64."""
+    maps = (layer.query, layer.key, layer.value)
+    query, key, value = (x @ np.float64(m.kernel[...]) + np.float64(m.bias[...]) for m in maps)
+    size, mixed = x.shape[1] // heads, np.zeros_like(x)
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        weight = np.exp(query[:, part] @ key[:, part].T / np.sqrt(size))
+        mixed[:, part] = weight / weight.sum(axis=1, keepdims=True) @ value[:, part]
+    return mixed @ np.float64(layer.output.kernel[...]) + np.float64(layer.output.bias[...])
+
+
+def test_it_is_the_formula(attention, tokens):
+    expected = [_naive(attention, np.float64(example), 3) for example in tokens]
+    np.testing.assert_allclose(attention(tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_masked_tokens_have_no_influence(attention, tokens):
+    mask = jnp.asarray([[True, True, False, True, False], [True] * 5])
+    influence = jax.jacobian(lambda x: attention(x, mask)[:, 0].sum(axis=1))(tokens)
+    reached = jnp.abs(influence).max(axis=3) > 0  # (of example, by example, by token)
+    np.testing.assert_array_equal(reached[0, 0], mask[0])
+    np.testing.assert_array_equal(reached[1, 1], mask[1])
+    assert not reached[0, 1].any() and not reached[1, 0].any()
+
+
+def test_masking_equals_leaving_out(attention, tokens):
+    mask = jnp.broadcast_to(jnp.arange(5) < 3, (2, 5))
+    np.testing.assert_allclose(attention(tokens, mask)[:, :3], attention(tokens[:, :3]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_full_mask_is_no_mask(attention, tokens):
+    full = jnp.ones((2, 5), bool)
+    np.testing.assert_allclose(attention(tokens, full), attention(tokens), rtol=1e-6, atol=1e-6)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(InputError, match="heads=5 does not divide width=12"):
+        Attention(12, 5, rngs=nnx.Rngs(0))

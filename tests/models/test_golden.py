@@ -1,0 +1,46 @@
+"""Two tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from surm.models.convert import config_from_hf, restore
+from surm.models.vit import ViT
+from surm.models.weights import open_weights
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def _run(model: ViT, image: jax.Array, cotangent: jax.Array, head: bool) -> dict[str, jax.Array]:
+    output, pull = jax.vjp(model if head else model.features, image)
+    states = {f"hidden_{index}": tokens for index, tokens in enumerate(model.hidden_states(image))}
+    return {"output": output, "gradient": pull(cotangent)[0], **states}
+
+
+@pytest.mark.parametrize("name", ["vit", "clip"])
+def test_recorded_activations_and_gradients_are_met(name):
+    weights, recorded = open_weights(str(GOLDEN / name)), load_file(GOLDEN / name / "computed.safetensors")
+    head = name == "vit"
+    model = ViT(config_from_hf(weights.config), 7, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(restore(model, weights, head=head))
+    image, cotangent = (jnp.asarray(recorded.pop(key)) for key in ("image", "cotangent"))
+    found = jax.jit(lambda state: _run(nnx.merge(graph, state), image, cotangent, head))(state)
+    assert found.keys() == recorded.keys()
+    for key, expected in recorded.items():
+        assert found[key].shape == expected.shape
+        np.testing.assert_allclose(found[key], expected, atol=1e-5 * np.abs(expected).max(), err_msg=key)
+
+
+def test_the_recorded_values_are_not_trivial():
+    for name in ("vit", "clip"):
+        for key, array in load_file(GOLDEN / name / "model.safetensors").items():
+            assert np.abs(array).min() > 0 and array.std() > 0.01, (name, key)
+
+
+def test_the_files_stay_small():
+    assert sum(file.stat().st_size for file in GOLDEN.rglob("*") if file.is_file()) < 150_000

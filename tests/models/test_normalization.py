@@ -1,0 +1,82 @@
+"""LayerNorm against the plain formula in float64: values, gradients, precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from surm.models.normalization import LayerNorm, layer_norm
+
+SHAPES = [(5,), (3, 8), (2, 3, 16)]
+
+
+def _inputs(shape: tuple[int, ...], offset: float = 0.0) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(sum(shape))
+    x, scale, bias, dy = (rng.normal(size=size) for size in (shape, shape[-1:], shape[-1:], shape))
+    return x + offset, scale, bias, dy
+
+
+def _plain(x, scale, bias, epsilon):
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+    return (x - mean) / (variance + epsilon) ** 0.5 * scale + bias
+
+
+def _narrow(*arrays: np.ndarray) -> list[jax.Array]:
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_are_those_of_the_formula(shape, epsilon):
+    x, scale, bias, _ = _inputs(shape)
+    expected = _plain(x, scale, bias, epsilon)
+    np.testing.assert_allclose(layer_norm(*_narrow(x, scale, bias), epsilon), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_those_of_the_formula(shape, epsilon):
+    x, scale, bias, dy = _inputs(shape)
+    with jax.enable_x64(True):
+        _, pull = jax.vjp(lambda *arrays: _plain(*arrays, epsilon), *map(jnp.asarray, (x, scale, bias)))
+        expected = [np.asarray(gradient) for gradient in pull(jnp.asarray(dy))]
+    _, pull = jax.vjp(lambda *arrays: layer_norm(*arrays, epsilon), *_narrow(x, scale, bias))
+    for found, wanted in zip(pull(*_narrow(dy)), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_mean_does_not_cancel():
+    # One-pass variance in float32 would be off by 10 % and more here.
+    x, scale, bias, _ = _inputs((4, 64), offset=2000.0)
+    x = x.astype(np.float32).astype(np.float64)
+    found = layer_norm(*_narrow(x, scale, bias), 1e-6)
+    np.testing.assert_allclose(found, _plain(x, scale, bias, 1e-6), atol=2e-3)
+
+
+def test_second_derivatives_exist():
+    x, scale, bias, _ = _narrow(*_inputs((3, 8)))
+    squares = jax.grad(lambda x: (layer_norm(x, scale, bias, 1e-6) ** 3).sum())
+    assert jnp.isfinite(jax.grad(lambda x: (squares(x) ** 2).sum())(x)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "expected"),
+    [("float32", None, "float32"), ("bfloat16", None, "bfloat16"), ("float32", "bfloat16", "bfloat16")],
+)
+def test_the_result_has_the_asked_dtype(given, asked, expected):
+    norm = LayerNorm(8, epsilon=1e-6, dtype=asked)
+    assert norm(jnp.arange(16.0, dtype=given).reshape(2, 8)).dtype == expected
+
+
+def test_statistics_of_bfloat16_are_taken_in_float32():
+    x = jnp.asarray(_inputs((4, 512))[0], jnp.bfloat16)
+    norm = LayerNorm(512, epsilon=1e-6)
+    expected = norm(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(norm(x).astype(jnp.float32), expected.astype(jnp.float32))
+
+
+def test_it_starts_as_plain_normalisation():
+    x = _inputs((3, 8))[0]
+    expected = _plain(x, 1.0, 0.0, 1e-6)
+    np.testing.assert_allclose(LayerNorm(8, epsilon=1e-6)(*_narrow(x)), expected, rtol=1e-5, atol=1e-5)

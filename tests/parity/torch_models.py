@@ -1,0 +1,75 @@
+"""Random transformers models that leave nothing at zero or one, and what they compute, in our layout.
+
+Used by the parity tests, and by tests/models/make_golden.py; needs torch and transformers.
+"""
+
+import numpy as np
+import torch
+import transformers
+
+
+def vit(width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch: int = 8, **options):
+    """A `ViTForImageClassification` with seven classes."""
+    sizes = _sizes(width, depth, heads, image, patch)
+    config = transformers.ViTConfig(**sizes, num_labels=7, **options)
+    return _randomised(transformers.ViTForImageClassification(config))
+
+
+def clip_vision(width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch: int = 8, **options):
+    """A `CLIPVisionModel`."""
+    sizes = _sizes(width, depth, heads, image, patch)
+    return _randomised(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, **options)))
+
+
+def clip(width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch: int = 8, **options):
+    """A whole `CLIPModel`, text tower and projections included."""
+    vision = _sizes(width, depth, heads, image, patch)
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+            "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    config = transformers.CLIPConfig(vision_config=vision, text_config=text, **options)
+    return _randomised(transformers.CLIPModel(config))
+
+
+def _sizes(width: int, depth: int, heads: int, image: int, patch: int) -> dict[str, int]:
+    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
+            "intermediate_size": 2 * width, "image_size": image, "patch_size": patch}  # fmt: skip
+
+
+def _randomised(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            scale = name.endswith("weight") and parameter.ndim == 1  # of a LayerNorm
+            parameter.copy_(1 + 0.3 * noise if scale else 0.15 * noise)
+    return model.eval()
+
+
+def reference(model, batch: int = 2) -> dict[str, np.ndarray]:
+    """Runs a model on random images.
+
+    Args:
+      model: from one of the functions above.
+      batch: number of images.
+
+    Returns:
+      `image` (batch, height, width, channel); `hidden_I`, the tokens after the embedding and each block;
+      `output`, the logits of a ViT or the pooled output of CLIP's vision tower; `cotangent`, of the output's
+      shape; `gradient` of sum(output · cotangent) with respect to the image.
+    """
+    model = getattr(model, "vision_model", model)
+    generator = torch.Generator().manual_seed(1)
+    size = model.config.image_size
+    pixels = torch.randn((batch, 3, size, size), generator=generator, requires_grad=True)
+    result = model(pixel_values=pixels, output_hidden_states=True)
+    output = result.logits if hasattr(result, "logits") else result.pooler_output
+    cotangent = torch.randn(output.shape, generator=generator)
+    (output * cotangent).sum().backward()
+    arrays = {"image": _last(pixels), "gradient": _last(pixels.grad)}
+    arrays |= {"output": output, "cotangent": cotangent}
+    arrays |= {f"hidden_{index}": state for index, state in enumerate(result.hidden_states)}
+    return {name: np.ascontiguousarray(array.detach().numpy()) for name, array in arrays.items()}
+
+
+def _last(images: torch.Tensor) -> torch.Tensor:
+    return images.permute(0, 2, 3, 1)

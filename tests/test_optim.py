@@ -1,0 +1,65 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from surm import PeftSpec, matrices, optim
+from surm.config import default
+
+
+@pytest.fixture
+def options():
+    return default().optim.unlock()
+
+
+def test_every_family_and_method_has_a_rate():
+    assert set(optim.LEARNING_RATES) == set(matrices.FAMILIES)
+    for method in ("full", "bitfit", "head"):
+        assert optim.default_learning_rate(PeftSpec(method=method)) > 0
+    assert optim.default_learning_rate(PeftSpec(family="toeplitz")) == optim.LEARNING_RATES["toeplitz"]
+
+
+@pytest.mark.parametrize(("name", "end"), [("cosine", 0.0), ("linear", 0.0), ("constant", 2.0)])
+def test_schedules_rise_from_zero_to_the_peak_and_end_where_they_should(options, name, end):
+    options.schedule, options.warmup_fraction = name, 0.1
+    rate = optim.schedule(options, 2.0, 100)
+    assert float(rate(0)) == 0.0
+    assert float(rate(5)) == pytest.approx(1.0)
+    assert float(rate(10)) == pytest.approx(2.0)
+    assert float(rate(100)) == pytest.approx(end, abs=1e-6)
+    options.warmup_fraction = 0.0
+    assert float(optim.schedule(options, 2.0, 100)(0)) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_adapter_and_head_have_their_own_rates(options, name):
+    options.name, options.schedule, options.warmup_fraction = name, "constant", 0.0
+    options.learning_rate, options.head_learning_rate, options.momentum = 0.5, 0.0, 0.0
+    arrays = {"layer.a": jnp.ones(3), "head.kernel": jnp.ones(3)}
+    tx = optim.optimizer(options, PeftSpec(), {"layer.a": "adapter", "head.kernel": "head"}, 10)
+    updates, _ = tx.update({name: jnp.ones(3) for name in arrays}, tx.init(arrays), arrays)
+    np.testing.assert_allclose(updates["layer.a"], -0.5, rtol=1e-5)
+    np.testing.assert_array_equal(updates["head.kernel"], 0.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_decay_spares_biases_shifts_and_scales(options, name):
+    options.name, options.schedule, options.warmup_fraction = name, "constant", 0.0
+    options.learning_rate = options.head_learning_rate = 0.1
+    options.weight_decay, options.head_weight_decay = 0.5, 0.25
+    arrays = {f"{where}.{kind}": jnp.ones(2) for where in ("x", "head") for kind in ("kernel", "bias", "scale", "shift")}
+    groups = {path: "head" if path.startswith("head") else "adapter" for path in arrays}
+    tx = optim.optimizer(options, PeftSpec(), groups, 10)
+    updates, _ = tx.update({path: jnp.zeros(2) for path in arrays}, tx.init(arrays), arrays)
+    for path, update in updates.items():
+        decay = {"x.kernel": 0.5, "head.kernel": 0.25}.get(path, 0.0)
+        np.testing.assert_allclose(update, -0.1 * decay, atol=1e-7)
+
+
+def test_clipping_bounds_the_norm_over_all_groups_together(options):
+    options.name, options.schedule, options.warmup_fraction = "sgd", "constant", 0.0
+    options.learning_rate = options.head_learning_rate = 1.0
+    options.momentum, options.gradient_clip = 0.0, 1.0
+    arrays = {"x.kernel": jnp.zeros(1), "head.kernel": jnp.zeros(1)}
+    tx = optim.optimizer(options, PeftSpec(), {"x.kernel": "adapter", "head.kernel": "head"}, 10)
+    updates, _ = tx.update({"x.kernel": jnp.array([3.0]), "head.kernel": jnp.array([4.0])}, tx.init(arrays), arrays)
+    np.testing.assert_allclose([updates["x.kernel"][0], updates["head.kernel"][0]], [-0.6, -0.8], rtol=1e-6)

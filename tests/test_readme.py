@@ -1,0 +1,35 @@
+"""What the README says is so: its snippets run, its tables come from the committed results, its paths exist."""
+
+import pathlib
+import re
+import runpy
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+table = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))["table"]
+
+
+def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(snippet, names)
+    assert names["logits"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_the_tables_are_those_of_the_committed_results(dataset):
+    shown = re.search(rf"<!-- table {dataset} -->\n(.*?)\n<!-- end -->", README, re.DOTALL).group(1)
+    assert shown == table(dataset)
+
+
+def test_every_path_it_names_exists():
+    named = set(re.findall(r"(?:surm|configs|experiments|scripts|tests|docs)/[\w./-]*\w", README))
+    missing = [path for path in named if not (ROOT / path).exists() and "NAME" not in path]
+    assert not missing
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150

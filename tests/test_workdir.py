@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from surm import InputError, report
+from surm.config import default
+from surm.workdir import Workdir
+
+
+def line(step, split="train", loss=1.0):
+    return {"step": step, "split": split, "values": {"loss": loss, "accuracy": 0.5}}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    folder = Workdir(tmp_path / "run", default())
+    folder.begin()
+    for step in (1, 2, 3):
+        folder.log(step, "train", {"loss": 1.0, "accuracy": 0.5})
+    return folder
+
+
+def test_nothing_is_written_before_begin(tmp_path):
+    Workdir(tmp_path / "run", default())
+    assert not (tmp_path / "run").exists()
+
+
+def test_metrics_come_back_and_rewind_drops_the_later_ones(workdir):
+    assert workdir.metrics() == [line(1), line(2), line(3)]
+    workdir.rewind(2)
+    assert workdir.metrics() == [line(1), line(2)]
+
+
+@pytest.mark.parametrize("cut", range(1, 20, 3))
+def test_a_line_cut_off_by_a_crash_is_left_out(workdir, cut):
+    file = workdir.path / "metrics.jsonl"
+    file.write_text(file.read_text()[:-cut])
+    assert workdir.metrics() == [line(1), line(2)] + ([line(3)] if cut == 1 else [])
+
+
+def test_the_same_config_reopens_and_another_is_refused(workdir):
+    Workdir(workdir.path, default())
+    other = default()
+    other.optim.batch_size = 7
+    with pytest.raises(InputError, match="optim.batch_size: 64 against 7"):
+        Workdir(workdir.path, other)
+
+
+def test_no_partial_file_stays(workdir):
+    workdir.write_json("result.json", {"a": 1})
+    assert json.loads((workdir.path / "result.json").read_text()) == {"a": 1} == workdir.result()
+    assert not list(workdir.path.glob("*.partial"))
+
+
+def test_curves_are_drawn_for_every_split(tmp_path):
+    report.draw_curves([line(1), line(2), line(2, "test")], tmp_path / "curves.png", "title")
+    data = (tmp_path / "curves.png").read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) > 5_000
