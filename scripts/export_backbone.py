@@ -50,6 +50,7 @@ def export(run: pathlib.Path, target: pathlib.Path, model: str) -> None:
     about = {"model": model, "mean": [0.5] * 3, "std": [0.5] * 3}
     partial = target.with_suffix(".partial")
     safetensors.numpy.save_file(halves, partial, metadata={"surm": json.dumps(about)})
+    partial.chmod(0o644)  # safetensors writes files that only their owner reads
     os.replace(partial, target)
 
 
