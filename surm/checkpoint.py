@@ -1,4 +1,4 @@
-"""Checkpoints of a run: trained arrays, optimiser, step, random key and data position; never the base.
+"""Checkpoints of a run: trained arrays, optimiser, step, random key, data position; never the base.
 
 The only module that knows orbax. A checkpoint appears under its final name when it is whole.
 """
@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 
 State = TypeVar("State")
@@ -41,16 +42,18 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is.
 
         Args:
           step: number of finished training steps.
           state: a tree of arrays.
-          data_position: what the data iterator needs to go on, as JSON values.
+          notes: what else the run needs to go on, such as the data position, as JSON values.
         """
         if step != self.latest_step:
-            self._checkpointer.save_checkpointables_async(step, {"state": state, "data": data_position}, force=True)
+            # The next training step reuses the state's buffers while they are still being written.
+            state = jax.tree.map(jnp.copy, state)
+            self._checkpointer.save_checkpointables_async(step, {"state": state, "notes": notes}, force=True)
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
         """Reads the newest checkpoint.
@@ -59,8 +62,8 @@ class Checkpoints:
           like: a state of the same structure, shapes and dtypes.
 
         Returns:
-          The state and the data position.
+          The state and the notes.
         """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract, "data": None})
-        return loaded["state"], loaded["data"]
+        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract, "notes": None})
+        return loaded["state"], loaded["notes"]

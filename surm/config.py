@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import ml_collections
 from ml_collections import config_dict
 
+from surm.data.pipeline import AUGMENTATIONS
 from surm.errors import InputError, nearest
 from surm.peft.spec import PeftSpec
 
@@ -101,6 +102,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             "config.optim.epochs and config.optim.steps exclude each other: give one of them, "
             f"got epochs={config.optim.epochs} and steps={config.optim.steps}"
         )
+    if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
+        raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     spec(config)
 
 
@@ -135,12 +138,20 @@ def _check_ranges(given: dict[str, object]) -> None:
         "optim.batch_size": 1, "optim.epochs": 0, "optim.steps": 0, "optim.warmup_fraction": 0,
         "optim.gradient_clip": 0, "optim.weight_decay": 0, "optim.head_weight_decay": 0, "data.train_examples": 0,
         "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0, "checkpoint_every_steps": 0,
-        "keep_checkpoints": 1, "seed": 0, "model.image_size": 0,
+        "keep_checkpoints": 1, "seed": 0,
+        "model.image_size": 0, "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
+        "optim.label_smoothing": 0,
     }  # fmt: skip
+    at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1}
     for key, low in at_least.items():
-        if given[key] < low:
+        if given[key] is not None and given[key] < low:
             raise InputError(f"config.{key}={given[key]}, expected at least {low}")
+    for key, high in at_most.items():
+        if given[key] > high:
+            raise InputError(f"config.{key}={given[key]}, expected at most {high}")
     choices = {
+        "data.augment": AUGMENTATIONS,
+        "data.eval_split": ("test", "validation"),
         "optim.name": ("adamw", "sgd"),
         "optim.schedule": ("cosine", "linear", "constant"),
         "model.dtype": ("float32", "bfloat16"),

@@ -21,8 +21,10 @@ METHOD_LEARNING_RATES: dict[str, float] = {"full": 3e-4, "bitfit": 2e-3, "head":
 """AdamW's rate for the methods that have no family."""
 
 
-def default_learning_rate(spec: PeftSpec) -> float:
-    """The rate for a spec where the config gives none; families differ by orders of magnitude."""
+def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
+    """The peak rate of what the method trains: the config's, else the method's or family's own."""
+    if optim.learning_rate is not None:
+        return optim.learning_rate
     return METHOD_LEARNING_RATES.get(spec.method, LEARNING_RATES[spec.family])
 
 
@@ -63,7 +65,7 @@ def optimizer(
     Returns:
       A transformation of trees like `groups`.
     """
-    rate = default_learning_rate(spec) if optim.learning_rate is None else optim.learning_rate
+    rate = learning_rate(optim, spec)
     each = optax.partition(
         {
             "adapter": _one(optim, schedule(optim, rate, steps), optim.weight_decay),

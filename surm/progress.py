@@ -12,7 +12,14 @@ from surm.workdir import Workdir
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or its gradient is no longer a number; the last good checkpoint is kept."""
+    """The loss, its gradient or the update is no longer a number; checkpoints written before stay."""
+
+
+def check_finite(step: int, values: dict[str, float]) -> None:
+    """Raises NonFiniteError, naming the step and the values, if one of them is not a finite number."""
+    if not all(map(math.isfinite, values.values())):
+        found = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise NonFiniteError(f"step {step}: {found}")
 
 
 class Progress:
@@ -53,11 +60,7 @@ class Progress:
         now = time.perf_counter()
         self.step_seconds.append(now - self._last)
         self._last = now
-        if not all(map(math.isfinite, numbers.values())):
-            raise NonFiniteError(
-                f"step {step}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}; stopped, "
-                "the last good checkpoint is kept; try a lower learning rate or config.optim.gradient_clip"
-            )
+        check_finite(step, numbers)
         if step % self._config.log_every_steps == 0 or step == self._total:
             self._folder.log(step, "train", numbers)
         self._bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)

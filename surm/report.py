@@ -1,8 +1,10 @@
 """What a person sees of a run: its curves as a picture and its result in a few lines. Imports no jax."""
 
+import io
 import os
-import pathlib
 from typing import Any
+
+from surm import files
 
 
 def draw_curves(lines: list[dict[str, Any]], path: str | os.PathLike, title: str = "") -> None:
@@ -26,9 +28,9 @@ def draw_curves(lines: list[dict[str, Any]], path: str | os.PathLike, title: str
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    partial = pathlib.Path(f"{path}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    files.replace(path, picture.getvalue())
 
 
 def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:

@@ -5,9 +5,7 @@ A run starts from its own workdir if that holds a checkpoint, else from `config.
 fresh; stopped and started again it ends exactly as if it had never stopped.
 """
 
-import dataclasses
 import functools
-import math
 import os
 import platform
 import resource
@@ -29,31 +27,16 @@ from flax import nnx
 import surm
 from surm import checkpoint, command_line, metrics, optim, report
 from surm import config as configs
-from surm.data import pipeline, sources
+from surm.data import pipeline
 from surm.errors import InputError
 from surm.evaluate import evaluator
-from surm.models import convert, vit
-from surm.models.weights import Weights, open_weights
 from surm.peft import layers, select, store, surgery
-from surm.progress import NonFiniteError, Progress
+from surm.preparation import Run, prepare
+from surm.progress import NonFiniteError, Progress, check_finite
 from surm.workdir import Workdir
 
 TrainState = dict[str, Any]
 """`trainable` (arrays by path), `opt_state`, `step` and `key`: all that a checkpoint holds beside the data position."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything a run needs that does not change while it trains."""
-
-    config: ml_collections.ConfigDict
-    model: nnx.Module
-    data: sources.ImageData
-    train_split: sources.Split
-    eval_split: sources.Split
-    image_size: int
-    total_steps: int
-    normalize: Callable[[jax.Array], jax.Array]
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -75,44 +58,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     if (finished := folder.result()) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
-    prepared = prepare(config)
+    prepared = prepare(config, resumed=folder.checkpoints.exists())
     folder.begin()
     print(surgery.table(prepared.model), flush=True)
-    started = time.perf_counter()
-    trainable, evaluated, step_seconds = _train(prepared, folder)
+    trainable, measured = _train(prepared, folder)
     graphdef, _, frozen = surgery.split(prepared.model)
     trained = surgery.join(graphdef, trainable, frozen)
-    store.save_adapter(folder.adapter, trained, base_name=f"{config.model.weights} ({config.model.name})")
+    store.save_adapter(folder.adapter, trained, base_name=config.model.weights)
     report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name)
-    result = _result(prepared, evaluated, time.perf_counter() - started, step_seconds)
+    result = _result(prepared, measured)
     folder.write_json("result.json", result)
     return result
-
-
-def prepare(config: ml_collections.ConfigDict) -> Run:
-    """Opens data and weights and attaches the adapter; InputError where something does not fit."""
-    data = sources.load(config.data.source, data_dir=config.data.data_dir or None)
-    train_split = sources.balanced_subset(
-        data.train, config.data.train_examples, data.num_classes, seed=config.data.subset_seed
-    )
-    steps_a_pass = math.ceil(len(train_split) / config.optim.batch_size)
-    base, mean, std = _base(config, data.num_classes)
-    spec = configs.spec(config)
-    model = surgery.attach(base, spec, nnx.Rngs(config.seed))
-    if config.init_adapter:
-        model = store.load_adapter(config.init_adapter, base)
-        if surgery.spec_of(model) != spec:
-            raise InputError(f"config.init_adapter={config.init_adapter!r} was trained with another config.peft")
-    return Run(
-        config=config,
-        model=model,
-        data=data,
-        train_split=train_split,
-        eval_split=data.split(config.data.eval_split),
-        image_size=base.config.image_size,
-        total_steps=config.optim.steps or config.optim.epochs * steps_a_pass,
-        normalize=functools.partial(pipeline.normalize, mean=mean, std=std),
-    )
 
 
 def initial_state(prepared: Run) -> tuple[TrainState, optax.GradientTransformation]:
@@ -167,92 +123,81 @@ def train_step(
     return step
 
 
-def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[str, float], list[float]]:
-    config, total = prepared.config, prepared.total_steps
+def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """The loop; returns the trained arrays and what was measured of them and on the way."""
+    config, total, began = prepared.config, prepared.total_steps, time.perf_counter()
     state, tx = initial_state(prepared)
     prepared.model.train()
     graphdef, _, frozen = surgery.split(prepared.model)
     step_function = train_step(graphdef, tx, prepared)
     prepared.model.eval()
     evaluate = evaluator(surgery.split(prepared.model)[0], prepared.normalize)
+    base = store.base_hash(prepared.model)
     batches = pipeline.training_batches(
         prepared.train_split, config.optim.batch_size, prepared.image_size,
         seed=config.seed, augment=config.data.augment, threads=config.data.threads,
     )  # fmt: skip
 
     def evaluate_now(step: int) -> dict[str, float]:
-        held_out = pipeline.evaluation_batches(prepared.eval_split, config.optim.batch_size, prepared.image_size)
+        if (before := folder.logged(step, config.data.eval_split)) is not None:
+            return before  # by this run, before it was stopped
+        held_out = pipeline.evaluation_batches(
+            prepared.eval_split, config.optim.batch_size, prepared.image_size, threads=config.data.threads
+        )
         values = evaluate(state["trainable"], frozen, held_out)
+        check_finite(step, values)
         folder.log(step, config.data.eval_split, values)
         return values
 
     with checkpoint.Checkpoints(folder.checkpoints, config.keep_checkpoints) as saved:
-        start = saved.latest_step or 0
+
+        def save(step: int) -> None:
+            seconds = earlier + time.perf_counter() - began
+            saved.save(step, state, {"data": batches.get_state(), "seconds": seconds, "base": base})
+
+        start, earlier = saved.latest_step or 0, 0.0
         if start:
-            state, position = saved.restore(state)
-            batches.set_state(position)
+            state, notes = saved.restore(state)
+            if notes["base"] != base:
+                raise InputError(f"the checkpoint of {str(folder.path)!r} belongs to other weights than the config's")
+            batches.set_state(notes["data"])
+            earlier = notes["seconds"]
         folder.rewind(start)
-        with Progress(folder, config, start, total) as logger:
+        with Progress(folder, config, start, total) as progress:
             for step in range(start, total):
-                resumed_here = start and step == start
-                if _due(step, config.eval_every_steps) and not resumed_here:
-                    logger.flush()
+                if _due(step, config.eval_every_steps):
+                    progress.flush()
                     evaluate_now(step)
-                if _due(step, config.checkpoint_every_steps) and not resumed_here:
-                    logger.flush()
-                    saved.save(step, state, batches.get_state())
+                if _due(step, config.checkpoint_every_steps):
+                    progress.flush()
+                    save(step)
                 batch = next(batches)
                 state, values = step_function(state, frozen, batch)
-                logger.step(step + 1, values)
-            logger.flush()
+                progress.step(step + 1, values)
+            progress.flush()
         evaluated = evaluate_now(total)
-        saved.save(total, state, batches.get_state())
-    return state["trainable"], evaluated, logger.step_seconds
-
-
-def _base(config: ml_collections.ConfigDict, num_classes: int) -> tuple[vit.ViT, tuple[float, ...], tuple[float, ...]]:
-    """The pretrained (or fresh) model and the pixel normalisation that fits it."""
-    weights = None if config.model.weights == "none" else open_weights(config.model.weights)
-    shape = _shape(config, weights)
-    if config.model.image_size:
-        shape = dataclasses.replace(shape, image_size=config.model.image_size)
-    dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    model = vit.ViT(shape, num_classes, dtype=dtype, rngs=nnx.Rngs(config.seed))
-    if weights is None:
-        return model, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return convert.restore(model, weights), weights.mean, weights.std
-
-
-def _shape(config: ml_collections.ConfigDict, weights: Weights | None) -> vit.ViTConfig:
-    """The preset that `config.model.name` names, or for `auto` what the weights say of themselves."""
-    if config.model.name != "auto":
-        return vit.preset(config.model.name)
-    if weights is not None and weights.model:
-        return vit.preset(weights.model)
-    if weights is not None and weights.config:
-        return convert.config_from_hf(weights.config)
-    raise InputError(
-        f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
-        + ", ".join(vit.PRESETS)
-    )
+        save(total)
+    seconds = earlier + time.perf_counter() - began
+    return state["trainable"], {"eval": evaluated, "seconds": seconds, "steps": progress.step_seconds}
 
 
 def _due(step: int, every: int) -> bool:
     return bool(every) and step > 0 and step % every == 0
 
 
-def _result(prepared: Run, evaluated: dict[str, float], seconds: float, step_seconds: list[float]) -> dict[str, Any]:
+def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     config, count = prepared.config, surgery.count_parameters(prepared.model)
-    steady = step_seconds[2:] or step_seconds  # the first two wait for the compiler
+    steady = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
-        "eval": evaluated,
+        "eval": measured["eval"],
         "family": config.peft.family,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
         "total_parameters": count.total,
         "steps": prepared.total_steps,
-        "seconds": seconds,
+        "learning_rate": optim.learning_rate(config.optim, configs.spec(config)),
+        "seconds": measured["seconds"],
         "step_seconds_median": statistics.median(steady) if steady else None,
         "peak_bytes": _peak_bytes(),
         "seed": config.seed,
@@ -267,9 +212,10 @@ def _result(prepared: Run, evaluated: dict[str, float], seconds: float, step_sec
 
 
 def _peak_bytes() -> int:
-    """The device's peak memory where it tells, else that of this process."""
-    statistics_of_device = jax.local_devices()[0].memory_stats() or {}
-    return statistics_of_device.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The device's peak memory where it tells, else this process's."""
+    of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -289,7 +235,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}; the checkpoints up to there are kept; try a lower learning rate or "
+              "config.optim.gradient_clip in another workdir", file=sys.stderr)  # fmt: skip
         return 3
     print(report.summary(result, flags.workdir))
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from surm import config as configs
+from surm import files
 from surm.errors import InputError
 
 
@@ -37,8 +38,11 @@ class Workdir:
 
     def begin(self) -> None:
         """Makes the folder and claims it for the run."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("config.json", self._config.to_dict())
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json("config.json", self._config.to_dict())
+        except OSError as error:
+            raise InputError(f"workdir {str(self.path)!r} cannot be written: {error}") from error
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -53,7 +57,7 @@ class Workdir:
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote, None if it has not finished."""
         file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        return _read_object(file) if file.is_file() else None
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         """Appends one line to `metrics.jsonl`."""
@@ -66,28 +70,35 @@ class Workdir:
         lines = file.read_text().splitlines() if file.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("}}")]
 
+    def logged(self, step: int, split: str) -> dict[str, float] | None:
+        """The values of one line, None if it has not been written."""
+        found = [line["values"] for line in self.metrics() if (line["step"], line["split"]) == (step, split)]
+        return found[0] if found else None
+
     def rewind(self, step: int) -> None:
         """Drops the metrics that a restart from this step will write again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        self._write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        files.replace(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a JSON file, whole or not at all."""
-        self._write(name, json.dumps(value, indent=2) + "\n")
-
-    def _write(self, name: str, text: str) -> None:
-        partial = self.path / (name + ".partial")
-        partial.write_text(text)
-        os.replace(partial, self.path / name)
+        files.replace(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def _refuse_another(self, file: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-        try:
-            held = ml_collections.ConfigDict(json.loads(file.read_text()))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another") from error
+        held = ml_collections.ConfigDict(_read_object(file))
         differences = configs.differences(held, config)
         if differences:
             raise InputError(
                 f"workdir {str(self.path)!r} holds the run of another config; they differ in "
                 f"{'; '.join(differences[:5])}; name another workdir or remove this one"
             )
+
+
+def _read_object(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}, expected an object")
+    except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
+        raise InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another") from error
+    return value

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from surm import train
+from surm import command_line, train
 from surm.config import default
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -20,6 +20,10 @@ def refused(capsys, *arguments: str) -> str:
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and "\n" not in error
     return error
+
+
+def parsed(*arguments: str):
+    return command_line.parse(["surm.train", *arguments]).config
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,11 @@ def refused(capsys, *arguments: str) -> str:
         ("--config.peft.train=haed", "nearest: head"),
         ("--config.data.source=digit", "digits"),
         ("--config.data.eval_split=dev", "validation"),
+        ("--config.data.eval_split=train", "validation"),
+        ("--config.peft.options=hadamard='no'", "True or False"),
+        ("--config.peft.activation=swish", "gelu"),
+        ("--config.optim.warmup_fraction=2.0", "warmup_fraction"),
+        ("--config.optim.learning_rate=-1.0", "learning_rate"),
         ("--config.data.augment=mixup", "crop_flip"),
         ("--config.data.train_examples=5000", "has"),
         ("--config.model.name=vit_b17", "nearest: vit_b16"),
@@ -50,7 +59,31 @@ def refused(capsys, *arguments: str) -> str:
 def test_a_wrong_value_is_one_line(tmp_path, capsys, argument, expected):
     arguments = [CONFIG, f"--workdir={tmp_path / 'run'}", *UNTRAINED, argument]
     assert expected in refused(capsys, *arguments)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "option"), [("low_rank", "rank=2.5"), ("low_rank", "rank='8'"), ("kronecker", "terms=None")]
+)
+def test_an_option_of_the_wrong_type_is_one_line(tmp_path, capsys, family, option):
+    error = refused(capsys, CONFIG, f"--workdir={tmp_path / 'r'}", *UNTRAINED, f"--config.peft.family={family}",
+                    f"--config.peft.options={option}")  # fmt: skip
+    assert "expected an integer" in error
+
+
+def test_a_run_that_trains_nothing_is_refused(tmp_path, capsys):
+    error = refused(capsys, CONFIG, f"--workdir={tmp_path / 'r'}", *UNTRAINED, "--config.peft.method=head",
+                    "--config.peft.train=")  # fmt: skip
+    assert "trains nothing" in error
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_file_of_the_workdir_is_one_line(tmp_path, capsys, name, text):
+    arguments = [CONFIG, f"--workdir={tmp_path}", *UNTRAINED]
+    (tmp_path / "config.json").write_text(json.dumps(parsed(*arguments).to_dict()))
+    (tmp_path / name).write_text(text)
+    assert "damaged" in refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize("family", ["kronecker", "block_circulant"])

@@ -11,11 +11,13 @@ def options():
     return default().optim.unlock()
 
 
-def test_every_family_and_method_has_a_rate():
+def test_every_family_and_method_has_a_rate_that_the_config_overrides(options):
     assert set(optim.LEARNING_RATES) == set(matrices.FAMILIES)
     for method in ("full", "bitfit", "head"):
-        assert optim.default_learning_rate(PeftSpec(method=method)) > 0
-    assert optim.default_learning_rate(PeftSpec(family="toeplitz")) == optim.LEARNING_RATES["toeplitz"]
+        assert optim.learning_rate(options, PeftSpec(method=method)) > 0
+    assert optim.learning_rate(options, PeftSpec(family="toeplitz")) == optim.LEARNING_RATES["toeplitz"]
+    options.learning_rate = 0.125
+    assert optim.learning_rate(options, PeftSpec(family="toeplitz")) == 0.125
 
 
 @pytest.mark.parametrize(("name", "end"), [("cosine", 0.0), ("linear", 0.0), ("constant", 2.0)])
@@ -46,7 +48,8 @@ def test_decay_spares_biases_shifts_and_scales(options, name):
     options.name, options.schedule, options.warmup_fraction = name, "constant", 0.0
     options.learning_rate = options.head_learning_rate = 0.1
     options.weight_decay, options.head_weight_decay = 0.5, 0.25
-    arrays = {f"{where}.{kind}": jnp.ones(2) for where in ("x", "head") for kind in ("kernel", "bias", "scale", "shift")}
+    kinds = ("kernel", "bias", "scale", "shift")
+    arrays = {f"{where}.{kind}": jnp.ones(2) for where in ("x", "head") for kind in kinds}
     groups = {path: "head" if path.startswith("head") else "adapter" for path in arrays}
     tx = optim.optimizer(options, PeftSpec(), groups, 10)
     updates, _ = tx.update({path: jnp.zeros(2) for path in arrays}, tx.init(arrays), arrays)

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from surm import train
+from surm import checkpoint, command_line, train
+from tests.data import tfds_cifar
 
 ROOT = pathlib.Path(__file__).parent.parent
+CIFAR = ROOT.parent / "shared" / "data" / "cifar10.npz"
 CONFIG = str(ROOT / "configs" / "vit_digits.py")
 QUICK = [
     "--config.model.name=vit_micro",
@@ -125,7 +128,7 @@ def test_a_run_starts_from_another_runs_adapter(finished, tmp_path):
         ["--config.peft.family=toeplitz"],
         ["--config.peft.family=kronecker", "--config.peft.options=rank=16,terms=2"],
         ["--config.peft.method=adapter", "--config.peft.family=low_displacement_rank"],
-        ["--config.peft.method=bitfit", "--config.optim.name=sgd"],
+        ["--config.peft.method=bitfit", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"],
         ["--config.peft.method=full", "--config.optim.gradient_clip=1.0", "--config.optim.weight_decay=0.1"],
         ["--config.peft.method=head", "--config.optim.schedule=linear"],
         ["--config.model.dtype=bfloat16", "--config.data.augment=crop_flip"],
@@ -139,13 +142,48 @@ def test_every_kind_of_run_lowers_its_loss(tmp_path, more):
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, capsys):
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, capsys):
+    # The rate rises from 0 over 25 steps: the first step moves nothing, the second too far.
+    more = ("--config.optim.steps=50", "--config.optim.head_learning_rate=1e36", "--config.optim.warmup_fraction=0.5",
+            "--config.checkpoint_every_steps=1")  # fmt: skip
     workdir = tmp_path / "run"
-    assert train.main(arguments(workdir, "--config.optim.steps=50", "--config.optim.head_learning_rate=1e30",
-                                "--config.checkpoint_every_steps=1", "--config.optim.warmup_fraction=0.0")) == 3  # fmt: skip
+    assert train.main(arguments(workdir, *more)) == 3
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("error: step ") and "learning rate" in message
+    assert message.startswith("error: step 2: ") and "lower learning rate" in message
     assert not (workdir / "result.json").exists() and not (workdir / "adapter").exists()
-    step = int(message.removeprefix("error: step ").split(":")[0])
-    assert [int(path.name) for path in (workdir / "checkpoints").iterdir()][-1] < step
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
     assert all(np.isfinite(line["values"]["loss"]) for line in lines(workdir))
+    prepared = train.prepare(command_line.parse(arguments(workdir, *more)).config)
+    with checkpoint.Checkpoints(workdir / "checkpoints", 1) as saved:
+        state, _ = saved.restore(train.initial_state(prepared)[0])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"]))
+
+
+def test_the_demo_learns_in_a_few_steps_of_the_real_command(tmp_path):
+    command = [sys.executable, "-m", "surm.train", f"--config={CONFIG}", f"--workdir={tmp_path / 'demo'}",
+               "--config.optim.steps=20"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "held-out accuracy" in done.stdout and "blocks.5.attention.value" in done.stdout
+    assert result(tmp_path / "demo")["eval"]["accuracy"] > 0.5
+
+
+def test_a_tfds_data_set_trains(tmp_path):
+    if not CIFAR.is_file():
+        pytest.skip(f"{CIFAR.name} is not beside the checkout")
+    name = tfds_cifar.prepare(CIFAR, tmp_path, examples=64)
+    more = (f"--config.data.source=tfds:{name}", f"--config.data.data_dir={tmp_path}", "--config.optim.steps=2",
+            "--config.data.train_examples=20")  # fmt: skip
+    assert train.main(arguments(tmp_path / "run", *more)) == 0
+    assert result(tmp_path / "run")["trainable_parameters"] > 0
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path, capsys):
+    seeded = arguments(tmp_path / "run", "--config.optim.steps=2", "--config.checkpoint_every_steps=1")
+    assert train.main(seeded) == 0
+    file = tmp_path / "run" / "config.json"
+    held = json.loads(file.read_text())
+    file.write_text(json.dumps(held | {"seed": 1}))
+    (tmp_path / "run" / "result.json").unlink()
+    assert train.main([*seeded, "--config.seed=1"]) == 2
+    assert "other weights" in capsys.readouterr().err

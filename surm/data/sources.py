@@ -23,8 +23,8 @@ def load(source: str, *, data_dir: str | None = None) -> ImageData:
     """Opens a data set by name.
 
     Args:
-      source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION); or the path of an .npz with arrays x_train, y_train,
-        x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels integers from 0.
+      source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION); or the path of an .npz with arrays x_train,
+        y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels integers from 0.
       data_dir: where TensorFlow Datasets keeps prepared data; None for its own default.
 
     Returns:

@@ -34,7 +34,7 @@ def cgls(
         target: what linear(u) should be.
         start: where to begin; the result differs from it by a vector of the row space, so that from zero it
             is the solution of least norm.
-        iterations: how many steps at most; it stops earlier once the gradient is down to rounding.
+        iterations: how many steps at most; it stops earlier once the error does not fall any more.
 
     Returns:
         The u found. Its error never exceeds that of `start` by more than rounding. Cost: `linear` and its
@@ -42,30 +42,35 @@ def cgls(
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> cgls(lambda u: 2.0 * u, jnp.array([2.0, 4.0]), jnp.zeros(2), iterations=5).round(3).tolist()
+        >>> cgls(lambda u: 2.0 * u, jnp.array([2.0, 4.0]), jnp.zeros(2), iterations=5).round().tolist()
         [1.0, 2.0]
     """
     transposed = jax.linear_transpose(linear, start)
-    inner = lambda u, v: jnp.vdot(u, v, precision="highest")
-    (scale,) = transposed(target)
-    floor = inner(scale, scale) * jnp.finfo(target.dtype).eps ** 2
+
+    def squared(u):
+        return jnp.vdot(u, u, precision="highest")
 
     def step(state):
-        k, u, residual, direction, norm = state
+        k, u, residual, direction, slope, error = state
         image = linear(direction)
-        length = norm / inner(image, image)
-        u, residual = u + length * direction, residual - length * image
+        length = slope / squared(image)
+        residual = residual - length * image
         (gradient,) = transposed(residual)
-        new_norm = inner(gradient, gradient)
-        return k + 1, u, residual, gradient + (new_norm / norm) * direction, new_norm
+        new_slope, new_error = squared(gradient), squared(residual)
+        # In exact arithmetic the error falls at every step. Where it does not, all that is left is rounding,
+        # and a step along a direction whose image is next to nothing could be of any length: refuse it, stop.
+        falls = new_error < error
+        k, u = jnp.where(falls, k + 1, iterations), jnp.where(falls, u + length * direction, u)
+        return k, u, residual, gradient + (new_slope / slope) * direction, new_slope, new_error
 
     def unfinished(state):
-        k, *_, norm = state
-        return (k < iterations) & (norm > floor)
+        k, *_, slope, error = state
+        return (k < iterations) & (slope > 0) & (error > floor)
 
+    floor = squared(target) * jnp.finfo(target.dtype).eps ** 2
     residual = target - linear(start)
     (gradient,) = transposed(residual)
-    state = (0, start, residual, gradient, inner(gradient, gradient))
+    state = (jnp.asarray(0), start, residual, gradient, squared(gradient), squared(residual))
     return jax.lax.while_loop(unfinished, step, state)[1]
 
 
@@ -107,9 +112,11 @@ def _polish(
     def sweep(state):
         k, _, error, left, right = state
         most = jnp.where(k == 0, *iterations)
-        left = _half_step(product, target, left, right, "left", most)
-        right = _half_step(product, target, left, right, "right", most)
-        return k + 1, error, error_of(left, right), left, right
+        new_left = _half_step(product, target, left, right, "left", most)
+        new_right = _half_step(product, target, new_left, right, "right", most)
+        new_error = error_of(new_left, new_right)
+        new = (new_error, new_left, new_right)
+        return k + 1, error, *jax.tree.map(partial(jnp.where, new_error < error), new, (error, left, right))
 
     def unfinished(state):
         k, before, error, *_ = state

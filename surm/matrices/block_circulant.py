@@ -99,7 +99,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     Examples:
         >>> import jax.numpy as jnp
         >>> c = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
-        >>> matvec({"c": c}, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).round(3).tolist()
+        >>> matvec({"c": c}, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).round().tolist()
         [5.0, 5.0]
     """
     n_in = input_size(x)

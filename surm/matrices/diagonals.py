@@ -30,16 +30,14 @@ def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Floa
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> from_diagonals(jnp.arange(4), 2, 3).tolist()
-        [[2, 1, 0], [3, 2, 1]]
+        >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
+        [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
     """
     rows, columns = jnp.arange(n_out), jnp.arange(n_in)
     return diagonals[rows[:, None] - columns[None, :] + n_in - 1]
 
 
-def multiply(
-    diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int
-) -> Float[Array, "*b {n_out}"]:
+def multiply(diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product T x, as the middle of one linear convolution of the diagonals with x.
 
     Args:
@@ -89,8 +87,8 @@ def symmetric(t: Float[Array, " n"], n_out: int, n_in: int) -> Float[Array, " d"
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> symmetric(jnp.arange(3), 2, 3).tolist()
-        [2, 1, 0, 1]
+        >>> symmetric(jnp.arange(3.0), 2, 3).tolist()
+        [2.0, 1.0, 0.0, 1.0]
     """
     return jnp.concatenate([t[1:n_in][::-1], t[:n_out]])
 

@@ -39,7 +39,7 @@ def shift(n: int, f: int | float) -> Float[Array, "{n} {n}"]:
         [[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
     check_positive("n", n)
-    return apply_shift(jnp.eye(n), f).T
+    return jnp.eye(n, k=-1).at[0, -1].add(f)
 
 
 def apply_shift(x: Float[Array, "*b n"], f: int | float) -> Float[Array, "*b n"]:
@@ -117,7 +117,7 @@ def displacement_rank(
     return int((singular > tolerance * singular.max()).sum())
 
 
-def from_dense(dense: Float[Array, "n n"], *, rank: int) -> Params:
+def from_dense(dense: Float[Array, "n_out n_in"], *, rank: int) -> Params:
     """Vectors g, h with Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i) = W, when W has displacement rank at most r.
 
     The singular triples Z_1 W - W Z_{-1} = Σ σ_i u_i v_iᵀ give g_i = ½ √σ_i u_i and h_i = √σ_i J v_i. For r =

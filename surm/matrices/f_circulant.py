@@ -23,9 +23,7 @@ from surm.matrices import diagonals, fourier
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
-def init(
-    key: PRNGKeyArray, n_out: int, n_in: int, *, hadamard: bool = True, dtype: DTypeLike = jnp.float32
-) -> Params:
+def init(key: PRNGKeyArray, n_out: int, n_in: int, *, hadamard: bool = True, dtype: DTypeLike = jnp.float32) -> Params:
     """Parameters of a zero matrix: a ~ N(0, 1) and b = 0, or c = 0.
 
     Args:
@@ -117,8 +115,8 @@ def dense(v: Float[Array, " n"], n_out: int, n_in: int, f: int) -> Float[Array, 
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> dense(jnp.arange(3), 2, 3, -1).tolist()
-        [[0, -2, -1], [1, 0, -2]]
+        >>> dense(jnp.array([5.0, 1.0, 2.0]), 2, 3, -1).tolist()
+        [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
     """
     wrapped = f * v[v.shape[0] - n_in + 1 :]
     return diagonals.from_diagonals(jnp.concatenate([wrapped, v[:n_out]]), n_out, n_in)

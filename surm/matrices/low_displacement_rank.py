@@ -31,9 +31,8 @@ from surm.matrices.params import (
     working_dtype,
 )
 
-def init(
-    key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 1, dtype: DTypeLike = jnp.float32
-) -> Params:
+
+def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 1, dtype: DTypeLike = jnp.float32) -> Params:
     """Parameters of a zero matrix: g = 0, h ~ N(0, 0.02²).
 
     Args:
@@ -89,7 +88,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     Examples:
         >>> import jax.numpy as jnp
         >>> turn = {"g": jnp.array([[1.0, 0.0, 0.0]]), "h": jnp.array([[0.0, 1.0, 0.0]])}
-        >>> matvec(turn, jnp.array([1.0, 2.0, 3.0]), 3).round(3).tolist()
+        >>> matvec(turn, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
         [-3.0, 1.0, 2.0]
     """
     n_in = input_size(x)
@@ -194,9 +193,7 @@ def _fit(target: Float[Array, "n_out n_in"], rank: int) -> tuple[Float[Array, "r
     return alternating.alternate(_product, target, *(jnp.stack(side) for side in zip(*starts, strict=True)))
 
 
-def _product(
-    g: Float[Array, "r n"], h: Float[Array, "r n"], n_out: int, n_in: int
-) -> Float[Array, "{n_out} {n_in}"]:
+def _product(g: Float[Array, "r n"], h: Float[Array, "r n"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix by FFT, bilinear in g and h, for `alternating`."""
     return matvec({"g": g, "h": h}, jnp.eye(n_in, dtype=g.dtype), n_out).T
 

@@ -26,9 +26,7 @@ from surm.matrices.params import (
 )
 
 
-def init(
-    key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 8, dtype: DTypeLike = jnp.float32
-) -> Params:
+def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 8, dtype: DTypeLike = jnp.float32) -> Params:
     """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming with √5), b = 0.
 
     Args:
@@ -155,8 +153,8 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> to_dense(project(jnp.diag(jnp.array([3.0, 1.0])), rank=1), 2, 2).round(3).tolist()
-        [[3.0, 0.0], [0.0, 0.0]]
+        >>> to_dense(project(jnp.array([[4.0, 2.0], [2.0, 4.0]]), rank=1), 2, 2).round().tolist()
+        [[3.0, 3.0], [3.0, 3.0]]
     """
     check_sizes(*dense.shape)
     check_positive("rank", rank)

@@ -36,7 +36,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> matvec({"c": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round(3).tolist()
+        >>> matvec({"c": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
         [-3.0, 1.0, 2.0]
     """
     return f_circulant.matvec(params, x, n_out, -1)

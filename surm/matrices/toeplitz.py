@@ -107,7 +107,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> matvec({"b": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round(3).tolist()
+        >>> matvec({"b": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
         [2.0, 4.0, 2.0]
     """
     n_in = input_size(x)

@@ -41,7 +41,6 @@ def matvec(
     return diagonals.multiply(diagonals.symmetric(b, n_out, n), inner, n_out)
 
 
-@jax.jit
 def project(dense: Float[Array, "n_out n_in"]) -> Params:
     """A near product T(b) T(a): the better of two starts, polished by alternating least squares.
 
@@ -61,13 +60,19 @@ def project(dense: Float[Array, "n_out n_in"]) -> Params:
         # Wᵀ = T(a) T(b): the same problem with the factors' roles exchanged.
         swapped = project(dense.T)
         return {"a": swapped["b"], "b": swapped["a"]}
+    b, a = _fit(dense)
+    return {"a": a[0], "b": b[0]}
+
+
+@jax.jit
+def _fit(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "1 n"], Float[Array, "1 n"]]:
+    """The b and a of `project`; for n_out <= n_in = n."""
     single = diagonals.project_symmetric(dense)
     identity = jnp.zeros_like(single).at[0].set(1.0)
     lifted_b, lifted_a = _from_differences(dense)
-    b, a = alternating.alternate(
+    return alternating.alternate(
         _product, dense, jnp.stack([single, lifted_b])[:, None], jnp.stack([identity, lifted_a])[:, None]
     )
-    return {"a": a[0], "b": b[0]}
 
 
 def _product(
@@ -112,7 +117,5 @@ def _bases(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "q n"], Float[A
         left.append((seen - sign * seen[::-1]) / jnp.maximum(known + known[::-1], 1))
         right.append(vt[0])
     middle = jnp.eye(n, dtype=dense.dtype)[n_out : max(n - n_out + 1, n_out)]
-    basis_b, basis_a = (
-        jnp.concatenate([first, jnp.pad(jnp.stack(rows), ((0, 0), (1, 0)))]) for rows in (left, right)
-    )
+    basis_b, basis_a = (jnp.concatenate([first, jnp.pad(jnp.stack(rows), ((0, 0), (1, 0)))]) for rows in (left, right))
     return jnp.concatenate([basis_b, middle]), basis_a

@@ -1,8 +1,8 @@
 """Published weights into our models: convert names and shapes by a table, check against the model, set.
 
-    weights = open_weights("hf:google/vit-base-patch16-224")
-    model = ViT(config_from_hf(weights.config), num_classes=10, rngs=nnx.Rngs(0))
-    model = restore(model, weights)
+weights = open_weights("hf:google/vit-base-patch16-224")
+model = ViT(config_from_hf(weights.config), num_classes=10, rngs=nnx.Rngs(0))
+model = restore(model, weights)
 """
 
 import math
@@ -104,10 +104,10 @@ def _without_head(named: dict) -> dict:
 def _resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict[str, np.ndarray]:
     position = arrays.get("embed.position")
     extra = int(config.pooling == "class")
-    # A class token on one side only is a mismatch; resizing across it would shift every position by one.
-    if position is None or position.ndim != 2 or ("embed.class_token" in arrays) != bool(extra):
+    if position is None or position.ndim != 2:
         return arrays
     patches = len(position) - extra
+    # One row more or less than a square is no square: a class token on one side alone stays a mismatch.
     if patches < 1 or math.isqrt(patches) ** 2 != patches:
         return arrays
     resized = resize_positions(jnp.asarray(position, jnp.float32), config.grid, extra)

@@ -188,8 +188,9 @@ def _own_entry(name: str, text: str) -> dict:
         entry = json.loads(text)
     except ValueError as error:
         raise InputError(f"{name!r}: metadata entry 'surm' is not JSON ({_reason(error)})") from error
-    if not isinstance(entry, dict):
-        raise InputError(f"{name!r}: metadata entry 'surm' is a {type(entry).__name__}, expected an object")
+    if not isinstance(entry, dict) or not isinstance(entry.get("model", ""), str):
+        expected = "an object with the name of a model"
+        raise InputError(f"{name!r}: metadata entry 'surm' is {text[:80]!r}, expected {expected}")
     return entry
 
 

@@ -1,16 +1,13 @@
 """What is put into a model: the trainable types, the structured matrix as a module, and its two positions."""
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from surm import matrices
-from surm.errors import InputError, nearest
-from surm.peft.spec import PeftSpec
+from surm.errors import InputError
+from surm.peft.spec import ACTIVATIONS, PeftSpec
 
 
 class Trainable(nnx.Param):
@@ -25,14 +22,8 @@ class BaseKernel(nnx.Variable):
     """The frozen kernel of a merged layer, kept so that unmerging restores its bits."""
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "identity": lambda x: x,
-}
-
-_AUTHORS_ADAPTER_DEVIATION = 0.02
+_ADAPTER_DEVIATION = 0.02
+"""The authors draw an adapter's random factor so, whatever the family's update starts from."""
 
 
 class StructuredMatrix(nnx.Module):
@@ -63,21 +54,15 @@ class StructuredMatrix(nnx.Module):
         return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
 
 
-class UpdatedLinear(nnx.Module):
-    """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
+class WrappedLinear(nnx.Module):
+    """A frozen linear layer with a structured matrix beside it; still looks like the layer itself."""
 
-    When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
-    """
-
-    def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
-        """Wraps a layer; the output is unchanged until the update has trained."""
-        n_in, n_out = base.kernel.shape
+    def __init__(self, base: nnx.Linear, delta: StructuredMatrix, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Keeps the layer, the matrix and the dropout of the matrix's input."""
         self.base = base
-        self.delta = StructuredMatrix(spec, n_out, n_in, rngs=rngs)
+        self.delta = delta
         self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
-        self.scale = spec.scale
         self.enabled = True
-        self.base_kernel = nnx.data(None)
 
     @property
     def kernel(self) -> nnx.Variable:
@@ -89,6 +74,24 @@ class UpdatedLinear(nnx.Module):
         """The bias of the wrapped layer."""
         return self.base.bias
 
+    def product(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """The structured matrix times dropout(x)."""
+        return self.delta(x if self.dropout is None else self.dropout(x))
+
+
+class UpdatedLinear(WrappedLinear):
+    """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
+
+    When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
+    """
+
+    def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Wraps a layer; the output is unchanged until the update has trained."""
+        n_in, n_out = base.kernel.shape
+        super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
+        self.scale = spec.scale
+        self.base_kernel = nnx.data(None)
+
     @property
     def merged(self) -> bool:
         """Whether the update is folded into the kernel."""
@@ -99,8 +102,7 @@ class UpdatedLinear(nnx.Module):
         y = self.base(x)
         if self.merged or not self.enabled:
             return y
-        dropped = self.dropout(x) if self.dropout is not None else x
-        return y + (self.scale * self.delta(dropped)).astype(y.dtype)
+        return y + (self.scale * self.product(x)).astype(y.dtype)
 
     def merge(self) -> None:
         """Folds the update into the kernel; nothing happens if it is already."""
@@ -118,47 +120,32 @@ class UpdatedLinear(nnx.Module):
             self.base_kernel = None
 
 
-class AdaptedLinear(nnx.Module):
+class AdaptedLinear(WrappedLinear):
     """A frozen linear layer followed by a SURM adapter: h = base(x), y = h + act(S·dropout(h)) + bias.
 
-    S is one square structured matrix; there is no projection down or up. It is not linear, so it does not merge.
+    S is one square structured matrix; there is no projection down or up. It is not linear, so it does not merge. (The
+    authors' Kronecker adapter multiplies by kron(B, A) from the other side: their B and A are our factors transposed.)
 
     Source: arXiv 2406.17740, section 4.
     """
 
     def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
         """Wraps a layer; the output is unchanged until the adapter has trained (act(0) = 0)."""
-        if spec.activation not in ACTIVATIONS:
-            raise InputError(f"activation={spec.activation!r}; {nearest(spec.activation, ACTIVATIONS)}")
         width = base.kernel.shape[1]
-        self.base = base
-        self.delta = StructuredMatrix(spec, width, width, rngs=rngs)
-        if spec.family in ("circulant", "skew_circulant") and "a" in self.delta.parameters:
-            # The authors draw this factor with deviation 1 in updates and 0.02 in adapters.
+        super().__init__(base, StructuredMatrix(spec, width, width, rngs=rngs), spec, rngs=rngs)
+        if "a" in self.delta.parameters:
             a = self.delta.parameters["a"]
-            self.delta.parameters["a"] = a.replace(a[...] * _AUTHORS_ADAPTER_DEVIATION)
+            drawn = _ADAPTER_DEVIATION * jax.random.normal(rngs.params(), a.shape, a.dtype)
+            self.delta.parameters["a"] = a.replace(drawn)
         self.shift = AdapterParam(jnp.zeros(width))
-        self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
         self.activation = spec.activation
-        self.enabled = True
-
-    @property
-    def kernel(self) -> nnx.Variable:
-        """The kernel of the wrapped layer."""
-        return self.base.kernel
-
-    @property
-    def bias(self) -> nnx.Variable | None:
-        """The bias of the wrapped layer."""
-        return self.base.bias
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer and its adapter."""
         h = self.base(x)
         if not self.enabled:
             return h
-        dropped = self.dropout(h) if self.dropout is not None else h
-        change = ACTIVATIONS[self.activation](self.delta(dropped)) + self.shift[...]
+        change = ACTIVATIONS[self.activation](self.product(h)) + self.shift[...]
         return h + change.astype(h.dtype)
 
 

@@ -76,6 +76,20 @@ def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
     return [path for path in paths if chosen.intersection(leading[path])]
 
 
+def places(model: nnx.Module) -> dict[int, list[Path]]:
+    """Every path to every module and variable, by identity: a layer used twice has two."""
+    found: dict[int, list[Path]] = {}
+
+    def visit(node: object, path: Path, above: frozenset[int]) -> None:
+        found.setdefault(id(node), []).append(path)
+        if not isinstance(node, nnx.Variable) and id(node) not in above:
+            for name, child in _children(node):
+                visit(child, (*path, name), above | {id(node)})
+
+    visit(model, (), frozenset())
+    return found
+
+
 def parent_of(model: nnx.Module, path: Path) -> nnx.Module:
     """The module that holds the last part of a path."""
     node = model
@@ -97,6 +111,11 @@ def put(model: nnx.Module, path: Path, node) -> None:
         parent[last] = node
     else:
         setattr(parent, last, node)
+
+
+def _children(node: object) -> list[tuple[str | int, object]]:
+    named = enumerate(node) if isinstance(node, nnx.List) else vars(node).items()
+    return [(name, child) for name, child in named if isinstance(child, nnx.Pytree | nnx.Variable)]
 
 
 def _ends(path: str) -> list[int]:

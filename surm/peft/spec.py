@@ -2,16 +2,19 @@
 
 import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from surm import matrices
 from surm.errors import InputError, nearest
 
-_LINEAR_IN_ATTENTION = r".*\.(query|key|value)"
-_END_OF_HALF_BLOCK = r".*\.(attention\.output|mlp\.down)"
+_LINEAR_IN_ATTENTION = r"(.*\.)?(query|key|value)"
+_END_OF_HALF_BLOCK = r"(.*\.)?(attention\.output|mlp\.down)"
 
 METHODS: dict[str, tuple[str, ...]] = {
     "update": (_LINEAR_IN_ATTENTION,),
@@ -21,6 +24,15 @@ METHODS: dict[str, tuple[str, ...]] = {
     "head": (),
 }
 """Every method with the paths that it targets where a spec names none."""
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    # jax.nn.relu has derivative 0 at 0, where every adapter starts: it would never leave.
+    "relu": lambda x: jnp.maximum(x, 0),
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
+"""What an adapter may apply to S·h; each has value 0 and a derivative other than 0 at 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +52,14 @@ class PeftSpec:
       options: of the family, as a mapping or as a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
       targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
         whole. Empty for the method's own.
-      scale: multiplies ΔW. (For the authors' α/r convention, give α/r.)
+      scale: multiplies ΔW; read by `update`. (For the authors' α/r convention, give α/r.)
       dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
       activation: of `adapter`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
 
     Raises:
-      InputError: if a name is unknown (the nearest are named) or a number out of range.
+      InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.
 
     Examples:
       >>> PeftSpec(family="low_rank", options="rank=8").options["rank"]
@@ -70,6 +82,8 @@ class PeftSpec:
             raise InputError(f"no method is called {self.method!r}; {nearest(self.method, METHODS)}")
         if self.family not in matrices.FAMILIES:
             raise InputError(f"no family is called {self.family!r}; {nearest(self.family, matrices.FAMILIES)}")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"no activation is called {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
@@ -77,6 +91,7 @@ class PeftSpec:
         for name in options:
             if name not in known:
                 raise InputError(f"{self.family} has no option {name!r}; it has {', '.join(known) or 'none'}")
+            _check_type(self.family, name, options[name], known[name])
         object.__setattr__(self, "options", FrozenDict(options))
         object.__setattr__(self, "targets", _patterns(self.targets) or METHODS[self.method])
         object.__setattr__(self, "train", _patterns(self.train))
@@ -113,6 +128,15 @@ def parse_options(text: str) -> dict[str, Any]:
         except (ValueError, SyntaxError) as error:
             raise InputError(f"peft.options={text!r}: {part!r} is not NAME=VALUE, as in rank=8") from error
     return options
+
+
+_KINDS = {bool: "True or False", int: "an integer"}
+
+
+def _check_type(family: str, name: str, value: Any, default: Any) -> None:
+    expected = bool if isinstance(default, bool) else int
+    if type(value) is not expected and not (value is None and default is None):
+        raise InputError(f"{family}: {name}={value!r}, expected {_KINDS[expected]}")
 
 
 def _patterns(given: Sequence[str] | str) -> tuple[str, ...]:

@@ -13,15 +13,17 @@ import pathlib
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
 
 import surm.version
+from surm import files
 from surm.errors import InputError
 from surm.peft import select, surgery
-from surm.peft.layers import BaseKernel, Trainable
+from surm.peft.layers import Trainable
 from surm.peft.spec import PeftSpec
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -44,6 +46,7 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
     spec = surgery.spec_of(model)
     if spec is None:
         raise InputError("the model has no adapter to save; attach one first")
+    model = surgery.unmerge(model)
     folder = pathlib.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
@@ -55,8 +58,8 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
         "base": {"name": base_name, "sha256": base_hash(model)},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    files.replace(folder / WEIGHTS, weights)
+    files.replace(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load_adapter(path: str | os.PathLike, model: Model) -> Model:
@@ -105,13 +108,13 @@ def base_hash(model: nnx.Module) -> str:
 
     The hash is that of the plain base: it depends neither on the layers being wrapped nor on merging.
     """
+    model = surgery.unmerge(model)
+    wrapped = {path for path, _ in surgery.wrapped_layers(model)}
     frozen = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, BaseKernel))):
-        name = select.dotted(part for part in path if part != "base")
-        if isinstance(variable, BaseKernel):
-            name = name.removesuffix("base_kernel") + "kernel"
-        if not isinstance(variable, Trainable) and (name not in frozen or isinstance(variable, BaseKernel)):
-            frozen[name] = variable[...]
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        if not isinstance(variable, Trainable):
+            plain = [part for i, part in enumerate(path) if not (part == "base" and path[:i] in wrapped)]
+            frozen[select.dotted(plain)] = variable[...]
     digest = hashlib.sha256()
     for name in sorted(frozen):
         array = np.ascontiguousarray(frozen[name])
@@ -148,19 +151,16 @@ def _read_weights(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, np.
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != config.get("weights_sha256"):
         raise InputError(f"{str(file)!r} is truncated, or not the file that {CONFIG} beside it was written with")
-    return safetensors.numpy.load(data)
+    with safetensors.safe_open(file, framework="numpy") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
 
 
 def _check_base(folder: pathlib.Path, config: dict[str, Any], adapted: nnx.Module) -> None:
-    trained_on, given = config["base"], base_hash(adapted)
+    trained_on, given = config.get("base"), base_hash(adapted)
+    if not isinstance(trained_on, dict) or not isinstance(trained_on.get("sha256"), str):
+        raise InputError(f"{str(folder / CONFIG)!r} does not name its base")
     if trained_on["sha256"] != given:
         raise InputError(
-            f"adapter {str(folder)!r} was trained on base {trained_on['name'] or 'unnamed'!r} "
+            f"adapter {str(folder)!r} was trained on base {trained_on.get('name') or 'unnamed'!r} "
             f"(sha256 {trained_on['sha256'][:12]}…); this model's base is another (sha256 {given[:12]}…)"
         )
-
-
-def _write(file: pathlib.Path, data: bytes) -> None:
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, file)

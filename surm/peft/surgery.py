@@ -14,7 +14,7 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.peft import select
-from surm.peft.layers import AdaptedLinear, AdapterParam, Trainable, UpdatedLinear
+from surm.peft.layers import AdaptedLinear, AdapterParam, Trainable, UpdatedLinear, WrappedLinear
 from surm.peft.spec import PeftSpec
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -61,15 +61,17 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     if spec_of(model) is not None:
         raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)
-    for path in select.under(spec.train, select.variables(model)) if spec.train else ():
-        _retype(model, select.variables(model)[path], Trainable)
+    if spec.train:
+        paths = select.variables(model)
+        _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
     if spec.method in ("update", "adapter"):
         _wrap_targets(model, spec, rngs)
     elif spec.method in ("full", "bitfit"):
         frozen = {dotted: path for dotted, path in select.variables(model).items()
                   if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
-        for dotted in select.matching(spec.targets, frozen, "variable"):
-            _retype(model, frozen[dotted], AdapterParam)
+        _retype(model, [frozen[dotted] for dotted in select.matching(spec.targets, frozen, "variable")], AdapterParam)
+    if count_parameters(model).trainable == 0:
+        raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")
     setattr(model, _SPEC, spec)
     return model
 
@@ -84,11 +86,12 @@ def detach(model: Model) -> Model:
       A new model of plain layers and plain `nnx.Param` variables.
     """
     model = nnx.clone(model)
-    for path, layer in _wrapped(model):
-        select.put(model, path, layer.base)
-    for path in select.variables(model).values():
-        if isinstance(select.get(model, path), Trainable):
-            _retype(model, path, nnx.Param)
+    places = select.places(model)
+    for _, layer in wrapped_layers(model):
+        for path in places[id(layer)]:
+            select.put(model, path, layer.base)
+    trained = [path for path in select.variables(model).values() if isinstance(select.get(model, path), Trainable)]
+    _retype(model, trained, nnx.Param)
     if spec_of(model) is not None:
         delattr(model, _SPEC)
     return model
@@ -107,7 +110,7 @@ def merge(model: Model) -> Model:
       InputError: for SURM adapters, which are not linear.
     """
     model = nnx.clone(model)
-    for path, layer in _wrapped(model):
+    for path, layer in wrapped_layers(model):
         if isinstance(layer, AdaptedLinear):
             raise InputError(f"{select.dotted(path)} has a SURM adapter, which is not linear and cannot be merged")
         layer.merge()
@@ -117,7 +120,7 @@ def merge(model: Model) -> Model:
 def unmerge(model: Model) -> Model:
     """Returns the model with every merged update taken out of its kernel again; the frozen kernels return exactly."""
     model = nnx.clone(model)
-    for _, layer in _wrapped(model):
+    for _, layer in wrapped_layers(model):
         if isinstance(layer, UpdatedLinear):
             layer.unmerge()
     return model
@@ -127,6 +130,8 @@ def unmerge(model: Model) -> Model:
 def disabled(model: Model) -> Iterator[Model]:
     """Switches the adapter off inside a `with` block: the layers answer as if it were not there.
 
+    What `PeftSpec.train` names, such as the head, stays as it is trained.
+
     Args:
       model: a model with an adapter; switched in place, and back again at the end of the block.
 
@@ -134,9 +139,11 @@ def disabled(model: Model) -> Iterator[Model]:
       The model.
 
     Raises:
-      InputError: if the model is merged; unmerge it first.
+      InputError: if the model has no adapter layers, or is merged; unmerge it first.
     """
-    layers = [layer for _, layer in _wrapped(model)]
+    layers = [layer for _, layer in wrapped_layers(model)]
+    if not layers:
+        raise InputError("the model has no layer with an adapter to switch off (full, bitfit and head add none)")
     if any(getattr(layer, "merged", False) for layer in layers):
         raise InputError("the model is merged, so its adapter cannot be switched off; unmerge it first")
     before = [layer.enabled for layer in layers]
@@ -170,7 +177,7 @@ def table(model: nnx.Module) -> str:
     """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
     rows = [(select.dotted(path), "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family,
              sum(value.size for value in jax.tree.leaves(nnx.state(layer, AdapterParam))))
-            for path, layer in _wrapped(model)]  # fmt: skip
+            for path, layer in wrapped_layers(model)]  # fmt: skip
     width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
     count = count_parameters(model)
@@ -189,25 +196,32 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.St
 def join(graphdef: nnx.GraphDef, trainable: dict[str, jax.Array], frozen: nnx.State) -> nnx.Module:
     """Puts a model together again from the parts of `split`; trained arrays may be others of the same shapes."""
     state = nnx.from_flat_state((select.parts(path), value) for path, value in trainable.items())
-    return nnx.merge(graphdef, state, frozen)
+    return nnx.merge(graphdef, state, frozen, copy=True)
 
 
 def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
     wrapper = UpdatedLinear if spec.method == "update" else AdaptedLinear
-    layers = select.linear_layers(model)
+    layers, places = select.linear_layers(model), select.places(model)
     for dotted in select.matching(spec.targets, layers, "linear layer"):
-        path = layers[dotted]
+        base = select.get(model, layers[dotted])
         try:
-            select.put(model, path, wrapper(select.get(model, path), spec, rngs=rngs))
+            wrapped = wrapper(base, spec, rngs=rngs)
         except InputError as error:
             raise InputError(f"{dotted}: {error}") from error
+        for path in places[id(base)]:
+            select.put(model, path, wrapped)
 
 
-def _wrapped(model: nnx.Module) -> list[tuple[select.Path, UpdatedLinear | AdaptedLinear]]:
-    return [(path, module) for path, module in nnx.iter_modules(model)
-            if isinstance(module, UpdatedLinear | AdaptedLinear)]  # fmt: skip
+def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]:
+    """The layers of a model that have an adapter, each once, with a path to it."""
+    return [(path, module) for path, module in nnx.iter_modules(model) if isinstance(module, WrappedLinear)]
 
 
-def _retype(model: nnx.Module, path: select.Path, kind: type[nnx.Variable]) -> None:
-    variable = select.get(model, path)
-    select.put(model, path, kind.from_metadata(variable[...], variable.get_metadata()))
+def _retype(model: nnx.Module, paths: list[select.Path], kind: type[nnx.Variable]) -> None:
+    """Gives variables another type, wherever they stand: tied ones stay tied."""
+    places = select.places(model)
+    for path in paths:
+        variable = select.get(model, path)
+        retyped = kind.from_metadata(variable[...], variable.get_metadata())
+        for place in places[id(variable)]:
+            select.put(model, place, retyped)

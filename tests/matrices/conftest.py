@@ -3,14 +3,6 @@
 import jax
 import pytest
 
-from .cases import CASES
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test that takes a `case` over the whole table."""
-    if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", CASES, ids=str)
-
 
 @pytest.fixture(autouse=True)
 def no_rank_promotion():

@@ -230,9 +230,7 @@ def test_quantised_weights_are_a_mismatch():
 
 
 def test_a_head_that_is_asked_for_must_be_there_and_fit():
-    assert "missing in the file: head.bias, head.kernel" in _refused(
-        _model(), _changed(remove="classifier"), head=True
-    )
+    assert "missing in the file: head.bias, head.kernel" in _refused(_model(), _changed(remove="classifier"), head=True)
     assert "head.kernel: file (16, 7), model (16, 5)" in _refused(_model(classes=5), _weights(), head=True)
     assert "missing in the file: head.bias, head.kernel" in _refused(
         _model("clip"), _changed("clip", classifier__weight=np.ones((7, 16))), head=True

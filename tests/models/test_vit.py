@@ -92,9 +92,7 @@ def test_positions_must_form_a_square():
 
 
 @pytest.mark.parametrize("pooling", ["class", "mean"])
-@pytest.mark.parametrize(
-    ("image", "patch", "channels"), [(16, 8, 3), (28, 7, 1), (15, 5, 3), (8, 8, 2), (12, 1, 3)]
-)
+@pytest.mark.parametrize(("image", "patch", "channels"), [(16, 8, 3), (28, 7, 1), (15, 5, 3), (8, 8, 2), (12, 1, 3)])
 def test_any_image_and_patch_size(image, patch, channels, pooling):
     config = ViTConfig(image, patch, 12, 1, 2, 12, channels=channels, pooling=pooling)
 

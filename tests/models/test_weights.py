@@ -169,16 +169,15 @@ def test_pixels_must_be_numbers(tmp_path, mean, std):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not JSON"), ("[1]", "is a list, expected an object")]
+    ("text", "message"),
+    [("{", "is not JSON"), ("[1]", "is '[1]', expected an object"), ('{"model": 3}', "is '{\"model\": 3}'")],
 )
 def test_own_metadata_must_be_an_object(tmp_path, text, message):
     save_file({"a": np.ones(1)}, tmp_path / "own.safetensors", metadata={"surm": text})
     assert f"metadata entry 'surm' {message}" in _refused(tmp_path / "own.safetensors")
 
 
-@pytest.mark.parametrize(
-    "name", ["", "none", "no/such/place", "tfds:mnist", "a\0b", "x" * 5000, "line\nbreak"]
-)
+@pytest.mark.parametrize("name", ["", "none", "no/such/place", "tfds:mnist", "a\0b", "x" * 5000, "line\nbreak"])
 def test_a_missing_path_says_what_names_there_are(name):
     message = _refused(name)
     assert "no weights at" in message and "'asset:NAME', 'hf:OWNER/NAME'" in message

@@ -1,0 +1,42 @@
+"""Documentation and imports: examples run, nothing public is undocumented, nothing foreign is imported."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import sys
+
+import pytest
+
+import surm.matrices
+
+SOURCES = sorted(pathlib.Path(surm.matrices.__file__).parent.glob("*.py"))
+NAMES = ["surm.matrices" if path.stem == "__init__" else f"surm.matrices.{path.stem}" for path in SOURCES]
+FUNCTIONS = ("init", "matvec", "num_params", "project", "to_dense")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples(name):
+    failures, _ = doctest.testmod(importlib.import_module(name))
+    assert failures == 0
+
+
+@pytest.mark.parametrize("name", surm.matrices.FAMILIES)
+def test_every_function_of_a_family_has_an_example(name):
+    for function in FUNCTIONS:
+        assert ">>>" in inspect.getdoc(getattr(surm.matrices.FAMILIES[name], function)), function
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_only_jax_jaxtyping_and_the_standard_library_are_imported(path):
+    allowed = {"jax", "jaxtyping", "surm", *sys.stdlib_module_names}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported = [node.module]
+        else:
+            continue
+        assert {module.split(".")[0] for module in imported} <= allowed
+        assert all(m.startswith("surm.matrices") for m in imported if m.startswith("surm"))

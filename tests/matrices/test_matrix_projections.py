@@ -1,0 +1,155 @@
+"""Projections: nearest where a closed form exists, never worse than their starts where none does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from surm.matrices import (
+    FAMILIES,
+    alternating,
+    circulant,
+    kronecker,
+    low_displacement_rank,
+    low_rank,
+    skew_circulant,
+    toeplitz,
+)
+
+from .cases import Case, assert_close, few_cases
+
+
+def error(family, params, dense) -> float:
+    return float(jnp.linalg.norm(family.to_dense(params, *dense.shape) - dense))
+
+
+@few_cases
+def test_no_perturbation_comes_nearer(case, float64):
+    dense = case.random(case.n_out, case.n_in, dtype=float64, salt=5)
+    found = case.project(dense)
+    to_dense = jax.jit(case.family.to_dense, static_argnums=(1, 2))
+
+    def distance(params):
+        return np.linalg.norm(to_dense(params, case.n_out, case.n_in) - dense)
+
+    best = distance(found)
+    assert best < np.linalg.norm(dense) or case.name == "low_rank"
+    for salt in range(6):
+        step = {
+            name: array + 0.03 * (-1) ** salt * case.random(*array.shape, dtype=float64, salt=20 + salt // 2)
+            for name, array in found.items()
+        }
+        assert distance(step) >= best - 1e-12
+
+
+@few_cases
+def test_the_residual_is_orthogonal_to_the_family(case, float64):
+    if case.name == "low_displacement_rank" or (case.name == "toeplitz" and not case.options):
+        pytest.skip("no closed form: alternating least squares stops near a stationary point")
+    dense = case.random(case.n_out, case.n_in, dtype=float64, salt=5)
+
+    def square(params):
+        return jnp.sum((case.family.to_dense(params, case.n_out, case.n_in) - dense) ** 2)
+
+    slopes = jax.jit(jax.grad(square))(case.project(dense))
+    assert max(float(jnp.abs(slope).max()) for slope in slopes.values()) < 1e-11 * float(jnp.sum(dense**2))
+
+
+def test_low_rank_error_is_the_tail_of_the_singular_values(float64):
+    dense = np.random.default_rng(0).standard_normal((9, 6))
+    singular = np.linalg.svd(dense, compute_uv=False)
+    for rank in (1, 3, 6, 8):
+        tail = np.sqrt(np.sum(singular[rank:] ** 2))
+        params = low_rank.project(jnp.asarray(dense), rank=rank)
+        assert error(low_rank, params, jnp.asarray(dense)) == pytest.approx(tail, abs=1e-12)
+
+
+def test_kronecker_error_is_the_tail_of_the_rearranged_matrix(float64):
+    dense, r = np.random.default_rng(0).standard_normal((12, 6)), 3
+    rows = [
+        dense[p * r : (p + 1) * r, s * 2 : (s + 1) * 2].ravel() for p in range(12 // r) for s in range(r)
+    ]  # row (p, s): the block that b[p, s] multiplies
+    singular = np.linalg.svd(np.array(rows), compute_uv=False)
+    for terms in (1, 2, 6, 7):
+        tail = np.sqrt(np.sum(singular[terms:] ** 2))
+        params = kronecker.project(jnp.asarray(dense), rank=r, terms=terms)
+        assert error(kronecker, params, jnp.asarray(dense)) == pytest.approx(tail, abs=1e-12)
+
+
+def test_low_displacement_rank_error_falls_to_zero_at_rank_n(float64):
+    dense = jnp.asarray(np.random.default_rng(0).standard_normal((6, 6)))
+    errors = [error(low_displacement_rank, low_displacement_rank.project(dense, rank=r), dense) for r in (1, 3, 6)]
+    assert errors[0] > errors[1] > 0.01
+    assert errors[2] < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (12, 6), (8, 13)])
+def test_never_worse_than_the_starts(shape, float64):
+    dense = jnp.asarray(np.random.default_rng(1).standard_normal(shape))
+    pair = error(toeplitz, toeplitz.project(dense), dense)
+    assert pair <= error(toeplitz, toeplitz.project(dense, factors=1), dense) + 1e-12
+    one_term = error(low_displacement_rank, low_displacement_rank.project(dense), dense)
+    assert one_term <= error(circulant, circulant.project(dense), dense) + 1e-12
+    assert one_term <= error(skew_circulant, skew_circulant.project(dense), dense) + 1e-12
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_zero_is_projected_to_zero(name):
+    family = FAMILIES[name]
+    found = family.project(jnp.zeros((7, 7)))
+    assert not family.to_dense(found, 7, 7).any()
+    assert all(jnp.isfinite(array).all() for array in found.values())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_small_and_large_matrices_are_projected_alike(name, scale):
+    case = Case(name, (), 7, 7)
+    dense = case.random(7, 7, dtype="float32")
+    expected = case.family.to_dense(case.project(dense), 7, 7)
+    actual = case.family.to_dense(case.project(scale * dense), 7, 7)
+    np.testing.assert_allclose(actual, scale * expected, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_is_projected_in_bfloat16(name):
+    case = Case(name, (), 7, 7)
+    dense = case.family.to_dense(case.member("bfloat16"), 7, 7)
+    found = case.project(dense)
+    assert {array.dtype for array in found.values()} == {jnp.dtype("bfloat16")}
+    assert_close(case.family.to_dense(found, 7, 7).astype("float32"), dense.astype("float32"), "bfloat16")
+
+
+def test_distance_to_wishart_matrices():
+    """The paper's comparison on random positive definite matrices, n = 64, where low rank is the worst."""
+    generator = np.random.default_rng(0)
+    factors = generator.standard_normal((10, 64, 64)).astype(np.float32)
+    expected = {"low_rank": 0.947, "kronecker": 0.696, "circulant": 0.702, "toeplitz": 0.697}
+    chosen = {"low_rank": {"rank": 1}, "kronecker": {"rank": 8}, "toeplitz": {"factors": 1}}
+    for name, figure in expected.items():
+        relative = []
+        for dense in jnp.asarray(factors @ factors.transpose(0, 2, 1)):
+            found = FAMILIES[name].project(dense, **chosen.get(name, {}))
+            relative.append(error(FAMILIES[name], found, dense) / float(jnp.linalg.norm(dense)))
+        assert np.mean(relative) == pytest.approx(figure, abs=0.008), name
+
+
+def test_cgls_solves_least_squares_and_picks_the_least_norm(float64):
+    generator = np.random.default_rng(0)
+    for shape, rank in (((9, 5), 5), ((5, 9), 5), ((8, 8), 3)):
+        matrix = generator.standard_normal((shape[0], rank)) @ generator.standard_normal((rank, shape[1]))
+        target = generator.standard_normal(shape[0])
+        linear = functools.partial(jnp.matmul, jnp.asarray(matrix))
+        found = alternating.cgls(linear, jnp.asarray(target), jnp.zeros(shape[1]), iterations=50)
+        np.testing.assert_allclose(found, np.linalg.lstsq(matrix, target)[0], atol=1e-10)
+
+
+def test_cgls_keeps_the_digits_that_the_normal_equations_lose():
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((12, 12)))[0].astype(np.float32)
+    matrix = jnp.asarray(rotation * np.geomspace(1, 1e-4, 12, dtype=np.float32))
+    solution = jnp.ones(12)
+    found = alternating.cgls(lambda u: matrix @ u, matrix @ solution, jnp.zeros(12), iterations=300)
+    normal = jnp.linalg.solve(matrix.T @ matrix, matrix.T @ (matrix @ solution))
+    assert jnp.abs(found - solution).max() < 0.1 < jnp.abs(normal - solution).max()
