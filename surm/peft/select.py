@@ -98,13 +98,13 @@ def parent_of(model: nnx.Module, path: Path) -> nnx.Module:
     return node
 
 
-def get(model: nnx.Module, path: Path):
+def get(model: nnx.Module, path: Path) -> nnx.Module | nnx.Variable:
     """What stands at a path."""
     parent, last = parent_of(model, path), path[-1]
     return parent[last] if isinstance(last, int) else getattr(parent, last)
 
 
-def put(model: nnx.Module, path: Path, node) -> None:
+def put(model: nnx.Module, path: Path, node: nnx.Module | nnx.Variable) -> None:
     """Replaces what stands at a path."""
     parent, last = parent_of(model, path), path[-1]
     if isinstance(last, int):

@@ -122,3 +122,42 @@ def test_loading_replaces_an_attached_adapter_and_leaves_the_model_alone(tmp_pat
     np.testing.assert_array_equal(surm.load_adapter(tmp_path, other)(images), adapted(images))
     np.testing.assert_array_equal(other(images), before)
     assert jnp.any(before != adapted(images))
+
+
+def test_bfloat16_trained_arrays_come_back(tmp_path, small_vit, images):
+    small_vit.head.kernel = nnx.Param(small_vit.head.kernel[...].astype(jnp.bfloat16))
+    model = randomize(surm.attach(small_vit, PeftSpec(train=("head",)), nnx.Rngs(0)))
+    surm.save_adapter(tmp_path, model)
+    loaded = surm.load_adapter(tmp_path, small_vit)
+    assert loaded.head.kernel.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
+def test_a_layer_that_is_adapted_and_trained_survives_merging_and_saving(tmp_path, small_vit, images):
+    spec = PeftSpec(targets="head", train=("head",))
+    model = randomize(surm.attach(small_vit, spec, nnx.Rngs(0)))
+    surm.save_adapter(tmp_path, surm.merge(model))
+    np.testing.assert_array_equal(surm.load_adapter(tmp_path, small_vit)(images), model(images))
+
+
+def test_a_user_module_called_base_is_hashed_too(small_vit):
+    class Outer(nnx.Module):
+        def __init__(self):
+            self.kernel, self.base = nnx.Param(jnp.ones(2)), nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    outer = Outer()
+    outer.base.base = nnx.data(nnx.Param(jnp.zeros(1)))
+    adapted = surm.attach(outer, PeftSpec(targets="base"), nnx.Rngs(0))
+    before = store.base_hash(adapted)
+    adapted.kernel[...] = adapted.kernel[...] * 2
+    assert store.base_hash(adapted) != before
+
+
+@pytest.mark.parametrize("base", [None, [], {"name": "x"}])
+def test_a_config_that_does_not_name_its_base_is_refused(tmp_path, small_vit, adapted, base):
+    surm.save_adapter(tmp_path, adapted)
+    file = tmp_path / store.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base": base}))
+    with pytest.raises(InputError, match="does not name its base") as error:
+        surm.load_adapter(tmp_path, small_vit)
+    one_line(error)

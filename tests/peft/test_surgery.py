@@ -223,3 +223,70 @@ def test_bf16_base_keeps_float32_adapter_and_bf16_output(images):
     adapted = randomize(surm.attach(model, PeftSpec(train=("head",)), nnx.Rngs(0)))
     assert adapted(images).dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in surgery.split(adapted)[1].values()} == {jnp.dtype("float32")}
+
+
+class Twice(nnx.Module):
+    """A layer used under two names, and a kernel tied to another."""
+
+    def __init__(self, rngs):
+        self.one = nnx.Linear(4, 4, rngs=rngs)
+        self.two = self.one
+        self.tied = nnx.Linear(4, 4, rngs=rngs)
+        self.tied.kernel = self.one.kernel
+        self.layers = nnx.List([self.one])
+
+    def __call__(self, x):
+        return self.tied(self.layers[0](self.two(self.one(x))))
+
+
+def test_a_layer_used_twice_is_adapted_at_both_places_and_stays_one():
+    model = Twice(nnx.Rngs(0))
+    adapted = surm.attach(model, PeftSpec(targets="one"), nnx.Rngs(1))
+    assert adapted.one is adapted.two is adapted.layers[0]
+    assert surm.count_parameters(adapted).adapter == 8
+    x = jax.random.normal(jax.random.key(0), (2, 4))
+    np.testing.assert_array_equal(adapted(x), model(x))
+    plain = surm.detach(randomize(adapted))
+    assert plain.one is plain.two is plain.layers[0] and isinstance(plain.one, nnx.Linear)
+
+
+def test_tied_kernels_stay_tied():
+    model = Twice(nnx.Rngs(0))
+    adapted = surm.attach(model, PeftSpec(method="full"), nnx.Rngs(1))
+    assert adapted.tied.kernel is adapted.one.kernel
+    assert surm.count_parameters(adapted).trainable == surm.count_parameters(model).total
+
+
+@pytest.mark.parametrize("operation", [surm.merge, surm.unmerge, surm.detach])
+def test_no_variable_is_shared_between_input_and_output(small_vit, operation):
+    def variables(model):
+        return {id(v) for _, v in nnx.iter_graph(model) if isinstance(v, nnx.Variable)}
+
+    adapted = attach(small_vit)
+    assert not variables(small_vit) & variables(adapted)
+    assert not variables(adapted) & variables(operation(adapted))
+    graphdef, trainable, frozen = surgery.split(adapted)
+    assert not variables(adapted) & variables(surgery.join(graphdef, trainable, frozen))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu", "tanh", "identity"])
+@pytest.mark.parametrize(("family", "options"), [("circulant", ""), ("toeplitz", ""), ("kronecker", ""),
+                                                 ("low_displacement_rank", "")])  # fmt: skip
+def test_adapters_of_every_activation_start_as_identity_and_learn(small_vit, family, options, activation):
+    adapted = attach(small_vit, method="adapter", family=family, options=options, activation=activation)
+    layer = adapted.blocks[0].attention.output
+    x = jax.random.normal(jax.random.key(0), (4, 12))
+    np.testing.assert_array_equal(layer(x), layer.base(x))
+    graphdef, trainable, frozen = surgery.split(layer)
+    gradients = jax.grad(lambda t: jnp.sum(surgery.join(graphdef, t, frozen)(x) ** 3))(trainable)
+    assert any(jnp.any(value != 0) for path, value in gradients.items() if "delta" in path)
+
+
+def test_disabling_what_has_no_adapter_layer_is_refused(small_vit):
+    with pytest.raises(InputError, match="no layer with an adapter"), surm.disabled(attach(small_vit, method="bitfit")):
+        pass
+
+
+def test_training_nothing_is_refused(small_vit):
+    with pytest.raises(InputError, match="trains nothing"):
+        surm.attach(small_vit, PeftSpec(method="head"), nnx.Rngs(0))

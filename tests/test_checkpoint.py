@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from surm.checkpoint import Checkpoints
+
+
+@pytest.fixture
+def state():
+    return {
+        "arrays": {"a": jnp.arange(6.0).reshape(2, 3)},
+        "step": jnp.int32(4),
+        "key": jax.random.key_data(jax.random.key(1)),
+    }
+
+
+def test_state_and_notes_come_back(tmp_path, state):
+    notes = {"data": {"next_index": 17}, "seconds": 1.5}
+    with Checkpoints(tmp_path / "c", 2) as saved:
+        assert saved.latest_step is None
+        saved.save(4, state, notes)
+    with Checkpoints(tmp_path / "c", 2) as saved:
+        assert saved.latest_step == 4
+        restored, found = saved.restore(jax.tree.map(jnp.zeros_like, state))
+    assert found == notes
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def test_the_newest_are_kept_and_a_step_is_written_once(tmp_path, state):
+    with Checkpoints(tmp_path, 2) as saved:
+        for step in (1, 2, 3):
+            saved.save(step, state, {"n": step})
+        saved.save(3, state, {"n": "again"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    with Checkpoints(tmp_path, 2) as saved:
+        assert saved.restore(state)[1] == {"n": 3}
+
+
+def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path):
+    reuse = jax.jit(lambda x: x + 1, donate_argnums=0)
+    big = {"x": jnp.zeros(4_000_000)}
+    with Checkpoints(tmp_path, 1) as saved:
+        saved.save(1, big, {})
+        for _ in range(20):
+            big["x"] = reuse(big["x"])
+        big["x"].block_until_ready()
+    with Checkpoints(tmp_path, 1) as saved:
+        np.testing.assert_array_equal(saved.restore(big)[0]["x"], 0.0)
+
+
+def test_what_an_interrupted_write_left_is_removed(tmp_path, state):
+    with Checkpoints(tmp_path, 2) as saved:
+        saved.save(1, state, {})
+    left = tmp_path / "2.orbax-checkpoint-tmp"
+    left.mkdir()
+    with Checkpoints(tmp_path, 2) as saved:
+        assert saved.latest_step == 1
+    assert not left.exists()
