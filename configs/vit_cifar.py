@@ -36,7 +36,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.data.augment = "crop_flip"
     config.model.weights = BACKBONES[chosen["backbone"]]
     config.peft.family = chosen["family"]
-    config.optim.epochs = 5
+    config.optim.epochs = 3
     config.optim.batch_size = 64
     return config
 

@@ -16,6 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "digits"
     config.model.weights = "asset:vit_micro"
     config.peft.family = "circulant"
-    config.optim.epochs = 30
+    config.peft.dropout = 0.3  # 1,077 images: without it the training loss falls to 0 and the held-out one does not
+    config.optim.learning_rate = 8e-3
+    config.optim.epochs = 40
     config.optim.batch_size = 64
     return config

@@ -37,7 +37,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "cifar10": {
         "config": "vit_cifar",
         "final": {"model.weights": "asset:vit_micro"},
-        "tuning": {"optim.epochs": 4, "data.train_examples": 2500},
+        "tuning": {"data.train_examples": 2500},
     },
 }
 

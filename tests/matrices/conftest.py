@@ -14,9 +14,3 @@ def no_rank_promotion():
 def float64():
     with jax.enable_x64(True):
         yield "float64"
-
-
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield request.param

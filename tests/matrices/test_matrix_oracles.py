@@ -8,7 +8,7 @@ import scipy.linalg
 
 from surm.matrices import FAMILIES, toeplitz
 
-from .cases import assert_close, few_cases
+from .cases import assert_close, dense_of, few_cases
 
 
 def f_circulant(v: np.ndarray, f: int) -> np.ndarray:
@@ -44,14 +44,16 @@ ORACLES = {
         f_circulant(g, 1) @ f_circulant(h, -1) for g, h in zip(p["g"], p["h"], strict=True)
     ),
     "low_rank": lambda p, n_out, n_in: p["b"] @ p["a"],
-    "block_circulant": lambda p, n_out, n_in: np.block([[scipy.linalg.circulant(c) for c in row] for row in p["c"]]),
+    "block_circulant": lambda p, n_out, n_in: np.block(
+        [[scipy.linalg.circulant(c) for c in row] for row in p["c"]]
+    ),
 }
 
 
 @few_cases
 def test_dense_form(case, float64):
     params = case.member(float64)
-    dense = case.family.to_dense(params, case.n_out, case.n_in)
+    dense = dense_of(case, params)
     oracle = ORACLES[case.name](jax.tree.map(np.asarray, params), case.n_out, case.n_in)
     assert_close(dense, oracle[: case.n_out, : case.n_in], float64)
 

@@ -18,7 +18,7 @@ from surm.matrices import (
     toeplitz,
 )
 
-from .cases import Case, assert_close, few_cases
+from .cases import Case, assert_close, dense_of, few_cases
 
 
 def error(family, params, dense) -> float:
@@ -29,10 +29,9 @@ def error(family, params, dense) -> float:
 def test_no_perturbation_comes_nearer(case, float64):
     dense = case.random(case.n_out, case.n_in, dtype=float64, salt=5)
     found = case.project(dense)
-    to_dense = jax.jit(case.family.to_dense, static_argnums=(1, 2))
 
     def distance(params):
-        return np.linalg.norm(to_dense(params, case.n_out, case.n_in) - dense)
+        return np.linalg.norm(dense_of(case, params) - dense)
 
     best = distance(found)
     assert best < np.linalg.norm(dense) or case.name == "low_rank"
@@ -80,12 +79,14 @@ def test_kronecker_error_is_the_tail_of_the_rearranged_matrix(float64):
 
 def test_low_displacement_rank_error_falls_to_zero_at_rank_n(float64):
     dense = jnp.asarray(np.random.default_rng(0).standard_normal((6, 6)))
-    errors = [error(low_displacement_rank, low_displacement_rank.project(dense, rank=r), dense) for r in (1, 3, 6)]
+    errors = [
+        error(low_displacement_rank, low_displacement_rank.project(dense, rank=r), dense) for r in (1, 3, 6)
+    ]
     assert errors[0] > errors[1] > 0.01
     assert errors[2] < 1e-12
 
 
-@pytest.mark.parametrize("shape", [(7, 7), (12, 6), (8, 13)])
+@pytest.mark.parametrize("shape", [(12, 6), (8, 13)])
 def test_never_worse_than_the_starts(shape, float64):
     dense = jnp.asarray(np.random.default_rng(1).standard_normal(shape))
     pair = error(toeplitz, toeplitz.project(dense), dense)
