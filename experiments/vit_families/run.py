@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
     source = arguments.source and str(pathlib.Path(arguments.source).resolve())
     for method in arguments.methods.split(",") if not arguments.table else ():
         result = measure(arguments.dataset, method, source, arguments.seeds)

@@ -155,6 +155,6 @@ def alternate(
     """
     with jax.default_matmul_precision("highest"):
         polish = partial(_polish, product, target, sweeps=sweeps, iterations=iterations, tolerance=tolerance)
-        errors, left, right = jax.vmap(polish)(left, right)
+        errors, left, right = jax.lax.map(lambda start: polish(*start), (left, right))
         best = jnp.argmin(errors)
         return left[best], right[best]
