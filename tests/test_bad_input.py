@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from surm import command_line, train
-from surm.config import default
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"--config={ROOT / 'configs' / 'vit_digits.py'}"
@@ -121,7 +120,7 @@ def test_a_workdir_that_holds_another_run_or_is_a_file(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     arguments = [CONFIG, f"--workdir={run}", *UNTRAINED]
-    (run / "config.json").write_text(json.dumps(default().to_dict()))
+    (run / "config.json").write_text(json.dumps(parsed(*arguments).to_dict()))
     error = refused(capsys, *arguments, "--config.seed=1")
     assert "another config" in error and "seed: 0 against 1" in error
     (run / "config.json").write_text("{")

@@ -43,7 +43,7 @@ def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path)
     reuse = jax.jit(lambda x: x + 1, donate_argnums=0)
     big = {"x": jnp.zeros(4_000_000)}
     with Checkpoints(tmp_path, 1) as saved:
-        saved.save(1, big, {})
+        saved.save(1, big, {"n": 0})
         for _ in range(20):
             big["x"] = reuse(big["x"])
         big["x"].block_until_ready()
@@ -53,7 +53,7 @@ def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path)
 
 def test_what_an_interrupted_write_left_is_removed(tmp_path, state):
     with Checkpoints(tmp_path, 2) as saved:
-        saved.save(1, state, {})
+        saved.save(1, state, {"n": 0})
     left = tmp_path / "2.orbax-checkpoint-tmp"
     left.mkdir()
     with Checkpoints(tmp_path, 2) as saved:

@@ -83,9 +83,7 @@ def init(
     }
 
 
-def _factors(
-    params: Params, n_out: int, n_in: int
-) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
+def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
     """The arrays a and b, once their shapes fit."""
     check_keys(params, ("a", "b"))
     a, b = params["a"], params["b"]

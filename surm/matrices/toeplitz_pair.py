@@ -117,7 +117,5 @@ def _bases(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "q n"], Float[A
         left.append((seen - sign * seen[::-1]) / jnp.maximum(known + known[::-1], 1))
         right.append(vt[0])
     middle = jnp.eye(n, dtype=dense.dtype)[n_out : max(n - n_out + 1, n_out)]
-    basis_b, basis_a = (
-        jnp.concatenate([first, jnp.pad(jnp.stack(rows), ((0, 0), (1, 0)))]) for rows in (left, right)
-    )
+    basis_b, basis_a = (jnp.concatenate([first, jnp.pad(jnp.stack(rows), ((0, 0), (1, 0)))]) for rows in (left, right))
     return jnp.concatenate([basis_b, middle]), basis_a

@@ -21,15 +21,13 @@ def parts(dotted_path: str) -> Path:
 
 
 def linear_layers(model: nnx.Module) -> dict[str, Path]:
-    """Every `nnx.Linear` of a model by dotted path, in the model's own order."""
-    found = ((path, module) for path, module in nnx.iter_modules(model) if isinstance(module, nnx.Linear))
-    return {dotted(path): path for path, _ in sorted(found, key=lambda item: _natural(item[0]))}
+    """Every path to an `nnx.Linear` of a model, by dotted path, in the model's own order."""
+    return _paths_to(model, nnx.Linear)
 
 
 def variables(model: nnx.Module) -> dict[str, Path]:
-    """Every `nnx.Param` of a model by dotted path, in the model's own order."""
-    paths = (path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)))
-    return {dotted(path): path for path in sorted(paths, key=_natural)}
+    """Every path to an `nnx.Param` of a model, by dotted path, in the model's own order."""
+    return _paths_to(model, nnx.Param)
 
 
 def matching(patterns: Sequence[str], paths: Iterable[str], what: str) -> list[str]:
@@ -76,17 +74,25 @@ def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
     return [path for path in paths if chosen.intersection(leading[path])]
 
 
-def places(model: nnx.Module) -> dict[int, list[Path]]:
-    """Every path to every module and variable, by identity: a layer used twice has two."""
-    found: dict[int, list[Path]] = {}
+def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
+    """Every module and variable with every path to it: a layer used under two names comes twice."""
+    found = []
 
-    def visit(node: object, path: Path, above: frozenset[int]) -> None:
-        found.setdefault(id(node), []).append(path)
+    def visit(node: nnx.Pytree | nnx.Variable, path: Path, above: frozenset[int]) -> None:
+        found.append((path, node))
         if not isinstance(node, nnx.Variable) and id(node) not in above:
             for name, child in _children(node):
                 visit(child, (*path, name), above | {id(node)})
 
     visit(model, (), frozenset())
+    return found
+
+
+def places(walked: list[tuple[Path, nnx.Pytree | nnx.Variable]]) -> dict[int, list[Path]]:
+    """Every path to every node of a walk, by identity; valid while the walk keeps its nodes alive."""
+    found: dict[int, list[Path]] = {}
+    for path, node in walked:
+        found.setdefault(id(node), []).append(path)
     return found
 
 
@@ -111,6 +117,11 @@ def put(model: nnx.Module, path: Path, node: nnx.Module | nnx.Variable) -> None:
         parent[last] = node
     else:
         setattr(parent, last, node)
+
+
+def _paths_to(model: nnx.Module, kind: type) -> dict[str, Path]:
+    paths = (path for path, node in walk(model) if isinstance(node, kind))
+    return {dotted(path): path for path in sorted(paths, key=_natural)}
 
 
 def _children(node: object) -> list[tuple[str | int, object]]:

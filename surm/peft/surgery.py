@@ -86,7 +86,8 @@ def detach(model: Model) -> Model:
       A new model of plain layers and plain `nnx.Param` variables.
     """
     model = nnx.clone(model)
-    places = select.places(model)
+    walked = select.walk(model)
+    places = select.places(walked)
     for _, layer in wrapped_layers(model):
         for path in places[id(layer)]:
             select.put(model, path, layer.base)
@@ -201,9 +202,12 @@ def join(graphdef: nnx.GraphDef, trainable: dict[str, jax.Array], frozen: nnx.St
 
 def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
     wrapper = UpdatedLinear if spec.method == "update" else AdaptedLinear
-    layers, places = select.linear_layers(model), select.places(model)
+    layers, walked = select.linear_layers(model), select.walk(model)
+    places = select.places(walked)
     for dotted in select.matching(spec.targets, layers, "linear layer"):
         base = select.get(model, layers[dotted])
+        if isinstance(base, WrappedLinear):  # the same layer under another name
+            continue
         try:
             wrapped = wrapper(base, spec, rngs=rngs)
         except InputError as error:
@@ -219,9 +223,12 @@ def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]
 
 def _retype(model: nnx.Module, paths: list[select.Path], kind: type[nnx.Variable]) -> None:
     """Gives variables another type, wherever they stand: tied ones stay tied."""
-    places = select.places(model)
+    walked = select.walk(model)
+    places = select.places(walked)
     for path in paths:
         variable = select.get(model, path)
+        if id(variable) not in places:  # the same variable under another name, retyped already
+            continue
         retyped = kind.from_metadata(variable[...], variable.get_metadata())
         for place in places[id(variable)]:
             select.put(model, place, retyped)

@@ -12,29 +12,28 @@ import pytest
 
 from surm.matrices import FAMILIES, Params
 
-SHAPES = [(1, 1), (1, 5), (5, 1), (7, 7), (6, 12), (12, 6), (13, 8), (8, 13), (16, 16)]
+SHAPES = [(1, 1), (1, 5), (5, 1), (7, 7), (12, 6), (13, 8), (8, 13), (16, 16)]
 FEW = [(12, 6), (8, 13)]  # taller and even, wider and odd
-SMOOTH = [(6, 12), (12, 6)]
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
 
 TABLE: list[tuple[str, dict[str, int | bool], list[tuple[int, int]]]] = [
     ("circulant", {}, SHAPES),
-    ("circulant", {"hadamard": False}, FEW),
+    ("circulant", {"hadamard": False}, [(8, 13)]),
     ("skew_circulant", {}, SHAPES),
-    ("skew_circulant", {"hadamard": False}, FEW),
+    ("skew_circulant", {"hadamard": False}, [(8, 13)]),
     ("toeplitz", {}, SHAPES),
-    ("toeplitz", {"factors": 1}, [(1, 5), (5, 1), *FEW]),
-    ("toeplitz", {"factors": 1, "symmetric": False}, [(1, 5), (5, 1), *FEW]),
+    ("toeplitz", {"factors": 1}, [(1, 5), (7, 7), *FEW]),
+    ("toeplitz", {"factors": 1, "symmetric": False}, [(1, 5), (7, 7), *FEW]),
     ("kronecker", {}, SHAPES),
-    ("kronecker", {"rank": 6}, SMOOTH),  # above √n: the other order of the two products
-    ("kronecker", {"rank": 2, "terms": 3}, SMOOTH),
+    ("kronecker", {"rank": 6}, [(12, 6)]),  # above √n: the other order of the two products
+    ("kronecker", {"rank": 2, "terms": 3}, [(12, 6)]),
     ("low_displacement_rank", {}, SHAPES),
     ("low_displacement_rank", {"rank": 3}, FEW),
     ("low_rank", {}, SHAPES),  # rank 8 also where the matrix is smaller
-    ("low_rank", {"rank": 2}, FEW),
+    ("low_rank", {"rank": 2}, [(8, 13)]),
     ("block_circulant", {}, SHAPES),
-    ("block_circulant", {"block_size": 3}, SMOOTH),
+    ("block_circulant", {"block_size": 3}, [(12, 6)]),
 ]
 
 
@@ -66,9 +65,7 @@ class Case:
     def member(self, dtype: jnp.dtype) -> Params:
         """Random parameters of the shapes that `init` gives."""
         shapes = {name: array.shape for name, array in jax.eval_shape(lambda: self.init(dtype)).items()}
-        return {
-            name: self.random(*shapes[name], dtype=dtype, salt=1 + k) for k, name in enumerate(sorted(shapes))
-        }
+        return {name: self.random(*shapes[name], dtype=dtype, salt=1 + k) for k, name in enumerate(sorted(shapes))}
 
     def project(self, dense: jax.Array) -> Params:
         return self.family.project(dense, **dict(self.options))
@@ -76,9 +73,7 @@ class Case:
 
 CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-few_cases = pytest.mark.parametrize(
-    "case", [case for case in CASES if (case.n_out, case.n_in) in FEW], ids=str
-)
+few_cases = pytest.mark.parametrize("case", [case for case in CASES if (case.n_out, case.n_in) in FEW], ids=str)
 
 
 @functools.cache

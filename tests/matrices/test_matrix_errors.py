@@ -97,9 +97,7 @@ def test_options_that_do_not_fit(name, chosen, message):
 
 
 def test_unknown_family():
-    with pytest.raises(
-        ValueError, match="given family 'circular'; expected one of circulant, skew_circulant"
-    ):
+    with pytest.raises(ValueError, match="given family 'circular'; expected one of circulant, skew_circulant"):
         options("circular")
 
 

@@ -44,9 +44,7 @@ ORACLES = {
         f_circulant(g, 1) @ f_circulant(h, -1) for g, h in zip(p["g"], p["h"], strict=True)
     ),
     "low_rank": lambda p, n_out, n_in: p["b"] @ p["a"],
-    "block_circulant": lambda p, n_out, n_in: np.block(
-        [[scipy.linalg.circulant(c) for c in row] for row in p["c"]]
-    ),
+    "block_circulant": lambda p, n_out, n_in: np.block([[scipy.linalg.circulant(c) for c in row] for row in p["c"]]),
 }
 
 

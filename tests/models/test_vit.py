@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 
 from surm.errors import InputError
-from surm.models.vit import PRESETS, ViT, ViTConfig, patches, preset, resize_positions
+from surm.models.vit import ACTIVATIONS, PRESETS, ViT, ViTConfig, patches, preset, resize_positions
 
 TINY = ViTConfig(image_size=16, patch_size=8, width=12, depth=1, heads=3, mlp_width=24)
 
@@ -116,6 +117,20 @@ def test_presets_have_the_published_number_of_parameters(name):
         count -= PRESETS[name].width + 1  # the head of one class
     assert count == PUBLISHED.get(name, count)
     assert name in PUBLISHED or name == "vit_micro"
+
+
+FORMULAS = {
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_their_formulas(name):
+    points = np.linspace(-4, 4, 81, dtype=np.float32)
+    expected = [FORMULAS[name](float(x)) for x in points]
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(points)), expected, atol=3e-6)
 
 
 @pytest.mark.parametrize("pooling", ["class", "mean"])

@@ -10,5 +10,5 @@ def randomize(model: nnx.Module, seed: int = 1, deviation: float = 0.3) -> nnx.M
     """The model with normal noise on all trained arrays."""
     graphdef, trainable, frozen = surgery.split(model)
     keys = dict(zip(sorted(trainable), jax.random.split(jax.random.key(seed), len(trainable)), strict=True))
-    noisy = {path: a + deviation * jax.random.normal(keys[path], a.shape) for path, a in trainable.items()}
+    noisy = {path: a + deviation * jax.random.normal(keys[path], a.shape, a.dtype) for path, a in trainable.items()}
     return surgery.join(graphdef, noisy, frozen)
