@@ -141,7 +141,10 @@ class Embedding(nnx.Module):
         self.config = config
 
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens size"]:
-        """Cuts the images into patches, row by row, and embeds them."""
+        """Cuts the images into patches, row by row, and embeds them; InputError for images of another size."""
+        size = self.config.image_size
+        if images.shape[1:3] != (size, size):
+            raise InputError(f"images of {images.shape[1]}×{images.shape[2]}, expected {size}×{size}")
         tokens = self.patch(patches(images, self.config.patch_size))
         if self.config.pooling == "class":
             first = jnp.broadcast_to(self.class_token[...], (tokens.shape[0], 1, tokens.shape[2]))
@@ -256,6 +259,9 @@ def patches(images: Float[Array, "batch height width channels"], size: int) -> F
 
 def resize_positions(position: Float[Array, "tokens size"], grid: int, extra: int) -> Float[Array, "new_tokens size"]:
     """Resizes learned positions to another patch grid, bicubically; the first `extra` rows are kept.
+
+    JAX's bicubic kernel differs from PyTorch's and smooths when it shrinks, so other libraries' resized positions are
+    close, not equal.
 
     Args:
       position: rows for `extra` special tokens, then for a square grid of patches, row by row.

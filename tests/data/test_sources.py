@@ -154,9 +154,10 @@ def test_sources_that_are_none(tmp_path):
     assert "a file of another kind" in complaint(tmp_path / "data.csv")
 
 
-def test_split_names():
-    with pytest.raises(InputError, match="no split 'tests'; it has train, validation, test"):
-        sources.digits().split("tests")
+@pytest.mark.parametrize("name", ["tests", "num_classes"])
+def test_split_names(name):
+    with pytest.raises(InputError, match=f"no split '{name}'; it has train, validation, test"):
+        sources.digits().split(name)
 
 
 def test_balanced_subsets_nest():

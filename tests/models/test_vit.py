@@ -190,3 +190,9 @@ def test_impossible_configurations_are_refused(changes, message):
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(InputError, match="no model is called 'vit_b61'; nearest: .*vit_b16"):
         preset("vit_b61")
+
+
+def test_images_of_another_size_are_refused_by_size():
+    model = vit.ViT(vit.preset("vit_micro"), 2, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="images of 40×32, expected 32×32"):
+        model(jnp.zeros((1, 40, 32, 3)))
