@@ -37,7 +37,11 @@ def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Floa
     return diagonals[rows[:, None] - columns[None, :] + n_in - 1]
 
 
-def multiply(diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+def multiply(
+    diagonals: Float[Array, " d"],
+    x: Float[Array, "*b n_in"],
+    n_out: int,
+) -> Float[Array, "*b {n_out}"]:
     """The product T x, as the middle of one linear convolution of the diagonals with x.
 
     Args:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from surm.matrices.params import Params, check_positive, working_dtype
 
 
-def shift(n: int, f: int | float) -> Float[Array, "{n} {n}"]:
+def shift(n: int, f: float) -> Float[Array, "{n} {n}"]:
     """The dense f-unit-circulant shift Z_f: ones below the diagonal, f in the top right corner.
 
     Args:
@@ -35,14 +35,14 @@ def shift(n: int, f: int | float) -> Float[Array, "{n} {n}"]:
         ValueError: if n is below 1.
 
     Examples:
-        >>> shift(3, -1).tolist()
+        >>> shift(3, -1.0).tolist()
         [[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
     check_positive("n", n)
     return jnp.eye(n, k=-1).at[0, -1].add(f)
 
 
-def apply_shift(x: Float[Array, "*b n"], f: int | float) -> Float[Array, "*b n"]:
+def apply_shift(x: Float[Array, "*b n"], f: float) -> Float[Array, "*b n"]:
     """The product Z_f x: every entry moves one place on, the last one comes first, multiplied by f.
 
     Args:
@@ -54,7 +54,7 @@ def apply_shift(x: Float[Array, "*b n"], f: int | float) -> Float[Array, "*b n"]
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> apply_shift(jnp.array([1.0, 2.0, 3.0]), -1).tolist()
+        >>> apply_shift(jnp.array([1.0, 2.0, 3.0]), -1.0).tolist()
         [-3.0, 1.0, 2.0]
     """
     return jnp.concatenate([f * x[..., -1:], x[..., :-1]], axis=-1)
@@ -80,7 +80,7 @@ def displacement(
         >>> displacement(jnp.eye(3)).tolist()
         [[0.0, 0.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    shifted_rows = apply_shift(dense.T, 1).T if left is None else jnp.matmul(left, dense, precision="highest")
+    shifted_rows = apply_shift(dense.T, 1.0).T if left is None else jnp.matmul(left, dense, precision="highest")
     if right is not None:
         return shifted_rows - jnp.matmul(dense, right, precision="highest")
     # W Z_f has the rows Z_fᵀ w: one place back.

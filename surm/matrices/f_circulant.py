@@ -23,7 +23,14 @@ from surm.matrices import diagonals, fourier
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
-def init(key: PRNGKeyArray, n_out: int, n_in: int, *, hadamard: bool = True, dtype: DTypeLike = jnp.float32) -> Params:
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    hadamard: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
     """Parameters of a zero matrix: a ~ N(0, 1) and b = 0, or c = 0.
 
     Args:

@@ -83,7 +83,11 @@ def init(
     }
 
 
-def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
+def _factors(
+    params: Params,
+    n_out: int,
+    n_in: int,
+) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
     """The arrays a and b, once their shapes fit."""
     check_keys(params, ("a", "b"))
     a, b = params["a"], params["b"]
@@ -150,7 +154,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
         [[3.0, 6.0], [4.0, 8.0]]
     """
     a, b = _factors(params, n_out, n_in)
-    return sum(jnp.kron(b_t, a_t) for a_t, b_t in zip(a, b, strict=True))
+    return jax.vmap(jnp.kron)(b, a).sum(0)
 
 
 def num_params(n_out: int, n_in: int, *, rank: int | None = None, terms: int = 1) -> int:

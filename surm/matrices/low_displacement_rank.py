@@ -32,7 +32,14 @@ from surm.matrices.params import (
 )
 
 
-def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 1, dtype: DTypeLike = jnp.float32) -> Params:
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    rank: int = 1,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
     """Parameters of a zero matrix: g = 0, h ~ N(0, 0.02²).
 
     Args:
@@ -193,7 +200,12 @@ def _fit(target: Float[Array, "n_out n_in"], rank: int) -> tuple[Float[Array, "r
     return alternating.alternate(_product, target, *(jnp.stack(side) for side in zip(*starts, strict=True)))
 
 
-def _product(g: Float[Array, "r n"], h: Float[Array, "r n"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+def _product(
+    g: Float[Array, "r n"],
+    h: Float[Array, "r n"],
+    n_out: int,
+    n_in: int,
+) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix by FFT, bilinear in g and h, for `alternating`."""
     return matvec({"g": g, "h": h}, jnp.eye(n_in, dtype=g.dtype), n_out).T
 

@@ -26,7 +26,14 @@ from surm.matrices.params import (
 )
 
 
-def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 8, dtype: DTypeLike = jnp.float32) -> Params:
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    rank: int = 8,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
     """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming with √5), b = 0.
 
     Args:

@@ -70,7 +70,8 @@ def check_divides(name: str, value: int, n_out: int, n_in: int) -> None:
     """
     check_positive(name, value)
     if n_out % value or n_in % value:
-        raise ValueError(f"{name} must divide n_out and n_in; given {name}={value}, n_out={n_out}, n_in={n_in}")
+        given = f"{name}={value}, n_out={n_out}, n_in={n_in}"
+        raise ValueError(f"{name} must divide n_out and n_in; given {given}")
 
 
 def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:

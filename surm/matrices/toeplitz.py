@@ -203,7 +203,8 @@ def project(dense: Float[Array, "n_out n_in"], *, factors: int = 2, symmetric: b
         >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]), factors=1, symmetric=False)["b_diagonals"].tolist()
         [2.0, 2.0, 4.0]
     """
-    _check_options(*dense.shape, factors, symmetric)
+    n_out, n_in = dense.shape
+    _check_options(n_out, n_in, factors, symmetric)
     target = dense.astype(working_dtype(dense))
     if not symmetric:
         counts = diagonals.diagonal_sums(jnp.ones_like(target))

@@ -69,10 +69,10 @@ def _fit(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "1 n"], Float[Arr
     """The b and a of `project`; for n_out <= n_in = n."""
     single = diagonals.project_symmetric(dense)
     identity = jnp.zeros_like(single).at[0].set(1.0)
-    lifted_b, lifted_a = _from_differences(dense)
-    return alternating.alternate(
-        _product, dense, jnp.stack([single, lifted_b])[:, None], jnp.stack([identity, lifted_a])[:, None]
-    )
+    with jax.default_matmul_precision("highest"):
+        b, a = _from_differences(dense)
+    left, right = jnp.stack([single, b])[:, None], jnp.stack([identity, a])[:, None]
+    return alternating.alternate(_product, dense, left, right)
 
 
 def _product(
@@ -97,7 +97,7 @@ def _solve_lifted(
     """The X of least ‖W - Σ_jk X_jk T(basis_b_j) T(basis_a_k)‖."""
 
     def linear(x: Float[Array, "q 3"]) -> Float[Array, "n_out n"]:
-        return _product(jnp.matmul(x.T, basis_b, precision="highest"), basis_a, *dense.shape)
+        return _product(x.T @ basis_b, basis_a, *dense.shape)
 
     start = jnp.zeros((basis_b.shape[0], 3), dense.dtype)
     return alternating.cgls(linear, dense, start, iterations=_START_ITERATIONS)
@@ -110,12 +110,12 @@ def _bases(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "q n"], Float[A
     if n_out == 1:  # no differences; a = e_0 does
         return jnp.eye(n, dtype=dense.dtype), jnp.pad(first, ((0, 2), (0, 0)))
     differences = dense[1:, 1:] - dense[:-1, :-1]
-    left, right = [], []
+    left, right = [first], [first]
     for sign in (1, -1):  # P+, then P-
         u, _, vt = jnp.linalg.svd((differences + sign * differences[:, ::-1]) / 2, full_matrices=False)
         seen, known = (jnp.pad(v, (0, n - n_out)) for v in (u[:, 0], jnp.ones_like(u[:, 0])))
-        left.append((seen - sign * seen[::-1]) / jnp.maximum(known + known[::-1], 1))
-        right.append(vt[0])
-    middle = jnp.eye(n, dtype=dense.dtype)[n_out : max(n - n_out + 1, n_out)]
-    basis_b, basis_a = (jnp.concatenate([first, jnp.pad(jnp.stack(rows), ((0, 0), (1, 0)))]) for rows in (left, right))
-    return jnp.concatenate([basis_b, middle]), basis_a
+        part = (seen - sign * seen[::-1]) / jnp.maximum(known + known[::-1], 1)
+        left.append(jnp.pad(part, (1, 0))[None])
+        right.append(jnp.pad(vt[0], (1, 0))[None])
+    unseen = jnp.eye(n, dtype=dense.dtype)[n_out : max(n - n_out + 1, n_out)]
+    return jnp.concatenate([*left, unseen]), jnp.concatenate(right)

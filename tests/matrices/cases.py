@@ -65,7 +65,8 @@ class Case:
     def member(self, dtype: jnp.dtype) -> Params:
         """Random parameters of the shapes that `init` gives."""
         shapes = {name: array.shape for name, array in jax.eval_shape(lambda: self.init(dtype)).items()}
-        return {name: self.random(*shapes[name], dtype=dtype, salt=1 + k) for k, name in enumerate(sorted(shapes))}
+        salts = {name: 1 + k for k, name in enumerate(sorted(shapes))}
+        return {name: self.random(*shapes[name], dtype=dtype, salt=salts[name]) for name in salts}
 
     def project(self, dense: jax.Array) -> Params:
         return self.family.project(dense, **dict(self.options))
@@ -73,7 +74,7 @@ class Case:
 
 CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-few_cases = pytest.mark.parametrize("case", [case for case in CASES if (case.n_out, case.n_in) in FEW], ids=str)
+few_cases = pytest.mark.parametrize("case", [c for c in CASES if (c.n_out, c.n_in) in FEW], ids=str)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ def rng():
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-@pytest.mark.parametrize("f", [1, -1, 0.5])
+@pytest.mark.parametrize("f", [1.0, -1.0, 0.5])
 def test_shift(n, f, rng, float64):
     dense = np.zeros((n, n))
     for row in range(1, n):
@@ -32,7 +32,7 @@ def test_shift(n, f, rng, float64):
 
 def test_f_circulants_are_the_polynomials_of_the_shift(rng, float64):
     v = rng.standard_normal(5)
-    for family, f in ((circulant, 1), (skew_circulant, -1)):
+    for family, f in ((circulant, 1.0), (skew_circulant, -1.0)):
         powers = [np.linalg.matrix_power(np.asarray(displacement.shift(5, f)), k) for k in range(5)]
         assert_close(family.to_dense({"c": jnp.asarray(v)}, 5, 5), np.tensordot(v, powers, 1), float64)
 
@@ -40,7 +40,7 @@ def test_f_circulants_are_the_polynomials_of_the_shift(rng, float64):
 @pytest.mark.parametrize("shape", [(1, 1), (5, 5), (3, 5), (5, 3)])
 def test_the_default_operators_are_the_two_shifts(shape, rng, float64):
     dense = jnp.asarray(rng.standard_normal(shape))
-    left, right = displacement.shift(shape[0], 1), displacement.shift(shape[1], -1)
+    left, right = displacement.shift(shape[0], 1.0), displacement.shift(shape[1], -1.0)
     expected = np.asarray(left) @ np.asarray(dense) - np.asarray(dense) @ np.asarray(right)
     assert_close(displacement.displacement(dense), expected, float64)
     assert_close(displacement.displacement(dense, left, right), expected, float64)
@@ -80,7 +80,7 @@ def test_displacement_ranks(kind, rng, float64):
 
 def test_the_rank_depends_on_the_operators_and_the_tolerance(rng, float64):
     dense = jnp.asarray(scipy.linalg.circulant(rng.standard_normal(N)))
-    one = displacement.shift(N, 1)
+    one = displacement.shift(N, 1.0)
     assert displacement.displacement_rank(dense, one, one, tolerance=1e-8) in (0, N)  # zero up to rounding
     noisy = dense + 1e-6 * rng.standard_normal((N, N))
     assert displacement.displacement_rank(noisy) == N

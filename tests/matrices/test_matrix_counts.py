@@ -87,4 +87,5 @@ def test_smooth_lengths_are_the_smallest():
         for _ in range(11):
             smooth = np.where(smooth % prime == 0, smooth // prime, smooth)
     good = numbers[smooth == 1]
-    assert [smooth_length(int(n)) for n in range(1, 1900)] == [int(good[good >= n][0]) for n in range(1, 1900)]
+    for n in range(1, 1900):
+        assert smooth_length(n) == good[good >= n][0]

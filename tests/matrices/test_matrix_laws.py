@@ -1,6 +1,6 @@
 """The laws that every family keeps, over one table of cases.
 
-What compiles anew for every shape is what these tests cost: the vectors of a case have one shape, the compiled
+What compiles anew for every shape is what these tests cost: the vectors of a case have one shape, compiled
 functions are shared, and laws whose proof does not hang on the shape run on a few shapes.
 """
 

@@ -35,6 +35,10 @@ def toeplitz_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.
     return left @ scipy.linalg.toeplitz(params["a"]) if "a" in params else left
 
 
+def block_circulant_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.ndarray:
+    return np.block([[scipy.linalg.circulant(c) for c in row] for row in params["c"]])
+
+
 ORACLES = {
     "circulant": lambda p, n_out, n_in: scipy.linalg.circulant(vector(p)),
     "skew_circulant": lambda p, n_out, n_in: f_circulant(vector(p), -1),
@@ -44,7 +48,7 @@ ORACLES = {
         f_circulant(g, 1) @ f_circulant(h, -1) for g, h in zip(p["g"], p["h"], strict=True)
     ),
     "low_rank": lambda p, n_out, n_in: p["b"] @ p["a"],
-    "block_circulant": lambda p, n_out, n_in: np.block([[scipy.linalg.circulant(c) for c in row] for row in p["c"]]),
+    "block_circulant": block_circulant_oracle,
 }
 
 

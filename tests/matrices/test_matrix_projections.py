@@ -79,7 +79,8 @@ def test_kronecker_error_is_the_tail_of_the_rearranged_matrix(float64):
 
 def test_low_displacement_rank_error_falls_to_zero_at_rank_n(float64):
     dense = jnp.asarray(np.random.default_rng(0).standard_normal((12, 6)))
-    errors = [error(low_displacement_rank, low_displacement_rank.project(dense, rank=r), dense) for r in (1, 3, 6)]
+    family = low_displacement_rank
+    errors = [error(family, family.project(dense, rank=r), dense) for r in (1, 3, 12)]
     assert errors[0] > errors[1] > 0.01
     assert errors[2] < 1e-12
 
@@ -158,4 +159,5 @@ def test_cgls_keeps_the_digits_that_the_normal_equations_lose():
     target = jnp.asarray(matrix @ np.ones(12, np.float32))
     found = alternating.cgls(functools.partial(jnp.matmul, matrix), target, jnp.zeros(12), iterations=500)
     normal = np.linalg.solve(matrix.T @ matrix, matrix.T @ np.asarray(target))
-    assert np.abs(found - 1).max() < 0.002 < 0.05 < np.abs(normal - 1).max()
+    assert np.abs(found - 1).max() < 0.002
+    assert np.abs(normal - 1).max() > 0.05

@@ -46,7 +46,8 @@ def test_on_eight_virtual_devices():
     }
     here = pathlib.Path(__file__)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{here}::{several_test()}"]
-    run = subprocess.run(command, env=environment, cwd=here.parents[2], capture_output=True, text=True, timeout=300)
+    root = here.parents[2]
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"{len(FAMILIES)} passed" in run.stdout
 
