@@ -15,6 +15,8 @@ terms reach every n×n matrix.
 Source: V. Y. Pan, Structured Matrices and Polynomials, Birkhäuser 2001.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -80,11 +82,11 @@ def displacement(
         >>> displacement(jnp.eye(3)).tolist()
         [[0.0, 0.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    shifted_rows = apply_shift(dense.T, 1.0).T if left is None else jnp.matmul(left, dense, precision="highest")
-    if right is not None:
-        return shifted_rows - jnp.matmul(dense, right, precision="highest")
-    # W Z_f has the rows Z_fᵀ w: one place back.
-    return shifted_rows - jnp.concatenate([dense[:, 1:], -dense[:, :1]], axis=1)
+    multiply = partial(jnp.matmul, precision="highest")
+    rows = apply_shift(dense.T, 1.0).T if left is None else multiply(left, dense)
+    # W Z_{-1} moves the columns one to the left: its rows are Z_{-1}ᵀ w.
+    shifted = jnp.concatenate([dense[:, 1:], -dense[:, :1]], axis=1) if right is None else multiply(dense, right)
+    return rows - shifted
 
 
 def displacement_rank(
