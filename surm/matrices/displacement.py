@@ -84,9 +84,10 @@ def displacement(
     """
     multiply = partial(jnp.matmul, precision="highest")
     rows = apply_shift(dense.T, 1.0).T if left is None else multiply(left, dense)
-    # W Z_{-1} moves the columns one to the left: its rows are Z_{-1}ᵀ w.
-    shifted = jnp.concatenate([dense[:, 1:], -dense[:, :1]], axis=1) if right is None else multiply(dense, right)
-    return rows - shifted
+    if right is not None:
+        return rows - multiply(dense, right)
+    # W Z_{-1}: the columns one to the left, the first one, negated, at the end.
+    return rows - jnp.concatenate([dense[:, 1:], -dense[:, :1]], axis=1)
 
 
 def displacement_rank(
