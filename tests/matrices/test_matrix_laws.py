@@ -1,7 +1,7 @@
 """The laws that every family keeps, over one table of cases.
 
 What compiles anew for every shape is what these tests cost: the vectors of a case have one shape, compiled
-functions are shared, and laws whose proof does not hang on the shape run on a few shapes.
+functions are shared, and what hangs on the shape in no way runs on one or two of them.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import pytest
 
 from surm.matrices import FAMILIES, options
 
-from .cases import Case, assert_close, dense_of, every_case, few_cases, product
+from .cases import Case, assert_close, dense_of, every_case, one_shape, product, two_shapes
 
 
 def vectors(case: Case, dtype: str, salt: int = 0) -> jax.Array:
@@ -32,7 +32,7 @@ def test_matvec_is_the_dense_product(case, float64):
     check_product(case, float64)
 
 
-@few_cases
+@one_shape
 def test_matvec_is_the_dense_product_in_float32(case):
     check_product(case, "float32")
 
@@ -44,14 +44,14 @@ def test_matvec_is_linear_in_x(case, float64):
     assert_close(combined, 2.0 * product(case, params, x) - 3.0 * product(case, params, y), float64)
 
 
-@few_cases
+@one_shape
 def test_batch_axes_are_independent(case, float64):
     params, x = case.member(float64), vectors(case, float64)
     rows = [[product(case, params, vector) for vector in matrix] for matrix in x]
     assert_close(product(case, params, x), np.asarray(rows), float64)
 
 
-@few_cases
+@one_shape
 def test_vmap_over_vectors_and_over_parameters(case, float64):
     pair, x = [case.member(float64), case.init(float64)], vectors(case, float64)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair)
@@ -61,7 +61,7 @@ def test_vmap_over_vectors_and_over_parameters(case, float64):
     assert_close(y, np.asarray(expected), float64)
 
 
-@few_cases
+@one_shape
 def test_jit_equals_eager(case):
     params, x = case.member("float32"), vectors(case, "float32")
     assert_close(product(case, params, x), case.family.matvec(params, x, case.n_out), "float32")
@@ -81,7 +81,7 @@ def test_zero_at_init(case, float64):
     assert not product(case, params, vectors(case, float64)).any()
 
 
-@few_cases
+@two_shapes
 def test_it_trains_from_init(case, float64):
     params, x = case.init(float64), vectors(case, float64)
     weights = case.random(2, 3, case.n_out, dtype=float64, salt=9)
@@ -89,7 +89,7 @@ def test_it_trains_from_init(case, float64):
     assert max(float(jnp.abs(leaf).max()) for leaf in of_params.values()) > 1e-4
 
 
-@few_cases
+@two_shapes
 def test_gradients_are_those_through_the_dense_matrix(case, float64):
     params, x = case.member(float64), vectors(case, float64)
     weights = case.random(2, 3, case.n_out, dtype=float64, salt=9)
@@ -112,7 +112,7 @@ def test_num_params_counts_the_leaves(case, kind):
     assert sum(leaf.size for leaf in leaves) == expected
 
 
-@few_cases
+@one_shape
 def test_bfloat16_in_bfloat16_out(case):
     params, x = case.member("bfloat16"), vectors(case, "bfloat16")
     y = product(case, params, x)
@@ -122,7 +122,7 @@ def test_bfloat16_in_bfloat16_out(case):
     assert_close(y, np.asarray(x, np.float32) @ dense_of(case, exact).T, "bfloat16")
 
 
-@few_cases
+@one_shape
 def test_float32_parameters_on_bfloat16_vectors(case):
     params, x = case.member("float32"), vectors(case, "bfloat16")
     y = product(case, params, x)
@@ -145,7 +145,7 @@ def test_projecting_a_member_gives_it_back(case, float64):
     check_projection_of_a_member(case, float64)
 
 
-@few_cases
+@one_shape
 def test_projecting_a_member_gives_it_back_in_float32(case):
     check_projection_of_a_member(case, "float32")
 

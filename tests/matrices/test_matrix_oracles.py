@@ -8,7 +8,7 @@ import scipy.linalg
 
 from surm.matrices import FAMILIES, toeplitz
 
-from .cases import assert_close, dense_of, few_cases
+from .cases import assert_close, dense_of, two_shapes
 
 
 def f_circulant(v: np.ndarray, f: int) -> np.ndarray:
@@ -52,7 +52,7 @@ ORACLES = {
 }
 
 
-@few_cases
+@two_shapes
 def test_dense_form(case, float64):
     params = case.member(float64)
     dense = dense_of(case, params)

@@ -18,14 +18,14 @@ from surm.matrices import (
     toeplitz,
 )
 
-from .cases import Case, assert_close, dense_of, few_cases
+from .cases import Case, assert_close, dense_of, one_shape
 
 
 def error(family, params, dense) -> float:
     return float(jnp.linalg.norm(family.to_dense(params, *dense.shape) - dense))
 
 
-@few_cases
+@one_shape
 def test_no_perturbation_comes_nearer(case, float64):
     dense = case.random(case.n_out, case.n_in, dtype=float64, salt=5)
     found = case.project(dense)
@@ -43,7 +43,7 @@ def test_no_perturbation_comes_nearer(case, float64):
         assert distance(step) >= best - 1e-12
 
 
-@few_cases
+@one_shape
 def test_the_residual_is_orthogonal_to_the_family(case, float64):
     if case.name == "low_displacement_rank" or (case.name == "toeplitz" and not case.options):
         pytest.skip("no closed form: alternating least squares stops near a stationary point")
