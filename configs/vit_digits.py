@@ -2,7 +2,8 @@
 
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
 
-Data and weights ship with the packages; no network is needed.
+Data and weights ship with the packages; no network is needed. Two CPU cores: about three minutes. Expected number:
+the circulant row of the digits table in README.md.
 """
 
 import ml_collections
@@ -16,8 +17,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "digits"
     config.model.weights = "asset:vit_micro"
     config.peft.family = "circulant"
-    config.peft.dropout = 0.3  # 1,077 images: without it the training loss falls to 0 and the held-out one does not
+    # 1,077 images: without dropout and smoothing the training loss falls to 0 and the held-out one does not. Both
+    # were chosen on the validation split.
+    config.peft.dropout = 0.3
     config.optim.learning_rate = 8e-3
+    config.optim.label_smoothing = 0.1
     config.optim.epochs = 40
     config.optim.batch_size = 64
     return config
