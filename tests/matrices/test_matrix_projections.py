@@ -95,6 +95,21 @@ def test_never_worse_than_the_starts(shape, float64):
     assert one_term <= error(skew_circulant, skew_circulant.project(dense), dense) + 1e-12
 
 
+@pytest.mark.parametrize(
+    "family, seed, bound",
+    [
+        (low_displacement_rank, 6, 7.26),  # from the unit vectors for h; the next start ends at 7.50
+        (low_displacement_rank, 2, 7.92),  # from the unit vectors for g; 8.20
+        (low_displacement_rank, 10, 7.25),  # from the displacement; 7.40
+        (toeplitz, 4, 8.54),  # from the nearest single matrix; 8.81
+        (toeplitz, 0, 7.18),  # from the differences along the diagonals; 7.88
+    ],
+)
+def test_every_start_is_the_best_for_some_matrix(family, seed, bound, float64):
+    dense = jnp.asarray(np.random.default_rng(seed).standard_normal((8, 13)))
+    assert error(family, family.project(dense), dense) < bound
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_zero_is_projected_to_zero(name):
     family = FAMILIES[name]
