@@ -17,7 +17,7 @@ class Checkpoints:
     """The checkpoints in one folder; a context manager that waits for the last write."""
 
     def __init__(self, folder: pathlib.Path, keep: int):
-        """Opens (or makes) the folder, removing what an interrupted write has left.
+        """Opens (or makes) the folder; what an interrupted write has left is removed before the next one starts.
 
         Args:
           folder: where the checkpoints lie.

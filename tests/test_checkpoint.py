@@ -51,11 +51,13 @@ def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path)
         np.testing.assert_array_equal(saved.restore(big)[0]["x"], 0.0)
 
 
-def test_what_an_interrupted_write_left_is_removed(tmp_path, state):
+def test_what_an_interrupted_write_left_is_passed_over_and_removed_by_the_next(tmp_path, state):
     with Checkpoints(tmp_path, 2) as saved:
         saved.save(1, state, {"n": 0})
-    left = tmp_path / "2.orbax-checkpoint-tmp"
+    left = tmp_path / "9.orbax-checkpoint-tmp"
     left.mkdir()
+    (left / "half").write_bytes(b"x" * 1000)
     with Checkpoints(tmp_path, 2) as saved:
         assert saved.latest_step == 1
-    assert not left.exists()
+        saved.save(2, state, {"n": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]

@@ -185,7 +185,7 @@ def project(dense: Float[Array, "n_out n_in"], *, factors: int = 2, symmetric: b
     """The nearest member: means over diagonals for one factor, alternating least squares for two.
 
     One factor: the nearest matrix. Two factors: a local optimum, never worse than the nearest single
-    symmetric Toeplitz matrix, exact for members; see `toeplitz_pair`.
+    symmetric Toeplitz matrix, and exact for most members; see `toeplitz_pair`.
 
     Args:
         dense: any matrix.

@@ -44,10 +44,10 @@ def matvec(
 def project(dense: Float[Array, "n_out n_in"]) -> Params:
     """A near product T(b) T(a): the better of two starts, polished by alternating least squares.
 
-    The starts are a = e_0 with b the nearest symmetric Toeplitz matrix, and what the differences give (see
-    above). The result is a local optimum, never worse than the nearest single symmetric Toeplitz matrix.
-    Members are recovered to rounding where X is unique, n >= 7 and the shorter side at least about n/2;
-    elsewhere up to a few per cent at worst.
+    The starts are a = e_0 with the best b, the nearest symmetric Toeplitz matrix, and what the differences
+    give (see above). The result is a local optimum, never worse than the nearest single symmetric Toeplitz
+    matrix. Members are recovered to rounding where X is unique, which asks for n >= 7 and a shorter side of
+    at least n/2; elsewhere the error can reach a tenth of the largest entry.
 
     Args:
         dense: any matrix, float32 or float64.
@@ -67,12 +67,11 @@ def project(dense: Float[Array, "n_out n_in"]) -> Params:
 @jax.jit
 def _fit(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "1 n"], Float[Array, "1 n"]]:
     """The b and a of `project`; for n_out <= n_in = n."""
-    single = diagonals.project_symmetric(dense)
-    identity = jnp.zeros_like(single).at[0].set(1.0)
+    nothing = jnp.zeros(dense.shape[1], dense.dtype)  # that side is solved for first
     with jax.default_matmul_precision("highest"):
         b, a = _from_differences(dense)
-    left, right = jnp.stack([single, b])[:, None], jnp.stack([identity, a])[:, None]
-    return alternating.alternate(_product, dense, left, right)
+    left, right = jnp.stack([nothing, b]), jnp.stack([nothing.at[0].set(1.0), a])
+    return alternating.alternate(_product, dense, left[:, None], right[:, None])
 
 
 def _product(
