@@ -3,7 +3,7 @@
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
 
 Data and weights ship with the packages; no network is needed. Two CPU cores: about three minutes. Expected number:
-the circulant row of the digits table in README.md.
+96.4 %; experiments/vit_families/results/digits_circulant.json.
 """
 
 import ml_collections

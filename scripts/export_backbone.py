@@ -7,7 +7,6 @@ back through the ordinary loading code.
 """
 
 import json
-import os
 import pathlib
 import sys
 
@@ -16,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
+from surm import files
 from surm.data import pipeline, sources
 from surm.evaluate import evaluator
 from surm.models import convert, vit, weights
@@ -48,10 +48,7 @@ def export(run: pathlib.Path, target: pathlib.Path, model: str) -> None:
     arrays = safetensors.numpy.load_file(run / "adapter" / store.WEIGHTS)
     halves = {name: array.astype(np.float16) for name, array in arrays.items()}
     about = {"model": model, "mean": [0.5] * 3, "std": [0.5] * 3}
-    partial = target.with_suffix(".partial")
-    safetensors.numpy.save_file(halves, partial, metadata={"surm": json.dumps(about)})
-    partial.chmod(0o644)  # safetensors writes files that only their owner reads
-    os.replace(partial, target)
+    files.replace(target, safetensors.numpy.save(halves, metadata={"surm": json.dumps(about)}))
 
 
 def measure(name: str, config: ml_collections.ConfigDict) -> float:
@@ -75,14 +72,14 @@ def main(run: str, name: str) -> None:
     shape = vit.preset(config.model.name)
     config.data.source = pathlib.Path(config.data.source).name
     result |= {"config": config.to_dict(), "shipped": {"accuracy": accuracy, "dtype": "float16"}}
-    (ASSETS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    files.replace(ASSETS / f"{name}.json", json.dumps(result, indent=2) + "\n")
     card = CARD.format(
         name=name, size=shape.image_size, patch=shape.patch_size, width=shape.width, depth=shape.depth,
         parameters=result["total_parameters"], machine=result["versions"]["machine"],
         device=result["versions"]["device"], steps=result["steps"], batch=config.optim.batch_size,
         minutes=result["seconds"] / 60, accuracy=accuracy, own=result["eval"]["accuracy"], mean=0.5, std=0.5,
     )  # fmt: skip
-    (ASSETS / f"{name}.md").write_text(card)
+    files.replace(ASSETS / f"{name}.md", card)
     print(card)
 
 

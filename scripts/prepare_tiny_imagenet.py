@@ -9,11 +9,12 @@ Two CPU cores, one minute; the output takes 340 MB.
 """
 
 import io
-import os
 import sys
 
 import numpy as np
 from PIL import Image
+
+from surm import files
 
 
 def decode(archive: np.lib.npyio.NpzFile, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -33,14 +34,14 @@ def main(source: str, target: str) -> None:
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")].reshape(labels.max() + 1, -1)
     validation, train = by_class[:, :25].ravel(), np.sort(by_class[:, 25:].ravel())
-    partial = f"{target}.partial.npz"
+    packed = io.BytesIO()
     np.savez(
-        partial,
+        packed,
         x_train=images[train], y_train=labels[train],
         x_val=images[validation], y_val=labels[validation],
         x_test=test_images, y_test=test_labels,
     )  # fmt: skip
-    os.replace(partial, target)
+    files.replace(target, packed.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""What the README says is so: its snippets run, its tables come from the committed results, its paths exist."""
+"""What README and configs say is so: snippets run, numbers are those of committed results, paths exist."""
 
+import json
 import pathlib
 import re
 import runpy
@@ -29,6 +30,20 @@ def test_every_path_it_names_exists():
     named = set(re.findall(r"(?:surm|configs|experiments|scripts|tests|docs)/[\w./-]*\w", README))
     missing = [path for path in named if not (ROOT / path).exists() and "NAME" not in path]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("config", "result"),
+    [
+        ("vit_digits", "experiments/vit_families/results/digits_circulant.json"),
+        ("vit_cifar", "experiments/vit_families/results/cifar10_circulant.json"),
+        ("pretrain_vit", "surm/models/assets/vit_micro.json"),
+    ],
+)
+def test_the_number_a_config_promises_is_that_of_its_result(config, result):
+    promised = re.search(r"Expected number:\s([\d.]+) %", (ROOT / "configs" / f"{config}.py").read_text()).group(1)
+    measured = json.loads((ROOT / result).read_text())["eval"]["accuracy"]
+    assert promised == f"{100 * measured:.1f}"
 
 
 def test_it_is_short():

@@ -11,13 +11,12 @@ it stands, nothing tuned here. `--table` prints the results as Markdown and trai
 import argparse
 import contextlib
 import json
-import os
 import pathlib
 import statistics
 import tempfile
 from typing import Any
 
-from surm import command_line, train
+from surm import command_line, files, train
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -100,9 +99,7 @@ def main() -> None:
     for method in arguments.methods.split(",") if not arguments.table else ():
         result = measure(arguments.dataset, method, source, arguments.seeds)
         file = RESULTS / f"{arguments.dataset}_{method.replace(' r=', '_r')}.json"
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(partial, file)
+        files.replace(file, json.dumps(result, indent=2) + "\n")
         print(f"{method}: {result['seeds']} {result.get('tuning')}", flush=True)
     print(table(arguments.dataset))
 

@@ -51,17 +51,17 @@ def options(family: str) -> dict[str, bool | int | None]:
     """The structural options of a family, which `init`, `num_params` and `project` take by keyword.
 
     Args:
-        family: a name in `FAMILIES`.
+      family: a name in `FAMILIES`.
 
     Returns:
-        Each option's default, in the order of the signature.
+      Each option's default, in the order of the signature.
 
     Raises:
-        ValueError: if there is no such family.
+      ValueError: if there is no such family.
 
     Examples:
-        >>> options("kronecker")
-        {'rank': None, 'terms': 1}
+      >>> options("kronecker")
+      {'rank': None, 'terms': 1}
     """
     if family not in FAMILIES:
         raise ValueError(f"given family {family!r}; expected one of {', '.join(FAMILIES)}")

@@ -30,20 +30,20 @@ def cgls(
     """Minimise ‖target - linear(u)‖ over u, by conjugate gradients from `start`.
 
     Args:
-        linear: a linear function, transposable by JAX.
-        target: what linear(u) should be.
-        start: where to begin; the result differs from it by a vector of the row space, so that from zero it
-            is the solution of least norm.
-        iterations: how many steps at most; it stops earlier once the error does not fall any more.
+      linear: a linear function, transposable by JAX.
+      target: what linear(u) should be.
+      start: where to begin; the result differs from it by a vector of the row space, so that from zero it
+          is the solution of least norm.
+      iterations: how many steps at most; it stops earlier once the error does not fall any more.
 
     Returns:
-        The u found. Its error never exceeds that of `start` by more than rounding. Cost: `linear` and its
-        transpose once a step.
+      The u found. Its error never exceeds that of `start` by more than rounding. Cost: `linear` and its
+      transpose once a step.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> cgls(lambda u: 2.0 * u, jnp.array([2.0, 4.0]), jnp.zeros(2), iterations=5).round().tolist()
-        [1.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> cgls(lambda u: 2.0 * u, jnp.array([2.0, 4.0]), jnp.zeros(2), iterations=5).round().tolist()
+      [1.0, 2.0]
     """
     transposed = jax.linear_transpose(linear, start)
 
@@ -140,18 +140,18 @@ def alternate(
     """Polish several starts by alternating least squares and keep the best result.
 
     Args:
-        product: a bilinear function (left, right, n_out, n_in) -> dense, defined at module level (it is a key
-            of the cache).
-        target: the matrix to come near to.
-        left: the starts' left vectors. A start that knows one side alone has zeros for the other, which is
-            then solved for first: nothing can be gained by moving a side whose partner is zero.
-        right: the starts' right vectors.
-        sweeps: how many times both sides are solved for, at most.
-        iterations: of CGLS in each half step, at most: in the first sweep, and in the others.
-        tolerance: a sweep that lowers the error by less than this share of it is the last.
+      product: a bilinear function (left, right, n_out, n_in) -> dense, defined at module level (it is a key
+          of the cache).
+      target: the matrix to come near to.
+      left: the starts' left vectors. A start that knows one side alone has zeros for the other, which is
+          then solved for first: nothing can be gained by moving a side whose partner is zero.
+      right: the starts' right vectors.
+      sweeps: how many times both sides are solved for, at most.
+      iterations: of CGLS in each half step, at most: in the first sweep, and in the others.
+      tolerance: a sweep that lowers the error by less than this share of it is the last.
 
     Returns:
-        The best (left, right) found, never worse than any of the starts.
+      The best (left, right) found, never worse than any of the starts.
     """
     with jax.default_matmul_precision("highest"):
         polish = partial(_polish, product, target, sweeps=sweeps, iterations=iterations, tolerance=tolerance)

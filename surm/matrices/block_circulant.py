@@ -49,22 +49,22 @@ def init(
     """Parameters of a zero matrix: c = 0.
 
     Args:
-        key: unused.
-        n_out: rows.
-        n_in: columns.
-        block_size: p, a divisor of both; None for the greatest.
-        dtype: of the parameters.
+      key: unused.
+      n_out: rows.
+      n_in: columns.
+      block_size: p, a divisor of both; None for the greatest.
+      dtype: of the parameters.
 
     Returns:
-        {"c": (n_out/p, n_in/p, p)}.
+      {"c": (n_out/p, n_in/p, p)}.
 
     Raises:
-        ValueError: if a size or p is below 1, or p does not divide both sides.
+      ValueError: if a size or p is below 1, or p does not divide both sides.
 
     Examples:
-        >>> import jax
-        >>> init(jax.random.key(0), 6, 9)["c"].shape
-        (2, 3, 3)
+      >>> import jax
+      >>> init(jax.random.key(0), 6, 9)["c"].shape
+      (2, 3, 3)
     """
     p = _block_size(n_out, n_in, block_size)
     return {"c": jnp.zeros((n_out // p, n_in // p, p), dtype)}
@@ -85,22 +85,22 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product, block row I: y_I = Σ_J circulant(c[I, J]) x_J.
 
     Args:
-        params: {"c"}, as `init` makes it.
-        x: vectors of length n_in.
-        n_out: rows.
+      params: {"c"}, as `init` makes it.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        The products, in x's type. Cost: one real FFT of every block of x and of y, n_out n_in / p products
-        between.
+      The products, in x's type. Cost: one real FFT of every block of x and of y, n_out n_in / p products
+      between.
 
     Raises:
-        ValueError: if the name or shape of the parameter does not fit.
+      ValueError: if the name or shape of the parameter does not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> c = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
-        >>> matvec({"c": c}, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).round().tolist()
-        [5.0, 5.0]
+      >>> import jax.numpy as jnp
+      >>> c = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+      >>> matvec({"c": c}, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).round().tolist()
+      [5.0, 5.0]
     """
     n_in = input_size(x)
     c = _blocks(params, n_out, n_in)
@@ -114,20 +114,20 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """The dense matrix, entry (Ip+k, Jp+l) = c[I, J, (k-l) mod p].
 
     Args:
-        params: {"c"}, as `init` makes it.
-        n_out: rows.
-        n_in: columns.
+      params: {"c"}, as `init` makes it.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the name or shape of the parameter does not fit.
+      ValueError: if the name or shape of the parameter does not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense({"c": jnp.array([[[1.0, 2.0], [3.0, 4.0]]])}, 2, 4).tolist()
-        [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense({"c": jnp.array([[[1.0, 2.0], [3.0, 4.0]]])}, 2, 4).tolist()
+      [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]]
     """
     c = _blocks(params, n_out, n_in)
     k = jnp.arange(c.shape[2])
@@ -139,19 +139,19 @@ def num_params(n_out: int, n_in: int, *, block_size: int | None = None) -> int:
     """Numbers stored: n_out n_in / p.
 
     Args:
-        n_out: rows.
-        n_in: columns.
-        block_size: p, a divisor of both; None for the greatest.
+      n_out: rows.
+      n_in: columns.
+      block_size: p, a divisor of both; None for the greatest.
 
     Returns:
-        The number of trained values.
+      The number of trained values.
 
     Raises:
-        ValueError: if a size or p is below 1, or p does not divide both sides.
+      ValueError: if a size or p is below 1, or p does not divide both sides.
 
     Examples:
-        >>> num_params(768, 768), num_params(768, 3072, block_size=128)
-        (768, 18432)
+      >>> num_params(768, 768), num_params(768, 3072, block_size=128)
+      (768, 18432)
     """
     return n_out * n_in // _block_size(n_out, n_in, block_size)
 
@@ -160,19 +160,19 @@ def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None)
     """The nearest block circulant: in every block, the mean over its wrapped diagonals.
 
     Args:
-        dense: any matrix.
-        block_size: p, a divisor of both sides; None for the greatest.
+      dense: any matrix.
+      block_size: p, a divisor of both sides; None for the greatest.
 
     Returns:
-        {"c"}. Cost O(n_out n_in).
+      {"c"}. Cost O(n_out n_in).
 
     Raises:
-        ValueError: if the matrix is empty, p is below 1, or p does not divide both sides.
+      ValueError: if the matrix is empty, p is below 1, or p does not divide both sides.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]))["c"].tolist()
-        [[[2.0, 3.0]]]
+      >>> import jax.numpy as jnp
+      >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]))["c"].tolist()
+      [[[2.0, 3.0]]]
     """
     n_out, n_in = dense.shape
     p = _block_size(n_out, n_in, block_size)

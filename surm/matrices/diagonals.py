@@ -21,17 +21,17 @@ def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Floa
     """The dense Toeplitz matrix, entry (i, j) = diagonals[i - j + n_in - 1].
 
     Args:
-        diagonals: n_out + n_in - 1 values, from the top right corner to the bottom left one.
-        n_out: rows.
-        n_in: columns.
+      diagonals: n_out + n_in - 1 values, from the top right corner to the bottom left one.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix.
+      The matrix.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
-        [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
+      >>> import jax.numpy as jnp
+      >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
+      [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
     """
     rows, columns = jnp.arange(n_out), jnp.arange(n_in)
     return diagonals[rows[:, None] - columns[None, :] + n_in - 1]
@@ -45,13 +45,13 @@ def multiply(
     """The product T x, as the middle of one linear convolution of the diagonals with x.
 
     Args:
-        diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
-        x: vectors of length n_in.
-        n_out: rows.
+      diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        T x in the common type, float32 at least. Cost: FFTs of the first smooth length >= n_out + n_in - 1;
-        what wraps round at that length falls on the n_in - 1 entries that are cut off.
+      T x in the common type, float32 at least. Cost: FFTs of the first smooth length >= n_out + n_in - 1;
+      what wraps round at that length falls on the n_in - 1 entries that are cut off.
     """
     n_in = x.shape[-1]
     return convolve(diagonals, x, smooth_length(n_out + n_in - 1), 1)[..., n_in - 1 : n_in - 1 + n_out]
@@ -61,15 +61,15 @@ def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
     """The sum of every diagonal; the transpose of `from_diagonals`.
 
     Args:
-        dense: any matrix.
+      dense: any matrix.
 
     Returns:
-        n_out + n_in - 1 sums, in the order of `from_diagonals`.
+      n_out + n_in - 1 sums, in the order of `from_diagonals`.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> diagonal_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
-        [2.0, 5.0, 3.0]
+      >>> import jax.numpy as jnp
+      >>> diagonal_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+      [2.0, 5.0, 3.0]
     """
     n_out, n_in = dense.shape
     length = n_out + n_in - 1
@@ -82,17 +82,17 @@ def symmetric(t: Float[Array, " n"], n_out: int, n_in: int) -> Float[Array, " d"
     """The diagonals of the leading n_out×n_in part of the symmetric Toeplitz matrix with first column t.
 
     Args:
-        t: first column and first row, at least max(n_out, n_in) values.
-        n_out: rows.
-        n_in: columns.
+      t: first column and first row, at least max(n_out, n_in) values.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        n_out + n_in - 1 values, in the order of `from_diagonals`.
+      n_out + n_in - 1 values, in the order of `from_diagonals`.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> symmetric(jnp.arange(3.0), 2, 3).tolist()
-        [2.0, 1.0, 0.0, 1.0]
+      >>> import jax.numpy as jnp
+      >>> symmetric(jnp.arange(3.0), 2, 3).tolist()
+      [2.0, 1.0, 0.0, 1.0]
     """
     return jnp.concatenate([t[1:n_in][::-1], t[:n_out]])
 
@@ -101,10 +101,10 @@ def project_symmetric(dense: Float[Array, "n_out n_in"]) -> Float[Array, " n"]:
     """The nearest symmetric Toeplitz matrix: the mean over the diagonals k and -k together.
 
     Args:
-        dense: any matrix.
+      dense: any matrix.
 
     Returns:
-        First column of length max(n_out, n_in), the t of `symmetric`.
+      First column of length max(n_out, n_in), the t of `symmetric`.
     """
     n_out, n_in = dense.shape
 

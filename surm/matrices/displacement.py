@@ -27,18 +27,18 @@ def shift(n: int, f: float) -> Float[Array, "{n} {n}"]:
     """The dense f-unit-circulant shift Z_f: ones below the diagonal, f in the top right corner.
 
     Args:
-        n: the size; Z_f is (f) for n = 1.
-        f: the wrapped entry.
+      n: the size; Z_f is (f) for n = 1.
+      f: the wrapped entry.
 
     Returns:
-        The matrix.
+      The matrix.
 
     Raises:
-        ValueError: if n is below 1.
+      ValueError: if n is below 1.
 
     Examples:
-        >>> shift(3, -1.0).tolist()
-        [[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+      >>> shift(3, -1.0).tolist()
+      [[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
     check_positive("n", n)
     return jnp.eye(n, k=-1).at[0, -1].add(f)
@@ -48,16 +48,16 @@ def apply_shift(x: Float[Array, "*b n"], f: float) -> Float[Array, "*b n"]:
     """The product Z_f x: every entry moves one place on, the last one comes first, multiplied by f.
 
     Args:
-        x: vectors along the last axis.
-        f: what the wrapped entry is multiplied by.
+      x: vectors along the last axis.
+      f: what the wrapped entry is multiplied by.
 
     Returns:
-        Z_f x. Cost O(n) a vector.
+      Z_f x. Cost O(n) a vector.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> apply_shift(jnp.array([1.0, 2.0, 3.0]), -1.0).tolist()
-        [-3.0, 1.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> apply_shift(jnp.array([1.0, 2.0, 3.0]), -1.0).tolist()
+      [-3.0, 1.0, 2.0]
     """
     return jnp.concatenate([f * x[..., -1:], x[..., :-1]], axis=-1)
 
@@ -70,17 +70,17 @@ def displacement(
     """The displacement ∇_{A,B}(W) = A W - W B.
 
     Args:
-        dense: W.
-        left: A; None for Z_1.
-        right: B; None for Z_{-1}.
+      dense: W.
+      left: A; None for Z_1.
+      right: B; None for Z_{-1}.
 
     Returns:
-        The displacement. Cost O(n_out n_in) for the shifts.
+      The displacement. Cost O(n_out n_in) for the shifts.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> displacement(jnp.eye(3)).tolist()
-        [[0.0, 0.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+      >>> import jax.numpy as jnp
+      >>> displacement(jnp.eye(3)).tolist()
+      [[0.0, 0.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
     multiply = partial(jnp.matmul, precision="highest")
     rows = apply_shift(dense.T, 1.0).T if left is None else multiply(left, dense)
@@ -100,19 +100,19 @@ def displacement_rank(
     """The numerical rank of A W - W B.
 
     Args:
-        dense: W.
-        left: A; None for Z_1.
-        right: B; None for Z_{-1}.
-        tolerance: singular values up to this share of the largest count as zero; None for max(n_out, n_in)
-            eps, times 16.
+      dense: W.
+      left: A; None for Z_1.
+      right: B; None for Z_{-1}.
+      tolerance: singular values up to this share of the largest count as zero; None for max(n_out, n_in)
+          eps, times 16.
 
     Returns:
-        The rank, 0 for W = 0.
+      The rank, 0 for W = 0.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> displacement_rank(jnp.eye(4))
-        1
+      >>> import jax.numpy as jnp
+      >>> displacement_rank(jnp.eye(4))
+      1
     """
     if tolerance is None:
         tolerance = 16 * max(dense.shape) * float(jnp.finfo(dense.dtype).eps)
@@ -127,19 +127,19 @@ def from_dense(dense: Float[Array, "n_out n_in"], *, rank: int) -> Params:
     n this holds for every W; for smaller r and other W the truncated sum is near W, though not the nearest.
 
     Args:
-        dense: W, square.
-        rank: r; terms above n are zero.
+      dense: W, square.
+      rank: r; terms above n are zero.
 
     Returns:
-        {"g": (r, n), "h": (r, n)}, the parameters of `low_displacement_rank`. Cost: one SVD.
+      {"g": (r, n), "h": (r, n)}, the parameters of `low_displacement_rank`. Cost: one SVD.
 
     Raises:
-        ValueError: if W is not square or rank is below 1.
+      ValueError: if W is not square or rank is below 1.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> {name: array.shape for name, array in from_dense(jnp.eye(3), rank=2).items()}
-        {'g': (2, 3), 'h': (2, 3)}
+      >>> import jax.numpy as jnp
+      >>> {name: array.shape for name, array in from_dense(jnp.eye(3), rank=2).items()}
+      {'g': (2, 3), 'h': (2, 3)}
     """
     check_positive("rank", rank)
     if dense.shape[0] != dense.shape[1]:

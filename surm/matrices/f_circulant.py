@@ -34,22 +34,22 @@ def init(
     """Parameters of a zero matrix: a ~ N(0, 1) and b = 0, or c = 0.
 
     Args:
-        key: for a; unused without it.
-        n_out: rows.
-        n_in: columns.
-        hadamard: store the vector as a product a⊙b, or as it is.
-        dtype: of the parameters.
+      key: for a; unused without it.
+      n_out: rows.
+      n_in: columns.
+      hadamard: store the vector as a product a⊙b, or as it is.
+      dtype: of the parameters.
 
     Returns:
-        {"a", "b"} or {"c"}, each of length max(n_out, n_in).
+      {"a", "b"} or {"c"}, each of length max(n_out, n_in).
 
     Raises:
-        ValueError: if n_out or n_in is below 1.
+      ValueError: if n_out or n_in is below 1.
 
     Examples:
-        >>> import jax
-        >>> {name: vector.shape for name, vector in init(jax.random.key(0), 2, 3).items()}
-        {'a': (3,), 'b': (3,)}
+      >>> import jax
+      >>> {name: vector.shape for name, vector in init(jax.random.key(0), 2, 3).items()}
+      {'a': (3,), 'b': (3,)}
     """
     check_sizes(n_out, n_in)
     zero = jnp.zeros(max(n_out, n_in), dtype)
@@ -60,19 +60,19 @@ def num_params(n_out: int, n_in: int, *, hadamard: bool = True) -> int:
     """Numbers stored: 2 max(n_out, n_in), or half of it without the Hadamard pair.
 
     Args:
-        n_out: rows.
-        n_in: columns.
-        hadamard: store the vector as a product a⊙b, or as it is.
+      n_out: rows.
+      n_in: columns.
+      hadamard: store the vector as a product a⊙b, or as it is.
 
     Returns:
-        The number of trained values.
+      The number of trained values.
 
     Raises:
-        ValueError: if n_out or n_in is below 1.
+      ValueError: if n_out or n_in is below 1.
 
     Examples:
-        >>> num_params(768, 768), num_params(768, 768, hadamard=False)
-        (1536, 768)
+      >>> num_params(768, 768), num_params(768, 768, hadamard=False)
+      (1536, 768)
     """
     check_sizes(n_out, n_in)
     return (2 if hadamard else 1) * max(n_out, n_in)
@@ -92,16 +92,16 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int, f: int) -> Fl
     """The product Z_f(v) x, one convolution of length max(n_out, n_in) with wrap factor f.
 
     Args:
-        params: {"a", "b"} or {"c"}.
-        x: vectors of length n_in.
-        n_out: rows.
-        f: 1 or -1.
+      params: {"a", "b"} or {"c"}.
+      x: vectors of length n_in.
+      n_out: rows.
+      f: 1 or -1.
 
     Returns:
-        The products, in x's type. Cost O(n log n) a vector.
+      The products, in x's type. Cost O(n log n) a vector.
 
     Raises:
-        ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit.
     """
     n_in = input_size(x)
     v = _vector(params, n_out, n_in)
@@ -112,18 +112,18 @@ def dense(v: Float[Array, " n"], n_out: int, n_in: int, f: int) -> Float[Array, 
     """The leading n_out×n_in part of Z_f(v).
 
     Args:
-        v: first column, of length n >= max(n_out, n_in).
-        n_out: rows.
-        n_in: columns.
-        f: 1 or -1.
+      v: first column, of length n >= max(n_out, n_in).
+      n_out: rows.
+      n_in: columns.
+      f: 1 or -1.
 
     Returns:
-        The matrix.
+      The matrix.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> dense(jnp.array([5.0, 1.0, 2.0]), 2, 3, -1).tolist()
-        [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
+      >>> import jax.numpy as jnp
+      >>> dense(jnp.array([5.0, 1.0, 2.0]), 2, 3, -1).tolist()
+      [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
     """
     wrapped = f * v[v.shape[0] - n_in + 1 :]
     return diagonals.from_diagonals(jnp.concatenate([wrapped, v[:n_out]]), n_out, n_in)
@@ -133,16 +133,16 @@ def to_dense(params: Params, n_out: int, n_in: int, f: int) -> Float[Array, "{n_
     """The dense matrix of the parameters, entry (i, j) = v_{i-j} or f v_{n+i-j}.
 
     Args:
-        params: {"a", "b"} or {"c"}.
-        n_out: rows.
-        n_in: columns.
-        f: 1 or -1.
+      params: {"a", "b"} or {"c"}.
+      n_out: rows.
+      n_in: columns.
+      f: 1 or -1.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit.
     """
     v = _vector(params, n_out, n_in)
     return dense(v, n_out, n_in, f).astype(jnp.result_type(*params.values()))
@@ -152,15 +152,15 @@ def project(delta: Float[Array, "n_out n_in"], f: int, *, hadamard: bool) -> Par
     """The nearest f-circulant: v_k is the mean of diagonal k and f times the diagonal it wraps to.
 
     Args:
-        delta: any matrix.
-        f: 1 or -1.
-        hadamard: return a = 1, b = v, or c = v.
+      delta: any matrix.
+      f: 1 or -1.
+      hadamard: return a = 1, b = v, or c = v.
 
     Returns:
-        {"a", "b"} or {"c"}.
+      {"a", "b"} or {"c"}.
 
     Raises:
-        ValueError: if the matrix is empty.
+      ValueError: if the matrix is empty.
     """
     n_out, n_in = delta.shape
     check_sizes(n_out, n_in)

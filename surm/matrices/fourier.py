@@ -26,12 +26,12 @@ def spectrum(x: Float[Array, "*b k"], n: int, f: int) -> Complex[Array, "*b m"]:
     """The transform under which a convolution of length n with wrap factor f is a product.
 
     Args:
-        x: vectors of length k <= n, float32 or float64; zeros are added up to n.
-        n: the length of the convolution.
-        f: 1 (circular: n//2 + 1 values, the others are their conjugates) or -1 (skew-circular: n values).
+      x: vectors of length k <= n, float32 or float64; zeros are added up to n.
+      n: the length of the convolution.
+      f: 1 (circular: n//2 + 1 values, the others are their conjugates) or -1 (skew-circular: n values).
 
     Returns:
-        The spectra along the last axis.
+      The spectra along the last axis.
     """
     if f == 1:
         return jnp.fft.rfft(x, n=n)
@@ -43,12 +43,12 @@ def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int) -> Float[Array, "*b
     """The inverse of `spectrum`.
 
     Args:
-        z: spectra along the last axis.
-        n: the length of the convolution.
-        f: 1 or -1, as given to `spectrum`.
+      z: spectra along the last axis.
+      n: the length of the convolution.
+      f: 1 or -1, as given to `spectrum`.
 
     Returns:
-        Real vectors of length n.
+      Real vectors of length n.
     """
     if f == 1:
         return jnp.fft.irfft(z, n=n)
@@ -60,20 +60,20 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
     """Convolve every vector of x with v, circularly (f = 1) or skew-circularly (f = -1).
 
     Args:
-        v: one vector of length at most n.
-        x: vectors of length at most n.
-        n: the length of the convolution.
-        f: what the wrapped part is multiplied by, 1 or -1.
+      v: one vector of length at most n.
+      x: vectors of length at most n.
+      n: the length of the convolution.
+      f: what the wrapped part is multiplied by, 1 or -1.
 
     Returns:
-        The convolutions, in the common type of v and x, float32 at least. Cost O(n log n) a vector.
+      The convolutions, in the common type of v and x, float32 at least. Cost O(n log n) a vector.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, 1).round().tolist()
-        [3.0, 1.0, 2.0]
-        >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, -1).round().tolist()
-        [-3.0, 1.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, 1).round().tolist()
+      [3.0, 1.0, 2.0]
+      >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0]), 3, -1).round().tolist()
+      [-3.0, 1.0, 2.0]
     """
     dtype = working_dtype(v, x)
     z = spectrum(x.astype(dtype), n, f)
@@ -84,14 +84,14 @@ def smooth_length(n: int) -> int:
     """The smallest length >= n without a prime factor above 7, for which FFTs are quick.
 
     Args:
-        n: the length needed.
+      n: the length needed.
 
     Returns:
-        The length to pad to.
+      The length to pad to.
 
     Examples:
-        >>> [smooth_length(n) for n in (1, 11, 13, 121, 1535)]
-        [1, 12, 14, 125, 1536]
+      >>> [smooth_length(n) for n in (1, 11, 13, 121, 1535)]
+      [1, 12, 14, 125, 1536]
     """
     while True:
         rest = n

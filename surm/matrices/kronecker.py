@@ -55,24 +55,24 @@ def init(
     """Parameters of a zero matrix: a uniform in ±1/√(n_in/r) (Kaiming with √5), b = 0.
 
     Args:
-        key: for a.
-        n_out: rows.
-        n_in: columns.
-        rank: r, a divisor of both; None for the common divisor nearest to √min(n_out, n_in), the smaller of
-            two.
-        terms: how many products are added.
-        dtype: of the parameters.
+      key: for a.
+      n_out: rows.
+      n_in: columns.
+      rank: r, a divisor of both; None for the common divisor nearest to √min(n_out, n_in), the smaller of
+          two.
+      terms: how many products are added.
+      dtype: of the parameters.
 
     Returns:
-        {"a": (terms, r, n_in/r), "b": (terms, n_out/r, r)}.
+      {"a": (terms, r, n_in/r), "b": (terms, n_out/r, r)}.
 
     Raises:
-        ValueError: if a size or option is below 1, or r does not divide both sides.
+      ValueError: if a size or option is below 1, or r does not divide both sides.
 
     Examples:
-        >>> import jax
-        >>> {name: array.shape for name, array in init(jax.random.key(0), 768, 768).items()}
-        {'a': (1, 24, 32), 'b': (1, 32, 24)}
+      >>> import jax
+      >>> {name: array.shape for name, array in init(jax.random.key(0), 768, 768).items()}
+      {'a': (1, 24, 32), 'b': (1, 32, 24)}
     """
     r = _structure(n_out, n_in, rank, terms)
     fan_in = n_in // r
@@ -104,22 +104,22 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product Σ_t b_t X a_tᵀ read row by row, with X = x as an r×(n_in/r) matrix.
 
     Args:
-        params: {"a", "b"}, as `init` makes them.
-        x: vectors of length n_in.
-        n_out: rows.
+      params: {"a", "b"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        The products, in x's type; computed in the common type of x and the parameters. Cost min(r (n_out +
-        n_in), 2 n_out n_in / r) a vector and term.
+      The products, in x's type; computed in the common type of x and the parameters. Cost min(r (n_out +
+      n_in), 2 n_out n_in / r) a vector and term.
 
     Raises:
-        ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> swap = {"a": jnp.eye(2)[None], "b": jnp.array([[[0.0, 1.0], [1.0, 0.0]]])}
-        >>> matvec(swap, jnp.array([1.0, 2.0, 3.0, 4.0]), 4).tolist()
-        [3.0, 4.0, 1.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> swap = {"a": jnp.eye(2)[None], "b": jnp.array([[[0.0, 1.0], [1.0, 0.0]]])}
+      >>> matvec(swap, jnp.array([1.0, 2.0, 3.0, 4.0]), 4).tolist()
+      [3.0, 4.0, 1.0, 2.0]
     """
     n_in = input_size(x)
     a, b = _factors(params, n_out, n_in)
@@ -138,20 +138,20 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """The dense matrix Σ_t kron(b_t, a_t).
 
     Args:
-        params: {"a", "b"}, as `init` makes them.
-        n_out: rows.
-        n_in: columns.
+      params: {"a", "b"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense({"a": jnp.array([[[1.0, 2.0]]]), "b": jnp.array([[[3.0], [4.0]]])}, 2, 2).tolist()
-        [[3.0, 6.0], [4.0, 8.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense({"a": jnp.array([[[1.0, 2.0]]]), "b": jnp.array([[[3.0], [4.0]]])}, 2, 2).tolist()
+      [[3.0, 6.0], [4.0, 8.0]]
     """
     a, b = _factors(params, n_out, n_in)
     return jax.vmap(jnp.kron)(b, a).sum(0)
@@ -161,20 +161,20 @@ def num_params(n_out: int, n_in: int, *, rank: int | None = None, terms: int = 1
     """Numbers stored: terms (n_out + n_in), whatever r is.
 
     Args:
-        n_out: rows.
-        n_in: columns.
-        rank: r, a divisor of both; None for the default of `init`.
-        terms: how many products are added.
+      n_out: rows.
+      n_in: columns.
+      rank: r, a divisor of both; None for the default of `init`.
+      terms: how many products are added.
 
     Returns:
-        The number of trained values.
+      The number of trained values.
 
     Raises:
-        ValueError: if a size or option is below 1, or r does not divide both sides.
+      ValueError: if a size or option is below 1, or r does not divide both sides.
 
     Examples:
-        >>> num_params(768, 768), num_params(768, 768, rank=8)
-        (1536, 1536)
+      >>> num_params(768, 768), num_params(768, 768, rank=8)
+      (1536, 1536)
     """
     _structure(n_out, n_in, rank, terms)
     return terms * (n_out + n_in)
@@ -187,23 +187,23 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int | None = None, terms
     rank-one matrix vec(b) vec(a)ᵀ and keeps the Frobenius norm.
 
     Args:
-        dense: any matrix.
-        rank: r, a divisor of both sides; None for the default of `init`.
-        terms: how many products are added; those above n_in or n_out are zero.
+      dense: any matrix.
+      rank: r, a divisor of both sides; None for the default of `init`.
+      terms: how many products are added; those above n_in or n_out are zero.
 
     Returns:
-        {"a", "b"}. Cost: one SVD of a matrix with n_out rows and n_in columns.
+      {"a", "b"}. Cost: one SVD of a matrix with n_out rows and n_in columns.
 
     Raises:
-        ValueError: if a size or option is below 1, or r does not divide both sides.
+      ValueError: if a size or option is below 1, or r does not divide both sides.
 
     Source:
         C. F. Van Loan, N. Pitsianis, Approximation with Kronecker products, 1993.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense(project(jnp.array([[3.0, 6.0], [4.0, 8.0]])), 2, 2).round().tolist()
-        [[3.0, 6.0], [4.0, 8.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense(project(jnp.array([[3.0, 6.0], [4.0, 8.0]])), 2, 2).round().tolist()
+      [[3.0, 6.0], [4.0, 8.0]]
     """
     n_out, n_in = dense.shape
     r = _structure(n_out, n_in, rank, terms)

@@ -43,22 +43,22 @@ def init(
     """Parameters of a zero matrix: g = 0, h ~ N(0, 0.02²).
 
     Args:
-        key: for h.
-        n_out: rows.
-        n_in: columns.
-        rank: r, the number of terms.
-        dtype: of the parameters.
+      key: for h.
+      n_out: rows.
+      n_in: columns.
+      rank: r, the number of terms.
+      dtype: of the parameters.
 
     Returns:
-        {"g", "h"}, each (r, max(n_out, n_in)).
+      {"g", "h"}, each (r, max(n_out, n_in)).
 
     Raises:
-        ValueError: if n_out, n_in or rank is below 1.
+      ValueError: if n_out, n_in or rank is below 1.
 
     Examples:
-        >>> import jax
-        >>> {name: array.shape for name, array in init(jax.random.key(0), 2, 3, rank=2).items()}
-        {'g': (2, 3), 'h': (2, 3)}
+      >>> import jax
+      >>> {name: array.shape for name, array in init(jax.random.key(0), 2, 3, rank=2).items()}
+      {'g': (2, 3), 'h': (2, 3)}
     """
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
@@ -82,21 +82,21 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x); the r circular convolutions share one inverse FFT.
 
     Args:
-        params: {"g", "h"}, as `init` makes them.
-        x: vectors of length n_in.
-        n_out: rows.
+      params: {"g", "h"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector.
+      The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector.
 
     Raises:
-        ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> turn = {"g": jnp.array([[1.0, 0.0, 0.0]]), "h": jnp.array([[0.0, 1.0, 0.0]])}
-        >>> matvec(turn, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
-        [-3.0, 1.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> turn = {"g": jnp.array([[1.0, 0.0, 0.0]]), "h": jnp.array([[0.0, 1.0, 0.0]])}
+      >>> matvec(turn, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
+      [-3.0, 1.0, 2.0]
     """
     n_in = input_size(x)
     g, h = _generators(params, n_out, n_in)
@@ -114,20 +114,20 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """The dense matrix Σ_i Z_1(g_i) Z_{-1}(h_i).
 
     Args:
-        params: {"g", "h"}, as `init` makes them.
-        n_out: rows.
-        n_in: columns.
+      params: {"g", "h"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense({"g": jnp.array([[1.0, 0.0]]), "h": jnp.array([[2.0, 3.0]])}, 2, 2).tolist()
-        [[2.0, -3.0], [3.0, 2.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense({"g": jnp.array([[1.0, 0.0]]), "h": jnp.array([[2.0, 3.0]])}, 2, 2).tolist()
+      [[2.0, -3.0], [3.0, 2.0]]
     """
     g, h = _generators(params, n_out, n_in)
     n = g.shape[1]
@@ -140,19 +140,19 @@ def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:
     """Numbers stored: 2r max(n_out, n_in).
 
     Args:
-        n_out: rows.
-        n_in: columns.
-        rank: r, the number of terms.
+      n_out: rows.
+      n_in: columns.
+      rank: r, the number of terms.
 
     Returns:
-        The number of trained values.
+      The number of trained values.
 
     Raises:
-        ValueError: if n_out, n_in or rank is below 1.
+      ValueError: if n_out, n_in or rank is below 1.
 
     Examples:
-        >>> num_params(4096, 4096)
-        8192
+      >>> num_params(4096, 4096)
+      8192
     """
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
@@ -168,22 +168,22 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1) -> Params:
     though it nearly always does, and is 0 for r = n.
 
     Args:
-        dense: any matrix.
-        rank: r, the number of terms.
+      dense: any matrix.
+      rank: r, the number of terms.
 
     Returns:
-        {"g", "h"}. Cost: some hundred products of the family with n_in vectors for each start; see
-        `alternating`.
+      {"g", "h"}. Cost: some hundred products of the family with n_in vectors for each start; see
+      `alternating`.
 
     Raises:
-        ValueError: if the matrix is empty or rank is below 1.
+      ValueError: if the matrix is empty or rank is below 1.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> member = {"g": jnp.array([[1.0, 2.0, 3.0]]), "h": jnp.array([[1.0, 0.0, 2.0]])}
-        >>> delta = to_dense(member, 3, 3)
-        >>> bool(jnp.allclose(to_dense(project(delta), 3, 3), delta, atol=1e-4))
-        True
+      >>> import jax.numpy as jnp
+      >>> member = {"g": jnp.array([[1.0, 2.0, 3.0]]), "h": jnp.array([[1.0, 0.0, 2.0]])}
+      >>> delta = to_dense(member, 3, 3)
+      >>> bool(jnp.allclose(to_dense(project(delta), 3, 3), delta, atol=1e-4))
+      True
     """
     check_sizes(*dense.shape)
     check_positive("rank", rank)

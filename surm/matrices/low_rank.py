@@ -37,22 +37,22 @@ def init(
     """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming with √5), b = 0.
 
     Args:
-        key: for a.
-        n_out: rows.
-        n_in: columns.
-        rank: r.
-        dtype: of the parameters.
+      key: for a.
+      n_out: rows.
+      n_in: columns.
+      rank: r.
+      dtype: of the parameters.
 
     Returns:
-        {"a": (r, n_in), "b": (n_out, r)}.
+      {"a": (r, n_in), "b": (n_out, r)}.
 
     Raises:
-        ValueError: if n_out, n_in or rank is below 1.
+      ValueError: if n_out, n_in or rank is below 1.
 
     Examples:
-        >>> import jax
-        >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 3, rank=2).items()}
-        {'a': (2, 3), 'b': (4, 2)}
+      >>> import jax
+      >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 3, rank=2).items()}
+      {'a': (2, 3), 'b': (4, 2)}
     """
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
@@ -78,22 +78,22 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product b (a x).
 
     Args:
-        params: {"a", "b"}, as `init` makes them.
-        x: vectors of length n_in.
-        n_out: rows.
+      params: {"a", "b"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in)
-        a vector.
+      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in)
+      a vector.
 
     Raises:
-        ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> params = {"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}
-        >>> matvec(params, jnp.array([1.0, 2.0, 3.0]), 2).tolist()
-        [6.0, 12.0]
+      >>> import jax.numpy as jnp
+      >>> params = {"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}
+      >>> matvec(params, jnp.array([1.0, 2.0, 3.0]), 2).tolist()
+      [6.0, 12.0]
     """
     a, b = _factors(params, n_out, input_size(x))
     return jnp.einsum("...r,or->...o", jnp.einsum("...i,ri->...r", x, a), b).astype(x.dtype)
@@ -103,20 +103,20 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """The dense matrix b a.
 
     Args:
-        params: {"a", "b"}, as `init` makes them.
-        n_out: rows.
-        n_in: columns.
+      params: {"a", "b"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense({"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}, 2, 3).tolist()
-        [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense({"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}, 2, 3).tolist()
+      [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
     """
     a, b = _factors(params, n_out, n_in)
     return jnp.matmul(b, a, precision="highest")
@@ -126,19 +126,19 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8) -> int:
     """Numbers stored: r (n_out + n_in).
 
     Args:
-        n_out: rows.
-        n_in: columns.
-        rank: r.
+      n_out: rows.
+      n_in: columns.
+      rank: r.
 
     Returns:
-        The number of trained values.
+      The number of trained values.
 
     Raises:
-        ValueError: if n_out, n_in or rank is below 1.
+      ValueError: if n_out, n_in or rank is below 1.
 
     Examples:
-        >>> num_params(768, 768, rank=1)
-        1536
+      >>> num_params(768, 768, rank=1)
+      1536
     """
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
@@ -149,19 +149,19 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
     """The nearest matrix of rank r: the truncated SVD (Eckart–Young), the singular values shared evenly.
 
     Args:
-        dense: any matrix.
-        rank: r; what exceeds min(n_out, n_in) is filled with zeros.
+      dense: any matrix.
+      rank: r; what exceeds min(n_out, n_in) is filled with zeros.
 
     Returns:
-        {"a", "b"}. Cost: one SVD.
+      {"a", "b"}. Cost: one SVD.
 
     Raises:
-        ValueError: if the matrix is empty or rank is below 1.
+      ValueError: if the matrix is empty or rank is below 1.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense(project(jnp.array([[4.0, 2.0], [2.0, 4.0]]), rank=1), 2, 2).round().tolist()
-        [[3.0, 3.0], [3.0, 3.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense(project(jnp.array([[4.0, 2.0], [2.0, 4.0]]), rank=1), 2, 2).round().tolist()
+      [[3.0, 3.0], [3.0, 3.0]]
     """
     check_sizes(*dense.shape)
     check_positive("rank", rank)

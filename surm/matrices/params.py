@@ -15,15 +15,15 @@ def working_dtype(*arrays: Float[Array, "..."]) -> jnp.dtype:
     """The arrays' common floating type, float32 at least: FFTs and SVDs refuse bfloat16.
 
     Args:
-        *arrays: the arrays that meet in one computation.
+      *arrays: the arrays that meet in one computation.
 
     Returns:
-        float64 where one of them is float64, float32 otherwise.
+      float64 where one of them is float64, float32 otherwise.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> working_dtype(jnp.zeros(2, jnp.bfloat16)).name
-        'float32'
+      >>> import jax.numpy as jnp
+      >>> working_dtype(jnp.zeros(2, jnp.bfloat16)).name
+      'float32'
     """
     return jnp.result_type(jnp.float32, *(array.dtype for array in arrays))
 
@@ -32,11 +32,11 @@ def check_sizes(n_out: int, n_in: int) -> None:
     """Refuse a matrix without rows or columns.
 
     Args:
-        n_out: rows.
-        n_in: columns.
+      n_out: rows.
+      n_in: columns.
 
     Raises:
-        ValueError: if one of them is below 1.
+      ValueError: if one of them is below 1.
     """
     if n_out < 1 or n_in < 1:
         raise ValueError(f"n_out and n_in must be at least 1; given n_out={n_out}, n_in={n_in}")
@@ -46,11 +46,11 @@ def check_positive(name: str, value: int) -> None:
     """Refuse a rank, a number of terms or a block size below 1.
 
     Args:
-        name: what the value is called.
-        value: the value.
+      name: what the value is called.
+      value: the value.
 
     Raises:
-        ValueError: if it is below 1.
+      ValueError: if it is below 1.
     """
     if value < 1:
         raise ValueError(f"{name} must be at least 1; given {name}={value}")
@@ -60,13 +60,13 @@ def check_divides(name: str, value: int, n_out: int, n_in: int) -> None:
     """Refuse a rank or a block size that does not divide both sides of the matrix.
 
     Args:
-        name: what the value is called.
-        value: the value.
-        n_out: rows.
-        n_in: columns.
+      name: what the value is called.
+      value: the value.
+      n_out: rows.
+      n_in: columns.
 
     Raises:
-        ValueError: if it is below 1 or leaves a remainder.
+      ValueError: if it is below 1 or leaves a remainder.
     """
     check_positive(name, value)
     if n_out % value or n_in % value:
@@ -78,19 +78,19 @@ def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:
     """Tell which of a family's forms the parameters are, by their names.
 
     Args:
-        params: the parameters.
-        *forms: the sorted names of each form the family knows.
+      params: the parameters.
+      *forms: the sorted names of each form the family knows.
 
     Returns:
-        The form whose names are exactly those of `params`.
+      The form whose names are exactly those of `params`.
 
     Raises:
-        ValueError: if none is.
+      ValueError: if none is.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> check_keys({"c": jnp.zeros(3)}, ("a", "b"), ("c",))
-        ('c',)
+      >>> import jax.numpy as jnp
+      >>> check_keys({"c": jnp.zeros(3)}, ("a", "b"), ("c",))
+      ('c',)
     """
     given = tuple(sorted(params))
     if given not in forms:
@@ -103,13 +103,13 @@ def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str
     """Refuse an array of another shape than the matrix asks for.
 
     Args:
-        name: what the array is called.
-        array: the array.
-        expected: the shape it must have.
-        why: where that shape comes from, for the message.
+      name: what the array is called.
+      array: the array.
+      expected: the shape it must have.
+      why: where that shape comes from, for the message.
 
     Raises:
-        ValueError: if the shapes differ.
+      ValueError: if the shapes differ.
     """
     if array.shape != expected:
         raise ValueError(f"{name} has shape {array.shape}; expected {expected} for {why}")
@@ -119,12 +119,12 @@ def check_ndim(name: str, array: jax.Array, axes: str) -> None:
     """Refuse an array with another number of axes than the family stores.
 
     Args:
-        name: what the array is called.
-        array: the array.
-        axes: the names of the axes it must have, separated by blanks.
+      name: what the array is called.
+      array: the array.
+      axes: the names of the axes it must have, separated by blanks.
 
     Raises:
-        ValueError: if their number differs.
+      ValueError: if their number differs.
     """
     if array.ndim != len(axes.split()):
         raise ValueError(f"{name} has shape {array.shape}; expected the axes ({axes})")
@@ -134,13 +134,13 @@ def input_size(x: Float[Array, "..."]) -> int:
     """The length n_in of the vectors along x's last axis.
 
     Args:
-        x: a batch of vectors.
+      x: a batch of vectors.
 
     Returns:
-        The size of the last axis.
+      The size of the last axis.
 
     Raises:
-        ValueError: if x has no axis, or its last axis is empty.
+      ValueError: if x has no axis, or its last axis is empty.
     """
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x has shape {x.shape}; expected (..., n_in) with n_in at least 1")

@@ -24,20 +24,20 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product y_i = Σ_{j<=i} c_{i-j} x_j - Σ_{j>i} c_{n+i-j} x_j.
 
     Args:
-        params: {"a", "b"} or {"c"}, as `init` makes them.
-        x: vectors of length n_in.
-        n_out: rows.
+      params: {"a", "b"} or {"c"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        The products, in x's type. Cost: two complex FFTs of length max(n_out, n_in) a vector.
+      The products, in x's type. Cost: two complex FFTs of length max(n_out, n_in) a vector.
 
     Raises:
-        ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> matvec({"c": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
-        [-3.0, 1.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> matvec({"c": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
+      [-3.0, 1.0, 2.0]
     """
     return f_circulant.matvec(params, x, n_out, -1)
 
@@ -46,20 +46,20 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """The dense matrix, entry (i, j) = c_{i-j} on and below the diagonal, -c_{n+i-j} above it.
 
     Args:
-        params: {"a", "b"} or {"c"}, as `init` makes them.
-        n_out: rows.
-        n_in: columns.
+      params: {"a", "b"} or {"c"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense({"c": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
-        [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense({"c": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
+      [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
     """
     return f_circulant.to_dense(params, n_out, n_in, -1)
 
@@ -68,18 +68,18 @@ def project(dense: Float[Array, "n_out n_in"], *, hadamard: bool = True) -> Para
     """The nearest skew-circulant: c_k is the signed mean of the entries with i - j = k mod n.
 
     Args:
-        dense: any matrix.
-        hadamard: return a = 1, b = c, or c alone.
+      dense: any matrix.
+      hadamard: return a = 1, b = c, or c alone.
 
     Returns:
-        {"a", "b"} or {"c"}. Cost O(n_out n_in).
+      {"a", "b"} or {"c"}. Cost O(n_out n_in).
 
     Raises:
-        ValueError: if the matrix is empty.
+      ValueError: if the matrix is empty.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> project(jnp.array([[1.0, -2.0], [4.0, 3.0]]), hadamard=False)["c"].tolist()
-        [2.0, 3.0]
+      >>> import jax.numpy as jnp
+      >>> project(jnp.array([[1.0, -2.0], [4.0, 3.0]]), hadamard=False)["c"].tolist()
+      [2.0, 3.0]
     """
     return f_circulant.project(dense, -1, hadamard=hadamard)

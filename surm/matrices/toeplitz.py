@@ -51,25 +51,25 @@ def init(
     """Parameters of a zero matrix: a ~ N(0, 0.02²), everything else 0.
 
     Args:
-        key: for a; unused without it.
-        n_out: rows.
-        n_in: columns.
-        factors: 2 for T(b) T(a), 1 for one matrix.
-        symmetric: whether the one matrix is symmetric; two always are.
-        dtype: of the parameters.
+      key: for a; unused without it.
+      n_out: rows.
+      n_in: columns.
+      factors: 2 for T(b) T(a), 1 for one matrix.
+      symmetric: whether the one matrix is symmetric; two always are.
+      dtype: of the parameters.
 
     Returns:
-        {"a", "b"}, {"b"} or {"b_diagonals"}.
+      {"a", "b"}, {"b"} or {"b_diagonals"}.
 
     Raises:
-        ValueError: if a size is below 1, or the options are none of the three forms.
+      ValueError: if a size is below 1, or the options are none of the three forms.
 
     Examples:
-        >>> import jax
-        >>> {name: vector.shape for name, vector in init(jax.random.key(0), 2, 3).items()}
-        {'a': (3,), 'b': (3,)}
-        >>> init(jax.random.key(0), 2, 3, factors=1, symmetric=False)["b_diagonals"].shape
-        (4,)
+      >>> import jax
+      >>> {name: vector.shape for name, vector in init(jax.random.key(0), 2, 3).items()}
+      {'a': (3,), 'b': (3,)}
+      >>> init(jax.random.key(0), 2, 3, factors=1, symmetric=False)["b_diagonals"].shape
+      (4,)
     """
     _check_options(n_out, n_in, factors, symmetric)
     if not symmetric:
@@ -94,21 +94,21 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product T x, or T(b) (T(a) x), each factor by FFT.
 
     Args:
-        params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
-        x: vectors of length n_in.
-        n_out: rows.
+      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
 
     Returns:
-        The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
-        holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor).
+      The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
+      holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor).
 
     Raises:
-        ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> matvec({"b": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
-        [2.0, 4.0, 2.0]
+      >>> import jax.numpy as jnp
+      >>> matvec({"b": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
+      [2.0, 4.0, 2.0]
     """
     n_in = input_size(x)
     form = _check_params(params, n_out, n_in)
@@ -128,22 +128,22 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """The dense matrix, T or the leading part of T(b) T(a).
 
     Args:
-        params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
-        n_out: rows.
-        n_in: columns.
+      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
 
     Returns:
-        The matrix, in the parameters' type.
+      The matrix, in the parameters' type.
 
     Raises:
-        ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> to_dense({"b": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
-        [[5.0, 1.0, 2.0], [1.0, 5.0, 1.0]]
-        >>> to_dense({"b_diagonals": jnp.array([3.0, 2.0, 1.0, 4.0])}, 2, 3).tolist()
-        [[1.0, 2.0, 3.0], [4.0, 1.0, 2.0]]
+      >>> import jax.numpy as jnp
+      >>> to_dense({"b": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
+      [[5.0, 1.0, 2.0], [1.0, 5.0, 1.0]]
+      >>> to_dense({"b_diagonals": jnp.array([3.0, 2.0, 1.0, 4.0])}, 2, 3).tolist()
+      [[1.0, 2.0, 3.0], [4.0, 1.0, 2.0]]
     """
     form = _check_params(params, n_out, n_in)
     if form != ("a", "b"):
@@ -160,22 +160,22 @@ def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = Tru
     Here n = max(n_out, n_in).
 
     Args:
-        n_out: rows.
-        n_in: columns.
-        factors: 2 for T(b) T(a), 1 for one matrix.
-        symmetric: whether the one matrix is symmetric; two always are.
+      n_out: rows.
+      n_in: columns.
+      factors: 2 for T(b) T(a), 1 for one matrix.
+      symmetric: whether the one matrix is symmetric; two always are.
 
     Returns:
-        The number of trained values.
+      The number of trained values.
 
     Raises:
-        ValueError: if a size is below 1, or the options are none of the three forms.
+      ValueError: if a size is below 1, or the options are none of the three forms.
 
     Examples:
-        >>> num_params(768, 768), num_params(768, 768, factors=1)
-        (1536, 768)
-        >>> num_params(768, 768, factors=1, symmetric=False)
-        1535
+      >>> num_params(768, 768), num_params(768, 768, factors=1)
+      (1536, 768)
+      >>> num_params(768, 768, factors=1, symmetric=False)
+      1535
     """
     _check_options(n_out, n_in, factors, symmetric)
     return factors * max(n_out, n_in) if symmetric else n_out + n_in - 1
@@ -188,20 +188,20 @@ def project(dense: Float[Array, "n_out n_in"], *, factors: int = 2, symmetric: b
     symmetric Toeplitz matrix, and exact for most members; see `toeplitz_pair`.
 
     Args:
-        dense: any matrix.
-        factors: 2 for T(b) T(a), 1 for one matrix.
-        symmetric: whether the one matrix is symmetric; two always are.
+      dense: any matrix.
+      factors: 2 for T(b) T(a), 1 for one matrix.
+      symmetric: whether the one matrix is symmetric; two always are.
 
     Returns:
-        {"a", "b"}, {"b"} or {"b_diagonals"}. Cost O(n_out n_in) for one factor.
+      {"a", "b"}, {"b"} or {"b_diagonals"}. Cost O(n_out n_in) for one factor.
 
     Raises:
-        ValueError: if the matrix is empty, or the options are none of the three forms.
+      ValueError: if the matrix is empty, or the options are none of the three forms.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]), factors=1, symmetric=False)["b_diagonals"].tolist()
-        [2.0, 2.0, 4.0]
+      >>> import jax.numpy as jnp
+      >>> project(jnp.array([[1.0, 2.0], [4.0, 3.0]]), factors=1, symmetric=False)["b_diagonals"].tolist()
+      [2.0, 2.0, 4.0]
     """
     n_out, n_in = dense.shape
     _check_options(n_out, n_in, factors, symmetric)

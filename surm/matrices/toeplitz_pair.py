@@ -28,13 +28,13 @@ def matvec(
     """The product T(b) (T(a) x) of the n×n matrices with x, its first n_out entries.
 
     Args:
-        b: first column of the left factor.
-        a: first column of the right factor.
-        x: vectors of length n_in <= n.
-        n_out: how many entries to keep, at most n.
+      b: first column of the left factor.
+      a: first column of the right factor.
+      x: vectors of length n_in <= n.
+      n_out: how many entries to keep, at most n.
 
     Returns:
-        The products, in the common type, float32 at least. Cost: two convolutions of length at most 2n - 1.
+      The products, in the common type, float32 at least. Cost: two convolutions of length at most 2n - 1.
     """
     n = a.shape[0]
     inner = diagonals.multiply(diagonals.symmetric(a, n, x.shape[-1]), x, n)
@@ -50,10 +50,10 @@ def project(dense: Float[Array, "n_out n_in"]) -> Params:
     at least n/2; elsewhere the error can reach a tenth of the largest entry.
 
     Args:
-        dense: any matrix, float32 or float64.
+      dense: any matrix, float32 or float64.
 
     Returns:
-        {"a", "b"}.
+      {"a", "b"}.
     """
     n_out, n_in = dense.shape
     if n_out > n_in:

