@@ -9,7 +9,6 @@ Source: Dosovitskiy et al., arXiv 2010.11929; Radford et al. (CLIP), arXiv 2103.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -19,13 +18,8 @@ from jaxtyping import Array, Float
 
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
+from surm.models.mlp import ACTIVATIONS, MLP
 from surm.models.normalization import LayerNorm
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,21 +147,6 @@ class Embedding(nnx.Module):
         return self.norm(tokens) if self.config.embedding_norm else tokens
 
 
-class MLP(nnx.Module):
-    """Two linear maps with an activation between them."""
-
-    def __init__(self, config: ViTConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
-        """Creates the maps `up` (width to mlp_width) and `down` (back)."""
-        init = nnx.initializers.xavier_uniform()
-        self.up = nnx.Linear(config.width, config.mlp_width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(config.mlp_width, config.width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.activation = config.activation
-
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Applies down(activation(up(x)))."""
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
-
-
 class Block(nnx.Module):
     """A pre-norm Transformer block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
 
@@ -176,7 +155,7 @@ class Block(nnx.Module):
         self.norm1 = LayerNorm(config.width, epsilon=config.epsilon, dtype=dtype)
         self.attention = Attention(config.width, config.heads, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(config.width, epsilon=config.epsilon, dtype=dtype)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         """Applies the block."""

@@ -1,0 +1,254 @@
+"""BERT, post-norm, in Flax NNX with 2-D kernels throughout; RoBERTa and MiniLM are other shapes of the same class.
+
+    tokens -> word + segment + position -> norm
+           -> [attention -> + -> norm1 -> mlp -> + -> norm2] x depth -> pool -> head
+
+Source: Devlin et al., arXiv 1810.04805; Liu et al. (RoBERTa), arXiv 1907.11692; Wang et al. (MiniLM), arXiv 2002.10957.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from surm.errors import InputError, nearest
+from surm.models.attention import Attention
+from surm.models.mlp import ACTIVATIONS, MLP
+from surm.models.normalization import LayerNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT encoder.
+
+    Attributes:
+      vocabulary: number of tokens.
+      width: size of a token's representation.
+      depth: number of blocks.
+      heads: attention heads in a block.
+      mlp_width: hidden size of a block's MLP.
+      positions: rows of the position table.
+      first_position: row of a text's first token: 0, in RoBERTa 2.
+      segments: rows of the segment table: 2 for BERT's sentence pairs, 1 for RoBERTa.
+      pooling: what the head sees: the first token through a map with tanh (`class`), or the `mean` of a text's tokens.
+      activation: one of `surm.models.mlp.ACTIVATIONS`.
+      epsilon: added to the variance in every LayerNorm.
+      dropout: in training, the rate at which entries are dropped after the embeddings, after the attention and the MLP
+        of every block, and before the head. (The published models also drop attention weights; this one does not.)
+    """
+
+    vocabulary: int
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    positions: int = 512
+    first_position: int = 0
+    segments: int = 2
+    pooling: Literal["class", "mean"] = "class"
+    activation: str = "gelu"
+    epsilon: float = 1e-12
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.pooling not in ("class", "mean"):
+            raise InputError(f"pooling={self.pooling!r}, expected 'class' or 'mean'")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"activation={self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
+        if not 0 <= self.first_position < self.positions:
+            raise InputError(f"first_position={self.first_position}, expected one of the {self.positions} positions")
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text that has a position for each of them."""
+        return self.positions - self.first_position
+
+
+def _bert(width: int, depth: int) -> BertConfig:
+    return BertConfig(30522, width, depth, width // 64, 4 * width)
+
+
+def _roberta(width: int, depth: int) -> BertConfig:
+    return dataclasses.replace(
+        _bert(width, depth), vocabulary=50265, positions=514, first_position=2, segments=1, epsilon=1e-5
+    )
+
+
+PRESETS: dict[str, BertConfig] = {
+    "bert_tiny": _bert(128, 2),
+    "bert_mini": _bert(256, 4),
+    "bert_small": _bert(512, 4),
+    "bert_medium": _bert(512, 8),
+    "bert_base": _bert(768, 12),
+    "bert_large": _bert(1024, 24),
+    "minilm_l6": BertConfig(30522, 384, 6, 12, 1536, pooling="mean"),
+    "roberta_base": _roberta(768, 12),
+    "roberta_large": _roberta(1024, 24),
+}
+
+
+def preset(name: str, **changes: object) -> BertConfig:
+    """Looks a preset up and changes some of its fields.
+
+    Args:
+      name: a key of `PRESETS`; the vocabulary of `bert_*` is that of the uncased English models.
+      **changes: fields of `BertConfig` to replace.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      InputError: if there is no such preset; the nearest are named.
+
+    Examples:
+      >>> preset("roberta_base").max_length
+      512
+    """
+    if name not in PRESETS:
+        raise InputError(f"no model is called {name!r}; {nearest(name, PRESETS)}")
+    return dataclasses.replace(PRESETS[name], **changes)
+
+
+class Embedding(nnx.Module):
+    """Tokens to vectors: word, segment and position rows added up, then a LayerNorm."""
+
+    def __init__(self, config: BertConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
+        """Creates the three tables and the norm."""
+        init = nnx.initializers.normal(0.02)
+        self.word = nnx.Embed(config.vocabulary, config.width, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.segment = nnx.Embed(config.segments, config.width, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.position = nnx.Embed(config.positions, config.width, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(config.width, epsilon=config.epsilon, dtype=dtype)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
+        self.first_position = config.first_position
+        self.max_length = config.max_length
+
+    def __call__(
+        self, tokens: Int[Array, "batch tokens"], segments: Int[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        """Embeds texts; InputError for texts longer than the positions reach."""
+        length = tokens.shape[1]
+        if length > self.max_length:
+            raise InputError(f"a text of {length} tokens, but the model has positions for {self.max_length}")
+        if segments is None:
+            segments = jnp.zeros_like(tokens)
+        rows = self.first_position + jnp.arange(length)
+        return _drop(self.dropout, self.norm(self.word(tokens) + self.segment(segments) + self.position(rows)))
+
+
+class Block(nnx.Module):
+    """A post-norm Transformer block: norm1(x + attention(x)), then norm2(x + mlp(x))."""
+
+    def __init__(self, config: BertConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
+        """Creates the attention, the MLP and the two norms."""
+        self.attention = Attention(config.width, config.heads, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(config.width, epsilon=config.epsilon, dtype=dtype)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(config.width, epsilon=config.epsilon, dtype=dtype)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        """Applies the block; no token attends to one that the mask excludes."""
+        x = self.norm1(x + _drop(self.dropout, self.attention(x, mask)))
+        return self.norm2(x + _drop(self.dropout, self.mlp(x)))
+
+
+class Bert(nnx.Module):
+    """A BERT encoder with a head: texts in, one logit a class (or one number, for regression) out.
+
+    Paths that adapters and conversion tables name: `embed.{word,segment,position,norm}`,
+    `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `pooler` (with
+    pooling `class` only), `head`.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        num_outputs: int,
+        *,
+        dtype: jax.typing.DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Creates a model with random weights.
+
+        Args:
+          config: the shape.
+          num_outputs: number of classes, or 1 for regression.
+          dtype: the dtype to compute in (parameters stay float32); None for float32.
+          rngs: source of the initial weights and the dropout masks.
+        """
+        self.embed = Embedding(config, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
+        init = nnx.initializers.truncated_normal(0.02)
+        if config.pooling == "class":
+            self.pooler = nnx.Linear(config.width, config.width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
+        # A zero head would leave the adapters without a gradient in the first step.
+        self.head = nnx.Linear(config.width, num_outputs, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def hidden_states(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        segments: Int[Array, "batch tokens"] | None = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
+    ) -> list[Float[Array, "batch tokens size"]]:
+        """The tokens after the embedding and after every block: depth + 1 arrays; arguments as for the model."""
+        states = [self.embed(tokens, segments)]
+        for block in self.blocks:
+            states.append(block(states[-1], mask))
+        return states
+
+    def features(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        segments: Int[Array, "batch tokens"] | None = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch size"]:
+        """The pooled representation that the head sees; arguments as for the model."""
+        last = self.hidden_states(tokens, segments, mask)[-1]
+        if self.config.pooling == "class":
+            return jnp.tanh(self.pooler(last[:, 0]))
+        return mean_of_tokens(last, mask)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        segments: Int[Array, "batch tokens"] | None = None,
+        mask: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch num_outputs"]:
+        """Logits of texts.
+
+        Args:
+          tokens: a text a row, filled up with any token.
+          segments: 1 for the tokens of a pair's second text, else 0; None for 0 throughout.
+          mask: False where a row is filled up; None if none is.
+
+        Returns:
+          One row of outputs a text.
+
+        Raises:
+          InputError: if the rows are longer than the positions reach.
+        """
+        return self.head(_drop(self.dropout, self.features(tokens, segments, mask)))
+
+
+def mean_of_tokens(
+    x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None
+) -> Float[Array, "batch width"]:
+    """The mean over the tokens that the mask admits; 0 where it admits none."""
+    if mask is None:
+        return x.mean(axis=1)
+    number = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(x.dtype)
+    return jnp.sum(x, axis=1, where=mask[..., None]) / number
+
+
+def _drop(dropout: nnx.Dropout | None, x: Array) -> Array:
+    return x if dropout is None else dropout(x)
