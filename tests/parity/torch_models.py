@@ -30,6 +30,25 @@ def clip(width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch
     return _randomised(transformers.CLIPModel(config))
 
 
+def bert(width: int = 48, depth: int = 3, heads: int = 4, positions: int = 20, **options):
+    """A `BertForSequenceClassification` with five classes."""
+    sizes = _text_sizes(width, depth, heads, positions)
+    config = transformers.BertConfig(**{**sizes, "num_labels": 5, **options})
+    return _randomised(transformers.BertForSequenceClassification(config))
+
+
+def roberta(width: int = 48, depth: int = 3, heads: int = 4, positions: int = 20, **options):
+    """A `RobertaForSequenceClassification` with five classes."""
+    sizes = _text_sizes(width, depth, heads, positions)
+    config = transformers.RobertaConfig(**{**sizes, "type_vocab_size": 1, "num_labels": 5, **options})
+    return _randomised(transformers.RobertaForSequenceClassification(config))
+
+
+def _text_sizes(width: int, depth: int, heads: int, positions: int) -> dict[str, int]:
+    return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
+            "intermediate_size": 2 * width, "vocab_size": 40, "max_position_embeddings": positions}  # fmt: skip
+
+
 def _sizes(width: int, depth: int, heads: int, image: int, patch: int) -> dict[str, int]:
     return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
             "intermediate_size": 2 * width, "image_size": image, "patch_size": patch}  # fmt: skip
@@ -68,6 +87,40 @@ def reference(model, batch: int = 2) -> dict[str, np.ndarray]:
     arrays = {"image": _last(pixels), "gradient": _last(pixels.grad)}
     arrays |= {"output": output, "cotangent": cotangent}
     arrays |= {f"hidden_{index}": state for index, state in enumerate(result.hidden_states)}
+    return {name: np.ascontiguousarray(array.detach().numpy()) for name, array in arrays.items()}
+
+
+def texts(model, lengths: tuple[int, ...] = (9, 4, 6)) -> dict[str, np.ndarray]:
+    """Random texts of several lengths, filled up at the end: `tokens`, `segments` and `mask`."""
+    generator = np.random.default_rng(2)
+    shape = (len(lengths), max(lengths))
+    mask = np.arange(shape[1]) < np.array(lengths)[:, None]
+    tokens = np.where(mask, generator.integers(5, model.config.vocab_size, shape), model.config.pad_token_id)
+    segments = mask & (np.arange(shape[1]) >= 3) if model.config.type_vocab_size > 1 else np.zeros(shape)
+    return {"tokens": tokens.astype(np.int32), "segments": segments.astype(np.int32), "mask": mask}
+
+
+def text_reference(model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs an encoder on texts.
+
+    Args:
+      model: from `bert` or `roberta`, or a bare encoder.
+      inputs: from `texts`.
+
+    Returns:
+      `hidden_I`, the tokens after the embedding and each block, 0 where the texts are filled up; for a classifier also
+      `output`, its logits, `cotangent`, of the output's shape, and `gradient` of sum(output · cotangent) with respect
+      to the word table.
+    """
+    named = {"input_ids": "tokens", "token_type_ids": "segments", "attention_mask": "mask"}
+    given = {theirs: torch.tensor(inputs[ours]).long() for theirs, ours in named.items()}
+    result = model(**given, output_hidden_states=True)
+    arrays = {f"hidden_{i}": state * given["attention_mask"][..., None] for i, state in enumerate(result.hidden_states)}
+    if hasattr(result, "logits"):
+        cotangent = torch.randn(result.logits.shape, generator=torch.Generator().manual_seed(1))
+        (result.logits * cotangent).sum().backward()
+        table = model.get_input_embeddings().weight
+        arrays |= {"output": result.logits, "cotangent": cotangent, "gradient": table.grad}
     return {name: np.ascontiguousarray(array.detach().numpy()) for name, array in arrays.items()}
 
 

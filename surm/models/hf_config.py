@@ -1,0 +1,117 @@
+"""What a Hugging Face config.json says of a model's shape."""
+
+from surm.errors import InputError
+from surm.models.bert import BertConfig
+from surm.models.vit import ViTConfig
+
+_VIT = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "image_size": 224, "patch_size": 16, "num_channels": 3, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    "qkv_bias": True,
+}  # fmt: skip
+_CLIP = {**_VIT, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_BERT = {
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12, "position_embedding_type": "absolute",
+}  # fmt: skip
+_ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
+# A published config.json leaves out what equals the publisher's default.
+HF_DEFAULTS: dict[str, dict] = {
+    "vit": _VIT, "clip": _CLIP, "clip_vision_model": _CLIP, "bert": _BERT, "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+}  # fmt: skip
+HF_ACTIVATIONS = {
+    "gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu",
+    "relu": "relu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+}  # fmt: skip
+
+
+def config_from_hf(config: dict) -> ViTConfig | BertConfig:
+    """Reads the shape of a ViT, of CLIP's vision tower, of a BERT or of a RoBERTa from a Hugging Face config.json.
+
+    Args:
+      config: the JSON object; a whole CLIP's holds the tower under "vision_config".
+
+    Returns:
+      The configuration that the weights beside that file fit.
+
+    Raises:
+      InputError: if the model type, the activation or a value is not supported.
+
+    Examples:
+      >>> config_from_hf({"model_type": "vit", "hidden_size": 384, "num_attention_heads": 6}).width
+      384
+      >>> config_from_hf({"model_type": "roberta"}).first_position
+      2
+    """
+    kind = _known(config, "model_type", HF_DEFAULTS)
+    given = {**config, **_tower(config)}
+    fields = {**HF_DEFAULTS[kind], **{key: value for key, value in given.items() if value is not None}}
+    return _vit(kind, fields) if kind in ("vit", "clip", "clip_vision_model") else _bert(kind, fields)
+
+
+def _vit(kind: str, fields: dict) -> ViTConfig:
+    if fields["qkv_bias"] is not True:
+        raise InputError(f"config.json says qkv_bias={fields['qkv_bias']!r}; expected maps with a bias")
+    return ViTConfig(
+        image_size=_whole(fields, "image_size"),
+        patch_size=_whole(fields, "patch_size"),
+        width=_whole(fields, "hidden_size"),
+        depth=_whole(fields, "num_hidden_layers"),
+        heads=_whole(fields, "num_attention_heads"),
+        mlp_width=_whole(fields, "intermediate_size"),
+        channels=_whole(fields, "num_channels"),
+        activation=HF_ACTIVATIONS[_known(fields, "hidden_act", HF_ACTIVATIONS)],
+        epsilon=_positive(fields, "layer_norm_eps"),
+        embedding_norm=kind != "vit",
+        patch_bias=kind == "vit",
+    )
+
+
+def _bert(kind: str, fields: dict) -> BertConfig:
+    if fields["position_embedding_type"] != "absolute":
+        given = fields["position_embedding_type"]
+        raise InputError(f"config.json says position_embedding_type={given!r}; expected 'absolute'")
+    return BertConfig(
+        vocabulary=_whole(fields, "vocab_size"),
+        width=_whole(fields, "hidden_size"),
+        depth=_whole(fields, "num_hidden_layers"),
+        heads=_whole(fields, "num_attention_heads"),
+        mlp_width=_whole(fields, "intermediate_size"),
+        positions=_whole(fields, "max_position_embeddings"),
+        first_position=0 if kind == "bert" else 1 + _whole(fields, "pad_token_id"),
+        segments=_whole(fields, "type_vocab_size"),
+        activation=HF_ACTIVATIONS[_known(fields, "hidden_act", HF_ACTIVATIONS)],
+        epsilon=_positive(fields, "layer_norm_eps"),
+    )
+
+
+def _known(fields: dict, key: str, known: dict[str, object]) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"config.json says {key}={value!r}; expected {' or '.join(known)}")
+    return value
+
+
+def _tower(config: dict) -> dict:
+    parts = [config.get(key) or {} for key in ("vision_config", "vision_config_dict")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise InputError("config.json has a vision_config that is not an object")
+    return {**parts[0], **parts[1]}
+
+
+def _positive(fields: dict, key: str) -> float:
+    value = fields[key]
+    if not isinstance(value, int | float) or not value > 0:
+        raise InputError(f"config.json says {key}={value!r}; expected a number above 0")
+    return float(value)
+
+
+def _whole(fields: dict, key: str) -> int:
+    value = fields[key]
+    if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]  # height and width
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"config.json says {key}={fields[key]!r}; expected a whole number above 0")
+    return value
