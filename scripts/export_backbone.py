@@ -58,7 +58,7 @@ def measure(name: str, config: ml_collections.ConfigDict) -> float:
     shape = vit.preset(opened.model)
     model = convert.restore(vit.ViT(shape, data.num_classes, rngs=nnx.Rngs(0)), opened, head=True)
     graphdef, trainable, frozen = surgery.split(model)
-    evaluate = evaluator(graphdef, lambda images: pipeline.normalize(images, opened.mean, opened.std))
+    evaluate = evaluator(graphdef, lambda b: {"images": pipeline.normalize(b["image"], opened.mean, opened.std)})
     return evaluate(trainable, frozen, pipeline.evaluation_batches(data.test, 500, shape.image_size))["accuracy"]
 
 

@@ -17,11 +17,16 @@ def default() -> ml_collections.ConfigDict:
     """The configuration of a run, every key at its default; locked, so that a mistyped key is an error.
 
     Returns:
-      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz), `data_dir` (of TFDS), `train_examples` (a
-              class-balanced subset; 0 = all), `subset_seed`, `eval_split` (`test` or `validation`), `augment`
-              (`none` or `crop_flip`), `threads`.
+      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz, or to a folder of texts), `data_dir` (of TFDS),
+              `train_examples` (a class-balanced subset; 0 = all), `validation_examples` (taken out of the training
+              split to serve as the validation split; 0 = none), `subset_seed` of both, `eval_split` (`test` or
+              `validation`), `threads`; of images `augment` (`none` or `crop_flip`); of texts `task` (of GLUE,
+              `classification` or `regression`; `auto`: by the folder's name), `text_columns` and `label_column` (of
+              tables of one's own), `tokenizer` (a tokenizer.json; empty: the weights' own), `lengths` in tokens that
+              batches are filled up to (longer texts are cut to the last).
       model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
-              `hf:OWNER/NAME`), `image_size` in pixels (0 = the preset's), `dtype` to compute in.
+              `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
+              or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in.
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
       optim:  `name` (`adamw` or `sgd`), `learning_rate` (None = the method's and family's own), `head_learning_rate`,
               `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`
@@ -42,15 +47,23 @@ def default() -> ml_collections.ConfigDict:
     config.data.source = "digits"
     config.data.data_dir = ""
     config.data.train_examples = 0
+    config.data.validation_examples = 0
     config.data.subset_seed = 0
     config.data.eval_split = "test"
     config.data.augment = "none"
     config.data.threads = 2
+    config.data.task = "auto"
+    config.data.text_columns = "sentence"
+    config.data.label_column = "label"
+    config.data.tokenizer = ""
+    config.data.lengths = "16,32,64,96,128"
 
     config.model = ml_collections.ConfigDict()
     config.model.name = "auto"
     config.model.weights = "asset:vit_micro"
     config.model.image_size = 0
+    config.model.pooling = "auto"
+    config.model.dropout = 0.0
     config.model.dtype = "float32"
 
     config.peft = ml_collections.ConfigDict()
@@ -104,12 +117,22 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
+    lengths(config)
     spec(config)
 
 
 def spec(config: ml_collections.ConfigDict) -> PeftSpec:
     """The `PeftSpec` that `config.peft` describes."""
     return PeftSpec(**config.peft.to_dict())
+
+
+def lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """The lengths in tokens that `config.data.lengths` lists, the shortest first; InputError if it is no such list."""
+    text = config.data.lengths
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
@@ -137,9 +160,9 @@ def _check_ranges(given: dict[str, object]) -> None:
     at_least = {
         "optim.batch_size": 1, "optim.epochs": 0, "optim.steps": 0, "optim.warmup_fraction": 0,
         "optim.gradient_clip": 0, "optim.weight_decay": 0, "optim.head_weight_decay": 0, "data.train_examples": 0,
-        "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0, "checkpoint_every_steps": 0,
-        "keep_checkpoints": 1, "seed": 0,
-        "model.image_size": 0, "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
+        "data.validation_examples": 0, "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0,
+        "checkpoint_every_steps": 0, "keep_checkpoints": 1, "seed": 0, "model.image_size": 0,
+        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
         "optim.label_smoothing": 0,
     }  # fmt: skip
     at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1}
@@ -155,6 +178,7 @@ def _check_ranges(given: dict[str, object]) -> None:
         "optim.name": ("adamw", "sgd"),
         "optim.schedule": ("cosine", "linear", "constant"),
         "model.dtype": ("float32", "bfloat16"),
+        "model.pooling": ("auto", "class", "mean"),
     }
     for key, names in choices.items():
         if given[key] not in names:

@@ -1,6 +1,6 @@
 """Metrics of a model over a whole split."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -10,32 +10,40 @@ from surm import metrics
 from surm.peft import surgery
 
 Batch = dict[str, np.ndarray]
+Inputs = Callable[[Batch], dict[str, jax.Array]]
 
 
 def evaluator(
-    graphdef: nnx.GraphDef, normalize: Callable[[jax.Array], jax.Array]
+    graphdef: nnx.GraphDef, inputs: Inputs, names: Sequence[str] = ("accuracy",), *, regression: bool = False
 ) -> Callable[[dict[str, jax.Array], nnx.State, Iterable[Batch]], dict[str, float]]:
-    """Compiles evaluation once; call it as often as needed.
+    """Compiles evaluation once a shape of batches; call it as often as needed.
 
     Args:
       graphdef: of the model in evaluation mode, from `surgery.split`.
-      normalize: from uint8 images to what the model expects.
+      inputs: from a batch to the model's keyword arguments.
+      names: of the metrics, from `surm.metrics.METRICS`.
+      regression: whether labels are numbers to be met.
 
     Returns:
-      A function (trainable, frozen, batches) -> metrics: means over all real examples of the batches, added up in
-      double precision.
+      A function (trainable, frozen, batches) -> the mean `loss` and the metrics over all real examples of the batches,
+      in double precision.
     """
 
     @jax.jit
-    def sums(trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch) -> dict[str, jax.Array]:
-        logits = surgery.join(graphdef, trainable, frozen)(normalize(batch["image"]))
-        return metrics.classification_sums(logits, batch["label"], batch["mask"])
+    def answer(trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        outputs = surgery.join(graphdef, trainable, frozen)(**inputs(batch))
+        losses = metrics.losses(outputs, batch["label"], regression=regression)
+        return losses, metrics.predictions(outputs, regression=regression)
 
     def evaluate(trainable: dict[str, jax.Array], frozen: nnx.State, batches: Iterable[Batch]) -> dict[str, float]:
-        total: dict[str, float] = {}
+        losses, predicted, labels = [], [], []
         for batch in batches:
-            for name, value in jax.device_get(sums(trainable, frozen, batch)).items():
-                total[name] = total.get(name, 0.0) + float(value)
-        return metrics.means(total)
+            loss, prediction = jax.device_get(answer(trainable, frozen, batch))
+            losses.append(loss[batch["mask"]])
+            predicted.append(prediction[batch["mask"]])
+            labels.append(batch["label"][batch["mask"]])
+        predicted, labels = np.concatenate(predicted), np.concatenate(labels)
+        values = {name: metrics.METRICS[name](predicted, labels) for name in names}
+        return {"loss": float(np.mean(np.concatenate(losses), dtype=np.float64)), **values}
 
     return evaluate

@@ -18,7 +18,7 @@ LEARNING_RATES: dict[str, float] = {
 """AdamW's rate for each family where a config gives none: the best of the three tried on CIFAR-10 with vit_micro
 (experiments/vit_families/results); skew_circulant and block_circulant are set as circulant, unmeasured."""
 
-METHOD_LEARNING_RATES: dict[str, float] = {"full": 3e-4, "bitfit": 2e-3, "head": 5e-3}
+METHOD_LEARNING_RATES: dict[str, float] = {"bottleneck": 1e-3, "full": 3e-4, "bitfit": 2e-3, "head": 5e-3}
 """AdamW's rate for the methods that have no family; customary values, unmeasured here."""
 
 

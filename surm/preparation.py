@@ -3,32 +3,51 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterator
 
-import jax
+import grain
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import nnx
 
 from surm import config as configs
-from surm.data import pipeline, sources, splits
+from surm.data import pipeline, sources, tokens
+from surm.data.splits import Dataset, Split
 from surm.errors import InputError
-from surm.models import convert, vit
+from surm.evaluate import Inputs
+from surm.models import bert, convert, hf_config, vit
 from surm.models.weights import Weights, open_weights
 from surm.peft import store, surgery
+
+MODELS = {"image": vit, "text": bert}
+CONFIGS = {"image": vit.ViTConfig, "text": bert.BertConfig}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything a run needs that does not change while it trains."""
+    """Everything a run needs that does not change while it trains.
+
+    Attributes:
+      config: the run's configuration.
+      model: with its adapter.
+      inputs: from a batch to the model's keyword arguments.
+      metrics: of the held-out splits, the main one first.
+      regression: whether labels are numbers to be met.
+      total_steps: length of the run.
+      training_batches: opens the endless iterator over the training split.
+      evaluation_batches: opens one pass over each held-out split, by the ending of its metrics' names.
+    """
 
     config: ml_collections.ConfigDict
     model: nnx.Module
-    train_split: splits.Split
-    eval_split: splits.Split
-    image_size: int
+    inputs: Inputs
+    metrics: tuple[str, ...]
+    regression: bool
     total_steps: int
-    normalize: Callable[[jax.Array], jax.Array]
+    training_batches: Callable[[], grain.DatasetIterator]
+    evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]]
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
@@ -44,51 +63,144 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     Raises:
       InputError: where something does not fit.
     """
-    data = sources.load(config.data.source, data_dir=config.data.data_dir or None)
-    train_split = sources.balanced_subset(
-        data.train, config.data.train_examples, data.num_classes, seed=config.data.subset_seed
-    )
-    steps_a_pass = math.ceil(len(train_split) / config.optim.batch_size)
-    base, mean, std = _base(config, data.num_classes)
+    data = _data(config)
+    weights = None if config.model.weights == "none" else open_weights(config.model.weights)
+    base = _base(config, weights, data)
     spec = configs.spec(config)
     model = surgery.attach(base, spec, nnx.Rngs(config.seed))
+    _check_pooler(config, weights, model)
     if config.init_adapter and not resumed:
         model = store.load_adapter(config.init_adapter, base)
         if surgery.spec_of(model) != spec:
             raise InputError(f"config.init_adapter={config.init_adapter!r} was trained with another config.peft")
+    feed = _images if data.kind == "image" else _texts
+    inputs, training, evaluation = feed(config, weights, base, data)
+    held_out = {"": data.split(config.data.eval_split)}
+    if config.data.eval_split == "test":
+        held_out |= {f"_{name}": split for name, split in data.also.items()}
     return Run(
         config=config,
         model=model,
-        train_split=train_split,
-        eval_split=data.split(config.data.eval_split),
-        image_size=base.config.image_size,
-        total_steps=config.optim.steps or config.optim.epochs * steps_a_pass,
-        normalize=functools.partial(pipeline.normalize, mean=mean, std=std),
+        inputs=inputs,
+        metrics=data.metrics,
+        regression=data.regression,
+        total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
+        training_batches=functools.partial(training, data.train),
+        evaluation_batches={ending: functools.partial(evaluation, split) for ending, split in held_out.items()},
     )
 
 
-def _base(config: ml_collections.ConfigDict, num_classes: int) -> tuple[vit.ViT, tuple[float, ...], tuple[float, ...]]:
-    """The pretrained (or fresh) model and the pixel normalisation that fits it."""
-    weights = None if config.model.weights == "none" else open_weights(config.model.weights)
-    shape = _shape(config, weights)
-    if config.model.image_size:
-        shape = dataclasses.replace(shape, image_size=config.model.image_size)
+def _data(config: ml_collections.ConfigDict) -> Dataset:
+    data = sources.load(
+        config.data.source,
+        data_dir=config.data.data_dir or None,
+        task=config.data.task,
+        text_columns=config.data.text_columns,
+        label_column=config.data.label_column,
+    )
+    data = sources.hold_out(data, config.data.validation_examples, seed=config.data.subset_seed)
+    train = sources.balanced_subset(
+        data.train, config.data.train_examples, data.num_classes, seed=config.data.subset_seed
+    )
+    return dataclasses.replace(data, train=train)
+
+
+def _base(config: ml_collections.ConfigDict, weights: Weights | None, data: Dataset) -> vit.ViT | bert.Bert:
+    """The pretrained (or fresh) model, with a head for the data."""
+    shape = _shape(config, weights, data.kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    model = vit.ViT(shape, num_classes, dtype=dtype, rngs=nnx.Rngs(config.seed))
-    if weights is None:
-        return model, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return convert.restore(model, weights), weights.mean, weights.std
+    kind = vit.ViT if data.kind == "image" else bert.Bert
+    model = kind(shape, data.num_classes, dtype=dtype, rngs=nnx.Rngs(config.seed))
+    return model if weights is None else convert.restore(model, weights)
 
 
-def _shape(config: ml_collections.ConfigDict, weights: Weights | None) -> vit.ViTConfig:
-    """The preset that `config.model.name` names, or for `auto` what the weights say of themselves."""
+def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> vit.ViTConfig | bert.BertConfig:
+    """The preset that `config.model.name` names, or for `auto` what the weights say of themselves; then its changes."""
+    shape = _named_shape(config, weights, kind)
+    changes = {}
+    if weights is not None and weights.pooling:
+        changes["pooling"] = weights.pooling
+    if config.model.pooling != "auto":
+        changes["pooling"] = config.model.pooling
+    if config.model.image_size:
+        changes["image_size"] = config.model.image_size
+    if config.model.dropout:
+        changes["dropout"] = config.model.dropout
+    if unknown := changes.keys() - {field.name for field in dataclasses.fields(shape)}:
+        raise InputError(f"config.model.{min(unknown)} is set, but a model that reads {kind}s has none")
+    return dataclasses.replace(shape, **changes)
+
+
+def _named_shape(
+    config: ml_collections.ConfigDict, weights: Weights | None, kind: str
+) -> vit.ViTConfig | bert.BertConfig:
+    presets = MODELS[kind].PRESETS
     if config.model.name != "auto":
-        return vit.preset(config.model.name)
-    if weights is not None and weights.model:
-        return vit.preset(weights.model)
-    if weights is not None and weights.config:
-        return convert.config_from_hf(weights.config)
+        return MODELS[kind].preset(config.model.name)
+    if weights is not None and weights.model in presets:
+        return presets[weights.model]
+    shape = hf_config.config_from_hf(weights.config) if weights is not None and weights.config else None
+    if isinstance(shape, CONFIGS[kind]):
+        return shape
+    if shape is not None or (weights is not None and weights.model):
+        raise InputError(
+            f"data.source={config.data.source!r} holds {kind}s, which the model of config.model.weights="
+            f"{config.model.weights!r} does not read"
+        )
     raise InputError(
         f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
-        + ", ".join(vit.PRESETS)
+        + ", ".join(presets)
     )
+
+
+def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:
+    """A pooler that the weights lack starts at random: it must train."""
+    if weights is None or not hasattr(model, "pooler") or convert.has_pooler(weights):
+        return
+    if not any(path.startswith("pooler.") for path in surgery.split(model)[1]):
+        raise InputError(
+            f"{config.model.weights!r} has no pooler, so it starts at random and must train: set "
+            "config.peft.train='head|pooler', or config.model.pooling=mean to do without"
+        )
+
+
+def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT, data: Dataset) -> tuple:
+    mean, std = (weights.mean, weights.std) if weights else ((0.5,) * 3, (0.5,) * 3)
+    size, batch_size, threads = base.config.image_size, config.optim.batch_size, config.data.threads
+
+    def inputs(batch: dict) -> dict:
+        return {"images": pipeline.normalize(batch["image"], mean, std)}
+
+    def training(split: Split) -> grain.DatasetIterator:
+        return pipeline.training_batches(
+            split, batch_size, size, seed=config.seed, augment=config.data.augment, threads=threads
+        )
+
+    def evaluation(split: Split) -> Iterator:
+        return pipeline.evaluation_batches(split, batch_size, size, threads=threads)
+
+    return inputs, training, evaluation
+
+
+def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert, data: Dataset) -> tuple:
+    own = pathlib.Path(config.data.tokenizer) if config.data.tokenizer else None
+    tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
+    tokens.check_vocabulary(tokenizer, base.config.vocabulary)
+    lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
+    if lengths[-1] > base.config.max_length:
+        raise InputError(
+            f"config.data.lengths={config.data.lengths!r} goes up to {lengths[-1]} tokens, but the model has "
+            f"positions for {base.config.max_length}"
+        )
+    encode = functools.cache(lambda split: tokens.encode(split, tokenizer, lengths[-1]))
+
+    def inputs(batch: dict) -> dict:
+        return {"tokens": batch["tokens"], "segments": batch["segments"], "mask": batch["attended"]}
+
+    def training(split: Split) -> grain.DatasetIterator:
+        return tokens.training_batches(encode(split), batch_size, lengths, seed=config.seed, threads=threads)
+
+    def evaluation(split: Split) -> Iterator:
+        return tokens.evaluation_batches(encode(split), batch_size, lengths, threads=threads)
+
+    return inputs, training, evaluation

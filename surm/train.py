@@ -27,7 +27,6 @@ from flax import nnx
 import surm
 from surm import checkpoint, command_line, metrics, optim, report
 from surm import config as configs
-from surm.data import pipeline
 from surm.errors import InputError
 from surm.evaluate import evaluator
 from surm.peft import layers, select, store, surgery
@@ -65,7 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     graphdef, _, frozen = surgery.split(prepared.model)
     trained = surgery.join(graphdef, trainable, frozen)
     store.save_adapter(folder.adapter, trained, base_name=config.model.weights)
-    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name)
+    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.metrics[0])
     result = _result(prepared, measured)
     folder.write_json("result.json", result)
     return result
@@ -101,9 +100,12 @@ def train_step(
     def loss(trainable, frozen, batch, key):
         model = surgery.join(graphdef, trainable, frozen)
         layers.reseed_dropout(model, key)
-        logits = model(prepared.normalize(batch["image"]))
-        sums = metrics.classification_sums(logits, batch["label"], batch["mask"], smoothing)
-        values = metrics.means(sums)
+        outputs = model(**prepared.inputs(batch))
+        labels, mask = batch["label"], batch["mask"]
+        losses = metrics.losses(outputs, labels, regression=prepared.regression, label_smoothing=smoothing)
+        values = {"loss": jnp.mean(losses, where=mask)}
+        if not prepared.regression:
+            values["accuracy"] = jnp.mean(metrics.predictions(outputs) == labels, where=mask)
         return values["loss"], values
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -131,20 +133,19 @@ def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[s
     graphdef, _, frozen = surgery.split(prepared.model)
     step_function = train_step(graphdef, tx, prepared)
     prepared.model.eval()
-    evaluate = evaluator(surgery.split(prepared.model)[0], prepared.normalize)
+    evaluate = evaluator(
+        surgery.split(prepared.model)[0], prepared.inputs, prepared.metrics, regression=prepared.regression
+    )
     base = store.base_hash(prepared.model)
-    batches = pipeline.training_batches(
-        prepared.train_split, config.optim.batch_size, prepared.image_size,
-        seed=config.seed, augment=config.data.augment, threads=config.data.threads,
-    )  # fmt: skip
+    batches = prepared.training_batches()
 
     def evaluate_now(step: int) -> dict[str, float]:
         if (before := folder.logged(step, config.data.eval_split)) is not None:
             return before  # by this run, before it was stopped
-        held_out = pipeline.evaluation_batches(
-            prepared.eval_split, config.optim.batch_size, prepared.image_size, threads=config.data.threads
-        )
-        values = evaluate(state["trainable"], frozen, held_out)
+        values = {}
+        for ending, open_batches in prepared.evaluation_batches.items():
+            found = evaluate(state["trainable"], frozen, open_batches())
+            values |= {name + ending: value for name, value in found.items()}
         check_finite(step, values)
         folder.log(step, config.data.eval_split, values)
         return values
@@ -190,6 +191,7 @@ def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     steady = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
         "eval": measured["eval"],
+        "metric": prepared.metrics[0],
         "family": config.peft.family,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,

@@ -84,7 +84,7 @@ def training_batches(
     examples = grain.MapDataset.source(split).seed(seed).shuffle().map(Resize(image_size))
     if augment == "crop_flip":
         examples = examples.random_map(CropFlip())
-    return iter(_batched(examples, batch_size).repeat().to_iter_dataset(_read_ahead(threads)))
+    return iter(_batched(examples, batch_size).repeat().to_iter_dataset(read_ahead(threads)))
 
 
 def evaluation_batches(
@@ -102,7 +102,7 @@ def evaluation_batches(
       An iterator over ⌈len(split) / batch_size⌉ batches.
     """
     examples = grain.MapDataset.source(split).map(Resize(image_size))
-    return iter(_batched(examples, batch_size).to_iter_dataset(_read_ahead(threads)))
+    return iter(_batched(examples, batch_size).to_iter_dataset(read_ahead(threads)))
 
 
 def _batched(examples: grain.MapDataset, batch_size: int) -> grain.MapDataset:
@@ -110,6 +110,6 @@ def _batched(examples: grain.MapDataset, batch_size: int) -> grain.MapDataset:
     return examples.batch(batch_size, batch_fn=pad)
 
 
-def _read_ahead(threads: int) -> grain.ReadOptions:
+def read_ahead(threads: int) -> grain.ReadOptions:
     """Whole batches are read ahead, so few of them: grain's own default, 500, fills the memory."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)

@@ -1,52 +1,69 @@
-"""Image classification data by name: digits, a local .npz, or a TensorFlow Datasets name.
+"""Data by name: digits, a local .npz, a folder of texts, or a TensorFlow Datasets name.
 
-Every source ends as an `ImageData`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, which
-is what grain reads. Nothing here needs TensorFlow.
+Every source ends as a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, or of
+`{"texts": (str, ...), "label": ...}`, which is what grain reads. Nothing here needs TensorFlow.
 """
 
+import dataclasses
 import pathlib
 import zipfile
 import zlib
 
 import numpy as np
 
-from surm.data.splits import ArraySplit, ImageData, Split, Subset
-from surm.data.tfds import tfds_images
+from surm.data import glue, texts
+from surm.data.splits import ArraySplit, Dataset, Split, Subset
+from surm.data.tfds import tfds_images, tfds_texts
 from surm.errors import InputError, nearest
 
-SOURCES = "'digits', 'tfds:NAME', or the path of an .npz"
+SOURCES = "'digits', 'tfds:NAME', the path of an .npz, or a folder with train.tsv and dev.tsv"
 REQUIRED_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_ARRAYS = ("x_val", "y_val")
 
 
-def load(source: str, *, data_dir: str | None = None) -> ImageData:
+def load(
+    source: str,
+    *,
+    data_dir: str | None = None,
+    task: str = "auto",
+    text_columns: str = "sentence",
+    label_column: str = "label",
+) -> Dataset:
     """Opens a data set by name.
 
     Args:
-      source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION); or the path of an .npz with arrays x_train,
-        y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels integers from 0.
+      source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION), images or `tfds:glue/TASK`; the path of an .npz
+        with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels
+        integers from 0; or a folder of tables (see `surm.data.texts`).
       data_dir: where TensorFlow Datasets keeps prepared data; None for its own default.
+      task: what a folder of tables holds (see `surm.data.glue`); `auto` goes by the folder's name.
+      text_columns: of a table of one's own, one name or two separated by a comma.
+      label_column: of a table of one's own.
 
     Returns:
       The splits.
 
     Raises:
-      InputError: if the source is unknown, missing or malformed; the message names the array, key or remedy.
+      InputError: if the source is unknown, missing or malformed; the message names the array, key, row or remedy.
     """
     if source == "digits":
         return digits()
+    if source.startswith("tfds:glue"):
+        return tfds_texts(source.removeprefix("tfds:"), data_dir)
     if source.startswith("tfds:"):
         return tfds_images(source.removeprefix("tfds:"), data_dir)
     path = pathlib.Path(source)
     if path.suffix == ".npz":
         return npz_images(path)
+    if source and path.is_dir():
+        name = texts.task_of(path) if task == "auto" else task
+        return texts.folder_texts(path, glue.task(name, text_columns, label_column))
     if source and path.exists():
-        kind = "a folder" if path.is_dir() else "a file of another kind"
-        raise InputError(f"data.source={source!r} is {kind}; expected {SOURCES}")
+        raise InputError(f"data.source={source!r} is a file of another kind; expected {SOURCES}")
     raise InputError(f"data.source={source!r} is not known; expected {SOURCES}; {nearest(source, ['digits'])}")
 
 
-def digits() -> ImageData:
+def digits() -> Dataset:
     """Scikit-learn's handwritten digits: 1,797 real 8×8 images of ten classes, embedded in the package.
 
     Split once and for all, stratified, with a fixed seed: 1,077 to train, 360 to validate, 360 to test.
@@ -62,10 +79,10 @@ def digits() -> ImageData:
     rest, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
     train, validation = train_test_split(rest, test_size=360, random_state=0, stratify=labels[rest])
     parts = [ArraySplit(images[index], labels[index]) for index in (train, validation, test)]
-    return ImageData(*parts, num_classes=10)
+    return Dataset(*parts, num_classes=10)
 
 
-def npz_images(path: pathlib.Path) -> ImageData:
+def npz_images(path: pathlib.Path) -> Dataset:
     """Reads a local .npz into memory.
 
     Args:
@@ -91,7 +108,7 @@ def npz_images(path: pathlib.Path) -> ImageData:
     num_classes = int(train.labels.max()) + 1
     test = _array_split(path, arrays, "test", num_classes)
     validation = _array_split(path, arrays, "val", num_classes) if "x_val" in names else None
-    return ImageData(train, validation, test, num_classes)
+    return Dataset(train, validation, test, num_classes)
 
 
 def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int) -> Split:
@@ -100,7 +117,7 @@ def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int)
     Args:
       split: what to choose from.
       examples: how many; 0 means all.
-      num_classes: labels are 0 .. num_classes − 1.
+      num_classes: labels are 0 .. num_classes − 1; 1 where there are no classes to balance.
       seed: decides which examples; a larger subset of the same seed contains the smaller.
 
     Returns:
@@ -114,15 +131,39 @@ def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int)
     if examples < 0:
         raise InputError(f"data.train_examples={examples}, expected 0 (all) or more")
     order = np.random.default_rng(seed).permutation(len(split))
-    shuffled = split.labels[order]
+    shuffled = split.labels[order] if num_classes > 1 else np.zeros(len(order))
     chosen = []
     for label in range(num_classes):
         want = examples // num_classes + (label < examples % num_classes)
         members = order[shuffled == label]
         if len(members) < want:
-            raise InputError(f"data.train_examples={examples} wants {want} of class {label}, which has {len(members)}")
+            whose = f"class {label}, which has {len(members)}" if num_classes > 1 else f"{len(members)} examples"
+            raise InputError(f"data.train_examples={examples} wants {want} of {whose}")
         chosen.append(members[:want])
     return Subset(split, np.sort(np.concatenate(chosen)))
+
+
+def hold_out(data: Dataset, examples: int, *, seed: int) -> Dataset:
+    """Takes a validation split out of the training split, at random.
+
+    Args:
+      data: the splits.
+      examples: how many; 0 changes nothing.
+      seed: decides which.
+
+    Returns:
+      The data with a smaller training split and the examples taken from it as its validation split.
+
+    Raises:
+      InputError: if that leaves nothing to train on.
+    """
+    if examples == 0:
+        return data
+    if not 0 < examples < len(data.train):
+        raise InputError(f"data.validation_examples={examples}, expected less than the {len(data.train)} for training")
+    order = np.random.default_rng((seed, 1)).permutation(len(data.train))
+    taken, left = (Subset(data.train, np.sort(part)) for part in (order[:examples], order[examples:]))
+    return dataclasses.replace(data, train=left, validation=taken)
 
 
 def _read_npz(path: pathlib.Path) -> tuple[set[str], dict[str, np.ndarray]]:

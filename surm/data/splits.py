@@ -1,7 +1,8 @@
-"""What every source ends as: random-access splits of labelled images, which is what grain reads."""
+"""What every source ends as: random-access splits of labelled examples, which is what grain reads."""
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -9,12 +10,12 @@ from surm.errors import InputError
 
 
 class Split(Protocol):
-    """Random access to examples `{"image": uint8 H×W×C, "label": int}`."""
+    """Random access to examples: `{"image": uint8 H×W×C, "label": int}` or `{"texts": (str, ...), "label": ...}`."""
 
     def __len__(self) -> int:
         """Number of examples."""
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """One example."""
 
     @property
@@ -23,20 +24,28 @@ class Split(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
-    """The splits of one data set.
+class Dataset:
+    """The splits of one data set, and how answers to it are measured.
 
     Attributes:
       train: what is trained on.
       validation: what choices are made on; None where the source has none.
       test: the held-out split.
-      num_classes: labels are 0 .. num_classes − 1.
+      num_classes: labels are 0 .. num_classes − 1; 1 for regression.
+      metrics: names in `surm.metrics.METRICS`, the main one first.
+      regression: whether labels are numbers to be met.
+      also: further held-out splits, by a name that their metrics carry.
+      kind: what the examples hold.
     """
 
     train: Split
     validation: Split | None
     test: Split
     num_classes: int
+    metrics: tuple[str, ...] = ("accuracy",)
+    regression: bool = False
+    also: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+    kind: Literal["image", "text"] = "image"
 
     def split(self, name: str) -> Split:
         """The split called `train`, `validation` or `test`; InputError if there is none of that name."""
@@ -47,7 +56,7 @@ class ImageData:
         return found
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ArraySplit:
     """A split held in memory."""
 
@@ -61,7 +70,7 @@ class ArraySplit:
         return {"image": self.images[index], "label": self.labels[index]}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subset:
     """Some examples of a split, in the order of `indices`."""
 

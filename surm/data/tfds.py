@@ -1,4 +1,4 @@
-"""Images that TensorFlow Datasets has prepared, read without TensorFlow.
+"""Images, and the texts of GLUE, that TensorFlow Datasets has prepared, read without TensorFlow.
 
 TFDS keeps examples as tf.Example messages in array_record files; both are read here by the packages TFDS itself reads
 them with. Images (PNG or JPEG inside the message) are always decoded by Pillow: TFDS's own decoding without TensorFlow
@@ -8,6 +8,7 @@ Preparing a data set is TFDS's work. It needs a network, and TensorFlow where th
 to be encoded (cifar10, mnist); builders that hand over image files (food101, oxford_iiit_pet) do without.
 """
 
+import contextlib
 import http.client
 import importlib.util
 import io
@@ -16,13 +17,15 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from surm.data.splits import ImageData
+from surm.data import glue
+from surm.data.splits import Dataset
+from surm.data.texts import TextSplit
 from surm.errors import InputError, nearest
 
 INSTALL = "pip install 'surm[tfds]'"
@@ -67,7 +70,7 @@ class TfdsSplit:
         return self._parse(self._records[index]).features.feature
 
 
-def tfds_images(name: str, data_dir: str | None = None) -> ImageData:
+def tfds_images(name: str, data_dir: str | None = None) -> Dataset:
     """Opens a data set that TFDS has prepared as array_record, or has it prepared.
 
     The held-out split is `test`, or `validation` where there is no (labelled) test split.
@@ -85,12 +88,10 @@ def tfds_images(name: str, data_dir: str | None = None) -> ImageData:
     """
     builder = _builder(name, data_dir)
     image, label = _image_and_label(name, builder.info.features)
-    if not builder.info.splits:
-        _prepare(name, builder)
-    try:
-        splits = _labelled_splits(builder, image.shape[-1])
-    except Exception as error:  # a damaged folder raises whatever its reader meets
-        raise InputError(f"tfds:{name} in {builder.data_dir} cannot be read: {_one_line(error)}") from error
+    with _reading(name, builder):
+        read = _records(builder, ("train", "validation", "test"))
+        wrapped = {key: TfdsSplit(records, image.shape[-1]) for key, records in read.items()}
+        splits = {key: split for key, split in wrapped.items() if split.label(0) >= 0}
     test = splits.get("test") or splits.get("validation")
     if "train" not in splits or test is None:
         raise InputError(
@@ -100,7 +101,47 @@ def tfds_images(name: str, data_dir: str | None = None) -> ImageData:
     validation = splits.get("validation") if "test" in splits else None
     if not label.num_classes:  # some builders learn it while they prepare
         raise InputError(f"tfds:{name} does not say how many classes its labels have")
-    return ImageData(splits["train"], validation, test, label.num_classes)
+    return Dataset(splits["train"], validation, test, label.num_classes)
+
+
+def tfds_texts(name: str, data_dir: str | None = None) -> Dataset:
+    """Opens a task of GLUE that TFDS has prepared as array_record, or has it prepared.
+
+    Args:
+      name: `glue/TASK`, perhaps with a version, as in `glue/mrpc:2.0.0`.
+      data_dir: the folder that holds glue/TASK/VERSION; None for TFDS's own default.
+
+    Returns:
+      The splits in memory; held out are those that TFDS calls validation, since the test labels are not public.
+
+    Raises:
+      InputError: if the task is unknown, or its data is not prepared and cannot be.
+    """
+    parts = _NAME.fullmatch(name)
+    task_name = (parts[2] or "")[1:] if parts else ""
+    if task_name not in glue.TASKS:
+        raise InputError(f"'tfds:{name}' names no task of GLUE; {nearest(task_name, glue.TASKS)}; as in tfds:glue/mrpc")
+    task, builder = glue.TASKS[task_name], _builder(name, data_dir)
+    held_out = [stem.replace("dev", "validation") for stem in task.held_out]
+    with _reading(name, builder):
+        read = _records(builder, ("train", *held_out))
+        train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
+    return Dataset(
+        train, None, test, len(task.labels) or 1, task.metrics, task.regression,
+        {stem.removeprefix("dev_"): split for stem, split in zip(task.held_out[1:], others, strict=True)}, "text",
+    )  # fmt: skip
+
+
+def _texts(records: Sequence[bytes], task: glue.Task) -> TextSplit:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    texts, labels = [], []
+    for index in range(len(records)):
+        found = tf_example_pb2.Example.FromString(records[index]).features.feature
+        texts.append(tuple(found[field].bytes_list.value[0].decode() for field in task.fields or task.columns))
+        label = found["label"]
+        labels.append(label.float_list.value[0] if task.regression else label.int64_list.value[0])
+    return TextSplit(texts, np.array(labels, np.float32 if task.regression else np.int32))
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
@@ -152,7 +193,19 @@ def _image_and_label(name: str, features: Any) -> tuple[Any, Any]:
     return image, label
 
 
-def _labelled_splits(builder: Any, channels: int | None) -> dict[str, TfdsSplit]:
+@contextlib.contextmanager
+def _reading(name: str, builder: Any) -> Iterator[None]:
+    """Prepares a data set if need be; what goes wrong in the block while it is read becomes one line."""
+    if not builder.info.splits:
+        _prepare(name, builder)
+    try:
+        yield
+    except Exception as error:  # a damaged folder raises whatever its reader meets
+        raise InputError(f"tfds:{name} in {builder.data_dir} cannot be read: {_one_line(error)}") from error
+
+
+def _records(builder: Any, wanted: tuple[str, ...]) -> dict[str, Sequence[bytes]]:
+    """The serialised examples of those of the wanted splits that are there and not empty."""
     import tensorflow_datasets as tfds
 
     formats = sorted(form.value for form in builder.info.available_file_formats())
@@ -161,15 +214,13 @@ def _labelled_splits(builder: Any, channels: int | None) -> dict[str, TfdsSplit]
             f"it is {', '.join(formats)}, which only TensorFlow reads; prepare it as array_record in another "
             "data.data_dir (`tfds build --file_format=array_record`)"
         )
-    splits = {}
-    for key in ("train", "validation", "test"):
-        if key in builder.info.splits and builder.info.splits[key].num_examples:
-            raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            records = builder.as_data_source(key, deserialize_method=raw, file_format="array_record")
-            if missing := [path.name for path in builder.info.splits[key].filepaths if not path.exists()]:
+    raw, found = tfds.decode.DeserializeMethod.RAW_BYTES, {}
+    for split in wanted:
+        if split in builder.info.splits and builder.info.splits[split].num_examples:
+            found[split] = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
+            if missing := [path.name for path in builder.info.splits[split].filepaths if not path.exists()]:
                 raise InputError(f"{missing[0]} is missing")
-            splits[key] = TfdsSplit(records, channels)
-    return {key: split for key, split in splits.items() if split.label(0) >= 0}
+    return found
 
 
 def _prepare(name: str, builder: Any) -> None:

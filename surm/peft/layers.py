@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from surm import matrices
 from surm.errors import InputError
-from surm.peft.spec import ACTIVATIONS, PeftSpec
+from surm.peft.spec import ACTIVATIONS, BOTTLENECK, PeftSpec
 
 
 class Trainable(nnx.Param):
@@ -55,10 +55,10 @@ class StructuredMatrix(nnx.Module):
 
 
 class WrappedLinear(nnx.Module):
-    """A frozen linear layer with a structured matrix beside it; still looks like the layer itself."""
+    """A frozen linear layer with a trained branch beside it; still looks like the layer itself."""
 
-    def __init__(self, base: nnx.Linear, delta: StructuredMatrix, spec: PeftSpec, *, rngs: nnx.Rngs):
-        """Keeps the layer, the matrix and the dropout of the matrix's input."""
+    def __init__(self, base: nnx.Linear, delta: "StructuredMatrix | Bottleneck", spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Keeps the layer, the branch (mostly a structured matrix) and the dropout of the branch's input."""
         self.base = base
         self.delta = delta
         self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
@@ -75,7 +75,7 @@ class WrappedLinear(nnx.Module):
         return self.base.bias
 
     def product(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        """The structured matrix times dropout(x)."""
+        """The branch of dropout(x), such as the structured matrix times it."""
         return self.delta(x if self.dropout is None else self.dropout(x))
 
 
@@ -147,6 +147,54 @@ class AdaptedLinear(WrappedLinear):
             return h
         change = ACTIVATIONS[self.activation](self.product(h)) + self.shift[...]
         return h + change.astype(h.dtype)
+
+
+class Affine(nnx.Module):
+    """A small trained map x ↦ x·kernel + bias."""
+
+    def __init__(self, kernel: Float[Array, "n_in n_out"]):
+        """Starts from a kernel, and a bias of 0."""
+        self.kernel = AdapterParam(kernel)
+        self.bias = AdapterParam(jnp.zeros(kernel.shape[1]))
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """Applies the map, in x's type."""
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+
+
+class Bottleneck(nnx.Module):
+    """The branch of an ordinary adapter: up(act(down(h))), 2·n·size + size + n parameters."""
+
+    family = "bottleneck"
+
+    def __init__(self, spec: PeftSpec, width: int, *, rngs: nnx.Rngs):
+        """Draws `down`; `up` starts at 0, so that nothing is added yet."""
+        size = spec.options.get("size", BOTTLENECK["size"])
+        if size < 1:
+            raise InputError(f"bottleneck: size={size}, expected at least 1")
+        self.down = Affine(_ADAPTER_DEVIATION * jax.random.normal(rngs.params(), (width, size)))
+        self.up = Affine(jnp.zeros((size, width)))
+        self.activation = spec.activation
+
+    def __call__(self, h: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """What is added to h."""
+        return self.up(ACTIVATIONS[self.activation](self.down(h)))
+
+
+class BottleneckLinear(WrappedLinear):
+    """A frozen linear layer followed by an ordinary adapter: h = base(x), y = h + up(act(down(dropout(h)))).
+
+    Source: Houlsby et al., arXiv 1902.00751, figure 2.
+    """
+
+    def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Wraps a layer; the output is unchanged until the adapter has trained."""
+        super().__init__(base, Bottleneck(spec, base.kernel.shape[1], rngs=rngs), spec, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """Applies the layer and its adapter."""
+        h = self.base(x)
+        return h + self.product(h) if self.enabled else h
 
 
 def reseed_dropout(model: nnx.Module, key: jax.Array) -> None:

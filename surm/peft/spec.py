@@ -19,11 +19,15 @@ _END_OF_HALF_BLOCK = r"(.*\.)?(attention\.output|mlp\.down)"
 METHODS: dict[str, tuple[str, ...]] = {
     "update": (_LINEAR_IN_ATTENTION,),
     "adapter": (_END_OF_HALF_BLOCK,),
+    "bottleneck": (_END_OF_HALF_BLOCK,),
     "full": (".*",),
     "bitfit": (r".*\.bias",),
     "head": (),
 }
 """Every method with the paths that it targets where a spec names none."""
+
+BOTTLENECK: dict[str, Any] = {"size": 64}
+"""The options of the method `bottleneck`, with their defaults."""
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -42,6 +46,8 @@ class PeftSpec:
     Methods:
       update: y = base(x) + scale·ΔW·dropout(x) at every target, a linear layer; merges into its kernel.
       adapter: h = base(x), y = h + act(S·dropout(h)) + bias at every target, with S square and structured.
+      bottleneck: h = base(x), y = h + up(act(down(dropout(h)))), maps with a bias to `size` (an option) and back; the
+        ordinary adapter, a baseline.
       full: the targets themselves, which are variables, train.
       bitfit: likewise; the targets are the biases unless others are named.
       head: nothing but what `train` names (a linear probe).
@@ -49,12 +55,13 @@ class PeftSpec:
     Attributes:
       method: a key of `METHODS`.
       family: a key of `surm.matrices.FAMILIES`; read by `update` and `adapter`.
-      options: of the family, as a mapping or as a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
+      options: of the family (of `bottleneck`: its own), as a mapping or as a string such as `"rank=8"` or
+        `"factors=1,symmetric=False"`.
       targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
         whole. Empty for the method's own.
       scale: multiplies ΔW; read by `update`. (For the authors' α/r convention, give α/r.)
       dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
-      activation: of `adapter`: gelu, relu, tanh or identity.
+      activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
 
@@ -65,7 +72,8 @@ class PeftSpec:
       >>> PeftSpec(family="low_rank", options="rank=8").options["rank"]
       8
 
-    Source: arXiv 2406.17740, section 4 (update and adapter); BitFit: arXiv 2106.10199.
+    Source: arXiv 2406.17740, section 4 (update and adapter); bottleneck: Houlsby et al., arXiv 1902.00751, figure 2;
+    BitFit: arXiv 2106.10199.
     """
 
     method: str = "update"
@@ -87,11 +95,12 @@ class PeftSpec:
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
-        known = matrices.options(self.family)
+        whose = "bottleneck" if self.method == "bottleneck" else self.family
+        known = BOTTLENECK if self.method == "bottleneck" else matrices.options(self.family)
         for name in options:
             if name not in known:
-                raise InputError(f"{self.family} has no option {name!r}; it has {', '.join(known) or 'none'}")
-            _check_type(self.family, name, options[name], known[name])
+                raise InputError(f"{whose} has no option {name!r}; it has {', '.join(known) or 'none'}")
+            _check_type(whose, name, options[name], known[name])
         object.__setattr__(self, "options", FrozenDict(options))
         object.__setattr__(self, "targets", _patterns(self.targets) or METHODS[self.method])
         object.__setattr__(self, "train", _patterns(self.train))

@@ -14,11 +14,18 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.peft import select
-from surm.peft.layers import AdaptedLinear, AdapterParam, Trainable, UpdatedLinear, WrappedLinear
+from surm.peft.layers import AdaptedLinear, AdapterParam, BottleneckLinear, Trainable, UpdatedLinear, WrappedLinear
 from surm.peft.spec import PeftSpec
 
 Model = TypeVar("Model", bound=nnx.Module)
 _SPEC = "peft_spec"
+
+WRAPPERS: dict[str, type[WrappedLinear]] = {
+    "update": UpdatedLinear,
+    "adapter": AdaptedLinear,
+    "bottleneck": BottleneckLinear,
+}
+"""The methods that put a branch beside linear layers, with what they wrap them in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,7 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     if spec.train:
         paths = select.variables(model)
         _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
-    if spec.method in ("update", "adapter"):
+    if spec.method in WRAPPERS:
         _wrap_targets(model, spec, rngs)
     elif spec.method in ("full", "bitfit"):
         frozen = {dotted: path for dotted, path in select.variables(model).items()
@@ -109,12 +116,12 @@ def merge(model: Model) -> Model:
       A new model with the same outputs up to rounding; `unmerge` restores the base bit for bit, `detach` forgets it.
 
     Raises:
-      InputError: for SURM adapters, which are not linear.
+      InputError: for adapters, which are not linear.
     """
     model = nnx.clone(model)
     for path, layer in wrapped_layers(model):
-        if isinstance(layer, AdaptedLinear):
-            raise InputError(f"{select.dotted(path)} has a SURM adapter, which is not linear and cannot be merged")
+        if not isinstance(layer, UpdatedLinear):
+            raise InputError(f"{select.dotted(path)} has an adapter, which is not linear and cannot be merged")
         layer.merge()
     return model
 
@@ -202,7 +209,7 @@ def join(graphdef: nnx.GraphDef, trainable: dict[str, jax.Array], frozen: nnx.St
 
 
 def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
-    wrapper = UpdatedLinear if spec.method == "update" else AdaptedLinear
+    wrapper = WRAPPERS[spec.method]
     layers, walked = select.linear_layers(model), select.walk(model)
     places = select.places(walked)
     for dotted in select.matching(spec.targets, layers, "linear layer"):

@@ -8,16 +8,20 @@ import sys
 import threading
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.metrics
+from flax import nnx
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from surm import metrics
 from surm.data import pipeline, sources
 from surm.data.splits import ArraySplit
 from surm.errors import InputError
+from surm.evaluate import evaluator
+from surm.peft import surgery
 
 Batch = dict[str, np.ndarray]
 
@@ -174,19 +178,16 @@ def test_evaluation_keeps_the_order():
 @pytest.mark.parametrize("batch_size", [7, 60, 360, 500])
 def test_metrics_over_padded_batches_are_exact(batch_size):
     split = sources.digits().test
-    weights = np.random.default_rng(0).normal(size=(8 * 8 * 3, 10)) / 100
-
-    def sums(images, labels, mask):
-        logits = images.reshape(len(images), -1) @ weights
-        return metrics.classification_sums(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), jnp.asarray(mask))
-
-    added: dict[str, float] = {}
-    for batch in pipeline.evaluation_batches(split, batch_size, 8):
-        for name, value in sums(batch["image"], batch["label"], batch["mask"]).items():
-            added[name] = added.get(name, 0.0) + float(value)
-    whole = sums(np.repeat(split.images, 3, axis=-1), split.labels, np.ones(360, bool))
-    assert added["examples"] == 360 and added["accuracy"] == float(whole["accuracy"])
-    assert metrics.means(added)["loss"] == pytest.approx(float(whole["loss"]) / 360, rel=1e-6)
+    model = nnx.Linear(8 * 8 * 3, 10, rngs=nnx.Rngs(0))
+    graphdef, trainable, frozen = surgery.split(model)
+    inputs = lambda batch: {"inputs": batch["image"].reshape(len(batch["image"]), -1) / 255}  # noqa: E731
+    evaluate = evaluator(graphdef, inputs, ("accuracy", "matthews"))
+    found = evaluate(trainable, frozen, pipeline.evaluation_batches(split, batch_size, 8))
+    logits = model(np.repeat(split.images, 3, axis=-1).reshape(360, -1) / 255)
+    assert found["accuracy"] == sklearn.metrics.accuracy_score(split.labels, logits.argmax(1))
+    assert found["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(split.labels, logits.argmax(1)))
+    expected = sklearn.metrics.log_loss(split.labels, jax.nn.softmax(logits))
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

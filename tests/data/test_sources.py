@@ -144,10 +144,10 @@ def test_other_files_called_npz(tmp_path):
 
 
 def test_sources_that_are_none(tmp_path):
-    for source in (tmp_path, tmp_path / "gone.npz", "digit", "", "cifar10"):
+    for source in (tmp_path / "gone.npz", "digit", "", "cifar10"):
         assert "expected" in complaint(source) or "expects" in complaint(source)
         assert sources.SOURCES in complaint(source)
-    assert "is a folder" in complaint(tmp_path)
+    assert "does not say by its name what it holds" in complaint(tmp_path)
     assert "no data file" in complaint(tmp_path / "gone.npz")
     assert complaint("digit").endswith("nearest: digits")
     (tmp_path / "data.csv").touch()

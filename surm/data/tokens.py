@@ -1,0 +1,227 @@
+"""From texts to batches of tokens of a few fixed lengths.
+
+A batch is `{"tokens": int32 B×L, "segments": int32 B×L, "attended": bool B×L, "label": B, "mask": bool B}`, with L the
+smallest of the given lengths that holds its longest text: a run compiles once a length. Texts of similar length are
+put together, a few batches' worth at a time, so that little is computed for filling. Every pass covers each example
+exactly once; the last batch of a pass is filled up with masked examples, so metrics are exact. Batches are read by
+their number, so a position in the stream is one integer.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+import tokenizers
+
+from surm.data.pipeline import read_ahead
+from surm.data.splits import Split
+from surm.errors import InputError
+
+FILE = "tokenizer.json"
+_WINDOW = 16  # batches whose texts are sorted by length among themselves
+_CHUNK = 4096  # texts encoded at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenSplit:
+    """A split as tokens, all texts behind one another.
+
+    Attributes:
+      tokens: of all examples.
+      segments: 1 for the tokens of a second text, else 0.
+      starts: where each example begins, and at the end the number of tokens.
+      labels: of the examples.
+    """
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    starts: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example."""
+        return np.diff(self.starts)
+
+
+def open_tokenizer(path: pathlib.Path | None) -> tokenizers.Tokenizer:
+    """Reads a tokenizer.
+
+    Args:
+      path: a tokenizer.json, a folder that holds one, or the weights beside one; None if there is none.
+
+    Returns:
+      The tokenizer, with neither truncation nor filling.
+
+    Raises:
+      InputError: if there is no tokenizer.json, or it cannot be read.
+    """
+    remedy = (
+        "config.data.tokenizer may name another file; one is made in Python with transformers: "
+        "AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR)"
+    )
+    if path is None:
+        raise InputError(f"the weights bring no {FILE}; {remedy}")
+    file = path / FILE if path.is_dir() else path if path.suffix == ".json" else path.parent / FILE
+    if not file.is_file():
+        raise InputError(f"no tokenizer at {str(file)!r}; {remedy}")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exceptions
+        reason = " ".join(str(error).split())
+        raise InputError(f"{str(file)!r} is not a tokenizer of the tokenizers library ({reason}); {remedy}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int) -> None:
+    """Raises InputError if a tokenizer knows tokens for which a word table of so many rows has none."""
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if highest >= rows:
+        raise InputError(
+            f"the tokenizer's tokens go up to {highest}, but the model's word table has {rows} rows; "
+            "tokenizer and weights do not belong together"
+        )
+
+
+def encode(split: Split, tokenizer: tokenizers.Tokenizer, max_length: int) -> TokenSplit:
+    """Encodes a split.
+
+    Args:
+      split: examples `{"texts": (str,) or (str, str), "label": ...}`.
+      tokenizer: from `open_tokenizer`; adds its own special tokens.
+      max_length: tokens at most; the longer text of a pair is shortened first.
+
+    Returns:
+      The tokens of all examples.
+
+    Raises:
+      InputError: if `max_length` leaves no room for text beside the special tokens.
+    """
+    special = tokenizer.num_special_tokens_to_add(len(split[0]["texts"]) == 2)
+    if max_length <= special:
+        raise InputError(f"texts of {max_length} tokens leave no room beside {special} special tokens")
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    tokens, segments, lengths = [], [], []
+    for start in range(0, len(split), _CHUNK):
+        examples = [split[index]["texts"] for index in range(start, min(start + _CHUNK, len(split)))]
+        pairs = [texts[0] if len(texts) == 1 else tuple(texts) for texts in examples]
+        for encoding in tokenizer.encode_batch(pairs):
+            tokens.append(np.array(encoding.ids, np.int32))
+            segments.append(np.array(encoding.type_ids, np.uint8))
+            lengths.append(len(encoding.ids))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return TokenSplit(np.concatenate(tokens), np.concatenate(segments), starts, split.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of a split, by number; what grain reads.
+
+    Attributes:
+      split: the examples.
+      batch_size: examples a batch.
+      lengths: that a batch may have, in order; the last holds every example.
+      seed: decides the order, pass by pass; None for one order, the shortest first.
+      passes: how often the split is gone through.
+    """
+
+    split: TokenSplit
+    batch_size: int
+    lengths: tuple[int, ...]
+    seed: int | None = None
+    passes: int = 1
+
+    def __len__(self) -> int:
+        return self.passes * self.a_pass
+
+    @property
+    def a_pass(self) -> int:
+        """Batches of one pass."""
+        return math.ceil(len(self.split) / self.batch_size)
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        number_of_pass, position = divmod(int(number), self.a_pass)
+        return self._batch(self._plan(number_of_pass if self.seed is not None else 0)[position])
+
+    @functools.cached_property
+    def _plans(self) -> dict[int, list[np.ndarray]]:
+        return {}
+
+    def _plan(self, number_of_pass: int) -> list[np.ndarray]:
+        """Which examples each batch of a pass holds; the last pass asked for is remembered."""
+        plan = self._plans.get(number_of_pass)  # several threads read: one look-up, then whole dicts
+        if plan is None:
+            plan = _plan(self.split.lengths, self.batch_size, self.seed, number_of_pass)
+            for old in [key for key in list(self._plans) if key < number_of_pass - 1]:
+                self._plans.pop(old, None)
+            self._plans[number_of_pass] = plan
+        return plan
+
+    def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        longest = self.split.lengths[chosen].max()
+        length = next(length for length in self.lengths if length >= longest)
+        shape = (self.batch_size, length)
+        batch = {
+            "tokens": np.zeros(shape, np.int32),
+            "segments": np.zeros(shape, np.int32),
+            "attended": np.zeros(shape, np.bool_),
+            "label": np.zeros(self.batch_size, self.split.labels.dtype),
+            "mask": np.arange(self.batch_size) < len(chosen),
+        }
+        batch["label"][: len(chosen)] = self.split.labels[chosen]
+        for row, example in enumerate(chosen):
+            begin, end = self.split.starts[example : example + 2]
+            batch["tokens"][row, : end - begin] = self.split.tokens[begin:end]
+            batch["segments"][row, : end - begin] = self.split.segments[begin:end]
+            batch["attended"][row, : end - begin] = True
+        return batch
+
+
+def _plan(lengths: np.ndarray, batch_size: int, seed: int | None, number_of_pass: int) -> list[np.ndarray]:
+    """Cuts a pass into batches; shuffled, and of similar lengths, if there is a seed."""
+    cuts = range(batch_size, len(lengths), batch_size)
+    if seed is None:
+        return np.split(np.argsort(lengths, kind="stable"), cuts)
+    rng = np.random.default_rng((seed, number_of_pass))
+    order = rng.permutation(len(lengths))
+    window = _WINDOW * batch_size
+    parts = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = np.split(order, cuts)
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def training_batches(
+    split: TokenSplit, batch_size: int, lengths: Sequence[int], *, seed: int, threads: int = 2
+) -> grain.DatasetIterator:
+    """An endless, resumable iterator over shuffled batches; every pass is shuffled anew.
+
+    Args:
+      split: from `encode`.
+      batch_size: examples a batch.
+      lengths: that a batch may have, in order; the last must hold every example.
+      seed: decides the order.
+      threads: threads that put batches together ahead.
+
+    Returns:
+      An iterator with `get_state` and `set_state`.
+    """
+    source = Batches(split, batch_size, tuple(lengths), seed, passes=2**31 // math.ceil(len(split) / batch_size))
+    return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead(threads)))
+
+
+def evaluation_batches(
+    split: TokenSplit, batch_size: int, lengths: Sequence[int], *, threads: int = 2
+) -> Iterator[dict[str, np.ndarray]]:
+    """One pass over a split, the shortest texts first; arguments as for `training_batches`."""
+    source = Batches(split, batch_size, tuple(lengths))
+    return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead(threads)))
