@@ -3,7 +3,9 @@
 The only module that knows orbax. A checkpoint appears under its final name when it is whole.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -23,6 +25,7 @@ class Checkpoints:
           folder: where the checkpoints lie.
           keep: how many of the newest to keep.
         """
+        self._folder = folder
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -34,7 +37,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+        with self._writing():
+            self._checkpointer.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -49,11 +53,23 @@ class Checkpoints:
           step: number of finished training steps.
           state: a tree of arrays.
           notes: what else the run needs to go on, such as the data position, as JSON values.
+
+        Raises:
+          OSError: if this checkpoint or the one before cannot be written.
         """
         if step != self.latest_step:
             # The next training step reuses the state's buffers while they are still being written.
             state = jax.tree.map(jnp.copy, state)
-            self._checkpointer.save_checkpointables_async(step, {"state": state, "notes": notes}, force=True)
+            with self._writing():
+                self._checkpointer.save_checkpointables_async(step, {"state": state, "notes": notes}, force=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax raises what the file system's driver meets, of many types
+            reason = " ".join(str(error).split())
+            raise OSError(f"a checkpoint in {self._folder} failed: {reason[:300]}") from error
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
         """Reads the newest checkpoint.

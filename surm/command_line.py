@@ -1,6 +1,7 @@
 """The flags `--config` and `--workdir`, every mistake in them turned into one line."""
 
 import dataclasses
+import re
 import sys
 
 import ml_collections
@@ -8,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from surm import config as configs
-from surm.errors import InputError
+from surm.errors import InputError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ def parse(argv: list[str]) -> CommandLine:
     )
     flags.DEFINE_string("workdir", None, "the run's folder, made if absent", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    _check_keys(argv)
     try:
         rest = values(argv)
         chosen = config.value
@@ -57,12 +59,43 @@ def parse(argv: list[str]) -> CommandLine:
     return CommandLine(chosen, values.workdir)
 
 
+def _check_keys(argv: list[str]) -> None:
+    """Refuses `--config.KEY=VALUE` for an unknown key or a value of another type, better than absl says it."""
+    known = dict(configs.leaves(configs.default()))
+    for argument in argv[1:]:
+        match = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            continue
+        key, text = match.groups()
+        if key not in known:
+            raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
+        expected = _NUMBERS.get(type(known[key]) if known[key] is not None else float)
+        if text is not None and expected and not _parses(text, expected[0]):
+            raise InputError(f"config.{key}={text}, expected {expected[1]}")
+
+
+_NUMBERS = {int: (int, "a whole number"), float: (float, "a number")}
+
+
+def _parses(text: str, kind: type) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _one_line(error: Exception) -> str:
-    if isinstance(error, InputError):
+    if isinstance(error, InputError) and "Traceback" not in str(error):
         return str(error)
-    lines = [line.strip() for line in str(error).strip("'\"").splitlines() if line.strip()]
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) quotes its message
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    if "Traceback" in str(text):  # what a config file raises comes wrapped in the text of its traceback
+        return re.sub(r"^surm\.errors\.InputError: ", "", lines[-1])
+    if missing := re.search(r"No such file or directory: '([^']*)'", str(text)):
+        return f"no config file {missing[1]!r}; expected a path such as configs/vit_digits.py, perhaps with :ARGUMENTS"
     if isinstance(error, OSError):
         return " ".join(lines)
     hints = [line for line in lines[1:] if line.startswith("Did you mean")]

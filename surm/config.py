@@ -33,14 +33,14 @@ def default() -> ml_collections.ConfigDict:
               (`cosine`, `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
               off), `label_smoothing`, `batch_size`, and `epochs` or `steps` (0 = not given; one of them, not both).
       seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
-      (0 = at the end only), keep_checkpoints.
+      (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints.
     """
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.init_adapter = ""
     config.log_every_steps = 10
     config.eval_every_steps = 0
-    config.checkpoint_every_steps = 0
+    config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
 
     config.data = ml_collections.ConfigDict()
@@ -102,7 +102,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: for an unknown or missing key (the nearest known one is named) or a value out of range.
     """
-    known, given = dict(_leaves(default())), dict(_leaves(config))
+    known, given = dict(leaves(default())), dict(leaves(config))
     for key in given:
         if key not in known:
             raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
@@ -110,7 +110,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         if key not in given:
             raise InputError(f"config lacks the key {key!r}; start from surm.config.default()")
     _check_ranges(given)
-    if bool(config.optim.epochs) == bool(config.optim.steps):
+    if not config.optim.epochs and not config.optim.steps:
+        raise InputError("neither config.optim.epochs nor config.optim.steps is given: how long shall it train?")
+    if config.optim.epochs and config.optim.steps:
         raise InputError(
             "config.optim.epochs and config.optim.steps exclude each other: give one of them, "
             f"got epochs={config.optim.epochs} and steps={config.optim.steps}"
@@ -137,7 +139,7 @@ def lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
 
 def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:
     """The dotted keys in which two configurations differ, with both values."""
-    first, second = dict(_leaves(one)), dict(_leaves(other))
+    first, second = dict(leaves(one)), dict(leaves(other))
     return [f"{key}: {first.get(key)!r} against {second.get(key)!r}"
             for key in sorted(first.keys() | second.keys())
             if first.get(key) != second.get(key)]  # fmt: skip
@@ -167,10 +169,10 @@ def _check_ranges(given: dict[str, object]) -> None:
     }  # fmt: skip
     at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1}
     for key, low in at_least.items():
-        if given[key] is not None and given[key] < low:
+        if given[key] is not None and not low <= given[key] < float("inf"):
             raise InputError(f"config.{key}={given[key]}, expected at least {low}")
     for key, high in at_most.items():
-        if given[key] > high:
+        if not given[key] <= high:
             raise InputError(f"config.{key}={given[key]}, expected at most {high}")
     choices = {
         "data.augment": AUGMENTATIONS,
@@ -185,9 +187,10 @@ def _check_ranges(given: dict[str, object]) -> None:
             raise InputError(f"config.{key}={given[key]!r}, expected {' or '.join(names)}")
 
 
-def _leaves(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every dotted key of a configuration with its value."""
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict | dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

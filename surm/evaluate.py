@@ -25,8 +25,8 @@ def evaluator(
       regression: whether labels are numbers to be met.
 
     Returns:
-      A function (trainable, frozen, batches) -> the mean `loss` and the metrics over all real examples of the batches,
-      in double precision.
+      A function (trainable, frozen, batches) -> the metrics, then the mean `loss`, over all real examples of the
+      batches, in double precision.
     """
 
     @jax.jit
@@ -44,6 +44,6 @@ def evaluator(
             labels.append(batch["label"][batch["mask"]])
         predicted, labels = np.concatenate(predicted), np.concatenate(labels)
         values = {name: metrics.METRICS[name](predicted, labels) for name in names}
-        return {"loss": float(np.mean(np.concatenate(losses), dtype=np.float64)), **values}
+        return values | {"loss": float(np.mean(np.concatenate(losses), dtype=np.float64))}
 
     return evaluate

@@ -16,10 +16,12 @@ class NonFiniteError(RuntimeError):
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:
-    """Raises NonFiniteError, naming the step and the values, if one of them is not a finite number."""
-    if not all(map(math.isfinite, values.values())):
-        found = ", ".join(f"{name} {value}" for name, value in values.items())
-        raise NonFiniteError(f"step {step}: {found}")
+    """Raises NonFiniteError, naming the step and the value, if one of the values is not a finite number."""
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        finite = ", ".join(f"{name} {value:g}" for name, value in values.items() if name not in wrong)
+        found = ", ".join(f"{name} is {values[name]}" for name in wrong)
+        raise NonFiniteError(f"step {step}: {found}, no finite number" + (f" ({finite})" if finite else ""))
 
 
 class Progress:

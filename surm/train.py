@@ -1,7 +1,7 @@
 """Trains what a config names: `python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits`.
 
-The loop's order is fixed: eval? -> save? -> next batch -> step -> log, one step late -> stop on a non-finite loss.
-A run starts from its own workdir if that holds a checkpoint, else from `config.init_adapter` if that is set, else
+The loop's order is fixed: stop? -> eval? -> save? -> next batch -> step -> log, one step late -> stop on a non-finite
+loss. A run starts from its own workdir if that holds a checkpoint, else from `config.init_adapter` if that is set, else
 fresh; stopped and started again it ends exactly as if it had never stopped.
 """
 
@@ -9,6 +9,7 @@ import functools
 import os
 import platform
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -25,13 +26,14 @@ from absl import logging
 from flax import nnx
 
 import surm
-from surm import checkpoint, command_line, metrics, optim, report
+from surm import checkpoint, command_line, metrics, optim, report, stopping
 from surm import config as configs
 from surm.errors import InputError
 from surm.evaluate import evaluator
 from surm.peft import layers, select, store, surgery
 from surm.preparation import Run, prepare
 from surm.progress import NonFiniteError, Progress, check_finite
+from surm.stopping import Stopped
 from surm.workdir import Workdir
 
 TrainState = dict[str, Any]
@@ -51,6 +53,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: if config, data, weights or workdir cannot be used.
       NonFiniteError: if the loss stops being a number; the message names the step.
+      Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
+      OSError: if the workdir cannot be written any more.
     """
     configs.check(config)
     folder = Workdir(workdir, config)
@@ -58,9 +62,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
     prepared = prepare(config, resumed=folder.checkpoints.exists())
-    folder.begin()
-    print(surgery.table(prepared.model), flush=True)
-    trainable, measured = _train(prepared, folder)
+    with folder.claimed(), stopping.requests() as stop:
+        print(surgery.table(prepared.model), flush=True)
+        trainable, measured = _train(prepared, folder, stop)
+        return _finish(prepared, folder, trainable, measured)
+
+
+def _finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], measured: dict) -> dict[str, Any]:
+    """Writes the adapter, the curves and, last, the result."""
+    config = prepared.config
     graphdef, _, frozen = surgery.split(prepared.model)
     trained = surgery.join(graphdef, trainable, frozen)
     store.save_adapter(folder.adapter, trained, base_name=config.model.weights)
@@ -125,7 +135,7 @@ def train_step(
     return step
 
 
-def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The loop; returns the trained arrays and what was measured of them and on the way."""
     config, total, began = prepared.config, prepared.total_steps, time.perf_counter()
     state, tx = initial_state(prepared)
@@ -158,6 +168,7 @@ def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[s
 
         start, earlier = saved.latest_step or 0, 0.0
         if start:
+            print(f"going on after step {start}, from the checkpoint in {folder.checkpoints}", flush=True)
             state, notes = saved.restore(state)
             if notes["base"] != base:
                 raise InputError(f"the checkpoint of {str(folder.path)!r} belongs to other weights than the config's")
@@ -166,6 +177,10 @@ def _train(prepared: Run, folder: Workdir) -> tuple[dict[str, jax.Array], dict[s
         folder.rewind(start)
         with Progress(folder, config, start, total) as progress:
             for step in range(start, total):
+                if stop:
+                    progress.flush()
+                    save(step)
+                    raise Stopped(stop[0], step)
                 if _due(step, config.eval_every_steps):
                     progress.flush()
                     evaluate_now(step)
@@ -221,7 +236,8 @@ def _peak_bytes() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line: one clear line and status 2 for unusable input, 3 for a non-finite loss.
+    """The command line: one clear line, and status 2 for unusable input or a workdir that cannot be written, 3 for a
+    non-finite loss, 128 + the signal's number for a run that was asked to stop.
 
     Args:
       argv: as `sys.argv`.
@@ -229,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
     try:
         flags = command_line.parse(sys.argv if argv is None else argv)
         result = run(flags.config, flags.workdir)
@@ -237,9 +253,18 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
-        print(f"error: {error}; the checkpoints up to there are kept; try a lower learning rate or "
+        print(f"error: {error}; checkpoints written before are kept; try a lower learning rate or "
               "config.optim.gradient_clip in another workdir", file=sys.stderr)  # fmt: skip
         return 3
+    except OSError as error:
+        print(f"error: workdir {flags.workdir!r} cannot be written: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     print(report.summary(result, flags.workdir))
     return 0
 

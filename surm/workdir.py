@@ -3,9 +3,12 @@
 config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -14,12 +17,14 @@ from surm import config as configs
 from surm import files
 from surm.errors import InputError
 
+LOCK = ".lock"
+
 
 class Workdir:
     """One run's folder; every file in it but the growing `metrics.jsonl` is replaced in one step."""
 
     def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict):
-        """Checks that the folder is free for this run; nothing is written before `begin`.
+        """Checks that the folder is free for this run; nothing is written before `claimed`.
 
         Args:
           path: the folder.
@@ -36,13 +41,33 @@ class Workdir:
             self._refuse_another(file, config)
         self._config = config
 
-    def begin(self) -> None:
-        """Makes the folder and claims it for the run."""
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder and keeps other runs out of it for the length of a `with` block.
+
+        The lock belongs to the process: however the process ends, the folder is free again.
+
+        Raises:
+          InputError: if the folder cannot be written, or another run is at work in it.
+        """
+        file = self.path / LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json("config.json", self._config.to_dict())
+            file.touch()
         except OSError as error:
             raise InputError(f"workdir {str(self.path)!r} cannot be written: {error}") from error
+        with open(file, "r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = lock.read().strip() or "unknown"
+                raise InputError(f"workdir {str(self.path)!r}: another run, process {holder}, is in it") from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            self.write_json("config.json", self._config.to_dict())
+            yield
+            file.unlink()
 
     @property
     def checkpoints(self) -> pathlib.Path:

@@ -30,7 +30,17 @@ def parsed(*arguments: str):
     [
         ("--config.peft.famly=circulant", "family"),
         ("--config.optm.steps=3", "optim"),
-        ("--config.optim.steps=many", "steps"),
+        ("--config.optim.steps=many", "config.optim.steps=many, expected a whole number"),
+        ("--config.nonsense=1", "config has no key 'nonsense'"),
+        ("--config.optim.learning_rat=1", "nearest: optim.learning_rate"),
+        ("--config.optim.learning_rate=abc", "learning_rate=abc, expected a number"),
+        ("--config.optim.learning_rate=nan", "learning_rate=nan, expected at least 0"),
+        ("--config.optim.epochs=0", "neither config.optim.epochs nor config.optim.steps is given"),
+        ("--config.peft.scale=nan", "scale=nan, expected a finite number"),
+        ("--config.model.pooling=max", "auto or class or mean"),
+        ("--config.model.dropout=0.1", "config.model.dropout is set, but a model that reads images has none"),
+        ("--config.data.lengths=16;32", "expected whole numbers separated by commas"),
+        ("--config.peft.options=hadamard=maybe", "with a number, True or False"),
         ("--config.peft.family=circulent", "nearest: circulant"),
         ("--config.peft.method=upd", "nearest: update"),
         ("--config.peft.options=rank=8", "circulant has no option 'rank'; it has hadamard"),
@@ -70,6 +80,19 @@ def test_an_option_of_the_wrong_type_is_one_line(tmp_path, capsys, family, optio
     assert "expected an integer" in error
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("nope.py", "no config file"),
+        ("vit_cifar.py:dataset=cifar11", "error: vit_cifar: dataset='cifar11'; nearest: cifar10, cifar100"),
+        ("bert_glue.py:tsk=mrpc", "error: bert_glue takes no argument 'tsk'; nearest: task"),
+        ("bert_glue.py:task=mprc", "error: bert_glue: task='mprc'; nearest: mrpc"),
+    ],
+)
+def test_a_wrong_config_file_or_argument_is_one_line(tmp_path, capsys, config, expected):
+    assert expected in refused(capsys, f"--config={ROOT / 'configs' / config}", f"--workdir={tmp_path / 'r'}")
+
+
 def test_a_run_that_trains_nothing_is_refused(tmp_path, capsys):
     error = refused(capsys, CONFIG, f"--workdir={tmp_path / 'r'}", *UNTRAINED, "--config.peft.method=head",
                     "--config.peft.train=")  # fmt: skip
@@ -96,7 +119,6 @@ def test_a_size_that_does_not_divide_names_the_layer(tmp_path, capsys, family):
 def test_steps_and_epochs_exclude_each_other_but_one_replaces_the_other(tmp_path, capsys):
     error = refused(capsys, CONFIG, f"--workdir={tmp_path}", "--config.optim.steps=3", "--config.optim.epochs=2")
     assert "exclude each other" in error
-    assert "exclude each other" in refused(capsys, CONFIG, f"--workdir={tmp_path}", "--config.optim.epochs=0")
 
 
 def test_missing_flags_and_files(tmp_path, capsys):

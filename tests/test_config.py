@@ -30,7 +30,7 @@ def test_cifar_arguments_choose_data_family_and_backbone():
 def test_the_default_is_locked_and_lacks_a_duration():
     with pytest.raises(AttributeError):
         config.default().nothing = 1
-    with pytest.raises(InputError, match="exclude each other"):
+    with pytest.raises(InputError, match="neither config.optim.epochs nor"):
         config.check(config.default())
 
 

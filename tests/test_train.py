@@ -93,6 +93,45 @@ def test_a_finished_run_is_not_repeated(finished, capsys):
     assert (finished / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_saves_says_so_and_goes_on_exactly(finished, tmp_path, number):
+    workdir = tmp_path / "stopped"
+    # Asked at once, before compilation ends: it stops after the step that was under way, or before the first.
+    command = [sys.executable, "-m", *arguments(workdir, "--config.optim.steps=8", "--config.peft.dropout=0.2",
+               "--config.checkpoint_every_steps=2", "--config.eval_every_steps=4")]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("adapter "):  # the table is printed inside the claimed folder, before the first step
+            break
+    process.send_signal(number)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 128 + number, error
+    assert f"stopped by {number.name} after step" in error and "Traceback" not in error
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert result(workdir)["eval"] == result(finished)["eval"]
+    assert values(workdir) == values(finished)
+
+
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from surm import train
+sys.exit(train.main(sys.argv))
+"""
+
+
+def test_a_disk_that_fills_up_ends_with_one_line(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, *arguments(tmp_path / "run", "--config.optim.steps=2")[1:]]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]  # the threads of orbax may say more before
+    assert last.startswith("error: workdir") and "cannot be written: a checkpoint in" in last, done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", *arguments(workdir, "--config.optim.steps=8", "--config.peft.dropout=0.2",

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -14,13 +15,14 @@ def line(step, split="train", loss=1.0):
 @pytest.fixture
 def workdir(tmp_path):
     folder = Workdir(tmp_path / "run", default())
-    folder.begin()
+    with folder.claimed():
+        pass
     for step in (1, 2, 3):
         folder.log(step, "train", {"loss": 1.0, "accuracy": 0.5})
     return folder
 
 
-def test_nothing_is_written_before_begin(tmp_path):
+def test_nothing_is_written_before_it_is_claimed(tmp_path):
     Workdir(tmp_path / "run", default())
     assert not (tmp_path / "run").exists()
 
@@ -56,3 +58,13 @@ def test_curves_are_drawn_for_every_split(tmp_path):
     report.draw_curves([line(1), line(2), line(2, "test")], tmp_path / "curves.png", "title")
     data = (tmp_path / "curves.png").read_bytes()
     assert data.startswith(b"\x89PNG") and len(data) > 5_000
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    first, second = (Workdir(tmp_path / "run", default()) for _ in range(2))
+    message = f"another run, process {os.getpid()}, is in it"
+    with first.claimed(), pytest.raises(InputError, match=message), second.claimed():
+        pass
+    with second.claimed():
+        pass
+    assert not (tmp_path / "run" / ".lock").exists()

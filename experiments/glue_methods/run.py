@@ -4,8 +4,8 @@
     python experiments/glue_methods/run.py --table
 
 `--data` holds GLUE's own folders CoLA, MRPC and SST-2. The recipe: three learning rates for every method, each a short
-run on a part of the training set, the best chosen on 500 other training examples by the task's main metric; then the
-full run, once a seed, measured on dev, which nothing was chosen on. Every run has a folder of its own under
+run of 80 to 160 steps, the best chosen on 500 training examples kept apart by the task's main metric; then the full
+run, once a seed, measured on dev, which nothing was chosen on. Every run has a folder of its own under
 `--workdir`, so a stopped experiment goes on where it was. `--table` prints the results as Markdown and trains nothing.
 Two CPU cores: a method takes about 25 minutes for all three tasks.
 """
@@ -43,17 +43,17 @@ TASKS: dict[str, dict[str, Any]] = {
     "mrpc": {
         "folder": "MRPC",
         "final": {"optim.epochs": 3},
-        "tuning": {**TUNING, "optim.epochs": 2, "data.train_examples": 1000},
+        "tuning": {**TUNING, "optim.steps": 80},
     },
     "cola": {
         "folder": "CoLA",
         "final": {"optim.epochs": 3},
-        "tuning": {**TUNING, "optim.epochs": 2, "data.train_examples": 2000},
+        "tuning": {**TUNING, "optim.steps": 160},
     },
     "sst2": {
         "folder": "SST-2",
         "final": {"optim.epochs": 2, "data.train_examples": 4000},
-        "tuning": {**TUNING, "optim.epochs": 2, "data.train_examples": 1500},
+        "tuning": {**TUNING, "optim.steps": 100, "data.train_examples": 4000},
     },
 }
 
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
     if not arguments.table:
         if arguments.data is None:
             parser.error("--data is missing: the folder that holds CoLA, MRPC and SST-2")

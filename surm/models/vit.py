@@ -137,8 +137,10 @@ class Embedding(nnx.Module):
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens size"]:
         """Cuts the images into patches, row by row, and embeds them; InputError for images of another size."""
         size = self.config.image_size
-        if images.shape[1:3] != (size, size):
-            raise InputError(f"images of {images.shape[1]}×{images.shape[2]}, expected {size}×{size}")
+        expected = (size, size, self.config.channels)
+        if images.shape[1:] != expected:
+            given = "×".join(map(str, images.shape[1:]))
+            raise InputError(f"images of {given}, expected {'×'.join(map(str, expected))}")
         tokens = self.patch(patches(images, self.config.patch_size))
         if self.config.pooling == "class":
             first = jnp.broadcast_to(self.class_token[...], (tokens.shape[0], 1, tokens.shape[2]))

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,12 @@ class PeftSpec:
     train: Sequence[str] | str = ()
 
     def __post_init__(self):
+        for field, kinds in _FIELD_TYPES.items():
+            value = getattr(self, field)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise InputError(f"{field}={value!r}, expected {_FIELD_TYPES_IN_WORDS[kinds]}")
+        if not math.isfinite(self.scale):
+            raise InputError(f"scale={self.scale}, expected a finite number")
         if self.method not in METHODS:
             raise InputError(f"no method is called {self.method!r}; {nearest(self.method, METHODS)}")
         if self.family not in matrices.FAMILIES:
@@ -135,10 +142,20 @@ def parse_options(text: str) -> dict[str, Any]:
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError) as error:
-            raise InputError(f"peft.options={text!r}: {part!r} is not NAME=VALUE, as in rank=8") from error
+            raise InputError(
+                f"peft.options={text!r}: {part!r} is not NAME=VALUE with a number, True or False, as in rank=8"
+            ) from error
     return options
 
 
+_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
+    "method": str, "family": str, "activation": str, "options": (str, Mapping), "targets": (str, Sequence),
+    "train": (str, Sequence), "scale": (int, float), "dropout": (int, float),
+}  # fmt: skip
+_FIELD_TYPES_IN_WORDS = {
+    str: "a name", (str, Mapping): "a mapping or a string such as 'rank=8'",
+    (str, Sequence): "a pattern or a sequence of patterns", (int, float): "a number",
+}  # fmt: skip
 _KINDS = {bool: "True or False", int: "an integer"}
 
 

@@ -41,13 +41,15 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
       base_name: what the base is called, such as `asset:vit_micro`; for people, the hash decides.
 
     Raises:
-      InputError: if the model has no adapter.
+      InputError: if the model has no adapter, or the path is a file.
     """
     spec = surgery.spec_of(model)
     if spec is None:
         raise InputError("the model has no adapter to save; attach one first")
     model = surgery.unmerge(model)
     folder = pathlib.Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{str(path)!r} is a file, expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
     weights = safetensors.numpy.save(dict(sorted(arrays.items())))

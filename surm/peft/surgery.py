@@ -66,6 +66,8 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
       InputError: if a pattern matches nothing (the nearest paths are named), an option does not fit a layer's shape,
         or the model has an adapter already.
     """
+    if not isinstance(spec, PeftSpec) or not isinstance(rngs, nnx.Rngs):
+        raise InputError(f"attach takes a PeftSpec and an nnx.Rngs, got {spec!r} and {rngs!r}")
     if spec_of(model) is not None:
         raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)

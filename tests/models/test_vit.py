@@ -196,5 +196,5 @@ def test_an_unknown_preset_names_the_nearest():
 
 def test_images_of_another_size_are_refused_by_size():
     model = ViT(preset("vit_micro"), 2, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match="images of 40×32, expected 32×32"):
+    with pytest.raises(InputError, match="images of 40×32×3, expected 32×32×3"):
         model(jnp.zeros((1, 40, 32, 3)))
