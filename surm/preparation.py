@@ -26,12 +26,31 @@ CONFIGS = {"image": vit.ViTConfig, "text": bert.BertConfig}
 
 
 @dataclasses.dataclass(frozen=True)
+class Feed:
+    """How examples of one kind reach a model.
+
+    Attributes:
+      inputs: from a batch to the model's keyword arguments.
+      training: opens the endless iterator over a split.
+      evaluation: opens one pass over a split.
+      order: in which that pass goes through the split.
+    """
+
+    inputs: Inputs
+    training: Callable[[Split], grain.DatasetIterator]
+    evaluation: Callable[[Split], Iterator[dict[str, np.ndarray]]]
+    order: Callable[[Split], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """Everything a run needs that does not change while it trains.
 
     Attributes:
       config: the run's configuration.
       model: with its adapter.
+      kind: what the model reads, `image` or `text`.
+      num_outputs: of the model.
       inputs: from a batch to the model's keyword arguments.
       metrics: of the held-out splits, the main one first.
       regression: whether labels are numbers to be met.
@@ -42,6 +61,8 @@ class Run:
 
     config: ml_collections.ConfigDict
     model: nnx.Module
+    kind: str
+    num_outputs: int
     inputs: Inputs
     metrics: tuple[str, ...]
     regression: bool
@@ -64,8 +85,8 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
       InputError: where something does not fit.
     """
     data = _data(config)
-    weights = None if config.model.weights == "none" else open_weights(config.model.weights)
-    base = _base(config, weights, data)
+    weights = weights_of(config)
+    base = base_model(config, weights, data.kind, data.num_classes)
     spec = configs.spec(config)
     model = surgery.attach(base, spec, nnx.Rngs(config.seed))
     _check_pooler(config, weights, model)
@@ -73,20 +94,21 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         model = store.load_adapter(config.init_adapter, base)
         if surgery.spec_of(model) != spec:
             raise InputError(f"config.init_adapter={config.init_adapter!r} was trained with another config.peft")
-    feed = _images if data.kind == "image" else _texts
-    inputs, training, evaluation = feed(config, weights, base, data)
+    feed = feed_of(config, weights, base)
     held_out = {"": data.split(config.data.eval_split)}
     if config.data.eval_split == "test":
         held_out |= {f"_{name}": split for name, split in data.also.items()}
     return Run(
         config=config,
         model=model,
-        inputs=inputs,
+        kind=data.kind,
+        num_outputs=data.num_classes,
+        inputs=feed.inputs,
         metrics=data.metrics,
         regression=data.regression,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
-        training_batches=functools.partial(training, data.train),
-        evaluation_batches={ending: functools.partial(evaluation, split) for ending, split in held_out.items()},
+        training_batches=functools.partial(feed.training, data.train),
+        evaluation_batches={ending: functools.partial(feed.evaluation, split) for ending, split in held_out.items()},
     )
 
 
@@ -105,13 +127,37 @@ def _data(config: ml_collections.ConfigDict) -> Dataset:
     return dataclasses.replace(data, train=train)
 
 
-def _base(config: ml_collections.ConfigDict, weights: Weights | None, data: Dataset) -> vit.ViT | bert.Bert:
-    """The pretrained (or fresh) model, with a head for the data."""
-    shape = _shape(config, weights, data.kind)
+def weights_of(config: ml_collections.ConfigDict) -> Weights | None:
+    """The weights that a config names; None for `none`."""
+    return None if config.model.weights == "none" else open_weights(config.model.weights)
+
+
+def base_model(
+    config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int
+) -> vit.ViT | bert.Bert:
+    """The pretrained (or fresh) model that a config names, with a fresh head.
+
+    Args:
+      config: a run's configuration.
+      weights: from `weights_of`.
+      kind: what it shall read, `image` or `text`.
+      num_outputs: of the head.
+
+    Returns:
+      The model, without an adapter.
+
+    Raises:
+      InputError: if the weights are of another kind or shape than the config wants.
+    """
+    shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    kind = vit.ViT if data.kind == "image" else bert.Bert
-    model = kind(shape, data.num_classes, dtype=dtype, rngs=nnx.Rngs(config.seed))
+    model = (vit.ViT if kind == "image" else bert.Bert)(shape, num_outputs, dtype=dtype, rngs=nnx.Rngs(config.seed))
     return model if weights is None else convert.restore(model, weights)
+
+
+def feed_of(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT | bert.Bert) -> Feed:
+    """How examples reach a model: the normalisation or the tokenizer of its weights, the batches of its config."""
+    return _images(config, weights, base) if isinstance(base, vit.ViT) else _texts(config, weights, base)
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> vit.ViTConfig | bert.BertConfig:
@@ -164,7 +210,7 @@ def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, mo
         )
 
 
-def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT, data: Dataset) -> tuple:
+def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT) -> Feed:
     mean, std = (weights.mean, weights.std) if weights else ((0.5,) * 3, (0.5,) * 3)
     size, batch_size, threads = base.config.image_size, config.optim.batch_size, config.data.threads
 
@@ -179,10 +225,10 @@ def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
     def evaluation(split: Split) -> Iterator:
         return pipeline.evaluation_batches(split, batch_size, size, threads=threads)
 
-    return inputs, training, evaluation
+    return Feed(inputs, training, evaluation, order=lambda split: np.arange(len(split)))
 
 
-def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert, data: Dataset) -> tuple:
+def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
     own = pathlib.Path(config.data.tokenizer) if config.data.tokenizer else None
     tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
     tokens.check_vocabulary(tokenizer, base.config.vocabulary)
@@ -203,4 +249,4 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
     def evaluation(split: Split) -> Iterator:
         return tokens.evaluation_batches(encode(split), batch_size, lengths, threads=threads)
 
-    return inputs, training, evaluation
+    return Feed(inputs, training, evaluation, order=lambda split: tokens.by_length(encode(split).lengths))

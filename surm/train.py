@@ -207,6 +207,8 @@ def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     return {
         "eval": measured["eval"],
         "metric": prepared.metrics[0],
+        "kind": prepared.kind,
+        "num_outputs": prepared.num_outputs,
         "family": config.peft.family,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,

@@ -7,6 +7,8 @@ import runpy
 
 import pytest
 
+from surm import train
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 table = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))["table"]
@@ -14,6 +16,8 @@ table = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))["t
 
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    arguments = [f"--config={ROOT / 'configs' / 'vit_digits.py'}", "--workdir=runs/demo", "--config.optim.steps=2"]
+    assert train.main(["surm.train", *arguments]) == 0
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(snippet, names)

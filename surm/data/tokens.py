@@ -190,14 +190,19 @@ def _plan(lengths: np.ndarray, batch_size: int, seed: int | None, number_of_pass
     """Cuts a pass into batches; shuffled, and of similar lengths, if there is a seed."""
     cuts = range(batch_size, len(lengths), batch_size)
     if seed is None:
-        return np.split(np.argsort(lengths, kind="stable"), cuts)
+        return np.split(by_length(lengths), cuts)
     rng = np.random.default_rng((seed, number_of_pass))
     order = rng.permutation(len(lengths))
     window = _WINDOW * batch_size
     parts = [order[start : start + window] for start in range(0, len(order), window)]
-    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    order = np.concatenate([part[by_length(lengths[part])] for part in parts])
     batches = np.split(order, cuts)
     return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def by_length(lengths: np.ndarray) -> np.ndarray:
+    """The order from the shortest to the longest, which evaluation follows."""
+    return np.argsort(lengths, kind="stable")
 
 
 def training_batches(

