@@ -241,7 +241,9 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
     encode = functools.cache(lambda split: tokens.encode(split, tokenizer, lengths[-1]))
 
     def inputs(batch: dict) -> dict:
-        return {"tokens": batch["tokens"], "segments": batch["segments"], "mask": batch["attended"]}
+        # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
+        segments = batch["segments"] if base.config.segments > 1 else None
+        return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
 
     def training(split: Split) -> grain.DatasetIterator:
         return tokens.training_batches(encode(split), batch_size, lengths, seed=config.seed, threads=threads)

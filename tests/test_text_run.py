@@ -3,19 +3,24 @@
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 import surm
 from surm import command_line, train
+from surm.models import bert
 from surm.peft import surgery
 from surm.preparation import prepare
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent
 MRPC = ROOT.parent / "shared" / "data" / "glue" / "MRPC"
+GOLDEN = pathlib.Path(__file__).parent / "models" / "golden"
 CONFIG = str(ROOT / "configs" / "bert_glue.py")
 
 
@@ -121,6 +126,37 @@ def test_what_does_not_fit_is_one_line(material, tmp_path, capsys, arguments, ex
     assert not (tmp_path / "r").exists()
 
 
+def published(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A folder as the hub has them: config.json, model.safetensors and tokenizer.json."""
+    shutil.copytree(GOLDEN / name, folder)
+    small_texts.write_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_a_published_folder_with_its_tokenizer_trains_and_answers(material, tmp_path, name):
+    weights = published(tmp_path / "weights", name)
+    run(tmp_path / "r", *material[:2], f"--config.model.weights={weights}", "--config.data.lengths=5,8",
+        "--config.optim.steps=3", "--config.optim.batch_size=8")  # fmt: skip
+    loaded = surm.load_run(tmp_path / "r")
+    assert loaded.model.config.first_position == {"bert": 0, "roberta": 2}[name]
+    assert loaded.model.config.pooling == "class"
+    assert np.isfinite(loaded.predict(["the sailor works", ("the weather fails", "my old friend works")])).all()
+
+
+def test_a_pooler_that_the_weights_lack_must_train(material, tmp_path, capsys):
+    weights = published(tmp_path / "weights", "bert")
+    arrays = load_file(weights / "model.safetensors")
+    save_file({key: value for key, value in arrays.items() if "pooler" not in key}, weights / "model.safetensors")
+    arguments = [*material[:2], f"--config.model.weights={weights}", "--config.data.lengths=8",
+                 "--config.optim.steps=1"]  # fmt: skip
+    refused = [*arguments, f"--workdir={tmp_path / 'r'}", "--config.peft.train=head"]
+    assert train.main(["surm.train", *refused]) == 2
+    assert "has no pooler, so it starts at random and must train" in capsys.readouterr().err
+    run(tmp_path / "trained", *arguments)
+    run(tmp_path / "mean", *arguments, "--config.model.pooling=mean", "--config.peft.train=head")
+
+
 def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
     tokenizer = json.loads(pathlib.Path(material[2].split("=", 1)[1]).read_text())
     tokenizer["model"]["vocab"]["strange"] = 40_000
@@ -149,10 +185,6 @@ def test_the_real_minilm_on_the_real_mrpc(tmp_path):
 
 
 def test_the_counts_of_the_paper_on_bert_base():
-    from flax import nnx
-
-    from surm.models import bert
-
     def count(**spec) -> int:
         def build():
             model = bert.Bert(bert.preset("bert_base"), 2, rngs=nnx.Rngs(0))
