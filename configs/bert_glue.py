@@ -19,10 +19,9 @@ Defaults are the paper's where they are known: AdamW, weight decay 0.25, 6 % war
 
 import ml_collections
 
+from surm import config as configs
 from surm import matrices
-from surm.config import default
 from surm.data import glue
-from surm.errors import InputError, nearest
 from surm.peft.spec import METHODS
 
 WEIGHTS = {
@@ -34,8 +33,14 @@ WEIGHTS = {
 
 def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     """The run's configuration for the arguments behind the colon."""
-    chosen = parse(arguments)
-    config = default()
+    known = {
+        "task": ("mrpc", *(name for name in glue.TASKS if name != "mrpc")),
+        "weights": tuple(WEIGHTS),
+        "method": tuple(METHODS),
+        "family": tuple(matrices.FAMILIES),
+    }
+    chosen = configs.arguments(arguments, known)
+    config = configs.default()
     config.data.source = f"tfds:glue/{chosen['task']}"
     config.model.weights = WEIGHTS[chosen["weights"]]
     config.peft.method = chosen["method"]
@@ -48,22 +53,3 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optim.batch_size = 64
     config.optim.epochs = 80
     return config
-
-
-def parse(arguments: str) -> dict[str, str]:
-    """Parses `task=...,weights=...,method=...,family=...`; InputError naming the nearest where a word is unknown."""
-    known = {
-        "task": ("mrpc", *(name for name in glue.TASKS if name != "mrpc")),
-        "weights": tuple(WEIGHTS),
-        "method": tuple(METHODS),
-        "family": tuple(matrices.FAMILIES),
-    }
-    chosen = {name: values[0] for name, values in known.items()}
-    for part in filter(None, arguments.split(",")):
-        name, _, value = part.partition("=")
-        if name not in known:
-            raise InputError(f"bert_glue takes no argument {name!r}; {nearest(name, known)}")
-        if value not in known[name]:
-            raise InputError(f"bert_glue: {name}={value!r}; {nearest(value, known[name])}")
-        chosen[name] = value
-    return chosen

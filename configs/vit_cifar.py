@@ -17,9 +17,8 @@ Expected number: 55.0 % from 10,000 images offline; experiments/vit_families/res
 
 import ml_collections
 
+from surm import config as configs
 from surm import matrices
-from surm.config import default
-from surm.errors import InputError, nearest
 
 BACKBONES = {
     "vit_b16": "hf:google/vit-base-patch16-224-in21k",
@@ -30,8 +29,10 @@ DATASETS = ("cifar10", "cifar100", "sun397", "dtd", "stl10")
 
 def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     """The run's configuration for the arguments behind the colon."""
-    chosen = parse(arguments)
-    config = default()
+    chosen = configs.arguments(
+        arguments, {"dataset": DATASETS, "family": tuple(matrices.FAMILIES), "backbone": tuple(BACKBONES)}
+    )
+    config = configs.default()
     config.data.source = f"tfds:{chosen['dataset']}"
     config.data.augment = "crop_flip"
     config.model.weights = BACKBONES[chosen["backbone"]]
@@ -39,17 +40,3 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optim.epochs = 3
     config.optim.batch_size = 64
     return config
-
-
-def parse(arguments: str) -> dict[str, str]:
-    """Parses `dataset=...,family=...,backbone=...`; InputError naming the nearest where a word is unknown."""
-    known = {"dataset": DATASETS, "family": tuple(matrices.FAMILIES), "backbone": tuple(BACKBONES)}
-    chosen = {name: values[0] for name, values in known.items()}
-    for part in filter(None, arguments.split(",")):
-        name, _, value = part.partition("=")
-        if name not in known:
-            raise InputError(f"vit_cifar takes no argument {name!r}; {nearest(name, known)}")
-        if value not in known[name]:
-            raise InputError(f"vit_cifar: {name}={value!r}; {nearest(value, known[name])}")
-        chosen[name] = value
-    return chosen

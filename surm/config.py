@@ -3,7 +3,7 @@
 A file under `configs/` starts from `default()` and changes what differs; keys not listed here cannot be set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 from ml_collections import config_dict
@@ -121,6 +121,34 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     lengths(config)
     spec(config)
+
+
+def arguments(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Parses the arguments behind the colon of `--config=FILE:NAME=VALUE,...`.
+
+    Args:
+      text: what stands behind the colon; may be empty.
+      known: every argument with its values, the default first.
+
+    Returns:
+      A value for every argument.
+
+    Raises:
+      InputError: for an unknown argument or value; the nearest known ones are named.
+
+    Examples:
+      >>> arguments("family=toeplitz", {"family": ("circulant", "toeplitz"), "task": ("mrpc", "cola")})
+      {'family': 'toeplitz', 'task': 'mrpc'}
+    """
+    chosen = {name: values[0] for name, values in known.items()}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in known:
+            raise InputError(f"the config takes no argument {name!r}; {nearest(name, known)}")
+        if value not in known[name]:
+            raise InputError(f"the config's argument {name}={value!r}; {nearest(value, known[name])}")
+        chosen[name] = value
+    return chosen
 
 
 def spec(config: ml_collections.ConfigDict) -> PeftSpec:

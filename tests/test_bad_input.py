@@ -84,9 +84,9 @@ def test_an_option_of_the_wrong_type_is_one_line(tmp_path, capsys, family, optio
     ("config", "expected"),
     [
         ("nope.py", "no config file"),
-        ("vit_cifar.py:dataset=cifar11", "error: vit_cifar: dataset='cifar11'; nearest: cifar10, cifar100"),
-        ("bert_glue.py:tsk=mrpc", "error: bert_glue takes no argument 'tsk'; nearest: task"),
-        ("bert_glue.py:task=mprc", "error: bert_glue: task='mprc'; nearest: mrpc"),
+        ("vit_cifar.py:dataset=cifar11", "error: the config's argument dataset='cifar11'; nearest: cifar10, cifar100"),
+        ("bert_glue.py:tsk=mrpc", "error: the config takes no argument 'tsk'; nearest: task"),
+        ("bert_glue.py:task=mprc", "error: the config's argument task='mprc'; nearest: mrpc"),
     ],
 )
 def test_a_wrong_config_file_or_argument_is_one_line(tmp_path, capsys, config, expected):
