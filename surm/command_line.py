@@ -70,6 +70,8 @@ def _check_keys(argv: list[str]) -> None:
         if key not in known:
             raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
         expected = _NUMBERS.get(type(known[key]) if known[key] is not None else float)
+        if text == "None" and known[key] is None:
+            continue
         if text is not None and expected and not _parses(text, expected[0]):
             raise InputError(f"config.{key}={text}, expected {expected[1]}")
 

@@ -30,16 +30,18 @@ class Feed:
     """How examples of one kind reach a model.
 
     Attributes:
+      ready: a split as the functions below take it; texts become tokens.
       inputs: from a batch to the model's keyword arguments.
       training: opens the endless iterator over a split.
       evaluation: opens one pass over a split.
       order: in which that pass goes through the split.
     """
 
+    ready: Callable[[Split], Split | tokens.TokenSplit]
     inputs: Inputs
-    training: Callable[[Split], grain.DatasetIterator]
-    evaluation: Callable[[Split], Iterator[dict[str, np.ndarray]]]
-    order: Callable[[Split], np.ndarray]
+    training: Callable[[Split | tokens.TokenSplit], grain.DatasetIterator]
+    evaluation: Callable[[Split | tokens.TokenSplit], Iterator[dict[str, np.ndarray]]]
+    order: Callable[[Split | tokens.TokenSplit], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Run:
       model: with its adapter.
       kind: what the model reads, `image` or `text`.
       num_outputs: of the model.
+      class_names: what they are called; empty where the data does not say.
       inputs: from a batch to the model's keyword arguments.
       metrics: of the held-out splits, the main one first.
       regression: whether labels are numbers to be met.
@@ -63,6 +66,7 @@ class Run:
     model: nnx.Module
     kind: str
     num_outputs: int
+    class_names: tuple[str, ...]
     inputs: Inputs
     metrics: tuple[str, ...]
     regression: bool
@@ -85,6 +89,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
       InputError: where something does not fit.
     """
     data = _data(config)
+    _check_read(config, data)
     weights = weights_of(config)
     base = base_model(config, weights, data.kind, data.num_classes)
     spec = configs.spec(config)
@@ -103,12 +108,15 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         model=model,
         kind=data.kind,
         num_outputs=data.num_classes,
+        class_names=data.class_names,
         inputs=feed.inputs,
         metrics=data.metrics,
         regression=data.regression,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
-        training_batches=functools.partial(feed.training, data.train),
-        evaluation_batches={ending: functools.partial(feed.evaluation, split) for ending, split in held_out.items()},
+        training_batches=functools.partial(feed.training, feed.ready(data.train)),
+        evaluation_batches={
+            ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in held_out.items()
+        },
     )
 
 
@@ -164,16 +172,19 @@ def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str
     """The preset that `config.model.name` names, or for `auto` what the weights say of themselves; then its changes."""
     shape = _named_shape(config, weights, kind)
     changes = {}
-    if weights is not None and weights.pooling:
-        changes["pooling"] = weights.pooling
     if config.model.pooling != "auto":
         changes["pooling"] = config.model.pooling
+    elif weights is not None and weights.pooling == "other":
+        raise InputError(
+            f"{config.model.weights!r} asks in 1_Pooling/config.json for a pooling that is not supported; set "
+            "config.model.pooling to mean or class"
+        )
+    elif weights is not None and weights.pooling:
+        changes["pooling"] = weights.pooling
     if config.model.image_size:
         changes["image_size"] = config.model.image_size
     if config.model.dropout:
         changes["dropout"] = config.model.dropout
-    if unknown := changes.keys() - {field.name for field in dataclasses.fields(shape)}:
-        raise InputError(f"config.model.{min(unknown)} is set, but a model that reads {kind}s has none")
     return dataclasses.replace(shape, **changes)
 
 
@@ -199,11 +210,25 @@ def _named_shape(
     )
 
 
+def _check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
+    """A key that is set but that a run of this kind does not read is refused, rather than passed over."""
+    given, default = dict(configs.leaves(config)), dict(configs.leaves(configs.default()))
+    unread = {"image": _OF_TEXTS, "text": _OF_IMAGES}[data.kind]
+    if set_in_vain := sorted(key for key in unread if given[key] != default[key]):
+        raise InputError(f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s")
+    if data.regression and config.optim.label_smoothing:
+        raise InputError("config.optim.label_smoothing is set, but the labels are numbers, not classes")
+
+
+_OF_IMAGES = ("data.augment", "model.image_size")
+_OF_TEXTS = ("data.task", "data.text_columns", "data.label_column", "data.tokenizer", "data.lengths", "model.dropout")
+
+
 def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:
     """A pooler that the weights lack starts at random: it must train."""
     if weights is None or not hasattr(model, "pooler") or convert.has_pooler(weights):
         return
-    if not any(path.startswith("pooler.") for path in surgery.split(model)[1]):
+    if not {"pooler.kernel", "pooler.bias"} <= surgery.split(model)[1].keys():
         raise InputError(
             f"{config.model.weights!r} has no pooler, so it starts at random and must train: set "
             "config.peft.train='head|pooler', or config.model.pooling=mean to do without"
@@ -225,30 +250,35 @@ def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
     def evaluation(split: Split) -> Iterator:
         return pipeline.evaluation_batches(split, batch_size, size, threads=threads)
 
-    return Feed(inputs, training, evaluation, order=lambda split: np.arange(len(split)))
+    return Feed(lambda split: split, inputs, training, evaluation, order=lambda split: np.arange(len(split)))
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    own = pathlib.Path(config.data.tokenizer) if config.data.tokenizer else None
+    own = pathlib.Path(config.data.tokenizer).expanduser() if config.data.tokenizer else None
     tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
-    tokens.check_vocabulary(tokenizer, base.config.vocabulary)
+    tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     if lengths[-1] > base.config.max_length:
         raise InputError(
             f"config.data.lengths={config.data.lengths!r} goes up to {lengths[-1]} tokens, but the model has "
             f"positions for {base.config.max_length}"
         )
-    encode = functools.cache(lambda split: tokens.encode(split, tokenizer, lengths[-1]))
+
+    def ready(split: Split) -> tokens.TokenSplit:
+        encoded = tokens.encode(split, tokenizer, lengths[-1])
+        if encoded.cut:
+            print(f"{encoded.cut} of {len(encoded)} texts are longer than {lengths[-1]} tokens, and cut", flush=True)
+        return encoded
 
     def inputs(batch: dict) -> dict:
         # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
         segments = batch["segments"] if base.config.segments > 1 else None
         return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
 
-    def training(split: Split) -> grain.DatasetIterator:
-        return tokens.training_batches(encode(split), batch_size, lengths, seed=config.seed, threads=threads)
+    def training(split: tokens.TokenSplit) -> grain.DatasetIterator:
+        return tokens.training_batches(split, batch_size, lengths, seed=config.seed, threads=threads)
 
-    def evaluation(split: Split) -> Iterator:
-        return tokens.evaluation_batches(encode(split), batch_size, lengths, threads=threads)
+    def evaluation(split: tokens.TokenSplit) -> Iterator:
+        return tokens.evaluation_batches(split, batch_size, lengths, threads=threads)
 
-    return Feed(inputs, training, evaluation, order=lambda split: tokens.by_length(encode(split).lengths))
+    return Feed(ready, inputs, training, evaluation, order=lambda split: tokens.by_length(split.lengths))

@@ -42,7 +42,7 @@ def draw_curves(
 def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
     """A finished run in a few lines: metric, parameters, time, place."""
     values = ", ".join(f"{name} {value:.4f}" for name, value in result["eval"].items())
-    what = result["family"] if result["method"] in ("update", "adapter") else ""
+    what = result["family"] or ""
     return "\n".join(
         [
             f"{result['method']} {what}".strip() + f": held-out {values}",

@@ -1,10 +1,10 @@
 """A finished run, opened again: the trained model with all that it needs to answer, config, metrics and result."""
 
 import dataclasses
-import json
+import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from surm import config as configs
 from surm import preparation
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
 from surm.peft import store
-from surm.workdir import Workdir
+from surm.workdir import Workdir, read_object
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,20 +47,33 @@ class LoadedRun:
           examples: uint8 images of one size, N×H×W[×C]; or texts: strings, or pairs of them.
 
         Returns:
-          One row an example, in order: logits of the classes, or one number for regression.
+          One row an example, in order: logits of `result["classes"]`, or one number for regression.
+
+        Raises:
+          InputError: if the examples are not of that form.
         """
-        split = self._split(examples)
+        outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
+        if len(examples):
+            split = self.feed.ready(self._split(examples))
+            batches = self.feed.evaluation(split)
+            found = [np.asarray(self._answer(batch))[batch["mask"]] for batch in batches]
+            outputs[self.feed.order(split)] = np.concatenate(found)
+        return outputs
+
+    @functools.cached_property
+    def _answer(self) -> Callable[[dict[str, np.ndarray]], jax.Array]:
+        """The model on a batch, compiled once a shape."""
         graphdef, state = nnx.split(self.model)
         answer = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(**self.feed.inputs(batch)))
-        found = [np.asarray(answer(state, batch))[batch["mask"]] for batch in self.feed.evaluation(split)]
-        outputs = np.empty((len(split), self.result["num_outputs"]), np.float32)
-        outputs[self.feed.order(split)] = np.concatenate(found)
-        return outputs
+        return functools.partial(answer, state)
 
     def _split(self, examples: Sequence[Any]) -> ArraySplit | TextSplit:
         labels = np.zeros(len(examples), np.int32)
         if self.result["kind"] == "text":
-            return TextSplit([(text,) if isinstance(text, str) else tuple(text) for text in examples], labels)
+            texts = [(text,) if isinstance(text, str) else tuple(text) for text in examples]
+            if isinstance(examples, str) or {len(text) for text in texts} not in ({1}, {2}):
+                raise InputError(f"texts are {examples!r:.80}, expected a list of strings, or of pairs of them")
+            return TextSplit(texts, labels)
         images = np.asarray(examples)
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise InputError(f"images are {images.dtype} of shape {images.shape}, expected uint8 N×H×W[×C]")
@@ -76,13 +90,18 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
       The run; its weights are opened by the name in its config.
 
     Raises:
-      InputError: if the folder holds no finished run, or its weights cannot be opened any more.
+      InputError: if the folder holds no finished run, its result is damaged, or its weights cannot be opened any more.
     """
     path = pathlib.Path(folder)
     if not (path / "result.json").is_file():
         raise InputError(f"{str(folder)!r} holds no finished run: result.json is missing")
-    result = json.loads((path / "result.json").read_text())
+    result = read_object(path / "result.json")
+    if missing := {"config", "kind", "num_outputs"} - result.keys():
+        raise InputError(
+            f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"
+        )
     config = ml_collections.ConfigDict(result["config"])
+    configs.check(config)
     weights = preparation.weights_of(config)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     return LoadedRun(

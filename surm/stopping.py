@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """A run was asked to stop and did, with a checkpoint of all it had done.
+
+    Like `KeyboardInterrupt`, no `Exception`: what goes on after a failed run does not go on after this.
 
     Attributes:
       signal: the number of the signal that asked.
@@ -35,8 +37,11 @@ def requests() -> Iterator[list[int]]:
         asked.append(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A handler that was not set from Python is None, and cannot be put back.
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for number in before:
+            signal.signal(number, note)
         yield asked
     finally:
         for number, handler in before.items():

@@ -61,8 +61,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     if (finished := folder.result()) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
-    prepared = prepare(config, resumed=folder.checkpoints.exists())
+    prepared = prepare(config, resumed=folder.has_checkpoint)
     with folder.claimed(), stopping.requests() as stop:
+        if (finished := folder.result()) is not None:  # by a run that was at work while this one prepared
+            return finished
         print(surgery.table(prepared.model), flush=True)
         trainable, measured = _train(prepared, folder, stop)
         return _finish(prepared, folder, trainable, measured)
@@ -167,7 +169,7 @@ def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, j
             saved.save(step, state, {"data": batches.get_state(), "seconds": seconds, "base": base})
 
         start, earlier = saved.latest_step or 0, 0.0
-        if start:
+        if saved.latest_step is not None:
             print(f"going on after step {start}, from the checkpoint in {folder.checkpoints}", flush=True)
             state, notes = saved.restore(state)
             if notes["base"] != base:
@@ -191,8 +193,10 @@ def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, j
                 state, values = step_function(state, frozen, batch)
                 progress.step(step + 1, values)
             progress.flush()
-        evaluated = evaluate_now(total)
         save(total)
+        if stop:
+            raise Stopped(stop[0], total)
+        evaluated = evaluate_now(total)
     seconds = earlier + time.perf_counter() - began
     return state["trainable"], {"eval": evaluated, "seconds": seconds, "steps": progress.step_seconds}
 
@@ -209,7 +213,8 @@ def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "metric": prepared.metrics[0],
         "kind": prepared.kind,
         "num_outputs": prepared.num_outputs,
-        "family": config.peft.family,
+        "classes": list(prepared.class_names),
+        "family": config.peft.family if config.peft.method in ("update", "adapter") else None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
@@ -259,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
               "config.optim.gradient_clip in another workdir", file=sys.stderr)  # fmt: skip
         return 3
     except OSError as error:
-        print(f"error: workdir {flags.workdir!r} cannot be written: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The folder of a run: which config it belongs to, its metrics as they come, its result at the end.
 
-config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json
+config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json, and .lock, which keeps other runs out
 """
 
 import contextlib
@@ -36,10 +36,8 @@ class Workdir:
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
-        file = self.path / "config.json"
-        if file.is_file():
-            self._refuse_another(file, config)
         self._config = config
+        self._refuse_another()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -62,17 +60,22 @@ class Workdir:
             except BlockingIOError as error:
                 holder = lock.read().strip() or "unknown"
                 raise InputError(f"workdir {str(self.path)!r}: another run, process {holder}, is in it") from error
+            self._refuse_another()  # that came and went since this one looked
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
             self.write_json("config.json", self._config.to_dict())
             yield
-            file.unlink()
 
     @property
     def checkpoints(self) -> pathlib.Path:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a whole checkpoint is there to go on from."""
+        return self.checkpoints.is_dir() and any(path.name.isdecimal() for path in self.checkpoints.iterdir())
 
     @property
     def adapter(self) -> pathlib.Path:
@@ -82,7 +85,7 @@ class Workdir:
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote, None if it has not finished."""
         file = self.path / "result.json"
-        return _read_object(file) if file.is_file() else None
+        return read_object(file) if file.is_file() else None
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         """Appends one line to `metrics.jsonl`."""
@@ -109,9 +112,11 @@ class Workdir:
         """Writes a JSON file, whole or not at all."""
         files.replace(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def _refuse_another(self, file: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-        held = ml_collections.ConfigDict(_read_object(file))
-        differences = configs.differences(held, config)
+    def _refuse_another(self) -> None:
+        file = self.path / "config.json"
+        if not file.is_file():
+            return
+        differences = configs.differences(ml_collections.ConfigDict(read_object(file)), self._config)
         if differences:
             raise InputError(
                 f"workdir {str(self.path)!r} holds the run of another config; they differ in "
@@ -119,7 +124,8 @@ class Workdir:
             )
 
 
-def _read_object(file: pathlib.Path) -> dict[str, Any]:
+def read_object(file: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object from a run's folder; InputError if it is damaged."""
     try:
         value = json.loads(file.read_text())
         if not isinstance(value, dict):

@@ -38,7 +38,7 @@ def parsed(*arguments: str):
         ("--config.optim.epochs=0", "neither config.optim.epochs nor config.optim.steps is given"),
         ("--config.peft.scale=nan", "scale=nan, expected a finite number"),
         ("--config.model.pooling=max", "auto or class or mean"),
-        ("--config.model.dropout=0.1", "config.model.dropout is set, but a model that reads images has none"),
+        ("--config.model.dropout=0.1", "config.model.dropout is set, but data.source='digits' holds images"),
         ("--config.data.lengths=16;32", "expected whole numbers separated by commas"),
         ("--config.peft.options=hadamard=maybe", "with a number, True or False"),
         ("--config.peft.family=circulent", "nearest: circulant"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -56,7 +57,7 @@ def test_training_on_small_tables_learns_what_they_say(finished):
     result = json.loads((finished / "result.json").read_text())
     assert result["eval"]["accuracy"] >= 0.9 and result["metric"] == "accuracy" and result["kind"] == "text"
     assert {path.name for path in finished.iterdir()} == {
-        "config.json", "metrics.jsonl", "checkpoints", "adapter", "curves.png", "result.json"
+        ".lock", "config.json", "metrics.jsonl", "checkpoints", "adapter", "curves.png", "result.json"
     }  # fmt: skip
 
 
@@ -114,8 +115,10 @@ def test_a_run_compiles_once_a_length_and_never_again(material):
         (["--config.data.tokenizer="], "the weights bring no tokenizer.json"),
         (["--config.model.name=vit_micro"], "no model is called 'vit_micro'"),
         (["--config.model.weights=asset:vit_micro", "--config.model.name=auto"], "which the model of"),
-        (["--config.model.image_size=32"], "config.model.image_size is set, but a model that reads texts has none"),
-        (["--config.data.task=mrpc"], "has no column '#1 String'"),
+        (["--config.model.image_size=32"], "config.model.image_size is set, but data.source="),
+        (["--config.data.task=mrpc"], "SST-2' holds 'sst2' by its name"),
+        (["--config.data.augment=crop_flip"], "config.data.augment is set, but data.source="),
+        (["--config.data.lengths=2"], "texts of 2 tokens leave no room beside 2 special tokens"),
         (["--config.data.source=tfds:glue/mprc"], "nearest: mrpc"),
     ],
 )
@@ -141,7 +144,11 @@ def test_a_published_folder_with_its_tokenizer_trains_and_answers(material, tmp_
     loaded = surm.load_run(tmp_path / "r")
     assert loaded.model.config.first_position == {"bert": 0, "roberta": 2}[name]
     assert loaded.model.config.pooling == "class"
-    assert np.isfinite(loaded.predict(["the sailor works", ("the weather fails", "my old friend works")])).all()
+    assert np.isfinite(loaded.predict(["the sailor works", "the weather fails"])).all()
+    assert loaded.predict([]).shape == (0, 2) and loaded.result["classes"] == ["0", "1"]
+    for texts in ("the sailor", ["the sailor", ("a", "b")], [("a", "b", "c")]):
+        with pytest.raises(surm.InputError, match="expected a list of strings, or of pairs of them"):
+            loaded.predict(texts)
 
 
 def test_a_pooler_that_the_weights_lack_must_train(material, tmp_path, capsys):
@@ -153,8 +160,26 @@ def test_a_pooler_that_the_weights_lack_must_train(material, tmp_path, capsys):
     refused = [*arguments, f"--workdir={tmp_path / 'r'}", "--config.peft.train=head"]
     assert train.main(["surm.train", *refused]) == 2
     assert "has no pooler, so it starts at random and must train" in capsys.readouterr().err
+    for more in (["--config.peft.method=bitfit"], ["--config.peft.targets=.*(query|pooler)"]):
+        assert train.main(["surm.train", *refused, *more]) == 2
+        assert "has no pooler, so it starts at random and must train" in capsys.readouterr().err
     run(tmp_path / "trained", *arguments)
     run(tmp_path / "mean", *arguments, "--config.model.pooling=mean", "--config.peft.train=head")
+
+
+def test_a_tokenizer_that_fails_is_one_line_and_leaves_nothing(material, tmp_path, capsys):
+    tokenizer = json.loads(pathlib.Path(material[2].split("=", 1)[1]).read_text())
+    del tokenizer["model"]["vocab"]["[UNK]"], tokenizer["model"]["vocab"]["works"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    arguments = [*material, f"--config.data.tokenizer={tmp_path}"]
+    assert train.main(["surm.train", f"--workdir={tmp_path / 'r'}", *arguments]) == 2
+    assert "the tokenizer cannot encode the texts: " in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_texts_that_are_cut_are_counted(material, tmp_path, capsys):
+    run(tmp_path / "r", *material, "--config.data.lengths=6,8", "--config.optim.steps=1")
+    assert re.search(r"\d+ of 48 texts are longer than 8 tokens, and cut", capsys.readouterr().out)
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):

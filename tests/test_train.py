@@ -1,5 +1,6 @@
 """The real command on real images: digits, and the shape the package ships, with random weights unless said."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -54,7 +55,7 @@ def finished(tmp_path_factory) -> pathlib.Path:
 
 def test_a_run_leaves_what_the_contract_says(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "adapter", "curves.png", "result.json"}
+    assert names == {".lock", "config.json", "metrics.jsonl", "checkpoints", "adapter", "curves.png", "result.json"}
     got = result(finished)
     assert set(got["eval"]) == {"accuracy", "loss"}
     for key in ("family", "method", "adapter_parameters", "trainable_parameters", "total_parameters", "steps",
@@ -114,6 +115,28 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on_exactly(finished, tmp_pat
     assert values(workdir) == values(finished)
 
 
+@pytest.mark.parametrize("left", ["an empty folder", "a checkpoint of step 0"])
+def test_a_run_that_starts_from_an_adapter_does_so_again_if_it_was_stopped_before_its_first_step(
+    finished, tmp_path, monkeypatch, left
+):
+    options = ["--config.optim.steps=2", "--config.optim.learning_rate=0.0", "--config.optim.head_learning_rate=0.0",
+               f"--config.init_adapter={finished / 'adapter'}", "--config.peft.dropout=0.2"]  # fmt: skip
+    parsed = command_line.parse(arguments(tmp_path / "run", *options))
+    if left == "an empty folder":
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    else:
+        with monkeypatch.context() as patched:
+            asked = contextlib.nullcontext([signal.SIGTERM])
+            patched.setattr(train.stopping, "requests", lambda: asked)
+            with pytest.raises(train.Stopped, match="stopped by SIGTERM after step 0"):
+                train.run(parsed.config, str(tmp_path / "run"))
+    train.run(parsed.config, str(tmp_path / "run"))
+    given, found = (safetensors.numpy.load_file(folder / "adapter" / "adapter_model.safetensors")
+                    for folder in (finished, tmp_path / "run"))  # fmt: skip
+    for name, array in given.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
@@ -128,7 +151,7 @@ def test_a_disk_that_fills_up_ends_with_one_line(tmp_path):
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]  # the threads of orbax may say more before
-    assert last.startswith("error: workdir") and "cannot be written: a checkpoint in" in last, done.stderr
+    assert last.startswith("error: a checkpoint in") and "failed" in last, done.stderr
     assert not (tmp_path / "run" / "result.json").exists()
 
 

@@ -67,4 +67,3 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         pass
     with second.claimed():
         pass
-    assert not (tmp_path / "run" / ".lock").exists()

@@ -23,6 +23,7 @@ class Task:
       held_out: files that are held out, without their suffix; the results of all but the first carry its suffix.
       header: the columns of files that do not name them.
       fields: names of the texts in TensorFlow Datasets; empty for those of `columns`.
+      has_broken_rows: whether the published files hold rows that are cut short or empty, to be left out and counted.
     """
 
     columns: tuple[str, ...]
@@ -32,6 +33,7 @@ class Task:
     held_out: tuple[str, ...] = ("dev",)
     header: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    has_broken_rows: bool = False
 
     @property
     def regression(self) -> bool:
@@ -46,7 +48,7 @@ TASKS: dict[str, Task] = {
     "cola": Task(("sentence",), metrics=("matthews", "accuracy"), header=("source", "label", "star", "sentence")),
     "sst2": Task(("sentence",)),
     "mrpc": Task(("#1 String", "#2 String"), "Quality", metrics=("f1", "accuracy"), fields=_PAIR),
-    "qqp": Task(("question1", "question2"), "is_duplicate", metrics=("f1", "accuracy")),
+    "qqp": Task(("question1", "question2"), "is_duplicate", metrics=("f1", "accuracy"), has_broken_rows=True),
     "stsb": Task(_PAIR, "score", (), metrics=("spearman", "pearson")),
     "mnli": Task(
         _PAIR, "gold_label", ("entailment", "neutral", "contradiction"),
@@ -57,7 +59,10 @@ TASKS: dict[str, Task] = {
     "wnli": Task(_PAIR),
 }  # fmt: skip
 
-OWN_METRICS: dict[str, tuple[str, ...]] = {"classification": ("accuracy", "f1"), "regression": ("pearson", "spearman")}
+OWN_METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "matthews"),
+    "regression": ("pearson", "spearman"),
+}
 
 
 def task(name: str, text_columns: str = "sentence", label_column: str = "label") -> Task:

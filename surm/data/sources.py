@@ -49,18 +49,26 @@ def load(
     if source == "digits":
         return digits()
     if source.startswith("tfds:glue"):
+        _check_task(task, source.removeprefix("tfds:glue").strip("/").partition(":")[0], source)
         return tfds_texts(source.removeprefix("tfds:"), data_dir)
     if source.startswith("tfds:"):
         return tfds_images(source.removeprefix("tfds:"), data_dir)
-    path = pathlib.Path(source)
+    path = pathlib.Path(source).expanduser()
     if path.suffix == ".npz":
         return npz_images(path)
     if source and path.is_dir():
         name = texts.task_of(path) if task == "auto" else task
+        _check_task(name, texts.plain_name(path), source)
         return texts.folder_texts(path, glue.task(name, text_columns, label_column))
     if source and path.exists():
         raise InputError(f"data.source={source!r} is a file of another kind; expected {SOURCES}")
     raise InputError(f"data.source={source!r} is not known; expected {SOURCES}; {nearest(source, ['digits'])}")
+
+
+def _check_task(task: str, named: str, source: str) -> None:
+    """Refuses a task that contradicts the task of GLUE that the source's name says it holds."""
+    if named in glue.TASKS and task in glue.TASKS and task != named:
+        raise InputError(f"data.task={task!r}, but data.source={source!r} holds {named!r} by its name")
 
 
 def digits() -> Dataset:
@@ -155,10 +163,12 @@ def hold_out(data: Dataset, examples: int, *, seed: int) -> Dataset:
       The data with a smaller training split and the examples taken from it as its validation split.
 
     Raises:
-      InputError: if that leaves nothing to train on.
+      InputError: if that leaves nothing to train on, or the data has a validation split of its own.
     """
     if examples == 0:
         return data
+    if data.validation is not None:
+        raise InputError(f"data.validation_examples={examples}, but the data has a validation split of its own; set 0")
     if not 0 < examples < len(data.train):
         raise InputError(f"data.validation_examples={examples}, expected less than the {len(data.train)} for training")
     order = np.random.default_rng((seed, 1)).permutation(len(data.train))

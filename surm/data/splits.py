@@ -36,6 +36,7 @@ class Dataset:
       regression: whether labels are numbers to be met.
       also: further held-out splits, by a name that their metrics carry.
       kind: what the examples hold.
+      class_names: what the classes are called, in order; empty where the source does not say.
     """
 
     train: Split
@@ -46,6 +47,7 @@ class Dataset:
     regression: bool = False
     also: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     kind: Literal["image", "text"] = "image"
+    class_names: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split called `train`, `validation` or `test`; InputError if there is none of that name."""

@@ -52,9 +52,11 @@ def folder_texts(folder: pathlib.Path, task: glue.Task) -> Dataset:
     """
     own = task not in glue.TASKS.values()
     train_rows = list(_rows(_file(folder, "train"), task))
-    names = _class_names(task, train_rows)
+    names = _class_names(_file(folder, "train"), task, train_rows)
     train = _split(_file(folder, "train"), train_rows, task, names)
     held_out = {}
+    if own and _find(folder, "dev") and _find(folder, "validation"):
+        raise InputError(f"{str(folder)!r} holds both a dev and a validation file; expected one of them")
     for stem in ("test", "dev", "validation") if own else task.held_out:
         if not own or _find(folder, stem):
             file = _file(folder, stem)
@@ -71,18 +73,24 @@ def folder_texts(folder: pathlib.Path, task: glue.Task) -> Dataset:
         regression=task.regression,
         also={} if own else {stem.removeprefix("dev_"): held_out[stem] for stem in task.held_out[1:]},
         kind="text",
+        class_names=names,
     )
 
 
 def task_of(folder: pathlib.Path) -> str:
     """The task of GLUE that a folder's name says it holds; InputError if it says none."""
-    name = folder.resolve().name.lower().replace("-", "")
+    name = plain_name(folder)
     if name not in glue.TASKS:
         raise InputError(
             f"the folder {str(folder)!r} does not say by its name what it holds; set config.data.task to one of "
             f"{', '.join([*glue.TASKS, *glue.OWN_METRICS])}"
         )
     return name
+
+
+def plain_name(folder: pathlib.Path) -> str:
+    """A folder's name as tasks are called: SST-2 is sst2."""
+    return folder.resolve().name.lower().replace("-", "")
 
 
 def _find(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
@@ -106,14 +114,29 @@ def _rows(file: pathlib.Path, task: glue.Task) -> Iterator[tuple[int, dict[str, 
     if not header:
         header = next(lines, (0, []))[1]
     for column in (*task.columns, task.label):
-        if column not in header:
-            known = f"{nearest(column, header)}" if any(header) else "the file is empty"
-            raise InputError(f"{str(file)!r} has no column {column!r}; {known}")
+        if header.count(column) != 1:
+            known = nearest(column, header) if any(header) else "the file is empty"
+            raise InputError(f"{str(file)!r} has {header.count(column) or 'no'} column {column!r}; {known}")
+    broken = []
     for number, values in lines:
-        if len(values) != len(header):
-            columns = "1 column" if len(values) == 1 else f"{len(values)} columns"
-            raise InputError(f"{str(file)!r}, line {number}: {columns}, expected {len(header)}")
-        yield number, dict(zip(header, values, strict=True))
+        row = dict(zip(header, values, strict=False))
+        wrong = _wrong(task, header, values, row)
+        if not wrong:
+            yield number, row
+        elif task.has_broken_rows:
+            broken.append(number)
+        else:
+            raise InputError(f"{str(file)!r}, line {number}: {wrong}")
+    if broken:
+        print(f"{file}: left out {len(broken)} broken rows, the first in line {broken[0]}", flush=True)
+
+
+def _wrong(task: glue.Task, header: list[str], values: list[str], row: dict[str, str]) -> str:
+    """What is wrong with a row, if anything."""
+    if len(values) != len(header):
+        return f"{len(values)} column{'s' * (len(values) != 1)}, expected {len(header)}"
+    empty = [column for column in task.columns if not row[column].strip()]
+    return f"the text in column {empty[0]!r} is empty" if empty else ""
 
 
 def _lines(file: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
@@ -131,15 +154,22 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
                         yield number, line.split("\t")
     except UnicodeDecodeError as error:
         raise InputError(f"{str(file)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read ({error.strerror})") from error
     except csv.Error as error:
         raise InputError(f"{str(file)!r}, line {reader.line_num}: {error}") from error
 
 
-def _class_names(task: glue.Task, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
+def _class_names(file: pathlib.Path, task: glue.Task, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
     if task.labels is not None:
         return task.labels
     names = {row[task.label] for _, row in rows}
-    return tuple(sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)))
+    if "" in names or len(names) < 2 or len(names) == len(rows) > 20:
+        found = "an empty label" if "" in names else f"{len(names)} labels in {len(rows)} rows"
+        raise InputError(
+            f"{str(file)!r}: column {task.label!r} holds {found}, expected the names of two or more classes"
+        )
+    return tuple(sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
 
 
 def _split(
@@ -151,9 +181,6 @@ def _split(
     texts, labels = [], []
     for number, row in rows:
         where = f"{str(file)!r}, line {number}"
-        for column in task.columns:
-            if not row[column].strip():
-                raise InputError(f"{where}: the text in column {column!r} is empty")
         texts.append(tuple(row[column] for column in task.columns))
         labels.append(_label(where, row[task.label], task, classes))
     return TextSplit(texts, np.array(labels, np.float32 if task.regression else np.int32))

@@ -127,9 +127,16 @@ def tfds_texts(name: str, data_dir: str | None = None) -> Dataset:
         read = _records(builder, ("train", *held_out))
         train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
     return Dataset(
-        train, None, test, len(task.labels) or 1, task.metrics, task.regression,
-        {stem.removeprefix("dev_"): split for stem, split in zip(task.held_out[1:], others, strict=True)}, "text",
-    )  # fmt: skip
+        train=train,
+        validation=None,
+        test=test,
+        num_classes=len(task.labels) or 1,
+        metrics=task.metrics,
+        regression=task.regression,
+        also={stem.removeprefix("dev_"): split for stem, split in zip(task.held_out[1:], others, strict=True)},
+        kind="text",
+        class_names=task.labels,
+    )
 
 
 def _texts(records: Sequence[bytes], task: glue.Task) -> TextSplit:

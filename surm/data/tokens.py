@@ -35,12 +35,14 @@ class TokenSplit:
       segments: 1 for the tokens of a second text, else 0.
       starts: where each example begins, and at the end the number of tokens.
       labels: of the examples.
+      cut: how many of them were too long.
     """
 
     tokens: np.ndarray
     segments: np.ndarray
     starts: np.ndarray
     labels: np.ndarray
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,10 +84,19 @@ def open_tokenizer(path: pathlib.Path | None) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int) -> None:
-    """Raises InputError if a tokenizer knows tokens for which a word table of so many rows has none."""
+def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, *, pretrained: bool = True) -> None:
+    """Checks that a tokenizer and a word table belong together, as far as their sizes tell.
+
+    Args:
+      tokenizer: from `open_tokenizer`.
+      rows: of the word table.
+      pretrained: whether the table's rows have a meaning already; then it may have only a few rows to spare.
+
+    Raises:
+      InputError: if the tokenizer knows tokens that have no row, or the table has 1,024 rows or more to spare.
+    """
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if highest >= rows:
+    if highest >= rows or (pretrained and rows - highest > 1024):
         raise InputError(
             f"the tokenizer's tokens go up to {highest}, but the model's word table has {rows} rows; "
             "tokenizer and weights do not belong together"
@@ -104,22 +115,30 @@ def encode(split: Split, tokenizer: tokenizers.Tokenizer, max_length: int) -> To
       The tokens of all examples.
 
     Raises:
-      InputError: if `max_length` leaves no room for text beside the special tokens.
+      InputError: if `max_length` leaves no room for text beside the special tokens, or the tokenizer fails.
     """
     special = tokenizer.num_special_tokens_to_add(len(split[0]["texts"]) == 2)
     if max_length <= special:
         raise InputError(f"texts of {max_length} tokens leave no room beside {special} special tokens")
     tokenizer.enable_truncation(max_length, strategy="longest_first")
-    tokens, segments, lengths = [], [], []
+    tokens, segments, lengths, cut = [], [], [], 0
     for start in range(0, len(split), _CHUNK):
         examples = [split[index]["texts"] for index in range(start, min(start + _CHUNK, len(split)))]
         pairs = [texts[0] if len(texts) == 1 else tuple(texts) for texts in examples]
-        for encoding in tokenizer.encode_batch(pairs):
+        for encoding in _encode_batch(tokenizer, pairs):
+            cut += bool(encoding.overflowing)
             tokens.append(np.array(encoding.ids, np.int32))
             segments.append(np.array(encoding.type_ids, np.uint8))
             lengths.append(len(encoding.ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    return TokenSplit(np.concatenate(tokens), np.concatenate(segments), starts, split.labels)
+    return TokenSplit(np.concatenate(tokens), np.concatenate(segments), starts, split.labels, cut)
+
+
+def _encode_batch(tokenizer: tokenizers.Tokenizer, texts: list) -> list[tokenizers.Encoding]:
+    try:
+        return tokenizer.encode_batch(texts)
+    except Exception as error:  # the library raises plain Exceptions
+        raise InputError(f"the tokenizer cannot encode the texts: {' '.join(str(error).split())}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +176,7 @@ class Batches:
         return {}
 
     def _plan(self, number_of_pass: int) -> list[np.ndarray]:
-        """Which examples each batch of a pass holds; the last pass asked for is remembered."""
+        """Which examples each batch of a pass holds; the pass asked for and the one before are remembered."""
         plan = self._plans.get(number_of_pass)  # several threads read: one look-up, then whole dicts
         if plan is None:
             plan = _plan(self.split.lengths, self.batch_size, self.seed, number_of_pass)

@@ -41,9 +41,13 @@ def convert(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     table = _table(arrays)
     converted, origin = {}, {}
+    shorts = {key: re.sub(f"^{table.prefix}", "", key) for key in arrays}
+    ignored = table.ignored
+    if table.instead and any(re.fullmatch(table.instead[0], short) for short in shorts.values()):
+        ignored = f"{ignored}|{table.instead[1]}"
     for key, array in arrays.items():
-        short = re.sub(f"^{table.prefix}", "", key)
-        if re.fullmatch(table.ignored, short):
+        short = shorts[key]
+        if re.fullmatch(ignored, short):
             continue
         path, transform = _apply(table, short)
         if path in converted:

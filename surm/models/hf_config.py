@@ -70,6 +70,8 @@ def _vit(kind: str, fields: dict) -> ViTConfig:
 
 
 def _bert(kind: str, fields: dict) -> BertConfig:
+    if fields.get("is_decoder"):
+        raise InputError("config.json says is_decoder=True; expected an encoder")
     if fields["position_embedding_type"] != "absolute":
         given = fields["position_embedding_type"]
         raise InputError(f"config.json says position_embedding_type={given!r}; expected 'absolute'")
@@ -80,7 +82,7 @@ def _bert(kind: str, fields: dict) -> BertConfig:
         heads=_whole(fields, "num_attention_heads"),
         mlp_width=_whole(fields, "intermediate_size"),
         positions=_whole(fields, "max_position_embeddings"),
-        first_position=0 if kind == "bert" else 1 + _whole(fields, "pad_token_id"),
+        first_position=0 if kind == "bert" else 1 + _whole(fields, "pad_token_id", least=0),
         segments=_whole(fields, "type_vocab_size"),
         activation=HF_ACTIVATIONS[_known(fields, "hidden_act", HF_ACTIVATIONS)],
         epsilon=_positive(fields, "layer_norm_eps"),
@@ -108,10 +110,10 @@ def _positive(fields: dict, key: str) -> float:
     return float(value)
 
 
-def _whole(fields: dict, key: str) -> int:
+def _whole(fields: dict, key: str, least: int = 1) -> int:
     value = fields[key]
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]  # height and width
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"config.json says {key}={fields[key]!r}; expected a whole number above 0")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"config.json says {key}={fields[key]!r}; expected a whole number from {least}")
     return value

@@ -52,6 +52,7 @@ class Table(NamedTuple):
       marker: pattern that a key must match for the table to be the right one.
       ignored: pattern of keys that our models have no use for.
       rules: the rest, by full match; a key that none matches keeps its name, and `restore` will report it.
+      instead: two patterns; where a key matches the first, those that match the second are ignored.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Table(NamedTuple):
     marker: str
     ignored: str
     rules: tuple[Rule, ...]
+    instead: tuple[str, str] | None = None
 
 
 def _linear(theirs: str, ours: str) -> tuple[Rule, Rule]:
@@ -137,7 +139,7 @@ HF_BERT = Table(
     prefix=r"(?:bert|roberta)\.",
     marker=r"embeddings\.word_embeddings\.weight",
     # Heads of pretraining, and buffers that hold 0, 1, 2, ...
-    ignored=r"cls\..*|lm_head\..*|embeddings\.(position_ids|token_type_ids)",
+    ignored=r"cls\..*|lm_head\..*|qa_outputs\..*|embeddings\.(position_ids|token_type_ids)",
     rules=(
         Rule(r"embeddings\.word_embeddings\.weight", "embed.word.embedding"),
         Rule(r"embeddings\.token_type_embeddings\.weight", "embed.segment.embedding"),
@@ -160,6 +162,7 @@ HF_BERT = Table(
         *_linear(r"classifier\.dense", "pooler"),
         *_linear(r"classifier\.out_proj", "head"),
     ),
+    instead=(r"classifier\.dense\..*", r"pooler\..*"),  # RoBERTa's classifier does not use the encoder's pooler
 )
 
 TABLES: tuple[Table, ...] = (OURS, HF_VIT, HF_CLIP, HF_BERT)

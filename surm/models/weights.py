@@ -27,7 +27,7 @@ from surm.errors import InputError
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt")
+DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json")
 INDEX = "model.safetensors.index.json"
 CONVERSION = (
     "pickles are never loaded, since opening one runs its code; convert it once in Python with transformers: "
@@ -50,7 +50,7 @@ class Weights:
       config: the config.json beside the arrays; empty if there is none.
       model: the preset that the file says it fits (our own files), or None.
       path: the file or folder that was read; None for an asset.
-      pooling: `mean` where a sentence-transformers folder asks for the mean of the tokens, else None.
+      pooling: of a sentence-transformers folder `mean`, where it asks for the mean of the tokens, or `other`.
     """
 
     name: str
@@ -176,9 +176,7 @@ def _open_files(
     own = _own_entry(name, metadata.get("surm", "{}"))
     config = _read_json(folder / "config.json") if folder else {}
     mean, std = _pixels(name, _stated_pixels(own, _processor(folder) if folder else {}, config))
-    pooling = _read_json(folder / "1_Pooling" / "config.json") if folder else {}
-    mean_of_tokens = "mean" if pooling.get("pooling_mode_mean_tokens") is True else None
-    return Weights(name, arrays, mean, std, config, own.get("model"), path, mean_of_tokens)
+    return Weights(name, arrays, mean, std, config, own.get("model"), path, _pooling(folder) if folder else None)
 
 
 def _read_arrays(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -200,6 +198,12 @@ def _read_json(file: pathlib.Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
     return content
+
+
+def _pooling(folder: pathlib.Path) -> str | None:
+    stated = _read_json(folder / "1_Pooling" / "config.json")
+    modes = [mode for mode, wanted in stated.items() if mode.startswith("pooling_mode") and wanted is True]
+    return None if not stated else "mean" if modes == ["pooling_mode_mean_tokens"] else "other"
 
 
 def _own_entry(name: str, text: str) -> dict:

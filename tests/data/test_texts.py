@@ -109,6 +109,8 @@ def test_a_validation_split_is_taken_out_of_training(tmp_path):
     for examples in (50, -1):
         with pytest.raises(InputError, match=f"validation_examples={examples}, expected less than the 50"):
             sources.hold_out(data, examples, seed=0)
+    with pytest.raises(InputError, match="the data has a validation split of its own"):
+        sources.hold_out(held, 5, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_numbers_that_are_none(tmp_path):
 
 def test_files_and_tasks_that_are_missing(tmp_path):
     assert "has no train.tsv and no train.csv" in complaint(write(tmp_path / "SST-2"))
-    good = "sentence\tlabel\nA\t1\n"
+    good = "sentence\tlabel\nA\t1\nB\t0\n"
     assert "has no dev.tsv" in complaint(write(tmp_path / "SST-2", train_tsv=good))
     assert "does not say by its name what it holds" in complaint(write(tmp_path / "mine", train_tsv=good))
     assert "no task is called 'sst-2'; nearest: sst2" in complaint(tmp_path / "mine", task="sst-2")
@@ -151,6 +153,38 @@ def test_files_and_tasks_that_are_missing(tmp_path):
     assert "holds both train.tsv and train.csv" in complaint(tmp_path / "mine", task="classification")
     quote = write(tmp_path / "q", train_csv='sentence,label\n"A,1\n', dev_csv="sentence,label\nA,1\n")
     assert "train.csv', line" in complaint(quote, task="classification")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("A\tx\nB\tx\n", "column 'label' holds 1 labels in 2 rows, expected the names of two or more classes"),
+        ("A\tx\nB\t\n", "column 'label' holds an empty label"),
+        ("".join(f"A\t{i}\n" for i in range(30)), "holds 30 labels in 30 rows"),
+    ],
+)
+def test_labels_that_are_no_classes(tmp_path, rows, expected):
+    rows = "sentence\tlabel\n" + rows
+    folder = write(tmp_path / "own", train_tsv=rows, dev_tsv=rows)
+    assert expected in complaint(folder, task="classification")
+
+
+def test_a_column_named_twice_is_refused(tmp_path):
+    rows = "sentence\tlabel\tlabel\nA\t1\t0\n"
+    assert "has 2 column 'label'" in complaint(write(tmp_path / "SST-2", train_tsv=rows, dev_tsv=rows))
+
+
+def test_strange_digits_are_labels_like_others(tmp_path):
+    rows = "sentence\tlabel\nA\t²\nB\t1\n"
+    data = sources.load(str(write(tmp_path / "own", train_tsv=rows, dev_tsv=rows)), task="classification")
+    assert data.class_names == ("1", "²")
+
+
+def test_broken_rows_of_qqp_are_left_out_and_counted(tmp_path, capsys):
+    rows = "id\tquestion1\tquestion2\tis_duplicate\n1\tA?\tB?\t0\n2\tC?\n3\tD?\t\t1\n4\tE?\tF?\t1\n"
+    data = sources.load(str(write(tmp_path / "QQP", train_tsv=rows, dev_tsv=rows)))
+    assert [data.train[i]["texts"] for i in range(2)] == [("A?", "B?"), ("E?", "F?")] and len(data.train) == 2
+    assert "train.tsv: left out 2 broken rows, the first in line 3" in capsys.readouterr().out
 
 
 def test_a_label_that_training_never_saw_is_refused(tmp_path):

@@ -90,9 +90,14 @@ def test_a_batch_is_no_longer_than_it_must_be(split):
 
 
 def test_similar_lengths_come_together(split):
-    batches = [next(iterator) for iterator in [tokens.training_batches(split, 8, (*range(1, 13),), seed=0)] * 7]
-    computed = sum(batch["tokens"].size for batch in batches)
-    assert computed < 1.25 * split.lengths.sum() + 8 * 12  # unsorted: 1.4 times and more
+    lengths = tuple(range(1, 13))
+    sorted_, unsorted = (
+        sum(chosen.size * split.lengths[chosen].max() for chosen in plan)
+        for plan in (tokens._plan(split.lengths, 8, 0, 0), np.array_split(np.random.default_rng(0).permutation(50), 7))
+    )
+    assert sorted_ < 0.9 * unsorted
+    batch = next(tokens.training_batches(split, 8, lengths, seed=0))
+    assert np.ptp(batch["attended"].sum(axis=1)) <= 3
 
 
 def test_a_restored_iterator_goes_on_as_if_never_stopped(split):
