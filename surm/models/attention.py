@@ -4,6 +4,7 @@ Keeping the four maps apart as plain `nnx.Linear` layers is what lets an adapter
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -50,7 +51,31 @@ class Attention(nnx.Module):
           The mixed tokens, after the output map.
         """
         split = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
-        query, key, value = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
-        admitted = None if mask is None else mask[:, None, None, :]
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=admitted)
-        return self.output(mixed.reshape(x.shape))
+        heads = (layer(x).reshape(split).swapaxes(1, 2) for layer in (self.query, self.key, self.value))
+        return self.output(attend(*heads, mask).swapaxes(1, 2).reshape(x.shape))
+
+
+def attend(
+    query: Float[Array, "batch heads tokens size"],
+    key: Float[Array, "batch heads tokens size"],
+    value: Float[Array, "batch heads tokens size"],
+    mask: Bool[Array, "batch tokens"] | None = None,
+) -> Float[Array, "batch heads tokens size"]:
+    """Softmax(Q Kᵀ / √size) V for every head, the softmax in single precision at least.
+
+    Heads before tokens: the products then are plain batches of matrices, forward and backward.
+
+    Args:
+      query: what each token asks for.
+      key: what each token is found by.
+      value: what each token hands on.
+      mask: True where a token may be attended to; None admits all. Where it admits none, all count alike.
+
+    Returns:
+      The mixed values.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bhqs,bhks->bhqk", query, key, preferred_element_type=wide) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min / 2)
+    return jnp.einsum("bhqk,bhks->bhqs", jax.nn.softmax(scores).astype(value.dtype), value)

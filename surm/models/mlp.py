@@ -3,11 +3,25 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x·Φ(x), with Φ from erf and in single precision at least, as PyTorch computes it.
+
+    (`jax.nn.gelu` takes erfc, which is closer for x far below 0, where the value is tiny, and several times slower on
+    a CPU.)
+
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from surm.errors import InputError
-from surm.models.attention import Attention
+from surm.models.attention import Attention, attend
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +62,19 @@ def test_a_full_mask_is_no_mask(attention, tokens):
 def test_heads_must_divide_the_width():
     with pytest.raises(InputError, match="heads=5 does not divide width=12"):
         Attention(12, 5, rngs=nnx.Rngs(0))
+
+
+def test_where_nothing_is_admitted_all_count_alike_and_gradients_are_finite(attention, tokens):
+    nothing = jnp.zeros((2, 5), bool)
+    mean = attention.output(jnp.broadcast_to(attention.value(tokens).mean(axis=1, keepdims=True), tokens.shape))
+    np.testing.assert_allclose(attention(tokens, nothing), mean, rtol=1e-5, atol=1e-5)
+    assert bool(jnp.isfinite(jax.grad(lambda x: attention(x, nothing).sum())(tokens)).all())
+
+
+def test_half_precision_stays_half_with_the_softmax_in_single():
+    query, key, value = (jax.random.normal(jax.random.key(i), (2, 3, 7, 8)) for i in range(3))
+    half = attend(*(x.astype(jnp.bfloat16) for x in (query, key, value)))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), attend(query, key, value), atol=3e-2)
+    large = attend(1e4 * query, key, value)  # no overflow
+    assert bool(jnp.isfinite(large).all())

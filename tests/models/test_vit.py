@@ -135,6 +135,14 @@ def test_activations_are_their_formulas(name):
     np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(points)), expected, atol=3e-6)
 
 
+def test_gelu_keeps_its_type_and_is_exact_in_half_precision():
+    points = jnp.linspace(-6, 6, 97, dtype=jnp.bfloat16)
+    found = ACTIVATIONS["gelu"](points)
+    assert found.dtype == jnp.bfloat16
+    expected = [FORMULAS["gelu"](float(x)) for x in points]
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=5e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("pooling", ["class", "mean"])
 def test_every_parameter_gets_a_gradient_in_the_first_step(pooling):
     graph, state = nnx.split(_model(dataclasses.replace(TINY, pooling=pooling, embedding_norm=True)))
