@@ -3,7 +3,7 @@
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
 
 Data and weights ship with the packages; no network is needed. Two CPU cores: about three minutes. Expected number:
-96.4 %; experiments/vit_families/results/digits_circulant.json.
+97.5 %; experiments/vit_families/results/digits_circulant.json.
 """
 
 import ml_collections
@@ -17,11 +17,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "digits"
     config.model.weights = "asset:vit_micro"
     config.peft.family = "circulant"
-    # 1,077 images: without dropout and smoothing the training loss falls to 0 and the held-out one does not. Both
-    # were chosen on the validation split.
+    # 1,077 images: without dropout and smoothing the training loss falls to 0 and the held-out one does not. They
+    # and the batches of 32 were chosen on the validation split.
     config.peft.dropout = 0.3
     config.optim.learning_rate = 8e-3
     config.optim.label_smoothing = 0.1
     config.optim.epochs = 40
-    config.optim.batch_size = 64
+    config.optim.batch_size = 32
     return config
