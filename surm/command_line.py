@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from surm import config as configs
-from surm.errors import InputError, nearest
+from surm.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +67,10 @@ def _check_keys(argv: list[str]) -> None:
         if match is None:
             continue
         key, text = match.groups()
-        if key not in known:
-            raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
-        expected = _NUMBERS.get(type(known[key]) if known[key] is not None else float)
+        configs.check_key(key, known)
         if text == "None" and known[key] is None:
             continue
+        expected = _NUMBERS.get(type(known[key]) if known[key] is not None else float)
         if text is not None and expected and not _parses(text, expected[0]):
             raise InputError(f"config.{key}={text}, expected {expected[1]}")
 

@@ -104,8 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     known, given = dict(leaves(default())), dict(leaves(config))
     for key in given:
-        if key not in known:
-            raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
+        check_key(key, known)
     for key in known:
         if key not in given:
             raise InputError(f"config lacks the key {key!r}; start from surm.config.default()")
@@ -121,6 +120,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     lengths(config)
     spec(config)
+
+
+def check_key(key: str, known: Mapping[str, object]) -> None:
+    """Raises InputError, naming the nearest known ones, if a dotted key is not known."""
+    if key not in known:
+        raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
 
 
 def arguments(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import math
 import pathlib
+import types
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import grain
 import jax.numpy as jnp
@@ -21,8 +23,25 @@ from surm.models import bert, convert, hf_config, vit
 from surm.models.weights import Weights, open_weights
 from surm.peft import store, surgery
 
-MODELS = {"image": vit, "text": bert}
-CONFIGS = {"image": vit.ViTConfig, "text": bert.BertConfig}
+
+class Kind(NamedTuple):
+    """A kind of example: the module, configuration and model that read it, and the keys that only it has use for."""
+
+    module: types.ModuleType
+    shape: type
+    model: type
+    keys: tuple[str, ...]
+
+
+KINDS: dict[str, Kind] = {
+    "image": Kind(vit, vit.ViTConfig, vit.ViT, ("data.augment", "model.image_size")),
+    "text": Kind(
+        bert,
+        bert.BertConfig,
+        bert.Bert,
+        ("data.task", "data.text_columns", "data.label_column", "data.tokenizer", "data.lengths", "model.dropout"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +70,8 @@ class Run:
     Attributes:
       config: the run's configuration.
       model: with its adapter.
-      kind: what the model reads, `image` or `text`.
-      num_outputs: of the model.
-      class_names: what they are called; empty where the data does not say.
+      data: what it is trained and measured on.
       inputs: from a batch to the model's keyword arguments.
-      metrics: of the held-out splits, the main one first.
-      regression: whether labels are numbers to be met.
       total_steps: length of the run.
       training_batches: opens the endless iterator over the training split.
       evaluation_batches: opens one pass over each held-out split, by the ending of its metrics' names.
@@ -64,12 +79,8 @@ class Run:
 
     config: ml_collections.ConfigDict
     model: nnx.Module
-    kind: str
-    num_outputs: int
-    class_names: tuple[str, ...]
+    data: Dataset
     inputs: Inputs
-    metrics: tuple[str, ...]
-    regression: bool
     total_steps: int
     training_batches: Callable[[], grain.DatasetIterator]
     evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]]
@@ -106,12 +117,8 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     return Run(
         config=config,
         model=model,
-        kind=data.kind,
-        num_outputs=data.num_classes,
-        class_names=data.class_names,
+        data=data,
         inputs=feed.inputs,
-        metrics=data.metrics,
-        regression=data.regression,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
         training_batches=functools.partial(feed.training, feed.ready(data.train)),
         evaluation_batches={
@@ -159,7 +166,7 @@ def base_model(
     """
     shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    model = (vit.ViT if kind == "image" else bert.Bert)(shape, num_outputs, dtype=dtype, rngs=nnx.Rngs(config.seed))
+    model = KINDS[kind].model(shape, num_outputs, dtype=dtype, rngs=nnx.Rngs(config.seed))
     return model if weights is None else convert.restore(model, weights)
 
 
@@ -191,13 +198,13 @@ def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str
 def _named_shape(
     config: ml_collections.ConfigDict, weights: Weights | None, kind: str
 ) -> vit.ViTConfig | bert.BertConfig:
-    presets = MODELS[kind].PRESETS
+    module = KINDS[kind].module
     if config.model.name != "auto":
-        return MODELS[kind].preset(config.model.name)
-    if weights is not None and weights.model in presets:
-        return presets[weights.model]
+        return module.preset(config.model.name)
+    if weights is not None and weights.model in module.PRESETS:
+        return module.PRESETS[weights.model]
     shape = hf_config.config_from_hf(weights.config) if weights is not None and weights.config else None
-    if isinstance(shape, CONFIGS[kind]):
+    if isinstance(shape, KINDS[kind].shape):
         return shape
     if shape is not None or (weights is not None and weights.model):
         raise InputError(
@@ -206,22 +213,18 @@ def _named_shape(
         )
     raise InputError(
         f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
-        + ", ".join(presets)
+        + ", ".join(module.PRESETS)
     )
 
 
 def _check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     """A key that is set but that a run of this kind does not read is refused, rather than passed over."""
     given, default = dict(configs.leaves(config)), dict(configs.leaves(configs.default()))
-    unread = {"image": _OF_TEXTS, "text": _OF_IMAGES}[data.kind]
+    unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
     if set_in_vain := sorted(key for key in unread if given[key] != default[key]):
         raise InputError(f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s")
     if data.regression and config.optim.label_smoothing:
         raise InputError("config.optim.label_smoothing is set, but the labels are numbers, not classes")
-
-
-_OF_IMAGES = ("data.augment", "model.image_size")
-_OF_TEXTS = ("data.task", "data.text_columns", "data.label_column", "data.tokenizer", "data.lengths", "model.dropout")
 
 
 def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:

@@ -76,7 +76,7 @@ def _finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], mea
     graphdef, _, frozen = surgery.split(prepared.model)
     trained = surgery.join(graphdef, trainable, frozen)
     store.save_adapter(folder.adapter, trained, base_name=config.model.weights)
-    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.metrics[0])
+    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
     result = _result(prepared, measured)
     folder.write_json("result.json", result)
     return result
@@ -114,9 +114,9 @@ def train_step(
         layers.reseed_dropout(model, key)
         outputs = model(**prepared.inputs(batch))
         labels, mask = batch["label"], batch["mask"]
-        losses = metrics.losses(outputs, labels, regression=prepared.regression, label_smoothing=smoothing)
+        losses = metrics.losses(outputs, labels, regression=prepared.data.regression, label_smoothing=smoothing)
         values = {"loss": jnp.mean(losses, where=mask)}
-        if not prepared.regression:
+        if not prepared.data.regression:
             values["accuracy"] = jnp.mean(metrics.predictions(outputs) == labels, where=mask)
         return values["loss"], values
 
@@ -139,25 +139,25 @@ def train_step(
 
 def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """The loop; returns the trained arrays and what was measured of them and on the way."""
-    config, total, began = prepared.config, prepared.total_steps, time.perf_counter()
+    config, data, total = prepared.config, prepared.data, prepared.total_steps
+    began = time.perf_counter()
     state, tx = initial_state(prepared)
     prepared.model.train()
     graphdef, _, frozen = surgery.split(prepared.model)
     step_function = train_step(graphdef, tx, prepared)
     prepared.model.eval()
-    evaluate = evaluator(
-        surgery.split(prepared.model)[0], prepared.inputs, prepared.metrics, regression=prepared.regression
-    )
+    evaluate = evaluator(surgery.split(prepared.model)[0], prepared.inputs, data.metrics, regression=data.regression)
     base = store.base_hash(prepared.model)
     batches = prepared.training_batches()
 
     def evaluate_now(step: int) -> dict[str, float]:
         if (before := folder.logged(step, config.data.eval_split)) is not None:
             return before  # by this run, before it was stopped
-        values = {}
-        for ending, open_batches in prepared.evaluation_batches.items():
-            found = evaluate(state["trainable"], frozen, open_batches())
-            values |= {name + ending: value for name, value in found.items()}
+        values = {
+            name + ending: value
+            for ending, open_batches in prepared.evaluation_batches.items()
+            for name, value in evaluate(state["trainable"], frozen, open_batches()).items()
+        }
         check_finite(step, values)
         folder.log(step, config.data.eval_split, values)
         return values
@@ -206,14 +206,14 @@ def _due(step: int, every: int) -> bool:
 
 
 def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
-    config, count = prepared.config, surgery.count_parameters(prepared.model)
+    config, data, count = prepared.config, prepared.data, surgery.count_parameters(prepared.model)
     steady = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
         "eval": measured["eval"],
-        "metric": prepared.metrics[0],
-        "kind": prepared.kind,
-        "num_outputs": prepared.num_outputs,
-        "classes": list(prepared.class_names),
+        "metric": data.metrics[0],
+        "kind": data.kind,
+        "num_outputs": data.num_classes,
+        "classes": list(data.class_names),
         "family": config.peft.family if config.peft.method in ("update", "adapter") else None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,

@@ -51,9 +51,10 @@ def folder_texts(folder: pathlib.Path, task: glue.Task) -> Dataset:
         unknown; the message names file and row.
     """
     own = task not in glue.TASKS.values()
-    train_rows = list(_rows(_file(folder, "train"), task))
-    names = _class_names(_file(folder, "train"), task, train_rows)
-    train = _split(_file(folder, "train"), train_rows, task, names)
+    train_file = _file(folder, "train")
+    train_rows = list(_rows(train_file, task))
+    names = _class_names(train_file, task, train_rows)
+    train = _split(train_file, train_rows, task, names)
     held_out = {}
     if own and _find(folder, "dev") and _find(folder, "validation"):
         raise InputError(f"{str(folder)!r} holds both a dev and a validation file; expected one of them")
@@ -62,7 +63,7 @@ def folder_texts(folder: pathlib.Path, task: glue.Task) -> Dataset:
             file = _file(folder, stem)
             held_out[stem] = _split(file, list(_rows(file, task)), task, names)
     if not held_out:
-        raise InputError(f"{str(folder)!r} has no test or dev file beside {_file(folder, 'train').name}")
+        raise InputError(f"{str(folder)!r} has no test or dev file beside {train_file.name}")
     main, *others = held_out.values()
     return Dataset(
         train=train,

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -169,21 +169,12 @@ class Batches:
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         number_of_pass, position = divmod(int(number), self.a_pass)
-        return self._batch(self._plan(number_of_pass if self.seed is not None else 0)[position])
+        return self._batch(self._plan_of(number_of_pass)[position])
 
     @functools.cached_property
-    def _plans(self) -> dict[int, list[np.ndarray]]:
-        return {}
-
-    def _plan(self, number_of_pass: int) -> list[np.ndarray]:
-        """Which examples each batch of a pass holds; the pass asked for and the one before are remembered."""
-        plan = self._plans.get(number_of_pass)  # several threads read: one look-up, then whole dicts
-        if plan is None:
-            plan = _plan(self.split.lengths, self.batch_size, self.seed, number_of_pass)
-            for old in [key for key in list(self._plans) if key < number_of_pass - 1]:
-                self._plans.pop(old, None)
-            self._plans[number_of_pass] = plan
-        return plan
+    def _plan_of(self) -> Callable[[int], list[np.ndarray]]:
+        """Which examples each batch of a pass holds; the last two passes asked for are remembered."""
+        return functools.lru_cache(maxsize=2)(functools.partial(_plan, self.split.lengths, self.batch_size, self.seed))
 
     def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         longest = self.split.lengths[chosen].max()

@@ -57,15 +57,10 @@ def _vit(kind: str, fields: dict) -> ViTConfig:
     return ViTConfig(
         image_size=_whole(fields, "image_size"),
         patch_size=_whole(fields, "patch_size"),
-        width=_whole(fields, "hidden_size"),
-        depth=_whole(fields, "num_hidden_layers"),
-        heads=_whole(fields, "num_attention_heads"),
-        mlp_width=_whole(fields, "intermediate_size"),
         channels=_whole(fields, "num_channels"),
-        activation=HF_ACTIVATIONS[_known(fields, "hidden_act", HF_ACTIVATIONS)],
-        epsilon=_positive(fields, "layer_norm_eps"),
         embedding_norm=kind != "vit",
         patch_bias=kind == "vit",
+        **_blocks(fields),
     )
 
 
@@ -77,16 +72,23 @@ def _bert(kind: str, fields: dict) -> BertConfig:
         raise InputError(f"config.json says position_embedding_type={given!r}; expected 'absolute'")
     return BertConfig(
         vocabulary=_whole(fields, "vocab_size"),
-        width=_whole(fields, "hidden_size"),
-        depth=_whole(fields, "num_hidden_layers"),
-        heads=_whole(fields, "num_attention_heads"),
-        mlp_width=_whole(fields, "intermediate_size"),
         positions=_whole(fields, "max_position_embeddings"),
         first_position=0 if kind == "bert" else 1 + _whole(fields, "pad_token_id", least=0),
         segments=_whole(fields, "type_vocab_size"),
-        activation=HF_ACTIVATIONS[_known(fields, "hidden_act", HF_ACTIVATIONS)],
-        epsilon=_positive(fields, "layer_norm_eps"),
+        **_blocks(fields),
     )
+
+
+def _blocks(fields: dict) -> dict[str, int | float | str]:
+    """The shape of the blocks, which every Transformer states alike."""
+    return {
+        "width": _whole(fields, "hidden_size"),
+        "depth": _whole(fields, "num_hidden_layers"),
+        "heads": _whole(fields, "num_attention_heads"),
+        "mlp_width": _whole(fields, "intermediate_size"),
+        "activation": HF_ACTIVATIONS[_known(fields, "hidden_act", HF_ACTIVATIONS)],
+        "epsilon": _positive(fields, "layer_norm_eps"),
+    }
 
 
 def _known(fields: dict, key: str, known: dict[str, object]) -> str:

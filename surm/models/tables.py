@@ -71,9 +71,18 @@ def _norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
     return Rule(rf"{theirs}\.weight", f"{ours}.scale"), Rule(rf"{theirs}\.bias", f"{ours}.bias")
 
 
-def _old_norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """The names that a LayerNorm had in TensorFlow, still found in the files of the first BERTs."""
-    return Rule(rf"{theirs}\.gamma", f"{ours}.scale"), Rule(rf"{theirs}\.beta", f"{ours}.bias")
+def _bert_norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A LayerNorm under today's names, and under TensorFlow's, still found in the files of the first BERTs."""
+    old = Rule(rf"{theirs}\.gamma", f"{ours}.scale"), Rule(rf"{theirs}\.beta", f"{ours}.bias")
+    return _norm(theirs, ours) + old
+
+
+# What ViT and BERT call alike in every block.
+_ENCODER_LAYER = (
+    *_linear(r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"blocks.\1.attention.output"),
+    *_linear(r"encoder\.layer\.(\d+)\.intermediate\.dense", r"blocks.\1.mlp.up"),
+    *_linear(r"encoder\.layer\.(\d+)\.output\.dense", r"blocks.\1.mlp.down"),
+)
 
 
 OURS = Table(name="surm", prefix="", marker=r"embed\..+", ignored="$.", rules=(Rule("(.+)", r"\1"),))
@@ -92,9 +101,7 @@ HF_VIT = Table(
         *_linear(r"encoder\.layer\.(\d+)\.attention\.attention\.query", r"blocks.\1.attention.query"),
         *_linear(r"encoder\.layer\.(\d+)\.attention\.attention\.key", r"blocks.\1.attention.key"),
         *_linear(r"encoder\.layer\.(\d+)\.attention\.attention\.value", r"blocks.\1.attention.value"),
-        *_linear(r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"blocks.\1.attention.output"),
-        *_linear(r"encoder\.layer\.(\d+)\.intermediate\.dense", r"blocks.\1.mlp.up"),
-        *_linear(r"encoder\.layer\.(\d+)\.output\.dense", r"blocks.\1.mlp.down"),
+        *_ENCODER_LAYER,
         *_norm(r"encoder\.layer\.(\d+)\.layernorm_before", r"blocks.\1.norm1"),
         *_norm(r"encoder\.layer\.(\d+)\.layernorm_after", r"blocks.\1.norm2"),
         # as transformers 5 names its modules
@@ -144,18 +151,13 @@ HF_BERT = Table(
         Rule(r"embeddings\.word_embeddings\.weight", "embed.word.embedding"),
         Rule(r"embeddings\.token_type_embeddings\.weight", "embed.segment.embedding"),
         Rule(r"embeddings\.position_embeddings\.weight", "embed.position.embedding"),
-        *_norm(r"embeddings\.LayerNorm", "embed.norm"),
+        *_bert_norm(r"embeddings\.LayerNorm", "embed.norm"),
         *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.query", r"blocks.\1.attention.query"),
         *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.key", r"blocks.\1.attention.key"),
         *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.value", r"blocks.\1.attention.value"),
-        *_linear(r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"blocks.\1.attention.output"),
-        *_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
-        *_linear(r"encoder\.layer\.(\d+)\.intermediate\.dense", r"blocks.\1.mlp.up"),
-        *_linear(r"encoder\.layer\.(\d+)\.output\.dense", r"blocks.\1.mlp.down"),
-        *_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
-        *_old_norm(r"embeddings\.LayerNorm", "embed.norm"),
-        *_old_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
-        *_old_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
+        *_ENCODER_LAYER,
+        *_bert_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
+        *_bert_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
         *_linear(r"pooler\.dense", "pooler"),
         *_linear("classifier", "head"),
         # RoBERTa's classifier is a pooler and a head under other names.
