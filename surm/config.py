@@ -74,6 +74,7 @@ def default() -> ml_collections.ConfigDict:
     config.peft.train = "head"
     config.peft.scale = 1.0
     config.peft.dropout = 0.0
+    config.peft.path = "auto"
     config.peft.activation = "gelu"
 
     config.optim = ml_collections.ConfigDict()

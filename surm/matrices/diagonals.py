@@ -33,8 +33,11 @@ def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Floa
       >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
       [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
     """
-    rows, columns = jnp.arange(n_out), jnp.arange(n_in)
-    return diagonals[rows[:, None] - columns[None, :] + n_in - 1]
+    # Read in a width one more than its length, the repeated vector moves one place left from row to row. (Gathered
+    # instead, its gradient would be a scatter, one entry after the other.)
+    length = n_out + n_in - 1
+    repeated = jnp.tile(diagonals, n_out + 1)[: n_out * (length + 1)]
+    return repeated.reshape(n_out, length + 1)[:, :n_in][:, ::-1]
 
 
 def multiply(

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from surm.errors import InputError
+from surm.matmul import dot_general
 
 
 class Attention(nnx.Module):
@@ -32,10 +33,10 @@ class Attention(nnx.Module):
         if width % heads:
             raise InputError(f"heads={heads} does not divide width={width}")
         init = nnx.initializers.xavier_uniform()
-        self.query = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.key = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.value = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.query = nnx.Linear(width, width, kernel_init=init, dtype=dtype, dot_general=dot_general, rngs=rngs)
+        self.key = nnx.Linear(width, width, kernel_init=init, dtype=dtype, dot_general=dot_general, rngs=rngs)
+        self.value = nnx.Linear(width, width, kernel_init=init, dtype=dtype, dot_general=dot_general, rngs=rngs)
+        self.output = nnx.Linear(width, width, kernel_init=init, dtype=dtype, dot_general=dot_general, rngs=rngs)
         self.heads = heads
 
     def __call__(

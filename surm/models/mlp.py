@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from surm.matmul import dot_general
+
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x·Φ(x), with Φ from erf and in single precision at least, as PyTorch computes it.
@@ -50,8 +52,8 @@ class MLP(nnx.Module):
           rngs: source of the initial kernels.
         """
         init = nnx.initializers.xavier_uniform()
-        self.up = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.up = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, dot_general=dot_general, rngs=rngs)
+        self.down = nnx.Linear(hidden, width, kernel_init=init, dtype=dtype, dot_general=dot_general, rngs=rngs)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:

@@ -39,6 +39,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 """What an adapter may apply to S·h; each has value 0 and a derivative other than 0 at 0."""
 
+PATHS = ("auto", "branch", "fused")
+
 
 @dataclasses.dataclass(frozen=True)
 class PeftSpec:
@@ -65,6 +67,8 @@ class PeftSpec:
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
+      path: how an `update` multiplies: `branch` (ΔW by itself, O(n log n) or O(rn) a token), `fused` (ΔW added to the
+        kernel first; float32 and no dropout), or `auto`: `fused` on a CPU where that is possible, else `branch`.
 
     Raises:
       InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.
@@ -85,6 +89,7 @@ class PeftSpec:
     dropout: float = 0.0
     activation: str = "gelu"
     train: Sequence[str] | str = ()
+    path: str = "auto"
 
     def __post_init__(self):
         for field, kinds in _FIELD_TYPES.items():
@@ -99,8 +104,12 @@ class PeftSpec:
             raise InputError(f"no family is called {self.family!r}; {nearest(self.family, matrices.FAMILIES)}")
         if self.activation not in ACTIVATIONS:
             raise InputError(f"no activation is called {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
+        if self.path not in PATHS:
+            raise InputError(f"no path is called {self.path!r}; {nearest(self.path, PATHS)}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
+        if self.path == "fused" and self.dropout:
+            raise InputError(f"path='fused' with dropout={self.dropout}; expected path='branch' or dropout=0")
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
         whose = "bottleneck" if self.method == "bottleneck" else self.family
         known = BOTTLENECK if self.method == "bottleneck" else matrices.options(self.family)
@@ -149,7 +158,7 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
-    "method": str, "family": str, "activation": str, "options": (str, Mapping), "targets": (str, Sequence),
+    "method": str, "family": str, "activation": str, "path": str, "options": (str, Mapping), "targets": (str, Sequence),
     "train": (str, Sequence), "scale": (int, float), "dropout": (int, float),
 }  # fmt: skip
 _FIELD_TYPES_IN_WORDS = {

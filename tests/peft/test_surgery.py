@@ -57,7 +57,8 @@ def test_every_adapter_array_has_a_gradient_at_the_start_or_after_a_step(small_v
 
 @pytest.mark.parametrize(("family", "options"), UPDATES)
 def test_merged_equals_unmerged_and_unmerge_restores_the_bits(small_vit, images, family, options):
-    adapted = randomize(attach(small_vit, family=family, options=options, targets=EVERY_LINEAR, scale=0.5))
+    spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5, "path": "branch"}
+    adapted = randomize(attach(small_vit, **spec))
     before = arrays(adapted)
     merged = surm.merge(adapted)
     logits = adapted(images)
@@ -69,6 +70,53 @@ def test_merged_equals_unmerged_and_unmerge_restores_the_bits(small_vit, images,
     for was, now in zip(before, arrays(restored), strict=True):
         np.testing.assert_array_equal(was, now)
     np.testing.assert_array_equal(restored(images), logits)
+
+
+@pytest.mark.parametrize(("family", "options"), UPDATES)
+def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, options):
+    spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5}
+    results = {}
+    for path in ("branch", "fused"):
+        graphdef, trainable, frozen = surgery.split(randomize(attach(small_vit, path=path, **spec), deviation=0.05))
+        loss = lambda t, g=graphdef, f=frozen: jnp.mean(surgery.join(g, t, f)(images) ** 2)  # noqa: E731
+        results[path] = jax.jit(jax.value_and_grad(loss))(trainable)
+    (value, gradients), (other, others) = results["branch"], results["fused"]
+    np.testing.assert_allclose(other, value, rtol=1e-5)
+    largest = max(float(jnp.abs(gradient).max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(others[name], gradient, rtol=1e-3, atol=1e-5 * largest, err_msg=name)
+
+
+def test_the_fused_path_is_the_merged_model_bit_for_bit(small_vit, images):
+    adapted = randomize(attach(small_vit, path="fused"))
+    np.testing.assert_array_equal(adapted(images), surm.merge(adapted)(images))
+
+
+def transforms(model: nnx.Module, x: jax.Array) -> set[str]:
+    return {word for word in str(jax.make_jaxpr(model)(x)).split() if word.startswith("fft")}
+
+
+def test_on_a_cpu_auto_fuses_where_the_branch_is_nothing_but_another_product(small_vit):
+    x = jnp.ones((4, 12))
+    layer = lambda **changes: attach(small_vit, **changes).blocks[0].attention.query  # noqa: E731
+    assert not transforms(layer(), x)
+    assert transforms(layer(path="branch"), x)
+    dropping = layer(dropout=0.1)
+    dropping.eval()
+    assert transforms(dropping, x)
+    assert transforms(layer(), x.astype(jnp.bfloat16))
+    precise = nnx.Linear(12, 12, precision="highest", rngs=nnx.Rngs(0))
+    assert transforms(surm.attach(nnx.Dict(query=precise), PeftSpec(), nnx.Rngs(3)).query, x)
+
+
+def test_a_path_that_cannot_be_taken_is_refused(small_vit):
+    layer = attach(small_vit, path="fused").blocks[0].attention.query
+    with pytest.raises(InputError, match=r"path='fused' needs float32 throughout.*expected path='branch'"):
+        layer(jnp.ones((4, 12), jnp.bfloat16))
+    with pytest.raises(InputError, match=r"path='fused' with dropout=0.1; expected path='branch' or dropout=0"):
+        PeftSpec(path="fused", dropout=0.1)
+    with pytest.raises(InputError, match=r"no path is called 'fast'.*auto.*branch.*fused"):
+        PeftSpec(path="fast")
 
 
 def test_merging_twice_and_unmerging_the_unmerged_change_nothing(small_vit, images):
@@ -87,7 +135,7 @@ def test_a_merged_model_detaches_to_plain_layers_that_keep_the_update(small_vit,
 
 
 def test_the_update_is_scale_times_the_dense_matrix(small_vit, images):
-    adapted = randomize(attach(small_vit, scale=0.25))
+    adapted = randomize(attach(small_vit, scale=0.25, path="branch"))
     layer = adapted.blocks[0].attention.query
     x = jax.random.normal(jax.random.key(0), (4, 12))
     dense = matrices.circulant.to_dense(layer.delta.values(), 12, 12)

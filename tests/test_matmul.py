@@ -1,0 +1,57 @@
+"""The product with a kernel against JAX's own, and the derivative that it is written for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from surm.matmul import dot_general, matmul
+
+
+def _inputs(*shape: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    keys = jax.random.split(jax.random.key(sum(shape)), 3)
+    return (
+        jax.random.normal(keys[0], (*shape, 5)),
+        jax.random.normal(keys[1], (5, 3)),
+        jax.random.normal(keys[2], (*shape, 3)),
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4)])
+def test_values_and_gradients_are_those_of_the_plain_product(shape):
+    x, kernel, dy = _inputs(*shape)
+    expected, plain = jax.vjp(jnp.matmul, x, kernel)
+    found, pull = jax.vjp(matmul, x, kernel)
+    np.testing.assert_array_equal(found, expected)
+    for gradient, wanted in zip(pull(dy), plain(dy), strict=True):
+        assert gradient.shape == wanted.shape
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_it_vectorises_over_either_operand():
+    x, kernel, _ = _inputs(4)
+    kernels = jnp.stack([kernel, 2 * kernel])
+    loss = lambda x, kernel: jnp.sum(matmul(x, kernel) ** 2)  # noqa: E731
+    gradients = jax.vmap(jax.grad(loss, argnums=1), in_axes=(None, 0))(x, kernels)
+    np.testing.assert_allclose(gradients[1], jax.grad(loss, argnums=1)(x, 2 * kernel), rtol=1e-6)
+
+
+def test_the_operand_that_is_transposed_for_a_kernels_gradient_is_x():
+    x, kernel, dy = _inputs(2, 3)
+    equations = jax.make_jaxpr(lambda *a: jax.vjp(matmul, *a[:2])[1](a[2])[1])(x, kernel, dy).jaxpr.eqns
+    (product,) = [e for e in equations if e.primitive.name == "dot_general" and e.outvars[0].aval.shape == (5, 3)]
+    assert [operand.aval.shape for operand in product.invars] == [x.shape, dy.shape]
+
+
+def test_a_linear_layer_takes_it_and_falls_back_where_more_is_asked_for():
+    x, _, _ = _inputs(2, 3)
+    primitives = {}
+    for name, options in {"plain": {}, "precise": {"precision": "highest"}, "narrow": {"dtype": jnp.bfloat16}}.items():
+        layer = nnx.Linear(5, 3, dot_general=dot_general, rngs=nnx.Rngs(0), **options)
+        same = nnx.Linear(5, 3, rngs=nnx.Rngs(0), **options)
+        np.testing.assert_array_equal(layer(x), same(x))
+        primitives[name] = {e.primitive.name for e in jax.make_jaxpr(layer)(x).jaxpr.eqns}
+    assert "custom_vjp_call" in primitives["plain"]
+    assert "custom_vjp_call" in primitives["narrow"]
+    assert "custom_vjp_call" not in primitives["precise"]
