@@ -105,7 +105,7 @@ class PeftSpec:
         if self.activation not in ACTIVATIONS:
             raise InputError(f"no activation is called {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
         if self.path not in PATHS:
-            raise InputError(f"no path is called {self.path!r}; {nearest(self.path, PATHS)}")
+            raise InputError(f"path={self.path!r}, expected one of {', '.join(PATHS)}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
         if self.path == "fused" and self.dropout:
