@@ -7,6 +7,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import surm
 from surm import command_line, train
+from surm.data.tokens import open_tokenizer
 from surm.models import bert
 from surm.peft import surgery
 from surm.preparation import prepare
@@ -146,6 +148,12 @@ def test_a_published_folder_with_its_tokenizer_trains_and_answers(material, tmp_
     assert loaded.model.config.pooling == "class"
     assert np.isfinite(loaded.predict(["the sailor works", "the weather fails"])).all()
     assert loaded.predict([]).shape == (0, 2) and loaded.result["classes"] == ["0", "1"]
+    pair = ("the sailor", "works")
+    encoding = open_tokenizer(weights).encode(*pair)
+    ids, segments = (jnp.asarray([numbers]) for numbers in (encoding.ids, encoding.type_ids))
+    told, untold = loaded.model(ids, segments * loaded.model.config.segments // 2), loaded.model(ids)
+    np.testing.assert_allclose(loaded.predict([pair]), told, atol=1e-6)
+    assert (np.abs(told - untold).max() > 1e-4) == (name == "bert")  # RoBERTa knows no segments
     for texts in ("the sailor", ["the sailor", ("a", "b")], [("a", "b", "c")]):
         with pytest.raises(surm.InputError, match="expected a list of strings, or of pairs of them"):
             loaded.predict(texts)

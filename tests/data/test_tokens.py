@@ -58,8 +58,21 @@ def test_the_longer_text_of_a_pair_is_cut_first(tokenizer):
     pairs = TextSplit([("works " * 9, "fails fails")], np.zeros(1, np.int32))
     encoded = tokens.encode(pairs, tokenizer, 9)
     np.testing.assert_array_equal(encoded.segments, [0] * 6 + [1] * 3)
+    turned = TextSplit([("fails fails", "works " * 9)], np.zeros(1, np.int32))
+    np.testing.assert_array_equal(tokens.encode(turned, tokenizer, 9).segments, [0] * 4 + [1] * 5)
     with pytest.raises(InputError, match="3 tokens leave no room beside 3 special tokens"):
         tokens.encode(pairs, tokenizer, 3)
+
+
+def test_what_a_file_says_of_cutting_and_filling_is_not_taken_over(tmp_path):
+    file = small_texts.write_tokenizer(tmp_path)
+    saved = tokens.open_tokenizer(file)
+    saved.enable_truncation(3)
+    saved.enable_padding(length=7)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    opened = tokens.open_tokenizer(tmp_path / "tokenizer.json")
+    assert (opened.truncation, opened.padding) == (None, None)
+    assert len(opened.encode("the sailor works").ids) == 5
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 64])

@@ -78,3 +78,13 @@ def test_half_precision_stays_half_with_the_softmax_in_single():
     np.testing.assert_allclose(half.astype(jnp.float32), attend(query, key, value), atol=3e-2)
     large = attend(1e4 * query, key, value)  # no overflow
     assert bool(jnp.isfinite(large).all())
+
+
+def test_scores_of_half_precision_are_not_rounded_before_the_softmax():
+    # Scores near 300 are rounded to multiples of 2 in bfloat16; the softmax turns a difference of 1 into a factor of e.
+    key = jnp.stack([jnp.full(64, 5.0), jnp.full(64, 5.0).at[:8].set(5.03125)]).astype(jnp.bfloat16)[None, None]
+    query = jnp.full((1, 1, 2, 64), 8.0, jnp.bfloat16)
+    value = jnp.eye(2, 64, dtype=jnp.bfloat16)[None, None]
+    difference = 8 * 8.0 * 0.03125 / 8  # of the two scores
+    expected = 1 / (1 + np.exp([difference, -difference]))
+    np.testing.assert_allclose(attend(query, key, value)[0, 0, 0, :2].astype(jnp.float32), expected, atol=5e-3)

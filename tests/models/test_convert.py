@@ -116,6 +116,21 @@ def test_every_naming_of_transformers_converts_alike(name, form):
     _same(convert(other), convert(arrays))
 
 
+def test_robertas_classifier_takes_the_place_of_the_encoders_pooler():
+    rng = np.random.default_rng(0)
+    word, unused, dense, out = (rng.normal(size=size) for size in ((6, 4), (4, 4), (4, 4), (3, 4)))
+    encoder = {"roberta.embeddings.word_embeddings.weight": word, "roberta.pooler.dense.weight": unused}
+    head = {"classifier.dense.weight": dense, "classifier.out_proj.weight": out}
+    _same(convert(encoder), {"embed.word.embedding": word, "pooler.kernel": unused.T})
+    _same(convert(encoder | head), {"embed.word.embedding": word, "pooler.kernel": dense.T, "head.kernel": out.T})
+
+
+def test_heads_of_pretraining_are_ignored():
+    word = np.zeros((6, 4))
+    others = {"cls.predictions.bias": word, "qa_outputs.weight": word, "bert.embeddings.position_ids": word}
+    _same(convert({"bert.embeddings.word_embeddings.weight": word, **others}), {"embed.word.embedding": word})
+
+
 def test_unknown_keys_are_shown():
     arrays = {f"encoder.block.{index}.weight": np.ones(2) for index in range(9)}
     with pytest.raises(InputError, match=r"encoder\.block\.0\.weight, .* and 5 more; known: .*CLIP"):
@@ -295,6 +310,7 @@ def test_an_image_size_may_be_a_pair():
         ({"model_type": "vit", "num_channels": True}, "num_channels=True"),
         ({"model_type": "vit", "image_size": [224, 112]}, r"image_size=\[224, 112\]"),
         ({"model_type": "vit", "layer_norm_eps": "small"}, "layer_norm_eps='small'"),
+        ({"model_type": "bert", "is_decoder": True}, "is_decoder=True; expected an encoder"),
         ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({"model_type": "roberta", "pad_token_id": None, "max_position_embeddings": 2}, "first_position=2, expected"),
         ({"model_type": "vit", "patch_size": 15}, "patch_size=15 does not divide image_size=224"),

@@ -297,3 +297,26 @@ def test_a_repository_without_safetensors_is_named(monkeypatch, tmp_path):
     _cached(_hub(monkeypatch, tmp_path, offline=True), "config.json")
     message = _refused("hf:surm/golden")
     assert "'hf:surm/golden' holds no model.safetensors" in message and "it holds config.json" in message
+
+
+@pytest.mark.parametrize(
+    ("stated", "pooling"),
+    [
+        (None, None),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "word_embedding_dimension": 8}, "mean"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "other"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "other"),
+    ],
+)
+def test_a_sentence_encoder_says_how_it_pools(folder, stated, pooling):
+    if stated is not None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(stated))
+    assert open_weights(str(folder)).pooling == pooling
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_remedy():
+    assert _refused("package:no_such_encoder") == (
+        "no package 'no_such_encoder' is installed for 'package:no_such_encoder'; pip install no-such-encoder"
+    )
+    assert "expected package:NAME" in _refused("package:no such encoder")
