@@ -67,3 +67,13 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         pass
     with second.claimed():
         pass
+
+
+def test_a_run_that_came_and_went_in_between_is_noticed(tmp_path):
+    other = default()
+    other.optim.batch_size = 7
+    waiting = Workdir(tmp_path / "run", default())
+    with Workdir(tmp_path / "run", other).claimed():
+        pass
+    with pytest.raises(InputError, match=r"holds the run of another config.*batch_size: 7 against 64"), waiting.claimed():
+        pass
