@@ -18,12 +18,14 @@ LEARNING_RATES: dict[str, float] = {
 """AdamW's rate for each family where a config gives none: the best of the three tried on CIFAR-10 with vit_micro
 (experiments/vit_families/results); skew_circulant and block_circulant are set as circulant, unmeasured."""
 
-METHOD_LEARNING_RATES: dict[str, float] = {"bottleneck": 1e-3, "full": 3e-4, "bitfit": 2e-3, "head": 5e-3}
+METHOD_LEARNING_RATES: dict[str, float] = {"bottleneck": 1e-3, "full": 3e-4, "bitfit": 2e-3}
 """AdamW's rate for the methods that have no family; customary values, unmeasured here."""
 
 
 def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
-    """The peak rate of what the method trains: the config's, else the method's or family's own."""
+    """The peak rate of what the method trains: the config's, else its own; of the method `head` the head's."""
+    if spec.method == "head":
+        return optim.head_learning_rate
     if optim.learning_rate is not None:
         return optim.learning_rate
     return METHOD_LEARNING_RATES.get(spec.method, LEARNING_RATES[spec.family])

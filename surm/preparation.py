@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from surm import config as configs
-from surm.data import pipeline, sources, tokens
+from surm.data import glue, pipeline, sources, tokens
 from surm.data.splits import Dataset, Split
 from surm.errors import InputError
 from surm.evaluate import Inputs
@@ -107,9 +107,11 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     model = surgery.attach(base, spec, nnx.Rngs(config.seed))
     _check_pooler(config, weights, model)
     if config.init_adapter and not resumed:
-        model = store.load_adapter(config.init_adapter, base)
-        if surgery.spec_of(model) != spec:
+        loaded = store.load_adapter(config.init_adapter, base)
+        if surgery.spec_of(loaded) != spec:
             raise InputError(f"config.init_adapter={config.init_adapter!r} was trained with another config.peft")
+        graphdef, _, frozen = surgery.split(model)
+        model = surgery.join(graphdef, surgery.split(loaded)[1], frozen)
     feed = feed_of(config, weights, base)
     held_out = {"": data.split(config.data.eval_split)}
     if config.data.eval_split == "test":
@@ -223,6 +225,12 @@ def _check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
     if set_in_vain := sorted(key for key in unread if given[key] != default[key]):
         raise InputError(f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s")
+    columns = [key for key in ("data.text_columns", "data.label_column") if given[key] != default[key]]
+    if columns and config.data.task not in glue.OWN_METRICS:
+        raise InputError(
+            f"config.{columns[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
+            f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
+        )
     if data.regression and config.optim.label_smoothing:
         raise InputError("config.optim.label_smoothing is set, but the labels are numbers, not classes")
 
@@ -270,7 +278,11 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
     def ready(split: Split) -> tokens.TokenSplit:
         encoded = tokens.encode(split, tokenizer, lengths[-1])
         if encoded.cut:
-            print(f"{encoded.cut} of {len(encoded)} texts are longer than {lengths[-1]} tokens, and cut", flush=True)
+            print(
+                f"{encoded.cut} of {len(encoded)} texts are longer than {lengths[-1]} tokens (the last of "
+                "config.data.lengths), and cut",
+                flush=True,
+            )
         return encoded
 
     def inputs(batch: dict) -> dict:

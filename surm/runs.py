@@ -44,7 +44,7 @@ class LoadedRun:
         """The model's outputs for examples, prepared just as in training.
 
         Args:
-          examples: uint8 images of one size, N×H×W[×C]; or texts: strings, or pairs of them.
+          examples: uint8 images of one size, N×H×W[×C]; or texts: strings, or pairs of them, as in training.
 
         Returns:
           One row an example, in order: logits of `result["classes"]`, or one number for regression.
@@ -53,7 +53,7 @@ class LoadedRun:
           InputError: if the examples are not of that form.
         """
         outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
-        if len(examples):
+        if len(examples) or isinstance(examples, str):
             split = self.feed.ready(self._split(examples))
             batches = self.feed.evaluation(split)
             found = [np.asarray(self._answer(batch))[batch["mask"]] for batch in batches]
@@ -70,14 +70,24 @@ class LoadedRun:
     def _split(self, examples: Sequence[Any]) -> ArraySplit | TextSplit:
         labels = np.zeros(len(examples), np.int32)
         if self.result["kind"] == "text":
-            texts = [(text,) if isinstance(text, str) else tuple(text) for text in examples]
-            if isinstance(examples, str) or {len(text) for text in texts} not in ({1}, {2}):
-                raise InputError(f"texts are {examples!r:.80}, expected a list of strings, or of pairs of them")
-            return TextSplit(texts, labels)
-        images = np.asarray(examples)
+            return TextSplit(self._texts(examples), labels)
+        try:
+            images = np.asarray(examples)
+        except ValueError as error:
+            raise InputError(f"the images do not make one array ({error}), expected uint8 N×H×W[×C]") from error
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise InputError(f"images are {images.dtype} of shape {images.shape}, expected uint8 N×H×W[×C]")
         return ArraySplit(images[..., None] if images.ndim == 3 else images, labels)
+
+    def _texts(self, examples: Sequence[Any]) -> list[tuple[str, ...]]:
+        number = self.result["num_texts"]
+        texts = [(text,) if isinstance(text, str) else text for text in examples]
+        fit = [isinstance(text, tuple | list) and len(text) == number and {*map(type, text)} == {str} for text in texts]
+        if isinstance(examples, str) or not all(fit):
+            given = repr(examples) if isinstance(examples, str) else repr(texts[fit.index(False)])
+            expected = "strings" if number == 1 else "pairs of strings"
+            raise InputError(f"given {given:.80}, expected a list of {expected}, as the run was trained on")
+        return [tuple(text) for text in texts]
 
 
 def load_run(folder: str | os.PathLike) -> LoadedRun:
@@ -96,12 +106,15 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     if not (path / "result.json").is_file():
         raise InputError(f"{str(folder)!r} holds no finished run: result.json is missing")
     result = read_object(path / "result.json")
-    if missing := {"config", "kind", "num_outputs"} - result.keys():
+    if missing := {"config", "kind", "num_outputs", "num_texts"} - result.keys():
         raise InputError(
             f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"
         )
     config = ml_collections.ConfigDict(result["config"])
-    configs.check(config)
+    try:
+        configs.check(config)
+    except InputError as error:
+        raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
     weights = preparation.weights_of(config)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     return LoadedRun(

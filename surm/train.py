@@ -213,6 +213,7 @@ def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "metric": data.metrics[0],
         "kind": data.kind,
         "num_outputs": data.num_classes,
+        "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
         "family": config.peft.family if config.peft.method in ("update", "adapter") else None,
         "method": config.peft.method,

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import surm
 from surm import command_line, train
-from surm.data.tokens import open_tokenizer
+from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
 from surm.preparation import prepare
@@ -119,8 +119,12 @@ def test_a_run_compiles_once_a_length_and_never_again(material):
         (["--config.model.weights=asset:vit_micro", "--config.model.name=auto"], "which the model of"),
         (["--config.model.image_size=32"], "config.model.image_size is set, but data.source="),
         (["--config.data.task=mrpc"], "SST-2' holds 'sst2' by its name"),
+        (["--config.data.source=tfds:glue/mrpc", "--config.data.task=mprc"], "data.task='mprc', but data.source="),
+        (["--config.data.text_columns=title"], "text_columns is set, but the columns of GLUE's tasks are known"),
+        (["--config.data.tokenizer=/nowhere/vocab.txt"], "no tokenizer at '/nowhere/vocab.txt'"),
+        (["--config.peft.path=fused"], "path='fused' with dropout=0.15; expected path='branch' or dropout=0"),
         (["--config.data.augment=crop_flip"], "config.data.augment is set, but data.source="),
-        (["--config.data.lengths=2"], "texts of 2 tokens leave no room beside 2 special tokens"),
+        (["--config.data.lengths=2"], "goes up to 2 tokens, which leaves no room for 1 text beside 2 special"),
         (["--config.data.source=tfds:glue/mprc"], "nearest: mrpc"),
     ],
 )
@@ -148,14 +152,12 @@ def test_a_published_folder_with_its_tokenizer_trains_and_answers(material, tmp_
     assert loaded.model.config.pooling == "class"
     assert np.isfinite(loaded.predict(["the sailor works", "the weather fails"])).all()
     assert loaded.predict([]).shape == (0, 2) and loaded.result["classes"] == ["0", "1"]
-    pair = ("the sailor", "works")
-    encoding = open_tokenizer(weights).encode(*pair)
-    ids, segments = (jnp.asarray([numbers]) for numbers in (encoding.ids, encoding.type_ids))
-    told, untold = loaded.model(ids, segments * loaded.model.config.segments // 2), loaded.model(ids)
-    np.testing.assert_allclose(loaded.predict([pair]), told, atol=1e-6)
+    pairs = loaded.feed.ready(TextSplit([("the sailor", "works")], np.zeros(1, np.int32)))
+    inputs = loaded.feed.inputs(jax.tree.map(jnp.asarray, next(iter(loaded.feed.evaluation(pairs)))))
+    told, untold = loaded.model(**inputs), loaded.model(**{**inputs, "segments": None})
     assert (np.abs(told - untold).max() > 1e-4) == (name == "bert")  # RoBERTa knows no segments
-    for texts in ("the sailor", ["the sailor", ("a", "b")], [("a", "b", "c")]):
-        with pytest.raises(surm.InputError, match="expected a list of strings, or of pairs of them"):
+    for texts in ("the sailor", "", ["the sailor", ("a", "b")], [("a", "b")], [None], [3], [(None,)]):
+        with pytest.raises(surm.InputError, match="expected a list of strings"):
             loaded.predict(texts)
 
 
@@ -187,7 +189,9 @@ def test_a_tokenizer_that_fails_is_one_line_and_leaves_nothing(material, tmp_pat
 
 def test_texts_that_are_cut_are_counted(material, tmp_path, capsys):
     run(tmp_path / "r", *material, "--config.data.lengths=6,8", "--config.optim.steps=1")
-    assert re.search(r"\d+ of 48 texts are longer than 8 tokens, and cut", capsys.readouterr().out)
+    assert re.search(
+        r"\d+ of 48 texts are longer than 8 tokens .the last of config.data.lengths., and cut", capsys.readouterr().out
+    )
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):

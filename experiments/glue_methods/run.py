@@ -152,8 +152,13 @@ def main() -> None:
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     if not arguments.table:
-        if arguments.data is None:
-            parser.error("--data is missing: the folder that holds CoLA, MRPC and SST-2")
+        if arguments.data is None or not arguments.data.is_dir():
+            parser.error(f"--data={arguments.data}, expected the folder that holds CoLA, MRPC and SST-2")
+        if arguments.seeds < 1:
+            parser.error(f"--seeds={arguments.seeds}, expected at least 1")
+        for given, known in ((arguments.tasks, TASKS), (arguments.methods, METHODS)):
+            if unknown := set(given.split(",")) - known.keys():
+                parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         for task in arguments.tasks.split(","):
             for method in arguments.methods.split(","):
                 data, workdir = arguments.data.resolve(), arguments.workdir.resolve()

@@ -90,4 +90,4 @@ def task(name: str, text_columns: str = "sentence", label_column: str = "label")
     columns = tuple(column.strip() for column in text_columns.split(","))
     if len(columns) > 2 or not all(columns):
         raise InputError(f"data.text_columns={text_columns!r}, expected one name, or two separated by a comma")
-    return Task(columns, label_column, () if name == "regression" else None, OWN_METRICS[name])
+    return Task(columns, label_column, () if name == "regression" else None, OWN_METRICS[name], held_out=())

@@ -16,6 +16,7 @@ from surm.data.splits import ArraySplit, Dataset, Split, Subset
 from surm.data.tfds import tfds_images, tfds_texts
 from surm.errors import InputError, nearest
 
+_KNOWN = ["digits", *(f"tfds:glue/{task}" for task in glue.TASKS)]
 SOURCES = "'digits', 'tfds:NAME', the path of an .npz, or a folder with train.tsv and dev.tsv"
 REQUIRED_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 OPTIONAL_ARRAYS = ("x_val", "y_val")
@@ -49,7 +50,9 @@ def load(
     if source == "digits":
         return digits()
     if source.startswith("tfds:glue"):
-        _check_task(task, source.removeprefix("tfds:glue").strip("/").partition(":")[0], source)
+        named = source.removeprefix("tfds:glue").strip("/").partition(":")[0]
+        if named in glue.TASKS and task not in ("auto", named):
+            raise InputError(f"data.task={task!r}, but data.source={source!r} is {named!r}; expected 'auto'")
         return tfds_texts(source.removeprefix("tfds:"), data_dir)
     if source.startswith("tfds:"):
         return tfds_images(source.removeprefix("tfds:"), data_dir)
@@ -62,7 +65,7 @@ def load(
         return texts.folder_texts(path, glue.task(name, text_columns, label_column))
     if source and path.exists():
         raise InputError(f"data.source={source!r} is a file of another kind; expected {SOURCES}")
-    raise InputError(f"data.source={source!r} is not known; expected {SOURCES}; {nearest(source, ['digits'])}")
+    raise InputError(f"data.source={source!r} is not known; expected {SOURCES}; {nearest(source, _KNOWN)}")
 
 
 def _check_task(task: str, named: str, source: str) -> None:

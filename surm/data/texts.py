@@ -50,7 +50,7 @@ def folder_texts(folder: pathlib.Path, task: glue.Task) -> Dataset:
       InputError: if a file or column is missing, a row has too few or too many columns, a text is empty, or a label is
         unknown; the message names file and row.
     """
-    own = task not in glue.TASKS.values()
+    own = not task.held_out
     train_file = _file(folder, "train")
     train_rows = list(_rows(train_file, task))
     names = _class_names(train_file, task, train_rows)
@@ -145,10 +145,11 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             if file.suffix == ".csv":
-                reader = csv.reader(opened, strict=True)
+                reader, number = csv.reader(opened, strict=True), 1
                 for values in reader:
                     if values:
-                        yield reader.line_num, values
+                        yield number, values
+                    number = reader.line_num + 1  # where the next row begins; it may hold line breaks
             else:
                 for number, line in enumerate(opened.read().replace("\r\n", "\n").split("\n"), 1):
                     if line:
@@ -158,7 +159,7 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read ({error.strerror})") from error
     except csv.Error as error:
-        raise InputError(f"{str(file)!r}, line {reader.line_num}: {error}") from error
+        raise InputError(f"{str(file)!r}, in the row that begins in line {number}: {error}") from error
 
 
 def _class_names(file: pathlib.Path, task: glue.Task, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
@@ -196,6 +197,6 @@ def _label(where: str, text: str, task: glue.Task, classes: dict[str, int]) -> f
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise InputError(f"{where}: {text!r} in column {task.label!r}, expected a number")
     return number

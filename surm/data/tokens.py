@@ -71,7 +71,7 @@ def open_tokenizer(path: pathlib.Path | None) -> tokenizers.Tokenizer:
     )
     if path is None:
         raise InputError(f"the weights bring no {FILE}; {remedy}")
-    file = path / FILE if path.is_dir() else path if path.suffix == ".json" else path.parent / FILE
+    file = path / FILE if path.is_dir() else path.parent / FILE if path.suffix == ".safetensors" else path
     if not file.is_file():
         raise InputError(f"no tokenizer at {str(file)!r}; {remedy}")
     try:
@@ -117,9 +117,13 @@ def encode(split: Split, tokenizer: tokenizers.Tokenizer, max_length: int) -> To
     Raises:
       InputError: if `max_length` leaves no room for text beside the special tokens, or the tokenizer fails.
     """
-    special = tokenizer.num_special_tokens_to_add(len(split[0]["texts"]) == 2)
-    if max_length <= special:
-        raise InputError(f"texts of {max_length} tokens leave no room beside {special} special tokens")
+    number = len(split[0]["texts"])
+    special = tokenizer.num_special_tokens_to_add(number == 2)
+    if max_length < special + number:
+        raise InputError(
+            f"data.lengths goes up to {max_length} tokens, which leaves no room for {number} text{'s' * (number > 1)} "
+            f"beside {special} special tokens"
+        )
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     tokens, segments, lengths, cut = [], [], [], 0
     for start in range(0, len(split), _CHUNK):

@@ -19,7 +19,7 @@ _ROBERTA = {**_BERT, "vocab_size": 50265, "pad_token_id": 1}
 # A published config.json leaves out what equals the publisher's default.
 HF_DEFAULTS: dict[str, dict] = {
     "vit": _VIT, "clip": _CLIP, "clip_vision_model": _CLIP, "bert": _BERT, "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
+    "xlm-roberta": {**_ROBERTA, "vocab_size": 30522},
 }  # fmt: skip
 HF_ACTIVATIONS = {
     "gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu",

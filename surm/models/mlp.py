@@ -1,33 +1,11 @@
-"""The multi-layer perceptron of a Transformer block, and the activations that published models use in it."""
-
-from collections.abc import Callable
+"""The multi-layer perceptron of a Transformer block."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from surm.activations import ACTIVATIONS
 from surm.matmul import dot_general
-
-
-def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x·Φ(x), with Φ from erf and in single precision at least, as PyTorch computes it.
-
-    (`jax.nn.gelu` takes erfc, which is closer for x far below 0, where the value is tiny, and several times slower on
-    a CPU.)
-
-    Source: Hendrycks and Gimpel, arXiv 1606.08415.
-    """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
-
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": gelu,
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "relu": jax.nn.relu,
-}
 
 
 class MLP(nnx.Module):

@@ -1,7 +1,7 @@
 """How publishers name their arrays, and where each belongs in our models: one table of patterns a publisher.
 
 A rule says: a key of the file that matches `pattern` becomes our variable `path`, its array going through
-`transform`. Adding a publisher means adding a `Table`. Rules are one-to-one: tables can be read backwards.
+`transform`. Adding a publisher means adding a `Table`. No key matches two rules.
 
     Hugging Face                                     ours
     linear weight (out, in)                          kernel (in, out)

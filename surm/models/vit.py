@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from surm.activations import ACTIVATIONS
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
-from surm.models.mlp import ACTIVATIONS, MLP
+from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
 
 
@@ -35,7 +36,7 @@ class ViTConfig:
       mlp_width: hidden size of a block's MLP.
       channels: colour channels of the input.
       pooling: what the head sees: the `class` token, or the `mean` of the patch tokens (no class token then).
-      activation: one of `ACTIVATIONS`.
+      activation: one of `surm.activations.ACTIVATIONS`.
       epsilon: added to the variance in every LayerNorm.
       embedding_norm: a LayerNorm between the embeddings and the first block (CLIP).
       patch_bias: whether the patch map has a bias (CLIP's has none).

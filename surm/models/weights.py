@@ -131,12 +131,13 @@ def _open_folder(name: str, folder: pathlib.Path) -> Weights:
     pickles = [file for file in present if file.endswith(PICKLES)]
     if pickles:
         raise InputError(f"{name!r} holds {pickles[0]} but no model.safetensors; {CONVERSION}")
-    raise InputError(f"{name!r} holds no model.safetensors, and no {INDEX}; it holds {few(present)}")
+    fetched = f" of what may be fetched; if it has only {PICKLES[0]}: {CONVERSION}" if name.startswith("hf:") else ""
+    raise InputError(f"{name!r} holds no model.safetensors, and no {INDEX}; it holds {few(present)}{fetched}")
 
 
 def _package_folder(name: str) -> pathlib.Path:
     """Where an installed package keeps its weights; the package itself is not imported."""
-    package = name.removeprefix("package:")
+    package = name.removeprefix("package:").replace("-", "_")  # as it is imported, and as an index lists it
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         remedy = f"pip install {package.replace('_', '-')}" if package.isidentifier() else "expected package:NAME"

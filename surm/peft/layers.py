@@ -1,14 +1,17 @@
 """What is put into a model: the trainable types, the structured matrix as a module, and its two positions."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from surm import matrices
+from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
 from surm.matmul import dot_general, matmul
-from surm.peft.spec import ACTIVATIONS, BOTTLENECK, PeftSpec
+from surm.peft.spec import BOTTLENECK, PeftSpec
 
 
 class Trainable(nnx.Param):
@@ -83,9 +86,10 @@ class WrappedLinear(nnx.Module):
 class UpdatedLinear(WrappedLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
-    On the path `branch` ΔW multiplies by itself, in O(n log n) or O(rn) a token; on the path `fused` it is added to the
-    kernel first, y = x·(kernel + scale·ΔWᵀ) + bias, which costs one product more in the backward pass, xᵀ·dy, and none
-    in the forward pass: what a CPU does quickest.
+    On the path `branch` ΔW multiplies by itself, at the cost of its family's `matvec`. On the path `fused` it is added
+    to the kernel first, y = x·(kernel + scale·ΔWᵀ) + bias: that costs its family's `to_dense`, once a call, and one
+    product xᵀ·dy in the backward pass. `auto` takes it on a CPU where the batch has at least as many rows as the kernel
+    and nothing stands in the way.
 
     When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
     """
@@ -95,6 +99,10 @@ class UpdatedLinear(WrappedLinear):
         n_in, n_out = base.kernel.shape
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
         self.scale, self.path = spec.scale, spec.path
+        obstacle = _obstacle_to_fusing(base)
+        if self.path == "fused" and obstacle:
+            raise InputError(f"path='fused', but the layer {obstacle}; expected path='branch'")
+        self.fusible = not obstacle and not spec.dropout
         self.base_kernel = nnx.data(None)
 
     @property
@@ -106,25 +114,19 @@ class UpdatedLinear(WrappedLinear):
         """Applies the layer with its update."""
         if self.merged or not self.enabled:
             return self.base(x)
-        if self.path == "fused" or (self.path == "auto" and jax.default_backend() == "cpu" and self._fusible(x)):
+        if self.path == "fused" or (self.path == "auto" and self._fuses(x)):
             return self._fused(x)
         y = self.base(x)
         return y + (self.scale * self.product(x)).astype(y.dtype)
 
-    def _fusible(self, x: Array) -> bool:
-        """Whether one product in single precision is what the layer and the branch do."""
-        base, wide = self.base, jnp.promote_types(x.dtype, self.base.kernel.dtype)
-        plain = base.precision is None and base.preferred_element_type is None
-        known = base.dot_general in (dot_general, jax.lax.dot_general)
-        return self.dropout is None and plain and known and x.dtype == wide == base.kernel.dtype == jnp.float32
+    def _fuses(self, x: Array) -> bool:
+        rows = math.prod(x.shape[:-1])
+        return self.fusible and jax.default_backend() == "cpu" and rows >= max(self.base.kernel.shape)
 
     def _fused(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        if not self._fusible(x):
-            raise InputError(
-                "path='fused' needs float32 throughout, no dropout and a plain nnx.Linear; expected path='branch'"
-            )
-        y = matmul(x, self._merged_kernel())
-        return y if self.base.bias is None else y + self.base.bias[...]
+        graphdef, state = nnx.split(self.base)
+        state["kernel"] = state["kernel"].replace(self._merged_kernel())
+        return nnx.merge(graphdef, state)(x)
 
     def _merged_kernel(self) -> Float[Array, "n_in n_out"]:
         kernel = self.base.kernel[...]
@@ -143,6 +145,18 @@ class UpdatedLinear(WrappedLinear):
         if self.merged:
             self.base.kernel = self.base.kernel.replace(self.base_kernel[...])
             self.base_kernel = None
+
+
+def _obstacle_to_fusing(base: nnx.Linear) -> str:
+    """What makes a layer with an update in its kernel another thing than the layer and a branch; empty if nothing."""
+    if type(base) is not nnx.Linear:
+        return f"is a {type(base).__name__}, which may do more than multiply"
+    if base.dot_general not in (dot_general, jax.lax.dot_general):
+        return "multiplies in a way of its own"
+    dtype = jnp.dtype(base.dtype or base.kernel.dtype)
+    if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
+        return f"computes in {dtype}, which rounds small updates away"
+    return ""
 
 
 class AdaptedLinear(WrappedLinear):
@@ -170,7 +184,7 @@ class AdaptedLinear(WrappedLinear):
         h = self.base(x)
         if not self.enabled:
             return h
-        change = ACTIVATIONS[self.activation](self.product(h)) + self.shift[...]
+        change = BRANCH_ACTIVATIONS[self.activation](self.product(h)) + self.shift[...]
         return h + change.astype(h.dtype)
 
 
@@ -203,7 +217,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, h: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """What is added to h."""
-        return self.up(ACTIVATIONS[self.activation](self.down(h)))
+        return self.up(BRANCH_ACTIVATIONS[self.activation](self.down(h)))
 
 
 class BottleneckLinear(WrappedLinear):

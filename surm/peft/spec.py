@@ -2,16 +2,14 @@
 
 import ast
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from surm import matrices
+from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError, nearest
 
 _LINEAR_IN_ATTENTION = r"(.*\.)?(query|key|value)"
@@ -29,15 +27,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 BOTTLENECK: dict[str, Any] = {"size": 64}
 """The options of the method `bottleneck`, with their defaults."""
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    # jax.nn.relu has derivative 0 at 0, where every adapter starts: it would never leave.
-    "relu": lambda x: jnp.maximum(x, 0),
-    "tanh": jnp.tanh,
-    "identity": lambda x: x,
-}
-"""What an adapter may apply to S·h; each has value 0 and a derivative other than 0 at 0."""
 
 PATHS = ("auto", "branch", "fused")
 
@@ -67,8 +56,8 @@ class PeftSpec:
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
-      path: how an `update` multiplies: `branch` (ΔW by itself, O(n log n) or O(rn) a token), `fused` (ΔW added to the
-        kernel first; float32 and no dropout), or `auto`: `fused` on a CPU where that is possible, else `branch`.
+      path: how an `update` multiplies: `branch` (ΔW by itself), `fused` (ΔW added to the kernel first; float32 and no
+        dropout), or `auto`: `fused` on a CPU where that is possible and pays, else `branch`. Not compared, not saved.
 
     Raises:
       InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.
@@ -89,7 +78,7 @@ class PeftSpec:
     dropout: float = 0.0
     activation: str = "gelu"
     train: Sequence[str] | str = ()
-    path: str = "auto"
+    path: str = dataclasses.field(default="auto", compare=False)  # not a part of what is trained
 
     def __post_init__(self):
         for field, kinds in _FIELD_TYPES.items():
@@ -102,8 +91,10 @@ class PeftSpec:
             raise InputError(f"no method is called {self.method!r}; {nearest(self.method, METHODS)}")
         if self.family not in matrices.FAMILIES:
             raise InputError(f"no family is called {self.family!r}; {nearest(self.family, matrices.FAMILIES)}")
-        if self.activation not in ACTIVATIONS:
-            raise InputError(f"no activation is called {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}")
+        if self.activation not in BRANCH_ACTIVATIONS:
+            raise InputError(
+                f"no activation is called {self.activation!r}; {nearest(self.activation, BRANCH_ACTIVATIONS)}"
+            )
         if self.path not in PATHS:
             raise InputError(f"path={self.path!r}, expected one of {', '.join(PATHS)}")
         if not 0 <= self.dropout < 1:
@@ -118,12 +109,12 @@ class PeftSpec:
                 raise InputError(f"{whose} has no option {name!r}; it has {', '.join(known) or 'none'}")
             _check_type(whose, name, options[name], known[name])
         object.__setattr__(self, "options", FrozenDict(options))
-        object.__setattr__(self, "targets", _patterns(self.targets) or METHODS[self.method])
-        object.__setattr__(self, "train", _patterns(self.train))
+        object.__setattr__(self, "targets", _patterns("targets", self.targets) or METHODS[self.method])
+        object.__setattr__(self, "train", _patterns("train", self.train))
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON values; `PeftSpec(**spec.to_json())` is the spec again."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.compare}
         return fields | {
             "options": dict(self.options), "targets": list(self.targets), "train": list(self.train)
         }  # fmt: skip
@@ -174,5 +165,8 @@ def _check_type(family: str, name: str, value: Any, default: Any) -> None:
         raise InputError(f"{family}: {name}={value!r}, expected {_KINDS[expected]}")
 
 
-def _patterns(given: Sequence[str] | str) -> tuple[str, ...]:
-    return (given,) * bool(given) if isinstance(given, str) else tuple(given)
+def _patterns(field: str, given: Sequence | str) -> tuple[str, ...]:
+    patterns = (given,) * bool(given) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(f"{field}={given!r}, expected a pattern or a sequence of patterns")
+    return patterns

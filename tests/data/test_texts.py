@@ -139,6 +139,15 @@ def test_a_table_in_another_encoding_is_said(tmp_path):
 def test_numbers_that_are_none(tmp_path):
     folder = write(tmp_path / "STS-B", train_tsv=STSB.replace("0.25", "high"), dev_tsv=STSB)
     assert "train.tsv', line 3: 'high' in column 'score', expected a number" in complaint(folder)
+    folder = write(tmp_path / "more" / "STS-B", train_tsv=STSB.replace("0.25", "1e39"), dev_tsv=STSB)
+    assert "train.tsv', line 3: '1e39' in column 'score', expected a number" in complaint(folder)
+
+
+def test_a_row_over_several_lines_is_named_by_its_first(tmp_path):
+    table = 'sentence,label\nA,1\n"B\nand\nmore",0,0\n'
+    assert "train.csv', line 3: 3 columns, expected 2" in complaint(write(tmp_path / "SST-2", train_csv=table))
+    folder = write(tmp_path / "open" / "SST-2", train_csv=table.replace('more"', "more"))
+    assert "train.csv', in the row that begins in line 3: unexpected end of data" in complaint(folder)
 
 
 def test_files_and_tasks_that_are_missing(tmp_path):
@@ -152,7 +161,7 @@ def test_files_and_tasks_that_are_missing(tmp_path):
     write(tmp_path / "mine", train_csv=good)
     assert "holds both train.tsv and train.csv" in complaint(tmp_path / "mine", task="classification")
     quote = write(tmp_path / "q", train_csv='sentence,label\n"A,1\n', dev_csv="sentence,label\nA,1\n")
-    assert "train.csv', line" in complaint(quote, task="classification")
+    assert "train.csv', in the row that begins in line 2: " in complaint(quote, task="classification")
 
 
 @pytest.mark.parametrize(

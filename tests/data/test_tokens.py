@@ -60,8 +60,10 @@ def test_the_longer_text_of_a_pair_is_cut_first(tokenizer):
     np.testing.assert_array_equal(encoded.segments, [0] * 6 + [1] * 3)
     turned = TextSplit([("fails fails", "works " * 9)], np.zeros(1, np.int32))
     np.testing.assert_array_equal(tokens.encode(turned, tokenizer, 9).segments, [0] * 4 + [1] * 5)
-    with pytest.raises(InputError, match="3 tokens leave no room beside 3 special tokens"):
-        tokens.encode(pairs, tokenizer, 3)
+    for length in (3, 4):  # of which three are special: a text would be left without a token
+        with pytest.raises(InputError, match=f"{length} tokens, which leaves no room for 2 texts beside 3 special tok"):
+            tokens.encode(pairs, tokenizer, length)
+    np.testing.assert_array_equal(tokens.encode(pairs, tokenizer, 5).segments, [0, 0, 0, 1, 1])
 
 
 def test_what_a_file_says_of_cutting_and_filling_is_not_taken_over(tmp_path):
@@ -135,6 +137,7 @@ def test_tokenizers_that_cannot_be_used(tmp_path, tokenizer):
     assert "the weights bring no tokenizer.json" in complaint(None)
     assert "no tokenizer at" in complaint(tmp_path) and "save_pretrained" in complaint(tmp_path / "w.safetensors")
     (tmp_path / "tokenizer.json").write_text("{}")
+    assert "no tokenizer at" in complaint(tmp_path / "brt") and "no tokenizer at" in complaint(tmp_path / "vocab.txt")
     assert "is not a tokenizer of the tokenizers library" in complaint(tmp_path)
     with pytest.raises(InputError, match="go up to .*, but the model's word table has 10 rows"):
         tokens.check_vocabulary(tokenizer, 10)

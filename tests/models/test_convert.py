@@ -16,7 +16,7 @@ from surm.errors import InputError
 from surm.models import bert
 from surm.models.convert import convert, restore
 from surm.models.hf_config import config_from_hf
-from surm.models.tables import HF_CLIP, HF_VIT
+from surm.models.tables import HF_BERT, HF_CLIP, HF_VIT
 from surm.models.vit import ViT, ViTConfig, patches, resize_positions
 from surm.models.weights import Weights, open_weights
 from tests.models.naming import renamed
@@ -90,9 +90,8 @@ def test_linear_weights_are_transposed_and_norms_are_not():
     _same(converted, {"embed.class_token": marker[None], **expected})
 
 
-@pytest.mark.parametrize("table", [HF_VIT, HF_CLIP], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [HF_VIT, HF_CLIP, HF_BERT], ids=lambda table: table.name)
 def test_no_key_matches_two_rules(table):
-    # A key made from every pattern: what reads a table backwards relies on it.
     keys = [re.sub(r"\\(?=\.)", "", rule.pattern.replace(r"(\d+)", "3")) for rule in table.rules]
     for key, own in zip(keys, table.rules, strict=True):
         assert [rule for rule in table.rules if re.fullmatch(rule.pattern, key)] == [own]

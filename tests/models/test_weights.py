@@ -296,7 +296,11 @@ def test_the_hubs_cache_is_enough(monkeypatch, tmp_path, offline):
 def test_a_repository_without_safetensors_is_named(monkeypatch, tmp_path):
     _cached(_hub(monkeypatch, tmp_path, offline=True), "config.json")
     message = _refused("hf:surm/golden")
-    assert "'hf:surm/golden' holds no model.safetensors" in message and "it holds config.json" in message
+    assert (
+        "'hf:surm/golden' holds no model.safetensors" in message
+        and "it holds config.json of what may be fetched" in message
+    )
+    assert "if it has only .bin: " in message and "save_pretrained" in message
 
 
 @pytest.mark.parametrize(
@@ -319,4 +323,5 @@ def test_a_package_that_is_not_installed_is_named_with_the_remedy():
     assert _refused("package:no_such_encoder") == (
         "no package 'no_such_encoder' is installed for 'package:no_such_encoder'; pip install no-such-encoder"
     )
+    assert "pip install no-such-encoder" in _refused("package:no-such-encoder")  # as the index spells it
     assert "expected package:NAME" in _refused("package:no such encoder")

@@ -51,6 +51,7 @@ def test_json_round_trip():
     [
         ("options", 5, "options=5, expected a mapping or a string such as 'rank=8'"),
         ("targets", 5, "targets=5, expected a pattern or a sequence of patterns"),
+        ("targets", [5], r"targets=\[5\], expected a pattern"),
         ("train", None, "train=None, expected a pattern"),
         ("family", None, "family=None, expected a name"),
         ("dropout", "a", "dropout='a', expected a number"),

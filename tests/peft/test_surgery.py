@@ -96,23 +96,57 @@ def transforms(model: nnx.Module, x: jax.Array) -> set[str]:
     return {word for word in str(jax.make_jaxpr(model)(x)).split() if word.startswith("fft")}
 
 
-def test_on_a_cpu_auto_fuses_where_the_branch_is_nothing_but_another_product(small_vit):
-    x = jnp.ones((4, 12))
-    layer = lambda **changes: attach(small_vit, **changes).blocks[0].attention.query  # noqa: E731
-    assert not transforms(layer(), x)
-    assert transforms(layer(path="branch"), x)
-    dropping = layer(dropout=0.1)
+class Doubled(nnx.Linear):
+    """A linear layer that does more than multiply."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def updated(linear: type = nnx.Linear, spec: PeftSpec | None = None, **options) -> nnx.Module:
+    base = nnx.Dict(query=linear(12, 12, rngs=nnx.Rngs(0), **options))
+    return surm.attach(base, spec or PeftSpec(), nnx.Rngs(3)).query
+
+
+def test_on_a_cpu_auto_fuses_where_that_pays_and_the_branch_is_nothing_but_another_product():
+    x = jnp.ones((2, 6, 12))
+    assert not transforms(updated(), x)
+    assert not transforms(updated(precision="highest"), x)
+    assert transforms(updated(), x[:1])  # fewer rows than the kernel has
+    assert transforms(updated(spec=PeftSpec(path="branch")), x)
+    dropping = updated(spec=PeftSpec(dropout=0.1))
     dropping.eval()
     assert transforms(dropping, x)
-    assert transforms(layer(), x.astype(jnp.bfloat16))
-    precise = nnx.Linear(12, 12, precision="highest", rngs=nnx.Rngs(0))
-    assert transforms(surm.attach(nnx.Dict(query=precise), PeftSpec(), nnx.Rngs(3)).query, x)
 
 
-def test_a_path_that_cannot_be_taken_is_refused(small_vit):
-    layer = attach(small_vit, path="fused").blocks[0].attention.query
-    with pytest.raises(InputError, match=r"path='fused' needs float32 throughout.*expected path='branch'"):
-        layer(jnp.ones((4, 12), jnp.bfloat16))
+BEYOND = {
+    "other class": ({"linear": Doubled}, "is a Doubled, which may do more than multiply"),
+    "computes narrow": ({"dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
+    "stored narrow": ({"param_dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
+    "own product": ({"dot_general": lambda *a, **k: jax.lax.dot_general(*a, **k)}, "multiplies in a way of its own"),
+}
+
+
+@pytest.mark.parametrize(("options", "obstacle"), BEYOND.values(), ids=BEYOND)
+def test_other_layers_keep_their_branch(options, obstacle):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 12))
+    layer = updated(**options)
+    assert transforms(layer, x)
+    np.testing.assert_array_equal(layer(x), layer.base(x))
+    assert layer(x).dtype == layer.base(x).dtype
+    with pytest.raises(InputError, match=f"query.*path='fused', but the layer {obstacle}; expected path='branch'"):
+        updated(spec=PeftSpec(path="fused"), **options)
+
+
+@pytest.mark.parametrize("path", ["branch", "fused"])
+def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
+    layer, x = randomize(updated(spec=PeftSpec(path=path))), jnp.ones((2, 6, 12))
+    _, tangent = jax.jvp(layer, (x,), (x,))
+    np.testing.assert_allclose(tangent, layer(x) - layer.base.bias[...], rtol=1e-4, atol=1e-5)
+
+
+def test_the_path_is_no_part_of_what_is_trained():
+    assert PeftSpec(path="branch") == PeftSpec() and "path" not in PeftSpec(path="branch").to_json()
     with pytest.raises(InputError, match=r"path='fused' with dropout=0.1; expected path='branch' or dropout=0"):
         PeftSpec(path="fused", dropout=0.1)
     with pytest.raises(InputError, match=r"path='fast', expected one of auto, branch, fused"):

@@ -1,0 +1,37 @@
+"""The functions between two maps: those of published models, and those that an adapter may apply."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x·Φ(x), with Φ from erf and in single precision at least, as PyTorch computes it.
+
+    (`jax.nn.gelu` takes erfc, which is closer for x far below 0, where the value is tiny, and several times slower on
+    a CPU.)
+
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+}
+"""Of the models' MLPs."""
+
+BRANCH_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    # jax.nn.relu has derivative 0 at 0, where every adapter starts: it would never leave.
+    "relu": lambda x: jnp.maximum(x, 0),
+    "tanh": jnp.tanh,
+    "identity": lambda x: x,
+}
+"""Of adapters; each has value 0 and a derivative other than 0 at 0."""
