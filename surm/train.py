@@ -26,7 +26,7 @@ from absl import logging
 from flax import nnx
 
 import surm
-from surm import checkpoint, command_line, metrics, optim, report, stopping
+from surm import checkpoint, command_line, memory, metrics, optim, report, stopping
 from surm import config as configs
 from surm.errors import InputError
 from surm.evaluate import evaluator
@@ -253,6 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status.
     """
+    memory.keep_freed_memory()
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
     try:
         flags = command_line.parse(sys.argv if argv is None else argv)

@@ -1,0 +1,41 @@
+"""What a step frees the next one gets: counted in page faults, in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+from surm.memory import keep_freed_memory
+
+STEPS = """
+import resource, sys
+from surm.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: (jnp.sin(x) @ jnp.cos(x)).sum())
+x = jnp.ones((2048, 2048))
+for _ in range(20):
+    step(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str) -> int:
+    command = [sys.executable, "-c", STEPS, mode]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+def test_steps_get_their_memory_from_the_step_before():
+    if faults("let go") < 1000:
+        pytest.skip("this C library keeps freed memory by itself")
+    assert faults("keep") < 100
+
+
+def test_elsewhere_nothing_happens(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_freed_memory()
