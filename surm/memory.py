@@ -9,9 +9,9 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in malloc.h
 def keep_freed_memory() -> bool:
     """Tells the C library to hand freed memory out again rather than back to the system.
 
-    XLA's CPU backend allocates the temporaries of every call anew. Blocks of their size come fresh from the system and go
-    back to it, and the system clears every page when it is first touched: hundreds of megabytes a training step. To be
-    called before JAX computes anything. The price: the process does not shrink below its peak.
+    XLA's CPU backend allocates the temporaries of every call anew. Blocks of their size come fresh from the system and
+    go back to it, and the system clears every page when it is first touched, in every step again. To be called before
+    JAX computes anything. The price: the process does not shrink below its peak.
 
     Returns:
       Whether the C library took it; it is glibc's alone.
