@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
-from surm.matmul import dot_general, matmul
+from surm.matmul import matmul
+from surm.peft import fused
 from surm.peft.spec import BOTTLENECK, PeftSpec
 
 
@@ -25,6 +26,9 @@ class AdapterParam(Trainable):
 class BaseKernel(nnx.Variable):
     """The frozen kernel of a merged layer, kept so that unmerging restores its bits."""
 
+
+_THIN = ("low_rank", "kronecker")
+"""Families whose own product costs less than the xᵀ·dy of a dense gradient."""
 
 _ADAPTER_DEVIATION = 0.02
 """The authors draw an adapter's random factor so, whatever the family's update starts from."""
@@ -86,10 +90,9 @@ class WrappedLinear(nnx.Module):
 class UpdatedLinear(WrappedLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
-    On the path `branch` ΔW multiplies by itself, at the cost of its family's `matvec`. On the path `fused` it is added
-    to the kernel first, y = x·(kernel + scale·ΔWᵀ) + bias: that costs its family's `to_dense`, once a call, and one
-    product xᵀ·dy in the backward pass. `auto` takes it on a CPU where the batch has at least as many rows as the kernel
-    and nothing stands in the way.
+    Three paths lead there. `branch`: ΔW multiplies by itself, at the cost of its family's `matvec`. `fused` and
+    `fused_dense`: it is added to the kernel first; they differ in the way to the gradient (see `surm.peft.fused`).
+    `auto` fuses on a CPU, where the batch has at least as many rows as the kernel and nothing stands in the way.
 
     When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
     """
@@ -99,9 +102,9 @@ class UpdatedLinear(WrappedLinear):
         n_in, n_out = base.kernel.shape
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
         self.scale, self.path = spec.scale, spec.path
-        obstacle = _obstacle_to_fusing(base)
-        if self.path == "fused" and obstacle:
-            raise InputError(f"path='fused', but the layer {obstacle}; expected path='branch'")
+        obstacle = fused.obstacle(base)
+        if self.path in ("fused", "fused_dense") and obstacle:
+            raise InputError(f"path={self.path!r}, but the layer {obstacle}; expected path='branch'")
         self.fusible = not obstacle and not spec.dropout
         self.base_kernel = nnx.data(None)
 
@@ -114,23 +117,32 @@ class UpdatedLinear(WrappedLinear):
         """Applies the layer with its update."""
         if self.merged or not self.enabled:
             return self.base(x)
-        if self.path == "fused" or (self.path == "auto" and self._fuses(x)):
-            return self._fused(x)
+        path = self._path(x)
+        if path == "fused_dense":
+            return fused.through_dense(self.base, self._merged_kernel(), x)
+        if path == "fused":
+            return fused.with_own_gradient(self.base, self.delta.values(), self._dense, self._matvec, x)
         y = self.base(x)
         return y + (self.scale * self.product(x)).astype(y.dtype)
 
-    def _fuses(self, x: Array) -> bool:
+    def _path(self, x: Array) -> str:
+        if self.path != "auto":
+            return self.path
         rows = math.prod(x.shape[:-1])
-        return self.fusible and jax.default_backend() == "cpu" and rows >= max(self.base.kernel.shape)
+        if not self.fusible or jax.default_backend() != "cpu" or rows < max(self.base.kernel.shape):
+            return "branch"
+        return "fused" if self.delta.family in _THIN else "fused_dense"
 
-    def _fused(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        graphdef, state = nnx.split(self.base)
-        state["kernel"] = state["kernel"].replace(self._merged_kernel())
-        return nnx.merge(graphdef, state)(x)
+    def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
+        delta = self.delta
+        return self.scale * matrices.FAMILIES[delta.family].to_dense(params, delta.n_out, delta.n_in)
+
+    def _matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        return self.scale * matrices.FAMILIES[self.delta.family].matvec(params, x, self.delta.n_out)
 
     def _merged_kernel(self) -> Float[Array, "n_in n_out"]:
         kernel = self.base.kernel[...]
-        return (kernel + self.scale * self.delta.to_dense().T).astype(kernel.dtype)
+        return (kernel + self._dense(self.delta.values()).T).astype(kernel.dtype)
 
     def merge(self) -> None:
         """Folds the update into the kernel; nothing happens if it is already."""
@@ -145,18 +157,6 @@ class UpdatedLinear(WrappedLinear):
         if self.merged:
             self.base.kernel = self.base.kernel.replace(self.base_kernel[...])
             self.base_kernel = None
-
-
-def _obstacle_to_fusing(base: nnx.Linear) -> str:
-    """What makes a layer with an update in its kernel another thing than the layer and a branch; empty if nothing."""
-    if type(base) is not nnx.Linear:
-        return f"is a {type(base).__name__}, which may do more than multiply"
-    if base.dot_general not in (dot_general, jax.lax.dot_general):
-        return "multiplies in a way of its own"
-    dtype = jnp.dtype(base.dtype or base.kernel.dtype)
-    if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
-        return f"computes in {dtype}, which rounds small updates away"
-    return ""
 
 
 class AdaptedLinear(WrappedLinear):

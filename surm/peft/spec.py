@@ -28,7 +28,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 BOTTLENECK: dict[str, Any] = {"size": 64}
 """The options of the method `bottleneck`, with their defaults."""
 
-PATHS = ("auto", "branch", "fused")
+PATHS = ("auto", "branch", "fused", "fused_dense")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,9 @@ class PeftSpec:
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
-      path: how an `update` multiplies: `branch` (ΔW by itself), `fused` (ΔW added to the kernel first; float32 and no
-        dropout), or `auto`: `fused` on a CPU where that is possible and pays, else `branch`. Not compared, not saved.
+      path: how an `update` multiplies: `branch` (ΔW by itself), `fused` or `fused_dense` (ΔW added to the kernel first;
+        float32 and no dropout; see `surm.peft.fused`), or `auto` (one of the fused ones on a CPU, where it can and
+        pays). Neither compared nor saved.
 
     Raises:
       InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.
@@ -99,8 +100,8 @@ class PeftSpec:
             raise InputError(f"path={self.path!r}, expected one of {', '.join(PATHS)}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
-        if self.path == "fused" and self.dropout:
-            raise InputError(f"path='fused' with dropout={self.dropout}; expected path='branch' or dropout=0")
+        if self.path in ("fused", "fused_dense") and self.dropout:
+            raise InputError(f"path={self.path!r} with dropout={self.dropout}; expected path='branch' or dropout=0")
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
         whose = "bottleneck" if self.method == "bottleneck" else self.family
         known = BOTTLENECK if self.method == "bottleneck" else matrices.options(self.family)

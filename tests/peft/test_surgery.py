@@ -1,8 +1,11 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import InputError, PeftSpec, matrices
@@ -76,19 +79,21 @@ def test_merged_equals_unmerged_and_unmerge_restores_the_bits(small_vit, images,
 def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, options):
     spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5}
     results = {}
-    for path in ("branch", "fused"):
+    for path in ("branch", "fused", "fused_dense"):
         graphdef, trainable, frozen = surgery.split(randomize(attach(small_vit, path=path, **spec), deviation=0.05))
         loss = lambda t, g=graphdef, f=frozen: jnp.mean(surgery.join(g, t, f)(images) ** 2)  # noqa: E731
         results[path] = jax.jit(jax.value_and_grad(loss))(trainable)
-    (value, gradients), (other, others) = results["branch"], results["fused"]
-    np.testing.assert_allclose(other, value, rtol=1e-5)
+    value, gradients = results.pop("branch")
     largest = max(float(jnp.abs(gradient).max()) for gradient in gradients.values())
-    for name, gradient in gradients.items():
-        np.testing.assert_allclose(others[name], gradient, rtol=1e-3, atol=1e-5 * largest, err_msg=name)
+    for path, (other, others) in results.items():
+        np.testing.assert_allclose(other, value, rtol=1e-5, err_msg=path)
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(others[name], gradient, rtol=1e-3, atol=1e-5 * largest, err_msg=f"{path} {name}")
 
 
-def test_the_fused_path_is_the_merged_model_bit_for_bit(small_vit, images):
-    adapted = randomize(attach(small_vit, path="fused"))
+@pytest.mark.parametrize("path", ["fused", "fused_dense"])
+def test_the_fused_paths_are_the_merged_model_bit_for_bit(small_vit, images, path):
+    adapted = randomize(attach(small_vit, path=path))
     np.testing.assert_array_equal(adapted(images), surm.merge(adapted)(images))
 
 
@@ -138,18 +143,29 @@ def test_other_layers_keep_their_branch(options, obstacle):
         updated(spec=PeftSpec(path="fused"), **options)
 
 
-@pytest.mark.parametrize("path", ["branch", "fused"])
+@pytest.mark.parametrize("path", ["branch", "fused", "fused_dense"])
 def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
     layer, x = randomize(updated(spec=PeftSpec(path=path))), jnp.ones((2, 6, 12))
     _, tangent = jax.jvp(layer, (x,), (x,))
     np.testing.assert_allclose(tangent, layer(x) - layer.base.bias[...], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, capsys):
+    layer, x = updated(spec=PeftSpec(family=family, path="fused")), jnp.ones((5, 7, 12))
+    graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
+    loss = lambda trainable, x: jnp.sum(surgery.join(graphdef, trainable, frozen).query(x))  # noqa: E731
+    print_saved_residuals(loss, trainable, x)
+    kept = re.findall(r"^\w+\[([\d,]*)\]", capsys.readouterr().out, re.MULTILINE)
+    assert kept.count("5,7,12") == 1
+    assert {*kept} - {"5,7,12"} <= {",".join(map(str, value.shape)) for value in trainable.values()} | {"12,12"}
+
+
 def test_the_path_is_no_part_of_what_is_trained():
     assert PeftSpec(path="branch") == PeftSpec() and "path" not in PeftSpec(path="branch").to_json()
     with pytest.raises(InputError, match=r"path='fused' with dropout=0.1; expected path='branch' or dropout=0"):
         PeftSpec(path="fused", dropout=0.1)
-    with pytest.raises(InputError, match=r"path='fast', expected one of auto, branch, fused"):
+    with pytest.raises(InputError, match=r"path='fast', expected one of auto, branch, fused, fused_dense"):
         PeftSpec(path="fast")
 
 

@@ -1,0 +1,98 @@
+"""A layer and its update in one product, y = x·(kernel + scale·ΔWᵀ) + bias.
+
+Added up first, layer and update cost one product forward, and one for the gradient of x. What is left is the gradient
+of the update's parameters, in one of two ways: as the family's own product has it (for low rank two thin products, for
+a circulant one correlation), or through the dense matrix, xᵀ·dy and what the derivative of `to_dense` makes of it.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from surm.matmul import dot_general, matmul
+from surm.matrices import Params
+
+
+def obstacle(base: nnx.Linear) -> str:
+    """What makes a layer with an update in its kernel another thing than the layer and a branch; empty if nothing."""
+    if type(base) is not nnx.Linear:
+        return f"is a {type(base).__name__}, which may do more than multiply"
+    if base.dot_general not in (dot_general, jax.lax.dot_general) or base.preferred_element_type is not None:
+        return "multiplies in a way of its own"
+    dtype = jnp.dtype(base.dtype or base.kernel.dtype)
+    if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
+        return f"computes in {dtype}, which rounds small updates away"
+    return ""
+
+
+def through_dense(
+    base: nnx.Linear, kernel: Float[Array, "n_in n_out"], x: Float[Array, "*b n_in"]
+) -> Float[Array, "*b n_out"]:
+    """The layer with the update already in its kernel.
+
+    Args:
+      base: the layer; `obstacle` has found none.
+      kernel: kernel + scale·ΔWᵀ.
+      x: the layer's input.
+
+    Returns:
+      x·kernel + bias. Cost above the layer's: `to_dense`, and in the backward pass xᵀ·dy.
+    """
+    x, kernel, bias = base.promote_dtype((x, kernel, base.bias and base.bias[...]), dtype=base.dtype)
+    own = base.dot_general is dot_general and base.precision is None
+    y = matmul(x, kernel) if own else jnp.matmul(x, kernel, precision=base.precision)
+    return y if bias is None else y + bias
+
+
+def with_own_gradient(
+    base: nnx.Linear,
+    params: Params,
+    to_dense: Callable[[Params], Float[Array, "n_out n_in"]],
+    matvec: Callable[[Params, Array], Array],
+    x: Float[Array, "*b n_in"],
+) -> Float[Array, "*b n_out"]:
+    """The layer with its update, differentiated by the family's own product: xᵀ·dy is never formed.
+
+    Args:
+      base: the layer; `obstacle` has found none.
+      params: of the update.
+      to_dense: from the parameters to scale·ΔW.
+      matvec: from the parameters and x to scale·ΔW·x.
+      x: the layer's input.
+
+    Returns:
+      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: `to_dense`, twice, and in the backward pass the derivative
+      of `matvec` in the parameters. Kept for the backward pass: x and the parameters.
+    """
+    x, kernel, bias = base.promote_dtype((x, base.kernel[...], base.bias and base.bias[...]), dtype=base.dtype)
+    product = jax.checkpoint(functools.partial(_product, to_dense, matvec, base.precision))
+    y = product(params, kernel, x)
+    return y if bias is None else y + bias
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _product(to_dense, matvec, precision, params, kernel, x):
+    return jnp.matmul(x, kernel + to_dense(params).T, precision=precision)
+
+
+@functools.partial(_product.defjvp, symbolic_zeros=True)
+def _product_jvp(to_dense, matvec, precision, primals, tangents):
+    params, kernel, x = primals
+    d_params, d_kernel, d_x = tangents
+    merged = kernel + to_dense(params).T
+    terms = [
+        jnp.matmul(left, right, precision=precision)
+        for left, right in ((x, merged), (d_x, merged), (x, d_kernel))
+        if not isinstance(left, SymbolicZero) and not isinstance(right, SymbolicZero)
+    ]
+    trained = {name: tangent for name, tangent in d_params.items() if not isinstance(tangent, SymbolicZero)}
+    if trained:
+        in_trained = lambda part: matvec({**params, **part}, x)  # noqa: E731
+        terms.append(jax.jvp(in_trained, ({name: params[name] for name in trained},), (trained,))[1])
+    y, *changes = terms
+    return y, sum(changes, jnp.zeros_like(y))
