@@ -226,13 +226,18 @@ def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "step_seconds_median": statistics.median(steady) if steady else None,
         "peak_bytes": _peak_bytes(),
         "seed": config.seed,
-        "versions": {
-            "surm": surm.__version__, "jax": jax.__version__, "flax": flax.__version__,
-            "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
-            "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        },
+        "versions": versions(),
         "config": config.to_dict(),
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """What a result was measured with: packages, device and machine."""
+    return {
+        "surm": surm.__version__, "jax": jax.__version__, "flax": flax.__version__,
+        "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
+        "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
     }  # fmt: skip
 
 

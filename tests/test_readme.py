@@ -52,3 +52,12 @@ def test_the_number_a_config_promises_is_that_of_its_result(config, result):
 
 def test_it_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_what_is_said_of_gradients_is_what_was_measured():
+    said = " ".join((ROOT / "experiments" / "README.md").read_text().split())
+    mean = json.loads((ROOT / "experiments/gradient_share/results/mrpc.json").read_text())["mean"]
+    share = {name: f"{100 * value:.1f} %" for name, value in mean.items()}
+    assert f"One singular pair catches {share['low_rank r=1']} of it and eight {share['low_rank r=8']}" in said
+    assert f"circulant {share['circulant']} and the nearest Toeplitz matrix {share['toeplitz, any']}" in said
+    assert f"{share['kronecker']} (Kronecker) and {share['low_displacement_rank r=1']} (W(G,H))" in said
