@@ -1,0 +1,34 @@
+"""The experiments' command lines refuse what they cannot do, and their tables are drawn from what is committed."""
+
+import pathlib
+import runpy
+import sys
+
+import pytest
+
+EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--data=None, expected the folder that holds CoLA, MRPC and SST-2"),
+        (["--data=/nowhere"], "--data=/nowhere, expected the folder"),
+        (["--data=/", "--tasks=mprc"], "unknown: mprc; known: mrpc, cola, sst2"),
+        (["--data=/", "--methods=circulant,lora"], "unknown: lora; known: head, low_rank r=1, circulant"),
+        (["--data=/", "--seeds=0"], "--seeds=0, expected at least 1"),
+    ],
+)
+def test_glue_methods_refuses_in_one_line(monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"), run_name="__main__")
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_every_method_of_glue_has_four_rates_four_times_apart():
+    script = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
+    assert script["RATES"].keys() == script["METHODS"].keys()
+    for rates in script["RATES"].values():
+        assert len(rates) == 4
+        assert all(3 < after / before < 5 for before, after in zip(rates, rates[1:], strict=False))
