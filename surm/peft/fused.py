@@ -43,7 +43,7 @@ def through_dense(
     Returns:
       x·kernel + bias. Cost above the layer's: `to_dense`, and in the backward pass xᵀ·dy.
     """
-    x, kernel, bias = base.promote_dtype((x, kernel, base.bias and base.bias[...]), dtype=base.dtype)
+    x, kernel, bias = _promoted(base, kernel, x)
     own = base.dot_general is dot_general and base.precision is None
     y = matmul(x, kernel) if own else jnp.matmul(x, kernel, precision=base.precision)
     return y if bias is None else y + bias
@@ -69,10 +69,16 @@ def with_own_gradient(
       x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: `to_dense`, twice, and in the backward pass the derivative
       of `matvec` in the parameters. Kept for the backward pass: x and the parameters.
     """
-    x, kernel, bias = base.promote_dtype((x, base.kernel[...], base.bias and base.bias[...]), dtype=base.dtype)
+    x, kernel, bias = _promoted(base, base.kernel[...], x)
     product = jax.checkpoint(functools.partial(_product, to_dense, matvec, base.precision))
     y = product(params, kernel, x)
     return y if bias is None else y + bias
+
+
+def _promoted(base: nnx.Linear, kernel: Array, x: Array) -> tuple[Array, Array, Array | None]:
+    """Input, kernel and bias in the dtype that the layer computes in."""
+    bias = None if base.bias is None else base.bias[...]
+    return base.promote_dtype((x, kernel, bias), dtype=base.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

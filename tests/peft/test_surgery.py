@@ -143,6 +143,15 @@ def test_other_layers_keep_their_branch(options, obstacle):
         updated(spec=PeftSpec(path="fused"), **options)
 
 
+@pytest.mark.parametrize("path", ["fused", "fused_dense"])
+@pytest.mark.parametrize("options", [{"use_bias": False}, {"precision": "highest"}], ids=str)
+def test_fusing_does_what_the_layer_does(path, options):
+    layer, x = randomize(updated(spec=PeftSpec(path=path), **options)), jnp.ones((2, 6, 12), jnp.bfloat16)
+    branch = layer.base(x) + layer.delta(x.astype(jnp.float32))
+    assert layer(x).dtype == branch.dtype == jnp.float32
+    np.testing.assert_allclose(layer(x), branch, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("path", ["branch", "fused", "fused_dense"])
 def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
     layer, x = randomize(updated(spec=PeftSpec(path=path))), jnp.ones((2, 6, 12))
