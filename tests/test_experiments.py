@@ -26,9 +26,9 @@ def test_glue_methods_refuses_in_one_line(monkeypatch, capsys, arguments, messag
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_every_method_of_glue_has_four_rates_four_times_apart():
+def test_every_method_of_glue_has_three_rates_four_times_apart():
     script = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
     assert script["RATES"].keys() == script["METHODS"].keys()
     for rates in script["RATES"].values():
-        assert len(rates) == 4
+        assert len(rates) == 3
         assert all(3 < after / before < 5 for before, after in zip(rates, rates[1:], strict=False))
