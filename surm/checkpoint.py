@@ -5,6 +5,7 @@ The only module that knows orbax. A checkpoint appears under its final name when
 
 import contextlib
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -69,6 +70,8 @@ class Checkpoints:
             yield
         except Exception as error:  # orbax raises what the file system's driver meets, of many types
             reason = " ".join(str(error).split())
+            # What orbax leaves unfinished is reported when the process ends, after our last line.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             raise OSError(f"a checkpoint in {self._folder} failed: {reason[:300]}") from error
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
