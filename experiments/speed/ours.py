@@ -1,0 +1,77 @@
+"""A training step of surm on random weights and data, compiled: what is timed, and how much memory it asks for."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import surm
+from surm.models import bert, vit
+from surm.peft import surgery
+
+FLOOR = {"bert_base": r"embed\.norm\.bias", "vit_b16": r"embed\.position"}
+"""What trains beside the head at the floor: the gradient then flows through every block, and costs nothing itself."""
+
+
+@dataclasses.dataclass
+class Step:
+    """A compiled step.
+
+    Attributes:
+      run: takes one step and waits for it.
+      temporary_bytes: that the compiled step asks for beside its arguments and results.
+      trained_parameters: without the head's.
+    """
+
+    run: Callable[[], None]
+    temporary_bytes: int
+    trained_parameters: int
+
+
+def step(shape: str, batch: int, length: int, spec: surm.PeftSpec | None) -> Step:
+    """Builds the step: forward, backward, AdamW on what trains.
+
+    Args:
+      shape: `bert_base`, or `vit_b16` at 224 pixels.
+      batch: examples.
+      length: tokens of a text; unread for images.
+      spec: of the adapter; None for the floor.
+
+    Returns:
+      The step, not yet run.
+    """
+    model, inputs = _model(shape, batch, length)
+    if spec is None:
+        spec = surm.PeftSpec(method="full", targets=(FLOOR[shape],), train=("head",))
+    adapted = surm.attach(model, spec, nnx.Rngs(1))
+    graphdef, trainable, frozen = surgery.split(adapted)
+    optimiser = optax.adamw(1e-3)
+    labels = jnp.arange(batch) % 2
+
+    def loss(trainable, frozen, inputs):
+        logits = surgery.join(graphdef, trainable, frozen)(**inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def update(trainable, state, frozen, inputs):
+        gradients = jax.grad(loss)(trainable, frozen, inputs)
+        updates, state = optimiser.update(gradients, state, trainable)
+        return optax.apply_updates(trainable, updates), state
+
+    held = [trainable, optimiser.init(trainable)]
+    compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*held, frozen, inputs).compile()
+
+    def run() -> None:
+        held[:] = jax.block_until_ready(compiled(*held, frozen, inputs))
+
+    return Step(run, compiled.memory_analysis().temp_size_in_bytes, surm.count_parameters(adapted).adapter)
+
+
+def _model(shape: str, batch: int, length: int) -> tuple[nnx.Module, dict[str, jax.Array]]:
+    if shape == "vit_b16":
+        images = jax.random.normal(jax.random.key(0), (batch, 224, 224, 3))
+        return vit.ViT(vit.preset("vit_b16"), 2, rngs=nnx.Rngs(0)), {"images": images}
+    tokens = jax.random.randint(jax.random.key(0), (batch, length), 1000, 30000)
+    return bert.Bert(bert.preset(shape), 2, rngs=nnx.Rngs(0)), {"tokens": tokens, "mask": jnp.ones_like(tokens, bool)}
