@@ -14,7 +14,7 @@ from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from surm.matmul import dot_general, matmul
+from surm.matmul import dot_general
 from surm.matrices import Params
 
 
@@ -44,8 +44,7 @@ def through_dense(
       x·kernel + bias. Cost above the layer's: `to_dense`, and in the backward pass xᵀ·dy.
     """
     x, kernel, bias = _promoted(base, kernel, x)
-    own = base.dot_general is dot_general and base.precision is None
-    y = matmul(x, kernel) if own else jnp.matmul(x, kernel, precision=base.precision)
+    y = base.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=base.precision)
     return y if bias is None else y + bias
 
 

@@ -12,7 +12,7 @@ from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
 from surm.matmul import matmul
 from surm.peft import fused
-from surm.peft.spec import BOTTLENECK, PeftSpec
+from surm.peft.spec import BOTTLENECK, FUSED, PeftSpec
 
 
 class Trainable(nnx.Param):
@@ -55,11 +55,19 @@ class StructuredMatrix(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """The matrix times every row of x."""
-        return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out)
+        return self.matvec(self.values(), x)
 
     def to_dense(self) -> Float[Array, "n_out n_in"]:
         """The matrix in full."""
-        return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
+        return self.dense(self.values())
+
+    def matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """The matrix that other parameters make, times every row of x."""
+        return matrices.FAMILIES[self.family].matvec(params, x, self.n_out)
+
+    def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
+        """The matrix that other parameters make, in full."""
+        return matrices.FAMILIES[self.family].to_dense(params, self.n_out, self.n_in)
 
 
 class WrappedLinear(nnx.Module):
@@ -103,7 +111,7 @@ class UpdatedLinear(WrappedLinear):
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
         self.scale, self.path = spec.scale, spec.path
         obstacle = fused.obstacle(base)
-        if self.path in ("fused", "fused_dense") and obstacle:
+        if self.path in FUSED and obstacle:
             raise InputError(f"path={self.path!r}, but the layer {obstacle}; expected path='branch'")
         self.fusible = not obstacle and not spec.dropout
         self.base_kernel = nnx.data(None)
@@ -134,11 +142,10 @@ class UpdatedLinear(WrappedLinear):
         return "fused" if self.delta.family in _THIN else "fused_dense"
 
     def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
-        delta = self.delta
-        return self.scale * matrices.FAMILIES[delta.family].to_dense(params, delta.n_out, delta.n_in)
+        return self.scale * self.delta.dense(params)
 
     def _matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        return self.scale * matrices.FAMILIES[self.delta.family].matvec(params, x, self.delta.n_out)
+        return self.scale * self.delta.matvec(params, x)
 
     def _merged_kernel(self) -> Float[Array, "n_in n_out"]:
         kernel = self.base.kernel[...]

@@ -28,7 +28,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 BOTTLENECK: dict[str, Any] = {"size": 64}
 """The options of the method `bottleneck`, with their defaults."""
 
-PATHS = ("auto", "branch", "fused", "fused_dense")
+FUSED = ("fused", "fused_dense")
+PATHS = ("auto", "branch", *FUSED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class PeftSpec:
             raise InputError(f"path={self.path!r}, expected one of {', '.join(PATHS)}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
-        if self.path in ("fused", "fused_dense") and self.dropout:
+        if self.path in FUSED and self.dropout:
             raise InputError(f"path={self.path!r} with dropout={self.dropout}; expected path='branch' or dropout=0")
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
         whose = "bottleneck" if self.method == "bottleneck" else self.family
