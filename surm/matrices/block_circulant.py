@@ -13,10 +13,12 @@ Source: CirCNN, arXiv 1708.08917; as an adapter, C3A, arXiv 2407.19342.
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from surm.matrices import fourier
 from surm.matrices.params import (
     Params,
     check_divides,
@@ -91,7 +93,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
     Returns:
       The products, in x's type. Cost: one real FFT of every block of x and of y, n_out n_in / p products
-      between.
+      between; differentiated, params and x alone are kept.
 
     Raises:
       ValueError: if the name or shape of the parameter does not fit.
@@ -105,9 +107,14 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     n_in = input_size(x)
     c = _blocks(params, n_out, n_in)
     p, dtype = c.shape[2], working_dtype(c, x)
-    z = jnp.fft.rfft(x.astype(dtype).reshape(*x.shape[:-1], n_in // p, p))
-    y = jnp.fft.irfft(jnp.einsum("ijk,...jk->...ik", jnp.fft.rfft(c.astype(dtype)), z), n=p)
-    return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
+
+    @jax.checkpoint
+    def product(c, x):
+        z = fourier.spectrum(x.astype(dtype).reshape(*x.shape[:-1], n_in // p, p), p, 1)
+        y = fourier.from_spectrum(jnp.einsum("ijk,...jk->...ik", fourier.spectrum(c.astype(dtype), p, 1), z), p, 1)
+        return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
+
+    return product(c, x)
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:

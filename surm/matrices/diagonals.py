@@ -1,4 +1,4 @@
-"""A Toeplitz matrix by its diagonals: dense form, product by FFT, and the sums that make a projection.
+"""A Toeplitz matrix by its diagonals: the dense form, and the sums that make a projection.
 
     n_out = 3, n_in = 4        [d3 d2 d1 d0]
                                [d4 d3 d2 d1]      entry (i, j) = d[i - j + n_in - 1]
@@ -11,10 +11,11 @@ with fewer diagonals to choose.
 Source: G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., sections 4.7 and 4.8.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-
-from surm.matrices.fourier import convolve, smooth_length
 
 
 def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
@@ -33,31 +34,22 @@ def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Floa
       >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
       [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
     """
-    # Read in a width one more than its length, the repeated vector moves one place left from row to row. (Gathered
-    # instead, its gradient would be a scatter, one entry after the other.)
-    length = n_out + n_in - 1
-    repeated = jnp.tile(diagonals, n_out + 1)[: n_out * (length + 1)]
-    return repeated.reshape(n_out, length + 1)[:, :n_in][:, ::-1]
+    return _from_diagonals(diagonals, n_out, n_in)
 
 
-def multiply(
-    diagonals: Float[Array, " d"],
-    x: Float[Array, "*b n_in"],
-    n_out: int,
-) -> Float[Array, "*b {n_out}"]:
-    """The product T x, as the middle of one linear convolution of the diagonals with x.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    return diagonals[jnp.arange(n_out)[:, None] - jnp.arange(n_in)[None, :] + n_in - 1]
 
-    Args:
-      diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
-      x: vectors of length n_in.
-      n_out: rows.
 
-    Returns:
-      T x in the common type, float32 at least. Cost: FFTs of the first smooth length >= n_out + n_in - 1;
-      what wraps round at that length falls on the n_in - 1 entries that are cut off.
-    """
-    n_in = x.shape[-1]
-    return convolve(diagonals, x, smooth_length(n_out + n_in - 1), 1)[..., n_in - 1 : n_in - 1 + n_out]
+@_from_diagonals.defjvp
+def _from_diagonals_jvp(n_out, n_in, primals, tangents):
+    # Gathering is the fastest way, but its transpose is a scatter, one entry after the other. The transpose of
+    # `diagonal_sums` is the same linear map, and is transposed back into `diagonal_sums`.
+    (diagonals,), (tangent,) = primals, tangents
+    dense = jax.ShapeDtypeStruct((n_out, n_in), tangent.dtype)
+    (change,) = jax.linear_transpose(diagonal_sums, dense)(tangent)
+    return _from_diagonals(diagonals, n_out, n_in), change
 
 
 def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
@@ -75,6 +67,8 @@ def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
       [2.0, 5.0, 3.0]
     """
     n_out, n_in = dense.shape
+    if n_out > n_in:  # the rows are what gets longer below: few of them, then
+        return diagonal_sums(dense.T)[::-1]
     length = n_out + n_in - 1
     # Rows read in a width one short of the stored one: row i moves i places right, diagonals become columns.
     widened = jnp.pad(dense[:, ::-1], ((0, 0), (0, n_out)))

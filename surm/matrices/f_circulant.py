@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import diagonals, fourier
+from surm.matrices import convolution, diagonals
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
@@ -88,7 +88,9 @@ def _vector(params: Params, n_out: int, n_in: int) -> Float[Array, " n"]:
     return vectors[0] if form == ("c",) else vectors[0] * vectors[1]
 
 
-def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int, f: int) -> Float[Array, "*b {n_out}"]:
+def matvec(
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, f: int, transform: str
+) -> Float[Array, "*b {n_out}"]:
     """The product Z_f(v) x, one convolution of length max(n_out, n_in) with wrap factor f.
 
     Args:
@@ -96,16 +98,22 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int, f: int) -> Fl
       x: vectors of length n_in.
       n_out: rows.
       f: 1 or -1.
+      transform: a key of `convolution.TRANSFORMS`.
 
     Returns:
-      The products, in x's type. Cost O(n log n) a vector.
+      The products, in x's type. Cost O(n log n) a vector by FFT. Differentiated, it keeps params and x alone.
 
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.
     """
     n_in = input_size(x)
     v = _vector(params, n_out, n_in)
-    return fourier.convolve(v, x, v.shape[0], f)[..., :n_out].astype(x.dtype)
+
+    @jax.checkpoint
+    def product(v, x):
+        return convolution.convolve(v, x, v.shape[0], f, transform)[..., :n_out].astype(x.dtype)
+
+    return product(v, x)
 
 
 def dense(v: Float[Array, " n"], n_out: int, n_in: int, f: int) -> Float[Array, "{n_out} {n_in}"]:

@@ -4,22 +4,26 @@ A convolution of length n whose wrapped part is multiplied by f,
 
     y_i = Σ_{j<=i} v_{i-j} x_j + f Σ_{j>i} v_{n+i-j} x_j,      f = 1 or f = -1,
 
-is a product of spectra. For f = 1 the spectrum is the FFT; for f = -1 the vectors are first multiplied by the
-powers of η = exp(iπ/n), a root of ηⁿ = -1, and the result by their conjugates: y = Re( conj(ηᵏ) ifft( fft(ηᵏ
-v) fft(ηᵏ x) ) ).
+is a product of spectra. For f = 1 the spectrum is the real FFT. For f = -1 it is one of half the size as well:
 
-Source: P. J. Davis, Circulant Matrices, Wiley 1979.
+    n odd     With (-1)ᵏ before and after, the convolution is circular: f is the n-th power of -1.
+    n even    Polynomials modulo zⁿ + 1 are, modulo z^(n/2) - i, complex ones of half the length: x_k + i x_{k+n/2}.
+              Multiplied by ηᵏ, η = exp(iπ/n) and so η^(n/2) = i, their convolution is circular, too.
+
+Sources: P. J. Davis, Circulant Matrices, Wiley 1979; for the half length R. Crandall, B. Fagin, Discrete weighted
+transforms and large-integer arithmetic, Math. Comp. 62, 1994, section 6.
 """
 
+import functools
+import math
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Complex, Float
 
 from surm.matrices.params import working_dtype
-
-
-def _eta_powers(n: int, dtype: jnp.dtype) -> Complex[Array, " n"]:
-    """The powers exp(iπk/n), k < n."""
-    return jnp.exp(1j * (jnp.pi / n) * jnp.arange(n, dtype=dtype))
 
 
 def spectrum(x: Float[Array, "*b k"], n: int, f: int) -> Complex[Array, "*b m"]:
@@ -28,15 +32,18 @@ def spectrum(x: Float[Array, "*b k"], n: int, f: int) -> Complex[Array, "*b m"]:
     Args:
       x: vectors of length k <= n, float32 or float64; zeros are added up to n.
       n: the length of the convolution.
-      f: 1 (circular: n//2 + 1 values, the others are their conjugates) or -1 (skew-circular: n values).
+      f: 1 (circular) or -1 (skew-circular).
 
     Returns:
-      The spectra along the last axis.
+      The spectra along the last axis: n//2 + 1 values, for f = -1 and even n one less.
     """
-    if f == 1:
-        return jnp.fft.rfft(x, n=n)
-    eta = _eta_powers(n, x.dtype)[: x.shape[-1]]
-    return jnp.fft.fft(x * jnp.broadcast_to(eta, x.shape), n=n)
+    if f == -1:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
+        if n % 2 == 0:
+            halves = jax.lax.complex(x[..., : n // 2], x[..., n // 2 :])
+            return _in_place(jnp.fft.fft, halves * _eta_powers(n, halves))
+        x = x * _signs(x)
+    return _in_place(functools.partial(jnp.fft.rfft, n=n), x)
 
 
 def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
@@ -50,10 +57,55 @@ def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int) -> Float[Array, "*b
     Returns:
       Real vectors of length n.
     """
-    if f == 1:
-        return jnp.fft.irfft(z, n=n)
-    y = jnp.fft.ifft(z)
-    return jnp.real(y * jnp.broadcast_to(_eta_powers(n, y.real.dtype).conj(), y.shape))
+    if f == -1 and n % 2 == 0:
+        halves = _in_place(jnp.fft.ifft, z)
+        halves = halves * _eta_powers(n, halves).conj()
+        return jnp.concatenate([halves.real, halves.imag], axis=-1)
+    x = _in_place(functools.partial(jnp.fft.irfft, n=n), z)
+    return x if f == 1 else x * _signs(x)
+
+
+def _in_place(transform: Callable[[Array], Array], x: Array) -> Array:
+    """The transform of every vector on the device where it lies.
+
+    XLA before jax 0.12 brings the vectors of all devices together for an FFT (jax#15680), unless it is mapped over the
+    devices. Where a mesh has explicit axes, x's type tells how its batch is spread. Where XLA chooses, nothing tells
+    until it has: the first axis is taken for the batch, and moved if it was not.
+    """
+    sharding = jax.typeof(x).sharding
+    mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (x.ndim - len(sharding.spec))]
+    chosen_by_xla = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto]
+    devices = math.prod(mesh.shape[name] for name in chosen_by_xla)
+    if devices > 1 and x.ndim > 1 and spec[0] is None and x.shape[0] % devices == 0:
+        spec[0] = tuple(chosen_by_xla)
+    if spec[-1] is not None or not any(spec):
+        return transform(x)
+    return jax.shard_map(transform, mesh=mesh, in_specs=PartitionSpec(*spec), out_specs=PartitionSpec(*spec))(x)
+
+
+def for_each(v: Array, x: Array) -> Array:
+    """The array with axes of length 1 in front, as many as x has more.
+
+    (Broadcast to the shape of an x that is spread over devices, it would be one whole array on each, its gradient too.)
+
+    Args:
+      v: what every vector of x is to be combined with.
+      x: vectors.
+
+    Returns:
+      v, in as many dimensions as x.
+    """
+    return jnp.expand_dims(v, range(x.ndim - v.ndim))
+
+
+def _eta_powers(n: int, like: Complex[Array, "*b m"]) -> Complex[Array, "*_ m"]:
+    """The powers exp(iπk/n), one for each entry of a vector."""
+    return for_each(jnp.exp(1j * (jnp.pi / n) * jnp.arange(like.shape[-1], dtype=like.real.dtype)), like)
+
+
+def _signs(like: Float[Array, "*b n"]) -> Float[Array, "*_ n"]:
+    """The powers (-1)ᵏ, one for each entry of a vector."""
+    return for_each((1 - 2 * (jnp.arange(like.shape[-1]) % 2)).astype(like.dtype), like)
 
 
 def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
@@ -77,7 +129,7 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
     """
     dtype = working_dtype(v, x)
     z = spectrum(x.astype(dtype), n, f)
-    return from_spectrum(z * jnp.broadcast_to(spectrum(v.astype(dtype), n, f), z.shape), n, f)
+    return from_spectrum(z * for_each(spectrum(v.astype(dtype), n, f), z), n, f)
 
 
 def smooth_length(n: int) -> int:

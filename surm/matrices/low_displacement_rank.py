@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import alternating, displacement, f_circulant, fourier
+from surm.matrices import alternating, convolution, displacement, f_circulant, fourier, toeplitz_product
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -78,19 +78,23 @@ def _generators(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r 
     return g, h
 
 
-def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+def matvec(
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, transform: str = "fft"
+) -> Float[Array, "*b {n_out}"]:
     """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x); the r circular convolutions share one inverse FFT.
 
     Args:
       params: {"g", "h"}, as `init` makes them.
       x: vectors of length n_in.
       n_out: rows.
+      transform: what convolves, "fft" or "dft" (by matmuls alone, see `dft`).
 
     Returns:
-      The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector.
+      The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector; differentiated, params and x
+      alone are kept.
 
     Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
+      ValueError: if the names or shapes of the parameters do not fit, or there is no such transform.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -100,14 +104,32 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """
     n_in = input_size(x)
     g, h = _generators(params, n_out, n_in)
+    product = _by_fft if transform == "fft" else partial(_by_convolutions, transform=transform)
+    return jax.checkpoint(partial(product, n_out=n_out))(g, h, x)
+
+
+def _by_fft(g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int) -> Array:
+    """The product, with the spectrum of x and that of the result shared by all terms."""
     dtype, n = working_dtype(g, h, x), g.shape[1]
     g_spectra, h_spectra = fourier.spectrum(g.astype(dtype), n, 1), fourier.spectrum(h.astype(dtype), n, -1)
     x_spectrum = fourier.spectrum(x.astype(dtype)[..., None, :], n, -1)
-    shape = (*x.shape[:-1], *h.shape)
-    inner = fourier.from_spectrum(jnp.broadcast_to(h_spectra, shape) * x_spectrum, n, -1)
+    inner = fourier.from_spectrum(fourier.for_each(h_spectra, x_spectrum) * x_spectrum, n, -1)
     inner_spectra = fourier.spectrum(inner, n, 1)
-    y_spectrum = (jnp.broadcast_to(g_spectra, inner_spectra.shape) * inner_spectra).sum(-2)
+    y_spectrum = (fourier.for_each(g_spectra, inner_spectra) * inner_spectra).sum(-2)
     return fourier.from_spectrum(y_spectrum, n, 1)[..., :n_out].astype(x.dtype)
+
+
+def _by_convolutions(
+    g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int, transform: str
+) -> Array:
+    """The product, term by term."""
+    n = g.shape[1]
+
+    def term(g, h):
+        inner = convolution.convolve(h, x, n, -1, transform)
+        return convolution.convolve(g, inner, n, 1, transform)
+
+    return jax.vmap(term)(g, h).sum(0)[..., :n_out].astype(x.dtype)
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
@@ -134,6 +156,15 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     circulants = jax.vmap(lambda v: f_circulant.dense(v, n_out, n, 1))(g)
     skew_circulants = jax.vmap(lambda v: f_circulant.dense(v, n, n_in, -1))(h)
     return jnp.einsum("rij,rjk->ik", circulants, skew_circulants, precision="highest")
+
+
+def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """`to_dense` up to rounding, in O(r n² √n) instead of O(r n³) (`toeplitz_product`)."""
+    g, h = _generators(params, n_out, n_in)
+    n = g.shape[1]
+    left = jnp.concatenate([g[:, 1:], g[:, :n_out]], axis=1)
+    right = jnp.concatenate([-h[:, n - n_in + 1 :], h], axis=1)
+    return jax.vmap(lambda left, right: toeplitz_product.dense(left, right, n_out, n_in))(left, right).sum(0)
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:

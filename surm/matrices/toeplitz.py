@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import diagonals, toeplitz_pair
+from surm.matrices import convolution, diagonals, toeplitz_pair, toeplitz_product
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
@@ -90,20 +90,24 @@ def _check_params(params: Params, n_out: int, n_in: int) -> tuple[str, ...]:
     return form
 
 
-def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
-    """The product T x, or T(b) (T(a) x), each factor by FFT.
+def matvec(
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, transform: str = "fft"
+) -> Float[Array, "*b {n_out}"]:
+    """The product T x, or T(b) (T(a) x), each factor by one convolution.
 
     Args:
       params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
       x: vectors of length n_in.
       n_out: rows.
+      transform: what convolves, "fft" or "dft" (by matmuls alone, see `dft`).
 
     Returns:
       The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
-      holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor).
+      holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor); differentiated, params and x alone
+      are kept.
 
     Raises:
-      ValueError: if the names or lengths of the parameters do not fit.
+      ValueError: if the names or lengths of the parameters do not fit, or there is no such transform.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -112,11 +116,16 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """
     n_in = input_size(x)
     form = _check_params(params, n_out, n_in)
-    if form == ("a", "b"):
-        y = toeplitz_pair.matvec(params["b"], params["a"], x, n_out)
-    else:
-        y = diagonals.multiply(_diagonals(params, n_out, n_in), x, n_out)
-    return y.astype(x.dtype)
+
+    @jax.checkpoint
+    def product(params, x):
+        if form == ("a", "b"):
+            y = toeplitz_pair.matvec(params["b"], params["a"], x, n_out, transform)
+        else:
+            y = convolution.toeplitz(_diagonals(params, n_out, n_in), x, n_out, transform)
+        return y.astype(x.dtype)
+
+    return product(params, x)
 
 
 def _diagonals(params: Params, n_out: int, n_in: int) -> Float[Array, " d"]:
@@ -152,6 +161,15 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     left = diagonals.from_diagonals(diagonals.symmetric(params["b"], n_out, n), n_out, n)
     right = diagonals.from_diagonals(diagonals.symmetric(params["a"], n, n_in), n, n_in)
     return jnp.matmul(left, right, precision="highest")
+
+
+def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """`to_dense` up to rounding, in O(n² √n) instead of O(n³) where there are two factors (`toeplitz_product`)."""
+    if _check_params(params, n_out, n_in) != ("a", "b"):
+        return to_dense(params, n_out, n_in)
+    n = max(n_out, n_in)
+    left, right = diagonals.symmetric(params["b"], n_out, n), diagonals.symmetric(params["a"], n, n_in)
+    return toeplitz_product.dense(left, right, n_out, n_in)
 
 
 def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = True) -> int:

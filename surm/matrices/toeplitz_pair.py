@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from surm.matrices import alternating, diagonals
+from surm.matrices import alternating, convolution, diagonals
 from surm.matrices.params import Params
 
 _START_ITERATIONS = 200  # of CGLS, to solve for X
 
 
 def matvec(
-    b: Float[Array, " n"], a: Float[Array, " n"], x: Float[Array, "*b n_in"], n_out: int
+    b: Float[Array, " n"], a: Float[Array, " n"], x: Float[Array, "*b n_in"], n_out: int, transform: str
 ) -> Float[Array, "*b {n_out}"]:
     """The product T(b) (T(a) x) of the n×n matrices with x, its first n_out entries.
 
@@ -32,13 +32,14 @@ def matvec(
       a: first column of the right factor.
       x: vectors of length n_in <= n.
       n_out: how many entries to keep, at most n.
+      transform: a key of `convolution.TRANSFORMS`.
 
     Returns:
-      The products, in the common type, float32 at least. Cost: two convolutions of length at most 2n - 1.
+      The products. Cost: two convolutions of length at most 2n - 1.
     """
     n = a.shape[0]
-    inner = diagonals.multiply(diagonals.symmetric(a, n, x.shape[-1]), x, n)
-    return diagonals.multiply(diagonals.symmetric(b, n_out, n), inner, n_out)
+    inner = convolution.toeplitz(diagonals.symmetric(a, n, x.shape[-1]), x, n, transform)
+    return convolution.toeplitz(diagonals.symmetric(b, n_out, n), inner, n_out, transform)
 
 
 def project(dense: Float[Array, "n_out n_in"]) -> Params:

@@ -11,8 +11,8 @@ from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
 from surm.matmul import matmul
-from surm.peft import fused
-from surm.peft.spec import BOTTLENECK, FUSED, PeftSpec
+from surm.peft import fused, paths
+from surm.peft.spec import BOTTLENECK, PeftSpec
 
 
 class Trainable(nnx.Param):
@@ -26,9 +26,6 @@ class AdapterParam(Trainable):
 class BaseKernel(nnx.Variable):
     """The frozen kernel of a merged layer, kept so that unmerging restores its bits."""
 
-
-_THIN = ("low_rank", "kronecker")
-"""Families whose own product costs less than the xᵀ·dy of a dense gradient."""
 
 _ADAPTER_DEVIATION = 0.02
 """The authors draw an adapter's random factor so, whatever the family's update starts from."""
@@ -53,8 +50,12 @@ class StructuredMatrix(nnx.Module):
         """The family's parameters as plain arrays."""
         return {name: variable[...] for name, variable in self.parameters.items()}
 
-    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        """The matrix times every row of x."""
+    def __call__(self, x: Float[Array, "*batch n_in"], path: str = "branch") -> Float[Array, "*batch n_out"]:
+        """The matrix times every row of x, by one of the paths beside the layer."""
+        if path == "branch_dense":
+            return matmul(x, self.to_dense().T.astype(x.dtype))
+        if path == "branch_dft":
+            return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, transform="dft")
         return self.matvec(self.values(), x)
 
     def to_dense(self) -> Float[Array, "n_out n_in"]:
@@ -67,7 +68,8 @@ class StructuredMatrix(nnx.Module):
 
     def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         """The matrix that other parameters make, in full."""
-        return matrices.FAMILIES[self.family].to_dense(params, self.n_out, self.n_in)
+        family = matrices.FAMILIES[self.family]
+        return getattr(family, "quick_dense", family.to_dense)(params, self.n_out, self.n_in)
 
 
 class WrappedLinear(nnx.Module):
@@ -90,17 +92,15 @@ class WrappedLinear(nnx.Module):
         """The bias of the wrapped layer."""
         return self.base.bias
 
-    def product(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        """The branch of dropout(x), such as the structured matrix times it."""
-        return self.delta(x if self.dropout is None else self.dropout(x))
+    def dropped(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_in"]:
+        """The input of the branch, with entries dropped in training."""
+        return x if self.dropout is None else self.dropout(x)
 
 
 class UpdatedLinear(WrappedLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
-    Three paths lead there. `branch`: ΔW multiplies by itself, at the cost of its family's `matvec`. `fused` and
-    `fused_dense`: it is added to the kernel first; they differ in the way to the gradient (see `surm.peft.fused`).
-    `auto` fuses on a CPU, where the batch has at least as many rows as the kernel and nothing stands in the way.
+    Several paths lead there, see `surm.peft.paths`.
 
     When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
     """
@@ -111,7 +111,7 @@ class UpdatedLinear(WrappedLinear):
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
         self.scale, self.path = spec.scale, spec.path
         obstacle = fused.obstacle(base)
-        if self.path in FUSED and obstacle:
+        if self.path in paths.FUSED and obstacle:
             raise InputError(f"path={self.path!r}, but the layer {obstacle}; expected path='branch'")
         self.fusible = not obstacle and not spec.dropout
         self.base_kernel = nnx.data(None)
@@ -131,15 +131,14 @@ class UpdatedLinear(WrappedLinear):
         if path == "fused":
             return fused.with_own_gradient(self.base, self.delta.values(), self._dense, self._matvec, x)
         y = self.base(x)
-        return y + (self.scale * self.product(x)).astype(y.dtype)
+        return y + (self.scale * self.delta(self.dropped(x), path)).astype(y.dtype)
 
     def _path(self, x: Array) -> str:
         if self.path != "auto":
             return self.path
+        n_in, n_out = self.base.kernel.shape
         rows = math.prod(x.shape[:-1])
-        if not self.fusible or jax.default_backend() != "cpu" or rows < max(self.base.kernel.shape):
-            return "branch"
-        return "fused" if self.delta.family in _THIN else "fused_dense"
+        return paths.quickest(self.delta.family, n_out, n_in, rows, jax.default_backend(), self.fusible)
 
     def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         return self.scale * self.delta.dense(params)
@@ -185,13 +184,14 @@ class AdaptedLinear(WrappedLinear):
             self.delta.parameters["a"] = a.replace(drawn)
         self.shift = AdapterParam(jnp.zeros(width))
         self.activation = spec.activation
+        self.path = "branch" if spec.path == "auto" else spec.path
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer and its adapter."""
         h = self.base(x)
         if not self.enabled:
             return h
-        change = BRANCH_ACTIVATIONS[self.activation](self.product(h)) + self.shift[...]
+        change = BRANCH_ACTIVATIONS[self.activation](self.delta(self.dropped(h), self.path)) + self.shift[...]
         return h + change.astype(h.dtype)
 
 
@@ -240,7 +240,7 @@ class BottleneckLinear(WrappedLinear):
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer and its adapter."""
         h = self.base(x)
-        return h + self.product(h) if self.enabled else h
+        return h + self.delta(self.dropped(h)) if self.enabled else h
 
 
 def reseed_dropout(model: nnx.Module, key: jax.Array) -> None:

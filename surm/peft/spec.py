@@ -11,6 +11,7 @@ from flax.core import FrozenDict
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError, nearest
+from surm.peft.paths import FUSED, available
 
 _LINEAR_IN_ATTENTION = r"(.*\.)?(query|key|value)"
 _END_OF_HALF_BLOCK = r"(.*\.)?(attention\.output|mlp\.down)"
@@ -27,9 +28,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 BOTTLENECK: dict[str, Any] = {"size": 64}
 """The options of the method `bottleneck`, with their defaults."""
-
-FUSED = ("fused", "fused_dense")
-PATHS = ("auto", "branch", *FUSED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +55,8 @@ class PeftSpec:
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
-      path: how an `update` multiplies: `branch` (ΔW by itself), `fused` or `fused_dense` (ΔW added to the kernel first;
-        float32 and no dropout; see `surm.peft.fused`), or `auto` (one of the fused ones on a CPU, where it can and
-        pays). Neither compared nor saved.
+      path: how an `update` or `adapter` multiplies, one of those in `surm.peft.paths`, or `auto`, the quickest where
+        it runs. Neither compared nor saved.
 
     Raises:
       InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.
@@ -97,8 +94,9 @@ class PeftSpec:
             raise InputError(
                 f"no activation is called {self.activation!r}; {nearest(self.activation, BRANCH_ACTIVATIONS)}"
             )
-        if self.path not in PATHS:
-            raise InputError(f"path={self.path!r}, expected one of {', '.join(PATHS)}")
+        paths = ("auto", *available(self.method, self.family))
+        if self.path not in paths:
+            raise InputError(f"path={self.path!r}; {self.method} {self.family} has {', '.join(paths)}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
         if self.path in FUSED and self.dropout:
