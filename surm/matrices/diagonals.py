@@ -75,6 +75,54 @@ def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
     return widened.ravel()[: n_out * length].reshape(n_out, length).sum(0)
 
 
+def strips(columns: Float[Array, "s p"], n_out: int, width: int) -> Float[Array, "{n_out} s*{width}"]:
+    """Columns side by side, each followed by itself moved down by 1, ..., width - 1; what leaves comes in on top.
+
+    Args:
+      columns: the first column of every strip, p >= n_out rows.
+      n_out: rows kept.
+      width: columns of a strip.
+
+    Returns:
+      The matrix, entry (i, s width + t) = columns[s, (i - t) mod p].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> strips(jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 3, 2).tolist()
+      [[1.0, 3.0, 4.0, 6.0], [2.0, 1.0, 5.0, 4.0], [3.0, 2.0, 6.0, 5.0]]
+    """
+    return _strips(columns, n_out, width)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _strips(columns: Float[Array, "s p"], n_out: int, width: int) -> Float[Array, "{n_out} s*{width}"]:
+    count, p = columns.shape
+    i, j = jnp.arange(n_out)[:, None], jnp.arange(count * width)[None, :]
+    return columns.ravel()[j // width * p + (i - j % width) % p]
+
+
+@_strips.defjvp
+def _strips_jvp(n_out, width, primals, tangents):
+    (columns,), (tangent,) = primals, tangents  # a gather and no scatter, as above
+    count, p = columns.shape
+    dense = jax.ShapeDtypeStruct((n_out, count * width), tangent.dtype)
+    (change,) = jax.linear_transpose(functools.partial(_strip_sums, p=p, width=width), dense)(tangent)
+    return _strips(columns, n_out, width), change
+
+
+def _strip_sums(dense: Float[Array, "n_out columns"], p: int, width: int) -> Float[Array, "s {p}"]:
+    """The transpose of `strips`."""
+    n_out, columns = dense.shape
+    count, length = columns // width, n_out + width - 1
+    # Rows read in a width one more than the stored one: row t of a strip moves t places left.
+    rows = jnp.pad(dense.T.reshape(count, width, n_out), ((0, 0), (0, 0), (0, width - 1)))
+    moved = jnp.pad(rows.reshape(count, -1), ((0, 0), (width - 1, 1))).reshape(count, width, length + 1)
+    sums = moved.sum(1)[:, :length]  # for rows -(width - 1) to n_out - 1
+    return jnp.pad(sums[:, width - 1 :], ((0, 0), (0, p - n_out))) + jnp.pad(
+        sums[:, : width - 1], ((0, 0), (p - width + 1, 0))
+    )
+
+
 def symmetric(t: Float[Array, " n"], n_out: int, n_in: int) -> Float[Array, " d"]:
     """The diagonals of the leading n_out×n_in part of the symmetric Toeplitz matrix with first column t.
 

@@ -12,6 +12,7 @@ Source: arXiv 2406.17740; V. Sindhwani, T. Sainath, S. Kumar, Structured transfo
 learning, 2015.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import alternating, convolution, displacement, f_circulant, fourier, toeplitz_product
+from surm.matrices import alternating, convolution, diagonals, displacement, f_circulant, fourier
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -159,12 +160,32 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """`to_dense` up to rounding, in O(r n² √n) instead of O(r n³) (`toeplitz_product`)."""
+    """`to_dense` up to rounding, in O(r n² √n) instead of O(r n³).
+
+    ΔW Z_{-1} = Z_1 ΔW - 2 Σ_i g_i (J h_i)ᵀ, J the reversal: a column is the one before it, moved down, less what the
+    two have not in common. So the columns 0, B, 2B, ..., B about √n, are computed, by FFT, all others are these moved
+    on by t < B, and the differences in between are one product of inner size rB.
+
+    Args:
+      params: {"g", "h"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+    """
     g, h = _generators(params, n_out, n_in)
-    n = g.shape[1]
-    left = jnp.concatenate([g[:, 1:], g[:, :n_out]], axis=1)
-    right = jnp.concatenate([-h[:, n - n_in + 1 :], h], axis=1)
-    return jax.vmap(lambda left, right: toeplitz_product.dense(left, right, n_out, n_in))(left, right).sum(0)
+    block = math.isqrt(n_in)
+    columns = _by_fft(g, h, jnp.eye(n_in, dtype=g.dtype)[::block], g.shape[1])
+    moved = diagonals.strips(columns, n_out, block)[:, :n_in]
+    left = jax.vmap(lambda v: f_circulant.dense(v, n_out, block, 1), out_axes=1)(g)
+    right = jax.vmap(lambda v: f_circulant.dense(v, block, n_in, -1))(h)
+    since_start = jnp.arange(block)[:, None] < jnp.arange(n_in)[None, :] % block
+    right = jnp.where(since_start[None], 2 * right, 0).reshape(-1, n_in)
+    return moved + jnp.matmul(left.reshape(n_out, -1), right, precision="highest")
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:

@@ -3,12 +3,11 @@
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surm.matrices import convolution
-from surm.matrices.diagonals import from_diagonals
+from surm.matrices.diagonals import from_diagonals, strips
 
 
 def dense(
@@ -48,7 +47,7 @@ def dense(
     # Columns 0, B, 2B, ..., with the B - 1 rows above the first, which move down into it.
     of_right = jnp.stack([r(-start, m - 1 - start) for start in starts])
     of_product = convolution.toeplitz(l(2 - block - m, n_out - 1), of_right, n_out + block - 1, "fft")
-    moved = jax.vmap(lambda column: from_diagonals(column, n_out, block), out_axes=1)(of_product)
+    moved = strips(jnp.roll(of_product, 1 - block, axis=1), n_out, block)
     gained_left = from_diagonals(l(1 - block, n_out - 1), n_out, block)
     lost_left = from_diagonals(l(1 - block - m, n_out - 1 - m), n_out, block)
     gained_right = from_diagonals(r(1 - columns, block - 1), block, columns)
@@ -56,7 +55,7 @@ def dense(
     change = jnp.concatenate([gained_left, -lost_left], axis=1)
     since_start = jnp.arange(block)[:, None] < jnp.arange(columns)[None, :] % block
     by = jnp.where(jnp.tile(since_start, (2, 1)), jnp.concatenate([gained_right, lost_right]), 0)
-    found = moved.reshape(n_out, columns) + jnp.matmul(change, by, precision="highest")
+    found = moved + jnp.matmul(change, by, precision="highest")
     return found[:, :n_in]
 
 
