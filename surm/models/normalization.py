@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from surm.fusion import computed_once
+
 
 class LayerNorm(nnx.Module):
     """Normalises the last axis to mean 0 and variance 1, then scales and shifts it.
@@ -66,6 +68,11 @@ def _forward(x, scale, bias, epsilon):
 
 
 def _backward(epsilon, saved, dy):
+    return _gradients(saved, dy)
+
+
+@computed_once
+def _gradients(saved, dy):
     x, mean, inverse_deviation, scale = saved
     normal = (x - mean) * inverse_deviation
     d = dy * scale
