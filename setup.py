@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["surm", "surm.*"]),
-    package_data={"surm.models": ["assets/*"]},
+    package_data={"surm.models": ["assets/*"], "surm.peft": ["measured/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

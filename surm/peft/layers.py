@@ -136,9 +136,9 @@ class UpdatedLinear(WrappedLinear):
     def _path(self, x: Array) -> str:
         if self.path != "auto":
             return self.path
-        n_in, n_out = self.base.kernel.shape
-        rows = math.prod(x.shape[:-1])
-        return paths.quickest(self.delta.family, n_out, n_in, rows, jax.default_backend(), self.fusible)
+        n, rows = max(self.base.kernel.shape), max(math.prod(x.shape[:-1]), 1)
+        dtype = str(jnp.dtype(self.base.dtype or self.base.kernel.dtype))
+        return paths.quickest(self.delta.family, n, rows, dtype, jax.default_backend(), fusible=self.fusible)
 
     def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         return self.scale * self.delta.dense(params)

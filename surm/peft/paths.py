@@ -7,16 +7,16 @@
     fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.fused`)
 """
 
+import functools
+import importlib.resources
 import inspect
+import json
+import math
 
 from surm import matrices
 
 FUSED = ("fused", "fused_dense")
 """For updates alone; an adapter has a nonlinearity between the layer and itself."""
-
-_THIN = ("low_rank", "kronecker", "circulant", "skew_circulant")
-"""Families whose own gradient costs less than the xᵀ·dy of a dense one."""
-
 
 def available(method: str, family: str) -> tuple[str, ...]:
     """The paths that a family has in a position.
@@ -37,20 +37,30 @@ def available(method: str, family: str) -> tuple[str, ...]:
     return beside + FUSED if method == "update" else beside
 
 
-def quickest(family: str, n_out: int, n_in: int, rows: int, platform: str, fusible: bool) -> str:
-    """The path that `auto` takes.
+def quickest(family: str, n: int, rows: int, dtype: str, platform: str, *, fusible: bool) -> str:
+    """The path that `auto` takes: the one that was measured to be the quickest at the nearest point of the grid.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
-      n_out: rows of the matrix.
-      n_in: columns.
+      n: the larger side of the matrix.
       rows: vectors in the batch.
+      dtype: of the layer.
       platform: as `jax.default_backend` names it.
       fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
-      A path that the family has.
+      A path that the family has; `branch` on a platform that nothing was measured on.
     """
-    if not fusible or platform != "cpu" or rows < max(n_out, n_in):
+    points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (family, dtype)]
+    if not points:
         return "branch"
-    return "fused" if family in _THIN else "fused_dense"
+    nearest = min(points, key=lambda p: math.log(p["n"] / n) ** 2 + math.log(p["rows"] / rows) ** 2)
+    seconds = {path: time for path, time in nearest["seconds"].items() if fusible or path not in FUSED}
+    return min(seconds, key=seconds.get)
+
+
+@functools.cache
+def _measured(platform: str) -> list[dict]:
+    """The grid of a platform, as experiments/paths/run.py wrote it."""
+    file = importlib.resources.files("surm.peft") / "measured" / f"{platform}.json"
+    return json.loads(file.read_text())["points"] if file.is_file() else []
