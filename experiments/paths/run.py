@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 import surm

@@ -10,9 +10,7 @@ TRANSFORMS: dict[str, Callable[[Array, Array, int, int], Array]] = {"fft": fouri
 """By what a family's `matvec` may be told to convolve."""
 
 
-def convolve(
-    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, transform: str
-) -> Float[Array, "*b {n}"]:
+def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, transform: str) -> Float[Array, "*b {n}"]:
     """Convolve every vector of x with v, circularly (f = 1) or skew-circularly (f = -1).
 
     Args:

@@ -1,8 +1,8 @@
 """Circular and skew-circular convolution by small matmuls alone, in any dtype.
 
-Write n = p q and a vector as a polynomial in z, its entry mq + s standing at w^m z^s with w = z^q. A convolution of length
-n with wrap factor f multiplies modulo w^p = f. A DFT of size p over m sets w to each p-th root ω of f; what is left
-is a product of polynomials of degree q - 1 modulo z^q = ω, a q×q matrix for each ω:
+Write n = p q and a vector as a polynomial in z, its entry mq + s standing at w^m z^s with w = z^q. A convolution of
+length n with wrap factor f multiplies modulo w^p = f. A DFT of size p over m sets w to each p-th root ω of f; what is
+left is a product of polynomials of degree q - 1 modulo z^q = ω, a q×q matrix for each ω:
 
     y = (D⊗I) diag_ω(M_ω) (E⊗I) x,      M_ω = [ v0 ωv2 ωv1 ]      v_s = Σ_m ω^m v_{mq+s}    (here q = 3)
                                               [ v1  v0 ωv2 ]

@@ -10,8 +10,8 @@ is a product of spectra. For f = 1 the spectrum is the real FFT. For f = -1 it i
     n even    Polynomials modulo zⁿ + 1 are, modulo z^(n/2) - i, complex ones of half the length: x_k + i x_{k+n/2}.
               Multiplied by ηᵏ, η = exp(iπ/n) and so η^(n/2) = i, their convolution is circular, too.
 
-Sources: P. J. Davis, Circulant Matrices, Wiley 1979; for the half length R. Crandall, B. Fagin, Discrete weighted
-transforms and large-integer arithmetic, Math. Comp. 62, 1994, section 6.
+Sources: P. J. Davis, Circulant Matrices, Wiley 1979; for the half length ("right-angle convolution") R. Crandall,
+C. Pomerance, Prime Numbers: A Computational Perspective, 2nd ed., Springer 2005, section 9.5.
 """
 
 import functools

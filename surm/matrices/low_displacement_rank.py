@@ -178,14 +178,16 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
       ValueError: if the names or shapes of the parameters do not fit.
     """
     g, h = _generators(params, n_out, n_in)
-    block = math.isqrt(n_in)
+    dtype, block = jnp.result_type(g, h), math.isqrt(n_in)
+    wide = working_dtype(g, h)
+    g, h = g.astype(wide), h.astype(wide)  # so that bfloat16 is rounded but once
     columns = _by_fft(g, h, jnp.eye(n_in, dtype=g.dtype)[::block], g.shape[1])
     moved = diagonals.strips(columns, n_out, block)[:, :n_in]
     left = jax.vmap(lambda v: f_circulant.dense(v, n_out, block, 1), out_axes=1)(g)
     right = jax.vmap(lambda v: f_circulant.dense(v, block, n_in, -1))(h)
     since_start = jnp.arange(block)[:, None] < jnp.arange(n_in)[None, :] % block
     right = jnp.where(since_start[None], 2 * right, 0).reshape(-1, n_in)
-    return moved + jnp.matmul(left.reshape(n_out, -1), right, precision="highest")
+    return (moved + jnp.matmul(left.reshape(n_out, -1), right, precision="highest")).astype(dtype)
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:

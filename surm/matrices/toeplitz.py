@@ -164,12 +164,25 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """`to_dense` up to rounding, in O(n² √n) instead of O(n³) where there are two factors (`toeplitz_product`)."""
+    """`to_dense` up to rounding, in O(n² √n) instead of O(n³) where there are two factors; see `toeplitz_product`.
+
+    Args:
+      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or lengths of the parameters do not fit.
+    """
     if _check_params(params, n_out, n_in) != ("a", "b"):
         return to_dense(params, n_out, n_in)
-    n = max(n_out, n_in)
-    left, right = diagonals.symmetric(params["b"], n_out, n), diagonals.symmetric(params["a"], n, n_in)
-    return toeplitz_product.dense(left, right, n_out, n_in)
+    a, b, n = params["a"], params["b"], max(n_out, n_in)
+    wide = working_dtype(a, b)  # so that bfloat16 is rounded but once
+    left, right = diagonals.symmetric(b.astype(wide), n_out, n), diagonals.symmetric(a.astype(wide), n, n_in)
+    return toeplitz_product.dense(left, right, n_out, n_in).astype(jnp.result_type(a, b))
 
 
 def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = True) -> int:

@@ -10,9 +10,7 @@ from surm.matrices import convolution
 from surm.matrices.diagonals import from_diagonals, strips
 
 
-def dense(
-    left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in: int
-) -> Float[Array, "{n_out} {n_in}"]:
+def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense product L R of two Toeplitz matrices, without multiplying them.
 
     One place further along a diagonal, the sum over k that makes an entry loses one term and gains another:
@@ -42,21 +40,20 @@ def dense(
     m, block = left.shape[0] - n_out + 1, math.isqrt(n_in)
     starts = range(0, n_in, block)
     columns = len(starts) * block
-    l = functools.partial(_between, left, m - 1)
-    r = functools.partial(_between, right, n_in - 1)
+    of_left = functools.partial(_between, left, m - 1)
+    of_right = functools.partial(_between, right, n_in - 1)
     # Columns 0, B, 2B, ..., with the B - 1 rows above the first, which move down into it.
-    of_right = jnp.stack([r(-start, m - 1 - start) for start in starts])
-    of_product = convolution.toeplitz(l(2 - block - m, n_out - 1), of_right, n_out + block - 1, "fft")
-    moved = strips(jnp.roll(of_product, 1 - block, axis=1), n_out, block)
-    gained_left = from_diagonals(l(1 - block, n_out - 1), n_out, block)
-    lost_left = from_diagonals(l(1 - block - m, n_out - 1 - m), n_out, block)
-    gained_right = from_diagonals(r(1 - columns, block - 1), block, columns)
-    lost_right = from_diagonals(r(m + 1 - columns, m + block - 1), block, columns)
+    chosen = jnp.stack([of_right(-start, m - 1 - start) for start in starts])
+    products = convolution.toeplitz(of_left(2 - block - m, n_out - 1), chosen, n_out + block - 1, "fft")
+    moved = strips(jnp.roll(products, 1 - block, axis=1), n_out, block)
+    gained_left = from_diagonals(of_left(1 - block, n_out - 1), n_out, block)
+    lost_left = from_diagonals(of_left(1 - block - m, n_out - 1 - m), n_out, block)
+    gained_right = from_diagonals(of_right(1 - columns, block - 1), block, columns)
+    lost_right = from_diagonals(of_right(m + 1 - columns, m + block - 1), block, columns)
     change = jnp.concatenate([gained_left, -lost_left], axis=1)
     since_start = jnp.arange(block)[:, None] < jnp.arange(columns)[None, :] % block
     by = jnp.where(jnp.tile(since_start, (2, 1)), jnp.concatenate([gained_right, lost_right]), 0)
-    found = moved + jnp.matmul(change, by, precision="highest")
-    return found[:, :n_in]
+    return (moved + jnp.matmul(change, by, precision="highest"))[:, :n_in]
 
 
 def _between(diagonals: Float[Array, " d"], main: int, first: int, last: int) -> Float[Array, " e"]:

@@ -1,10 +1,10 @@
-"""The ways to multiply by a trained matrix: same result, different cost.
+"""The ways to multiply by a trained matrix: the same result at different cost.
 
-    branch          the family's own product beside the layer: FFTs, or thin matmuls
-    branch_dft      the same with every convolution by small matmuls (the convolutional families)
-    branch_dense    the product with the dense matrix beside the layer
-    fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
-    fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.fused`)
+branch          the family's own product beside the layer: FFTs, or thin matmuls
+branch_dft      the same with every convolution by small matmuls (the convolutional families)
+branch_dense    the product with the dense matrix beside the layer
+fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
+fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.fused`)
 """
 
 import functools
@@ -17,6 +17,7 @@ from surm import matrices
 
 FUSED = ("fused", "fused_dense")
 """For updates alone; an adapter has a nonlinearity between the layer and itself."""
+
 
 def available(method: str, family: str) -> tuple[str, ...]:
     """The paths that a family has in a position.
