@@ -1,11 +1,8 @@
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import InputError, PeftSpec, matrices
@@ -73,109 +70,6 @@ def test_merged_equals_unmerged_and_unmerge_restores_the_bits(small_vit, images,
     for was, now in zip(before, arrays(restored), strict=True):
         np.testing.assert_array_equal(was, now)
     np.testing.assert_array_equal(restored(images), logits)
-
-
-@pytest.mark.parametrize(("family", "options"), UPDATES)
-def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, options):
-    spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5}
-    results = {}
-    for path in ("branch", "fused", "fused_dense"):
-        graphdef, trainable, frozen = surgery.split(randomize(attach(small_vit, path=path, **spec), deviation=0.05))
-        loss = lambda t, g=graphdef, f=frozen: jnp.mean(surgery.join(g, t, f)(images) ** 2)  # noqa: E731
-        results[path] = jax.jit(jax.value_and_grad(loss))(trainable)
-    value, gradients = results.pop("branch")
-    largest = max(float(jnp.abs(gradient).max()) for gradient in gradients.values())
-    for path, (other, others) in results.items():
-        np.testing.assert_allclose(other, value, rtol=1e-5, err_msg=path)
-        for name, gradient in gradients.items():
-            np.testing.assert_allclose(others[name], gradient, rtol=1e-3, atol=1e-5 * largest, err_msg=f"{path} {name}")
-
-
-@pytest.mark.parametrize("path", ["fused", "fused_dense"])
-def test_the_fused_paths_are_the_merged_model_bit_for_bit(small_vit, images, path):
-    adapted = randomize(attach(small_vit, path=path))
-    np.testing.assert_array_equal(adapted(images), surm.merge(adapted)(images))
-
-
-def transforms(model: nnx.Module, x: jax.Array) -> set[str]:
-    return {word for word in str(jax.make_jaxpr(model)(x)).split() if word.startswith("fft")}
-
-
-class Doubled(nnx.Linear):
-    """A linear layer that does more than multiply."""
-
-    def __call__(self, x):
-        return 2 * super().__call__(x)
-
-
-def updated(linear: type = nnx.Linear, spec: PeftSpec | None = None, **options) -> nnx.Module:
-    base = nnx.Dict(query=linear(12, 12, rngs=nnx.Rngs(0), **options))
-    return surm.attach(base, spec or PeftSpec(), nnx.Rngs(3)).query
-
-
-def test_on_a_cpu_auto_fuses_where_that_pays_and_the_branch_is_nothing_but_another_product():
-    x = jnp.ones((2, 6, 12))
-    assert not transforms(updated(), x)
-    assert not transforms(updated(precision="highest"), x)
-    assert transforms(updated(), x[:1])  # fewer rows than the kernel has
-    assert transforms(updated(spec=PeftSpec(path="branch")), x)
-    dropping = updated(spec=PeftSpec(dropout=0.1))
-    dropping.eval()
-    assert transforms(dropping, x)
-
-
-BEYOND = {
-    "other class": ({"linear": Doubled}, "is a Doubled, which may do more than multiply"),
-    "computes narrow": ({"dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
-    "stored narrow": ({"param_dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
-    "own product": ({"dot_general": lambda *a, **k: jax.lax.dot_general(*a, **k)}, "multiplies in a way of its own"),
-}
-
-
-@pytest.mark.parametrize(("options", "obstacle"), BEYOND.values(), ids=BEYOND)
-def test_other_layers_keep_their_branch(options, obstacle):
-    x = jax.random.normal(jax.random.key(0), (2, 6, 12))
-    layer = updated(**options)
-    assert transforms(layer, x)
-    np.testing.assert_array_equal(layer(x), layer.base(x))
-    assert layer(x).dtype == layer.base(x).dtype
-    with pytest.raises(InputError, match=f"query.*path='fused', but the layer {obstacle}; expected path='branch'"):
-        updated(spec=PeftSpec(path="fused"), **options)
-
-
-@pytest.mark.parametrize("path", ["fused", "fused_dense"])
-@pytest.mark.parametrize("options", [{"use_bias": False}, {"precision": "highest"}], ids=str)
-def test_fusing_does_what_the_layer_does(path, options):
-    layer, x = randomize(updated(spec=PeftSpec(path=path), **options)), jnp.ones((2, 6, 12), jnp.bfloat16)
-    branch = layer.base(x) + layer.delta(x.astype(jnp.float32))
-    assert layer(x).dtype == branch.dtype == jnp.float32
-    np.testing.assert_allclose(layer(x), branch, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("path", ["branch", "fused", "fused_dense"])
-def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
-    layer, x = randomize(updated(spec=PeftSpec(path=path))), jnp.ones((2, 6, 12))
-    _, tangent = jax.jvp(layer, (x,), (x,))
-    np.testing.assert_allclose(tangent, layer(x) - layer.base.bias[...], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", matrices.FAMILIES)
-def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, capsys):
-    layer, x = updated(spec=PeftSpec(family=family, path="fused")), jnp.ones((5, 7, 12))
-    graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
-    loss = lambda trainable, x: jnp.sum(surgery.join(graphdef, trainable, frozen).query(x))  # noqa: E731
-    print_saved_residuals(loss, trainable, x)
-    kept = re.findall(r"^\w+\[([\d,]*)\]", capsys.readouterr().out, re.MULTILINE)
-    assert kept.count("5,7,12") == 1
-    assert {*kept} - {"5,7,12"} <= {",".join(map(str, value.shape)) for value in trainable.values()} | {"12,12"}
-
-
-def test_the_path_is_no_part_of_what_is_trained():
-    assert PeftSpec(path="branch") == PeftSpec() and "path" not in PeftSpec(path="branch").to_json()
-    with pytest.raises(InputError, match=r"path='fused' with dropout=0.1; expected path='branch' or dropout=0"):
-        PeftSpec(path="fused", dropout=0.1)
-    with pytest.raises(InputError, match=r"path='fast', expected one of auto, branch, fused, fused_dense"):
-        PeftSpec(path="fast")
 
 
 def test_merging_twice_and_unmerging_the_unmerged_change_nothing(small_vit, images):

@@ -1,0 +1,171 @@
+"""Every path of every family gives what the others give, and `auto` takes one that was measured to be quick."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.ad_checkpoint import print_saved_residuals
+
+import surm
+from surm import InputError, PeftSpec, matrices
+from surm.peft import paths, surgery
+from tests.peft.randomize import randomize
+from tests.peft.test_surgery import EVERY_LINEAR, UPDATES, attach
+
+
+@pytest.mark.parametrize(("family", "options"), UPDATES)
+def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, options):
+    spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5}
+    results = {}
+    for path in paths.available("update", family):
+        graphdef, trainable, frozen = surgery.split(randomize(attach(small_vit, path=path, **spec), deviation=0.05))
+        loss = lambda t, g=graphdef, f=frozen: jnp.mean(surgery.join(g, t, f)(images) ** 2)  # noqa: E731
+        results[path] = jax.jit(jax.value_and_grad(loss))(trainable)
+    value, gradients = results.pop("branch")
+    largest = max(float(jnp.abs(gradient).max()) for gradient in gradients.values())
+    for path, (other, others) in results.items():
+        np.testing.assert_allclose(other, value, rtol=1e-5, err_msg=path)
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(others[name], gradient, rtol=1e-3, atol=1e-5 * largest, err_msg=f"{path} {name}")
+
+
+@pytest.mark.parametrize("path", ["fused", "fused_dense"])
+def test_the_fused_paths_are_the_merged_model_bit_for_bit(small_vit, images, path):
+    adapted = randomize(attach(small_vit, path=path))
+    np.testing.assert_array_equal(adapted(images), surm.merge(adapted)(images))
+
+
+class Doubled(nnx.Linear):
+    """A linear layer that does more than multiply."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def updated(linear: type = nnx.Linear, spec: PeftSpec | None = None, **options) -> nnx.Module:
+    base = nnx.Dict(query=linear(12, 12, rngs=nnx.Rngs(0), **options))
+    return surm.attach(base, spec or PeftSpec(), nnx.Rngs(3)).query
+
+
+def chosen(layer: nnx.Module, rows: int) -> str:
+    return layer._path(jax.ShapeDtypeStruct((rows, 12), jnp.float32))
+
+
+def test_auto_takes_what_was_measured_and_the_branch_where_nothing_was(monkeypatch):
+    point = {"family": "circulant", "dtype": "float32", "n": 12}
+    slow, quick = {"branch": 1.0, "fused": 2.0, "branch_dense": 3.0}, {"branch": 3.0, "fused": 1.0, "branch_dense": 2.0}
+    points = [{**point, "rows": 10, "seconds": slow}, {**point, "rows": 1000, "seconds": quick}]
+    monkeypatch.setattr(paths, "_measured", {"cpu": points, "tpu": []}.get)
+    assert [chosen(updated(), rows) for rows in (0, 10, 1000, 10**6)] == ["branch", "branch", "fused", "fused"]
+    assert chosen(updated(spec=PeftSpec(dropout=0.1)), 1000) == "branch_dense"  # may not be fused
+    assert chosen(updated(spec=PeftSpec(family="toeplitz")), 1000) == "branch"
+    assert chosen(updated(dtype=jnp.bfloat16), 1000) == "branch"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert chosen(updated(), 1000) == "branch"
+
+
+def test_the_committed_measurements_name_every_path_there_is():
+    points = paths._measured("cpu")
+    assert {point["family"] for point in points} == {*matrices.FAMILIES}
+    for point in points:
+        expected = set(paths.available("update", point["family"]))
+        assert {*point["seconds"]} == (expected if point["dtype"] == "float32" else expected - {*paths.FUSED})
+        assert point["floor_seconds"] > 0
+    assert paths._measured("abacus") == []
+
+
+@pytest.mark.parametrize(("family", "options"), UPDATES)
+def test_the_paths_agree_for_adapters(small_vit, images, family, options):
+    logits = {}
+    for path in paths.available("adapter", family):
+        spec = {"method": "adapter", "family": family, "options": options, "path": path}
+        logits[path] = randomize(attach(small_vit, **spec), deviation=0.05)(images)
+    for path, found in logits.items():
+        np.testing.assert_allclose(found, logits["branch"], rtol=1e-4, atol=1e-5, err_msg=path)
+    assert len(logits) > 1 and jnp.abs(logits["branch"] - small_vit(images)).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_every_example_may_have_an_adapter_of_its_own(family):
+    x = jax.random.normal(jax.random.key(0), (3, 5, 12))
+    for path in paths.available("update", family):
+        many = [randomize(updated(spec=PeftSpec(family=family, path=path)), seed=seed) for seed in range(3)]
+        graphdef, _, frozen = surgery.split(nnx.Dict(query=many[0]))
+        stacked = jax.tree.map(lambda *v: jnp.stack(v), *(surgery.split(nnx.Dict(query=one))[1] for one in many))
+        loss = lambda t, x, g=graphdef, f=frozen: jnp.sum(jnp.sin(surgery.join(g, t, f).query(x)))  # noqa: E731
+        together = jax.jit(jax.vmap(jax.value_and_grad(loss)))(stacked, x)
+        for index in range(3):
+            alone = jax.jit(jax.value_and_grad(loss))(jax.tree.map(lambda v, i=index: v[i], stacked), x[index])
+            for found, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+                np.testing.assert_allclose(found[index], expected, rtol=1e-4, atol=1e-4, err_msg=path)
+
+
+BEYOND = {
+    "other class": ({"linear": Doubled}, "is a Doubled, which may do more than multiply"),
+    "computes narrow": ({"dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
+    "stored narrow": ({"param_dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
+    "own product": ({"dot_general": lambda *a, **k: jax.lax.dot_general(*a, **k)}, "multiplies in a way of its own"),
+}
+
+
+@pytest.mark.parametrize(("options", "obstacle"), BEYOND.values(), ids=BEYOND)
+def test_other_layers_keep_their_branch(options, obstacle):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 12))
+    layer = updated(**options)
+    assert layer._path(x) in ("branch", "branch_dft", "branch_dense")
+    np.testing.assert_array_equal(layer(x), layer.base(x))
+    assert layer(x).dtype == layer.base(x).dtype
+    with pytest.raises(InputError, match=f"query.*path='fused', but the layer {obstacle}; expected path='branch'"):
+        updated(spec=PeftSpec(path="fused"), **options)
+
+
+@pytest.mark.parametrize("path", ["fused", "fused_dense"])
+@pytest.mark.parametrize("options", [{"use_bias": False}, {"precision": "highest"}], ids=str)
+def test_fusing_does_what_the_layer_does(path, options):
+    layer, x = randomize(updated(spec=PeftSpec(path=path), **options)), jnp.ones((2, 6, 12), jnp.bfloat16)
+    branch = layer.base(x) + layer.delta(x.astype(jnp.float32))
+    assert layer(x).dtype == branch.dtype == jnp.float32
+    np.testing.assert_allclose(layer(x), branch, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["branch", "fused", "fused_dense"])
+def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
+    layer, x = randomize(updated(spec=PeftSpec(path=path))), jnp.ones((2, 6, 12))
+    _, tangent = jax.jvp(layer, (x,), (x,))
+    np.testing.assert_allclose(tangent, layer(x) - layer.base.bias[...], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, capsys):
+    layer, x = updated(spec=PeftSpec(family=family, path="fused")), jnp.ones((5, 7, 12))
+    graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
+    loss = lambda trainable, x: jnp.sum(surgery.join(graphdef, trainable, frozen).query(x))  # noqa: E731
+    print_saved_residuals(loss, trainable, x)
+    kept = re.findall(r"^\w+\[([\d,]*)\]", capsys.readouterr().out, re.MULTILINE)
+    assert kept.count("5,7,12") == 1
+    assert {*kept} - {"5,7,12"} <= {",".join(map(str, value.shape)) for value in trainable.values()} | {"12,12"}
+
+
+def test_the_path_is_no_part_of_what_is_trained():
+    assert PeftSpec(path="branch") == PeftSpec() and "path" not in PeftSpec(path="branch").to_json()
+    with pytest.raises(InputError, match=r"path='fused' with dropout=0.1; expected path='branch' or dropout=0"):
+        PeftSpec(path="fused", dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "there_are"),
+    [
+        ({"path": "fast"}, "update circulant has auto, branch, branch_dft, branch_dense, fused, fused_dense"),
+        (
+            {"family": "low_rank", "path": "branch_dft"},
+            "update low_rank has auto, branch, branch_dense, fused, fused_dense",
+        ),
+        ({"method": "adapter", "path": "fused"}, "adapter circulant has auto, branch, branch_dft, branch_dense"),
+    ],
+)
+def test_a_path_that_is_not_there_is_refused_with_those_that_are(spec, there_are):
+    with pytest.raises(InputError, match=f"path={spec['path']!r}; {there_are}$"):
+        PeftSpec(**spec)
