@@ -94,9 +94,9 @@ class PeftSpec:
             raise InputError(
                 f"no activation is called {self.activation!r}; {nearest(self.activation, BRANCH_ACTIVATIONS)}"
             )
-        paths = ("auto", *available(self.method, self.family))
-        if self.path not in paths:
-            raise InputError(f"path={self.path!r}; {self.method} {self.family} has {', '.join(paths)}")
+        there_are = available(self.method, self.family)
+        if self.path not in ("auto", *there_are):
+            raise InputError(f"path={self.path!r}; {self.method} {self.family} has {', '.join(there_are)} and auto")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
         if self.path in FUSED and self.dropout:

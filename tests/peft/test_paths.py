@@ -158,14 +158,14 @@ def test_the_path_is_no_part_of_what_is_trained():
 @pytest.mark.parametrize(
     ("spec", "there_are"),
     [
-        ({"path": "fast"}, "update circulant has auto, branch, branch_dft, branch_dense, fused, fused_dense"),
+        ({"path": "fast"}, "update circulant has branch, branch_dft, branch_dense, fused, fused_dense and auto"),
         (
             {"family": "low_rank", "path": "branch_dft"},
-            "update low_rank has auto, branch, branch_dense, fused, fused_dense",
+            "low_rank has branch, branch_dense, fused, fused_dense and auto",
         ),
-        ({"method": "adapter", "path": "fused"}, "adapter circulant has auto, branch, branch_dft, branch_dense"),
+        ({"method": "adapter", "path": "fused"}, "adapter circulant has branch, branch_dft, branch_dense and auto"),
     ],
 )
 def test_a_path_that_is_not_there_is_refused_with_those_that_are(spec, there_are):
-    with pytest.raises(InputError, match=f"path={spec['path']!r}; {there_are}$"):
+    with pytest.raises(InputError, match=f"path={spec['path']!r}; .*{there_are}$"):
         PeftSpec(**spec)
