@@ -104,17 +104,18 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
       >>> matvec({"c": c}, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).round().tolist()
       [5.0, 5.0]
     """
-    n_in = input_size(x)
-    c = _blocks(params, n_out, n_in)
-    p, dtype = c.shape[2], working_dtype(c, x)
+    return _product(_blocks(params, n_out, input_size(x)), x)
 
-    @jax.checkpoint
-    def product(c, x):
-        z = fourier.spectrum(x.astype(dtype).reshape(*x.shape[:-1], n_in // p, p), p, 1)
-        y = fourier.from_spectrum(jnp.einsum("ijk,...jk->...ik", fourier.spectrum(c.astype(dtype), p, 1), z), p, 1)
-        return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
 
-    return product(c, x)
+@jax.jit
+@jax.checkpoint
+def _product(c, x):
+    rows, columns, p = c.shape
+    dtype = working_dtype(c, x)
+    of_c = fourier.spectrum(c.astype(dtype), p, 1, of_batch=False)
+    of_x = fourier.spectrum(x.astype(dtype).reshape(*x.shape[:-1], columns, p), p, 1)
+    y = fourier.from_spectrum(jnp.einsum("ijk,...jk->...ik", of_c, of_x), p, 1)
+    return y.reshape(*x.shape[:-1], rows * p).astype(x.dtype)
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:

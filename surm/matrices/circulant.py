@@ -16,15 +16,16 @@ Source: arXiv 2406.17740.
 
 from jaxtyping import Array, Float
 
-from surm.matrices import f_circulant
+from surm.matrices import f_circulant, fourier
 from surm.matrices.f_circulant import init, num_params
+from surm.matrices.fourier import Convolution
 from surm.matrices.params import Params
 
 __all__ = ["init", "matvec", "num_params", "project", "to_dense"]
 
 
 def matvec(
-    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, transform: str = "fft"
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, convolve: Convolution = fourier.convolve
 ) -> Float[Array, "*b {n_out}"]:
     """The product y_i = Σ_j c_{(i-j) mod n} x_j.
 
@@ -32,21 +33,21 @@ def matvec(
       params: {"a", "b"} or {"c"}, as `init` makes them.
       x: vectors of length n_in.
       n_out: rows.
-      transform: what convolves, "fft" or "dft" (by matmuls alone, see `dft`).
+      convolve: what convolves, `fourier.convolve` or `dft.convolve` (by matmuls alone).
 
     Returns:
       The products, in x's type. Cost: two real FFTs of length max(n_out, n_in) a vector; differentiated,
       params and x alone are kept.
 
     Raises:
-      ValueError: if the names or lengths of the parameters do not fit, or there is no such transform.
+      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> matvec({"c": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
       [3.0, 1.0, 2.0]
     """
-    return f_circulant.matvec(params, x, n_out, 1, transform)
+    return f_circulant.matvec(params, x, n_out, 1, convolve)
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:

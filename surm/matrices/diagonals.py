@@ -1,4 +1,4 @@
-"""A Toeplitz matrix by its diagonals: the dense form, and the sums that make a projection.
+"""A Toeplitz matrix by its diagonals: the dense form, the fast product, and the sums that make a projection.
 
     n_out = 3, n_in = 4        [d3 d2 d1 d0]
                                [d4 d3 d2 d1]      entry (i, j) = d[i - j + n_in - 1]
@@ -16,6 +16,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from surm.matrices import fourier
 
 
 def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
@@ -50,6 +52,26 @@ def _from_diagonals_jvp(n_out, n_in, primals, tangents):
     dense = jax.ShapeDtypeStruct((n_out, n_in), tangent.dtype)
     (change,) = jax.linear_transpose(diagonal_sums, dense)(tangent)
     return _from_diagonals(diagonals, n_out, n_in), change
+
+
+def product(
+    diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
+) -> Float[Array, "*b {n_out}"]:
+    """The product with the Toeplitz matrix, as the middle of one linear convolution of the diagonals with x.
+
+    Args:
+      diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
+      x: vectors of length n_in.
+      n_out: rows.
+      convolve: what convolves.
+
+    Returns:
+      The products. Cost: a convolution of the first smooth length >= n_out + n_in - 1; what wraps round at that length
+      falls on the n_in - 1 entries that are cut off.
+    """
+    n_in = x.shape[-1]
+    length = fourier.smooth_length(n_out + n_in - 1)
+    return convolve(diagonals, x, length, 1)[..., n_in - 1 : n_in - 1 + n_out]
 
 
 def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:

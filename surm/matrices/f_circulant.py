@@ -14,12 +14,15 @@ either {"a", "b"}, with v = a⊙b (the paper's Hadamard form), or {"c"}, with v 
 Source: arXiv 2406.17740; V. Y. Pan, Structured Matrices and Polynomials, Birkhäuser 2001, for Z_f.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import convolution, diagonals
+from surm.matrices import diagonals
+from surm.matrices.fourier import Convolution
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
@@ -89,7 +92,7 @@ def _vector(params: Params, n_out: int, n_in: int) -> Float[Array, " n"]:
 
 
 def matvec(
-    params: Params, x: Float[Array, "*b n_in"], n_out: int, f: int, transform: str
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, f: int, convolve: Convolution
 ) -> Float[Array, "*b {n_out}"]:
     """The product Z_f(v) x, one convolution of length max(n_out, n_in) with wrap factor f.
 
@@ -98,7 +101,7 @@ def matvec(
       x: vectors of length n_in.
       n_out: rows.
       f: 1 or -1.
-      transform: a key of `convolution.TRANSFORMS`.
+      convolve: what convolves.
 
     Returns:
       The products, in x's type. Cost O(n log n) a vector by FFT. Differentiated, it keeps params and x alone.
@@ -106,14 +109,13 @@ def matvec(
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.
     """
-    n_in = input_size(x)
-    v = _vector(params, n_out, n_in)
+    return _product(_vector(params, n_out, input_size(x)), x, n_out, f, convolve)
 
-    @jax.checkpoint
-    def product(v, x):
-        return convolution.convolve(v, x, v.shape[0], f, transform)[..., :n_out].astype(x.dtype)
 
-    return product(v, x)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.checkpoint, static_argnums=(2, 3, 4))
+def _product(v, x, n_out, f, convolve):
+    return convolve(v, x, v.shape[0], f)[..., :n_out].astype(x.dtype)
 
 
 def dense(v: Float[Array, " n"], n_out: int, n_in: int, f: int) -> Float[Array, "{n_out} {n_in}"]:

@@ -25,14 +25,20 @@ from jaxtyping import Array, Complex, Float
 
 from surm.matrices.params import working_dtype
 
+Convolution = Callable[[Float[Array, " k"], Float[Array, "*b m"], int, int], Float[Array, "*b n"]]
+"""(v, x, n, f) -> the convolutions of length n, as `convolve`."""
 
-def spectrum(x: Float[Array, "*b k"], n: int, f: int) -> Complex[Array, "*b m"]:
+_FFTS_GATHER = jax.__version_info__ < (0, 12)
+
+
+def spectrum(x: Float[Array, "*b k"], n: int, f: int, *, of_batch: bool = True) -> Complex[Array, "*b m"]:
     """The transform under which a convolution of length n with wrap factor f is a product.
 
     Args:
       x: vectors of length k <= n, float32 or float64; zeros are added up to n.
       n: the length of the convolution.
       f: 1 (circular) or -1 (skew-circular).
+      of_batch: whether x is a batch, which may be spread over devices, rather than parameters.
 
     Returns:
       The spectra along the last axis: n//2 + 1 values, for f = -1 and even n one less.
@@ -41,9 +47,9 @@ def spectrum(x: Float[Array, "*b k"], n: int, f: int) -> Complex[Array, "*b m"]:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
         if n % 2 == 0:
             halves = jax.lax.complex(x[..., : n // 2], x[..., n // 2 :])
-            return _in_place(jnp.fft.fft, halves * _eta_powers(n, halves))
+            return _in_place(jnp.fft.fft, halves * _eta_powers(n, halves), of_batch)
         x = x * _signs(x)
-    return _in_place(functools.partial(jnp.fft.rfft, n=n), x)
+    return _in_place(functools.partial(jnp.fft.rfft, n=n), x, of_batch)
 
 
 def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
@@ -65,13 +71,16 @@ def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int) -> Float[Array, "*b
     return x if f == 1 else x * _signs(x)
 
 
-def _in_place(transform: Callable[[Array], Array], x: Array) -> Array:
+def _in_place(transform: Callable[[Array], Array], x: Array, of_batch: bool = True) -> Array:
     """The transform of every vector on the device where it lies.
 
     XLA before jax 0.12 brings the vectors of all devices together for an FFT (jax#15680), unless it is mapped over the
     devices. Where a mesh has explicit axes, x's type tells how its batch is spread. Where XLA chooses, nothing tells
-    until it has: the first axis is taken for the batch, and moved if it was not.
+    until it has: the first axis is taken for the batch, and moved if it was not. (A vmap over the batch hides it, and
+    so do shardings that are given to `jax.jit` alone: there the old XLA gathers, `dft.convolve` never does.)
     """
+    if not (_FFTS_GATHER and of_batch):
+        return transform(x)
     sharding = jax.typeof(x).sharding
     mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (x.ndim - len(sharding.spec))]
     chosen_by_xla = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto]
@@ -129,7 +138,7 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
     """
     dtype = working_dtype(v, x)
     z = spectrum(x.astype(dtype), n, f)
-    return from_spectrum(z * for_each(spectrum(v.astype(dtype), n, f), z), n, f)
+    return from_spectrum(z * for_each(spectrum(v.astype(dtype), n, f, of_batch=False), z), n, f)
 
 
 def smooth_length(n: int) -> int:

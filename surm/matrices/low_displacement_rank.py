@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import alternating, convolution, diagonals, displacement, f_circulant, fourier
+from surm.matrices import alternating, diagonals, displacement, f_circulant, fourier
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -80,7 +80,7 @@ def _generators(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r 
 
 
 def matvec(
-    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, transform: str = "fft"
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, convolve: fourier.Convolution = fourier.convolve
 ) -> Float[Array, "*b {n_out}"]:
     """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x); the r circular convolutions share one inverse FFT.
 
@@ -88,14 +88,14 @@ def matvec(
       params: {"g", "h"}, as `init` makes them.
       x: vectors of length n_in.
       n_out: rows.
-      transform: what convolves, "fft" or "dft" (by matmuls alone, see `dft`).
+      convolve: what convolves, `fourier.convolve` or `dft.convolve` (by matmuls alone).
 
     Returns:
       The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector; differentiated, params and x
       alone are kept.
 
     Raises:
-      ValueError: if the names or shapes of the parameters do not fit, or there is no such transform.
+      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -105,14 +105,22 @@ def matvec(
     """
     n_in = input_size(x)
     g, h = _generators(params, n_out, n_in)
-    product = _by_fft if transform == "fft" else partial(_by_convolutions, transform=transform)
-    return jax.checkpoint(partial(product, n_out=n_out))(g, h, x)
+    return _product_with(g, h, x, n_out, convolve)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+@partial(jax.checkpoint, static_argnums=(3, 4))
+def _product_with(g, h, x, n_out, convolve):
+    if convolve is fourier.convolve:
+        return _by_fft(g, h, x, n_out)
+    return _by_convolutions(g, h, x, n_out, convolve)
 
 
 def _by_fft(g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int) -> Array:
     """The product, with the spectrum of x and that of the result shared by all terms."""
     dtype, n = working_dtype(g, h, x), g.shape[1]
-    g_spectra, h_spectra = fourier.spectrum(g.astype(dtype), n, 1), fourier.spectrum(h.astype(dtype), n, -1)
+    g_spectra = fourier.spectrum(g.astype(dtype), n, 1, of_batch=False)
+    h_spectra = fourier.spectrum(h.astype(dtype), n, -1, of_batch=False)
     x_spectrum = fourier.spectrum(x.astype(dtype)[..., None, :], n, -1)
     inner = fourier.from_spectrum(fourier.for_each(h_spectra, x_spectrum) * x_spectrum, n, -1)
     inner_spectra = fourier.spectrum(inner, n, 1)
@@ -121,14 +129,13 @@ def _by_fft(g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b 
 
 
 def _by_convolutions(
-    g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int, transform: str
+    g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
 ) -> Array:
     """The product, term by term."""
     n = g.shape[1]
 
     def term(g, h):
-        inner = convolution.convolve(h, x, n, -1, transform)
-        return convolution.convolve(g, inner, n, 1, transform)
+        return convolve(g, convolve(h, x, n, -1), n, 1)
 
     return jax.vmap(term)(g, h).sum(0)[..., :n_out].astype(x.dtype)
 

@@ -18,12 +18,14 @@ half of all matrices' dimensions are out of its reach, whatever its rank.
 Source: arXiv 2406.17740; G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., section 4.7.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import convolution, diagonals, toeplitz_pair, toeplitz_product
+from surm.matrices import diagonals, fourier, toeplitz_pair, toeplitz_product
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
@@ -91,7 +93,7 @@ def _check_params(params: Params, n_out: int, n_in: int) -> tuple[str, ...]:
 
 
 def matvec(
-    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, transform: str = "fft"
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, convolve: fourier.Convolution = fourier.convolve
 ) -> Float[Array, "*b {n_out}"]:
     """The product T x, or T(b) (T(a) x), each factor by one convolution.
 
@@ -99,7 +101,7 @@ def matvec(
       params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
       x: vectors of length n_in.
       n_out: rows.
-      transform: what convolves, "fft" or "dft" (by matmuls alone, see `dft`).
+      convolve: what convolves, `fourier.convolve` or `dft.convolve` (by matmuls alone).
 
     Returns:
       The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
@@ -107,25 +109,25 @@ def matvec(
       are kept.
 
     Raises:
-      ValueError: if the names or lengths of the parameters do not fit, or there is no such transform.
+      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> matvec({"b": jnp.array([0.0, 1.0, 0.0])}, jnp.array([1.0, 2.0, 3.0]), 3).round().tolist()
       [2.0, 4.0, 2.0]
     """
-    n_in = input_size(x)
-    form = _check_params(params, n_out, n_in)
+    _check_params(params, n_out, input_size(x))
+    return _product(params, x, n_out, convolve)
 
-    @jax.checkpoint
-    def product(params, x):
-        if form == ("a", "b"):
-            y = toeplitz_pair.matvec(params["b"], params["a"], x, n_out, transform)
-        else:
-            y = convolution.toeplitz(_diagonals(params, n_out, n_in), x, n_out, transform)
-        return y.astype(x.dtype)
 
-    return product(params, x)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.checkpoint, static_argnums=(2, 3))
+def _product(params, x, n_out, convolve):
+    if "a" in params:
+        y = toeplitz_pair.matvec(params["b"], params["a"], x, n_out, convolve)
+    else:
+        y = diagonals.product(_diagonals(params, n_out, x.shape[-1]), x, n_out, convolve)
+    return y.astype(x.dtype)
 
 
 def _diagonals(params: Params, n_out: int, n_in: int) -> Float[Array, " d"]:

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from surm.matrices import alternating, convolution, diagonals
+from surm.matrices import alternating, diagonals, fourier
 from surm.matrices.params import Params
 
 _START_ITERATIONS = 200  # of CGLS, to solve for X
 
 
 def matvec(
-    b: Float[Array, " n"], a: Float[Array, " n"], x: Float[Array, "*b n_in"], n_out: int, transform: str
+    b: Float[Array, " n"], a: Float[Array, " n"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
 ) -> Float[Array, "*b {n_out}"]:
     """The product T(b) (T(a) x) of the n×n matrices with x, its first n_out entries.
 
@@ -32,14 +32,14 @@ def matvec(
       a: first column of the right factor.
       x: vectors of length n_in <= n.
       n_out: how many entries to keep, at most n.
-      transform: a key of `convolution.TRANSFORMS`.
+      convolve: what convolves.
 
     Returns:
       The products. Cost: two convolutions of length at most 2n - 1.
     """
     n = a.shape[0]
-    inner = convolution.toeplitz(diagonals.symmetric(a, n, x.shape[-1]), x, n, transform)
-    return convolution.toeplitz(diagonals.symmetric(b, n_out, n), inner, n_out, transform)
+    inner = diagonals.product(diagonals.symmetric(a, n, x.shape[-1]), x, n, convolve)
+    return diagonals.product(diagonals.symmetric(b, n_out, n), inner, n_out, convolve)
 
 
 def project(dense: Float[Array, "n_out n_in"]) -> Params:
@@ -80,7 +80,7 @@ def _product(
 ) -> Float[Array, "{n_out} {n_in}"]:
     """Σ_k T(b_k) T(a_k) by FFT, bilinear in b and a, for `alternating`."""
     x = jnp.eye(n_in, dtype=a.dtype)
-    return jax.vmap(lambda b_k, a_k: matvec(b_k, a_k, x, n_out))(b, a).sum(0).T
+    return jax.vmap(lambda b_k, a_k: matvec(b_k, a_k, x, n_out, fourier.convolve))(b, a).sum(0).T
 
 
 def _from_differences(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:

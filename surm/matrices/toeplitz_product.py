@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from surm.matrices import convolution
+from surm.matrices import diagonals, fourier
 from surm.matrices.diagonals import from_diagonals, strips
 
 
@@ -44,7 +44,7 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
     of_right = functools.partial(_between, right, n_in - 1)
     # Columns 0, B, 2B, ..., with the B - 1 rows above the first, which move down into it.
     chosen = jnp.stack([of_right(-start, m - 1 - start) for start in starts])
-    products = convolution.toeplitz(of_left(2 - block - m, n_out - 1), chosen, n_out + block - 1, "fft")
+    products = diagonals.product(of_left(2 - block - m, n_out - 1), chosen, n_out + block - 1, fourier.convolve)
     moved = strips(jnp.roll(products, 1 - block, axis=1), n_out, block)
     gained_left = from_diagonals(of_left(1 - block, n_out - 1), n_out, block)
     lost_left = from_diagonals(of_left(1 - block - m, n_out - 1 - m), n_out, block)
@@ -56,8 +56,8 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
     return (moved + jnp.matmul(change, by, precision="highest"))[:, :n_in]
 
 
-def _between(diagonals: Float[Array, " d"], main: int, first: int, last: int) -> Float[Array, " e"]:
+def _between(given: Float[Array, " d"], main: int, first: int, last: int) -> Float[Array, " e"]:
     """The diagonals first to last, counted from the main one at an index; zeros beyond the ends."""
     first, last = main + first, main + last + 1
-    before, after = max(-first, 0), max(last - diagonals.shape[0], 0)
-    return jnp.pad(diagonals, (before, after))[first + before : last + before]
+    before, after = max(-first, 0), max(last - given.shape[0], 0)
+    return jnp.pad(given, (before, after))[first + before : last + before]
