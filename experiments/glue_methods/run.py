@@ -53,7 +53,7 @@ RATES: dict[str, tuple[float, float, float]] = {
     "head": (2e-3, 8e-3, 3.2e-2),
     "low_rank r=1": (6e-4, 2.5e-3, 1e-2),
     "circulant": (3e-4, 1.2e-3, 5e-3),
-    "toeplitz": (2e-4, 8e-4, 3e-3),
+    "toeplitz": (8e-4, 3e-3, 1.2e-2),
     "kronecker": (6e-4, 2.5e-3, 1e-2),
     "low_displacement_rank r=1": (8e-4, 3e-3, 1.2e-2),
     "low_rank r=8": (2.5e-4, 1e-3, 4e-3),
@@ -69,7 +69,7 @@ FIXED = {"optim.batch_size": 32, "optim.head_learning_rate": 5e-3, "peft.dropout
 TUNING = {"data.eval_split": "validation", "data.validation_examples": 500}
 TASKS: dict[str, dict[str, Any]] = {
     "mrpc": {"folder": "MRPC", "lengths": "48,64,80,104", "run": {"optim.epochs": 3}},
-    "cola": {"folder": "CoLA", "lengths": "12,16,24,48", "run": {"optim.epochs": 4}},
+    "cola": {"folder": "CoLA", "lengths": "12,16,24,48", "run": {"optim.epochs": 3}},
     "sst2": {
         "folder": "SST-2",
         "lengths": "12,16,24,32,48,72",
