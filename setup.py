@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["surm", "surm.*"]),
+    package_dir={"": "."},  # so that an editable install is a line in a .pth, which also holds beside the clone
     package_data={"surm.models": ["assets/*"]},
     python_requires=">=3.11",
     install_requires=[

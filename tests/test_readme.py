@@ -13,6 +13,7 @@ from surm import command_line, train
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
+
 def table(experiment: str, *arguments: str) -> str:
     return runpy.run_path(str(ROOT / "experiments" / experiment / "run.py"))["table"](*arguments)
 
@@ -73,8 +74,9 @@ def test_the_number_a_config_promises_is_that_of_its_result(config, result):
 
 def test_the_command_that_promises_a_number_is_what_was_measured():
     docstring = ast.get_docstring(ast.parse((ROOT / "configs" / "bert_glue.py").read_text()))
-    command = re.search(r"python -m surm.train (--config=\S+minilm .*)", docstring).group(1)
-    config = command_line.parse(["surm.train", *command.replace("configs/", f"{ROOT}/configs/").split()]).config.to_dict()
+    command = re.search(r"python -m surm.train (--config=\S+minilm .*?)\n\n", docstring, re.DOTALL).group(1)
+    flags = command.replace("\\\n", "").replace("configs/", f"{ROOT}/configs/").split()
+    config = command_line.parse(["surm.train", *flags]).config.to_dict()
     measured = result_of("experiments/glue_methods/results/mrpc_circulant.json")["config"]
     config["data"]["lengths"] = measured["data"]["lengths"]  # how far batches are padded
     assert config == measured
