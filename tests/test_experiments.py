@@ -41,6 +41,14 @@ RESULTS = [*(EXPERIMENTS / "glue_methods" / "results").glob("*.json")]
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
 def test_a_result_of_glue_was_tuned_at_the_rates_that_the_script_names(file):
     result, script = json.loads(file.read_text()), runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
-    losses = {float(rate): loss for rate, loss in result["tuning"]["validation_loss"].items()}
-    assert tuple(losses) == script["RATES"][result["name"]]
-    assert result["learning_rate"] == min(losses, key=losses.get)
+    tuning = {float(rate): values for rate, values in result["tuning"]["validation"].items()}
+    assert tuple(tuning) == script["RATES"][result["name"]]
+    assert result["learning_rate"] == script["best"](tuning, result["tuning"]["chosen_by"])
+
+
+def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
+    script = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
+    tuning = {0.1: {"f1": 0.5, "loss": 0.2}, 0.2: {"f1": 0.5, "loss": 0.1}, 0.3: None, 0.4: {"f1": 0.4, "loss": 0.0}}
+    assert script["best"](tuning, "f1") == 0.2
+    with pytest.raises(script["NonFiniteError"], match="at none of the rates 0.3 did"):
+        script["best"]({0.3: None}, "f1")
