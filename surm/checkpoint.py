@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 
+from surm.errors import InputError
+
 State = TypeVar("State")
 
 
@@ -74,15 +76,31 @@ class Checkpoints:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             raise OSError(f"a checkpoint in {self._folder} failed: {reason[:300]}") from error
 
-    def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """Reads the newest checkpoint.
+    def notes(self) -> dict[str, Any]:
+        """The notes of the newest checkpoint; InputError if it is damaged."""
+        return self._read("notes", None)
+
+    def restore(self, like: State) -> State:
+        """The state of the newest checkpoint.
 
         Args:
           like: a state of the same structure, shapes and dtypes.
 
         Returns:
-          The state and the notes.
+          The state.
+
+        Raises:
+          InputError: if the checkpoint is damaged, or of another structure.
         """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        loaded = self._checkpointer.load_checkpointables(None, {"state": abstract, "notes": None})
-        return loaded["state"], loaded["notes"]
+        return self._read("state", abstract)
+
+    def _read(self, name: str, like: Any) -> Any:
+        try:
+            return self._checkpointer.load_checkpointables(None, {name: like})[name]
+        except Exception as error:  # orbax raises what it meets in damaged files, of many types
+            raise InputError(
+                f"the checkpoint {str(self._folder / str(self.latest_step))!r} cannot be read "
+                f"({' '.join(f'{type(error).__name__}: {error}'.split())[:200]}); remove it to go on from the one "
+                "before, or name another workdir"
+            ) from error

@@ -1,6 +1,7 @@
 """The flags `--config` and `--workdir`, every mistake in them turned into one line."""
 
 import dataclasses
+import os
 import re
 import sys
 
@@ -39,12 +40,13 @@ def parse(argv: list[str]) -> CommandLine:
     )
     flags.DEFINE_string("workdir", None, "the run's folder, made if absent", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    _check_keys(argv)
+    unset = _check_keys(argv)
     try:
-        rest = values(argv)
+        rest = values([argument for argument in argv if argument not in unset])
         chosen = config.value
         if chosen is not None:
             chosen.keys()  # a file that failed to load only says so when it is read
+            chosen.update_from_flattened_dict({key: None for key in unset.values()})
             configs.apply_durations(chosen, config_flags.get_override_values(values["config"]))
     except Exception as error:  # whatever absl, ml_collections or the config file itself raise
         raise InputError(_one_line(error)) from error
@@ -54,14 +56,18 @@ def parse(argv: list[str]) -> CommandLine:
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     for name in ("config", "workdir"):
-        if values[name].value is None:
+        if not values[name].value:
             raise InputError(f"--{name} is missing: python -m surm.train --config=FILE --workdir=DIR")
-    return CommandLine(chosen, values.workdir)
+    return CommandLine(chosen, os.path.expanduser(values.workdir))
 
 
-def _check_keys(argv: list[str]) -> None:
-    """Refuses `--config.KEY=VALUE` for an unknown key or a value of another type, better than absl says it."""
-    known = dict(configs.leaves(configs.default()))
+def _check_keys(argv: list[str]) -> dict[str, str]:
+    """Refuses `--config.KEY=VALUE` for an unknown key or a value of another type, better than absl says it.
+
+    Returns:
+      The arguments that set a key to None, which absl cannot, and their keys.
+    """
+    known, unset = dict(configs.leaves(configs.default())), {}
     for argument in argv[1:]:
         match = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
@@ -69,10 +75,12 @@ def _check_keys(argv: list[str]) -> None:
         key, text = match.groups()
         configs.check_key(key, known)
         if text == "None" and known[key] is None:
+            unset[argument] = key
             continue
         expected = _NUMBERS.get(type(known[key]) if known[key] is not None else float)
         if text is not None and expected and not _parses(text, expected[0]):
             raise InputError(f"config.{key}={text}, expected {expected[1]}")
+    return unset
 
 
 _NUMBERS = {int: (int, "a whole number"), float: (float, "a number")}
@@ -97,6 +105,8 @@ def _one_line(error: Exception) -> str:
         return re.sub(r"^surm\.errors\.InputError: ", "", lines[-1])
     if missing := re.search(r"No such file or directory: '([^']*)'", str(text)):
         return f"no config file {missing[1]!r}; expected a path such as configs/vit_digits.py, perhaps with :ARGUMENTS"
+    if folder := re.search(r"Is a directory: '([^']*)'", str(text)):
+        return f"config {folder[1]!r} is a folder; expected a file such as configs/vit_digits.py"
     if isinstance(error, OSError):
         return " ".join(lines)
     hints = [line for line in lines[1:] if line.startswith("Did you mean")]

@@ -24,7 +24,8 @@ def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
       `"nearest: a, b"`, or all names (up to 12) where none is close.
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(given, names, n=count, cutoff=0.5)
+    by_folded = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(given.casefold(), by_folded, n=count, cutoff=0.5)
     if close:
-        return "nearest: " + ", ".join(close)
+        return "nearest: " + ", ".join(by_folded[folded] for folded in close)
     return "known: " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

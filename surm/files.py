@@ -2,16 +2,24 @@
 
 import os
 import pathlib
+import uuid
 
 
 def replace(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file in one step: under a name of its own first, then renamed.
+    """Writes a file in one step: under a name that nobody else uses first, then renamed.
 
     Args:
       path: the file; its folder must exist.
       data: what it will hold; text is written as UTF-8.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data.encode() if isinstance(data, str) else data)
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -2,8 +2,8 @@
 
 It fuses cheap operations into everything that uses their result, recomputed. In the backward pass of a deep model each
 residual gradient is a cheap sum over all the blocks above, and every use of it, three a block, would add that whole
-sum up anew: a sixth of the time of a BERT-base's step. `optimization_barrier` does not survive until fusion there; a
-function that is called rather than inlined does.
+sum up anew. `optimization_barrier` does not survive until fusion there; a function that is called rather than inlined
+does.
 """
 
 import functools
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import jax
-from jax.experimental.scheduling_groups import xla_metadata_call
 
 P, R = ParamSpec("P"), TypeVar("R")
 
@@ -25,10 +24,16 @@ def computed_once(function: Callable[P, R]) -> Callable[P, R]:
     Returns:
       The function. It can be differentiated and mapped like the original.
     """
-    called = xla_metadata_call(function, inlineable="false")
 
     @functools.wraps(function)
     def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (called if jax.default_backend() == "cpu" else function)(*args, **kwargs)
+        return (_called(function) if jax.default_backend() == "cpu" else function)(*args, **kwargs)
 
     return chosen
+
+
+@functools.cache
+def _called(function: Callable[P, R]) -> Callable[P, R]:
+    from jax.experimental.scheduling_groups import xla_metadata_call  # experimental: asked for where it is needed
+
+    return xla_metadata_call(function, inlineable="false")

@@ -2,17 +2,19 @@
 
 The gradient of a kernel, xᵀ·dy, has to have one operand transposed in memory. Differentiated by JAX it is (dyᵀ·x)ᵀ:
 dy is transposed, and as dy is a sum over the residual branches above, XLA fuses that whole sum, recomputed, into the
-strided copy. In BERT it made the gradients of two thin kernels a block cost more than the rest of the step. With x
-in front the copy is of x, which lies in memory already.
+strided copy. With x in front the copy is of x, which lies in memory already. Elsewhere than on a CPU it is JAX's own
+product, which has every derivative.
 """
 
 import jax
+from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
+from surm.manual_axes import varying_like
 
-@jax.custom_vjp
+
 def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -> Float[Array, "*batch n_out"]:
-    """The product x·kernel over the last axis; as every function with a derivative of its own, in reverse mode only.
+    """The product x·kernel over the last axis; on a CPU differentiable in reverse mode alone.
 
     Args:
       x: any number of vectors.
@@ -21,6 +23,11 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
     Returns:
       The products.
     """
+    return _matmul(x, varying_like(kernel, x)) if jax.default_backend() == "cpu" else x @ kernel
+
+
+@jax.custom_vjp
+def _matmul(x, kernel):
     return x @ kernel
 
 
@@ -30,11 +37,15 @@ def _forward(x, kernel):
 
 def _backward(saved, dy):
     x, kernel = saved
+    sharding = jax.typeof(kernel).sharding
+    if AxisType.Explicit in sharding.mesh.axis_types:  # then no axis of the batch may be lost in another
+        batch = tuple(range(x.ndim - 1))
+        return dy @ kernel.T, jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), out_sharding=sharding)
     rows, gradients = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     return dy @ kernel.T, rows.T @ gradients
 
 
-matmul.defvjp(_forward, _backward)
+_matmul.defvjp(_forward, _backward)
 
 
 def dot_general(x: Array, kernel: Array, dimension_numbers: tuple, **options: object) -> Array:

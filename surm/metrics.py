@@ -73,7 +73,9 @@ def pearson(predicted: Real[np.ndarray, " n"], labels: Real[np.ndarray, " n"]) -
 
 
 def spearman(predicted: Real[np.ndarray, " n"], labels: Real[np.ndarray, " n"]) -> float:
-    """Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs."""
+    """Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs; NaN if a value is."""
+    if np.isnan(predicted).any() or np.isnan(labels).any():
+        return float("nan")
     return pearson(_ranks(predicted), _ranks(labels))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 import types
 from collections.abc import Callable, Iterator
@@ -108,8 +109,11 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     _check_pooler(config, weights, model)
     if config.init_adapter and not resumed:
         loaded = store.load_adapter(config.init_adapter, base)
-        if surgery.spec_of(loaded) != spec:
-            raise InputError(f"config.init_adapter={config.init_adapter!r} was trained with another config.peft")
+        before, now = surgery.spec_of(loaded).to_json(), spec.to_json()
+        if other := [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]:
+            raise InputError(
+                f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}"
+            )
         graphdef, _, frozen = surgery.split(model)
         model = surgery.join(graphdef, surgery.split(loaded)[1], frozen)
     feed = feed_of(config, weights, base)
@@ -141,6 +145,9 @@ def _data(config: ml_collections.ConfigDict) -> Dataset:
     train = sources.balanced_subset(
         data.train, config.data.train_examples, data.num_classes, seed=config.data.subset_seed
     )
+    if data.regression and not (abs(train.labels.mean()) < 30 and 0.03 < train.labels.std() < 30):
+        found = f"mean {train.labels.mean():g} and standard deviation {train.labels.std():g}"
+        print(f"labels with {found}: a head starts at 0 and learns numbers near 1 quickest; rescale them", flush=True)
     return dataclasses.replace(data, train=train)
 
 
@@ -185,7 +192,7 @@ def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str
         changes["pooling"] = config.model.pooling
     elif weights is not None and weights.pooling == "other":
         raise InputError(
-            f"{config.model.weights!r} asks in 1_Pooling/config.json for a pooling that is not supported; set "
+            f"{config.model.weights!r} asks in 1_Pooling/config.json for a pooling other than the tokens' mean; set "
             "config.model.pooling to mean or class"
         )
     elif weights is not None and weights.pooling:
@@ -265,7 +272,7 @@ def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    own = pathlib.Path(config.data.tokenizer).expanduser() if config.data.tokenizer else None
+    own = pathlib.Path(os.path.expanduser(config.data.tokenizer)) if config.data.tokenizer else None
     tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
     tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
@@ -279,7 +286,7 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
         encoded = tokens.encode(split, tokenizer, lengths[-1])
         if encoded.cut:
             print(
-                f"{encoded.cut} of {len(encoded)} texts are longer than {lengths[-1]} tokens (the last of "
+                f"{encoded.cut} of {len(encoded)} examples are longer than {lengths[-1]} tokens (the last of "
                 "config.data.lengths), and cut",
                 flush=True,
             )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -40,11 +40,12 @@ class LoadedRun:
     result: dict[str, Any]
     feed: preparation.Feed
 
-    def predict(self, examples: Sequence[Any]) -> Float[np.ndarray, "n outputs"]:
+    def predict(self, examples: Iterable[Any]) -> Float[np.ndarray, "n outputs"]:
         """The model's outputs for examples, prepared just as in training.
 
         Args:
-          examples: uint8 images of one size, N×H×W[×C]; or texts: strings, or pairs of them, as in training.
+          examples: uint8 images of one size, N×H×W[×C]; or texts: strings, or pairs of them, as in training; any
+            iterable of them.
 
         Returns:
           One row an example, in order: logits of `result["classes"]`, or one number for regression.
@@ -52,6 +53,8 @@ class LoadedRun:
         Raises:
           InputError: if the examples are not of that form.
         """
+        if not isinstance(examples, Sequence | np.ndarray | jax.Array):
+            examples = list(_iterated(examples))
         outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
         if len(examples) or isinstance(examples, str):
             split = self.feed.ready(self._split(examples))
@@ -82,12 +85,21 @@ class LoadedRun:
     def _texts(self, examples: Sequence[Any]) -> list[tuple[str, ...]]:
         number = self.result["num_texts"]
         texts = [(text,) if isinstance(text, str) else text for text in examples]
-        fit = [isinstance(text, tuple | list) and len(text) == number and {*map(type, text)} == {str} for text in texts]
+        fit = [
+            isinstance(text, tuple | list) and len(text) == number and all(isinstance(part, str) for part in text)
+            for text in texts
+        ]
         if isinstance(examples, str) or not all(fit):
-            given = repr(examples) if isinstance(examples, str) else repr(texts[fit.index(False)])
+            given = repr(examples) if isinstance(examples, str) else repr(examples[fit.index(False)])
             expected = "strings" if number == 1 else "pairs of strings"
             raise InputError(f"given {given:.80}, expected a list of {expected}, as the run was trained on")
-        return [tuple(text) for text in texts]
+        return [tuple(map(str, text)) for text in texts]
+
+
+def _iterated(examples: Any) -> Iterable[Any]:
+    if not isinstance(examples, Iterable):
+        raise InputError(f"given a {type(examples).__name__}, expected images or texts")
+    return examples
 
 
 def load_run(folder: str | os.PathLike) -> LoadedRun:

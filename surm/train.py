@@ -6,6 +6,7 @@ fresh; stopped and started again it ends exactly as if it had never stopped.
 """
 
 import functools
+import io
 import os
 import platform
 import resource
@@ -66,6 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
         if (finished := folder.result()) is not None:  # by a run that was at work while this one prepared
             return finished
         print(surgery.table(prepared.model), flush=True)
+        print(optim.summary(config.optim, configs.spec(config)), flush=True)
         trainable, measured = _train(prepared, folder, stop)
         return _finish(prepared, folder, trainable, measured)
 
@@ -147,7 +149,7 @@ def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, j
     step_function = train_step(graphdef, tx, prepared)
     prepared.model.eval()
     evaluate = evaluator(surgery.split(prepared.model)[0], prepared.inputs, data.metrics, regression=data.regression)
-    base = store.base_hash(prepared.model)
+    belongs_to = {"weights": store.base_hash(prepared.model), "examples": data.fingerprint()}
     batches = prepared.training_batches()
 
     def evaluate_now(step: int) -> dict[str, float]:
@@ -166,14 +168,19 @@ def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, j
 
         def save(step: int) -> None:
             seconds = earlier + time.perf_counter() - began
-            saved.save(step, state, {"data": batches.get_state(), "seconds": seconds, "base": base})
+            saved.save(step, state, {"data": batches.get_state(), "seconds": seconds, **belongs_to})
 
         start, earlier = saved.latest_step or 0, 0.0
         if saved.latest_step is not None:
             print(f"going on after step {start}, from the checkpoint in {folder.checkpoints}", flush=True)
-            state, notes = saved.restore(state)
-            if notes["base"] != base:
-                raise InputError(f"the checkpoint of {str(folder.path)!r} belongs to other weights than the config's")
+            notes = saved.notes()
+            for what, expected in belongs_to.items():
+                if notes[what] != expected:
+                    raise InputError(
+                        f"the checkpoint of {str(folder.path)!r} belongs to other {what} than the config's are now; "
+                        "name another workdir"
+                    )
+            state = saved.restore(state)
             batches.set_state(notes["data"])
             earlier = notes["seconds"]
         folder.rewind(start)
@@ -258,10 +265,14 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    memory.keep_freed_memory()
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
     try:
         flags = command_line.parse(sys.argv if argv is None else argv)
+        if jax.default_backend() == "cpu":
+            memory.keep_freed_memory()
         result = run(flags.config, flags.workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -95,8 +95,11 @@ class Workdir:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}}")]
+        try:
+            lines = file.read_text().splitlines() if file.is_file() else []
+            return [json.loads(line) for line in lines if line.endswith("}}")]
+        except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
+            raise InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another") from error
 
     def logged(self, step: int, split: str) -> dict[str, float] | None:
         """The values of one line, None if it has not been written."""
@@ -118,9 +121,10 @@ class Workdir:
             return
         differences = configs.differences(ml_collections.ConfigDict(read_object(file)), self._config)
         if differences:
+            more = [f"and {len(differences) - 5} more"] if len(differences) > 5 else []
             raise InputError(
                 f"workdir {str(self.path)!r} holds the run of another config; they differ in "
-                f"{'; '.join(differences[:5])}; name another workdir or remove this one"
+                f"{'; '.join([*differences[:5], *more])}; name another workdir or remove this one"
             )
 
 

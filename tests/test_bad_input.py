@@ -47,7 +47,10 @@ def parsed(*arguments: str):
         ("--config.peft.options=hadamard", "NAME=VALUE"),
         ("--config.peft.targets=.*qeury", "'.*qeury' matches no linear layer; known: blocks.0.attention.key"),
         ("--config.peft.train=haed", "nearest: head"),
-        ("--config.data.source=digit", "data.source='digit' is not known; expected 'digits', 'tfds:NAME'"),
+        (
+            "--config.data.source=digit",
+            "data.source='digit' is not known, and there is no such folder; expected",
+        ),
         ("--config.data.source=mrpc", "tfds:glue/mrpc"),
         ("--config.data.eval_split=dev", "eval_split='dev', expected test or validation"),
         ("--config.data.eval_split=train", "eval_split='train', expected test or validation"),

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from surm import InputError
 from surm.checkpoint import Checkpoints
 
 
@@ -22,7 +23,7 @@ def test_state_and_notes_come_back(tmp_path, state):
         saved.save(4, state, notes)
     with Checkpoints(tmp_path / "c", 2) as saved:
         assert saved.latest_step == 4
-        restored, found = saved.restore(jax.tree.map(jnp.zeros_like, state))
+        restored, found = saved.restore(jax.tree.map(jnp.zeros_like, state)), saved.notes()
     assert found == notes
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -36,7 +37,7 @@ def test_the_newest_are_kept_and_a_step_is_written_once(tmp_path, state):
         saved.save(3, state, {"n": "again"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
     with Checkpoints(tmp_path, 2) as saved:
-        assert saved.restore(state)[1] == {"n": 3}
+        assert saved.notes() == {"n": 3}
 
 
 def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path):
@@ -48,7 +49,7 @@ def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path)
             big["x"] = reuse(big["x"])
         big["x"].block_until_ready()
     with Checkpoints(tmp_path, 1) as saved:
-        np.testing.assert_array_equal(saved.restore(big)[0]["x"], 0.0)
+        np.testing.assert_array_equal(saved.restore(big)["x"], 0.0)
 
 
 def test_what_an_interrupted_write_left_is_passed_over_and_removed_by_the_next(tmp_path, state):
@@ -61,3 +62,20 @@ def test_what_an_interrupted_write_left_is_passed_over_and_removed_by_the_next(t
         assert saved.latest_step == 1
         saved.save(2, state, {"n": 1})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "another structure"])
+def test_a_checkpoint_that_cannot_be_read_is_one_line_with_a_remedy(tmp_path, state, damage):
+    with Checkpoints(tmp_path, 2) as saved:
+        saved.save(7, state, {"n": 0})
+    if damage == "another structure":
+        state = {**state, "step": jnp.zeros((3, 3))}
+    for file in (tmp_path / "7" / "state").rglob("*") if damage != "another structure" else ():
+        if file.is_file() and damage == "emptied":
+            file.unlink()
+        elif file.is_file():
+            file.write_bytes(file.read_bytes()[:5])
+    message = r"checkpoint '.*7' cannot be read \(.*\); remove it to go on"
+    with Checkpoints(tmp_path, 2) as saved, pytest.raises(InputError, match=message) as caught:
+        saved.restore(state)
+    assert "\n" not in str(caught.value)

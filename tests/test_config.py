@@ -3,7 +3,7 @@ import runpy
 
 import pytest
 
-from surm import InputError, config
+from surm import InputError, command_line, config
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -51,3 +51,22 @@ def test_differences_list_both_values():
     other.seed = 3
     assert config.differences(one, one) == []
     assert config.differences(one, other) == ["seed: 0 against 3"]
+
+
+def test_a_rate_is_given_back_to_the_default(tmp_path):
+    file = f"--config={ROOT / 'configs' / 'vit_digits.py'}"
+    given = command_line.parse(["x", file, "--workdir=w"]).config
+    unset = command_line.parse(["x", file, "--workdir=w", "--config.optim.learning_rate=None"]).config
+    assert given.optim.learning_rate == 8e-3 and unset.optim.learning_rate is None
+    assert config.differences(given, unset) == ["optim.learning_rate: 0.008 against None"]
+
+
+def test_the_workdirs_name(monkeypatch):
+    file = f"--config={ROOT / 'configs' / 'vit_digits.py'}"
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert command_line.parse(["x", file, "--workdir=~/runs/a"]).workdir == "/home/someone/runs/a"
+    with pytest.raises(InputError, match="--workdir is missing"):
+        command_line.parse(["x", file, "--workdir="])
+    with pytest.raises(InputError, match="'configs' is a folder; expected a file such as configs/vit_digits.py"):
+        monkeypatch.chdir(ROOT)
+        command_line.parse(["x", "--config=configs", "--workdir=w"])

@@ -1,5 +1,6 @@
-"""The experiments' command lines refuse what they cannot do, and their tables are drawn from what is committed."""
+"""The experiments' command lines refuse what they cannot do, and what is committed is what their scripts say."""
 
+import json
 import pathlib
 import runpy
 import sys
@@ -32,3 +33,22 @@ def test_every_method_of_glue_has_three_rates_four_times_apart():
     for rates in script["RATES"].values():
         assert len(rates) == 3
         assert all(3 < after / before < 5 for before, after in zip(rates, rates[1:], strict=False))
+
+
+RESULTS = [*(EXPERIMENTS / "glue_methods" / "results").glob("*.json")]
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_a_result_of_glue_was_tuned_at_the_rates_that_the_script_names(file):
+    result, script = json.loads(file.read_text()), runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
+    tuning = {float(rate): values for rate, values in result["tuning"]["validation"].items()}
+    assert tuple(tuning) == script["RATES"][result["name"]]
+    assert result["learning_rate"] == script["best"](tuning, result["tuning"]["chosen_by"])
+
+
+def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
+    script = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
+    tuning = {0.1: {"f1": 0.5, "loss": 0.2}, 0.2: {"f1": 0.5, "loss": 0.1}, 0.3: None, 0.4: {"f1": 0.4, "loss": 0.0}}
+    assert script["best"](tuning, "f1") == 0.2
+    with pytest.raises(script["NonFiniteError"], match="at none of the rates 0.3 did"):
+        script["best"]({0.3: None}, "f1")

@@ -44,6 +44,13 @@ def test_the_operand_that_is_transposed_for_a_kernels_gradient_is_x():
     assert [operand.aval.shape for operand in product.invars] == [(5, 6), (6, 3)]  # xᵀ and dy, six rows each
 
 
+def test_elsewhere_than_on_a_cpu_it_is_jaxs_own_product(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    x, kernel, _ = _inputs(2, 3)
+    _, tangent = jax.jvp(matmul, (x, kernel), (x, kernel))  # forward mode too
+    np.testing.assert_allclose(tangent, 2 * x @ kernel, rtol=1e-5)
+
+
 def test_a_linear_layer_takes_it_and_falls_back_where_more_is_asked_for():
     x, _, _ = _inputs(2, 3)
     primitives = {}

@@ -72,3 +72,8 @@ def test_a_constant_answer_is_a_number(name):
 
 def test_every_metric_has_an_oracle():
     assert ORACLES.keys() == metrics.METRICS.keys()
+
+
+def test_correlations_of_what_is_no_number_are_none():
+    for name in ("pearson", "spearman"):
+        assert np.isnan(metrics.METRICS[name](np.array([1.0, np.nan, 2.0]), np.arange(3.0)))

@@ -66,3 +66,18 @@ def test_clipping_bounds_the_norm_over_all_groups_together(options):
     tx = optim.optimizer(options, PeftSpec(), {"x.kernel": "adapter", "head.kernel": "head"}, 10)
     updates, _ = tx.update({"x.kernel": jnp.array([3.0]), "head.kernel": jnp.array([4.0])}, tx.init(arrays), arrays)
     np.testing.assert_allclose([updates["x.kernel"][0], updates["head.kernel"][0]], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_rates_of_adapters_and_of_higher_ranks(options):
+    assert set(optim.ADAPTER_LEARNING_RATES) == set(matrices.FAMILIES)
+    assert optim.learning_rate(options, PeftSpec(method="adapter")) == optim.ADAPTER_LEARNING_RATES["circulant"]
+    one, four = (PeftSpec(family="low_rank", options={"rank": rank}) for rank in (1, 4))
+    assert optim.learning_rate(options, one) == optim.LEARNING_RATES["low_rank"]
+    assert optim.learning_rate(options, four) == optim.LEARNING_RATES["low_rank"] / 2
+
+
+def test_the_rates_in_a_line(options):
+    assert optim.summary(options, PeftSpec()) == "learning rate: update 0.001 (the default), head 0.005"
+    options.learning_rate = 0.25
+    assert optim.summary(options, PeftSpec()) == "learning rate: update 0.25 (by the config), head 0.005"
+    assert optim.summary(options, PeftSpec(method="head")) == "learning rate: head 0.005"

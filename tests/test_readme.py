@@ -1,5 +1,6 @@
 """What README and configs say is so: snippets run, numbers are those of committed results, paths exist."""
 
+import ast
 import json
 import pathlib
 import re
@@ -7,11 +8,18 @@ import runpy
 
 import pytest
 
-from surm import train
+from surm import command_line, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-table = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))["table"]
+
+
+def table(experiment: str, *arguments: str) -> str:
+    return runpy.run_path(str(ROOT / "experiments" / experiment / "run.py"))["table"](*arguments)
+
+
+def result_of(path: str) -> dict:
+    return json.loads((ROOT / path).read_text())
 
 
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
@@ -24,10 +32,23 @@ def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     assert names["logits"].shape == (1, 10)
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
-def test_the_tables_are_those_of_the_committed_results(dataset):
-    shown = re.search(rf"<!-- table {dataset} -->\n(.*?)\n<!-- end -->", README, re.DOTALL).group(1)
-    assert shown == table(dataset)
+@pytest.mark.parametrize(
+    ("name", "measured"), [("cifar10", ["vit_families", "cifar10"]), ("glue", ["glue_methods"])], ids=str
+)
+def test_the_tables_are_those_of_the_committed_results(name, measured):
+    shown = re.search(rf"<!-- table {name} -->\n(.*?)\n<!-- end -->", README, re.DOTALL).group(1)
+    assert shown == table(*measured)
+
+
+def test_the_numbers_of_its_commands_are_those_of_the_committed_results():
+    said = re.search(r"of about \*\*(\d+) %\*\*; the same\s+budget spent on the head alone reaches ([\d.]+) %", README)
+    circulant, head = (
+        100 * result_of(f"experiments/vit_families/results/digits_{method}.json")["eval"]["accuracy"]
+        for method in ("circulant", "head")
+    )
+    assert said.groups() == (f"{circulant:.0f}", f"{head:.1f}")
+    f1 = result_of("experiments/glue_methods/results/mrpc_circulant.json")["eval"]["f1"]
+    assert f"an F1 on the dev set of about **{100 * f1:.0f} %**" in README
 
 
 def test_every_path_it_names_exists():
@@ -42,12 +63,23 @@ def test_every_path_it_names_exists():
         ("vit_digits", "experiments/vit_families/results/digits_circulant.json"),
         ("vit_cifar", "experiments/vit_families/results/cifar10_circulant.json"),
         ("pretrain_vit", "surm/models/assets/vit_micro.json"),
+        ("bert_glue", "experiments/glue_methods/results/mrpc_circulant.json"),
     ],
 )
 def test_the_number_a_config_promises_is_that_of_its_result(config, result):
     promised = re.search(r"Expected number:\s([\d.]+) %", (ROOT / "configs" / f"{config}.py").read_text()).group(1)
-    measured = json.loads((ROOT / result).read_text())["eval"]["accuracy"]
-    assert promised == f"{100 * measured:.1f}"
+    measured = result_of(result)
+    assert promised == f"{100 * measured['eval'][measured.get('metric', 'accuracy')]:.1f}"
+
+
+def test_the_command_that_promises_a_number_is_what_was_measured():
+    docstring = ast.get_docstring(ast.parse((ROOT / "configs" / "bert_glue.py").read_text()))
+    command = re.search(r"python -m surm.train (--config=\S+minilm .*?)\n\n", docstring, re.DOTALL).group(1)
+    flags = command.replace("\\\n", "").replace("configs/", f"{ROOT}/configs/").split()
+    config = command_line.parse(["surm.train", *flags]).config.to_dict()
+    measured = result_of("experiments/glue_methods/results/mrpc_circulant.json")["config"]
+    config["data"]["lengths"] = measured["data"]["lengths"]  # how far batches are padded
+    assert config == measured
 
 
 def test_it_is_short():
@@ -56,7 +88,7 @@ def test_it_is_short():
 
 def test_what_is_said_of_gradients_is_what_was_measured():
     said = " ".join((ROOT / "experiments" / "README.md").read_text().split())
-    mean = json.loads((ROOT / "experiments/gradient_share/results/mrpc.json").read_text())["mean"]
+    mean = result_of("experiments/gradient_share/results/mrpc.json")["mean"]
     share = {name: f"{100 * value:.1f} %" for name, value in mean.items()}
     assert f"One singular pair catches {share['low_rank r=1']} of it and eight {share['low_rank r=8']}" in said
     assert f"circulant {share['circulant']} and the nearest Toeplitz matrix {share['toeplitz, any']}" in said

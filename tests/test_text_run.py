@@ -1,10 +1,13 @@
 """The real command on texts: a BERT on small tables, and the real MiniLM on MRPC where both are at hand."""
 
+import contextlib
 import importlib.util
 import json
 import pathlib
 import re
+import runpy
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -189,9 +192,8 @@ def test_a_tokenizer_that_fails_is_one_line_and_leaves_nothing(material, tmp_pat
 
 def test_texts_that_are_cut_are_counted(material, tmp_path, capsys):
     run(tmp_path / "r", *material, "--config.data.lengths=6,8", "--config.optim.steps=1")
-    assert re.search(
-        r"\d+ of 48 texts are longer than 8 tokens .the last of config.data.lengths., and cut", capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert re.search(r"\d+ of 48 examples are longer than 8 tokens .the last of config.data.lengths., and cut", said)
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
@@ -240,3 +242,94 @@ def test_the_counts_of_the_paper_on_bert_base():
     assert [count(method="bottleneck", options=f"size={size}") for size in (8, 16, 24, 48, 64)] == [
         313_536, 608_640, 903_744, 1_789_056, 2_379_264,
     ]  # fmt: skip
+
+
+PAIRS = [(f"{one} {two}.", f"{two}, {one}.") for one in small_texts.SUBJECTS for two in (*small_texts.GOOD, "fails")]
+
+
+def write_pairs(folder: pathlib.Path, files: tuple[str, ...], columns: str, labels: list[str]) -> pathlib.Path:
+    """Writes the same pairs with their labels, which repeat, into tables of GLUE's layout."""
+    folder.mkdir(parents=True)
+    for number, name in enumerate(files):
+        rows = [f"{a}\t{b}\t{labels[i % len(labels)]}" for i, (a, b) in enumerate(PAIRS[number:])]
+        (folder / f"{name}.tsv").write_text("\n".join([columns, *rows]) + "\n")
+    return folder
+
+
+def test_a_run_on_numbers_is_measured_by_correlations(material, tmp_path, capsys):
+    scores = ["0.5", "4.5", "2.0"]
+    source = write_pairs(tmp_path / "STS-B", ("train", "dev"), "sentence1\tsentence2\tscore", scores)
+    more = [f"--config.data.source={source}", "--config.optim.steps=30", "--config.peft.method=full",
+            "--config.optim.learning_rate=1e-3", "--config.data.task=stsb"]  # fmt: skip
+    result = run(tmp_path / "run", *material, *more)
+    assert result["eval"].keys() == {"spearman", "pearson", "loss"} and result["metric"] == "spearman"
+    assert result["num_outputs"] == 1 and "rescale" not in capsys.readouterr().out
+    losses = [line["values"]["loss"] for line in surm.load_run(tmp_path / "run").metrics if line["split"] == "train"]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2  # of squared errors, from 0 towards the mean
+    source = write_pairs(tmp_path / "far" / "STS-B", ("train", "dev"), "sentence1\tsentence2\tscore", ["1000", "1050"])
+    run(tmp_path / "far_run", *material, f"--config.data.source={source}", "--config.data.task=stsb",
+        "--config.optim.steps=1")  # fmt: skip
+    assert "labels with mean 1024" in capsys.readouterr().out
+
+
+def test_a_run_is_measured_on_both_held_out_splits(material, tmp_path):
+    names = ["entailment", "neutral", "contradiction"]
+    source = write_pairs(tmp_path / "MNLI", ("train", "dev_matched", "dev_mismatched"),
+                         "sentence1\tsentence2\tgold_label", names)  # fmt: skip
+    result = run(tmp_path / "run", *material, f"--config.data.source={source}", "--config.data.task=mnli",
+                 "--config.optim.steps=2")  # fmt: skip
+    assert result["eval"].keys() == {"accuracy", "loss", "accuracy_mismatched", "loss_mismatched"}
+    assert result["classes"] == names and result["num_outputs"] == 3
+
+
+@pytest.mark.parametrize("change", ["a row less", "classes renamed", "a third class"])
+def test_a_run_does_not_go_on_with_other_examples(material, tmp_path, monkeypatch, capsys, change):
+    source = tmp_path / "own"
+    source.mkdir()
+    rows = [f"{text},{'good' if label else 'bad'}" for text, label in small_texts.sentences(24)]
+    for name in ("train", "test"):
+        (source / f"{name}.csv").write_text("\n".join(["sentence,label", *rows]))
+    arguments = [f"--config.data.source={source}", "--config.data.task=classification", "--config.optim.steps=4"]
+    command = ["surm.train", f"--workdir={tmp_path / 'run'}", *material[:1], *material[2:], *arguments]
+    command[2] = f"--config={CONFIG}"
+    with monkeypatch.context() as patched:
+        patched.setattr(train.stopping, "requests", lambda: contextlib.nullcontext([signal.SIGTERM]))
+        assert train.main(command) == 128 + signal.SIGTERM
+    changed = {
+        "a row less": rows[:-1],
+        "classes renamed": [row.replace("good", "agreeable") for row in rows],
+        "a third class": [*rows[:-1], rows[-1].rpartition(",")[0] + ",other"],
+    }[change]
+    for name in ("train", "test") if change == "classes renamed" else ("train",):
+        (source / f"{name}.csv").write_text("\n".join(["sentence,label", *changed]))
+    assert train.main(command) == 2
+    assert "belongs to other examples than the config's are now" in capsys.readouterr().err
+
+
+def test_any_iterable_of_texts_is_answered(finished):
+    loaded = surm.load_run(finished)
+    texts = [text for text, _ in small_texts.sentences(3)]
+    expected = loaded.predict(texts)
+    for given in (iter(texts), np.array(texts), tuple(texts)):
+        np.testing.assert_array_equal(loaded.predict(given), expected)
+    with pytest.raises(surm.InputError, match="given a NoneType, expected images or texts"):
+        loaded.predict(None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", {"model.weights": "hf:google-bert/bert-base-uncased", "data.source": "tfds:glue/mrpc", "data.task": "auto",
+              "peft.train": "head|pooler", "optim.epochs": 80, "optim.batch_size": 64, "peft.dropout": 0.15}),
+        ("task=cola,weights=roberta", {"model.weights": "hf:FacebookAI/roberta-base", "data.source": "tfds:glue/cola",
+                                       "data.task": "cola", "peft.train": "head|pooler"}),
+        ("method=full", {"peft.method": "full", "peft.train": "head", "optim.learning_rate": None}),
+        ("weights=minilm,method=bottleneck", {"peft.method": "bottleneck", "peft.train": "head", "optim.epochs": 3,
+                                              "optim.batch_size": 32, "peft.dropout": 0.0,
+                                              "optim.head_learning_rate": 5e-3, "optim.learning_rate": None}),
+        ("family=toeplitz,weights=minilm", {"peft.family": "toeplitz", "optim.learning_rate": None}),
+    ],
+)  # fmt: skip
+def test_what_the_configs_arguments_choose(arguments, expected):
+    config = runpy.run_path(CONFIG)["get_config"](arguments)
+    assert {key: dict(surm.config.leaves(config))[key] for key in expected} == expected

@@ -9,6 +9,7 @@ CPU cores: five minutes.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import statistics
@@ -21,6 +22,7 @@ from surm.peft import surgery
 from surm.train import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIG = "--config=configs/bert_glue.py:task=mrpc,weights=minilm,method=full"
 FAMILIES = {
     "low_rank r=1": ("low_rank", {"rank": 1}),
@@ -39,7 +41,8 @@ def gradients(prepared: preparation.Run) -> dict[str, jax.Array]:
 
     def loss(trainable, batch):
         outputs = surgery.join(graphdef, trainable, frozen)(**prepared.inputs(batch))
-        return metrics.losses(outputs, batch["label"], regression=False, label_smoothing=0.0).sum()
+        losses = metrics.losses(outputs, batch["label"], regression=False, label_smoothing=0.0)
+        return losses.sum(where=batch["mask"])
 
     step, batches = jax.jit(jax.grad(loss)), prepared.training_batches()
     total = step(trainable, next(batches))
@@ -59,10 +62,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=pathlib.Path, required=True, help="the folder MRPC in GLUE's layout")
-    source = parser.parse_args().source
+    source = parser.parse_args().source.resolve()
     shown = [CONFIG, "--config.data.lengths=104", r"--config.peft.targets='.*(query|key|value).kernel'"]
     flags = [flag.replace("'", "") for flag in shown]
-    parsed = command_line.parse(["run", *flags, f"--config.data.source={source}", "--workdir=unused"])
+    with contextlib.chdir(ROOT):
+        parsed = command_line.parse(["run", *flags, f"--config.data.source={source}", "--workdir=unused"])
     found = gradients(preparation.prepare(parsed.config))
     shares = {}
     for name, (family, options) in FAMILIES.items():

@@ -70,19 +70,21 @@ def measure(dataset: str, method: str, source: str | None, seeds: int) -> dict[s
 
 
 def table(dataset: str) -> str:
-    """The committed results of a dataset as a Markdown table, fewest parameters first."""
+    """The committed results of a dataset as a Markdown table: a column a method, fewest parameters first."""
     results = [json.loads(path.read_text()) for path in RESULTS.glob(f"{dataset}_*.json")]
-    rows = ["| method | adapter parameters | accuracy | learning rate |", "|---|---:|---:|---:|"]
-    for result in sorted(results, key=lambda r: (r["adapter_parameters"], r["name"])):
-        accuracies = result["seeds"]["accuracy"]
-        spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-        is_head = result["method"] == "head"
-        rate = result["config"]["optim"]["head_learning_rate"] if is_head else result["learning_rate"]
-        rows.append(
-            f"| {result['name']} | {result['adapter_parameters']:,} "
-            f"| {100 * result['seeds']['mean']:.1f}{spread} % | {rate:g} |"
-        )
-    return "\n".join(rows)
+    results.sort(key=lambda result: (result["adapter_parameters"], result["name"]))
+    rows = {
+        "": [result["name"] for result in results],
+        "---": ["---:"] * len(results),
+        "adapter parameters": [f"{result['adapter_parameters']:,}" for result in results],
+        "accuracy": [_accuracy(result["seeds"]["accuracy"]) for result in results],
+    }
+    return "\n".join(f"| {' | '.join([name, *cells])} |" for name, cells in rows.items())
+
+
+def _accuracy(values: list[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread} %"
 
 
 def main() -> None:

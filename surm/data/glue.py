@@ -48,7 +48,7 @@ TASKS: dict[str, Task] = {
     "cola": Task(("sentence",), metrics=("matthews", "accuracy"), header=("source", "label", "star", "sentence")),
     "sst2": Task(("sentence",)),
     "mrpc": Task(("#1 String", "#2 String"), "Quality", metrics=("f1", "accuracy"), fields=_PAIR),
-    "qqp": Task(("question1", "question2"), "is_duplicate", metrics=("f1", "accuracy"), has_broken_rows=True),
+    "qqp": Task(("question1", "question2"), "is_duplicate", metrics=("accuracy", "f1"), has_broken_rows=True),
     "stsb": Task(_PAIR, "score", (), metrics=("spearman", "pearson")),
     "mnli": Task(
         _PAIR, "gold_label", ("entailment", "neutral", "contradiction"),
@@ -90,4 +90,8 @@ def task(name: str, text_columns: str = "sentence", label_column: str = "label")
     columns = tuple(column.strip() for column in text_columns.split(","))
     if len(columns) > 2 or not all(columns):
         raise InputError(f"data.text_columns={text_columns!r}, expected one name, or two separated by a comma")
+    if len({*columns, label_column}) <= len(columns):
+        raise InputError(
+            f"data.text_columns={text_columns!r} and data.label_column={label_column!r} name a column twice"
+        )
     return Task(columns, label_column, () if name == "regression" else None, OWN_METRICS[name], held_out=())

@@ -5,6 +5,7 @@ Every source ends as a `Dataset`: random-access splits of `{"image": uint8 HÃ—WÃ
 """
 
 import dataclasses
+import os
 import pathlib
 import zipfile
 import zlib
@@ -56,7 +57,7 @@ def load(
         return tfds_texts(source.removeprefix("tfds:"), data_dir)
     if source.startswith("tfds:"):
         return tfds_images(source.removeprefix("tfds:"), data_dir)
-    path = pathlib.Path(source).expanduser()
+    path = pathlib.Path(os.path.expanduser(source))
     if path.suffix == ".npz":
         return npz_images(path)
     if source and path.is_dir():
@@ -65,7 +66,10 @@ def load(
         return texts.folder_texts(path, glue.task(name, text_columns, label_column))
     if source and path.exists():
         raise InputError(f"data.source={source!r} is a file of another kind; expected {SOURCES}")
-    raise InputError(f"data.source={source!r} is not known; expected {SOURCES}; {nearest(source, _KNOWN)}")
+    raise InputError(
+        f"data.source={source!r} is not known, and there is no such folder; expected {SOURCES}; "
+        f"{nearest(source, _KNOWN)}"
+    )
 
 
 def _check_task(task: str, named: str, source: str) -> None:

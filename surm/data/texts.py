@@ -9,6 +9,7 @@ A .csv may quote; a .tsv does not: a tab ends a column, a line ends a row, and q
 import csv
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ from surm.data.splits import Dataset, Split
 from surm.errors import InputError, nearest
 
 SUFFIXES = (".tsv", ".csv")
+_LONGEST_FIELD = 2**31 - 1  # of a .csv, in characters; Python's own limit is 131,072
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def task_of(folder: pathlib.Path) -> str:
 
 def plain_name(folder: pathlib.Path) -> str:
     """A folder's name as tasks are called: SST-2 is sst2."""
-    return folder.resolve().name.lower().replace("-", "")
+    return pathlib.Path(os.path.abspath(folder)).name.lower().replace("-", "")
 
 
 def _find(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
@@ -116,8 +118,10 @@ def _rows(file: pathlib.Path, task: glue.Task) -> Iterator[tuple[int, dict[str, 
         header = next(lines, (0, []))[1]
     for column in (*task.columns, task.label):
         if header.count(column) != 1:
-            known = nearest(column, header) if any(header) else "the file is empty"
-            raise InputError(f"{str(file)!r} has {header.count(column) or 'no'} column {column!r}; {known}")
+            given = f"its columns are {', '.join(map(repr, header))}" if any(header) else "the file is empty"
+            keys = "" if task.held_out else "; name them in config.data.text_columns and config.data.label_column"
+            count = f"{header.count(column)} columns" if column in header else "no column"
+            raise InputError(f"{str(file)!r} has {count} {column!r}; {given}{keys}")
     broken = []
     for number, values in lines:
         row = dict(zip(header, values, strict=False))
@@ -145,17 +149,18 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             if file.suffix == ".csv":
+                csv.field_size_limit(_LONGEST_FIELD)
                 reader, number = csv.reader(opened, strict=True), 1
                 for values in reader:
                     if values:
                         yield number, values
                     number = reader.line_num + 1  # where the next row begins; it may hold line breaks
             else:
-                for number, line in enumerate(opened.read().replace("\r\n", "\n").split("\n"), 1):
+                for number, line in enumerate(opened.read().replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
                     if line:
                         yield number, line.split("\t")
     except UnicodeDecodeError as error:
-        raise InputError(f"{str(file)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise InputError(f"{str(file)!r} is not UTF-8 text ({error.reason})") from error
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read ({error.strerror})") from error
     except csv.Error as error:

@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import importlib.util
 import io
+import os
 import pathlib
 import re
 import urllib.error
@@ -125,6 +126,8 @@ def tfds_texts(name: str, data_dir: str | None = None) -> Dataset:
     held_out = [stem.replace("dev", "validation") for stem in task.held_out]
     with _reading(name, builder):
         read = _records(builder, ("train", *held_out))
+        if missing := {"train", *held_out} - read.keys():
+            raise InputError(f"there is no {', '.join(sorted(missing))}; there is {', '.join(read) or 'nothing'}")
         train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
     return Dataset(
         train=train,
@@ -145,7 +148,10 @@ def _texts(records: Sequence[bytes], task: glue.Task) -> TextSplit:
     texts, labels = [], []
     for index in range(len(records)):
         found = tf_example_pb2.Example.FromString(records[index]).features.feature
-        texts.append(tuple(found[field].bytes_list.value[0].decode() for field in task.fields or task.columns))
+        example = tuple(found[field].bytes_list.value[0].decode() for field in task.fields or task.columns)
+        if task.has_broken_rows and not all(text.strip() for text in example):
+            continue  # as where the same rows are read from the published files
+        texts.append(example)
         label = found["label"]
         labels.append(label.float_list.value[0] if task.regression else label.int64_list.value[0])
     return TextSplit(texts, np.array(labels, np.float32 if task.regression else np.int32))
@@ -172,6 +178,9 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
     coded, prepared = tfds.list_builders(with_community_datasets=False), _folders(data_dir)
     if isinstance(error, tfds.core.DatasetNotFoundError) and name in prepared:
         return f"{data_dir}/{name} holds {', '.join(_folders(f'{data_dir}/{name}'))}"
+    if isinstance(error, tfds.core.DatasetNotFoundError) and name == "glue":
+        where = data_dir or tfds.core.constants.DATA_DIR
+        return f"it is not prepared in {where}; config.data.source may name a folder with GLUE's own files{more}"
     if isinstance(error, tfds.core.DatasetNotFoundError):
         return f"TFDS does not know {name!r}; {nearest(name, {*coded, *prepared})}{more}"
     if name in coded and config and config not in (configs := tfds.builder_cls(name).builder_configs):
@@ -181,7 +190,7 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
 
 
 def _folders(path: str | None) -> list[str]:
-    folder = pathlib.Path(path).expanduser() if path else None
+    folder = pathlib.Path(os.path.expanduser(path)) if path else None
     found = folder.iterdir() if folder and folder.is_dir() else ()
     return sorted(entry.name for entry in found if entry.is_dir() and entry.name != "downloads")
 

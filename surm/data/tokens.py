@@ -155,6 +155,9 @@ class Batches:
       lengths: that a batch may have, in order; the last holds every example.
       seed: decides the order, pass by pass; None for one order, the shortest first.
       passes: how often the split is gone through.
+
+    Raises:
+      InputError: if the lengths are not in order, or an example is longer than the last.
     """
 
     split: TokenSplit
@@ -162,6 +165,13 @@ class Batches:
     lengths: tuple[int, ...]
     seed: int | None = None
     passes: int = 1
+
+    def __post_init__(self):
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise InputError(f"lengths={self.lengths}, expected them in ascending order")
+        longest = max(self.split.lengths, default=0)
+        if longest > self.lengths[-1]:
+            raise InputError(f"lengths={self.lengths}, expected at least {longest} for the longest example")
 
     def __len__(self) -> int:
         return self.passes * self.a_pass

@@ -55,6 +55,11 @@ class BertConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
+        for name in ("vocabulary", "width", "depth", "heads", "mlp_width", "positions", "segments"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}, expected at least 1")
+        if not self.epsilon > 0:
+            raise InputError(f"epsilon={self.epsilon}, expected a number above 0")
         if self.pooling not in ("class", "mean"):
             raise InputError(f"pooling={self.pooling!r}, expected 'class' or 'mean'")
         if self.activation not in ACTIVATIONS:

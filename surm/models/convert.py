@@ -3,6 +3,8 @@
 weights = open_weights("hf:google/vit-base-patch16-224")
 model = ViT(config_from_hf(weights.config), num_classes=10, rngs=nnx.Rngs(0))  # from surm.models.hf_config
 model = restore(model, weights)
+
+A sentence encoder's pooling is not in its config.json: `dataclasses.replace(config, pooling=weights.pooling)`.
 """
 
 import math

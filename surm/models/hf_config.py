@@ -1,5 +1,7 @@
 """What a Hugging Face config.json says of a model's shape."""
 
+import math
+
 from surm.errors import InputError
 from surm.models.bert import BertConfig
 from surm.models.vit import ViTConfig
@@ -107,7 +109,7 @@ def _tower(config: dict) -> dict:
 
 def _positive(fields: dict, key: str) -> float:
     value = fields[key]
-    if not isinstance(value, int | float) or not value > 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise InputError(f"config.json says {key}={value!r}; expected a number above 0")
     return float(value)
 

@@ -1,7 +1,7 @@
 """Layer normalisation with the two-pass variance and a hand-written derivative.
 
 The one-pass variance E[x²] − E[x]² cancels in float32; the two-pass form, differentiated by XLA, recomputes its
-reductions and doubles a small ViT's training step on a CPU. Writing the derivative down gives both accuracy and speed.
+reductions on a CPU. Writing the derivative down gives both accuracy and speed.
 """
 
 import functools
@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.fusion import computed_once
+from surm.manual_axes import varying_like
 
 
 class LayerNorm(nnx.Module):
@@ -36,27 +37,32 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
         """Returns (x − mean) / √(variance + epsilon) · scale + bias."""
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        normal = layer_norm(wide, self.scale[...], self.bias[...], self.epsilon)
+        scale, bias = (parameter[...].astype(wide.dtype) for parameter in (self.scale, self.bias))
+        normal = layer_norm(wide, scale, bias, self.epsilon)
         return normal.astype(x.dtype if self.dtype is None else self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*batch size"], scale: Float[Array, " size"], bias: Float[Array, " size"], epsilon: float
 ) -> Float[Array, "*batch size"]:
-    """Layer normalisation of the last axis; its derivative keeps x, the mean and 1/σ, and nothing else.
+    """Layer normalisation of the last axis; its derivative, in reverse mode alone, keeps x, the mean and 1/σ.
 
     With x̂ = (x − mean)/σ and d = dy·scale:  dx = (d − mean(d) − x̂·mean(d·x̂)) / σ.
 
     Args:
       x: the input.
-      scale: multiplies the normalised input.
-      bias: is added to it.
+      scale: multiplies the normalised input; in x's dtype.
+      bias: is added to it; in x's dtype.
       epsilon: added to the variance.
 
     Returns:
       The normalised input.
     """
+    return _layer_norm(x, varying_like(scale, x), varying_like(bias, x), epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x, scale, bias, epsilon):
     return _forward(x, scale, bias, epsilon)[0]
 
 
@@ -81,4 +87,4 @@ def _gradients(saved, dy):
     return dx * inverse_deviation, (dy * normal).sum(batch), dy.sum(batch)
 
 
-layer_norm.defvjp(_forward, _backward)
+_layer_norm.defvjp(_forward, _backward)

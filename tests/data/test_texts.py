@@ -116,7 +116,7 @@ def test_a_validation_split_is_taken_out_of_training(tmp_path):
 @pytest.mark.parametrize(
     ("train", "expected"),
     [
-        ("sentence\tlabels\nA\t1\n", "train.tsv' has no column 'label'; nearest: labels"),
+        ("sentence\tlabels\nA\t1\n", "train.tsv' has no column 'label'; its columns are 'sentence', 'labels'"),
         ("", "train.tsv' has no column 'sentence'; the file is empty"),
         ("sentence\tlabel\n", "train.tsv' holds no row"),
         ("sentence\tlabel\nA\t1\nB\n", "train.tsv', line 3: 1 column, expected 2"),
@@ -180,7 +180,7 @@ def test_labels_that_are_no_classes(tmp_path, rows, expected):
 
 def test_a_column_named_twice_is_refused(tmp_path):
     rows = "sentence\tlabel\tlabel\nA\t1\t0\n"
-    assert "has 2 column 'label'" in complaint(write(tmp_path / "SST-2", train_tsv=rows, dev_tsv=rows))
+    assert "has 2 columns 'label'" in complaint(write(tmp_path / "SST-2", train_tsv=rows, dev_tsv=rows))
 
 
 def test_strange_digits_are_labels_like_others(tmp_path):
@@ -208,3 +208,34 @@ def test_every_task_of_glue_has_metrics_that_exist():
     for task in glue.TASKS.values():
         assert set(task.metrics) <= METRICS.keys() and len(task.columns) in (1, 2)
     assert texts.task_of(pathlib.Path("MRPC")) == "mrpc"
+
+
+def test_a_tables_columns_are_named_with_the_keys_that_choose_them(tmp_path):
+    folder = write(tmp_path / "own", train_csv="text, label\na,b\n", test_csv="text, label\na,b\n")
+    with pytest.raises(InputError, match="no column 'label'; its columns are 'text', ' label'; name them in config"):
+        sources.load(str(folder), task="classification", text_columns="text")
+    for columns in ("text,text", "text,label"):
+        with pytest.raises(InputError, match=f"data.text_columns='{columns}' and .*'label' name a column twice"):
+            sources.load(str(folder), task="classification", text_columns=columns)
+
+
+def test_long_fields_and_old_line_ends(tmp_path):
+    long = "word " * 40_000
+    text = f"sentence,label\n{long},a\nb,b\n"
+    data = sources.load(str(write(tmp_path / "long", train_csv=text, test_csv=text)), task="classification")
+    assert data.train[0]["texts"] == (long,)
+    old = "sentence\tlabel\rA\t1\rB\t0\r"
+    data = sources.load(str(write(tmp_path / "SST-2", train_tsv=old, dev_tsv=old)))
+    assert data.train[1]["texts"] == ("B",)
+
+
+def test_a_link_goes_by_its_own_name(tmp_path):
+    rows = "sentence\tlabel\nA\t1\nB\t0\n"
+    (tmp_path / "SST-2").symlink_to(write(tmp_path / "reviews", train_tsv=rows, dev_tsv=rows))
+    assert sources.load(str(tmp_path / "SST-2")).class_names == ("0", "1")
+
+
+def test_the_main_metric_of_a_task_is_the_papers():
+    first = {name: task.metrics[0] for name, task in glue.TASKS.items()}
+    special = {"cola": "matthews", "mrpc": "f1", "stsb": "spearman"}
+    assert first == {name: special.get(name, "accuracy") for name in glue.TASKS}

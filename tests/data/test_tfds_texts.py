@@ -74,3 +74,24 @@ def test_a_damaged_file_is_one_line(tmp_path):
     with pytest.raises(InputError, match="tfds:glue/cola in .* cannot be read") as caught:
         sources.load("tfds:glue/cola", data_dir=str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_split_that_is_not_there_and_rows_without_text(tmp_path):
+    rows = [{"question1": text, "question2": "Why?", "label": 1, "idx": i} for i, text in enumerate(("A?", " ", "B?"))]
+    prepare(tmp_path, "qqp", {"train": rows, "validation": rows, "test": rows})
+    data = sources.load("tfds:glue/qqp", data_dir=str(tmp_path))
+    assert sorted(data.train[i]["texts"][0] for i in range(len(data.train))) == ["A?", "B?"]
+    prepare(tmp_path, "sst2", {"train": [{"sentence": "S.", "label": 1, "idx": 0}]})
+    with pytest.raises(InputError, match="there is no validation; there is train"):
+        sources.load("tfds:glue/sst2", data_dir=str(tmp_path))
+
+
+def test_what_is_not_prepared_names_the_other_way(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def unknown(*_, **__):
+        raise tfds.core.DatasetNotFoundError("glue")
+
+    monkeypatch.setattr(tfds, "builder", unknown)
+    with pytest.raises(InputError, match="is not prepared in .*; config.data.source may name a folder with GLUE's own"):
+        sources.load("tfds:glue/mrpc", data_dir=str(tmp_path))

@@ -142,3 +142,9 @@ def test_tokenizers_that_cannot_be_used(tmp_path, tokenizer):
     with pytest.raises(InputError, match="go up to .*, but the model's word table has 10 rows"):
         tokens.check_vocabulary(tokenizer, 10)
     tokens.check_vocabulary(tokenizer, tokenizer.get_vocab_size())
+
+
+@pytest.mark.parametrize("lengths", [(6,), (64, 8), (8, 8, 64)])
+def test_lengths_must_rise_and_hold_every_example(split, lengths):
+    with pytest.raises(InputError, match=rf"lengths=\({lengths[0]},.*expected"):
+        tokens.Batches(split, 4, lengths)

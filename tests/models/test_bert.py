@@ -102,6 +102,9 @@ def test_texts_that_are_too_long_and_impossible_shapes_are_refused():
         ({"activation": "geluu"}, "activation='geluu'.*gelu"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"first_position": 10}, "first_position=10"),
+        ({"heads": 0}, "heads=0, expected at least 1"),
+        ({"vocabulary": 0}, "vocabulary=0, expected at least 1"),
+        ({"epsilon": -1.0}, "epsilon=-1.0, expected a number above 0"),
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(TINY, **change)

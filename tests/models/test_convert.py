@@ -309,6 +309,8 @@ def test_an_image_size_may_be_a_pair():
         ({"model_type": "vit", "num_channels": True}, "num_channels=True"),
         ({"model_type": "vit", "image_size": [224, 112]}, r"image_size=\[224, 112\]"),
         ({"model_type": "vit", "layer_norm_eps": "small"}, "layer_norm_eps='small'"),
+        ({"model_type": "vit", "layer_norm_eps": True}, "layer_norm_eps=True"),
+        ({"model_type": "bert", "layer_norm_eps": float("inf")}, "layer_norm_eps=inf"),
         ({"model_type": "bert", "is_decoder": True}, "is_decoder=True; expected an encoder"),
         ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({"model_type": "roberta", "pad_token_id": None, "max_position_embeddings": 2}, "first_position=2, expected"),

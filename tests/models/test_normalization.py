@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from surm.models.normalization import LayerNorm, layer_norm
 
@@ -80,3 +81,13 @@ def test_it_starts_as_plain_normalisation():
     x = _inputs((3, 8))[0]
     expected = _plain(x, 1.0, 0.0, 1e-6)
     np.testing.assert_allclose(LayerNorm(8, epsilon=1e-6)(*_narrow(x)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32"])
+@pytest.mark.parametrize("given", ["bfloat16", "float32"])
+def test_gradients_have_the_types_of_what_they_are_for(stored, given):
+    graphdef, parameters = nnx.split(LayerNorm(8, epsilon=1e-6))
+    parameters = jax.tree.map(lambda value: value.astype(stored), parameters)
+    loss = lambda parameters, x: nnx.merge(graphdef, parameters)(x).astype(jnp.float32).sum()  # noqa: E731
+    gradients, dx = jax.grad(loss, argnums=(0, 1))(parameters, jnp.arange(8.0, dtype=given))
+    assert {value.dtype.name for value in jax.tree.leaves(gradients)} == {stored} and dx.dtype == given

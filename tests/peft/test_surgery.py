@@ -7,7 +7,7 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec, matrices
 from surm.models import vit
-from surm.peft import layers, surgery
+from surm.peft import fused, layers, surgery
 from tests.peft.randomize import randomize
 
 UPDATES = [
@@ -320,3 +320,12 @@ def test_disabling_what_has_no_adapter_layer_is_refused(small_vit):
 def test_training_nothing_is_refused(small_vit):
     with pytest.raises(InputError, match="trains nothing"):
         surm.attach(small_vit, PeftSpec(method="head"), nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("precision", "fuses"), [(None, False), ("default", False), ("highest", True)])
+def test_where_float32_is_multiplied_in_less_only_the_highest_precision_fuses(monkeypatch, precision, fuses):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    layer = nnx.Linear(12, 12, precision=precision, rngs=nnx.Rngs(0))
+    assert fused.obstacle(layer) == ("" if fuses else fused.obstacle(layer)) and bool(fused.obstacle(layer)) != fuses
+    with jax.default_matmul_precision("highest"):
+        assert bool(fused.obstacle(layer)) == (precision == "default")

@@ -1,0 +1,80 @@
+"""A model inside `jax.shard_map`: every device its part of the batch, gradients as of the whole."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import surm
+from surm.matmul import matmul
+from surm.models import bert
+from surm.models.normalization import layer_norm
+from surm.peft import surgery
+
+two_devices = pytest.mark.skipif(jax.device_count() != 2, reason="runs in the process of the last test")
+WHOLE, SPREAD = PartitionSpec(), PartitionSpec("batch")
+
+
+def _spread_gradient(loss, params, batch):
+    """The gradient of the summed loss, each device with its part of the batch."""
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    of_all = lambda params, part: jax.lax.psum(loss(params, part), "batch")  # noqa: E731
+    gradient = jax.shard_map(jax.grad(of_all), mesh=mesh, in_specs=(WHOLE, SPREAD), out_specs=WHOLE)
+    return jax.jit(gradient)(params, batch)
+
+
+def _assert_close(found, expected):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+FUNCTIONS = {
+    "matmul": lambda params, x: jnp.sin(matmul(x, params)).sum(),
+    "layer_norm": lambda params, x: jnp.sin(layer_norm(x, params[:, 0], params[:, 1], 1e-6)).sum(),
+}
+
+
+@two_devices
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_with_a_derivative_of_their_own(name):
+    x, params = jax.random.normal(jax.random.key(0), (4, 5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
+    _assert_close(_spread_gradient(FUNCTIONS[name], params, x), jax.grad(FUNCTIONS[name])(params, x))
+
+
+@two_devices
+def test_a_kernels_gradient_where_types_tell_how_arrays_are_spread():
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
+    x, params = jax.random.normal(jax.random.key(0), (4, 5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
+    there = (jax.device_put(value, NamedSharding(mesh, spec)) for value, spec in ((params, WHOLE), (x, SPREAD)))
+    _assert_close(jax.jit(jax.grad(FUNCTIONS["matmul"]))(*there), jax.grad(FUNCTIONS["matmul"])(params, x))
+
+
+@two_devices
+@pytest.mark.parametrize("spec", [{}, {"family": "low_rank"}, {"method": "adapter"}, {"method": "full"}], ids=str)
+def test_a_model_with_an_adapter(spec):
+    config = bert.BertConfig(30, 16, 2, 2, 32, positions=16, pooling="mean", activation="relu")
+    model = surm.attach(bert.Bert(config, 2, rngs=nnx.Rngs(0)), surm.PeftSpec(train="head", **spec), nnx.Rngs(1))
+    graphdef, trainable, frozen = surgery.split(model)
+    loss = lambda trainable, tokens: jnp.sum(surgery.join(graphdef, trainable, frozen)(tokens) ** 2)  # noqa: E731
+    tokens = jax.random.randint(jax.random.key(2), (4, 8), 0, 30)
+    _assert_close(_spread_gradient(loss, trainable, tokens), jax.grad(loss)(trainable, tokens))
+
+
+def test_on_two_virtual_devices():
+    if jax.device_count() > 1:
+        pytest.skip("several devices are here already")
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    here = pathlib.Path(__file__)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here)],
+        env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "7 passed, 1 skipped" in run.stdout
