@@ -2,19 +2,20 @@
 
     python experiments/paths/run.py
 
-One layer, forward and backward, the gradients of its input and of its update asked for; each family at its default
-options, n×n. At every point of the grid all paths take turns, and the median of the repeats counts, with the layer
-without an update as the floor. Written to surm/peft/measured/PLATFORM.json. Two CPU cores: about twenty minutes.
+One layer, forward and backward, the gradients of its input and of its update asked for. At every point of the grid all
+paths take turns, and the median of the repeats counts, with the layer without an update as the floor. Written to
+surm/peft/measured/PLATFORM.json, anew after every family. Two CPU cores: about half an hour.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from flax import nnx
@@ -27,30 +28,51 @@ from surm.peft import layers, paths
 from surm.train import versions
 
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
-SIZES = (128, 384, 768, 1024, 4096)
+SHAPES = ((128, 128), (384, 384), (768, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 4096))  # out, in
 ROWS = (128, 1024, 8192)
 MOST_PRODUCTS = 2e10
-"""Points with more in rows·n² are left out: nothing new shows there, and a run takes seconds."""
+"""Points with more in rows·n_out·n_in are left out: a run takes seconds, and fewer rows tell the same."""
+VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
+    **dict.fromkeys(matrices.FAMILIES, ({},)),
+    "toeplitz": ({}, {"factors": 1}),
+    "low_displacement_rank": ({}, {"rank": 4}),
+    "low_rank": ({"rank": 1}, {"rank": 8}, {"rank": 64}),
+}
+"""The options that each family is measured with."""
 
 
-def step(family: str, n: int, rows: int, dtype: str, path: str | None) -> Callable[[], object]:
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of the grid: a family with options, the shape of its matrix, vectors in the batch, the layer's dtype."""
+
+    family: str
+    options: dict[str, int]
+    n_out: int
+    n_in: int
+    rows: int
+    dtype: str
+
+
+def step(point: Point, path: str | None) -> Callable[[], object]:
     """A compiled forward and backward pass of one layer.
 
     Args:
-      family: a key of `surm.matrices.FAMILIES`.
-      n: rows and columns of the layer's kernel.
-      rows: vectors in the batch.
-      dtype: of the layer and its input.
+      point: of the grid.
       path: one of the family's; None for the layer without an update.
 
     Returns:
       What runs it and waits for the result.
     """
-    layer = nnx.Linear(n, n, param_dtype=dtype, dtype=dtype, dot_general=dot_general, rngs=nnx.Rngs(0))
+    dtype = point.dtype
+    layer = nnx.Linear(
+        point.n_in, point.n_out, param_dtype=dtype, dtype=dtype, dot_general=dot_general, rngs=nnx.Rngs(0)
+    )
     if path is not None:
-        layer = layers.UpdatedLinear(layer, surm.PeftSpec(family=family, path=path), rngs=nnx.Rngs(1))
+        spec = surm.PeftSpec(family=point.family, options=point.options, path=path)
+        layer = layers.UpdatedLinear(layer, spec, rngs=nnx.Rngs(1))
     graphdef, trainable, frozen = nnx.split(layer, layers.AdapterParam, ...)
-    x, dy = (jax.random.normal(jax.random.key(seed), (rows, n), dtype) for seed in (2, 3))
+    x = jax.random.normal(jax.random.key(2), (point.rows, point.n_in), dtype)
+    dy = jax.random.normal(jax.random.key(3), (point.rows, point.n_out), dtype)
 
     def gradients(trainable, frozen, x, dy):
         y, pull = jax.vjp(lambda trainable, x: nnx.merge(graphdef, trainable, frozen)(x), trainable, x)
@@ -60,11 +82,11 @@ def step(family: str, n: int, rows: int, dtype: str, path: str | None) -> Callab
     return lambda: jax.block_until_ready(compiled(trainable, frozen, x, dy))
 
 
-def measure(family: str, n: int, rows: int, dtype: str, repeats: int) -> dict:
+def measure(point: Point, repeats: int) -> dict:
     """Median seconds of every path at one point, and of the floor."""
-    fusible = dtype == "float32"
-    names = [name for name in paths.available("update", family) if fusible or name not in paths.FUSED]
-    runs = {name: step(family, n, rows, dtype, name) for name in names} | {"": step(family, n, rows, dtype, None)}
+    fusible = point.dtype == "float32"
+    names = [name for name in paths.available("update", point.family) if fusible or name not in paths.FUSED]
+    runs = {name: step(point, name) for name in names} | {"": step(point, None)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
@@ -74,7 +96,16 @@ def measure(family: str, n: int, rows: int, dtype: str, repeats: int) -> dict:
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     floor = medians.pop("")
-    return {"family": family, "n": n, "rows": rows, "dtype": dtype, "floor_seconds": floor, "seconds": medians}
+    trained = matrices.FAMILIES[point.family].num_params(point.n_out, point.n_in, **point.options)
+    return {**dataclasses.asdict(point), "trained": trained, "floor_seconds": floor, "seconds": medians}
+
+
+def grid() -> Iterator[Point]:
+    """Every point, family by family."""
+    for dtype, (family, variants) in itertools.product(("float32", "bfloat16"), VARIANTS.items()):
+        for options, (n_out, n_in), rows in itertools.product(variants, SHAPES, ROWS):
+            if rows * n_out * n_in <= MOST_PRODUCTS:
+                yield Point(family, options, n_out, n_in, rows, dtype)
 
 
 def main() -> None:
@@ -85,15 +116,15 @@ def main() -> None:
     if arguments.repeats < 1:
         parser.error(f"--repeats={arguments.repeats}, expected at least 1")
     keep_freed_memory()
-    points = []
-    for dtype, family, n, rows in itertools.product(("float32", "bfloat16"), matrices.FAMILIES, SIZES, ROWS):
-        if rows * n**2 <= MOST_PRODUCTS:
-            points.append(measure(family, n, rows, dtype, arguments.repeats))
-            print(json.dumps(points[-1]), flush=True)
     command = " ".join(["python experiments/paths/run.py", *sys.argv[1:]])
     MEASURED.mkdir(exist_ok=True)
-    table = {"command": command, "versions": versions(), "points": points}
-    files.replace(MEASURED / f"{jax.default_backend()}.json", json.dumps(table, indent=1) + "\n")
+    points: list[dict] = []
+    for _, of_family in itertools.groupby(grid(), key=lambda point: (point.dtype, point.family)):
+        for point in of_family:
+            points.append(measure(point, arguments.repeats))
+            print(json.dumps(points[-1]), flush=True)
+        table = {"command": command, "versions": versions(), "points": points}
+        files.replace(MEASURED / f"{jax.default_backend()}.json", json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

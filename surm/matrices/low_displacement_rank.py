@@ -129,7 +129,11 @@ def _by_fft(g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b 
 
 
 def _by_convolutions(
-    g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
+    g: Float[Array, "r n"],
+    h: Float[Array, "r n"],
+    x: Float[Array, "*b n_in"],
+    n_out: int,
+    convolve: fourier.Convolution,
 ) -> Array:
     """The product, term by term."""
     n = g.shape[1]

@@ -5,12 +5,14 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
 from surm.matmul import matmul
+from surm.matrices import dft
 from surm.peft import fused, paths
 from surm.peft.spec import BOTTLENECK, PeftSpec
 
@@ -52,11 +54,22 @@ class StructuredMatrix(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch n_in"], path: str = "branch") -> Float[Array, "*batch n_out"]:
         """The matrix times every row of x, by one of the paths beside the layer."""
-        if path == "branch_dense":
-            return matmul(x, self.to_dense().T.astype(x.dtype))
+        if path == "branch":
+            return self.matvec(self.values(), x)
         if path == "branch_dft":
-            return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, transform="dft")
-        return self.matvec(self.values(), x)
+            return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
+        if path == "branch_dense":
+            return x @ self.to_dense().T.astype(x.dtype)
+        raise ValueError(f"given path={path!r}; expected branch, branch_dft or branch_dense")
+
+    def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
+        """The path that `auto` takes for a batch; see `surm.peft.paths`."""
+        rows = max(math.prod(x.shape[:-1]), 1)
+        trained = sum(variable[...].size for variable in self.parameters.values())
+        return paths.quickest(
+            self.family, self.n_out, self.n_in, rows, trained, jnp.dtype(dtype).name, jax.default_backend(),
+            fusible=fusible,
+        )  # fmt: skip
 
     def to_dense(self) -> Float[Array, "n_out n_in"]:
         """The matrix in full."""
@@ -112,7 +125,8 @@ class UpdatedLinear(WrappedLinear):
         self.scale, self.path = spec.scale, spec.path
         obstacle = fused.obstacle(base)
         if self.path in paths.FUSED and obstacle:
-            raise InputError(f"path={self.path!r}, but the layer {obstacle}; expected path='branch'")
+            beside = [path for path in paths.available("update", spec.family) if path not in paths.FUSED]
+            raise InputError(f"path={self.path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
         self.fusible = not obstacle and not spec.dropout
         self.base_kernel = nnx.data(None)
 
@@ -136,9 +150,7 @@ class UpdatedLinear(WrappedLinear):
     def _path(self, x: Array) -> str:
         if self.path != "auto":
             return self.path
-        n, rows = max(self.base.kernel.shape), max(math.prod(x.shape[:-1]), 1)
-        dtype = str(jnp.dtype(self.base.dtype or self.base.kernel.dtype))
-        return paths.quickest(self.delta.family, n, rows, dtype, jax.default_backend(), fusible=self.fusible)
+        return self.delta.quickest_path(x, self.base.dtype or self.base.kernel.dtype, fusible=self.fusible)
 
     def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         return self.scale * self.delta.dense(params)
@@ -184,14 +196,15 @@ class AdaptedLinear(WrappedLinear):
             self.delta.parameters["a"] = a.replace(drawn)
         self.shift = AdapterParam(jnp.zeros(width))
         self.activation = spec.activation
-        self.path = "branch" if spec.path == "auto" else spec.path
+        self.path = spec.path
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer and its adapter."""
         h = self.base(x)
         if not self.enabled:
             return h
-        change = BRANCH_ACTIVATIONS[self.activation](self.delta(self.dropped(h), self.path)) + self.shift[...]
+        path = self.delta.quickest_path(h, h.dtype, fusible=False) if self.path == "auto" else self.path
+        change = BRANCH_ACTIVATIONS[self.activation](self.delta(self.dropped(h), path)) + self.shift[...]
         return h + change.astype(h.dtype)
 
 

@@ -96,11 +96,15 @@ class PeftSpec:
             )
         there_are = available(self.method, self.family)
         if self.path not in ("auto", *there_are):
-            raise InputError(f"path={self.path!r}; {self.method} {self.family} has {', '.join(there_are)} and auto")
+            has = f"{self.family} has {', '.join(there_are)} and auto" if there_are else "has none but auto"
+            raise InputError(f"path={self.path!r}; {self.method} {has}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout}, expected 0 <= dropout < 1")
         if self.path in FUSED and self.dropout:
-            raise InputError(f"path={self.path!r} with dropout={self.dropout}; expected path='branch' or dropout=0")
+            beside = [path for path in there_are if path not in FUSED]
+            raise InputError(
+                f"path={self.path!r} with dropout={self.dropout}; expected {', '.join(beside)} or auto, or dropout=0"
+            )
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
         whose = "bottleneck" if self.method == "bottleneck" else self.family
         known = BOTTLENECK if self.method == "bottleneck" else matrices.options(self.family)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from surm.matrices import FAMILIES
+from surm.matrices import FAMILIES, dft, fourier
 
 from .cases import Case, assert_close
 from .test_matrix_paths import CONVOLVING
@@ -30,15 +30,15 @@ def test_sharded_equals_unsharded_and_no_batch_is_gathered(name, axes):
     mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(axes,))
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
     copied = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    transforms = [{"transform": "fft"}, {"transform": "dft"}] if name in CONVOLVING else [{}]
-    for transform in transforms:
-        matvec = jax.jit(partial(case.family.matvec, n_out=12, **transform))
+    ways = [{"convolve": fourier.convolve}, {"convolve": dft.convolve}] if name in CONVOLVING else [{}]
+    for way in ways:
+        matvec = jax.jit(partial(case.family.matvec, n_out=12, **way))
         y = matvec(copied, spread)
         assert len(y.sharding.device_set) == jax.device_count()
         assert_close(y, matvec(params, x), "float32")
         slopes = jax.jit(jax.grad(lambda p, x, matvec=matvec: jnp.sum(jnp.sin(matvec(p, x))), argnums=(0, 1)))
         compiled = slopes.lower(copied, spread).compile()
-        assert not re.search("all-gather|all-to-all", compiled.as_text()), transform
+        assert not re.search("all-gather|all-to-all", compiled.as_text()), way
         alone = slopes.lower(params, x).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < alone.memory_analysis().temp_size_in_bytes / 2
         for found, expected in zip(
