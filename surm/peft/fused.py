@@ -50,7 +50,7 @@ def through_dense(
       x: the layer's input.
 
     Returns:
-      x·kernel + bias. Cost above the layer's: `to_dense`, and in the backward pass xᵀ·dy.
+      x·kernel + bias. Cost above the layer's: the dense matrix, and in the backward pass xᵀ·dy.
     """
     x, kernel, bias = _promoted(base, kernel, x)
     y = base.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=base.precision)
@@ -74,7 +74,7 @@ def with_own_gradient(
       x: the layer's input.
 
     Returns:
-      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: `to_dense`, twice, and in the backward pass the derivative
+      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, twice, and in the backward pass the derivative
       of `matvec` in the parameters. Kept for the backward pass: x and the parameters.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)

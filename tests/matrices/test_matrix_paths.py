@@ -10,7 +10,7 @@ import pytest
 from jax.ad_checkpoint import print_saved_residuals
 from jax.test_util import check_grads
 
-from surm.matrices import FAMILIES, dft, diagonals, fourier, toeplitz_product
+from surm.matrices import dft, diagonals, fourier, toeplitz_product
 
 from .cases import CASES, TALL, WIDE, Case, assert_close, compiled, dense_of, two_shapes
 
