@@ -74,8 +74,8 @@ def with_own_gradient(
       x: the layer's input.
 
     Returns:
-      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, twice, and in the backward pass the derivative
-      of `matvec` in the parameters. Kept for the backward pass: x and the parameters.
+      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, twice, and in the backward pass the
+      derivative of `matvec` in the parameters. Kept for the backward pass: x and the parameters.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
     product = jax.checkpoint(functools.partial(_product, to_dense, matvec, base.precision))
