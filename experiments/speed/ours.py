@@ -22,11 +22,13 @@ class Step:
 
     Attributes:
       run: takes one step and waits for it.
+      saved_bytes: that the forward pass keeps for the backward pass, the weights included.
       temporary_bytes: that the compiled step asks for beside its arguments and results.
       trained_parameters: without the head's.
     """
 
     run: Callable[[], None]
+    saved_bytes: int
     temporary_bytes: int
     trained_parameters: int
 
@@ -66,7 +68,10 @@ def step(shape: str, batch: int, length: int, spec: surm.PeftSpec | None) -> Ste
     def run() -> None:
         held[:] = jax.block_until_ready(compiled(*held, frozen, inputs))
 
-    return Step(run, compiled.memory_analysis().temp_size_in_bytes, surm.count_parameters(adapted).adapter)
+    kept = jax.eval_shape(lambda *given: jax.vjp(lambda t: loss(t, *given[1:]), given[0])[1], held[0], frozen, inputs)
+    saved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return Step(run, saved, temporary, surm.count_parameters(adapted).adapter)
 
 
 def _model(shape: str, batch: int, length: int) -> tuple[nnx.Module, dict[str, jax.Array]]:

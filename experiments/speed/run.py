@@ -1,17 +1,22 @@
 """What an adapter costs: training steps over the floor of the same model, ours and HF PEFT's, alternately in one run.
 
     python experiments/speed/run.py --shape=bert_base
-    python experiments/speed/run.py --shape=vit_b16
+    python experiments/speed/run.py --shape=vit_b16 --paths=auto,branch
+    python experiments/speed/run.py --table
 
 The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted, float32.
-Every repeat takes one step of everything in turn; a ratio is the median over repeats of the ratio within a repeat. HF
-PEFT wants the extra [peers]; --peers=none leaves it out. Two CPU cores: ten minutes a shape.
+Every repeat takes one step of everything in turn; a ratio is the median over repeats of the ratio within a repeat. What
+a step keeps for its backward pass and asks for beside its arguments is what JAX and XLA say of it; the peak is that of
+a process of its own that takes two steps. HF PEFT wants the extra [peers]; --peers=none leaves it out. --table prints
+the committed results as Markdown. Two CPU cores: a quarter of an hour a shape.
 """
 
 import argparse
 import json
 import pathlib
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +26,7 @@ import ours
 import surm
 from surm import files
 from surm.memory import keep_freed_memory
+from surm.peft import paths
 from surm.train import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -33,7 +39,7 @@ SPECS: dict[str, dict] = {
     "low_displacement_rank r=1": {"family": "low_displacement_rank", "options": "rank=1"},
     "low_rank r=8": {"family": "low_rank", "options": "rank=8"},
 }
-PATHS = ("auto", "branch", "fused", "fused_dense")
+PATHS = ("auto", *paths.available("update", "circulant"))
 
 
 def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
@@ -53,47 +59,98 @@ def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
 
 
-def measure(shape: str, paths: tuple[str, ...], repeats: int, peers: bool) -> dict:
-    """Times everything on one shape; a JSON object."""
-    steps = {"floor": ours.step(shape, BATCH, LENGTH, None)}
-    for name, changes in SPECS.items():
-        for path in paths:
-            spec = surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **changes)
-            steps[f"{name}, {path}"] = ours.step(shape, BATCH, LENGTH, spec)
-            print(f"compiled {name}, {path}", file=sys.stderr, flush=True)
-    runs = {name: step.run for name, step in steps.items()}
-    rows = {
-        name: {"temporary_bytes": step.temporary_bytes, "trained_parameters": step.trained_parameters}
-        for name, step in steps.items()
-    }
+def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str, tuple[str | None, str]]:
+    """What is measured: by its name in the result, the method (None for the floor) and the path, or `peer`."""
+    found: dict[str, tuple[str | None, str]] = {"floor": (None, "auto")}
+    for name in methods:
+        there_are = ("auto", *paths.available("update", SPECS[name]["family"]))
+        found |= {f"{name}, {path}": (name, path) for path in chosen if path in there_are}
     if peers:
         import peers as hf
 
-        for name in (None, *hf.METHODS):
-            label = f"HF PEFT {name or 'floor'}"
-            runs[label], trained = hf.step(shape, BATCH, LENGTH, name)
-            rows[label] = {"trained_parameters": trained}
+        found |= {f"HF PEFT {name or 'floor'}": (name, "peer") for name in (None, *hf.METHODS)}
+    return found
+
+
+def build(shape: str, method: str | None, path: str) -> tuple[Callable[[], None], dict[str, int]]:
+    """A step to run, and what is known of it without running it."""
+    if path == "peer":
+        import peers as hf
+
+        run, trained = hf.step(shape, BATCH, LENGTH, method)
+        return run, {"trained_parameters": trained}
+    spec = surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method]) if method else None
+    step = ours.step(shape, BATCH, LENGTH, spec)
+    return step.run, {
+        "trained_parameters": step.trained_parameters,
+        "saved_bytes": step.saved_bytes,
+        "temporary_bytes": step.temporary_bytes,
+    }
+
+
+def peak_bytes(shape: str, label: str) -> int:
+    """The peak memory of a process that takes two steps of one thing alone."""
+    command = [sys.executable, __file__, f"--shape={shape}", f"--one={label}"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def measure(shape: str, measured: dict[str, tuple[str | None, str]], repeats: int) -> dict:
+    """Times everything on one shape; a JSON object."""
+    runs: dict[str, Callable[[], None]] = {}
+    rows: dict[str, dict] = {}
+    for label, (method, path) in measured.items():
+        runs[label], rows[label] = build(shape, method, path)
+        print(f"ready: {label}", file=sys.stderr, flush=True)
     seconds = timed(runs, repeats)
-    for name, row in rows.items():
-        own = "HF PEFT floor" if name.startswith("HF PEFT") else "floor"
-        row |= {"median_seconds": statistics.median(seconds[name]), "over_own_floor": ratio(seconds, name, own)}
-        if peers:
-            row["over_c3a"] = ratio(seconds, name, "HF PEFT C3A")
+    runs.clear()
+    for label, row in rows.items():
+        own = "HF PEFT floor" if label.startswith("HF PEFT") else "floor"
+        row |= {"median_seconds": statistics.median(seconds[label]), "over_own_floor": ratio(seconds, label, own)}
+        if "HF PEFT C3A" in rows:
+            row["over_c3a"] = ratio(seconds, label, "HF PEFT C3A")
+        row["peak_bytes"] = peak_bytes(shape, label)
     return {"shape": shape, "batch": BATCH, "length": LENGTH, "targets": TARGETS, "repeats": repeats, "rows": rows}
+
+
+def table() -> str:
+    """The committed results as a Markdown table: a row for everything measured, a pair of columns a shape."""
+    results = [json.loads((RESULTS / f"{shape}.json").read_text()) for shape in ours.FLOOR]
+    heads = " | ".join(f"{result['shape']}: over floor | over HF PEFT's C3A" for result in results)
+    lines = [f"| step | trained | {heads} |", "|---|---:|" + "---:|---:|" * len(results)]
+    for label, row in results[0]["rows"].items():
+        of_shapes = [result["rows"].get(label) for result in results]
+        cells = [f"{of['over_own_floor']:.2f} | {of['over_c3a']:.2f}" if of else " | " for of in of_shapes]
+        lines.append(f"| {label.removesuffix(', auto')} | {row['trained_parameters']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(ours.FLOOR), default="bert_base")
+    parser.add_argument("--methods", default=",".join(SPECS), help="comma-separated; all by default")
     parser.add_argument("--paths", default="auto", help=f"comma-separated, of {', '.join(PATHS)}")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--peers", choices=("peft", "none"), default="peft")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.repeats < 1 or not set(arguments.paths.split(",")) <= {*PATHS}:
-        parser.error(f"expected --repeats of at least 1, and --paths of {', '.join(PATHS)}")
+    if arguments.table:
+        print(table())
+        return
+    methods, chosen = arguments.methods.split(","), tuple(arguments.paths.split(","))
+    if arguments.repeats < 1 or not {*chosen} <= {*PATHS} or not {*methods} <= SPECS.keys():
+        parser.error(
+            f"expected --repeats of at least 1, --paths of {', '.join(PATHS)}, --methods of {', '.join(SPECS)}"
+        )
     keep_freed_memory()
-    result = measure(arguments.shape, tuple(arguments.paths.split(",")), arguments.repeats, arguments.peers == "peft")
+    if arguments.one:
+        run, _ = build(arguments.shape, *labels([*SPECS], PATHS, peers=arguments.one.startswith("HF"))[arguments.one])
+        run()
+        run()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+    result = measure(arguments.shape, labels(methods, chosen, arguments.peers == "peft"), arguments.repeats)
     result |= {"command": " ".join(["python experiments/speed/run.py", *sys.argv[1:]]), "versions": versions()}
     RESULTS.mkdir(exist_ok=True)
     files.replace(RESULTS / f"{arguments.shape}.json", json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,127 @@
+"""How the bare product grows with n: every family by FFT, by DFT or thin matmuls, and the dense matrix, n = 128 ... 8192.
+
+    python experiments/speed/sweep.py
+    python experiments/speed/sweep.py --draw
+
+Forward and backward, with the gradients of the vectors and of the parameters, for 256 vectors in float32; dense is
+x·Wᵀ with W a trained n×n matrix. All take turns at every n, the median of the repeats counts. Written to
+results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: five minutes.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from surm import files, matrices
+from surm.matrices import dft, fourier
+from surm.memory import keep_freed_memory
+from surm.peft.paths import CONVOLUTIONAL
+from surm.train import versions
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+SIZES = (128, 256, 512, 768, 1024, 2048, 4096, 8192)
+ROWS = 256
+FAMILIES = ("circulant", "toeplitz", "low_displacement_rank", "kronecker", "low_rank")
+
+
+def product(name: str, n: int) -> tuple[Callable[[dict, jax.Array], jax.Array], dict[str, jax.Array]]:
+    """A product of x with n×n parameters, and the parameters.
+
+    Args:
+      name: `dense`, a family, or a family and `dft`.
+      n: rows and columns.
+
+    Returns:
+      The function (params, x) -> y, and params.
+    """
+    key = jax.random.key(0)
+    if name == "dense":
+        return lambda params, x: x @ params["w"].T, {"w": jax.random.normal(key, (n, n))}
+    family, _, way = name.partition(" ")
+    module = matrices.FAMILIES[family]
+    chosen = {"convolve": dft.convolve if way == "dft" else fourier.convolve} if family in CONVOLUTIONAL else {}
+    params = jax.tree.map(lambda value: value + 0.01, module.init(key, n, n))
+    return lambda params, x: module.matvec(params, x, n, **chosen), params
+
+
+def names() -> list[str]:
+    """Everything that is measured."""
+    return ["dense", *FAMILIES, *(f"{family} dft" for family in FAMILIES if family in CONVOLUTIONAL)]
+
+
+def step(name: str, n: int) -> Callable[[], object]:
+    """A compiled forward and backward pass; waits for its result."""
+    function, params = product(name, n)
+    x, dy = (jax.random.normal(jax.random.key(seed), (ROWS, n)) for seed in (1, 2))
+
+    def gradients(params, x, dy):
+        y, pull = jax.vjp(function, params, x)
+        return y, pull(dy)
+
+    compiled = jax.jit(gradients).lower(params, x, dy).compile()
+    return lambda: jax.block_until_ready(compiled(params, x, dy))
+
+
+def measure(n: int, repeats: int) -> dict[str, float]:
+    """Median seconds of everything at one n."""
+    runs = {name: step(name, n) for name in names()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if repeat:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def draw(result: dict) -> None:
+    """The times over n, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = [point["n"] for point in result["points"]]
+    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    for name in result["points"][0]["seconds"]:
+        times = [1e3 * point["seconds"][name] for point in result["points"]]
+        style = {"color": "black", "linewidth": 2} if name == "dense" else {"linestyle": "--" if "dft" in name else "-"}
+        axes.plot(sizes, times, marker="o", markersize=3, label=name, **style)
+    axes.set(xscale="log", yscale="log", xlabel="n", ylabel="forward and backward, ms", xticks=sizes, xticklabels=sizes)
+    axes.set_title(f"{ROWS} vectors, float32, {result['versions']['machine']}", fontsize=9)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(RESULTS / "sweep.png", dpi=110)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--draw", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats={arguments.repeats}, expected at least 1")
+    RESULTS.mkdir(exist_ok=True)
+    if not arguments.draw:
+        keep_freed_memory()
+        points = []
+        for n in SIZES:
+            points.append({"n": n, "seconds": measure(n, arguments.repeats)})
+            print(json.dumps(points[-1]), flush=True)
+        command = " ".join(["python experiments/speed/sweep.py", *sys.argv[1:]])
+        result = {"command": command, "rows": ROWS, "versions": versions(), "points": points}
+        files.replace(RESULTS / "sweep.json", json.dumps(result, indent=1) + "\n")
+    draw(json.loads((RESULTS / "sweep.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()
