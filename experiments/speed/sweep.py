@@ -1,4 +1,4 @@
-"""How the bare product grows with n: every family by FFT, by DFT or thin matmuls, and the dense matrix, n = 128 ... 8192.
+"""How the bare product grows with n, 128 to 8192: every family by FFT, by DFT or thin matmuls, and the dense matrix.
 
     python experiments/speed/sweep.py
     python experiments/speed/sweep.py --draw
@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from surm import files, matrices
 from surm.matrices import dft, fourier
