@@ -140,72 +140,96 @@ def train_step(
 
 
 def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """The loop; returns the trained arrays and what was measured of them and on the way."""
-    config, data, total = prepared.config, prepared.data, prepared.total_steps
-    began = time.perf_counter()
-    state, tx = initial_state(prepared)
-    prepared.model.train()
-    graphdef, _, frozen = surgery.split(prepared.model)
-    step_function = train_step(graphdef, tx, prepared)
-    prepared.model.eval()
-    evaluate = evaluator(surgery.split(prepared.model)[0], prepared.inputs, data.metrics, regression=data.regression)
-    belongs_to = {"weights": store.base_hash(prepared.model), "examples": data.fingerprint()}
-    batches = prepared.training_batches()
+    """Trains, from the newest checkpoint if there is one; the trained arrays, and what was measured."""
+    with checkpoint.Checkpoints(folder.checkpoints, prepared.config.keep_checkpoints) as saved:
+        loop = _Loop(prepared, folder, saved)
+        steps = loop.train(stop)
+        evaluated = loop.evaluate(prepared.total_steps)
+    return loop.state["trainable"], {"eval": evaluated, "seconds": loop.seconds, "steps": steps}
 
-    def evaluate_now(step: int) -> dict[str, float]:
-        if (before := folder.logged(step, config.data.eval_split)) is not None:
-            return before  # by this run, before it was stopped
-        values = {
-            name + ending: value
-            for ending, open_batches in prepared.evaluation_batches.items()
-            for name, value in evaluate(state["trainable"], frozen, open_batches()).items()
-        }
-        check_finite(step, values)
-        folder.log(step, config.data.eval_split, values)
-        return values
 
-    with checkpoint.Checkpoints(folder.checkpoints, config.keep_checkpoints) as saved:
+class _Loop:
+    """A run while it trains: its state between two steps, and what is done with it there."""
 
-        def save(step: int) -> None:
-            seconds = earlier + time.perf_counter() - began
-            saved.save(step, state, {"data": batches.get_state(), "seconds": seconds, **belongs_to})
+    def __init__(self, prepared: Run, folder: Workdir, saved: checkpoint.Checkpoints):
+        self.began, self.earlier = time.perf_counter(), 0.0
+        self.prepared, self.folder, self.saved = prepared, folder, saved
+        data = prepared.data
+        self.state, tx = initial_state(prepared)
+        prepared.model.train()
+        graphdef, _, self.frozen = surgery.split(prepared.model)
+        self.step = train_step(graphdef, tx, prepared)
+        prepared.model.eval()
+        graphdef = surgery.split(prepared.model)[0]
+        self.measure = evaluator(graphdef, prepared.inputs, data.metrics, regression=data.regression)
+        self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": data.fingerprint()}
+        self.batches = prepared.training_batches()
+        self.start = self._resume()
 
-        start, earlier = saved.latest_step or 0, 0.0
-        if saved.latest_step is not None:
-            print(f"going on after step {start}, from the checkpoint in {folder.checkpoints}", flush=True)
-            notes = saved.notes()
-            for what, expected in belongs_to.items():
-                if notes[what] != expected:
-                    raise InputError(
-                        f"the checkpoint of {str(folder.path)!r} belongs to other {what} than the config's are now; "
-                        "name another workdir"
-                    )
-            state = saved.restore(state)
-            batches.set_state(notes["data"])
-            earlier = notes["seconds"]
-        folder.rewind(start)
-        with Progress(folder, config, start, total) as progress:
-            for step in range(start, total):
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, before it was stopped included."""
+        return self.earlier + time.perf_counter() - self.began
+
+    def train(self, stop: list[int]) -> list[float]:
+        """Takes the steps that are left, saves at the end; seconds of each step. Raises Stopped if asked to stop."""
+        config, total = self.prepared.config, self.prepared.total_steps
+        with Progress(self.folder, config, self.start, total) as progress:
+            for step in range(self.start, total):
                 if stop:
                     progress.flush()
-                    save(step)
+                    self.save(step)
                     raise Stopped(stop[0], step)
                 if _due(step, config.eval_every_steps):
                     progress.flush()
-                    evaluate_now(step)
+                    self.evaluate(step)
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
-                    save(step)
-                batch = next(batches)
-                state, values = step_function(state, frozen, batch)
+                    self.save(step)
+                self.state, values = self.step(self.state, self.frozen, next(self.batches))
                 progress.step(step + 1, values)
             progress.flush()
-        save(total)
+        self.save(total)
         if stop:
             raise Stopped(stop[0], total)
-        evaluated = evaluate_now(total)
-    seconds = earlier + time.perf_counter() - began
-    return state["trainable"], {"eval": evaluated, "seconds": seconds, "steps": progress.step_seconds}
+        return progress.step_seconds
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The metrics on all held-out splits, logged; read from the log where they are there already."""
+        split = self.prepared.config.data.eval_split
+        if (before := self.folder.logged(step, split)) is not None:
+            return before  # by this run, before it was stopped
+        values = {
+            name + ending: value
+            for ending, open_batches in self.prepared.evaluation_batches.items()
+            for name, value in self.measure(self.state["trainable"], self.frozen, open_batches()).items()
+        }
+        check_finite(step, values)
+        self.folder.log(step, split, values)
+        return values
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint in the background."""
+        notes = {"data": self.batches.get_state(), "seconds": self.seconds, **self.belongs_to}
+        self.saved.save(step, self.state, notes)
+
+    def _resume(self) -> int:
+        """Takes over what the newest checkpoint holds; the number of steps taken before."""
+        step = self.saved.latest_step
+        if step is not None:
+            print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
+            notes = self.saved.notes()
+            for what, expected in self.belongs_to.items():
+                if notes[what] != expected:
+                    raise InputError(
+                        f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are "
+                        "now; name another workdir"
+                    )
+            self.state = self.saved.restore(self.state)
+            self.batches.set_state(notes["data"])
+            self.earlier = notes["seconds"]
+        self.folder.rewind(step or 0)
+        return step or 0
 
 
 def _due(step: int, every: int) -> bool:
