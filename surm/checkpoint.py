@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 
 State = TypeVar("State")
 
@@ -71,10 +71,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # orbax raises what the file system's driver meets, of many types
-            reason = " ".join(str(error).split())
             # What orbax leaves unfinished is reported when the process ends, after our last line.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            raise OSError(f"a checkpoint in {self._folder} failed: {reason[:300]}") from error
+            raise OSError(f"a checkpoint in {self._folder} failed: {one_line(error)}") from error
 
     def notes(self) -> dict[str, Any]:
         """The notes of the newest checkpoint; InputError if it is damaged."""
@@ -101,6 +100,6 @@ class Checkpoints:
         except Exception as error:  # orbax raises what it meets in damaged files, of many types
             raise InputError(
                 f"the checkpoint {str(self._folder / str(self.latest_step))!r} cannot be read "
-                f"({' '.join(f'{type(error).__name__}: {error}'.split())[:200]}); remove it to go on from the one "
-                "before, or name another workdir"
+                f"({one_line(f'{type(error).__name__}: {error}')}); remove it to go on from the one before, or name "
+                "another workdir"
             ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import re
 import sys
 
@@ -51,7 +52,8 @@ def parse(argv: list[str]) -> CommandLine:
     except Exception as error:  # whatever absl, ml_collections or the config file itself raise
         raise InputError(_one_line(error)) from error
     if values.help:
-        print(f"usage: python -m surm.train --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n{values}")
+        print(f"usage: python -m surm.train --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n"
+              f"The keys, their values and defaults: {pathlib.Path(configs.__file__)}\n{values}")  # fmt: skip
         sys.exit(0)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")

@@ -1,4 +1,4 @@
-"""What is raised when a user's input cannot be used, and the search for the name they meant."""
+"""What is raised when a user's input cannot be used, the name they may have meant, and other errors in a line."""
 
 import difflib
 from collections.abc import Iterable
@@ -29,3 +29,21 @@ def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
     if close:
         return "nearest: " + ", ".join(by_folded[folded] for folded in close)
     return "known: " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
+def one_line(what: object, limit: int = 300) -> str:
+    """What somebody else's error says, for the middle of a message.
+
+    Args:
+      what: an error, or any text.
+      limit: characters at most.
+
+    Returns:
+      The text in one line, cut if it is long; the type's name if it is empty.
+
+    Examples:
+      >>> one_line(ValueError("bad\\n  magic")), one_line(EOFError())
+      ('bad magic', 'EOFError')
+    """
+    text = " ".join(str(what).split()) or type(what).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

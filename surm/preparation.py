@@ -134,17 +134,11 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
 
 
 def _data(config: ml_collections.ConfigDict) -> Dataset:
-    data = sources.load(
-        config.data.source,
-        data_dir=config.data.data_dir or None,
-        task=config.data.task,
-        text_columns=config.data.text_columns,
-        label_column=config.data.label_column,
-    )
-    data = sources.hold_out(data, config.data.validation_examples, seed=config.data.subset_seed)
-    train = sources.balanced_subset(
-        data.train, config.data.train_examples, data.num_classes, seed=config.data.subset_seed
-    )
+    wanted = config.data
+    columns = {"text_columns": wanted.text_columns, "label_column": wanted.label_column}
+    data = sources.load(wanted.source, data_dir=wanted.data_dir or None, task=wanted.task, **columns)
+    data = sources.hold_out(data, wanted.validation_examples, seed=wanted.subset_seed)
+    train = sources.balanced_subset(data.train, wanted.train_examples, data.num_classes, seed=wanted.subset_seed)
     if data.regression and not (abs(train.labels.mean()) < 30 and 0.03 < train.labels.std() < 30):
         found = f"mean {train.labels.mean():g} and standard deviation {train.labels.std():g}"
         print(f"labels with {found}: a head starts at 0 and learns numbers near 1 quickest; rescale them", flush=True)

@@ -1,11 +1,9 @@
 """Trains what a config names: `python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits`.
 
-The loop's order is fixed: stop? -> eval? -> save? -> next batch -> step -> log, one step late -> stop on a non-finite
-loss. A run starts from its own workdir if that holds a checkpoint, else from `config.init_adapter` if that is set, else
-fresh; stopped and started again it ends exactly as if it had never stopped.
+A run starts from its own workdir if that holds a checkpoint, else from `config.init_adapter` if that is set, else
+fresh; the loop itself is in `surm.loop`.
 """
 
-import functools
 import io
 import os
 import platform
@@ -13,32 +11,25 @@ import resource
 import signal
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 from absl import logging
-from flax import nnx
 
 import surm
-from surm import checkpoint, command_line, memory, metrics, optim, report, stopping
+from surm import checkpoint, command_line, memory, optim, report, stopping
 from surm import config as configs
 from surm.errors import InputError
-from surm.evaluate import evaluator
-from surm.peft import layers, select, store, surgery
+from surm.loop import Loop
+from surm.peft import store, surgery
 from surm.preparation import Run, prepare
-from surm.progress import NonFiniteError, Progress, check_finite
+from surm.progress import NonFiniteError
 from surm.stopping import Stopped
 from surm.workdir import Workdir
-
-TrainState = dict[str, Any]
-"""`trainable` (arrays by path), `opt_state`, `step` and `key`: all that a checkpoint holds beside the data position."""
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -84,132 +75,13 @@ def _finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], mea
     return result
 
 
-def initial_state(prepared: Run) -> tuple[TrainState, optax.GradientTransformation]:
-    """The state before the first step, and the optimiser that its `opt_state` belongs to."""
-    trainable = {path: jnp.array(value) for path, value in surgery.split(prepared.model)[1].items()}
-    kinds = dict(nnx.to_flat_state(nnx.state(prepared.model, layers.AdapterParam)))
-    adapter = {select.dotted(path) for path in kinds}
-    groups = {path: "adapter" if path in adapter else "head" for path in trainable}
-    config = prepared.config
-    tx = optim.optimizer(config.optim, configs.spec(config), groups, prepared.total_steps)
-    key = jax.random.key_data(jax.random.key(config.seed))
-    return {"trainable": trainable, "opt_state": tx.init(trainable), "step": jnp.int32(0), "key": key}, tx
-
-
-def train_step(
-    graphdef: nnx.GraphDef, tx: optax.GradientTransformation, prepared: Run
-) -> Callable[[TrainState, nnx.State, dict[str, np.ndarray]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Compiles one step: gradients and optimiser state of the trained arrays alone.
-
-    Args:
-      graphdef: of the model in training mode, from `surgery.split`.
-      tx: from `initial_state`.
-      prepared: the run.
-
-    Returns:
-      A function (state, frozen, batch) -> (state, metrics); the given state's buffers are reused.
-    """
-    smoothing = prepared.config.optim.label_smoothing
-
-    def loss(trainable, frozen, batch, key):
-        model = surgery.join(graphdef, trainable, frozen)
-        layers.reseed_dropout(model, key)
-        outputs = model(**prepared.inputs(batch))
-        labels, mask = batch["label"], batch["mask"]
-        losses = metrics.losses(outputs, labels, regression=prepared.data.regression, label_smoothing=smoothing)
-        values = {"loss": jnp.mean(losses, where=mask)}
-        if not prepared.data.regression:
-            values["accuracy"] = jnp.mean(metrics.predictions(outputs) == labels, where=mask)
-        return values["loss"], values
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, frozen, batch):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        gradients, values = jax.grad(loss, has_aux=True)(state["trainable"], frozen, batch, key)
-        updates, opt_state = tx.update(gradients, state["opt_state"], state["trainable"])
-        new = {
-            "trainable": optax.apply_updates(state["trainable"], updates),
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-            "key": state["key"],
-        }
-        norms = {"gradient_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
-        return new, values | norms
-
-    return step
-
-
 def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """The loop; returns the trained arrays and what was measured of them and on the way."""
-    config, data, total = prepared.config, prepared.data, prepared.total_steps
-    began = time.perf_counter()
-    state, tx = initial_state(prepared)
-    prepared.model.train()
-    graphdef, _, frozen = surgery.split(prepared.model)
-    step_function = train_step(graphdef, tx, prepared)
-    prepared.model.eval()
-    evaluate = evaluator(surgery.split(prepared.model)[0], prepared.inputs, data.metrics, regression=data.regression)
-    belongs_to = {"weights": store.base_hash(prepared.model), "examples": data.fingerprint()}
-    batches = prepared.training_batches()
-
-    def evaluate_now(step: int) -> dict[str, float]:
-        if (before := folder.logged(step, config.data.eval_split)) is not None:
-            return before  # by this run, before it was stopped
-        values = {
-            name + ending: value
-            for ending, open_batches in prepared.evaluation_batches.items()
-            for name, value in evaluate(state["trainable"], frozen, open_batches()).items()
-        }
-        check_finite(step, values)
-        folder.log(step, config.data.eval_split, values)
-        return values
-
-    with checkpoint.Checkpoints(folder.checkpoints, config.keep_checkpoints) as saved:
-
-        def save(step: int) -> None:
-            seconds = earlier + time.perf_counter() - began
-            saved.save(step, state, {"data": batches.get_state(), "seconds": seconds, **belongs_to})
-
-        start, earlier = saved.latest_step or 0, 0.0
-        if saved.latest_step is not None:
-            print(f"going on after step {start}, from the checkpoint in {folder.checkpoints}", flush=True)
-            notes = saved.notes()
-            for what, expected in belongs_to.items():
-                if notes[what] != expected:
-                    raise InputError(
-                        f"the checkpoint of {str(folder.path)!r} belongs to other {what} than the config's are now; "
-                        "name another workdir"
-                    )
-            state = saved.restore(state)
-            batches.set_state(notes["data"])
-            earlier = notes["seconds"]
-        folder.rewind(start)
-        with Progress(folder, config, start, total) as progress:
-            for step in range(start, total):
-                if stop:
-                    progress.flush()
-                    save(step)
-                    raise Stopped(stop[0], step)
-                if _due(step, config.eval_every_steps):
-                    progress.flush()
-                    evaluate_now(step)
-                if _due(step, config.checkpoint_every_steps):
-                    progress.flush()
-                    save(step)
-                batch = next(batches)
-                state, values = step_function(state, frozen, batch)
-                progress.step(step + 1, values)
-            progress.flush()
-        save(total)
-        if stop:
-            raise Stopped(stop[0], total)
-        evaluated = evaluate_now(total)
-    seconds = earlier + time.perf_counter() - began
-    return state["trainable"], {"eval": evaluated, "seconds": seconds, "steps": progress.step_seconds}
-
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step > 0 and step % every == 0
+    """Trains, from the newest checkpoint if there is one; the trained arrays, and what was measured."""
+    with checkpoint.Checkpoints(folder.checkpoints, prepared.config.keep_checkpoints) as saved:
+        loop = Loop(prepared, folder, saved)
+        steps = loop.train(stop)
+        evaluated = loop.evaluate(prepared.total_steps)
+    return loop.state["trainable"], {"eval": evaluated, "seconds": loop.seconds, "steps": steps}
 
 
 def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import surm
-from surm import command_line, train
+from surm import command_line, loop, train
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
@@ -88,8 +88,8 @@ def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return original(self, step, values)
 
-    original = train.Progress.step
-    monkeypatch.setattr(train.Progress, "step", cut)
+    original = loop.Progress.step
+    monkeypatch.setattr(loop.Progress, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         train.run(parsed.config, str(tmp_path / "cut"))
     monkeypatch.undo()
@@ -100,9 +100,9 @@ def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch)
 
 def test_a_run_compiles_once_a_length_and_never_again(material):
     prepared = prepare(command_line.parse(["x", "--workdir=none", *material, "--config.optim.epochs=3"]).config)
-    state, tx = train.initial_state(prepared)
+    state, tx = loop.initial_state(prepared)
     graphdef, _, frozen = surgery.split(prepared.model)
-    step = train.train_step(graphdef, tx, prepared)
+    step = loop.train_step(graphdef, tx, prepared)
     batches, compiled, lengths = prepared.training_batches(), [], set()
     for _ in range(18):  # three passes
         batch = next(batches)

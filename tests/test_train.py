@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from surm import checkpoint, command_line, train
+from surm import checkpoint, command_line, loop, train
 from tests.data import tfds_cifar
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -217,7 +217,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(np.isfinite(line["values"]["loss"]) for line in lines(workdir))
     prepared = train.prepare(command_line.parse(arguments(workdir, *more)).config)
     with checkpoint.Checkpoints(workdir / "checkpoints", 1) as saved:
-        state = saved.restore(train.initial_state(prepared)[0])
+        state = saved.restore(loop.initial_state(prepared)[0])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"]))
 
 

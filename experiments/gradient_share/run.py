@@ -1,11 +1,12 @@
 """How much of a pretrained model's gradient each family can follow: the share its nearest member catches.
 
     python experiments/gradient_share/run.py --source=MRPC
+    python experiments/gradient_share/run.py --source=MRPC --position=adapter
 
-For the gradient G of the loss in the kernel of every query, key and value of MiniLM, summed over 512 training examples
-of MRPC before anything has trained, the share is 1 - min ‖G - M‖² / ‖G‖² over the members M of a family (`project`; for
-products of two factors a local optimum). A linear family of n dimensions catches 1/n of a matrix without structure. Two
-CPU cores: five minutes.
+For the gradient G of the loss in the kernel of every query, key and value of MiniLM (or in the matrix S of an adapter,
+at both its positions in a block), summed over 512 training examples of MRPC before anything has trained, the share is
+1 - min ‖G - M‖² / ‖G‖² over the members M of a family (`project`; for products of two factors a local optimum). A
+linear family of n dimensions catches 1/n of a matrix without structure. Two CPU cores: two minutes.
 """
 
 import argparse
@@ -23,7 +24,12 @@ from surm.train import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ROOT = pathlib.Path(__file__).parent.parent.parent
-CONFIG = "--config=configs/bert_glue.py:task=mrpc,weights=minilm,method=full"
+CONFIG = "--config=configs/bert_glue.py:task=mrpc,weights=minilm"
+POSITIONS = {
+    "update": (f"{CONFIG},method=full", r"--config.peft.targets='.*(query|key|value).kernel'"),
+    # ΔW = b·a with a the identity: the gradient of b is that of the matrix itself
+    "adapter": (f"{CONFIG},method=adapter,family=low_rank", "--config.peft.options=rank=384"),
+}
 FAMILIES = {
     "low_rank r=1": ("low_rank", {"rank": 1}),
     "low_rank r=8": ("low_rank", {"rank": 8}),
@@ -35,9 +41,10 @@ FAMILIES = {
 BATCHES = 8
 
 
-def gradients(prepared: preparation.Run) -> dict[str, jax.Array]:
-    """The gradient of the loss in every targeted kernel, out×in, summed over the first batches."""
+def gradients(prepared: preparation.Run, position: str) -> dict[str, jax.Array]:
+    """The gradient of the loss in every matrix of a position, out×in, summed over the first batches."""
     graphdef, trainable, frozen = surgery.split(prepared.model)
+    trainable = {path: jnp.eye(*value.shape) if path.endswith(".a") else value for path, value in trainable.items()}
 
     def loss(trainable, batch):
         outputs = surgery.join(graphdef, trainable, frozen)(**prepared.inputs(batch))
@@ -48,6 +55,8 @@ def gradients(prepared: preparation.Run) -> dict[str, jax.Array]:
     total = step(trainable, next(batches))
     for _ in range(BATCHES - 1):
         total = jax.tree.map(jnp.add, total, step(trainable, next(batches)))
+    if position == "adapter":
+        return {path: gradient for path, gradient in total.items() if path.endswith("delta.parameters.b")}
     return {path: gradient.T for path, gradient in total.items() if path.startswith("blocks")}
 
 
@@ -62,18 +71,20 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=pathlib.Path, required=True, help="the folder MRPC in GLUE's layout")
-    source = parser.parse_args().source.resolve()
-    shown = [CONFIG, "--config.data.lengths=104", r"--config.peft.targets='.*(query|key|value).kernel'"]
+    parser.add_argument("--position", choices=POSITIONS, default="update")
+    arguments = parser.parse_args()
+    source, position = arguments.source.resolve(), arguments.position
+    shown = [*POSITIONS[position], "--config.data.lengths=104", "--config.optim.batch_size=64"]
     flags = [flag.replace("'", "") for flag in shown]
     with contextlib.chdir(ROOT):
         parsed = command_line.parse(["run", *flags, f"--config.data.source={source}", "--workdir=unused"])
-    found = gradients(preparation.prepare(parsed.config))
+    found = gradients(preparation.prepare(parsed.config), position)
     shares = {}
     for name, (family, options) in FAMILIES.items():
         shares[name] = {path: share(gradient, family, options) for path, gradient in found.items()}
         print(f"{name}: mean {statistics.fmean(shares[name].values()):.4f}", flush=True)
     result = {
-        "command": "python experiments/gradient_share/run.py --source=MRPC",
+        "command": f"python experiments/gradient_share/run.py --source=MRPC --position={position}",
         "flags": shown,
         "examples": BATCHES * parsed.config.optim.batch_size,
         "mean": {name: statistics.fmean(values.values()) for name, values in shares.items()},
@@ -81,7 +92,7 @@ def main() -> None:
         "versions": versions(),
     }
     RESULTS.mkdir(exist_ok=True)
-    files.replace(RESULTS / "mrpc.json", json.dumps(result, indent=2) + "\n")
+    files.replace(RESULTS / f"mrpc_{position}.json", json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

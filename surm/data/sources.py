@@ -15,7 +15,7 @@ import numpy as np
 from surm.data import glue, texts
 from surm.data.splits import ArraySplit, Dataset, Split, Subset
 from surm.data.tfds import tfds_images, tfds_texts
-from surm.errors import InputError, nearest
+from surm.errors import InputError, nearest, one_line
 
 _KNOWN = ["digits", *(f"tfds:glue/{task}" for task in glue.TASKS)]
 SOURCES = "'digits', 'tfds:NAME', the path of an .npz, or a folder with train.tsv and dev.tsv"
@@ -190,8 +190,7 @@ def _read_npz(path: pathlib.Path) -> tuple[set[str], dict[str, np.ndarray]]:
             wanted = [name for name in archive.files if name in REQUIRED_ARRAYS + OPTIONAL_ARRAYS]
             return set(archive.files), {name: archive[name] for name in wanted}
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{str(path)!r} cannot be read as an .npz of plain arrays: {reason}") from error
+        raise InputError(f"{str(path)!r} cannot be read as an .npz of plain arrays: {one_line(error)}") from error
 
 
 def _array_split(

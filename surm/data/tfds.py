@@ -27,7 +27,7 @@ from PIL import Image
 from surm.data import glue
 from surm.data.splits import Dataset
 from surm.data.texts import TextSplit
-from surm.errors import InputError, nearest
+from surm.errors import InputError, nearest, one_line
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10
@@ -185,7 +185,7 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
         return f"TFDS does not know {name!r}; {nearest(name, {*coded, *prepared})}{more}"
     if name in coded and config and config not in (configs := tfds.builder_cls(name).builder_configs):
         return f"no config {config!r}; {nearest(config, configs) if configs else 'it has none'}"
-    said = _one_line(error).rpartition('}": ')[2]  # what comes before repeats our own call
+    said = _said(error).rpartition('}": ')[2]  # what comes before repeats our own call
     return f"{said} ({INSTALL})" if isinstance(error, ImportError) else said
 
 
@@ -217,7 +217,7 @@ def _reading(name: str, builder: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged folder raises whatever its reader meets
-        raise InputError(f"tfds:{name} in {builder.data_dir} cannot be read: {_one_line(error)}") from error
+        raise InputError(f"tfds:{name} in {builder.data_dir} cannot be read: {_said(error)}") from error
 
 
 def _records(builder: Any, wanted: tuple[str, ...]) -> dict[str, Sequence[bytes]]:
@@ -245,7 +245,7 @@ def _prepare(name: str, builder: Any) -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, no TensorFlow, manual download: many unrelated types
         raise InputError(
-            f"tfds:{name} is not prepared in {builder.data_dir} and could not be: {_one_line(error)}; preparing needs "
+            f"tfds:{name} is not prepared in {builder.data_dir} and could not be: {_said(error)}; preparing needs "
             f"a network and, for most data sets, TensorFlow ({INSTALL}); data.data_dir may name a folder "
             "where it is prepared"
         ) from error
@@ -264,12 +264,11 @@ def _check_network(builder: Any) -> None:
         error.close()  # an answer all the same; TFDS will say more if it matters
     except (OSError, http.client.HTTPException) as error:
         host, reason = urllib.parse.urlsplit(urls[0]).hostname, getattr(error, "reason", error)
-        raise InputError(f"no answer from {host} ({_one_line(reason)})") from error
+        raise InputError(f"no answer from {host} ({_said(reason)})") from error
 
 
-def _one_line(error: Any) -> str:
+def _said(error: Any) -> str:
     """What an error says; of a failed import its first cause, which TFDS wraps in the example it was encoding."""
     while isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+    return one_line(error)

@@ -19,7 +19,7 @@ import tokenizers
 
 from surm.data.pipeline import read_ahead
 from surm.data.splits import Split
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 
 FILE = "tokenizer.json"
 _WINDOW = 16  # batches whose texts are sorted by length among themselves
@@ -77,8 +77,8 @@ def open_tokenizer(path: pathlib.Path | None) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises plain Exceptions
-        reason = " ".join(str(error).split())
-        raise InputError(f"{str(file)!r} is not a tokenizer of the tokenizers library ({reason}); {remedy}") from error
+        said = one_line(error)
+        raise InputError(f"{str(file)!r} is not a tokenizer of the tokenizers library ({said}); {remedy}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -142,7 +142,7 @@ def _encode_batch(tokenizer: tokenizers.Tokenizer, texts: list) -> list[tokenize
     try:
         return tokenizer.encode_batch(texts)
     except Exception as error:  # the library raises plain Exceptions
-        raise InputError(f"the tokenizer cannot encode the texts: {' '.join(str(error).split())}") from error
+        raise InputError(f"the tokenizer cannot encode the texts: {one_line(error)}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

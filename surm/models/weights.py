@@ -23,7 +23,7 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which suc
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -111,7 +111,7 @@ def assets() -> list[str]:
 def few(names: list[str], count: int = 8) -> str:
     """The first names of a list and the number of the others, on one line, for an error message."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return _line(", ".join(names[:count]) or "none") + more
+    return one_line(", ".join(names[:count]) or "none") + more
 
 
 def _open_asset(name: str) -> Weights:
@@ -249,9 +249,4 @@ def _pixels(name: str, stated: tuple[object, object]) -> tuple[tuple[float, ...]
 
 
 def _reason(error: Exception) -> str:
-    text = _line(f"{type(error).__name__}: {error}")
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(f"{type(error).__name__}: {error}")

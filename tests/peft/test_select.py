@@ -17,8 +17,10 @@ def test_patterns_match_whole_paths(small_vit):
         "blocks.1.attention.query",
         "blocks.1.attention.value",
     ]
-    with pytest.raises(InputError, match="matches no linear layer; nearest: .*blocks.0.attention.query"):
+    with pytest.raises(InputError, match="matches no linear layer whole, but a part of blocks.0.attention.query, bl"):
         select.matching(["attention.query"], paths, "linear layer")
+    with pytest.raises(InputError, match="matches no linear layer; nearest: .*blocks.0.attention.query"):
+        select.matching(["attention.qeury"], paths, "linear layer")
 
 
 def test_each_pattern_must_match_something(small_vit):
