@@ -15,9 +15,9 @@ LEARNING_RATES: dict[str, float] = {
     "circulant": 1e-3,
     "skew_circulant": 1e-3,
     "toeplitz": 3e-3,
-    "kronecker": 2.5e-3,
+    "kronecker": 1e-2,
     "low_displacement_rank": 3e-3,
-    "low_rank": 2.5e-3,  # of rank 1; of rank r by √r less, as its rows move by √r more in a step
+    "low_rank": 1e-2,  # of rank 1; of rank r by √r less, as its rows move by √r more in a step
     "block_circulant": 1e-3,
 }
 """AdamW's rate for an update of each family where a config gives none: near the best of those tried on MRPC with

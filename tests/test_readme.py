@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import runpy
+import statistics
 
 import pytest
 
@@ -84,6 +85,22 @@ def test_the_command_that_promises_a_number_is_what_was_measured():
 
 def test_it_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_what_is_said_of_glue_was_measured():
+    said = " ".join((ROOT / "experiments" / "README.md").read_text().split())
+
+    def f1(name: str) -> str:
+        values = result_of(f"experiments/glue_methods/results/mrpc_{name}.json")["seeds"]["f1"]
+        return f"{100 * statistics.fmean(values):.1f}"
+
+    assert f"Kronecker reaches {f1('kronecker')}, W(G,H) {f1('low_displacement_rank_r1')}, Toeplitz" in said
+    assert (
+        f"Toeplitz {f1('toeplitz')}, circulant {f1('circulant')} and LoRA of rank 1 {f1('low_rank_r1')}; LoRA" in said
+    )
+    assert f"LoRA of rank 8, with eight times as many, {f1('low_rank_r8')}." in said
+    assert f"Kronecker reaches {f1('adapter_kronecker')} and circulant {f1('adapter_circulant')}; the" in said
+    assert f"eleven times as many, {f1('bottleneck_16')}." in said
 
 
 def test_what_is_said_of_gradients_is_what_was_measured():
