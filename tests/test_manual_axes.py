@@ -49,6 +49,18 @@ def test_functions_with_a_derivative_of_their_own(name):
 
 
 @two_devices
+def test_a_kernel_that_is_spread_where_the_batch_is_not():
+    x, kernel = jax.random.normal(jax.random.key(0), (4, 3)), jax.random.normal(jax.random.key(1), (3, 2))
+    loss = lambda x, kernel: jnp.sin(matmul(x, kernel)).sum()  # noqa: E731
+    of_all = lambda x, part: jax.lax.psum(loss(x, part), "batch")  # noqa: E731
+    mesh, columns = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,)), PartitionSpec(None, "batch")
+    gradients = jax.shard_map(
+        jax.grad(of_all, argnums=(0, 1)), mesh=mesh, in_specs=(WHOLE, columns), out_specs=(WHOLE, columns)
+    )
+    _assert_close(jax.jit(gradients)(x, kernel), jax.grad(loss, argnums=(0, 1))(x, kernel))
+
+
+@two_devices
 def test_a_kernels_gradient_where_types_tell_how_arrays_are_spread():
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
     x, params = jax.random.normal(jax.random.key(0), (4, 5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
@@ -82,4 +94,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "7 passed, 1 skipped" in run.stdout
+    assert "8 passed, 1 skipped" in run.stdout
