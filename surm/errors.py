@@ -31,12 +31,14 @@ def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
     return "known: " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
-def one_line(what: object, limit: int = 300) -> str:
+_LONGEST = 300  # characters of somebody else's error
+
+
+def one_line(what: object) -> str:
     """What somebody else's error says, for the middle of a message.
 
     Args:
       what: an error, or any text.
-      limit: characters at most.
 
     Returns:
       The text in one line, cut if it is long; the type's name if it is empty.
@@ -46,4 +48,4 @@ def one_line(what: object, limit: int = 300) -> str:
       ('bad magic', 'EOFError')
     """
     text = " ".join(str(what).split()) or type(what).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

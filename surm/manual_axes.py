@@ -3,18 +3,20 @@
 import jax
 
 
-def varying_like(value: jax.Array, x: jax.Array) -> jax.Array:
-    """The value as one that may differ between devices wherever x does; outside `jax.shard_map` as it is.
+def vary_together(*values: jax.Array) -> tuple[jax.Array, ...]:
+    """The values as ones that may differ between devices wherever one of them does; as they are outside `shard_map`.
 
     JAX inserts this by itself between its own operations: its transpose sums the gradient over the devices. A function
     with a derivative of its own has to ask for it.
 
     Args:
-      value: the same on all devices, as parameters are.
-      x: spread over them, as a batch is.
+      *values: what meets in one computation, such as a batch that is spread over devices and a kernel that is not.
 
     Returns:
-      The value.
+      The values, in order.
     """
-    axes = jax.typeof(x).manual_axis_type.varying - jax.typeof(value).manual_axis_type.varying
-    return jax.lax.pcast(value, tuple(sorted(axes)), to="varying") if axes else value
+    varying = [jax.typeof(value).manual_axis_type.varying for value in values]
+    missing = [tuple(sorted(frozenset().union(*varying) - axes)) for axes in varying]
+    return tuple(
+        jax.lax.pcast(value, axes, to="varying") if axes else value for value, axes in zip(values, missing, strict=True)
+    )

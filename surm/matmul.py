@@ -10,7 +10,7 @@ import jax
 from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
-from surm.manual_axes import varying_like
+from surm.manual_axes import vary_together
 
 
 def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -> Float[Array, "*batch n_out"]:
@@ -23,7 +23,7 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
     Returns:
       The products.
     """
-    return _matmul(x, varying_like(kernel, x)) if jax.default_backend() == "cpu" else x @ kernel
+    return _matmul(*vary_together(x, kernel)) if jax.default_backend() == "cpu" else x @ kernel
 
 
 @jax.custom_vjp

@@ -139,9 +139,10 @@ def _data(config: ml_collections.ConfigDict) -> Dataset:
     data = sources.load(wanted.source, data_dir=wanted.data_dir or None, task=wanted.task, **columns)
     data = sources.hold_out(data, wanted.validation_examples, seed=wanted.subset_seed)
     train = sources.balanced_subset(data.train, wanted.train_examples, data.num_classes, seed=wanted.subset_seed)
-    if data.regression and not (abs(train.labels.mean()) < 30 and 0.03 < train.labels.std() < 30):
-        found = f"mean {train.labels.mean():g} and standard deviation {train.labels.std():g}"
-        print(f"labels with {found}: a head starts at 0 and learns numbers near 1 quickest; rescale them", flush=True)
+    mean, deviation = (train.labels.mean(), train.labels.std()) if data.regression else (0, 1)
+    if abs(mean) > 30 or not 0.03 < deviation < 30:
+        found = f"mean {mean:g} and standard deviation {deviation:g}"
+        print(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them", flush=True)
     return dataclasses.replace(data, train=train)
 
 

@@ -53,8 +53,10 @@ class LoadedRun:
         Raises:
           InputError: if the examples are not of that form.
         """
+        if not isinstance(examples, Iterable):
+            raise InputError(f"given a {type(examples).__name__}, expected images or texts")
         if not isinstance(examples, Sequence | np.ndarray | jax.Array):
-            examples = list(_iterated(examples))
+            examples = list(examples)
         outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
         if len(examples) or isinstance(examples, str):
             split = self.feed.ready(self._split(examples))
@@ -94,12 +96,6 @@ class LoadedRun:
             expected = "strings" if number == 1 else "pairs of strings"
             raise InputError(f"given {given:.80}, expected a list of {expected}, as the run was trained on")
         return [tuple(map(str, text)) for text in texts]
-
-
-def _iterated(examples: Any) -> Iterable[Any]:
-    if not isinstance(examples, Iterable):
-        raise InputError(f"given a {type(examples).__name__}, expected images or texts")
-    return examples
 
 
 def load_run(folder: str | os.PathLike) -> LoadedRun:

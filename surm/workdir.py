@@ -99,7 +99,7 @@ class Workdir:
             lines = file.read_text().splitlines() if file.is_file() else []
             return [json.loads(line) for line in lines if line.endswith("}}")]
         except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
-            raise InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another") from error
+            raise _damaged(file, error) from error
 
     def logged(self, step: int, split: str) -> dict[str, float] | None:
         """The values of one line, None if it has not been written."""
@@ -134,6 +134,10 @@ def read_object(file: pathlib.Path) -> dict[str, Any]:
         value = json.loads(file.read_text())
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__}, expected an object")
-    except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
-        raise InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another") from error
+    except ValueError as error:
+        raise _damaged(file, error) from error
     return value
+
+
+def _damaged(file: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another")

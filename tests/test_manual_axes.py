@@ -49,6 +49,18 @@ def test_functions_with_a_derivative_of_their_own(name):
 
 
 @two_devices
+def test_a_kernel_that_is_spread_where_the_batch_is_not():
+    x, kernel = jax.random.normal(jax.random.key(0), (4, 3)), jax.random.normal(jax.random.key(1), (3, 2))
+    loss = lambda x, kernel: jnp.sin(matmul(x, kernel)).sum()  # noqa: E731
+    of_all = lambda x, part: jax.lax.psum(loss(x, part), "batch")  # noqa: E731
+    mesh, columns = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,)), PartitionSpec(None, "batch")
+    gradients = jax.shard_map(
+        jax.grad(of_all, argnums=(0, 1)), mesh=mesh, in_specs=(WHOLE, columns), out_specs=(WHOLE, columns)
+    )
+    _assert_close(jax.jit(gradients)(x, kernel), jax.grad(loss, argnums=(0, 1))(x, kernel))
+
+
+@two_devices
 def test_a_kernels_gradient_where_types_tell_how_arrays_are_spread():
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
     x, params = jax.random.normal(jax.random.key(0), (4, 5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
@@ -57,7 +69,12 @@ def test_a_kernels_gradient_where_types_tell_how_arrays_are_spread():
 
 
 @two_devices
-@pytest.mark.parametrize("spec", [{}, {"family": "low_rank"}, {"method": "adapter"}, {"method": "full"}], ids=str)
+# relu: the gradient of erf, and so of GELU, fails under shard_map in jax 0.12
+@pytest.mark.parametrize(
+    "spec",
+    [{}, {"family": "low_rank"}, {"method": "adapter", "activation": "relu"}, {"method": "full"}],
+    ids=str,
+)
 def test_a_model_with_an_adapter(spec):
     config = bert.BertConfig(30, 16, 2, 2, 32, positions=16, pooling="mean", activation="relu")
     model = surm.attach(bert.Bert(config, 2, rngs=nnx.Rngs(0)), surm.PeftSpec(train="head", **spec), nnx.Rngs(1))
@@ -77,4 +94,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "7 passed, 1 skipped" in run.stdout
+    assert "8 passed, 1 skipped" in run.stdout

@@ -6,7 +6,8 @@
 `--data` holds GLUE's own folders CoLA, MRPC and SST-2. The recipe: three learning rates for every method, each a run of
 as many epochs as the final one, the best chosen on 500 training examples kept apart; then the final run, once a seed,
 measured on dev, which nothing was chosen on. (Short trial runs choose badly: what counts is how far a run moves, rate
-times steps, and families differ in how far they can go. So does the loss: what overfits is sure of itself, and right.)
+times steps, and families differ in how far they can go. So does the loss: full fine-tuning overfits and is sure of its
+mistakes, but makes fewer.)
 Every run has a folder of its own under `--workdir`, so a stopped experiment goes on where it was. `--table` prints the
 results as Markdown and trains nothing. Two CPU cores: a method takes about half an hour for all three tasks.
 """
@@ -69,7 +70,7 @@ RATES: dict[str, tuple[float, float, float]] = {
 
 FIXED = {"optim.batch_size": 32, "optim.head_learning_rate": 5e-3, "peft.dropout": 0.0}
 TUNING = {"data.eval_split": "validation", "data.validation_examples": 500}
-TASKS: dict[str, dict[str, Any]] = {  # `chosen_by`: MRPC's F1 is fair to an answer that never changes
+TASKS: dict[str, dict[str, Any]] = {  # `chosen_by`: not MRPC's F1, which a constant answer does well at
     "mrpc": {
         "folder": "MRPC",
         "shown": ("f1", "accuracy"),

@@ -169,7 +169,7 @@ class Batches:
     def __post_init__(self):
         if list(self.lengths) != sorted(set(self.lengths)):
             raise InputError(f"lengths={self.lengths}, expected them in ascending order")
-        longest = max(self.split.lengths, default=0)
+        longest = self.split.lengths.max(initial=0)
         if longest > self.lengths[-1]:
             raise InputError(f"lengths={self.lengths}, expected at least {longest} for the longest example")
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.fusion import computed_once
-from surm.manual_axes import varying_like
+from surm.manual_axes import vary_together
 
 
 class LayerNorm(nnx.Module):
@@ -58,7 +58,7 @@ def layer_norm(
     Returns:
       The normalised input.
     """
-    return _layer_norm(x, varying_like(scale, x), varying_like(bias, x), epsilon)
+    return _layer_norm(*vary_together(x, scale, bias), epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

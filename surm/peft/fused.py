@@ -27,16 +27,10 @@ def obstacle(base: nnx.Linear) -> str:
     dtype = jnp.dtype(base.dtype or base.kernel.dtype)
     if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
         return f"computes in {dtype}, which rounds small updates away"
-    if jax.default_backend() != "cpu" and _precision(base) not in ("highest", "float32"):
+    precision = base.precision or jax.config.jax_default_matmul_precision  # of None the device makes less than float32
+    if jax.default_backend() != "cpu" and precision not in ("highest", "float32", jax.lax.Precision.HIGHEST):
         return "multiplies float32 in less than its precision, which rounds small updates away"
     return ""
-
-
-def _precision(base: nnx.Linear) -> str | None:
-    """The precision that a layer's product is asked for; None for the device's own choice, short of float32's."""
-    if base.precision is None:
-        return jax.config.jax_default_matmul_precision
-    return str(jax.lax.Precision(base.precision)).lower()
 
 
 def through_dense(

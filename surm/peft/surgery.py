@@ -192,8 +192,8 @@ def table(model: nnx.Module) -> str:
     width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
     count = count_parameters(model)
-    share = 100 * count.adapter / max(count.total - count.trainable, 1)
-    lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of the frozen ones), "
+    share = 100 * count.adapter / max(count.total, 1)
+    lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of all), "
                  f"trainable {count.trainable:,}, total {count.total:,}")  # fmt: skip
     return "\n".join(lines)
 
