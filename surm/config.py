@@ -26,7 +26,9 @@ def default() -> ml_collections.ConfigDict:
               batches are filled up to (longer texts are cut to the last).
       model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
               `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
-              or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in.
+              or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in
+              and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
+              every block again, which spares memory.
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
       optim:  `name` (`adamw` or `sgd`), `learning_rate` (None = the method's and family's own), `head_learning_rate`,
               `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`
@@ -65,6 +67,7 @@ def default() -> ml_collections.ConfigDict:
     config.model.pooling = "auto"
     config.model.dropout = 0.0
     config.model.dtype = "float32"
+    config.model.remat = False
 
     config.peft = ml_collections.ConfigDict()
     config.peft.method = "update"

@@ -84,6 +84,25 @@ def train_step(
     return step
 
 
+def matrices_in(dtype: jax.typing.DTypeLike, frozen: nnx.State) -> nnx.State:
+    """The frozen part of a model with its matrices in the dtype that the model computes in.
+
+    Every use would round them so anyway: results are the same, bit for bit. Vectors stay as they are, norms need them.
+
+    Args:
+      dtype: of the model's computations.
+      frozen: from `surgery.split`.
+
+    Returns:
+      The same, narrower.
+    """
+
+    def rounded(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if leaf.ndim > 1 and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(rounded, frozen)
+
+
 class Loop:
     """A run while it trains: its state between two steps, and what is done with it there."""
 
@@ -98,7 +117,8 @@ class Loop:
         data = prepared.data
         self.state, tx = initial_state(prepared)
         prepared.model.train()
-        graphdef, _, self.frozen = surgery.split(prepared.model)
+        graphdef, _, frozen = surgery.split(prepared.model)
+        self.frozen = matrices_in(prepared.config.model.dtype, frozen)
         self.step = train_step(graphdef, tx, prepared)
         prepared.model.eval()
         graphdef = surgery.split(prepared.model)[0]

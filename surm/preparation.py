@@ -170,7 +170,7 @@ def base_model(
     """
     shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    model = KINDS[kind].model(shape, num_outputs, dtype=dtype, rngs=nnx.Rngs(config.seed))
+    model = KINDS[kind].model(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
     return model if weights is None else convert.restore(model, weights)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from surm.activations import ACTIVATIONS
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
+from surm.models.blocks import hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
 
@@ -180,6 +181,7 @@ class Bert(nnx.Module):
         num_outputs: int,
         *,
         dtype: jax.typing.DTypeLike | None = None,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         """Creates a model with random weights.
@@ -188,6 +190,7 @@ class Bert(nnx.Module):
           config: the shape.
           num_outputs: number of classes, or 1 for regression.
           dtype: the dtype to compute in (parameters stay float32); None for float32.
+          remat: whether the backward pass computes every block again; see `surm.models.blocks`.
           rngs: source of the initial weights and the dropout masks.
         """
         self.embed = Embedding(config, dtype=dtype, rngs=rngs)
@@ -199,6 +202,7 @@ class Bert(nnx.Module):
         # A zero head would leave the adapters without a gradient in the first step.
         self.head = nnx.Linear(config.width, num_outputs, kernel_init=init, dtype=dtype, rngs=rngs)
         self.config = config
+        self.remat = remat
 
     def hidden_states(
         self,
@@ -207,10 +211,7 @@ class Bert(nnx.Module):
         mask: Bool[Array, "batch tokens"] | None = None,
     ) -> list[Float[Array, "batch tokens size"]]:
         """The tokens after the embedding and after every block: depth + 1 arrays; arguments as for the model."""
-        states = [self.embed(tokens, segments)]
-        for block in self.blocks:
-            states.append(block(states[-1], mask))
-        return states
+        return hidden_states(self.blocks, self.embed(tokens, segments), mask, remat=self.remat)
 
     def features(
         self,

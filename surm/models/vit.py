@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from surm.activations import ACTIVATIONS
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
+from surm.models.blocks import hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
 
@@ -179,6 +180,7 @@ class ViT(nnx.Module):
         num_classes: int,
         *,
         dtype: jax.typing.DTypeLike | None = None,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         """Creates a model with random weights.
@@ -187,6 +189,7 @@ class ViT(nnx.Module):
           config: the shape.
           num_classes: number of logits.
           dtype: the dtype to compute in (parameters stay float32); None for float32.
+          remat: whether the backward pass computes every block again; see `surm.models.blocks`.
           rngs: source of the initial weights.
         """
         self.embed = Embedding(config, dtype=dtype, rngs=rngs)
@@ -196,16 +199,14 @@ class ViT(nnx.Module):
         init = nnx.initializers.truncated_normal(0.02)
         self.head = nnx.Linear(config.width, num_classes, kernel_init=init, dtype=dtype, rngs=rngs)
         self.config = config
+        self.remat = remat
         self.num_classes = num_classes
 
     def hidden_states(
         self, images: Float[Array, "batch height width channels"]
     ) -> list[Float[Array, "batch tokens size"]]:
         """The tokens after the embedding and after every block: depth + 1 arrays."""
-        states = [self.embed(images)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return states
+        return hidden_states(self.blocks, self.embed(images), remat=self.remat)
 
     def features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch size"]:
         """The pooled, normalised representation that the head sees."""
