@@ -6,6 +6,8 @@ branch_dense    the product with the dense matrix beside the layer
 fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
 fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.fused`)
 
+Layers that share an input, as query, key and value do, share its transform: XLA computes equal things once.
+
 What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, force
 `branch`: all others may form a dense matrix for each.
 """

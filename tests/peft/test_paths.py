@@ -12,6 +12,7 @@ from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import InputError, PeftSpec, matrices
+from surm.models.attention import Attention
 from surm.peft import paths, surgery
 from tests.peft.randomize import randomize
 from tests.peft.test_surgery import EVERY_LINEAR, UPDATES, attach
@@ -37,6 +38,17 @@ def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, opti
 def test_the_fused_paths_are_the_merged_model_bit_for_bit(small_vit, images, path):
     adapted = randomize(attach(small_vit, path=path))
     np.testing.assert_array_equal(adapted(images), surm.merge(adapted)(images))
+
+
+@pytest.mark.parametrize("targets", ["query", "query|value", "query|key|value"])
+def test_layers_that_share_an_input_share_its_transform(targets):
+    attention = Attention(24, 3, rngs=nnx.Rngs(0))
+    adapted = surm.attach(attention, PeftSpec(targets=targets, train="", path="branch"), nnx.Rngs(3))
+    graphdef, trainable, frozen = surgery.split(adapted)
+    answer = jax.jit(lambda trainable, x: surgery.join(graphdef, trainable, frozen)(x))
+    compiled = answer.lower(trainable, jnp.ones((2, 5, 24))).compile().as_text()
+    of_batch = re.findall(r"= (?:f32|c64)\[(?:2,5|10),\d+\]\S* fft\(", compiled)
+    assert len(of_batch) == 1 + len(targets.split("|"))
 
 
 class Doubled(nnx.Linear):
