@@ -9,11 +9,29 @@ import optax
 from flax import nnx
 
 import surm
+from surm.loop import matrices_in
 from surm.models import bert, vit
 from surm.peft import surgery
 
 FLOOR = {"bert_base": r"embed\.norm\.bias", "vit_b16": r"embed\.position"}
 """What trains beside the head at the floor: the gradient then flows through every block, and costs nothing itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a step is measured on.
+
+    Attributes:
+      shape: `bert_base`, or `vit_b16` at 224 pixels.
+      batch: examples.
+      length: tokens of a text; unread for images.
+      dtype: of the base and its activations; what trains is float32.
+    """
+
+    shape: str
+    batch: int
+    length: int
+    dtype: str
 
 
 @dataclasses.dataclass
@@ -33,28 +51,27 @@ class Step:
     trained_parameters: int
 
 
-def step(shape: str, batch: int, length: int, spec: surm.PeftSpec | None) -> Step:
+def step(setting: Setting, spec: surm.PeftSpec | None) -> Step:
     """Builds the step: forward, backward, AdamW on what trains.
 
     Args:
-      shape: `bert_base`, or `vit_b16` at 224 pixels.
-      batch: examples.
-      length: tokens of a text; unread for images.
+      setting: model, batch and type.
       spec: of the adapter; None for the floor.
 
     Returns:
       The step, not yet run.
     """
-    model, inputs = _model(shape, batch, length)
+    model, inputs = _model(setting)
     if spec is None:
-        spec = surm.PeftSpec(method="full", targets=(FLOOR[shape],), train=("head",))
+        spec = surm.PeftSpec(method="full", targets=(FLOOR[setting.shape],), train=("head",))
     adapted = surm.attach(model, spec, nnx.Rngs(1))
     graphdef, trainable, frozen = surgery.split(adapted)
+    frozen = matrices_in(setting.dtype, frozen)
     optimiser = optax.adamw(1e-3)
-    labels = jnp.arange(batch) % 2
+    labels = jnp.arange(setting.batch) % 2
 
     def loss(trainable, frozen, inputs):
-        logits = surgery.join(graphdef, trainable, frozen)(**inputs)
+        logits = surgery.join(graphdef, trainable, frozen)(**inputs).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def update(trainable, state, frozen, inputs):
@@ -74,9 +91,11 @@ def step(shape: str, batch: int, length: int, spec: surm.PeftSpec | None) -> Ste
     return Step(run, saved, temporary, surm.count_parameters(adapted).adapter)
 
 
-def _model(shape: str, batch: int, length: int) -> tuple[nnx.Module, dict[str, jax.Array]]:
-    if shape == "vit_b16":
-        images = jax.random.normal(jax.random.key(0), (batch, 224, 224, 3))
-        return vit.ViT(vit.preset("vit_b16"), 2, rngs=nnx.Rngs(0)), {"images": images}
-    tokens = jax.random.randint(jax.random.key(0), (batch, length), 1000, 30000)
-    return bert.Bert(bert.preset(shape), 2, rngs=nnx.Rngs(0)), {"tokens": tokens, "mask": jnp.ones_like(tokens, bool)}
+def _model(setting: Setting) -> tuple[nnx.Module, dict[str, jax.Array]]:
+    dtype = jnp.dtype(setting.dtype)
+    if setting.shape == "vit_b16":
+        images = jax.random.normal(jax.random.key(0), (setting.batch, 224, 224, 3), dtype)
+        return vit.ViT(vit.preset("vit_b16"), 2, dtype=dtype, rngs=nnx.Rngs(0)), {"images": images}
+    tokens = jax.random.randint(jax.random.key(0), (setting.batch, setting.length), 1000, 30000)
+    model = bert.Bert(bert.preset(setting.shape), 2, dtype=dtype, rngs=nnx.Rngs(0))
+    return model, {"tokens": tokens, "mask": jnp.ones_like(tokens, bool)}

@@ -1,10 +1,14 @@
-"""The same training step with HF PEFT on PyTorch."""
+"""The same training step with HF PEFT on PyTorch, on the GPU where there is one that PyTorch can use."""
 
 from collections.abc import Callable
 
 import peft
 import torch
 import transformers
+from ours import Setting
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default
 
 METHODS: dict[str, Callable[[int, list[str]], peft.PeftConfig]] = {
     "LoRA r=8": lambda n, targets: peft.LoraConfig(r=8, lora_alpha=8, target_modules=targets),
@@ -15,23 +19,22 @@ METHODS: dict[str, Callable[[int, list[str]], peft.PeftConfig]] = {
 """By name: from the width and the targets to the configuration."""
 
 
-def step(shape: str, batch: int, length: int, method: str | None) -> tuple[Callable[[], None], int]:
+def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]:
     """Builds the step: forward, backward, AdamW on what trains.
 
     Args:
-      shape: `bert_base`, or `vit_b16` at 224 pixels.
-      batch: examples.
-      length: tokens of a text; unread for images.
+      setting: model, batch and type.
       method: a key of `METHODS`; None for the floor, where the head trains and the gradient flows to the first layer.
 
     Returns:
-      What takes one step, and the number of trained parameters without the head's.
+      What takes one step and waits for it, and the number of trained parameters without the head's.
     """
     torch.manual_seed(0)
-    model, inputs = _model(shape, batch, length)
+    model, inputs = _model(setting)
     model.requires_grad_(False)
+    model.to(DEVICE, getattr(torch, setting.dtype))
     if method is not None:
-        model = peft.get_peft_model(model, METHODS[method](768, ["query", "value"]))
+        model = peft.get_peft_model(model, METHODS[method](768, ["query", "value"]))  # what trains is float32
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(True)
@@ -39,22 +42,30 @@ def step(shape: str, batch: int, length: int, method: str | None) -> tuple[Calla
         # The embeddings' output asks for a gradient: it flows through every block, as it does below an adapter.
         model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.requires_grad_(True))
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    labels = torch.arange(batch) % 2
+    labels = torch.arange(setting.batch, device=DEVICE) % 2
     model.train(False)  # no dropout, as in ours; gradients flow all the same
 
     def run() -> None:
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(**inputs).logits, labels).backward()
+        with torch.autocast(DEVICE, getattr(torch, setting.dtype), enabled=setting.dtype != "float32"):
+            logits = model(**inputs).logits
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimiser.step()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
 
     return run, trained
 
 
-def _model(shape: str, batch: int, length: int) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    if shape == "vit_b16":
-        config = transformers.ViTConfig(num_labels=2)
-        return transformers.ViTForImageClassification(config), {"pixel_values": torch.randn(batch, 3, 224, 224)}
-    tokens = torch.randint(1000, 30000, (batch, length))
-    config = transformers.BertConfig(num_labels=2)
-    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    return transformers.BertForSequenceClassification(config), inputs
+def peak_bytes() -> int | None:
+    """The GPU's peak memory so far; None without a GPU."""
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
+
+
+def _model(setting: Setting) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    if setting.shape == "vit_b16":
+        images = torch.randn(setting.batch, 3, 224, 224, device=DEVICE, dtype=getattr(torch, setting.dtype))
+        return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=2)), {"pixel_values": images}
+    tokens = torch.randint(1000, 30000, (setting.batch, setting.length), device=DEVICE)
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=2))
+    return model, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

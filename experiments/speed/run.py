@@ -2,17 +2,21 @@
 
     python experiments/speed/run.py --shape=bert_base
     python experiments/speed/run.py --shape=vit_b16 --paths=auto,branch
+    python experiments/speed/run.py --shape=bert_base --dtype=bfloat16 --batch=64
     python experiments/speed/run.py --table
 
-The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted, float32.
+The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted.
 Every repeat takes one step of everything in turn; a ratio is the median over repeats of the ratio within a repeat. What
 a step keeps for its backward pass and asks for beside its arguments is what JAX and XLA say of it; the peak is that of
 a process of its own that takes two steps. HF PEFT wants the extra [peers]; --peers=none leaves it out. --table prints
-the committed results as Markdown. Two CPU cores: a quarter of an hour a shape.
+the committed results of CPUs as Markdown. Two CPU cores: a quarter of an hour a shape. On a GPU both JAX and PyTorch
+use it.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import pathlib
 import resource
 import statistics
@@ -21,7 +25,11 @@ import sys
 import time
 from collections.abc import Callable
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with PyTorch
+
+import jax
 import ours
+from ours import Setting
 
 import surm
 from surm import files
@@ -31,7 +39,7 @@ from surm.train import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TARGETS = r".*\.(query|value)"
-BATCH, LENGTH = 8, 128
+LENGTH = 128
 SPECS: dict[str, dict] = {
     "circulant": {"family": "circulant"},
     "toeplitz": {"family": "toeplitz"},
@@ -72,15 +80,15 @@ def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str
     return found
 
 
-def build(shape: str, method: str | None, path: str) -> tuple[Callable[[], None], dict[str, int]]:
+def build(setting: Setting, method: str | None, path: str) -> tuple[Callable[[], None], dict[str, int]]:
     """A step to run, and what is known of it without running it."""
     if path == "peer":
         import peers as hf
 
-        run, trained = hf.step(shape, BATCH, LENGTH, method)
+        run, trained = hf.step(setting, method)
         return run, {"trained_parameters": trained}
     spec = surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method]) if method else None
-    step = ours.step(shape, BATCH, LENGTH, spec)
+    step = ours.step(setting, spec)
     return step.run, {
         "trained_parameters": step.trained_parameters,
         "saved_bytes": step.saved_bytes,
@@ -88,18 +96,30 @@ def build(shape: str, method: str | None, path: str) -> tuple[Callable[[], None]
     }
 
 
-def peak_bytes(shape: str, label: str) -> int:
-    """The peak memory of a process that takes two steps of one thing alone."""
-    command = [sys.executable, __file__, f"--shape={shape}", f"--one={label}"]
+def peak_bytes(setting: Setting, label: str) -> int:
+    """The peak memory, of the GPU if there is one, for a process that takes two steps of one thing alone."""
+    flags = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items() if name != "length"]
+    command = [sys.executable, __file__, *flags, f"--one={label}"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def measure(shape: str, measured: dict[str, tuple[str | None, str]], repeats: int) -> dict:
-    """Times everything on one shape; a JSON object."""
+def own_peak_bytes(label: str) -> int:
+    """The peak memory of this process so far, of the GPU if there is one."""
+    if label.startswith("HF PEFT"):
+        import peers as hf
+
+        of_device = hf.peak_bytes()
+    else:
+        of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(setting: Setting, measured: dict[str, tuple[str | None, str]], repeats: int) -> dict:
+    """Times everything in one setting; a JSON object."""
     runs: dict[str, Callable[[], None]] = {}
     rows: dict[str, dict] = {}
     for label, (method, path) in measured.items():
-        runs[label], rows[label] = build(shape, method, path)
+        runs[label], rows[label] = build(setting, method, path)
         print(f"ready: {label}", file=sys.stderr, flush=True)
     seconds = timed(runs, repeats)
     runs.clear()
@@ -108,13 +128,13 @@ def measure(shape: str, measured: dict[str, tuple[str | None, str]], repeats: in
         row |= {"median_seconds": statistics.median(seconds[label]), "over_own_floor": ratio(seconds, label, own)}
         if "HF PEFT C3A" in rows:
             row["over_c3a"] = ratio(seconds, label, "HF PEFT C3A")
-        row["peak_bytes"] = peak_bytes(shape, label)
-    return {"shape": shape, "batch": BATCH, "length": LENGTH, "targets": TARGETS, "repeats": repeats, "rows": rows}
+        row["peak_bytes"] = peak_bytes(setting, label)
+    return {**dataclasses.asdict(setting), "targets": TARGETS, "repeats": repeats, "rows": rows}
 
 
 def table() -> str:
     """The committed results as a Markdown table: a row for everything measured, a pair of columns a shape."""
-    results = [json.loads((RESULTS / f"{shape}.json").read_text()) for shape in ours.FLOOR]
+    results = [json.loads((RESULTS / f"{shape}_cpu_float32.json").read_text()) for shape in ours.FLOOR]
     heads = " | ".join(f"{result['shape']}: over floor | over HF PEFT's C3A" for result in results)
     lines = [f"| step | trained | {heads} |", "|---|---:|" + "---:|---:|" * len(results)]
     for label, row in results[0]["rows"].items():
@@ -128,6 +148,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(ours.FLOOR), default="bert_base")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of base and activations")
     parser.add_argument("--methods", default=",".join(SPECS), help="comma-separated; all by default")
     parser.add_argument("--paths", default="auto", help=f"comma-separated, of {', '.join(PATHS)}")
     parser.add_argument("--repeats", type=int, default=9)
@@ -139,21 +161,24 @@ def main() -> None:
         print(table())
         return
     methods, chosen = arguments.methods.split(","), tuple(arguments.paths.split(","))
-    if arguments.repeats < 1 or not {*chosen} <= {*PATHS} or not {*methods} <= SPECS.keys():
+    if min(arguments.repeats, arguments.batch) < 1 or not {*chosen} <= {*PATHS} or not {*methods} <= SPECS.keys():
         parser.error(
-            f"expected --repeats of at least 1, --paths of {', '.join(PATHS)}, --methods of {', '.join(SPECS)}"
+            "expected --repeats and --batch of at least 1, "
+            f"--paths of {', '.join(PATHS)}, --methods of {', '.join(SPECS)}"
         )
     keep_freed_memory()
+    setting = Setting(arguments.shape, arguments.batch, LENGTH, arguments.dtype)
     if arguments.one:
-        run, _ = build(arguments.shape, *labels([*SPECS], PATHS, peers=arguments.one.startswith("HF"))[arguments.one])
+        run, _ = build(setting, *labels([*SPECS], PATHS, peers=arguments.one.startswith("HF"))[arguments.one])
         run()
         run()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(own_peak_bytes(arguments.one))
         return
-    result = measure(arguments.shape, labels(methods, chosen, arguments.peers == "peft"), arguments.repeats)
+    result = measure(setting, labels(methods, chosen, arguments.peers == "peft"), arguments.repeats)
     result |= {"command": " ".join(["python experiments/speed/run.py", *sys.argv[1:]]), "versions": versions()}
     RESULTS.mkdir(exist_ok=True)
-    files.replace(RESULTS / f"{arguments.shape}.json", json.dumps(result, indent=2) + "\n")
+    name = f"{arguments.shape}_{jax.default_backend()}_{arguments.dtype}.json"
+    files.replace(RESULTS / name, json.dumps(result, indent=2) + "\n")
     for name, row in result["rows"].items():
         print(f"{name:40s} {row['median_seconds']:.3f} s  {row['over_own_floor']:.3f}")
 
