@@ -34,8 +34,8 @@ ADAPTER_LEARNING_RATES: dict[str, float] = {
     "low_rank": 8e-3,
     "block_circulant": 8e-3,
 }
-"""The same of adapters; measured, on MRPC, for circulant, kronecker and low_displacement_rank (best at 1.6e-3), the others
-set by them, unmeasured."""
+"""The same of adapters; measured, on MRPC, for circulant, kronecker and low_displacement_rank (best at 1.6e-3), the
+others set by them, unmeasured."""
 
 METHOD_LEARNING_RATES: dict[str, float] = {"bottleneck": 1e-3, "full": 5e-5, "bitfit": 2e-3}
 """AdamW's rate for the methods that have no family; bottleneck as measured on MRPC, full near the best on CoLA (4e-5),
