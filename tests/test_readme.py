@@ -1,6 +1,7 @@
 """What README and configs say is so: snippets run, numbers are those of committed results, paths exist."""
 
 import ast
+import functools
 import json
 import pathlib
 import re
@@ -91,17 +92,29 @@ def test_it_is_short():
 def test_what_is_said_of_glue_was_measured():
     said = " ".join((ROOT / "experiments" / "README.md").read_text().split())
 
-    def f1(name: str) -> str:
-        values = result_of(f"experiments/glue_methods/results/mrpc_{name}.json")["seeds"]["f1"]
+    def mean(name: str, task: str = "mrpc", metric: str = "f1") -> str:
+        values = result_of(f"experiments/glue_methods/results/{task}_{name}.json")["seeds"][metric]
         return f"{100 * statistics.fmean(values):.1f}"
 
-    assert f"Kronecker reaches {f1('kronecker')}, W(G,H) {f1('low_displacement_rank_r1')}, Toeplitz" in said
-    assert (
-        f"Toeplitz {f1('toeplitz')}, circulant {f1('circulant')} and LoRA of rank 1 {f1('low_rank_r1')}; LoRA" in said
-    )
-    assert f"LoRA of rank 8, with eight times as many, {f1('low_rank_r8')}." in said
-    assert f"Kronecker reaches {f1('adapter_kronecker')} and circulant {f1('adapter_circulant')}; the" in said
-    assert f"eleven times as many, {f1('bottleneck_16')}." in said
+    wgh, rank1, rank8 = "low_displacement_rank_r1", "low_rank_r1", "low_rank_r8"
+    assert f"Kronecker reaches {mean('kronecker')}, W(G,H) {mean(wgh)}, Toeplitz {mean('toeplitz')}, circulant " in said
+    assert f"circulant {mean('circulant')} and LoRA of rank 1 {mean(rank1)}; LoRA of rank 8" in said
+    assert f"with eight times as many, {mean(rank8)}." in said
+    assert f"W(G,H) reaches {mean(f'adapter_{wgh}')}, Kronecker {mean('adapter_kronecker')} and " in said
+    assert f"and circulant {mean('adapter_circulant')}; the bottleneck of size 16" in said
+    assert f"eleven times as many, {mean('bottleneck_16')}." in said
+    for task, metric in (("sst2", "accuracy"), ("cola", "matthews")):
+        of = functools.partial(mean, task=task, metric=metric)
+        for name, called in (("circulant", "circulant"), (wgh, "W(G,H)"), ("toeplitz", "Toeplitz")):
+            assert f"{called} {of(name)}, " in said
+        assert (
+            f"Kronecker {of('kronecker')}, LoRA {of(rank1)} of rank 1 and {of(rank8)} of rank 8; the adapters" in said
+        )
+        adapters = sorted(float(of(f"adapter_{name}")) for name in ("circulant", "kronecker", wgh))
+        assert f"the adapters {adapters[0]} to {adapters[-1]}, the bottlenecks {of('bottleneck_16')} (size 16)" in said
+        assert f"(size 16) and {of('bottleneck_64')} (size 64)." in said
+    tuned = result_of(f"experiments/glue_methods/results/cola_{rank8}.json")["tuning"]["validation"]
+    assert f"Rank 8 had {100 * tuned['0.004']['matthews']:.1f} on held-out" in said
 
 
 def test_what_is_said_of_gradients_is_what_was_measured():
