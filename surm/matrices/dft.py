@@ -16,9 +16,7 @@ Source: for the split, H. J. Nussbaumer, Fast Fourier Transform and Convolution 
 """
 
 import math
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -81,6 +79,6 @@ def _blocks(v: Float[Array, "roots 2 q"], angles: list[float]) -> Float[Array, "
     cos, sin = (jnp.array([turn(angle) for angle in angles], v.dtype)[:, None] for turn in (math.cos, math.sin))
     wrapped = cos * real - sin * imaginary, sin * real + cos * imaginary
     q = v.shape[-1]
-    toeplitz = jax.vmap(partial(from_diagonals, n_out=q, n_in=q))
-    a, b = (toeplitz(jnp.concatenate([w[:, 1:], u], axis=1)) for w, u in zip(wrapped, (real, imaginary), strict=True))
+    sides = (jnp.concatenate([w[:, 1:], u], axis=1) for w, u in zip(wrapped, (real, imaginary), strict=True))
+    a, b = (from_diagonals(side, q, q) for side in sides)
     return jnp.stack([jnp.stack([a, -b], axis=2), jnp.stack([b, a], axis=2)], axis=1)

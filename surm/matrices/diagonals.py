@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from surm.matrices import fourier
 
 
-def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+def from_diagonals(diagonals: Float[Array, "*b d"], n_out: int, n_in: int) -> Float[Array, "*b {n_out} {n_in}"]:
     """The dense Toeplitz matrix, entry (i, j) = diagonals[i - j + n_in - 1].
 
     Args:
@@ -36,22 +36,68 @@ def from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Floa
       >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
       [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
     """
-    return _from_diagonals(diagonals, n_out, n_in)
+    return jnp.matrix_transpose(columns(diagonals, n_out, n_in))
+
+
+def columns(
+    diagonals: Float[Array, "*b d"], n_out: int, n_in: int, step: int = 1
+) -> Float[Array, "*b columns {n_out}"]:
+    """Columns 0, step, 2 step, ... of the dense Toeplitz matrix, each as a row: in the order of a layer's kernel.
+
+    Args:
+      diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
+      n_out: rows.
+      n_in: columns, the ones left out counted.
+      step: from one column to the next.
+
+    Returns:
+      n_in / step columns, rounded up.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> columns(jnp.arange(4.0), 2, 3, 2).tolist()
+      [[2.0, 3.0], [0.0, 1.0]]
+    """
+    count = -(-n_in // step)
+    start_of_last = n_in - 1 - (count - 1) * step
+    return _windows(diagonals[..., start_of_last:], count, step)[..., ::-1, :]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _from_diagonals(diagonals: Float[Array, " d"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    return diagonals[jnp.arange(n_out)[:, None] - jnp.arange(n_in)[None, :] + n_in - 1]
+def _windows(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
+    """What is seen of v through a window that moves on by step; the last one ends where v does."""
+    length = v.shape[-1] - (count - 1) * step
+    return v[..., jnp.arange(count)[:, None] * step + jnp.arange(length)[None, :]]
 
 
-@_from_diagonals.defjvp
-def _from_diagonals_jvp(n_out, n_in, primals, tangents):
+@_windows.defjvp
+def _windows_jvp(count, step, primals, tangents):
     # Gathering is the fastest way, but its transpose is a scatter, one entry after the other. The transpose of
-    # `diagonal_sums` is the same linear map, and is transposed back into `diagonal_sums`.
-    (diagonals,), (tangent,) = primals, tangents
-    dense = jax.ShapeDtypeStruct((n_out, n_in), tangent.dtype)
-    (change,) = jax.linear_transpose(diagonal_sums, dense)(tangent)
-    return _from_diagonals(diagonals, n_out, n_in), change
+    # `_overlap_add` is the same linear map, and is transposed back into `_overlap_add`.
+    (v,), (tangent,) = primals, tangents
+    seen = _windows(v, count, step)
+    rows = jax.ShapeDtypeStruct(seen.shape, tangent.dtype)
+    (change,) = jax.linear_transpose(functools.partial(_overlap_add, step=step), rows)(tangent)
+    return seen, change
+
+
+_TOGETHER = 6
+"""Rows added in one loop; more make a program longer to compile, fewer read and write more often."""
+
+
+def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Array, "*b k"]:
+    """The sum of the rows, each moved step places further right than the one before; the transpose of `_windows`."""
+    *batch, count, length = rows.shape
+    if step == 1 and count > length:  # the fewer rows, the less there is to do
+        return _overlap_add(rows.swapaxes(-1, -2), 1)
+    unpadded = [(0, 0)] * len(batch)
+    if count <= _TOGETHER:
+        moved = [(row * step, (count - 1 - row) * step) for row in range(count)]
+        return sum(jnp.pad(rows[..., row, :], [*unpadded, by]) for row, by in enumerate(moved))
+    groups = -(-count // _TOGETHER)
+    rows = jnp.pad(rows, [*unpadded, (0, groups * _TOGETHER - count), (0, 0)])
+    of_groups = _overlap_add(rows.reshape(*batch, groups, _TOGETHER, length), step)
+    return _overlap_add(of_groups, _TOGETHER * step)[..., : length + (count - 1) * step]
 
 
 def product(
@@ -88,61 +134,7 @@ def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
       >>> diagonal_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
       [2.0, 5.0, 3.0]
     """
-    n_out, n_in = dense.shape
-    if n_out > n_in:  # the rows are what gets longer below: few of them, then
-        return diagonal_sums(dense.T)[::-1]
-    length = n_out + n_in - 1
-    # Rows read in a width one short of the stored one: row i moves i places right, diagonals become columns.
-    widened = jnp.pad(dense[:, ::-1], ((0, 0), (0, n_out)))
-    return widened.ravel()[: n_out * length].reshape(n_out, length).sum(0)
-
-
-def strips(columns: Float[Array, "s p"], n_out: int, width: int) -> Float[Array, "{n_out} s*{width}"]:
-    """Columns side by side, each followed by itself moved down by 1, ..., width - 1; what leaves comes in on top.
-
-    Args:
-      columns: the first column of every strip, p >= n_out rows.
-      n_out: rows kept.
-      width: columns of a strip.
-
-    Returns:
-      The matrix, entry (i, s width + t) = columns[s, (i - t) mod p].
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> strips(jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 3, 2).tolist()
-      [[1.0, 3.0, 4.0, 6.0], [2.0, 1.0, 5.0, 4.0], [3.0, 2.0, 6.0, 5.0]]
-    """
-    return _strips(columns, n_out, width)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _strips(columns: Float[Array, "s p"], n_out: int, width: int) -> Float[Array, "{n_out} s*{width}"]:
-    count, p = columns.shape
-    i, j = jnp.arange(n_out)[:, None], jnp.arange(count * width)[None, :]
-    return columns.ravel()[j // width * p + (i - j % width) % p]
-
-
-@_strips.defjvp
-def _strips_jvp(n_out, width, primals, tangents):
-    (columns,), (tangent,) = primals, tangents  # a gather and no scatter, as above
-    count, p = columns.shape
-    dense = jax.ShapeDtypeStruct((n_out, count * width), tangent.dtype)
-    (change,) = jax.linear_transpose(functools.partial(_strip_sums, p=p, width=width), dense)(tangent)
-    return _strips(columns, n_out, width), change
-
-
-def _strip_sums(dense: Float[Array, "n_out columns"], p: int, width: int) -> Float[Array, "s {p}"]:
-    """The transpose of `strips`."""
-    n_out, columns = dense.shape
-    count, length = columns // width, n_out + width - 1
-    # Rows read in a width one more than the stored one: row t of a strip moves t places left.
-    rows = jnp.pad(dense.T.reshape(count, width, n_out), ((0, 0), (0, 0), (0, width - 1)))
-    moved = jnp.pad(rows.reshape(count, -1), ((0, 0), (width - 1, 1))).reshape(count, width, length + 1)
-    sums = moved.sum(1)[:, :length]  # for rows -(width - 1) to n_out - 1
-    return jnp.pad(sums[:, width - 1 :], ((0, 0), (0, p - n_out))) + jnp.pad(
-        sums[:, : width - 1], ((0, 0), (p - width + 1, 0))
-    )
+    return _overlap_add(dense[:, ::-1], 1)
 
 
 def symmetric(t: Float[Array, " n"], n_out: int, n_in: int) -> Float[Array, " d"]:

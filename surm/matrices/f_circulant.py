@@ -118,7 +118,7 @@ def _product(v, x, n_out, f, convolve):
     return convolve(v, x, v.shape[0], f)[..., :n_out].astype(x.dtype)
 
 
-def dense(v: Float[Array, " n"], n_out: int, n_in: int, f: int) -> Float[Array, "{n_out} {n_in}"]:
+def dense(v: Float[Array, "*b n"], n_out: int, n_in: int, f: int) -> Float[Array, "*b {n_out} {n_in}"]:
     """The leading n_out×n_in part of Z_f(v).
 
     Args:
@@ -135,8 +135,31 @@ def dense(v: Float[Array, " n"], n_out: int, n_in: int, f: int) -> Float[Array, 
       >>> dense(jnp.array([5.0, 1.0, 2.0]), 2, 3, -1).tolist()
       [[5.0, -2.0, -1.0], [1.0, 5.0, -2.0]]
     """
-    wrapped = f * v[v.shape[0] - n_in + 1 :]
-    return diagonals.from_diagonals(jnp.concatenate([wrapped, v[:n_out]]), n_out, n_in)
+    return jnp.matrix_transpose(columns(v, n_out, n_in, f))
+
+
+def columns(
+    v: Float[Array, "*b n"], n_out: int, n_in: int, f: int, step: int = 1
+) -> Float[Array, "*b columns {n_out}"]:
+    """Columns 0, step, 2 step, ... of the leading n_out×n_in part of Z_f(v), each as a row.
+
+    Args:
+      v: first column, of length n >= max(n_out, n_in).
+      n_out: rows.
+      n_in: columns, the ones left out counted.
+      f: 1 or -1.
+      step: from one column to the next.
+
+    Returns:
+      n_in / step columns, rounded up.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> columns(jnp.array([5.0, 1.0, 2.0]), 2, 3, -1, 2).tolist()
+      [[5.0, 1.0], [-1.0, -2.0]]
+    """
+    wrapped = f * v[..., v.shape[-1] - n_in + 1 :]
+    return diagonals.columns(jnp.concatenate([wrapped, v[..., :n_out]], axis=-1), n_out, n_in, step)
 
 
 def to_dense(params: Params, n_out: int, n_in: int, f: int) -> Float[Array, "{n_out} {n_in}"]:

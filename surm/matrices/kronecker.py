@@ -154,7 +154,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       [[3.0, 6.0], [4.0, 8.0]]
     """
     a, b = _factors(params, n_out, n_in)
-    return jax.vmap(jnp.kron)(b, a).sum(0)
+    return jax.vmap(jnp.kron)(b.swapaxes(1, 2), a.swapaxes(1, 2)).sum(0).T  # made in the order of a layer's kernel
 
 
 def num_params(n_out: int, n_in: int, *, rank: int | None = None, terms: int = 1) -> int:

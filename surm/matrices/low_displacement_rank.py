@@ -12,7 +12,6 @@ Source: arXiv 2406.17740; V. Sindhwani, T. Sainath, S. Kumar, Structured transfo
 learning, 2015.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import alternating, diagonals, displacement, f_circulant, fourier
+from surm.matrices import alternating, displacement, f_circulant, fourier, strips
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -165,17 +164,15 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     """
     g, h = _generators(params, n_out, n_in)
     n = g.shape[1]
-    circulants = jax.vmap(lambda v: f_circulant.dense(v, n_out, n, 1))(g)
-    skew_circulants = jax.vmap(lambda v: f_circulant.dense(v, n, n_in, -1))(h)
+    circulants, skew_circulants = f_circulant.dense(g, n_out, n, 1), f_circulant.dense(h, n, n_in, -1)
     return jnp.einsum("rij,rjk->ik", circulants, skew_circulants, precision="highest")
 
 
 def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """`to_dense` up to rounding, in O(r n² √n) instead of O(r n³).
 
-    ΔW Z_{-1} = Z_1 ΔW - 2 Σ_i g_i (J h_i)ᵀ, J the reversal: a column is the one before it, moved down, less what the
-    two have not in common. So the columns 0, B, 2B, ..., B about √n, are computed, by FFT, all others are these moved
-    on by t < B, and the differences in between are one product of inner size rB.
+    ΔW Z_{-1} = Z_1 ΔW - 2 Σ_i g_i (J h_i)ᵀ, J the reversal: a column is the one before it, moved down, and what the two
+    have not in common. So it is made of strips, with r terms; see `strips`.
 
     Args:
       params: {"g", "h"}, as `init` makes them.
@@ -189,16 +186,15 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
       ValueError: if the names or shapes of the parameters do not fit.
     """
     g, h = _generators(params, n_out, n_in)
-    dtype, block = jnp.result_type(g, h), math.isqrt(n_in)
-    wide = working_dtype(g, h)
+    n, block, wide = g.shape[1], strips.width(n_in), working_dtype(g, h)
+    dtype = jnp.result_type(g, h)
     g, h = g.astype(wide), h.astype(wide)  # so that bfloat16 is rounded but once
-    columns = _by_fft(g, h, jnp.eye(n_in, dtype=g.dtype)[::block], g.shape[1])
-    moved = diagonals.strips(columns, n_out, block)[:, :n_in]
-    left = jax.vmap(lambda v: f_circulant.dense(v, n_out, block, 1), out_axes=1)(g)
-    right = jax.vmap(lambda v: f_circulant.dense(v, block, n_in, -1))(h)
-    since_start = jnp.arange(block)[:, None] < jnp.arange(n_in)[None, :] % block
-    right = jnp.where(since_start[None], 2 * right, 0).reshape(-1, n_in)
-    return (moved + jnp.matmul(left.reshape(n_out, -1), right, precision="highest")).astype(dtype)
+    first = f_circulant.columns(h, n, n_in, -1, block)
+    starts = jax.vmap(lambda v, x: fourier.convolve(v, x, n, 1))(g, first).sum(0)
+    starts = jnp.concatenate([starts[:, n - block + 1 :], starts[:, :n_out]], axis=1)
+    gained = f_circulant.columns(g, n_out, block, 1)
+    gained_by = 2 * f_circulant.columns(h, block, n_in, -1)
+    return strips.columns(starts, gained, gained_by).T.astype(dtype)
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:
