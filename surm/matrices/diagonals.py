@@ -81,7 +81,7 @@ def _windows_jvp(count, step, primals, tangents):
     return seen, change
 
 
-_TOGETHER = 6
+_TOGETHER = 8
 """Rows added in one loop; more make a program longer to compile, fewer read and write more often."""
 
 
@@ -92,8 +92,8 @@ def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Arra
         return _overlap_add(rows.swapaxes(-1, -2), 1)
     unpadded = [(0, 0)] * len(batch)
     if count <= _TOGETHER:
-        moved = [(row * step, (count - 1 - row) * step) for row in range(count)]
-        return sum(jnp.pad(rows[..., row, :], [*unpadded, by]) for row, by in enumerate(moved))
+        rows, total = jnp.pad(rows, [*unpadded, (0, 0), ((count - 1) * step,) * 2]), length + (count - 1) * step
+        return sum(rows[..., row, (count - 1 - row) * step :][..., :total] for row in range(count))
     groups = -(-count // _TOGETHER)
     rows = jnp.pad(rows, [*unpadded, (0, groups * _TOGETHER - count), (0, 0)])
     of_groups = _overlap_add(rows.reshape(*batch, groups, _TOGETHER, length), step)

@@ -39,11 +39,10 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
     of_right = functools.partial(_between, right, n_in - 1)
     first = diagonals.columns(right, m, n_in, block)
     starts = diagonals.product(of_left(2 - block - m, n_out - 1), first, n_out + block - 1, fourier.convolve)
-    gained = diagonals.columns(of_left(1 - block, n_out - 1), n_out, block)
-    lost = diagonals.columns(of_left(1 - block - m, n_out - 1 - m), n_out, block)
-    gained_by = diagonals.columns(of_right(1 - n_in, block - 1), block, n_in)
-    lost_by = diagonals.columns(of_right(m + 1 - n_in, m + block - 1), block, n_in)
-    return strips.columns(starts, jnp.stack([gained, -lost]), jnp.stack([gained_by, lost_by])).T
+    both_left = jnp.stack([of_left(1 - block, n_out - 1), -of_left(1 - block - m, n_out - 1 - m)])  # gained and lost
+    both_right = jnp.stack([of_right(1 - n_in, block - 1), of_right(m + 1 - n_in, m + block - 1)])
+    left, right = diagonals.columns(both_left, n_out, block), diagonals.columns(both_right, block, n_in)
+    return strips.columns(starts, left, right).T
 
 
 def _between(given: Float[Array, " d"], main: int, first: int, last: int) -> Float[Array, " e"]:
