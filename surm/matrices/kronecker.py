@@ -123,11 +123,11 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """
     n_in = input_size(x)
     a, b = _factors(params, n_out, n_in)
-    r = a.shape[1]
+    terms, r, _ = a.shape
     blocks = x.reshape(*x.shape[:-1], r, n_in // r)
     if r * (n_out + n_in) * r <= 2 * n_out * n_in:
-        right = jnp.einsum("...sq,trq->...tsr", blocks, a)
-        y = jnp.einsum("tps,...tsr->...pr", b, right)
+        right = blocks @ a.reshape(terms * r, n_in // r).T  # one product for all terms, as x lies in memory
+        y = jnp.einsum("tps,...str->...pr", b, right.reshape(*blocks.shape[:-1], terms, r))
     else:
         left = jnp.einsum("tps,...sq->...tpq", b, blocks)
         y = jnp.einsum("...tpq,trq->...pr", left, a)
