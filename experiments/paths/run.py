@@ -30,7 +30,7 @@ from surm.train import versions
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
 SHAPES = ((128, 128), (384, 384), (768, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 4096))  # out, in
 ROWS = (128, 1024, 8192)
-MOST_PRODUCTS = 2e10
+MOST_PRODUCTS = 1e10
 """Points with more in rows·n_out·n_in are left out: a run takes seconds, and fewer rows tell the same."""
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     **dict.fromkeys(matrices.FAMILIES, ({},)),
@@ -111,7 +111,7 @@ def grid() -> Iterator[Point]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats={arguments.repeats}, expected at least 1")

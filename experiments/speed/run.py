@@ -133,15 +133,21 @@ def measure(setting: Setting, measured: dict[str, tuple[str | None, str]], repea
 
 
 def table() -> str:
-    """The committed results as a Markdown table: a row for everything measured, a pair of columns a shape."""
-    results = [json.loads((RESULTS / f"{shape}_cpu_float32.json").read_text()) for shape in ours.FLOOR]
-    heads = " | ".join(f"{result['shape']}: over floor | over HF PEFT's C3A" for result in results)
-    lines = [f"| step | trained | {heads} |", "|---|---:|" + "---:|---:|" * len(results)]
-    for label, row in results[0]["rows"].items():
-        of_shapes = [result["rows"].get(label) for result in results]
-        cells = [f"{of['over_own_floor']:.2f} | {of['over_c3a']:.2f}" if of else " | " for of in of_shapes]
-        lines.append(f"| {label.removesuffix(', auto')} | {row['trained_parameters']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The committed results of CPUs as a Markdown table: a column for everything measured, a row for every shape."""
+    names = {shape: f"{shape}_cpu_float32.json" for shape in ours.FLOOR}
+    of_shape = {shape: json.loads((RESULTS / name).read_text())["rows"] for shape, name in names.items()}
+    rows = of_shape["bert_base"]
+    steps = [label for label in rows if not label.endswith("floor")]
+    heads = [label.removesuffix(", auto").replace("HF PEFT", "PEFT's") for label in steps]
+    lines = [["", *heads], ["---", *["---:"] * len(steps)]]
+    lines.append(["trained beside the head", *(f"{rows[label]['trained_parameters']:,}" for label in steps)])
+    for shape, rows in of_shape.items():
+        cells = [f"{rows[label]['over_own_floor']:.2f} ({rows[label]['over_c3a']:.2f})" for label in steps]
+        lines.append([f"[{shape}](experiments/speed/results/{names[shape]})", *cells])
+    memory = [[rows[label].get("temporary_bytes") for rows in of_shape.values()] for label in steps]
+    in_mib = [", ".join("" if size is None else f"{size / 2**20:.0f}" for size in sizes) for sizes in memory]
+    lines.append(["temporary memory, MiB", *(cell.strip(", ") for cell in in_mib)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:

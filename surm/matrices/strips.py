@@ -4,8 +4,8 @@
 
 Of every strip of B columns the first is given, the others are that one moved down by 1, ..., B - 1 and what was gained
 on the way: for the whole matrix one product of inner size B, with R set to zero where k >= t. Products of two Toeplitz
-matrices, and of a circulant with a skew-circulant, are such matrices. They are made column by column in rows, in the
-order of a layer's kernel: there they are added, and a loop that reads one of two crosswise takes three times as long.
+matrices, and of a circulant with a skew-circulant, are such matrices. They are made with columns as rows, in the order
+of a layer's kernel, to which they are added: a loop that reads one of two across its rows waits for memory.
 """
 
 import math
