@@ -1,17 +1,22 @@
 """How long every path of every family takes: the table that `path="auto"` chooses by.
 
     python experiments/paths/run.py
+    python experiments/paths/run.py --dtypes=float32 --families=kronecker
 
 One layer, forward and backward, the gradients of its input and of its update asked for. At every point of the grid all
-paths take turns, and the median of the repeats counts, with the layer without an update as the floor. Written to
-surm/peft/measured/PLATFORM.json, anew after every family. Two CPU cores: about half an hour.
+paths, and the layer without an update as the floor, take turns, in an order drawn anew for every repeat; the median
+counts. A repeat is as many calls as fill five milliseconds. Every family is put into surm/peft/measured/PLATFORM.json
+when it is done, in place of what was there of it. Off a CPU layers multiply in less than float32's precision, and no
+path is fused.
 """
 
 import argparse
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
+import random
 import statistics
 import sys
 import time
@@ -24,17 +29,21 @@ import surm
 from surm import files, matrices
 from surm.matmul import dot_general
 from surm.memory import keep_freed_memory
-from surm.peft import layers, paths
+from surm.peft import fused, layers, paths
 from surm.train import versions
 
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
+DTYPES = ("float32", "bfloat16")
 SHAPES = ((128, 128), (384, 384), (768, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 4096))  # out, in
-ROWS = (128, 1024, 8192)
-MOST_PRODUCTS = 1e10
-"""Points with more in rows·n_out·n_in are left out: a run takes seconds, and fewer rows tell the same."""
+ROWS = (128, 1024, 4096)
+MOST_PRODUCTS = 2e10
+"""Points with more in rows·n_out·n_in are left out: time is linear in rows long before."""
+FILLED_SECONDS = 0.005
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     **dict.fromkeys(matrices.FAMILIES, ({},)),
-    "toeplitz": ({}, {"factors": 1}),
+    "toeplitz": ({}, {"factors": 1}, {"factors": 1, "symmetric": False}),
+    "kronecker": ({}, {"rank": 8}),
+    "block_circulant": ({}, {"block_size": 32}),
     "low_displacement_rank": ({}, {"rank": 4}),
     "low_rank": ({"rank": 1}, {"rank": 8}, {"rank": 64}),
 }
@@ -53,6 +62,13 @@ class Point:
     dtype: str
 
 
+def plain_layer(point: Point) -> nnx.Linear:
+    """The layer without an update, as the models of surm make it."""
+    return nnx.Linear(
+        point.n_in, point.n_out, param_dtype=point.dtype, dtype=point.dtype, dot_general=dot_general, rngs=nnx.Rngs(0)
+    )
+
+
 def step(point: Point, path: str | None) -> Callable[[], object]:
     """A compiled forward and backward pass of one layer.
 
@@ -63,10 +79,7 @@ def step(point: Point, path: str | None) -> Callable[[], object]:
     Returns:
       What runs it and waits for the result.
     """
-    dtype = point.dtype
-    layer = nnx.Linear(
-        point.n_in, point.n_out, param_dtype=dtype, dtype=dtype, dot_general=dot_general, rngs=nnx.Rngs(0)
-    )
+    layer, dtype = plain_layer(point), point.dtype
     if path is not None:
         spec = surm.PeftSpec(family=point.family, options=point.options, path=path)
         layer = layers.UpdatedLinear(layer, spec, rngs=nnx.Rngs(1))
@@ -82,49 +95,72 @@ def step(point: Point, path: str | None) -> Callable[[], object]:
     return lambda: jax.block_until_ready(compiled(trainable, frozen, x, dy))
 
 
+def seconds_of(run: Callable[[], object], calls: int) -> float:
+    """A call's share of the time that several take."""
+    began = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - began) / calls
+
+
 def measure(point: Point, repeats: int) -> dict:
     """Median seconds of every path at one point, and of the floor."""
-    fusible = point.dtype == "float32"
+    fusible = not fused.obstacle(plain_layer(point))
     names = [name for name in paths.available("update", point.family) if fusible or name not in paths.FUSED]
     runs = {name: step(point, name) for name in names} | {"": step(point, None)}
+    calls = {name: math.ceil(FILLED_SECONDS / min(seconds_of(run, 1) for _ in range(2))) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            if repeat:  # the first is not counted
-                seconds[name].append(time.perf_counter() - began)
+    order = random.Random(0)
+    for _ in range(repeats):
+        for name in order.sample([*runs], len(runs)):
+            seconds[name].append(seconds_of(runs[name], calls[name]))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     floor = medians.pop("")
-    trained = matrices.FAMILIES[point.family].num_params(point.n_out, point.n_in, **point.options)
-    return {**dataclasses.asdict(point), "trained": trained, "floor_seconds": floor, "seconds": medians}
+    params = matrices.FAMILIES[point.family].init(jax.random.key(0), point.n_out, point.n_in, **point.options)
+    shapes = {name: value.shape for name, value in params.items()}
+    return {**dataclasses.asdict(point), "parameters": shapes, "floor_seconds": floor, "seconds": medians}
 
 
 def grid() -> Iterator[Point]:
     """Every point, family by family."""
-    for dtype, (family, variants) in itertools.product(("float32", "bfloat16"), VARIANTS.items()):
+    for dtype, (family, variants) in itertools.product(DTYPES, VARIANTS.items()):
         for options, (n_out, n_in), rows in itertools.product(variants, SHAPES, ROWS):
             if rows * n_out * n_in <= MOST_PRODUCTS:
                 yield Point(family, options, n_out, n_in, rows, dtype)
+
+
+def put(points: list[dict], dtype: str, family: str) -> None:
+    """Replaces what the table holds of a family."""
+    file = MEASURED / f"{jax.default_backend()}.json"
+    table = json.loads(file.read_text()) if file.is_file() else {"made": {}, "points": []}
+    command = " ".join(["python experiments/paths/run.py", *sys.argv[1:]])
+    made = table["made"] | {f"{family} {dtype}": {"command": command, "versions": versions()}}
+    kept = [point for point in table["points"] if (point["dtype"], point["family"]) != (dtype, family)]
+    lines = ",\n".join(map(json.dumps, [*kept, *points]))
+    MEASURED.mkdir(exist_ok=True)
+    files.replace(file, f'{{"made": {json.dumps(made)},\n"points": [\n{lines}\n]}}\n')
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--families", default=",".join(VARIANTS), help="comma-separated; all by default")
+    parser.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated; all by default")
     arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats={arguments.repeats}, expected at least 1")
+    families, dtypes = arguments.families.split(","), arguments.dtypes.split(",")
+    if arguments.repeats < 1 or not {*families} <= VARIANTS.keys() or not {*dtypes} <= {*DTYPES}:
+        parser.error(
+            f"expected --repeats of at least 1, --families of {', '.join(VARIANTS)}, --dtypes of {', '.join(DTYPES)}"
+        )
     keep_freed_memory()
-    command = " ".join(["python experiments/paths/run.py", *sys.argv[1:]])
-    MEASURED.mkdir(exist_ok=True)
-    points: list[dict] = []
-    for _, of_family in itertools.groupby(grid(), key=lambda point: (point.dtype, point.family)):
+    chosen = [point for point in grid() if point.family in families and point.dtype in dtypes]
+    for (dtype, family), of_family in itertools.groupby(chosen, key=lambda point: (point.dtype, point.family)):
+        points = []
         for point in of_family:
             points.append(measure(point, arguments.repeats))
             print(json.dumps(points[-1]), flush=True)
-        table = {"command": command, "versions": versions(), "points": points}
-        files.replace(MEASURED / f"{jax.default_backend()}.json", json.dumps(table, indent=1) + "\n")
+        put(points, dtype, family)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surm.matrices.diagonals import from_diagonals
+from surm.matrices.params import working_dtype
 
 
 def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
@@ -34,14 +35,14 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
 
     Returns:
       The convolutions, in x's type and rounded to it after each of three steps; what depends on v alone is computed
-      in v's. Cost: about 4n (p + q) operations a vector, n = p q with p, q near √n; 2n² for prime n.
+      in v's, float32 at least. Cost: about 4n (p + q) operations a vector, n = p q with p, q near √n; 2n² for prime n.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0, 4.0]), 4, -1).round().tolist()
       [-4.0, 1.0, 2.0, 3.0]
     """
-    p = _parts(n)
+    v, p = v.astype(working_dtype(v)), _parts(n)
     if p == 1:
         wrapped = f * jnp.pad(v, (0, n - v.shape[0]))[n - x.shape[-1] + 1 :]
         dense = from_diagonals(jnp.concatenate([wrapped, jnp.pad(v, (0, n - v.shape[0]))]), n, x.shape[-1])

@@ -67,7 +67,8 @@ def columns(
 def _windows(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
     """What is seen of v through a window that moves on by step; the last one ends where v does."""
     length = v.shape[-1] - (count - 1) * step
-    return v[..., jnp.arange(count)[:, None] * step + jnp.arange(length)[None, :]]
+    starts, places = jnp.arange(count, dtype=jnp.int32) * step, jnp.arange(length, dtype=jnp.int32)
+    return v[..., starts[:, None] + places[None, :]]
 
 
 @_windows.defjvp
@@ -76,8 +77,7 @@ def _windows_jvp(count, step, primals, tangents):
     # `_overlap_add` is the same linear map, and is transposed back into `_overlap_add`.
     (v,), (tangent,) = primals, tangents
     seen = _windows(v, count, step)
-    rows = jax.ShapeDtypeStruct(seen.shape, tangent.dtype)
-    (change,) = jax.linear_transpose(functools.partial(_overlap_add, step=step), rows)(tangent)
+    (change,) = jax.linear_transpose(functools.partial(_overlap_add, step=step), jax.typeof(seen))(tangent)
     return seen, change
 
 

@@ -52,26 +52,27 @@ def spectrum(x: Float[Array, "*b k"], n: int, f: int, *, of_batch: bool = True) 
     return _in_place(functools.partial(jnp.fft.rfft, n=n), x, of_batch)
 
 
-def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
+def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int, *, of_batch: bool = True) -> Float[Array, "*b {n}"]:
     """The inverse of `spectrum`.
 
     Args:
       z: spectra along the last axis.
       n: the length of the convolution.
       f: 1 or -1, as given to `spectrum`.
+      of_batch: as given to `spectrum`.
 
     Returns:
       Real vectors of length n.
     """
     if f == -1 and n % 2 == 0:
-        halves = _in_place(jnp.fft.ifft, z)
+        halves = _in_place(jnp.fft.ifft, z, of_batch)
         halves = halves * _eta_powers(n, halves).conj()
         return jnp.concatenate([halves.real, halves.imag], axis=-1)
-    x = _in_place(functools.partial(jnp.fft.irfft, n=n), z)
+    x = _in_place(functools.partial(jnp.fft.irfft, n=n), z, of_batch)
     return x if f == 1 else x * _signs(x)
 
 
-def _in_place(transform: Callable[[Array], Array], x: Array, of_batch: bool = True) -> Array:
+def _in_place(transform: Callable[[Array], Array], x: Array, of_batch: bool) -> Array:
     """The transform of every vector on the device where it lies.
 
     XLA before jax 0.12 brings the vectors of all devices together for an FFT (jax#15680), unless it is mapped over the
@@ -117,7 +118,9 @@ def _signs(like: Float[Array, "*b n"]) -> Float[Array, "*_ n"]:
     return for_each((1 - 2 * (jnp.arange(like.shape[-1]) % 2)).astype(like.dtype), like)
 
 
-def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
+def convolve(
+    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, *, of_batch: bool = True
+) -> Float[Array, "*b {n}"]:
     """Convolve every vector of x with v, circularly (f = 1) or skew-circularly (f = -1).
 
     Args:
@@ -125,6 +128,7 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
       x: vectors of length at most n.
       n: the length of the convolution.
       f: what the wrapped part is multiplied by, 1 or -1.
+      of_batch: whether x is a batch, which may be spread over devices, rather than parameters.
 
     Returns:
       The convolutions, in the common type of v and x, float32 at least. Cost O(n log n) a vector.
@@ -137,8 +141,8 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
       [-3.0, 1.0, 2.0]
     """
     dtype = working_dtype(v, x)
-    z = spectrum(x.astype(dtype), n, f)
-    return from_spectrum(z * for_each(spectrum(v.astype(dtype), n, f, of_batch=False), z), n, f)
+    z = spectrum(x.astype(dtype), n, f, of_batch=of_batch)
+    return from_spectrum(z * for_each(spectrum(v.astype(dtype), n, f, of_batch=False), z), n, f, of_batch=of_batch)
 
 
 def smooth_length(n: int) -> int:

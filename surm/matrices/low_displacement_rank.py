@@ -81,7 +81,7 @@ def _generators(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r 
 def matvec(
     params: Params, x: Float[Array, "*b n_in"], n_out: int, *, convolve: fourier.Convolution = fourier.convolve
 ) -> Float[Array, "*b {n_out}"]:
-    """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x); the r circular convolutions share one inverse FFT.
+    """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x).
 
     Args:
       params: {"g", "h"}, as `init` makes them.
@@ -90,8 +90,8 @@ def matvec(
       convolve: what convolves, `fourier.convolve` or `dft.convolve` (by matmuls alone).
 
     Returns:
-      The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector; differentiated, params and x
-      alone are kept.
+      The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector (x's transform and the one back
+      are shared by the terms), or r times two convolutions by matmuls; differentiated, params and x alone are kept.
 
     Raises:
       ValueError: if the names or shapes of the parameters do not fit.
@@ -163,9 +163,10 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       [[2.0, -3.0], [3.0, 2.0]]
     """
     g, h = _generators(params, n_out, n_in)
-    n = g.shape[1]
+    n, wide = g.shape[1], working_dtype(g, h)
     circulants, skew_circulants = f_circulant.dense(g, n_out, n, 1), f_circulant.dense(h, n, n_in, -1)
-    return jnp.einsum("rij,rjk->ik", circulants, skew_circulants, precision="highest")
+    dense = jnp.einsum("rij,rjk->ik", circulants.astype(wide), skew_circulants.astype(wide), precision="highest")
+    return dense.astype(jnp.result_type(g, h))
 
 
 def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
@@ -190,7 +191,7 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
     dtype = jnp.result_type(g, h)
     g, h = g.astype(wide), h.astype(wide)  # so that bfloat16 is rounded but once
     first = f_circulant.columns(h, n, n_in, -1, block)
-    starts = jax.vmap(lambda v, x: fourier.convolve(v, x, n, 1))(g, first).sum(0)
+    starts = jax.vmap(lambda v, x: fourier.convolve(v, x, n, 1, of_batch=False))(g, first).sum(0)
     starts = jnp.concatenate([starts[:, n - block + 1 :], starts[:, :n_out]], axis=1)
     gained = f_circulant.columns(g, n_out, block, 1)
     gained_by = 2 * f_circulant.columns(h, block, n_in, -1)

@@ -1,11 +1,11 @@
-"""Dense matrices whose columns are almost the ones before them, moved down; in O(n² √n).
+"""Dense matrices whose columns are almost the ones before them, moved down; in O(n² √n) a term.
 
     M_ij = M_{i-t, j-t} + Σ_{k<t} L_ik R_kj,     t = j mod B
 
 Of every strip of B columns the first is given, the others are that one moved down by 1, ..., B - 1 and what was gained
-on the way: for the whole matrix one product of inner size B, with R set to zero where k >= t. Products of two Toeplitz
-matrices, and of a circulant with a skew-circulant, are such matrices. They are made with columns as rows, in the order
-of a layer's kernel, to which they are added: a loop that reads one of two across its rows waits for memory.
+on the way: for the whole matrix one product of inner size B a term, with R set to zero where k >= t. Products of two
+Toeplitz matrices, and of a circulant with a skew-circulant, are such matrices. They are made with columns as rows, in
+the order of a layer's kernel, to which they are added: a loop that reads one of two across its rows waits for memory.
 """
 
 import math
@@ -18,6 +18,8 @@ from surm.matrices import diagonals
 
 def width(n_in: int) -> int:
     """The B to use: the divisor of n_in nearest to √n_in; where none is near, √n_in, and a narrower last strip.
+
+    Near is from half of √n_in, rounded down, to twice.
 
     Args:
       n_in: columns of the matrix.

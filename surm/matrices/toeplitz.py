@@ -159,10 +159,11 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     form = _check_params(params, n_out, n_in)
     if form != ("a", "b"):
         return diagonals.from_diagonals(_diagonals(params, n_out, n_in), n_out, n_in)
-    n = max(n_out, n_in)
-    left = diagonals.from_diagonals(diagonals.symmetric(params["b"], n_out, n), n_out, n)
-    right = diagonals.from_diagonals(diagonals.symmetric(params["a"], n, n_in), n, n_in)
-    return jnp.matmul(left, right, precision="highest")
+    a, b, n = params["a"], params["b"], max(n_out, n_in)
+    wide = working_dtype(a, b)  # so that bfloat16 is rounded but once
+    left = diagonals.from_diagonals(diagonals.symmetric(b.astype(wide), n_out, n), n_out, n)
+    right = diagonals.from_diagonals(diagonals.symmetric(a.astype(wide), n, n_in), n, n_in)
+    return jnp.matmul(left, right, precision="highest").astype(jnp.result_type(a, b))
 
 
 def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:

@@ -24,7 +24,7 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
       n_in: columns.
 
     Returns:
-      L R in the common type, float32 at least. Cost O(n_out n_in √n_in).
+      L R in the common type, float32 at least. Cost O(n_out n_in √n_in), and FFTs of √n_in vectors.
 
     Source:
       T. Kailath, S.-Y. Kung, M. Morf, Displacement ranks of matrices and linear equations, 1979.
@@ -38,7 +38,8 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
     of_left = functools.partial(_between, left, m - 1)
     of_right = functools.partial(_between, right, n_in - 1)
     first = diagonals.columns(right, m, n_in, block)
-    starts = diagonals.product(of_left(2 - block - m, n_out - 1), first, n_out + block - 1, fourier.convolve)
+    convolve = functools.partial(fourier.convolve, of_batch=False)
+    starts = diagonals.product(of_left(2 - block - m, n_out - 1), first, n_out + block - 1, convolve)
     both_left = jnp.stack([of_left(1 - block, n_out - 1), -of_left(1 - block - m, n_out - 1 - m)])  # gained and lost
     both_right = jnp.stack([of_right(1 - n_in, block - 1), of_right(m + 1 - n_in, m + block - 1)])
     left, right = diagonals.columns(both_left, n_out, block), diagonals.columns(both_right, block, n_in)

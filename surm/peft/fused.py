@@ -2,7 +2,7 @@
 
 Added up first, layer and update cost one product forward, and one for the gradient of x. What is left is the gradient
 of the update's parameters, in one of two ways: as the family's own product has it (for low rank two thin products, for
-a circulant one correlation), or through the dense matrix, xᵀ·dy and what the derivative of `to_dense` makes of it.
+a circulant one correlation), or through the dense matrix, xᵀ·dy and what the derivative of the dense form makes of it.
 """
 
 import functools

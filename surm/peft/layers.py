@@ -1,10 +1,12 @@
 """What is put into a model: the trainable types, the structured matrix as a module, and its two positions."""
 
+import contextlib
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -33,6 +35,15 @@ _ADAPTER_DEVIATION = 0.02
 """The authors draw an adapter's random factor so, whatever the family's update starts from."""
 
 
+def _multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[None]:
+    """Where matmuls have a layer's precision, if it names one."""
+    if isinstance(precision, tuple):  # one for each operand; they rarely differ
+        precision = precision[0]
+    if precision is None:
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision if isinstance(precision, str) else precision.name.lower())
+
+
 class StructuredMatrix(nnx.Module):
     """A trained matrix of one family; the family's parameters are its variables."""
 
@@ -52,35 +63,50 @@ class StructuredMatrix(nnx.Module):
         """The family's parameters as plain arrays."""
         return {name: variable[...] for name, variable in self.parameters.items()}
 
-    def __call__(self, x: Float[Array, "*batch n_in"], path: str = "branch") -> Float[Array, "*batch n_out"]:
-        """The matrix times every row of x, by one of the paths beside the layer."""
-        if path == "branch":
-            return self.matvec(self.values(), x)
-        if path == "branch_dft":
-            return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
-        if path == "branch_dense":
-            return x @ self.to_dense().T.astype(x.dtype)
+    def __call__(
+        self, x: Float[Array, "*batch n_in"], path: str = "branch", precision: PrecisionLike = None
+    ) -> Float[Array, "*batch n_out"]:
+        """The matrix times every row of x.
+
+        Args:
+          x: vectors.
+          path: one of the paths beside the layer.
+          precision: of matmuls, as the layer's.
+
+        Returns:
+          The products, in x's type.
+
+        Raises:
+          ValueError: if the path is no such one.
+        """
+        with _multiplying(precision):
+            if path == "branch":
+                return self.matvec(self.values(), x)
+            if path == "branch_dft":
+                return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
+            if path == "branch_dense":
+                return x @ self.dense(self.values()).T.astype(x.dtype)
         raise ValueError(f"given path={path!r}; expected branch, branch_dft or branch_dense")
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
         """The path that `auto` takes for a batch; see `surm.peft.paths`."""
         rows = max(math.prod(x.shape[:-1]), 1)
-        trained = sum(variable[...].size for variable in self.parameters.values())
+        shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
         return paths.quickest(
-            self.family, self.n_out, self.n_in, rows, trained, jnp.dtype(dtype).name, jax.default_backend(),
+            self.family, self.n_out, self.n_in, rows, shapes, jnp.dtype(dtype).name, jax.default_backend(),
             fusible=fusible,
         )  # fmt: skip
 
     def to_dense(self) -> Float[Array, "n_out n_in"]:
-        """The matrix in full."""
-        return self.dense(self.values())
+        """The matrix in full, by its definition."""
+        return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
 
     def matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """The matrix that other parameters make, times every row of x."""
         return matrices.FAMILIES[self.family].matvec(params, x, self.n_out)
 
     def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
-        """The matrix that other parameters make, in full."""
+        """The matrix that other parameters make, in full, the quickest way: up to rounding."""
         family = matrices.FAMILIES[self.family]
         return getattr(family, "quick_dense", family.to_dense)(params, self.n_out, self.n_in)
 
@@ -141,11 +167,12 @@ class UpdatedLinear(WrappedLinear):
             return self.base(x)
         path = self._path(x)
         if path == "fused_dense":
-            return fused.through_dense(self.base, self._merged_kernel(), x)
+            return fused.through_dense(self.base, self._merged_kernel(self._dense(self.delta.values())), x)
         if path == "fused":
             return fused.with_own_gradient(self.base, self.delta.values(), self._dense, self._matvec, x)
         y = self.base(x)
-        return y + (self.scale * self.delta(self.dropped(x), path)).astype(y.dtype)
+        update = self.delta(self.dropped(x).astype(y.dtype), path, self.base.precision)
+        return y + (self.scale * update).astype(y.dtype)
 
     def _path(self, x: Array) -> str:
         if self.path != "auto":
@@ -156,11 +183,12 @@ class UpdatedLinear(WrappedLinear):
         return self.scale * self.delta.dense(params)
 
     def _matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        return self.scale * self.delta.matvec(params, x)
+        with _multiplying(self.base.precision):
+            return self.scale * self.delta.matvec(params, x)
 
-    def _merged_kernel(self) -> Float[Array, "n_in n_out"]:
+    def _merged_kernel(self, update: Float[Array, "n_out n_in"]) -> Float[Array, "n_in n_out"]:
         kernel = self.base.kernel[...]
-        return (kernel + self._dense(self.delta.values()).T).astype(kernel.dtype)
+        return (kernel + update.T).astype(kernel.dtype)
 
     def merge(self) -> None:
         """Folds the update into the kernel; nothing happens if it is already."""
@@ -168,7 +196,7 @@ class UpdatedLinear(WrappedLinear):
             return
         kernel = self.base.kernel
         self.base_kernel = BaseKernel(kernel[...])
-        self.base.kernel = kernel.replace(self._merged_kernel())
+        self.base.kernel = kernel.replace(self._merged_kernel(self.scale * self.delta.to_dense()))
 
     def unmerge(self) -> None:
         """Puts the frozen kernel back; nothing happens if the layer is not merged."""
@@ -204,7 +232,8 @@ class AdaptedLinear(WrappedLinear):
         if not self.enabled:
             return h
         path = self.delta.quickest_path(h, h.dtype, fusible=False) if self.path == "auto" else self.path
-        change = BRANCH_ACTIVATIONS[self.activation](self.delta(self.dropped(h), path)) + self.shift[...]
+        product = self.delta(self.dropped(h), path, self.base.precision)
+        change = BRANCH_ACTIVATIONS[self.activation](product) + self.shift[...]
         return h + change.astype(h.dtype)
 
 

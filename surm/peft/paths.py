@@ -1,12 +1,13 @@
 """The ways to multiply by a trained matrix: the same result, up to rounding, at different cost.
 
 branch          the family's own product beside the layer: FFTs, or thin matmuls
-branch_dft      the same with every convolution by small matmuls, in the type of the layer (the convolutional families)
+branch_dft      the same with every convolution by small matmuls, in the layer's type (the convolutional families)
 branch_dense    the product with the dense matrix beside the layer
 fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
 fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.fused`)
 
-Layers that share an input, as query, key and value do, share its transform: XLA computes equal things once.
+Layers that share an input, as query, key and value do, share its transform in the forward pass: XLA computes equal
+things once.
 
 What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, force
 `branch`: all others may form a dense matrix for each.
@@ -16,6 +17,7 @@ import functools
 import importlib.resources
 import json
 import math
+from collections.abc import Mapping, Sequence
 
 CONVOLUTIONAL = ("circulant", "skew_circulant", "toeplitz", "low_displacement_rank")
 """Families whose `matvec` takes `convolve`."""
@@ -45,19 +47,28 @@ def available(method: str, family: str) -> tuple[str, ...]:
 
 
 def quickest(
-    family: str, n_out: int, n_in: int, rows: int, trained: int, dtype: str, platform: str, *, fusible: bool
+    family: str,
+    n_out: int,
+    n_in: int,
+    rows: int,
+    parameters: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    platform: str,
+    *,
+    fusible: bool,
 ) -> str:
-    """The path that `auto` takes: the one that was measured to be the quickest at the nearest point of the grid.
+    """The path that `auto` takes: the quickest by what was measured with the nearest matrix.
 
-    Nearest is first by the shape of the matrix, then by the vectors in the batch, then by the trained values, of which
-    a rank or a block size decides; each by its logarithm.
+    Nearest is a matrix first by the form of its parameters (their names), then by its shape, then by theirs, which tell
+    a rank or a block size; sizes by their logarithms. Between the measured numbers of vectors, and beyond the largest,
+    times are taken to be linear.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
       n_out: rows of the matrix.
       n_in: columns of the matrix.
       rows: vectors in the batch.
-      trained: values that the matrix stores.
+      parameters: their shapes.
       dtype: of the layer; float64 goes by what was measured in float32.
       platform: as `jax.default_backend` names it.
       fusible: whether the matrix may be added to the layer's kernel.
@@ -70,13 +81,31 @@ def quickest(
     if not points:
         return "branch"
 
-    def distance(point: dict) -> tuple[float, float, float]:
+    def distance(point: dict) -> tuple[bool, float, float]:
+        others = point["parameters"]
+        sizes = zip(_sizes(parameters), _sizes(others), strict=False)
         shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
-        return shape, abs(math.log(point["rows"] / rows)), abs(math.log(point["trained"] / trained))
+        return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
 
-    nearest = min(points, key=distance)
-    seconds = {path: time for path, time in nearest["seconds"].items() if fusible or path not in FUSED}
+    least = min(map(distance, points))
+    nearest = sorted((point for point in points if distance(point) == least), key=lambda point: point["rows"])
+    seconds = {path: _at(rows, nearest, path) for path in nearest[0]["seconds"] if fusible or path not in FUSED}
     return min(seconds, key=seconds.get)
+
+
+def _sizes(parameters: Mapping[str, Sequence[int]]) -> list[int]:
+    """The lengths of all axes, by the parameters' names."""
+    return [size for name in sorted(parameters) for size in parameters[name]]
+
+
+def _at(rows: int, points: list[dict], path: str) -> float:
+    """Seconds for a number of vectors, from points with ascending ones; for fewer than the fewest, theirs."""
+    if len(points) == 1 or rows <= points[0]["rows"]:
+        return points[0]["seconds"][path]
+    index = next((index for index, point in enumerate(points) if point["rows"] >= rows), len(points) - 1)
+    before, after = points[index - 1], points[index]
+    slope = (after["seconds"][path] - before["seconds"][path]) / (after["rows"] - before["rows"])
+    return before["seconds"][path] + slope * (rows - before["rows"])
 
 
 @functools.cache

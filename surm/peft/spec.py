@@ -55,8 +55,8 @@ class PeftSpec:
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
-      path: how an `update` or `adapter` multiplies, one of those in `surm.peft.paths`, or `auto`, the quickest where
-        it runs. Neither compared nor saved.
+      path: how an `update` or `adapter` multiplies, one of those in `surm.peft.paths`, or `auto`, the quickest by what
+        was measured on such a platform (experiments/paths). The same up to rounding, so no part of a saved adapter.
 
     Raises:
       InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.

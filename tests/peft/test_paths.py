@@ -1,7 +1,11 @@
 """Every path of every family gives what the others give, and `auto` takes one that was measured to be quick."""
 
+import dataclasses
 import inspect
+import json
+import pathlib
 import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +72,8 @@ def chosen(layer: nnx.Module, rows: int) -> str:
 
 
 def test_auto_takes_what_was_measured_and_the_branch_where_nothing_was(monkeypatch):
-    point = {"family": "circulant", "dtype": "float32", "n_out": 12, "n_in": 12, "trained": 24}
+    form = {"family": "circulant", "parameters": {"a": [12], "b": [12]}}
+    point = {**form, "dtype": "float32", "n_out": 12, "n_in": 12}
     slow, quick = {"branch": 1.0, "fused": 2.0, "branch_dense": 3.0}, {"branch": 3.0, "fused": 1.0, "branch_dense": 2.0}
     points = [{**point, "rows": 10, "seconds": slow}, {**point, "rows": 1000, "seconds": quick}]
     monkeypatch.setattr(paths, "_measured", {"cpu": points, "tpu": []}.get)
@@ -80,32 +85,68 @@ def test_auto_takes_what_was_measured_and_the_branch_where_nothing_was(monkeypat
     assert chosen(updated(), 1000) == "branch"
 
 
-def test_the_nearest_point_is_so_by_shape_then_by_rows_then_by_trained_values(monkeypatch):
-    def point(n_out, n_in, rows, trained, best):
+def test_the_nearest_matrix_is_so_by_form_then_by_shape_then_by_rank(monkeypatch):
+    def point(n_out, n_in, parameters, best):
         seconds = {"branch": 2.0, "branch_dense": 2.0, "fused": 2.0, best: 1.0}
-        sizes = {"n_out": n_out, "n_in": n_in, "rows": rows, "trained": trained}
+        sizes = {"n_out": n_out, "n_in": n_in, "rows": 10, "parameters": parameters}
         return {"family": "low_rank", "dtype": "float32", **sizes, "seconds": seconds}
 
     points = [
-        point(64, 64, 10, 128, "branch"),
-        point(64, 64, 10, 1024, "fused"),
-        point(16, 256, 9999, 272, "branch_dense"),
+        point(64, 64, {"a": [1, 64], "b": [64, 1]}, "branch"),
+        point(64, 64, {"a": [8, 64], "b": [64, 8]}, "fused"),
+        point(16, 256, {"a": [1, 256], "b": [16, 1]}, "branch_dense"),
+        point(64, 64, {"c": [1, 64]}, "branch_dense"),
     ]
     monkeypatch.setattr(paths, "_measured", lambda platform: points)
-    ask = lambda *sizes, dtype="float32": paths.quickest("low_rank", *sizes, dtype, "cpu", fusible=True)  # noqa: E731
-    assert ask(60, 70, 9999, 130) == "branch" and ask(60, 70, 9999, 900) == "fused"
-    assert ask(20, 200, 1, 220) == "branch_dense"
-    assert ask(60, 70, 9999, 130, dtype="float64") == "branch" and ask(60, 70, 10, 900, dtype="float16") == "branch"
+
+    def ask(n_out, n_in, rank, dtype="float32", names="ab"):
+        parameters = dict(zip(names, ((rank, n_in), (n_out, rank)), strict=False))
+        return paths.quickest("low_rank", n_out, n_in, 9999, parameters, dtype, "cpu", fusible=True)
+
+    assert ask(60, 70, 1) == "branch" and ask(60, 70, 9) == "fused"
+    assert ask(20, 200, 8) == "branch_dense"
+    assert ask(16, 256, 1, names="c") == "branch_dense" and ask(60, 70, 1, names="c") == "branch_dense"
+    assert ask(60, 70, 1, dtype="float64") == "branch" and ask(60, 70, 9, dtype="float16") == "branch"
 
 
-def test_the_committed_measurements_name_every_path_there_is():
+def test_times_are_linear_in_the_rows(monkeypatch):
+    def point(rows, dense, branch):
+        sizes = {"n_out": 64, "n_in": 64, "rows": rows, "parameters": {"c": [64]}}
+        return {
+            "family": "circulant",
+            "dtype": "float32",
+            **sizes,
+            "seconds": {"branch_dense": dense, "branch": branch},
+        }
+
+    points = [point(1000, 11.0, 12.0), point(100, 2.0, 1.0), point(200, 4.0, 2.0)]
+    monkeypatch.setattr(paths, "_measured", lambda platform: points)
+    # dense takes 4 + 7/800 a row above 200, the branch 2 + 10/800: equal at 733 rows
+    ask = lambda rows: paths.quickest("circulant", 64, 64, rows, {"c": (64,)}, "float32", "cpu", fusible=True)  # noqa: E731
+    assert [ask(rows) for rows in (1, 100, 150, 720, 740, 1000, 10**6)] == ["branch"] * 4 + ["branch_dense"] * 3
+
+
+def test_the_committed_measurements_are_those_of_the_whole_grid():
+    script = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "experiments" / "paths" / "run.py"))
+    fields = [field.name for field in dataclasses.fields(script["Point"])]
     points = paths._measured("cpu")
-    assert {point["family"] for point in points} == {*matrices.FAMILIES}
+    as_text = lambda values: json.dumps(values, sort_keys=True)  # noqa: E731
+    found = sorted(as_text({name: point[name] for name in fields}) for point in points)
+    assert found == sorted(as_text(dataclasses.asdict(point)) for point in script["grid"]())
     for point in points:
         expected = set(paths.available("update", point["family"]))
         assert {*point["seconds"]} == (expected if point["dtype"] == "float32" else expected - {*paths.FUSED})
         assert point["floor_seconds"] > 0
     assert paths._measured("abacus") == []
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_auto_is_the_quickest_wherever_it_was_measured(family):
+    for point in paths._measured("cpu"):
+        if point["family"] == family:
+            sizes = (point["n_out"], point["n_in"], point["rows"], point["parameters"], point["dtype"])
+            taken = paths.quickest(family, *sizes, "cpu", fusible=True)
+            assert point["seconds"][taken] == min(point["seconds"].values())
 
 
 def test_the_families_that_convolve_are_those_that_take_a_convolution():
@@ -161,11 +202,11 @@ def test_other_layers_keep_their_branch(options, obstacle):
         updated(spec=PeftSpec(path="fused"), **options)
 
 
-@pytest.mark.parametrize("path", ["fused", "fused_dense"])
+@pytest.mark.parametrize("path", paths.available("update", "circulant"))
 @pytest.mark.parametrize("options", [{"use_bias": False}, {"precision": "highest"}], ids=str)
-def test_fusing_does_what_the_layer_does(path, options):
+def test_every_path_computes_in_the_type_of_the_layer(path, options):
     layer, x = randomize(updated(spec=PeftSpec(path=path), **options)), jnp.ones((2, 6, 12), jnp.bfloat16)
-    branch = layer.base(x) + layer.delta(x.astype(jnp.float32))
+    branch = layer.base(x) + x.astype(jnp.float32) @ layer.delta.to_dense().T
     assert layer(x).dtype == branch.dtype == jnp.float32
     np.testing.assert_allclose(layer(x), branch, rtol=1e-5, atol=1e-5)
 
