@@ -4,6 +4,7 @@ A file under `configs/` starts from `default()` and changes what differs; keys n
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
@@ -172,6 +173,21 @@ def lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")
     return tuple(sorted({int(part) for part in parts}))
+
+
+def of_an_earlier_run(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A configuration as a run wrote it down, with the keys that came later at their defaults.
+
+    Args:
+      values: what the run's JSON holds.
+
+    Returns:
+      The configuration; not yet checked.
+    """
+    later = default().to_dict()
+    both = {key: {**later[key], **value} if isinstance(later.get(key), dict) and isinstance(value, dict) else value
+            for key, value in values.items()}  # fmt: skip
+    return ml_collections.ConfigDict({**later, **both})
 
 
 def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict) -> list[str]:

@@ -84,14 +84,14 @@ def train_step(
     return step
 
 
-def matrices_in(dtype: jax.typing.DTypeLike, frozen: nnx.State) -> nnx.State:
+def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
     """The frozen part of a model with its matrices in the dtype that the model computes in.
 
     Every use would round them so anyway: results are the same, bit for bit. Vectors stay as they are, norms need them.
 
     Args:
-      dtype: of the model's computations.
       frozen: from `surgery.split`.
+      dtype: of all of the model's computations; any other would change results.
 
     Returns:
       The same, narrower.
@@ -118,12 +118,13 @@ class Loop:
         self.state, tx = initial_state(prepared)
         prepared.model.train()
         graphdef, _, frozen = surgery.split(prepared.model)
-        self.frozen = matrices_in(prepared.config.model.dtype, frozen)
+        self.frozen = narrowed(frozen, prepared.config.model.dtype)
         self.step = train_step(graphdef, tx, prepared)
         prepared.model.eval()
         graphdef = surgery.split(prepared.model)[0]
         self.measure = evaluator(graphdef, prepared.inputs, data.metrics, regression=data.regression)
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": data.fingerprint()}
+        nnx.update(prepared.model, jax.tree.map(_off_device, frozen, self.frozen))
         self.batches = prepared.training_batches()
         self.start = self._resume()
 
@@ -191,6 +192,11 @@ class Loop:
             self.earlier = notes["seconds"]
         self.folder.rewind(step or 0)
         return step or 0
+
+
+def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
+    """What has a narrower copy waits in the host's memory for the end of the run, whose hash is of the original."""
+    return original if used is original else np.asarray(original)
 
 
 def _due(step: int, every: int) -> bool:

@@ -118,7 +118,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         raise InputError(
             f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"
         )
-    config = ml_collections.ConfigDict(result["config"])
+    config = configs.of_an_earlier_run(result["config"])
     try:
         configs.check(config)
     except InputError as error:

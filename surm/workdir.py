@@ -119,7 +119,7 @@ class Workdir:
         file = self.path / "config.json"
         if not file.is_file():
             return
-        differences = configs.differences(ml_collections.ConfigDict(read_object(file)), self._config)
+        differences = configs.differences(configs.of_an_earlier_run(read_object(file)), self._config)
         if differences:
             more = [f"and {len(differences) - 5} more"] if len(differences) > 5 else []
             raise InputError(

@@ -46,6 +46,20 @@ def test_missing_and_unknown_keys_are_named():
         config.check(changed)
 
 
+def test_what_an_earlier_run_lacks_is_at_its_default():
+    written = config.default().to_dict()
+    written["optim"]["steps"] = 7
+    del written["model"]["remat"], written["peft"]
+    whole = config.of_an_earlier_run(written)
+    config.check(whole)
+    expected = config.default()
+    expected.optim.steps = 7
+    assert not config.differences(whole, expected)
+    written["model"]["rematt"] = True
+    with pytest.raises(InputError, match="no key 'model.rematt'; nearest: model.remat"):
+        config.check(config.of_an_earlier_run(written))
+
+
 def test_differences_list_both_values():
     one, other = config.default(), config.default()
     other.seed = 3

@@ -1,5 +1,6 @@
 """The experiments' command lines refuse what they cannot do, and what is committed is what their scripts say."""
 
+import functools
 import json
 import pathlib
 import runpy
@@ -52,3 +53,41 @@ def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
     assert script["best"](tuning, "f1") == 0.2
     with pytest.raises(script["NonFiniteError"], match="at none of the rates 0.3 did"):
         script["best"]({0.3: None}, "f1")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("speed/run.py", ["--paths=quick"], "--paths of auto, branch, branch_dft, branch_dense, fused, fused_dense"),
+        ("speed/run.py", ["--methods=lora"], "--methods of circulant, toeplitz, kronecker"),
+        ("speed/run.py", ["--repeats=0"], "expected --repeats and --batch of at least 1"),
+        ("speed/sweep.py", ["--repeats=0"], "--repeats=0, expected at least 1"),
+        ("paths/run.py", ["--families=lora"], "--families of circulant"),
+        ("paths/run.py", ["--dtypes=float16"], "--dtypes of float32, bfloat16"),
+    ],
+)
+def test_timings_refuse_in_one_line(monkeypatch, capsys, script, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    monkeypatch.syspath_prepend((EXPERIMENTS / script).parent)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXPERIMENTS / script), run_name="__main__")
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_steps_take_turns_and_one_library_after_the_other(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "speed")
+    script, calls = runpy.run_path(str(EXPERIMENTS / "speed" / "run.py")), []
+    names = ["floor", "one", "two", "HF PEFT floor", "HF PEFT C3A"]
+    seconds = script["timed"]({name: functools.partial(calls.append, name) for name in names}, 4)
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(names, 4)
+    repeats = [calls[5 + 7 * index : 12 + 7 * index] for index in range(4)]
+    assert all(repeat[0] == "floor" and repeat[4] == "HF PEFT floor" for repeat in repeats)
+    assert all(sorted(repeat[1:4]) == ["floor", "one", "two"] for repeat in repeats)
+    assert len({tuple(repeat) for repeat in repeats}) > 1
+
+
+def test_a_ratio_is_the_median_of_those_within_a_repeat(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "speed")
+    script = runpy.run_path(str(EXPERIMENTS / "speed" / "run.py"))
+    seconds = {"a": [2.0, 30.0, 4.0], "b": [1.0, 10.0, 1.0]}
+    assert script["ratios"](seconds, "a", "b") == [2.5, 3.0, 3.5]

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import surm
-from surm.loop import matrices_in
+from surm.loop import narrowed
 from surm.models.bert import Bert, BertConfig
 from surm.models.vit import ViT, ViTConfig
 from surm.peft import surgery
@@ -25,7 +25,7 @@ def test_frozen_matrices_kept_narrow_give_the_same_bits(name):
     build, config, inputs = MODELS[name]
     model = randomize(surm.attach(build(config, 5, dtype=NARROW, rngs=nnx.Rngs(0)), surm.PeftSpec(), nnx.Rngs(1)))
     graphdef, trainable, frozen = surgery.split(model)
-    narrow = matrices_in(NARROW, frozen)
+    narrow = narrowed(frozen, NARROW)
     matrices = [leaf for leaf in jax.tree.leaves(narrow) if leaf.ndim > 1]
     vectors = [leaf for leaf in jax.tree.leaves(narrow) if leaf.ndim == 1]
     assert {leaf.dtype for leaf in matrices} == {jnp.dtype(NARROW)}
@@ -41,5 +41,5 @@ def test_frozen_matrices_kept_narrow_give_the_same_bits(name):
 
 def test_in_single_precision_nothing_is_copied():
     frozen = surgery.split(surm.attach(ViT(MODELS["vit"][1], 5, rngs=nnx.Rngs(0)), surm.PeftSpec(), nnx.Rngs(1)))[2]
-    same = jax.tree.map(lambda a, b: a is b, jax.tree.leaves(matrices_in("float32", frozen)), jax.tree.leaves(frozen))
+    same = jax.tree.map(lambda a, b: a is b, jax.tree.leaves(narrowed(frozen, "float32")), jax.tree.leaves(frozen))
     assert all(same)

@@ -16,7 +16,7 @@ import surm
 from surm.matmul import matmul
 from surm.models import bert
 from surm.models.normalization import layer_norm
-from surm.peft import surgery
+from surm.peft import paths, surgery
 
 two_devices = pytest.mark.skipif(jax.device_count() != 2, reason="runs in the process of the last test")
 WHOLE, SPREAD = PartitionSpec(), PartitionSpec("batch")
@@ -84,6 +84,26 @@ def test_a_model_with_an_adapter(spec):
     _assert_close(_spread_gradient(loss, trainable, tokens), jax.grad(loss)(trainable, tokens))
 
 
+@two_devices
+@pytest.mark.parametrize("family", ["circulant", "toeplitz", "low_displacement_rank"])
+def test_an_update_of_its_own_on_every_device(family):
+    x, mesh = jax.random.normal(jax.random.key(0), (2, 3, 12)), jax.make_mesh((2,), ("batch",), (AxisType.Auto,))
+    for path in paths.available("update", family):
+        spec = surm.PeftSpec(family=family, targets="query", path=path)
+        model = surm.attach(nnx.Dict(query=nnx.Linear(12, 12, rngs=nnx.Rngs(0))), spec, nnx.Rngs(1))
+        graphdef, trainable, frozen = surgery.split(model)
+        noise = lambda v: jax.random.normal(jax.random.key(1), (2, *v.shape))  # noqa: E731
+        stacked = jax.tree.map(noise, trainable)
+        loss = lambda t, x, g=graphdef, f=frozen: jnp.sum(surgery.join(g, t, f).query(x) ** 2)  # noqa: E731
+
+        def of_own(stacked, x, loss=loss):
+            slopes = jax.grad(loss)(jax.tree.map(lambda v: v[0], stacked), x[0])
+            return jax.tree.map(lambda v: v[None], slopes)
+
+        found = jax.jit(jax.shard_map(of_own, mesh=mesh, in_specs=(SPREAD, SPREAD), out_specs=SPREAD))(stacked, x)
+        _assert_close(found, jax.vmap(jax.grad(loss))(stacked, x))
+
+
 def test_on_two_virtual_devices():
     if jax.device_count() > 1:
         pytest.skip("several devices are here already")
@@ -94,4 +114,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "8 passed, 1 skipped" in run.stdout
+    assert "11 passed, 1 skipped" in run.stdout

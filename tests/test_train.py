@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import surm
 from surm import checkpoint, command_line, loop, train
+from surm.peft import surgery
+from surm.workdir import Workdir
 from tests.data import tfds_cifar
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -202,6 +206,35 @@ def test_every_kind_of_run_lowers_its_loss(tmp_path, more):
     losses = [line["values"]["loss"] for line in lines(tmp_path / "run") if line["split"] == "train"]
     assert len(losses) == 16
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_a_run_of_an_earlier_version_is_opened_and_not_repeated(finished, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    for name in ("config.json", "result.json"):
+        written = json.loads((workdir / name).read_text())
+        del (written if name == "config.json" else written["config"])["model"]["remat"]
+        (workdir / name).write_text(json.dumps(written))
+    assert surm.load_run(workdir).config.model.remat is False
+    given = json.loads((finished / "result.json").read_text())["config"]
+    more = [f"--config.{key}={given[part][name]}" for key in ("optim.steps", "peft.dropout")
+            for part, name in [key.split(".")]]  # fmt: skip
+    more += ["--config.checkpoint_every_steps=2", "--config.eval_every_steps=4"]
+    assert train.main(arguments(workdir, *more)) == 0
+    assert "holds the finished run of this config" in capsys.readouterr().out
+
+
+def test_in_half_precision_the_originals_leave_the_device_and_the_adapter_fits_them(tmp_path):
+    given = arguments(tmp_path / "run", "--config.optim.steps=2", "--config.model.dtype=bfloat16")
+    prepared = train.prepare(command_line.parse(given).config)
+    folder = Workdir(tmp_path / "other", prepared.config)
+    with folder.claimed(), checkpoint.Checkpoints(folder.checkpoints, 1) as saved:
+        going = loop.Loop(prepared, folder, saved)
+    matrices = [leaf for leaf in jax.tree.leaves(surgery.split(prepared.model)[2]) if leaf.ndim > 1]
+    assert matrices and all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in matrices)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(going.frozen) if leaf.ndim > 1} == {"bfloat16"}
+    assert train.main(given) == 0
+    assert surm.load_run(tmp_path / "run").predict(np.zeros((1, 8, 8), np.uint8)).shape == (1, 10)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, capsys):

@@ -9,12 +9,12 @@ import optax
 from flax import nnx
 
 import surm
-from surm.loop import matrices_in
+from surm.loop import narrowed
 from surm.models import bert, vit
 from surm.peft import surgery
 
 FLOOR = {"bert_base": r"embed\.norm\.bias", "vit_b16": r"embed\.position"}
-"""What trains beside the head at the floor: the gradient then flows through every block, and costs nothing itself."""
+"""What trains beside the head at the floor: the gradient then flows to the embeddings, and costs nothing itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def step(setting: Setting, spec: surm.PeftSpec | None) -> Step:
         spec = surm.PeftSpec(method="full", targets=(FLOOR[setting.shape],), train=("head",))
     adapted = surm.attach(model, spec, nnx.Rngs(1))
     graphdef, trainable, frozen = surgery.split(adapted)
-    frozen = matrices_in(setting.dtype, frozen)
+    frozen = narrowed(frozen, setting.dtype)
     optimiser = optax.adamw(1e-3)
     labels = jnp.arange(setting.batch) % 2
 

@@ -1,4 +1,4 @@
-"""The same training step with HF PEFT on PyTorch, on the GPU where there is one that PyTorch can use."""
+"""The same training step with HF PEFT on PyTorch (eager), on the GPU where there is one that PyTorch can use."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(True)
     if method is None:
-        # The embeddings' output asks for a gradient: it flows through every block, as it does below an adapter.
+        # The embeddings' output asks for a gradient: it flows through every block, as at our floor.
         model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.requires_grad_(True))
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     labels = torch.arange(setting.batch, device=DEVICE) % 2
@@ -60,6 +60,12 @@ def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]
 def peak_bytes() -> int | None:
     """The GPU's peak memory so far; None without a GPU."""
     return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
+
+
+def versions() -> dict[str, str]:
+    """What the peers were measured with."""
+    packages = {package.__name__: package.__version__ for package in (torch, peft, transformers)}
+    return packages | {"device": DEVICE, "threads": str(torch.get_num_threads())}
 
 
 def _model(setting: Setting) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

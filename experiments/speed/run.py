@@ -1,16 +1,17 @@
 """What an adapter costs: training steps over the floor of the same model, ours and HF PEFT's, alternately in one run.
 
     python experiments/speed/run.py --shape=bert_base
-    python experiments/speed/run.py --shape=vit_b16 --paths=auto,branch
+    python experiments/speed/run.py --shape=vit_b16 --paths=auto,branch --peers=none
     python experiments/speed/run.py --shape=bert_base --dtype=bfloat16 --batch=64
     python experiments/speed/run.py --table
 
-The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted.
-Every repeat takes one step of everything in turn; a ratio is the median over repeats of the ratio within a repeat. What
-a step keeps for its backward pass and asks for beside its arguments is what JAX and XLA say of it; the peak is that of
-a process of its own that takes two steps. HF PEFT wants the extra [peers]; --peers=none leaves it out. --table prints
-the committed results of CPUs as Markdown. Two CPU cores: a quarter of an hour a shape. On a GPU both JAX and PyTorch
-use it.
+The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted. Every
+repeat takes one step of everything, JAX's first and then PyTorch's, in an order drawn anew and after one step of each
+that is not counted; a ratio is the median over repeats of the ratio within a repeat. What a step keeps for its backward
+pass and asks for beside its arguments is what JAX and XLA say of it; the peak is that of two steps in a process of its
+own, above what the process held before the model was built (so with the weights). HF PEFT wants the extra [peers];
+--peers=none leaves it out. A run of every method with auto and the peers is written to results/; --table prints the
+committed ones of CPUs as Markdown. Two CPU cores: a quarter of an hour a shape. On a GPU both JAX and PyTorch use it.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import dataclasses
 import json
 import os
 import pathlib
-import resource
+import random
 import statistics
 import subprocess
 import sys
@@ -51,20 +52,27 @@ PATHS = ("auto", *paths.available("update", "circulant"))
 
 
 def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every step in every repeat, after one step each that is not counted."""
+    """Seconds of every step in every repeat."""
+    peers = [name for name in runs if name.startswith("HF PEFT")]
+    groups = [[name for name in runs if name not in peers], peers]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            if repeat:
+    order = random.Random(0)
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for group in filter(None, groups):
+            runs[group[0]]()  # not counted: caches and threads are the other library's
+            for name in order.sample(group, len(group)):
+                began = time.perf_counter()
+                runs[name]()
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 
 
-def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
-    """The median over repeats of one step's time over another's."""
-    return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]:
+    """Quartiles over repeats of one step's time over another's."""
+    each = [a / b for a, b in zip(seconds[name], seconds[base], strict=True)]
+    return statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
 
 
 def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str, tuple[str | None, str]]:
@@ -97,21 +105,34 @@ def build(setting: Setting, method: str | None, path: str) -> tuple[Callable[[],
 
 
 def peak_bytes(setting: Setting, label: str) -> int:
-    """The peak memory, of the GPU if there is one, for a process that takes two steps of one thing alone."""
+    """The peak memory, of the GPU if there is one, of two steps of one thing in a process of their own."""
     flags = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items() if name != "length"]
     command = [sys.executable, __file__, *flags, f"--one={label}"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def own_peak_bytes(label: str) -> int:
-    """The peak memory of this process so far, of the GPU if there is one."""
-    if label.startswith("HF PEFT"):
+def own_peak_bytes(setting: Setting, label: str) -> int:
+    """That peak, of this process."""
+    peer = label.startswith("HF PEFT")
+    every = labels([*SPECS], PATHS, peers=peer)  # imports what the peers need
+    before = _status_bytes("VmRSS")
+    run, _ = build(setting, *every[label])
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: compiling is not a step
+    run()
+    run()
+    if peer:
         import peers as hf
 
         of_device = hf.peak_bytes()
     else:
         of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return of_device or _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    """A size that Linux tells of this process."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def measure(setting: Setting, measured: dict[str, tuple[str | None, str]], repeats: int) -> dict:
@@ -122,22 +143,22 @@ def measure(setting: Setting, measured: dict[str, tuple[str | None, str]], repea
         runs[label], rows[label] = build(setting, method, path)
         print(f"ready: {label}", file=sys.stderr, flush=True)
     seconds = timed(runs, repeats)
-    runs.clear()
     for label, row in rows.items():
         own = "HF PEFT floor" if label.startswith("HF PEFT") else "floor"
-        row |= {"median_seconds": statistics.median(seconds[label]), "over_own_floor": ratio(seconds, label, own)}
+        low, row["over_own_floor"], high = ratios(seconds, label, own)
+        row |= {"quartiles_over_own_floor": [low, high], "median_seconds": statistics.median(seconds[label])}
         if "HF PEFT C3A" in rows:
-            row["over_c3a"] = ratio(seconds, label, "HF PEFT C3A")
-        row["peak_bytes"] = peak_bytes(setting, label)
+            row["over_c3a"] = ratios(seconds, label, "HF PEFT C3A")[1]
     return {**dataclasses.asdict(setting), "targets": TARGETS, "repeats": repeats, "rows": rows}
 
 
 def table() -> str:
     """The committed results of CPUs as a Markdown table: a column for everything measured, a row for every shape."""
-    names = {shape: f"{shape}_cpu_float32.json" for shape in ours.FLOOR}
+    names = {shape: f"{shape}_cpu_float32_8.json" for shape in ours.FLOOR}
     of_shape = {shape: json.loads((RESULTS / name).read_text())["rows"] for shape, name in names.items()}
     rows = of_shape["bert_base"]
-    steps = [label for label in rows if not label.endswith("floor")]
+    of_peers = [label for label in rows if label.startswith("HF PEFT") and label != "HF PEFT floor"]
+    steps = [label for label in rows if label.endswith(", auto") or label in of_peers]
     heads = [label.removesuffix(", auto").replace("HF PEFT", "PEFT's") for label in steps]
     lines = [["", *heads], ["---", *["---:"] * len(steps)]]
     lines.append(["trained beside the head", *(f"{rows[label]['trained_parameters']:,}" for label in steps)])
@@ -175,18 +196,28 @@ def main() -> None:
     keep_freed_memory()
     setting = Setting(arguments.shape, arguments.batch, LENGTH, arguments.dtype)
     if arguments.one:
-        run, _ = build(setting, *labels([*SPECS], PATHS, peers=arguments.one.startswith("HF"))[arguments.one])
-        run()
-        run()
-        print(own_peak_bytes(arguments.one))
+        print(own_peak_bytes(setting, arguments.one))
         return
-    result = measure(setting, labels(methods, chosen, arguments.peers == "peft"), arguments.repeats)
+    with_peers = arguments.peers == "peft"
+    measured = labels(methods, chosen, with_peers)
+    if with_peers:
+        import peers as hf
+
+        if (hf.DEVICE == "cuda") != (jax.default_backend() == "gpu"):
+            parser.error(f"JAX runs on {jax.default_backend()}, PyTorch on {hf.DEVICE}: expected one device for both")
+    peaks = {label: peak_bytes(setting, label) for label in measured}
+    result = measure(setting, measured, arguments.repeats)
+    for label, row in result["rows"].items():
+        row["peak_bytes"] = peaks[label]
+        print(f"{label:40s} {row['median_seconds']:.3f} s  {row['over_own_floor']:.3f}  {peaks[label] / 2**20:.0f} MiB")
+    if not with_peers or "auto" not in chosen or {*methods} != {*SPECS}:
+        print("not written: results hold every method with auto, and the peers")
+        return
     result |= {"command": " ".join(["python experiments/speed/run.py", *sys.argv[1:]]), "versions": versions()}
+    result["versions"]["peers"] = hf.versions()
     RESULTS.mkdir(exist_ok=True)
-    name = f"{arguments.shape}_{jax.default_backend()}_{arguments.dtype}.json"
+    name = f"{arguments.shape}_{jax.default_backend()}_{arguments.dtype}_{arguments.batch}.json"
     files.replace(RESULTS / name, json.dumps(result, indent=2) + "\n")
-    for name, row in result["rows"].items():
-        print(f"{name:40s} {row['median_seconds']:.3f} s  {row['over_own_floor']:.3f}")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@
     python experiments/speed/sweep.py --draw
 
 Forward and backward, with the gradients of the vectors and of the parameters, for 256 vectors in float32; dense is
-x·Wᵀ with W a trained n×n matrix. All take turns at every n, the median of the repeats counts. Written to
-results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: five minutes.
+x·Wᵀ with W a trained n×n matrix. All take turns at every n, in an order drawn anew; the median of the repeats counts.
+Written to results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: five minutes.
 """
 
 import argparse
 import json
 import pathlib
+import random
 import statistics
 import sys
 import time
@@ -72,11 +73,12 @@ def measure(n: int, repeats: int) -> dict[str, float]:
     """Median seconds of everything at one n."""
     runs = {name: step(name, n) for name in names()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(0)
     for repeat in range(repeats + 1):
-        for name, run in runs.items():
+        for name in order.sample([*runs], len(runs)):
             began = time.perf_counter()
-            run()
-            if repeat:
+            runs[name]()
+            if repeat:  # the first is not counted
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(times) for name, times in seconds.items()}
 

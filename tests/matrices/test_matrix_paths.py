@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
 from jax.test_util import check_grads
+from scipy.linalg import toeplitz
 
-from surm.matrices import dft, diagonals, fourier, toeplitz_product
+from surm.matrices import dft, diagonals, fourier, strips, toeplitz_product
 
 from .cases import CASES, TALL, WIDE, Case, assert_close, compiled, dense_of, two_shapes
 
@@ -21,6 +22,10 @@ convolving_two = pytest.mark.parametrize(  # 13 is prime: one root alone
 )
 wide = pytest.mark.parametrize("case", [c for c in CASES if c.shape == WIDE], ids=str)
 quick = pytest.mark.parametrize("case", [c for c in CASES if hasattr(c.family, "quick_dense")], ids=str)
+
+
+def widened(params):
+    return jax.tree.map(lambda value: value.astype("float32"), params)
 
 
 def by_dft(case):
@@ -34,12 +39,13 @@ def test_the_dft_gives_the_dense_product(case, float64):
 
 
 @convolving_two
+@pytest.mark.parametrize("of_params", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_dft_in_narrow_types(case, dtype):
-    params, x = case.member("float32"), case.random(2, 3, case.n_in, dtype=dtype)
+def test_the_dft_in_narrow_types(case, dtype, of_params):
+    params, x = case.member(of_params), case.random(2, 3, case.n_in, dtype=dtype)
     y = jax.jit(by_dft(case))(params, x)
     assert y.dtype == dtype
-    assert_close(y, np.asarray(x, np.float64) @ dense_of(case, params).T, dtype)
+    assert_close(y, np.asarray(x, np.float64) @ dense_of(case, widened(params)).T, dtype)
 
 
 @convolving_two
@@ -80,6 +86,54 @@ def test_quick_dense_is_the_dense_matrix(case, dtype):
         found = compiled(case.family.quick_dense, 1, 2)(params, case.n_out, case.n_in)
         assert found.dtype == dtype
         assert_close(found, dense_of(case, params), dtype)
+
+
+@quick
+def test_a_narrow_dense_matrix_is_rounded_once(case):
+    params = case.member("bfloat16")
+    exact = dense_of(case, widened(params))
+    for dense in (case.family.to_dense, case.family.quick_dense):
+        found = compiled(dense, 1, 2)(params, case.n_out, case.n_in)
+        assert found.dtype == "bfloat16"
+        np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-5)
+
+
+# the last strip is narrower in the first three: 17, 37 and 97 columns have no divisor near their root
+STRIPS = [(20, 17), (5, 37), (97, 97), (37, 5), (90, 90)]
+
+
+@pytest.mark.parametrize("shape", STRIPS, ids=str)
+@pytest.mark.parametrize(
+    "member", [("toeplitz", ()), ("low_displacement_rank", ()), ("low_displacement_rank", (("rank", 3),))], ids=str
+)
+def test_strips_of_every_width(member, shape, float64):
+    case = Case(*member, *shape)
+    params = case.member(float64)
+    dense = jax.jit(partial(case.family.quick_dense, n_out=shape[0], n_in=shape[1]))
+    assert_close(dense(params), dense_of(case, params), float64)
+    check_grads(dense, (params,), order=1, modes=("fwd", "rev"))
+
+
+def test_there_are_strips_that_do_not_fill_the_matrix():
+    assert [n_in % strips.width(n_in) > 0 for _, n_in in STRIPS] == [True, True, True, False, False]
+    assert all(strips.width(n_in) > 1 for _, n_in in STRIPS[:3])
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1), (4, 9), (9, 4), (30, 66), (700, 5)], ids=str)
+def test_columns_are_those_of_the_dense_matrix_and_so_is_their_derivative(shape, step, float64):
+    n_out, n_in = shape
+    random = np.random.default_rng(0)
+    d = random.standard_normal((2, n_out + n_in - 1))
+    found, pull = jax.vjp(lambda d: diagonals.columns(d, n_out, n_in, step), jnp.asarray(d))
+    expected = np.stack([toeplitz(one[n_in - 1 :], one[:n_in][::-1]) for one in d])[:, :, ::step]
+    np.testing.assert_array_equal(found, expected.swapaxes(1, 2))
+    cotangent = random.standard_normal(found.shape)
+    sums = np.zeros_like(d)
+    for column in range(found.shape[1]):
+        start = n_in - 1 - column * step
+        sums[:, start : start + n_out] += cotangent[:, column]
+    assert_close(pull(jnp.asarray(cotangent))[0], sums, float64, scale=np.abs(sums) + 1)
 
 
 @pytest.mark.parametrize("m", [1, 4, 19])

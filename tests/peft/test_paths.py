@@ -211,6 +211,20 @@ def test_every_path_computes_in_the_type_of_the_layer(path, options):
     np.testing.assert_allclose(layer(x), branch, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["update", "adapter"])
+@pytest.mark.parametrize("family", ["circulant", "kronecker"])
+@pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGHEST, ("highest", "highest")], ids=str)
+def test_every_path_multiplies_in_the_precision_of_the_layer(precision, family, method):
+    for path in paths.available(method, family):
+        layer = updated(spec=PeftSpec(method, family, targets="query", path=path), precision=precision)
+        graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
+        loss = lambda t, x, g=graphdef, f=frozen: jnp.sum(surgery.join(g, t, f).query(x))  # noqa: E731
+        text = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(trainable, jnp.ones((2, 12))))
+        matmuls = [line for line in re.findall(r"dot_general\[(.*?)\]\s", text, re.DOTALL) if "precision" in line]
+        assert len(matmuls) == text.count("dot_general[") > 1, path
+        assert all("HIGHEST" in line for line in matmuls), path
+
+
 @pytest.mark.parametrize("path", paths.available("update", "circulant"))
 def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
     layer, x = randomize(updated(spec=PeftSpec(path=path))), jnp.ones((2, 6, 12))
