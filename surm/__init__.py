@@ -25,6 +25,7 @@ from surm.peft import (
     merge,
     save_adapter,
     unmerge,
+    with_path,
 )
 from surm.version import __version__
 
@@ -46,6 +47,7 @@ __all__ = [
     "merge",
     "save_adapter",
     "unmerge",
+    "with_path",
 ]
 
 

@@ -16,6 +16,7 @@ from surm.peft.surgery import (
     merge,
     table,
     unmerge,
+    with_path,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "save_adapter",
     "table",
     "unmerge",
+    "with_path",
 ]

@@ -148,13 +148,10 @@ class UpdatedLinear(WrappedLinear):
         """Wraps a layer; the output is unchanged until the update has trained."""
         n_in, n_out = base.kernel.shape
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
-        self.scale, self.path = spec.scale, spec.path
-        obstacle = fused.obstacle(base)
-        if self.path in paths.FUSED and obstacle:
-            beside = [path for path in paths.available("update", spec.family) if path not in paths.FUSED]
-            raise InputError(f"path={self.path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
-        self.fusible = not obstacle and not spec.dropout
+        self.scale = spec.scale
+        self.fusible = not fused.obstacle(base) and not spec.dropout
         self.base_kernel = nnx.data(None)
+        self.multiply_by(spec.path)
 
     @property
     def merged(self) -> bool:
@@ -173,6 +170,13 @@ class UpdatedLinear(WrappedLinear):
         y = self.base(x)
         update = self.delta(self.dropped(x).astype(y.dtype), path, self.base.precision)
         return y + (self.scale * update).astype(y.dtype)
+
+    def multiply_by(self, path: str) -> None:
+        """Sets the path, one that the spec accepts; InputError if the layer cannot take it."""
+        if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
+            beside = [other for other in paths.available("update", self.delta.family) if other not in paths.FUSED]
+            raise InputError(f"path={path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
+        self.path = path
 
     def _path(self, x: Array) -> str:
         if self.path != "auto":
@@ -224,7 +228,11 @@ class AdaptedLinear(WrappedLinear):
             self.delta.parameters["a"] = a.replace(drawn)
         self.shift = AdapterParam(jnp.zeros(width))
         self.activation = spec.activation
-        self.path = spec.path
+        self.multiply_by(spec.path)
+
+    def multiply_by(self, path: str) -> None:
+        """Sets the path, one that the spec accepts."""
+        self.path = path
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer and its adapter."""

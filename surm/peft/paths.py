@@ -9,17 +9,24 @@ fused_dense     likewise; the gradient goes through the dense matrix (see `surm.
 Layers that share an input, as query, key and value do, share its transform in the forward pass: XLA computes equal
 things once.
 
-What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, force
-`branch`: all others may form a dense matrix for each.
+What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, take
+`surm.with_path(model, "branch")`: all others may form a dense matrix for each.
 """
 
 import functools
 import importlib.resources
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
 
-CONVOLUTIONAL = ("circulant", "skew_circulant", "toeplitz", "low_displacement_rank")
+from absl import logging
+
+from surm.matrices import FAMILIES
+
+CONVOLUTIONAL = tuple(
+    name for name, family in FAMILIES.items() if "convolve" in inspect.signature(family.matvec).parameters
+)
 """Families whose `matvec` takes `convolve`."""
 
 FUSED = ("fused", "fused_dense")
@@ -112,4 +119,7 @@ def _at(rows: int, points: list[dict], path: str) -> float:
 def _measured(platform: str) -> list[dict]:
     """The grid of a platform, as experiments/paths/run.py wrote it."""
     file = importlib.resources.files("surm.peft") / "measured" / f"{platform}.json"
-    return json.loads(file.read_text())["points"] if file.is_file() else []
+    if not file.is_file():
+        logging.warning("path='auto' is 'branch': nothing was measured on a %s yet (experiments/paths)", platform)
+        return []
+    return json.loads(file.read_text())["points"]

@@ -137,6 +137,33 @@ def unmerge(model: Model) -> Model:
     return model
 
 
+def with_path(model: Model, path: str) -> Model:
+    """Returns the model with its updates or adapters multiplying another way.
+
+    Args:
+      model: a model from `attach` or `load_adapter` (whose path is `auto`); left untouched.
+      path: one of those in `surm.peft.paths`, or `auto`.
+
+    Returns:
+      A new model with the same outputs up to rounding.
+
+    Raises:
+      InputError: if the model has no adapter, or the path is none of its method's, family's and layers'.
+    """
+    if (spec := spec_of(model)) is None:
+        raise InputError(f"path={path!r}, but the model has no adapter")
+    spec = dataclasses.replace(spec, path=path)
+    model = nnx.clone(model)
+    for place, layer in wrapped_layers(model):
+        if isinstance(layer, UpdatedLinear | AdaptedLinear):
+            try:
+                layer.multiply_by(path)
+            except InputError as error:
+                raise InputError(f"{select.dotted(place)}: {error}") from error
+    setattr(model, _SPEC, spec)
+    return model
+
+
 @contextlib.contextmanager
 def disabled(model: Model) -> Iterator[Model]:
     """Switches the adapter off inside a `with` block: the layers answer as if it were not there.

@@ -1,7 +1,6 @@
 """Every path of every family gives what the others give, and `auto` takes one that was measured to be quick."""
 
 import dataclasses
-import inspect
 import json
 import pathlib
 import re
@@ -149,11 +148,13 @@ def test_auto_is_the_quickest_wherever_it_was_measured(family):
             assert point["seconds"][taken] == min(point["seconds"].values())
 
 
-def test_the_families_that_convolve_are_those_that_take_a_convolution():
-    taking = {
-        name for name, family in matrices.FAMILIES.items() if "convolve" in inspect.signature(family.matvec).parameters
-    }
-    assert taking == {*paths.CONVOLUTIONAL}
+def test_where_nothing_was_measured_one_line_says_so(caplog):
+    paths._measured.cache_clear()
+    for _ in range(2):
+        assert paths.quickest("circulant", 4, 4, 1, {"c": (4,)}, "float32", "abacus", fusible=True) == "branch"
+    assert [record.getMessage() for record in caplog.records] == [
+        "path='auto' is 'branch': nothing was measured on a abacus yet (experiments/paths)"
+    ]
 
 
 @pytest.mark.parametrize(("family", "options"), UPDATES)
@@ -264,3 +265,26 @@ def test_the_path_is_no_part_of_what_is_trained():
 def test_a_path_that_is_not_there_is_refused_with_those_that_are(spec, there_are):
     with pytest.raises(InputError, match=f"path={spec['path']!r}; .*{there_are}$"):
         PeftSpec(**spec)
+
+
+@pytest.mark.parametrize("method", ["update", "adapter"])
+def test_the_path_of_a_loaded_adapter_can_be_set(small_vit, images, tmp_path, method):
+    adapted = randomize(attach(small_vit, method=method, path="branch_dense"))
+    surm.save_adapter(tmp_path / "adapter", adapted, base_name="small")
+    loaded = surm.load_adapter(tmp_path / "adapter", small_vit)
+    assert surgery.spec_of(loaded).path == "auto"
+    for path in paths.available(method, "circulant"):
+        other = surm.with_path(loaded, path)
+        assert {layer.path for _, layer in surgery.wrapped_layers(other)} == {path} == {surgery.spec_of(other).path}
+        np.testing.assert_allclose(other(images), loaded(images), rtol=1e-4, atol=1e-5)
+    assert {layer.path for _, layer in surgery.wrapped_layers(loaded)} == {"auto"}
+    with pytest.raises(InputError, match=f"path='fast'; {method} circulant has branch"):
+        surm.with_path(loaded, "fast")
+
+
+def test_a_path_is_set_only_where_it_can_be_taken(small_vit):
+    with pytest.raises(InputError, match="path='branch', but the model has no adapter"):
+        surm.with_path(small_vit, "branch")
+    narrow = surm.attach(nnx.Dict(query=nnx.Linear(4, 4, dtype="bfloat16", rngs=nnx.Rngs(0))), PeftSpec(), nnx.Rngs(1))
+    with pytest.raises(InputError, match="query: path='fused', but the layer computes in bfloat16"):
+        surm.with_path(narrow, "fused")
