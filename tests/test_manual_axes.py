@@ -104,6 +104,18 @@ def test_an_update_of_its_own_on_every_device(family):
         _assert_close(found, jax.vmap(jax.grad(loss))(stacked, x))
 
 
+@two_devices
+@pytest.mark.parametrize(("kind", "rows"), [(AxisType.Explicit, 12), (AxisType.Auto, 24)], ids=str)
+def test_auto_goes_by_the_rows_of_a_device_where_the_type_tells_them(kind, rows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paths, "quickest", lambda *given, **fusible: asked.append(given[3]) or "branch")
+    layer = surm.attach(nnx.Dict(query=nnx.Linear(5, 5, rngs=nnx.Rngs(0))), surm.PeftSpec(), nnx.Rngs(1)).query
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+    x = jax.device_put(jnp.ones((8, 3, 5)), NamedSharding(mesh, SPREAD))
+    jax.jit(lambda x: (layer._path(x), x)[1])(x)
+    assert asked == [rows]
+
+
 def test_on_two_virtual_devices():
     if jax.device_count() > 1:
         pytest.skip("several devices are here already")
@@ -114,4 +126,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "11 passed, 1 skipped" in run.stdout
+    assert "13 passed, 1 skipped" in run.stdout

@@ -43,12 +43,14 @@ class Step:
       saved_bytes: that the forward pass keeps for the backward pass, the weights included.
       temporary_bytes: that the compiled step asks for beside its arguments and results.
       trained_parameters: without the head's.
+      program: its compiled text.
     """
 
     run: Callable[[], None]
     saved_bytes: int
     temporary_bytes: int
     trained_parameters: int
+    program: Callable[[], str]
 
 
 def step(setting: Setting, spec: surm.PeftSpec | None) -> Step:
@@ -88,7 +90,7 @@ def step(setting: Setting, spec: surm.PeftSpec | None) -> Step:
     kept = jax.eval_shape(lambda *given: jax.vjp(lambda t: loss(t, *given[1:]), given[0])[1], held[0], frozen, inputs)
     saved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Step(run, saved, temporary, surm.count_parameters(adapted).adapter)
+    return Step(run, saved, temporary, surm.count_parameters(adapted).adapter, compiled.as_text)
 
 
 def _model(setting: Setting) -> tuple[nnx.Module, dict[str, jax.Array]]:

@@ -104,7 +104,7 @@ def matvec(
       convolve: what convolves.
 
     Returns:
-      The products, in x's type. Cost O(n log n) a vector by FFT. Differentiated, it keeps params and x alone.
+      The products, in x's type. Cost O(n log n) a vector by FFT. Differentiated, it keeps v and x alone.
 
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.

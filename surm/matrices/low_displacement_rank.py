@@ -185,6 +185,11 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
 
     Raises:
       ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> quick_dense({"g": jnp.array([[1.0, 0.0]]), "h": jnp.array([[2.0, 3.0]])}, 2, 2).round().tolist()
+      [[2.0, -3.0], [3.0, 2.0]]
     """
     g, h = _generators(params, n_out, n_in)
     n, block, wide = g.shape[1], strips.width(n_in), working_dtype(g, h)

@@ -48,6 +48,12 @@ def columns(
 
     Returns:
       Mᵀ.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> starts = jnp.array([[2.0, 5.0, 7.0]])  # one strip of two columns; the first is 5, 7
+      >>> columns(starts, jnp.array([[[1.0, 1.0], [0.0, 0.0]]]), jnp.array([[[1.0, 1.0], [1.0, 1.0]]])).tolist()
+      [[5.0, 7.0], [3.0, 6.0]]
     """
     (_, block, n_out), n_in = left.shape, right.shape[1]
     moved = diagonals.columns(starts, n_out, block).reshape(-1, n_out)[:n_in]

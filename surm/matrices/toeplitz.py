@@ -179,6 +179,11 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
 
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> quick_dense({"a": jnp.array([0.0, 1.0]), "b": jnp.array([1.0, 2.0])}, 2, 2).round().tolist()
+      [[2.0, 1.0], [1.0, 2.0]]
     """
     if _check_params(params, n_out, n_in) != ("a", "b"):
         return to_dense(params, n_out, n_in)

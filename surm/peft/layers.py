@@ -44,6 +44,13 @@ def _multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[
     return jax.default_matmul_precision(precision if isinstance(precision, str) else precision.name.lower())
 
 
+def _rows_of_a_device(x: Float[Array, "*batch n"]) -> int:
+    """The vectors of a batch that one device has: as many as there are, unless x's type tells how they are spread."""
+    sharding = jax.typeof(x).sharding
+    axes = [axis for part in sharding.spec[:-1] if part for axis in ((part,) if isinstance(part, str) else part)]
+    return max(math.prod(x.shape[:-1]) // math.prod(sharding.mesh.shape[axis] for axis in axes), 1)
+
+
 class StructuredMatrix(nnx.Module):
     """A trained matrix of one family; the family's parameters are its variables."""
 
@@ -90,12 +97,9 @@ class StructuredMatrix(nnx.Module):
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
         """The path that `auto` takes for a batch; see `surm.peft.paths`."""
-        rows = max(math.prod(x.shape[:-1]), 1)
         shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
-        return paths.quickest(
-            self.family, self.n_out, self.n_in, rows, shapes, jnp.dtype(dtype).name, jax.default_backend(),
-            fusible=fusible,
-        )  # fmt: skip
+        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, jax.default_backend()
+        return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
 
     def to_dense(self) -> Float[Array, "n_out n_in"]:
         """The matrix in full, by its definition."""

@@ -74,7 +74,7 @@ def quickest(
       family: a key of `surm.matrices.FAMILIES`.
       n_out: rows of the matrix.
       n_in: columns of the matrix.
-      rows: vectors in the batch.
+      rows: vectors in the batch, of one device.
       parameters: their shapes.
       dtype: of the layer; float64 goes by what was measured in float32.
       platform: as `jax.default_backend` names it.

@@ -1,0 +1,97 @@
+"""Where the time of a training step goes, by the kind of compiled operation.
+
+    python experiments/speed/breakdown.py --shape=bert_base
+    python experiments/speed/breakdown.py --shape=bert_base --method=circulant
+
+Steps run under JAX's profiler; an operation's time is that between its start and its end on the thread that waits for
+it, the mean over the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's
+where it has batch axes; what else there is goes by the name XLA gave the fusion (multiply_erf is GELU). Written to
+results/breakdown_SHAPE_METHOD.json, METHOD `floor` without one.
+"""
+
+import argparse
+import collections
+import gzip
+import json
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+import ours
+from ours import Setting
+from run import LENGTH, RESULTS, SPECS, TARGETS
+
+import surm
+from surm import files
+from surm.memory import keep_freed_memory
+from surm.train import versions
+
+SHOWN = 15
+"""Kinds named; the rest is `other`."""
+
+
+def kinds_of(program: str) -> dict[str, str]:
+    """The kind of every operation of a compiled program, by the operation's name."""
+    kinds = {}
+    entry = program[program.index("\nENTRY ") :]
+    bodies = dict(re.findall(r"^%?([\w.-]+) \([^\n]*\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL))
+    for name, operation in re.findall(r"^ +(?:ROOT )?%?([\w.-]+) = (.*)$", entry, re.MULTILINE):
+        called = re.search(r"calls=%?([\w.-]+)", operation)
+        body = operation + bodies.get(called.group(1), "") if called else operation
+        if re.search(r"\bdot\(", body):
+            kinds[name] = "matmuls of attention" if "lhs_batch_dims={0" in body else "matmuls with weights"
+        else:
+            kinds[name] = re.sub(r"[.\d]+$", "", name).removesuffix("_fusion")
+    return kinds
+
+
+def breakdown(step: ours.Step, repeats: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of a step, and of every kind of operation the mean seconds in a step."""
+    step.run()
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(repeats):
+                began = time.perf_counter()
+                step.run()
+                seconds.append(time.perf_counter() - began)
+        (file,) = pathlib.Path(folder).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    kinds, spent = kinds_of(step.program()), collections.Counter()
+    for event in events:
+        if event.get("ph") == "X" and event["name"] in kinds:
+            spent[kinds[event["name"]]] += event["dur"] / 1e6 / repeats
+    return statistics.median(seconds), dict(spent.most_common())
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=tuple(ours.FLOOR), default="bert_base")
+    parser.add_argument("--method", choices=("floor", *SPECS), default="floor")
+    parser.add_argument("--repeats", type=int, default=9)
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats={arguments.repeats}, expected at least 1")
+    keep_freed_memory()
+    setting = Setting(arguments.shape, 8, LENGTH, "float32")
+    adapted = arguments.method != "floor"
+    spec = surm.PeftSpec(targets=TARGETS, train=("head",), **SPECS[arguments.method]) if adapted else None
+    seconds, kinds = breakdown(ours.step(setting, spec), arguments.repeats)
+    named = dict([*kinds.items()][:SHOWN])
+    named["other"] = sum(kinds.values()) - sum(named.values())
+    for kind, spent in named.items():
+        print(f"{1e3 * spent:8.1f} ms  {kind}")
+    command = " ".join(["python experiments/speed/breakdown.py", *sys.argv[1:]])
+    result = {"command": command, "versions": versions(), "seconds": seconds, "seconds_by_kind": named}
+    RESULTS.mkdir(exist_ok=True)
+    name = f"breakdown_{arguments.shape}_{arguments.method.split()[0]}.json"
+    files.replace(RESULTS / name, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
