@@ -10,6 +10,9 @@ from ours import Setting
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default
 
+TARGETS = {"bert_base": ["query", "value"], "vit_b16": ["q_proj", "v_proj"]}
+"""Query and value, as transformers 5 names them."""
+
 METHODS: dict[str, Callable[[int, list[str]], peft.PeftConfig]] = {
     "LoRA r=8": lambda n, targets: peft.LoraConfig(r=8, lora_alpha=8, target_modules=targets),
     "C3A": lambda n, targets: peft.C3AConfig(block_size=n, target_modules=targets),
@@ -34,7 +37,7 @@ def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]
     model.requires_grad_(False)
     model.to(DEVICE, getattr(torch, setting.dtype))
     if method is not None:
-        model = peft.get_peft_model(model, METHODS[method](768, ["query", "value"]))  # what trains is float32
+        model = peft.get_peft_model(model, METHODS[method](768, TARGETS[setting.shape]))  # what trains is float32
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(True)
