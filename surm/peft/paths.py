@@ -58,7 +58,7 @@ def quickest(
     n_out: int,
     n_in: int,
     rows: int,
-    parameters: Mapping[str, tuple[int, ...]],
+    parameters: Mapping[str, Sequence[int]],
     dtype: str,
     platform: str,
     *,
