@@ -10,14 +10,12 @@ Written to results/sweep.json and drawn to results/sweep.png; --draw draws alone
 
 import argparse
 import json
-import pathlib
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import jax
+from run import RESULTS, timed
 
 from surm import files, matrices
 from surm.matrices import dft, fourier
@@ -25,7 +23,6 @@ from surm.memory import keep_freed_memory
 from surm.peft.paths import CONVOLUTIONAL
 from surm.train import versions
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SIZES = (128, 256, 512, 768, 1024, 2048, 4096, 8192)
 ROWS = 256
 FAMILIES = ("circulant", "toeplitz", "low_displacement_rank", "kronecker", "low_rank")
@@ -72,14 +69,7 @@ def step(name: str, n: int) -> Callable[[], object]:
 def measure(n: int, repeats: int) -> dict[str, float]:
     """Median seconds of everything at one n."""
     runs = {name: step(name, n) for name in names()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
-    for repeat in range(repeats + 1):
-        for name in order.sample([*runs], len(runs)):
-            began = time.perf_counter()
-            runs[name]()
-            if repeat:  # the first is not counted
-                seconds[name].append(time.perf_counter() - began)
+    seconds = timed(runs, repeats)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

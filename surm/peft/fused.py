@@ -114,7 +114,7 @@ def _product_jvp(to_dense, matvec, precision, primals, tangents):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _product_in_reverse(to_dense, matvec, precision, params, kernel, x):
-    return jnp.matmul(x, kernel + to_dense(params).T, precision=precision)
+    return _product(to_dense, matvec, precision, params, kernel, x)
 
 
 def _forward(to_dense, matvec, precision, params, kernel, x):

@@ -124,6 +124,11 @@ class WrappedLinear(nnx.Module):
         self.delta = delta
         self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
         self.enabled = True
+        self.multiply_by(spec.path)
+
+    def multiply_by(self, path: str) -> None:
+        """Sets how the branch multiplies: a path that the spec accepts, see `surm.peft.paths`."""
+        self.path = path
 
     @property
     def kernel(self) -> nnx.Variable:
@@ -155,7 +160,6 @@ class UpdatedLinear(WrappedLinear):
         self.scale = spec.scale
         self.fusible = not fused.obstacle(base) and not spec.dropout
         self.base_kernel = nnx.data(None)
-        self.multiply_by(spec.path)
 
     @property
     def merged(self) -> bool:
@@ -176,11 +180,11 @@ class UpdatedLinear(WrappedLinear):
         return y + (self.scale * update).astype(y.dtype)
 
     def multiply_by(self, path: str) -> None:
-        """Sets the path, one that the spec accepts; InputError if the layer cannot take it."""
+        """Sets the path, as above; InputError if the layer cannot take it."""
         if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
             beside = [other for other in paths.available("update", self.delta.family) if other not in paths.FUSED]
             raise InputError(f"path={path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
-        self.path = path
+        super().multiply_by(path)
 
     def _path(self, x: Array) -> str:
         if self.path != "auto":
@@ -232,11 +236,6 @@ class AdaptedLinear(WrappedLinear):
             self.delta.parameters["a"] = a.replace(drawn)
         self.shift = AdapterParam(jnp.zeros(width))
         self.activation = spec.activation
-        self.multiply_by(spec.path)
-
-    def multiply_by(self, path: str) -> None:
-        """Sets the path, one that the spec accepts."""
-        self.path = path
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer and its adapter."""

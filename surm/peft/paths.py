@@ -94,8 +94,10 @@ def quickest(
         shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
         return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
 
-    least = min(map(distance, points))
-    nearest = sorted((point for point in points if distance(point) == least), key=lambda point: point["rows"])
+    distances = [distance(point) for point in points]
+    least = min(distances)
+    nearest = [point for point, far in zip(points, distances, strict=True) if far == least]
+    nearest.sort(key=lambda point: point["rows"])
     seconds = {path: _at(rows, nearest, path) for path in nearest[0]["seconds"] if fusible or path not in FUSED}
     return min(seconds, key=seconds.get)
 

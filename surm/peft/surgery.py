@@ -155,11 +155,10 @@ def with_path(model: Model, path: str) -> Model:
     spec = dataclasses.replace(spec, path=path)
     model = nnx.clone(model)
     for place, layer in wrapped_layers(model):
-        if isinstance(layer, UpdatedLinear | AdaptedLinear):
-            try:
-                layer.multiply_by(path)
-            except InputError as error:
-                raise InputError(f"{select.dotted(place)}: {error}") from error
+        try:
+            layer.multiply_by(path)
+        except InputError as error:
+            raise InputError(f"{select.dotted(place)}: {error}") from error
     setattr(model, _SPEC, spec)
     return model
 

@@ -1,6 +1,7 @@
 """Every path of every family gives what the others give, and `auto` takes one that was measured to be quick."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -15,6 +16,7 @@ from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import InputError, PeftSpec, matrices
+from surm.matmul import dot_general
 from surm.models.attention import Attention
 from surm.peft import paths, surgery
 from tests.peft.randomize import randomize
@@ -242,6 +244,41 @@ def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, capsys):
     kept = re.findall(r"^\w+\[([\d,]*)\]", capsys.readouterr().out, re.MULTILINE)
     assert kept.count("5,7,12") == 1
     assert {*kept} - {"5,7,12"} <= {",".join(map(str, value.shape)) for value in trainable.values()} | {"12,12"}
+
+
+def blocks(path: str, family: str, count: int) -> tuple:
+    """A stack of layers as surm's models have them, taken apart."""
+    linear = functools.partial(nnx.Linear, 48, 48, dot_general=dot_general)
+    model = nnx.Dict({f"query{index}": linear(rngs=nnx.Rngs(index)) for index in range(count)})
+    spec = PeftSpec(family=family, targets=r"query\d", path=path)
+    return surgery.split(surm.attach(model, spec, nnx.Rngs(9)))
+
+
+def answer(graphdef, trainable, frozen, x):
+    for _, layer in surgery.wrapped_layers(surgery.join(graphdef, trainable, frozen)):
+        x = jnp.tanh(layer(x))
+    return jnp.sum(x**2)
+
+
+def test_fused_the_merged_kernels_do_not_wait_for_the_backward_pass():
+    def temporary(path):
+        graphdef, trainable, frozen = blocks(path, "low_rank", count=8)
+        loss = lambda trainable, frozen, x: answer(graphdef, trainable, frozen, x)  # noqa: E731
+        compiled = jax.jit(jax.grad(loss)).lower(trainable, frozen, jnp.ones((512, 48))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary("fused") - temporary("branch") < 4 * (4 * 48 * 48)  # four kernels of the eight
+
+
+def test_fused_a_kernel_that_trains_too_has_its_gradient():
+    x, gradients = jax.random.normal(jax.random.key(0), (3, 5, 48)), {}
+    for path in ("fused", "branch"):
+        graphdef, trainable, frozen = blocks(path, "circulant", count=2)
+        trainable = jax.tree.map(lambda v: v + 0.01, trainable)
+        loss = lambda frozen, g=graphdef, t=trainable: answer(g, t, frozen, x)  # noqa: E731
+        gradients[path] = jax.jit(jax.grad(loss))(frozen)
+    for found, expected in zip(*map(jax.tree.leaves, gradients.values()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_path_is_no_part_of_what_is_trained():
