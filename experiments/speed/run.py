@@ -3,6 +3,7 @@
     python experiments/speed/run.py --shape=bert_base
     python experiments/speed/run.py --shape=vit_b16 --paths=auto,branch --peers=none
     python experiments/speed/run.py --shape=bert_base --dtype=bfloat16 --batch=64
+    python experiments/speed/run.py --shape=bert_base --name=bert_base_newest
     python experiments/speed/run.py --table
 
 The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted. Every
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--paths", default="auto", help=f"comma-separated, of {', '.join(PATHS)}")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--peers", choices=("peft", "none"), default="peft")
+    parser.add_argument("--name", help="of the result; by default SHAPE_DEVICE_DTYPE_BATCH")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -216,8 +218,8 @@ def main() -> None:
     result |= {"command": " ".join(["python experiments/speed/run.py", *sys.argv[1:]]), "versions": versions()}
     result["versions"]["peers"] = hf.versions()
     RESULTS.mkdir(exist_ok=True)
-    name = f"{arguments.shape}_{jax.default_backend()}_{arguments.dtype}_{arguments.batch}.json"
-    files.replace(RESULTS / name, json.dumps(result, indent=2) + "\n")
+    name = arguments.name or f"{arguments.shape}_{jax.default_backend()}_{arguments.dtype}_{arguments.batch}"
+    files.replace(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
