@@ -3,8 +3,8 @@
     python experiments/speed/breakdown.py --shape=bert_base
     python experiments/speed/breakdown.py --shape=bert_base --method=circulant
 
-Steps run under JAX's profiler; an operation's time is that between its start and its end on the thread that waits for
-it, the mean over the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's
+Steps run under JAX's profiler; an operation's time is that between its start and its end in the trace, the mean over
+the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's
 where it has batch axes; what else there is goes by the name XLA gave the fusion (multiply_erf is GELU). Written to
 results/breakdown_SHAPE_METHOD.json, METHOD `floor` without one.
 """
@@ -40,12 +40,13 @@ def kinds_of(program: str) -> dict[str, str]:
     entry = program[program.index("\nENTRY ") :]
     bodies = dict(re.findall(r"^%?([\w.-]+) \([^\n]*\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL))
     for name, operation in re.findall(r"^ +(?:ROOT )?%?([\w.-]+) = (.*)$", entry, re.MULTILINE):
-        called = re.search(r"calls=%?([\w.-]+)", operation)
+        called = re.search(r"(?:calls|to_apply)=%?([\w.-]+)", operation)
         body = operation + bodies.get(called.group(1), "") if called else operation
         if re.search(r"\bdot\(", body):
             kinds[name] = "matmuls of attention" if "lhs_batch_dims={0" in body else "matmuls with weights"
         else:
-            kinds[name] = re.sub(r"[.\d]+$", "", name).removesuffix("_fusion")
+            of_call = called and " call(" in operation  # which the name of what is called tells more of
+            kinds[name] = re.sub(r"[.\d]+$", "", called.group(1) if of_call else name).removesuffix("_fusion")
     return kinds
 
 
@@ -71,7 +72,7 @@ def breakdown(step: ours.Step, repeats: int) -> tuple[float, dict[str, float]]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=tuple(ours.FLOOR), default="bert_base")
+    parser.add_argument("--shape", choices=ours.SHAPES, default="bert_base")
     parser.add_argument("--method", choices=("floor", *SPECS), default="floor")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
@@ -81,6 +82,7 @@ def main() -> None:
     setting = Setting(arguments.shape, 8, LENGTH, "float32")
     adapted = arguments.method != "floor"
     spec = surm.PeftSpec(targets=TARGETS, train=("head",), **SPECS[arguments.method]) if adapted else None
+    spec = spec or ours.floor(setting, "floor")
     seconds, kinds = breakdown(ours.step(setting, spec), arguments.repeats)
     named = dict([*kinds.items()][:SHOWN])
     named["other"] = sum(kinds.values()) - sum(named.values())

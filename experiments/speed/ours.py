@@ -13,8 +13,13 @@ from surm.loop import narrowed
 from surm.models import bert, vit
 from surm.peft import surgery
 
-FLOOR = {"bert_base": r"embed\.norm\.bias", "vit_b16": r"embed\.position"}
-"""What trains beside the head at the floor: the gradient then flows to the embeddings, and costs nothing itself."""
+SHAPES = ("bert_base", "vit_b16")
+FLOORS = {
+    "floor": {"bert_base": r"embed\.norm\.bias", "vit_b16": r"embed\.position"},
+    "floor to the first query and value": dict.fromkeys(SHAPES, r"blocks\.0\..*\.(query|value)\.bias"),
+}
+"""What trains beside the head where nothing is adapted: the gradient flows that far, and costs next to nothing itself.
+The first takes the gradient of every activation, the second of those alone that an adapted model asks for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +58,22 @@ class Step:
     program: Callable[[], str]
 
 
-def step(setting: Setting, spec: surm.PeftSpec | None) -> Step:
+def floor(setting: Setting, name: str) -> surm.PeftSpec:
+    """What trains at one of the `FLOORS`."""
+    return surm.PeftSpec(method="full", targets=(FLOORS[name][setting.shape],), train=("head",))
+
+
+def step(setting: Setting, spec: surm.PeftSpec) -> Step:
     """Builds the step: forward, backward, AdamW on what trains.
 
     Args:
       setting: model, batch and type.
-      spec: of the adapter; None for the floor.
+      spec: of the adapter, or from `floor`.
 
     Returns:
       The step, not yet run.
     """
     model, inputs = _model(setting)
-    if spec is None:
-        spec = surm.PeftSpec(method="full", targets=(FLOOR[setting.shape],), train=("head",))
     adapted = surm.attach(model, spec, nnx.Rngs(1))
     graphdef, trainable, frozen = surgery.split(adapted)
     frozen = narrowed(frozen, setting.dtype)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import peft
 import torch
 import transformers
-from ours import Setting
+from ours import FLOORS, Setting
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default
@@ -22,12 +22,12 @@ METHODS: dict[str, Callable[[int, list[str]], peft.PeftConfig]] = {
 """By name: from the width and the targets to the configuration."""
 
 
-def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]:
+def step(setting: Setting, method: str) -> tuple[Callable[[], None], int]:
     """Builds the step: forward, backward, AdamW on what trains.
 
     Args:
       setting: model, batch and type.
-      method: a key of `METHODS`; None for the floor, where the head trains and the gradient flows to the first layer.
+      method: a key of `METHODS`, or of our `FLOORS`.
 
     Returns:
       What takes one step and waits for it, and the number of trained parameters without the head's.
@@ -36,14 +36,18 @@ def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]
     model, inputs = _model(setting)
     model.requires_grad_(False)
     model.to(DEVICE, getattr(torch, setting.dtype))
-    if method is not None:
+    if method in METHODS:
         model = peft.get_peft_model(model, METHODS[method](768, TARGETS[setting.shape]))  # what trains is float32
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(True)
-    if method is None:
+    if method == "floor":
         # The embeddings' output asks for a gradient: it flows through every block, as at our floor.
         model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.requires_grad_(True))
+    elif method in FLOORS:
+        for name, parameter in model.named_parameters():
+            if ".0." in name and name.endswith(tuple(f"{target}.bias" for target in TARGETS[setting.shape])):
+                parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     labels = torch.arange(setting.batch, device=DEVICE) % 2
     model.train(False)  # no dropout, as in ours; gradients flow all the same
@@ -60,8 +64,14 @@ def step(setting: Setting, method: str | None) -> tuple[Callable[[], None], int]
     return run, trained
 
 
+def forget_peak() -> None:
+    """Counts the GPU's peak memory anew."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_bytes() -> int | None:
-    """The GPU's peak memory so far; None without a GPU."""
+    """The GPU's peak memory since; None without a GPU."""
     return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
 
 

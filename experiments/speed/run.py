@@ -6,16 +6,19 @@
     python experiments/speed/run.py --shape=bert_base --name=bert_base_newest
     python experiments/speed/run.py --table
 
-The floor trains the head alone, with the gradient flowing through every block. Query and value are adapted. Every
-repeat takes one step of everything, JAX's first and then PyTorch's, in an order drawn anew and after one step of each
-that is not counted; a ratio is the median over repeats of the ratio within a repeat. What a step keeps for its backward
-pass and asks for beside its arguments is what JAX and XLA say of it; the peak is that of two steps in a process of its
-own, above what the process held before the model was built (so with the weights). HF PEFT wants the extra [peers];
---peers=none leaves it out. A run of every method with auto and the peers is written to results/; --table prints the
-committed ones of CPUs as Markdown. Two CPU cores: a quarter of an hour a shape. On a GPU both JAX and PyTorch use it.
+The floor adapts nothing and takes the gradient of every activation; a second floor takes that of those alone which
+adapting query and value asks for, so that in the first block it ends there. Query and value are adapted. Every repeat
+takes one step of everything, JAX's first and then PyTorch's, in an order drawn anew and after one step of each that is
+not counted; a ratio is the median over repeats of the ratio within a repeat. What a step keeps for its backward pass
+and asks for beside its arguments is what JAX and XLA say of it; the peak is that of two steps in a process of its own,
+above what the process held before the model was built (so with the weights; of JAX on a GPU it is that of the process).
+That is read where Linux has it. HF PEFT wants the extra [peers]; --peers=none leaves it out. A run of every method with
+auto and the peers is written to results/; --table prints the committed ones of CPUs as Markdown. Two CPU cores: a
+quarter of an hour a shape. On a GPU both JAX and PyTorch use it.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import os
@@ -76,28 +79,30 @@ def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]
     return statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
 
 
-def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str, tuple[str | None, str]]:
-    """What is measured: by its name in the result, the method (None for the floor) and the path, or `peer`."""
-    found: dict[str, tuple[str | None, str]] = {"floor": (None, "auto")}
+def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str, tuple[str, str]]:
+    """What is measured: by its name in the result, the method or floor, and the path, `floor` or `peer`."""
+    found = {name: (name, "floor") for name in ours.FLOORS}
     for name in methods:
         there_are = ("auto", *paths.available("update", SPECS[name]["family"]))
         found |= {f"{name}, {path}": (name, path) for path in chosen if path in there_are}
     if peers:
         import peers as hf
 
-        found |= {f"HF PEFT {name or 'floor'}": (name, "peer") for name in (None, *hf.METHODS)}
+        found |= {f"HF PEFT {name}": (name, "peer") for name in (*ours.FLOORS, *hf.METHODS)}
     return found
 
 
-def build(setting: Setting, method: str | None, path: str) -> tuple[Callable[[], None], dict[str, int]]:
+def build(setting: Setting, method: str, path: str) -> tuple[Callable[[], None], dict[str, int]]:
     """A step to run, and what is known of it without running it."""
     if path == "peer":
         import peers as hf
 
         run, trained = hf.step(setting, method)
         return run, {"trained_parameters": trained}
-    spec = surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method]) if method else None
-    step = ours.step(setting, spec)
+    if path == "floor":
+        step = ours.step(setting, ours.floor(setting, method))
+    else:
+        step = ours.step(setting, surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method]))
     return step.run, {
         "trained_parameters": step.trained_parameters,
         "saved_bytes": step.saved_bytes,
@@ -115,18 +120,19 @@ def peak_bytes(setting: Setting, label: str) -> int:
 def own_peak_bytes(setting: Setting, label: str) -> int:
     """That peak, of this process."""
     peer = label.startswith("HF PEFT")
-    every = labels([*SPECS], PATHS, peers=peer)  # imports what the peers need
-    before = _status_bytes("VmRSS")
-    run, _ = build(setting, *every[label])
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak: compiling is not a step
-    run()
-    run()
     if peer:
         import peers as hf
-
-        of_device = hf.peak_bytes()
-    else:
-        of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    every = labels([*SPECS], PATHS, peers=peer)
+    before = _status_bytes("VmRSS")
+    run, _ = build(setting, *every[label])
+    # Building and compiling is not a step: what they freed goes back to the system, then their peak is forgotten.
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    if peer:
+        hf.forget_peak()
+    run()
+    run()
+    of_device = hf.peak_bytes() if peer else (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return of_device or _status_bytes("VmHWM") - before
 
 
@@ -136,7 +142,7 @@ def _status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def measure(setting: Setting, measured: dict[str, tuple[str | None, str]], repeats: int) -> dict:
+def measure(setting: Setting, measured: dict[str, tuple[str, str]], repeats: int) -> dict:
     """Times everything in one setting; a JSON object."""
     runs: dict[str, Callable[[], None]] = {}
     rows: dict[str, dict] = {}
@@ -155,10 +161,10 @@ def measure(setting: Setting, measured: dict[str, tuple[str | None, str]], repea
 
 def table() -> str:
     """The committed results of CPUs as a Markdown table: a column for everything measured, a row for every shape."""
-    names = {shape: f"{shape}_cpu_float32_8.json" for shape in ours.FLOOR}
+    names = {shape: f"{shape}_cpu_float32_8.json" for shape in ours.SHAPES}
     of_shape = {shape: json.loads((RESULTS / name).read_text())["rows"] for shape, name in names.items()}
     rows = of_shape["bert_base"]
-    of_peers = [label for label in rows if label.startswith("HF PEFT") and label != "HF PEFT floor"]
+    of_peers = [label for label in rows if label.startswith("HF PEFT") and "floor" not in label]
     steps = [label for label in rows if label.endswith(", auto") or label in of_peers]
     heads = [label.removesuffix(", auto").replace("HF PEFT", "PEFT's") for label in steps]
     lines = [["", *heads], ["---", *["---:"] * len(steps)]]
@@ -166,16 +172,15 @@ def table() -> str:
     for shape, rows in of_shape.items():
         cells = [f"{rows[label]['over_own_floor']:.2f} ({rows[label]['over_c3a']:.2f})" for label in steps]
         lines.append([f"[{shape}](experiments/speed/results/{names[shape]})", *cells])
-    memory = [[rows[label].get("temporary_bytes") for rows in of_shape.values()] for label in steps]
-    in_mib = [", ".join("" if size is None else f"{size / 2**20:.0f}" for size in sizes) for sizes in memory]
-    lines.append(["temporary memory, MiB", *(cell.strip(", ") for cell in in_mib)])
+    peaks = [[f"{rows[label]['peak_bytes'] / 2**30:.2f}" for rows in of_shape.values()] for label in steps]
+    lines.append(["peak memory, GiB", *map(", ".join, peaks)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=tuple(ours.FLOOR), default="bert_base")
+    parser.add_argument("--shape", choices=ours.SHAPES, default="bert_base")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of base and activations")
     parser.add_argument("--methods", default=",".join(SPECS), help="comma-separated; all by default")
@@ -195,11 +200,11 @@ def main() -> None:
             "expected --repeats and --batch of at least 1, "
             f"--paths of {', '.join(PATHS)}, --methods of {', '.join(SPECS)}"
         )
-    keep_freed_memory()
     setting = Setting(arguments.shape, arguments.batch, LENGTH, arguments.dtype)
     if arguments.one:
         print(own_peak_bytes(setting, arguments.one))
         return
+    keep_freed_memory()
     with_peers = arguments.peers == "peft"
     measured = labels(methods, chosen, with_peers)
     if with_peers:
