@@ -29,7 +29,7 @@ def default() -> ml_collections.ConfigDict:
               `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
               or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in
               and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
-              every block again, which spares memory.
+              every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
       optim:  `name` (`adamw` or `sgd`), `learning_rate` (None = the method's and family's own), `head_learning_rate`,
               `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`

@@ -287,9 +287,11 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
             )
         return encoded
 
+    # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
+    segmented = base.config.segments > 1  # not `base` below: its arrays would stay as long as the function
+
     def inputs(batch: dict) -> dict:
-        # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
-        segments = batch["segments"] if base.config.segments > 1 else None
+        segments = batch["segments"] if segmented else None
         return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
 
     def training(split: tokens.TokenSplit) -> grain.DatasetIterator:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import surm
-from surm.matmul import matmul
+from surm.matmul import dot_general, matmul
 from surm.models import bert
 from surm.models.normalization import layer_norm
 from surm.peft import paths, surgery
@@ -86,11 +86,14 @@ def test_a_model_with_an_adapter(spec):
 
 @two_devices
 @pytest.mark.parametrize("family", ["circulant", "toeplitz", "low_displacement_rank"])
-def test_an_update_of_its_own_on_every_device(family):
+@pytest.mark.parametrize("product", [jax.lax.dot_general, dot_general], ids=["plain", "of surm's models"])
+def test_an_update_of_its_own_on_every_device(product, family):
     x, mesh = jax.random.normal(jax.random.key(0), (2, 3, 12)), jax.make_mesh((2,), ("batch",), (AxisType.Auto,))
     for path in paths.available("update", family):
         spec = surm.PeftSpec(family=family, targets="query", path=path)
-        model = surm.attach(nnx.Dict(query=nnx.Linear(12, 12, rngs=nnx.Rngs(0))), spec, nnx.Rngs(1))
+        model = surm.attach(
+            nnx.Dict(query=nnx.Linear(12, 12, dot_general=product, rngs=nnx.Rngs(0))), spec, nnx.Rngs(1)
+        )
         graphdef, trainable, frozen = surgery.split(model)
         noise = lambda v: jax.random.normal(jax.random.key(1), (2, *v.shape))  # noqa: E731
         stacked = jax.tree.map(noise, trainable)

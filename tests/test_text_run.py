@@ -98,6 +98,16 @@ def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch)
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_in_half_precision_the_originals_leave_the_device(material, tmp_path):
+    config = command_line.parse(["x", "--workdir=none", *material, "--config.model.dtype=bfloat16"]).config
+    prepared, folder = prepare(config), Workdir(tmp_path / "run", config)
+    kernels = [weakref.ref(leaf) for leaf in jax.tree.leaves(surgery.split(prepared.model)[2]) if leaf.ndim > 1]
+    with folder.claimed(), checkpoint.Checkpoints(folder.checkpoints, 1) as saved:
+        going = loop.Loop(prepared, folder, saved)
+    gc.collect()
+    assert going.frozen and kernels and not [kernel for kernel in kernels if kernel() is not None]
+
+
 def test_a_run_compiles_once_a_length_and_never_again(material):
     prepared = prepare(command_line.parse(["x", "--workdir=none", *material, "--config.optim.epochs=3"]).config)
     state, tx = loop.initial_state(prepared)

@@ -116,17 +116,23 @@ def measure(point: Point, repeats: int) -> dict:
             seconds[name].append(seconds_of(runs[name], calls[name]))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     floor = medians.pop("")
-    params = matrices.FAMILIES[point.family].init(jax.random.key(0), point.n_out, point.n_in, **point.options)
-    shapes = {name: value.shape for name, value in params.items()}
-    return {**dataclasses.asdict(point), "parameters": shapes, "floor_seconds": floor, "seconds": medians}
+    parameters = shapes(point.family, point.n_out, point.n_in, point.options)
+    return {**dataclasses.asdict(point), "parameters": parameters, "floor_seconds": floor, "seconds": medians}
 
 
 def grid() -> Iterator[Point]:
-    """Every point, family by family."""
-    for dtype, (family, variants) in itertools.product(DTYPES, VARIANTS.items()):
-        for options, (n_out, n_in), rows in itertools.product(variants, SHAPES, ROWS):
+    """Every point, family by family; where options name the same matrix, as a default rank may, the first of them."""
+    for dtype, (family, variants), (n_out, n_in) in itertools.product(DTYPES, VARIANTS.items(), SHAPES):
+        of_form = {str(shapes(family, n_out, n_in, options)): options for options in reversed(variants)}
+        for options, rows in itertools.product([*of_form.values()][::-1], ROWS):
             if rows * n_out * n_in <= MOST_PRODUCTS:
                 yield Point(family, options, n_out, n_in, rows, dtype)
+
+
+def shapes(family: str, n_out: int, n_in: int, options: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    """Of the family's parameters."""
+    params = jax.eval_shape(lambda key: matrices.FAMILIES[family].init(key, n_out, n_in, **options), jax.random.key(0))
+    return {name: value.shape for name, value in params.items()}
 
 
 def put(points: list[dict], dtype: str, family: str) -> None:

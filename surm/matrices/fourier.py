@@ -47,9 +47,9 @@ def spectrum(x: Float[Array, "*b k"], n: int, f: int, *, of_batch: bool = True) 
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
         if n % 2 == 0:
             halves = jax.lax.complex(x[..., : n // 2], x[..., n // 2 :])
-            return _in_place(jnp.fft.fft, halves * _eta_powers(n, halves), of_batch)
+            return _on_its_device(jnp.fft.fft, halves * _eta_powers(n, halves), of_batch)
         x = x * _signs(x)
-    return _in_place(functools.partial(jnp.fft.rfft, n=n), x, of_batch)
+    return _on_its_device(functools.partial(jnp.fft.rfft, n=n), x, of_batch)
 
 
 def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int, *, of_batch: bool = True) -> Float[Array, "*b {n}"]:
@@ -65,14 +65,14 @@ def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int, *, of_batch: bool =
       Real vectors of length n.
     """
     if f == -1 and n % 2 == 0:
-        halves = _in_place(jnp.fft.ifft, z, of_batch)
+        halves = _on_its_device(jnp.fft.ifft, z, of_batch)
         halves = halves * _eta_powers(n, halves).conj()
         return jnp.concatenate([halves.real, halves.imag], axis=-1)
-    x = _in_place(functools.partial(jnp.fft.irfft, n=n), z, of_batch)
+    x = _on_its_device(functools.partial(jnp.fft.irfft, n=n), z, of_batch)
     return x if f == 1 else x * _signs(x)
 
 
-def _in_place(transform: Callable[[Array], Array], x: Array, of_batch: bool) -> Array:
+def _on_its_device(transform: Callable[[Array], Array], x: Array, of_batch: bool) -> Array:
     """The transform of every vector on the device where it lies.
 
     XLA before jax 0.12 brings the vectors of all devices together for an FFT (jax#15680), unless it is mapped over the

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surm.matrices import diagonals, fourier, strips
+from surm.matrices.params import working_dtype
 
 
 def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
@@ -34,6 +35,8 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
       >>> dense(jnp.array([2.0, 1.0, 2.0]), jnp.array([0.0, 1.0, 3.0]), 2, 2).round().tolist()
       [[7.0, 2.0], [5.0, 1.0]]
     """
+    wide = working_dtype(left, right)
+    left, right = left.astype(wide), right.astype(wide)
     m, block = left.shape[0] - n_out + 1, strips.width(n_in)
     of_left = functools.partial(_between, left, m - 1)
     of_right = functools.partial(_between, right, n_in - 1)

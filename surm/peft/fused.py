@@ -14,7 +14,7 @@ from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from surm.fusion import computed_once
+from surm.fusion import not_before
 from surm.manual_axes import vary_together
 from surm.matmul import dot_general, matmul
 from surm.matrices import Params
@@ -60,7 +60,9 @@ def with_own_gradient(
     matvec: Callable[[Params, Array], Array],
     x: Float[Array, "*b n_in"],
 ) -> Float[Array, "*b n_out"]:
-    """The layer with its update, differentiated by the family's own product: xᵀ·dy is never formed.
+    """The layer with its update, differentiated by the family's own product: xᵀ·dy is not formed.
+
+    (Under `jax.jit`, that is, and where the kernel itself does not train.)
 
     Args:
       base: the layer; `obstacle` has found none.
@@ -123,16 +125,12 @@ def _forward(to_dense, matvec, precision, params, kernel, x):
 
 def _backward(to_dense, matvec, precision, saved, dy):
     params, kernel, x = saved
-    # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. What goes through a
-    # function that it does not look into, together with dy, is other parameters to it, and comes no earlier than dy.
-    later, dy = computed_once(_both)(params, dy)
+    # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. These parameters are
+    # others to it.
+    later, dy = not_before(params, dy)
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
     (d_kernel,) = jax.vjp(lambda kernel: matmul(x, kernel), kernel)[1](dy)
     return d_params, d_kernel, jnp.matmul(dy, (kernel + to_dense(later).T).T, precision=precision)
 
 
 _product_in_reverse.defvjp(_forward, _backward)
-
-
-def _both(params: Params, dy: Array) -> tuple[Params, Array]:
-    return params, dy

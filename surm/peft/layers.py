@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.lax import PrecisionLike
+from jax.lax import DotAlgorithm, DotAlgorithmPreset, Precision, PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -36,12 +36,16 @@ _ADAPTER_DEVIATION = 0.02
 
 
 def _multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[None]:
-    """Where matmuls have a layer's precision, if it names one."""
-    if isinstance(precision, tuple):  # one for each operand; they rarely differ
-        precision = precision[0]
-    if precision is None:
+    """Where matmuls have a layer's precision: of a pair the higher; for none and a `DotAlgorithm` the device's own."""
+    if isinstance(precision, str) and precision in DotAlgorithmPreset.__members__:
+        precision = DotAlgorithmPreset[precision]
+    if precision in (None, DotAlgorithmPreset.DEFAULT) or isinstance(precision, DotAlgorithm):
         return contextlib.nullcontext()
-    return jax.default_matmul_precision(precision if isinstance(precision, str) else precision.name.lower())
+    if isinstance(precision, DotAlgorithmPreset):
+        return jax.default_matmul_precision(precision.name)
+    each = precision if isinstance(precision, tuple | list) else (precision,)
+    highest = max((Precision(one) for one in each), key=lambda one: one.value)
+    return jax.default_matmul_precision(highest.name.lower())
 
 
 def _rows_of_a_device(x: Float[Array, "*batch n"]) -> int:
@@ -89,11 +93,11 @@ class StructuredMatrix(nnx.Module):
         with _multiplying(precision):
             if path == "branch":
                 return self.matvec(self.values(), x)
-            if path == "branch_dft":
+            if path == "branch_dft" and self.family in paths.CONVOLUTIONAL:
                 return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
             if path == "branch_dense":
                 return x @ self.dense(self.values()).T.astype(x.dtype)
-        raise ValueError(f"given path={path!r}; expected branch, branch_dft or branch_dense")
+        raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
         """The path that `auto` takes for a batch; see `surm.peft.paths`."""
@@ -124,11 +128,11 @@ class WrappedLinear(nnx.Module):
         self.delta = delta
         self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
         self.enabled = True
-        self.multiply_by(spec.path)
+        self.take_path(spec)
 
-    def multiply_by(self, path: str) -> None:
-        """Sets how the branch multiplies: a path that the spec accepts, see `surm.peft.paths`."""
-        self.path = path
+    def take_path(self, spec: PeftSpec) -> None:
+        """Multiplies as a spec says, which is otherwise that of the layer; see `surm.peft.paths`."""
+        self.path = spec.path
 
     @property
     def kernel(self) -> nnx.Variable:
@@ -158,7 +162,6 @@ class UpdatedLinear(WrappedLinear):
         n_in, n_out = base.kernel.shape
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
         self.scale = spec.scale
-        self.fusible = not fused.obstacle(base) and not spec.dropout
         self.base_kernel = nnx.data(None)
 
     @property
@@ -179,17 +182,22 @@ class UpdatedLinear(WrappedLinear):
         update = self.delta(self.dropped(x).astype(y.dtype), path, self.base.precision)
         return y + (self.scale * update).astype(y.dtype)
 
-    def multiply_by(self, path: str) -> None:
-        """Sets the path, as above; InputError if the layer cannot take it."""
+    def take_path(self, spec: PeftSpec) -> None:
+        """Multiplies as a spec says, which is otherwise that of the layer; InputError if the layer cannot."""
+        self._check_fusible(spec.path)
+        super().take_path(spec)
+
+    def _check_fusible(self, path: str) -> None:
         if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
             beside = [other for other in paths.available("update", self.delta.family) if other not in paths.FUSED]
             raise InputError(f"path={path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
-        super().multiply_by(path)
 
     def _path(self, x: Array) -> str:
+        self._check_fusible(self.path)  # anew: `jax.default_matmul_precision` may have been another then
         if self.path != "auto":
             return self.path
-        return self.delta.quickest_path(x, self.base.dtype or self.base.kernel.dtype, fusible=self.fusible)
+        fusible = self.dropout is None and not fused.obstacle(self.base)
+        return self.delta.quickest_path(x, self.base.dtype or self.base.kernel.dtype, fusible=fusible)
 
     def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         return self.scale * self.delta.dense(params)

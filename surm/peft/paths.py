@@ -67,8 +67,8 @@ def quickest(
     """The path that `auto` takes: the quickest by what was measured with the nearest matrix.
 
     Nearest is a matrix first by the form of its parameters (their names), then by its shape, then by theirs, which tell
-    a rank or a block size; sizes by their logarithms. Between the measured numbers of vectors, and beyond the largest,
-    times are taken to be linear.
+    a rank or a block size; sizes by their logarithms; of two as near the one measured first. Between its measured
+    numbers of vectors, and beyond the largest, times are taken to be linear.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
@@ -86,6 +86,7 @@ def quickest(
     dtype = "float32" if dtype == "float64" else dtype
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (family, dtype)]
     if not points:
+        _say_unmeasured(family, dtype, platform)
         return "branch"
 
     def distance(point: dict) -> tuple[bool, float, float]:
@@ -94,12 +95,16 @@ def quickest(
         shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
         return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
 
-    distances = [distance(point) for point in points]
-    least = min(distances)
-    nearest = [point for point, far in zip(points, distances, strict=True) if far == least]
-    nearest.sort(key=lambda point: point["rows"])
-    seconds = {path: _at(rows, nearest, path) for path in nearest[0]["seconds"] if fusible or path not in FUSED}
-    return min(seconds, key=seconds.get)
+    nearest = _matrix(min(points, key=distance))
+    of_nearest = {point["rows"]: point["seconds"] for point in points if _matrix(point) == nearest}
+    measured = [(rows, of_nearest[rows]) for rows in sorted(of_nearest)]
+    allowed = [path for path in measured[0][1] if fusible or path not in FUSED]
+    return min(allowed, key=lambda path: _at(rows, measured, path))
+
+
+def _matrix(point: dict) -> tuple[int, int, Mapping[str, Sequence[int]]]:
+    """What tells the matrix of one point from that of another."""
+    return point["n_out"], point["n_in"], point["parameters"]
 
 
 def _sizes(parameters: Mapping[str, Sequence[int]]) -> list[int]:
@@ -107,21 +112,24 @@ def _sizes(parameters: Mapping[str, Sequence[int]]) -> list[int]:
     return [size for name in sorted(parameters) for size in parameters[name]]
 
 
-def _at(rows: int, points: list[dict], path: str) -> float:
-    """Seconds for a number of vectors, from points with ascending ones; for fewer than the fewest, theirs."""
-    if len(points) == 1 or rows <= points[0]["rows"]:
-        return points[0]["seconds"][path]
-    index = next((index for index, point in enumerate(points) if point["rows"] >= rows), len(points) - 1)
-    before, after = points[index - 1], points[index]
-    slope = (after["seconds"][path] - before["seconds"][path]) / (after["rows"] - before["rows"])
-    return before["seconds"][path] + slope * (rows - before["rows"])
+def _at(rows: int, measured: list[tuple[int, Mapping[str, float]]], path: str) -> float:
+    """Seconds for a number of vectors, from those for ascending ones; for fewer than the fewest, theirs."""
+    if len(measured) == 1 or rows <= measured[0][0]:
+        return measured[0][1][path]
+    index = next((index for index, (other, _) in enumerate(measured) if other >= rows), len(measured) - 1)
+    (fewer, before), (more, after) = measured[index - 1 : index + 1]
+    return before[path] + (after[path] - before[path]) / (more - fewer) * (rows - fewer)
 
 
 @functools.cache
 def _measured(platform: str) -> list[dict]:
     """The grid of a platform, as experiments/paths/run.py wrote it."""
     file = importlib.resources.files("surm.peft") / "measured" / f"{platform}.json"
-    if not file.is_file():
-        logging.warning("path='auto' is 'branch': nothing was measured on a %s yet (experiments/paths)", platform)
-        return []
-    return json.loads(file.read_text())["points"]
+    return json.loads(file.read_text())["points"] if file.is_file() else []
+
+
+@functools.cache
+def _say_unmeasured(family: str, dtype: str, platform: str) -> None:
+    """Once for each."""
+    what = f"{family} in {dtype} on a {platform}"
+    logging.warning("path='auto' is 'branch': %s has not been measured (experiments/paths)", what)

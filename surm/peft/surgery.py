@@ -156,7 +156,7 @@ def with_path(model: Model, path: str) -> Model:
     model = nnx.clone(model)
     for place, layer in wrapped_layers(model):
         try:
-            layer.multiply_by(path)
+            layer.take_path(spec)
         except InputError as error:
             raise InputError(f"{select.dotted(place)}: {error}") from error
     setattr(model, _SPEC, spec)

@@ -40,9 +40,14 @@ def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, opti
 
 
 @pytest.mark.parametrize("path", ["fused", "fused_dense"])
-def test_the_fused_paths_are_the_merged_model_bit_for_bit(small_vit, images, path):
-    adapted = randomize(attach(small_vit, path=path))
-    np.testing.assert_array_equal(adapted(images), surm.merge(adapted)(images))
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_the_fused_paths_are_the_merged_model(small_vit, images, path, family):
+    adapted = randomize(attach(small_vit, path=path, family=family), deviation=0.05)
+    found, merged = adapted(images), surm.merge(adapted)(images)
+    if family in ("toeplitz", "low_displacement_rank"):  # whose dense form is made another, quicker way
+        np.testing.assert_allclose(found, merged, rtol=1e-4, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(found, merged)
 
 
 @pytest.mark.parametrize("targets", ["query", "query|value", "query|key|value"])
@@ -61,6 +66,9 @@ class Doubled(nnx.Linear):
 
     def __call__(self, x):
         return 2 * super().__call__(x)
+
+
+PRODUCTS = pytest.mark.parametrize("product", [jax.lax.dot_general, dot_general], ids=["plain", "of surm's models"])
 
 
 def updated(linear: type = nnx.Linear, spec: PeftSpec | None = None, **options) -> nnx.Module:
@@ -127,10 +135,37 @@ def test_times_are_linear_in_the_rows(monkeypatch):
     assert [ask(rows) for rows in (1, 100, 150, 720, 740, 1000, 10**6)] == ["branch"] * 4 + ["branch_dense"] * 3
 
 
+def test_of_two_matrices_as_near_one_is_taken_and_not_a_mixture(monkeypatch):
+    def point(n, rows, dense, branch):
+        sizes = {"n_out": n, "n_in": n, "rows": rows, "parameters": {"c": [n]}}
+        seconds = {"branch_dense": dense, "branch": branch}
+        return {"family": "circulant", "dtype": "float32", **sizes, "seconds": seconds}
+
+    points = [point(1024, 1024, 2.0, 1.0), point(1024, 4096, 8.0, 4.0), point(4096, 1024, 90.0, 30.0)]
+    for measured in (points, points[::-1]):
+        monkeypatch.setattr(paths, "_measured", lambda platform, measured=measured: measured)
+        asked = {"parameters": {"c": (2048,)}, "dtype": "float32", "platform": "cpu", "fusible": True}
+        assert paths.quickest("circulant", 2048, 2048, 8192, **asked) == "branch"
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_auto_answers_beyond_what_was_measured(family):
+    for n in (1, 128, 200, 2048, 10**4):
+        shapes = {"a": (n,)}, {"b": (n,)}, {"a": (1, 8, n), "b": (1, n, 8)}
+        for rows, parameters in ((0, shapes[0]), (10**3, shapes[1]), (10**6, shapes[2])):
+            for dtype in ("float32", "bfloat16", "float64"):
+                taken = paths.quickest(family, n, n, rows, parameters, dtype, "cpu", fusible=False)
+                assert taken in paths.available("adapter", family)
+
+
+MATRIX = ("family", "n_out", "n_in", "rows", "dtype", "parameters")
+
+
 def test_the_committed_measurements_are_those_of_the_whole_grid():
     script = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "experiments" / "paths" / "run.py"))
     fields = [field.name for field in dataclasses.fields(script["Point"])]
     points = paths._measured("cpu")
+    assert len({json.dumps([point[key] for key in MATRIX]) for point in points}) == len(points)
     as_text = lambda values: json.dumps(values, sort_keys=True)  # noqa: E731
     found = sorted(as_text({name: point[name] for name in fields}) for point in points)
     assert found == sorted(as_text(dataclasses.asdict(point)) for point in script["grid"]())
@@ -151,11 +186,11 @@ def test_auto_is_the_quickest_wherever_it_was_measured(family):
 
 
 def test_where_nothing_was_measured_one_line_says_so(caplog):
-    paths._measured.cache_clear()
-    for _ in range(2):
-        assert paths.quickest("circulant", 4, 4, 1, {"c": (4,)}, "float32", "abacus", fusible=True) == "branch"
+    for dtype, platform in 2 * [("float32", "abacus"), ("float16", "cpu")]:
+        assert paths.quickest("circulant", 4, 4, 1, {"c": (4,)}, dtype, platform, fusible=True) == "branch"
     assert [record.getMessage() for record in caplog.records] == [
-        "path='auto' is 'branch': nothing was measured on a abacus yet (experiments/paths)"
+        "path='auto' is 'branch': circulant in float32 on a abacus has not been measured (experiments/paths)",
+        "path='auto' is 'branch': circulant in float16 on a cpu has not been measured (experiments/paths)",
     ]
 
 
@@ -170,11 +205,13 @@ def test_the_paths_agree_for_adapters(small_vit, images, family, options):
     assert len(logits) > 1 and jnp.abs(logits["branch"] - small_vit(images)).max() > 1e-3
 
 
+@PRODUCTS
 @pytest.mark.parametrize("family", matrices.FAMILIES)
-def test_every_example_may_have_an_adapter_of_its_own(family):
+def test_every_example_may_have_an_adapter_of_its_own(family, product):
     x = jax.random.normal(jax.random.key(0), (3, 5, 12))
     for path in paths.available("update", family):
-        many = [randomize(updated(spec=PeftSpec(family=family, path=path)), seed=seed) for seed in range(3)]
+        own = {"spec": PeftSpec(family=family, path=path), "dot_general": product}
+        many = [randomize(updated(**own), seed=seed) for seed in range(3)]
         graphdef, _, frozen = surgery.split(nnx.Dict(query=many[0]))
         stacked = jax.tree.map(lambda *v: jnp.stack(v), *(surgery.split(nnx.Dict(query=one))[1] for one in many))
         loss = lambda t, x, g=graphdef, f=frozen: jnp.sum(jnp.sin(surgery.join(g, t, f).query(x)))  # noqa: E731
@@ -205,10 +242,12 @@ def test_other_layers_keep_their_branch(options, obstacle):
         updated(spec=PeftSpec(path="fused"), **options)
 
 
+@PRODUCTS
 @pytest.mark.parametrize("path", paths.available("update", "circulant"))
 @pytest.mark.parametrize("options", [{"use_bias": False}, {"precision": "highest"}], ids=str)
-def test_every_path_computes_in_the_type_of_the_layer(path, options):
-    layer, x = randomize(updated(spec=PeftSpec(path=path), **options)), jnp.ones((2, 6, 12), jnp.bfloat16)
+def test_every_path_computes_in_the_type_of_the_layer(path, options, product):
+    layer = randomize(updated(spec=PeftSpec(path=path), dot_general=product, **options))
+    x = jnp.ones((2, 6, 12), jnp.bfloat16)
     branch = layer.base(x) + x.astype(jnp.float32) @ layer.delta.to_dense().T
     assert layer(x).dtype == branch.dtype == jnp.float32
     np.testing.assert_allclose(layer(x), branch, rtol=1e-5, atol=1e-5)
@@ -217,15 +256,37 @@ def test_every_path_computes_in_the_type_of_the_layer(path, options):
 @pytest.mark.parametrize("method", ["update", "adapter"])
 @pytest.mark.parametrize("family", ["circulant", "kronecker"])
 @pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGHEST, ("highest", "highest")], ids=str)
-def test_every_path_multiplies_in_the_precision_of_the_layer(precision, family, method):
+@PRODUCTS
+def test_every_path_multiplies_in_the_precision_of_the_layer(product, precision, family, method):
     for path in paths.available(method, family):
-        layer = updated(spec=PeftSpec(method, family, targets="query", path=path), precision=precision)
+        spec = PeftSpec(method, family, targets="query", path=path)
+        layer = updated(spec=spec, precision=precision, dot_general=product)
         graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
         loss = lambda t, x, g=graphdef, f=frozen: jnp.sum(surgery.join(g, t, f).query(x))  # noqa: E731
         text = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(trainable, jnp.ones((2, 12))))
         matmuls = [line for line in re.findall(r"dot_general\[(.*?)\]\s", text, re.DOTALL) if "precision" in line]
         assert len(matmuls) == text.count("dot_general[") > 1, path
         assert all("HIGHEST" in line for line in matmuls), path
+
+
+PRECISIONS = {
+    "fastest": "DEFAULT",
+    "bfloat16_3x": "HIGH",
+    ("default", "highest"): "HIGHEST",
+    (jax.lax.Precision.HIGH, jax.lax.Precision.DEFAULT): "HIGH",
+    "F32_F32_F32": "F32_F32_F32",
+    jax.lax.DotAlgorithmPreset.F32_F32_F32: "F32_F32_F32",
+    jax.lax.DotAlgorithmPreset.DEFAULT: "",
+    jax.lax.DotAlgorithm(np.float32, np.float32, np.float32): "",
+}
+
+
+@pytest.mark.parametrize(("precision", "expected"), PRECISIONS.items(), ids=map(str, PRECISIONS))
+def test_every_precision_that_a_layer_takes_is_the_branchs_too(precision, expected):
+    layer = updated(precision=precision)  # flax takes it
+    text = str(jax.make_jaxpr(lambda x: layer.delta(x, "branch_dense", precision))(jnp.ones((2, 12))))
+    assert text.count("dot_general[") == 1
+    assert (expected in text) if expected else ("precision" not in text)
 
 
 @pytest.mark.parametrize("path", paths.available("update", "circulant"))
@@ -235,9 +296,10 @@ def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
     np.testing.assert_allclose(tangent, layer(x) - layer.base.bias[...], rtol=1e-4, atol=1e-5)
 
 
+@PRODUCTS
 @pytest.mark.parametrize("family", matrices.FAMILIES)
-def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, capsys):
-    layer, x = updated(spec=PeftSpec(family=family, path="fused")), jnp.ones((5, 7, 12))
+def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, product, capsys):
+    layer, x = updated(spec=PeftSpec(family=family, path="fused"), dot_general=product), jnp.ones((5, 7, 12))
     graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
     loss = lambda trainable, x: jnp.sum(surgery.join(graphdef, trainable, frozen).query(x))  # noqa: E731
     print_saved_residuals(loss, trainable, x)
@@ -279,6 +341,23 @@ def test_fused_a_kernel_that_trains_too_has_its_gradient():
         gradients[path] = jax.jit(jax.grad(loss))(frozen)
     for found, expected in zip(*map(jax.tree.leaves, gradients.values()), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_layer_may_fuse_is_asked_when_it_multiplies(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x = jnp.ones((2, 12))
+    with jax.default_matmul_precision("highest"):
+        layer = updated(spec=PeftSpec(path="fused"))
+        assert layer._path(x) == "fused"
+    with pytest.raises(InputError, match="path='fused', but the layer multiplies float32 in less than its precision"):
+        layer(x)
+
+
+def test_a_matrix_beside_a_layer_names_the_paths_that_it_has():
+    matrix = updated(spec=PeftSpec(family="low_rank")).delta
+    for path in ("branch_dft", "fused", "fast"):
+        with pytest.raises(ValueError, match=f"given path='{path}'; expected branch, branch_dense$"):
+            matrix(jnp.ones((2, 12)), path)
 
 
 def test_the_path_is_no_part_of_what_is_trained():
