@@ -1,6 +1,7 @@
 """The real command on texts: a BERT on small tables, and the real MiniLM on MRPC where both are at hand."""
 
 import contextlib
+import gc
 import importlib.util
 import json
 import pathlib
@@ -8,6 +9,7 @@ import re
 import runpy
 import shutil
 import signal
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,12 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import surm
-from surm import command_line, loop, train
+from surm import checkpoint, command_line, loop, train
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
 from surm.preparation import prepare
+from surm.workdir import Workdir
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent
