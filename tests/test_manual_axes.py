@@ -129,4 +129,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "13 passed, 1 skipped" in run.stdout
+    assert "16 passed, 1 skipped" in run.stdout

@@ -19,12 +19,11 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import surm
-from surm import checkpoint, command_line, loop, train
+from surm import command_line, loop, preparation, train
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
 from surm.preparation import prepare
-from surm.workdir import Workdir
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,14 +100,19 @@ def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch)
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_in_half_precision_the_originals_leave_the_device(material, tmp_path):
-    config = command_line.parse(["x", "--workdir=none", *material, "--config.model.dtype=bfloat16"]).config
-    prepared, folder = prepare(config), Workdir(tmp_path / "run", config)
-    kernels = [weakref.ref(leaf) for leaf in jax.tree.leaves(surgery.split(prepared.model)[2]) if leaf.ndim > 1]
-    with folder.claimed(), checkpoint.Checkpoints(folder.checkpoints, 1) as saved:
-        going = loop.Loop(prepared, folder, saved)
+def test_what_a_run_keeps_holds_no_second_model(material, monkeypatch):
+    # Its arrays would stay on the device where half precision lets those of the model go.
+    made, original = [], preparation.base_model
+
+    def base_model(*given):
+        model = original(*given)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(preparation, "base_model", base_model)
+    prepared = prepare(command_line.parse(["x", "--workdir=none", *material]).config)
     gc.collect()
-    assert going.frozen and kernels and not [kernel for kernel in kernels if kernel() is not None]
+    assert prepared.model and len(made) == 1 and made[0]() is None
 
 
 def test_a_run_compiles_once_a_length_and_never_again(material):

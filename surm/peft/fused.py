@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from surm.fusion import not_before
 from surm.manual_axes import vary_together
-from surm.matmul import dot_general, matmul
+from surm.matmul import dot_general
 from surm.matrices import Params
 
 
@@ -129,7 +129,8 @@ def _backward(to_dense, matvec, precision, saved, dy):
     # others to it.
     later, dy = not_before(params, dy)
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
-    (d_kernel,) = jax.vjp(lambda kernel: matmul(x, kernel), kernel)[1](dy)
+    plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731
+    (d_kernel,) = jax.vjp(plain, kernel)[1](dy)
     return d_params, d_kernel, jnp.matmul(dy, (kernel + to_dense(later).T).T, precision=precision)
 
 
