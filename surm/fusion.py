@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import jax
+from jaxtyping import Array, Float
 
-P, R = ParamSpec("P"), TypeVar("R")
-V, W = TypeVar("V"), TypeVar("W")
+P, R, V = ParamSpec("P"), TypeVar("R"), TypeVar("V")
 
 
 def computed_once(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,23 +33,26 @@ def computed_once(function: Callable[P, R]) -> Callable[P, R]:
     return chosen
 
 
-def not_before(values: V, other: W) -> tuple[V, W]:
-    """Values as they are, but on a CPU no earlier than something else: what is computed from them waits for it.
+def not_before(values: V, other: Float[Array, "*b n"]) -> V:
+    """Values as they are, but computed from an array: no earlier than it, and nothing that is there already.
 
-    They go through one function, which XLA does not look into.
+    They are added to 0 times its first entry, which no compiler may drop: it is not 0 where that is no finite number.
+    Then neither are they.
 
     Args:
-      values: a tree of arrays.
-      other: a tree of arrays.
+      values: a tree of arrays, of floating point.
+      other: the array.
 
     Returns:
-      Both, to be used in place of what was given.
+      The values.
     """
-    return computed_once(_both)(values, other)
-
-
-def _both(values: V, other: W) -> tuple[V, W]:
-    return values, other
+    if not other.size:
+        return values
+    spec = jax.typeof(other).sharding.spec
+    spread = [part is not None for part in (*spec, *[None] * (other.ndim - len(spec)))]
+    # Of axes that types tell to be spread over devices no single entry can be had.
+    first = other[tuple(slice(None) if over_devices else 0 for over_devices in spread)].min()
+    return jax.tree.map(lambda value: value + (0 * first).astype(value.dtype), values)
 
 
 @functools.cache

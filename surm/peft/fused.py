@@ -126,8 +126,8 @@ def _forward(to_dense, matvec, precision, params, kernel, x):
 def _backward(to_dense, matvec, precision, saved, dy):
     params, kernel, x = saved
     # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. These parameters are
-    # others to it.
-    later, dy = not_before(params, dy)
+    # others to it, and come late.
+    later = not_before(params, dy)
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
     plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731
     (d_kernel,) = jax.vjp(plain, kernel)[1](dy)
