@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm.fusion import computed_once
+from surm.fusion import computed_once, not_before
 from surm.models import bert
 
 
@@ -19,6 +19,16 @@ def test_it_can_be_differentiated_and_mapped():
     np.testing.assert_allclose(mapped(x), 2 * jnp.cos(x), rtol=1e-6)
     tangent = jax.jvp(lambda x: once(x, tree)["y"], (x,), (jnp.ones(3),))[1]
     np.testing.assert_allclose(tangent, 2 * jnp.cos(x), rtol=1e-6)
+
+
+def test_what_comes_late_is_bit_for_bit_what_it_was():
+    values = {"a": jax.random.normal(jax.random.key(0), (5,)), "b": jnp.array([1e-30, 3e38, -2.0])}
+    for other in (jnp.full((2, 3), -7.0), jnp.ones((0, 3)), jnp.array(1e38), jnp.array([5.0, jnp.nan])):
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(not_before)(values, other), values)
+    late = jax.jit(not_before)(values, jnp.array([jnp.inf, 1.0]))
+    assert all(np.isnan(value).all() for value in late.values())
+    slopes = jax.grad(lambda other: not_before(values, other)["a"].sum())(jnp.ones((2, 3)))
+    np.testing.assert_array_equal(slopes, 0)
 
 
 def test_no_residual_gradient_is_computed_from_all_the_blocks_above():

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import surm
+from surm.fusion import not_before
 from surm.matmul import dot_general, matmul
 from surm.models import bert
 from surm.models.normalization import layer_norm
@@ -119,6 +120,14 @@ def test_auto_goes_by_the_rows_of_a_device_where_the_type_tells_them(kind, rows,
     assert asked == [rows]
 
 
+@two_devices
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=str)
+def test_what_comes_late_where_the_batch_is_spread(kind):
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
+    x = jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, SPREAD))
+    _assert_close(jax.jit(not_before)({"a": jnp.arange(3.0)}, x), {"a": jnp.arange(3.0)})
+
+
 def test_on_two_virtual_devices():
     if jax.device_count() > 1:
         pytest.skip("several devices are here already")
@@ -129,4 +138,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "16 passed, 1 skipped" in run.stdout
+    assert "18 passed, 1 skipped" in run.stdout
