@@ -5,7 +5,7 @@
 
 Forward and backward, with the gradients of the vectors and of the parameters, for 256 vectors in float32; dense is
 x·Wᵀ with W a trained n×n matrix. All take turns at every n, in an order drawn anew; the median of the repeats counts.
-Written to results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: five minutes.
+Written to results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: two minutes.
 """
 
 import argparse
