@@ -48,10 +48,8 @@ def not_before(values: V, other: Float[Array, "*b n"]) -> V:
     """
     if not other.size:
         return values
-    spec = jax.typeof(other).sharding.spec
-    spread = [part is not None for part in (*spec, *[None] * (other.ndim - len(spec)))]
     # Of axes that types tell to be spread over devices no single entry can be had.
-    first = other[tuple(slice(None) if over_devices else 0 for over_devices in spread)].min()
+    first = other[tuple(0 if part is None else slice(None) for part in jax.typeof(other).sharding.spec)].min()
     return jax.tree.map(lambda value: value + (0 * first).astype(value.dtype), values)
 
 

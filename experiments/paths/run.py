@@ -123,8 +123,10 @@ def measure(point: Point, repeats: int) -> dict:
 def grid() -> Iterator[Point]:
     """Every point, family by family; where options name the same matrix, as a default rank may, the first of them."""
     for dtype, (family, variants), (n_out, n_in) in itertools.product(DTYPES, VARIANTS.items(), SHAPES):
-        of_form = {str(shapes(family, n_out, n_in, options)): options for options in reversed(variants)}
-        for options, rows in itertools.product([*of_form.values()][::-1], ROWS):
+        of_form: dict[str, dict[str, int]] = {}
+        for options in variants:
+            of_form.setdefault(str(shapes(family, n_out, n_in, options)), options)
+        for options, rows in itertools.product(of_form.values(), ROWS):
             if rows * n_out * n_in <= MOST_PRODUCTS:
                 yield Point(family, options, n_out, n_in, rows, dtype)
 

@@ -23,9 +23,8 @@ import time
 import jax
 import ours
 from ours import Setting
-from run import LENGTH, RESULTS, SPECS, TARGETS
+from run import LENGTH, RESULTS, SPECS, spec_of
 
-import surm
 from surm import files
 from surm.memory import keep_freed_memory
 from surm.train import versions
@@ -81,10 +80,7 @@ def main() -> None:
         parser.error(f"--repeats={arguments.repeats}, expected at least 1")
     keep_freed_memory()
     setting = Setting(arguments.shape, 8, LENGTH, "float32")
-    adapted = arguments.method != "floor"
-    spec = surm.PeftSpec(targets=TARGETS, train=("head",), **SPECS[arguments.method]) if adapted else None
-    spec = spec or ours.floor(setting, "floor")
-    seconds, kinds = breakdown(ours.step(setting, spec), arguments.repeats)
+    seconds, kinds = breakdown(ours.step(setting, spec_of(setting, arguments.method)), arguments.repeats)
     named = dict([*kinds.items()][:SHOWN])
     named["other"] = sum(kinds.values()) - sum(named.values())
     for kind, spent in named.items():

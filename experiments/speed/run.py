@@ -80,8 +80,8 @@ def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]
 
 
 def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str, tuple[str, str]]:
-    """What is measured: by its name in the result, the method or floor, and the path, `floor` or `peer`."""
-    found = {name: (name, "floor") for name in ours.FLOORS}
+    """What is measured: by its name in the result, the method or floor, and the path or `peer`."""
+    found = {name: (name, "auto") for name in ours.FLOORS}
     for name in methods:
         there_are = ("auto", *paths.available("update", SPECS[name]["family"]))
         found |= {f"{name}, {path}": (name, path) for path in chosen if path in there_are}
@@ -92,6 +92,13 @@ def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str
     return found
 
 
+def spec_of(setting: Setting, method: str, path: str = "auto") -> surm.PeftSpec:
+    """What a method, or floor, adapts and trains."""
+    if method in ours.FLOORS:
+        return ours.floor(setting, method)
+    return surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method])
+
+
 def build(setting: Setting, method: str, path: str) -> tuple[Callable[[], None], dict[str, int]]:
     """A step to run, and what is known of it without running it."""
     if path == "peer":
@@ -99,10 +106,7 @@ def build(setting: Setting, method: str, path: str) -> tuple[Callable[[], None],
 
         run, trained = hf.step(setting, method)
         return run, {"trained_parameters": trained}
-    if path == "floor":
-        step = ours.step(setting, ours.floor(setting, method))
-    else:
-        step = ours.step(setting, surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method]))
+    step = ours.step(setting, spec_of(setting, method, path))
     return step.run, {
         "trained_parameters": step.trained_parameters,
         "saved_bytes": step.saved_bytes,
@@ -173,7 +177,7 @@ def table() -> str:
         cells = [f"{rows[label]['over_own_floor']:.2f} ({rows[label]['over_c3a']:.2f})" for label in steps]
         lines.append([f"[{shape}](experiments/speed/results/{names[shape]})", *cells])
     peaks = [[f"{rows[label]['peak_bytes'] / 2**30:.2f}" for rows in of_shape.values()] for label in steps]
-    lines.append(["peak memory, GiB", *map(", ".join, peaks)])
+    lines.append([f"peak memory, GiB ({', '.join(of_shape)})", *map(", ".join, peaks)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -83,7 +83,7 @@ def _on_its_device(transform: Callable[[Array], Array], x: Array, of_batch: bool
     if not (_FFTS_GATHER and of_batch):
         return transform(x)
     sharding = jax.typeof(x).sharding
-    mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (x.ndim - len(sharding.spec))]
+    mesh, spec = sharding.mesh, [*sharding.spec]
     chosen_by_xla = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto]
     devices = math.prod(mesh.shape[name] for name in chosen_by_xla)
     if devices > 1 and x.ndim > 1 and spec[0] is None and x.shape[0] % devices == 0:
