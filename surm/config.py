@@ -35,6 +35,14 @@ def default() -> ml_collections.ConfigDict:
               `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`
               (`cosine`, `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
               off), `label_smoothing`, `batch_size`, and `epochs` or `steps` (0 = not given; one of them, not both).
+              `accumulation_steps` (parts that a batch is taken in, one after the other: the same step with less
+              memory, but for dropout, which is drawn anew for every part), `ema_decay` (of an average of the trained
+              arrays, which is what is measured and saved; 0 = none).
+      mesh:   how the devices are used, see `surm.mesh`: `data` (batches are spread over it) and `model` devices (-1 =
+              all that is left), `shard_base` (whether the frozen base is spread over all of them), `shard_members`
+              (whether `data` holds the members of a population instead).
+      population (of runs that train together, as `seed=0|1|2,learning_rate=1e-3|3e-3`; see `surm.population`),
+      members_at_once (how many of them a step computes side by side; 0 = one on a CPU, else all),
       seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
       (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints.
     """
@@ -45,6 +53,8 @@ def default() -> ml_collections.ConfigDict:
     config.eval_every_steps = 0
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
+    config.population = ""
+    config.members_at_once = 0
 
     config.data = ml_collections.ConfigDict()
     config.data.source = "digits"
@@ -93,8 +103,16 @@ def default() -> ml_collections.ConfigDict:
     config.optim.gradient_clip = 0.0
     config.optim.label_smoothing = 0.0
     config.optim.batch_size = 64
+    config.optim.accumulation_steps = 1
+    config.optim.ema_decay = 0.0
     config.optim.epochs = 0
     config.optim.steps = 0
+
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.data = -1
+    config.mesh.model = 1
+    config.mesh.shard_base = False
+    config.mesh.shard_members = False
     return config.lock()
 
 
@@ -218,15 +236,18 @@ def _check_ranges(given: dict[str, object]) -> None:
         "data.validation_examples": 0, "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0,
         "checkpoint_every_steps": 0, "keep_checkpoints": 1, "seed": 0, "model.image_size": 0,
         "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
-        "optim.label_smoothing": 0,
+        "optim.label_smoothing": 0, "optim.accumulation_steps": 1, "optim.ema_decay": 0, "members_at_once": 0,
     }  # fmt: skip
-    at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1}
+    at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1, "optim.ema_decay": 1}
     for key, low in at_least.items():
         if given[key] is not None and not low <= given[key] < float("inf"):
             raise InputError(f"config.{key}={given[key]}, expected at least {low}")
     for key, high in at_most.items():
         if not given[key] <= high:
             raise InputError(f"config.{key}={given[key]}, expected at most {high}")
+    for key in ("mesh.data", "mesh.model"):
+        if given[key] != -1 and given[key] < 1:
+            raise InputError(f"config.{key}={given[key]}, expected at least 1, or -1 for all that is left")
     choices = {
         "data.augment": AUGMENTATIONS,
         "data.eval_split": ("test", "validation"),

@@ -1,6 +1,7 @@
 """Metrics of a model over a whole split."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -9,41 +10,53 @@ from flax import nnx
 from surm import metrics
 from surm.peft import surgery
 
+if TYPE_CHECKING:
+    from surm.preparation import Run
+
 Batch = dict[str, np.ndarray]
 Inputs = Callable[[Batch], dict[str, jax.Array]]
+Answers = dict[str, jax.Array]
+"""Of a batch: `loss` and `predicted`, with a first axis of members where there are several, `label` and `mask`."""
 
 
-def evaluator(
-    graphdef: nnx.GraphDef, inputs: Inputs, names: Sequence[str] = ("accuracy",), *, regression: bool = False
-) -> Callable[[dict[str, jax.Array], nnx.State, Iterable[Batch]], dict[str, float]]:
-    """Compiles evaluation once a shape of batches; call it as often as needed.
+def answer(prepared: "Run") -> Callable[[dict[str, jax.Array], nnx.State, Batch], Answers]:
+    """What a run's model says to a batch, not compiled: a function (trainable, frozen, batch) -> answers."""
+    prepared.model.eval()
+    graphdef, regression = surgery.split(prepared.model)[0], prepared.data.regression
+
+    def answered(
+        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
+    ) -> Answers:
+        outputs = surgery.join(graphdef, trainable, frozen, scale=scale)(**prepared.inputs(batch))
+        return {
+            "loss": metrics.losses(outputs, batch["label"], regression=regression),
+            "predicted": metrics.predictions(outputs, regression=regression),
+            "label": batch["label"],
+            "mask": batch["mask"],
+        }
+
+    return answered
+
+
+def measured(answers: Iterable[Answers], names: Sequence[str] = ("accuracy",)) -> list[dict[str, float]]:
+    """The metrics of what was answered to all batches of a pass.
 
     Args:
-      graphdef: of the model in evaluation mode, from `surgery.split`.
-      inputs: from a batch to the model's keyword arguments.
+      answers: batch by batch.
       names: of the metrics, from `surm.metrics.METRICS`.
-      regression: whether labels are numbers to be met.
 
     Returns:
-      A function (trainable, frozen, batches) -> the metrics, then the mean `loss`, over all real examples of the
-      batches, in double precision.
+      For every member (one, where there is no axis of members) the metrics, then the mean `loss`, over all real
+      examples, in double precision.
     """
-
-    @jax.jit
-    def answer(trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        outputs = surgery.join(graphdef, trainable, frozen)(**inputs(batch))
-        losses = metrics.losses(outputs, batch["label"], regression=regression)
-        return losses, metrics.predictions(outputs, regression=regression)
-
-    def evaluate(trainable: dict[str, jax.Array], frozen: nnx.State, batches: Iterable[Batch]) -> dict[str, float]:
-        losses, predicted, labels = [], [], []
-        for batch in batches:
-            loss, prediction = jax.device_get(answer(trainable, frozen, batch))
-            losses.append(loss[batch["mask"]])
-            predicted.append(prediction[batch["mask"]])
-            labels.append(batch["label"][batch["mask"]])
-        predicted, labels = np.concatenate(predicted), np.concatenate(labels)
-        values = {name: metrics.METRICS[name](predicted, labels) for name in names}
-        return values | {"loss": float(np.mean(np.concatenate(losses), dtype=np.float64))}
-
-    return evaluate
+    losses, predicted, labels = [], [], []
+    for found in map(jax.device_get, answers):
+        losses.append(np.atleast_2d(found["loss"])[:, found["mask"]])
+        predicted.append(np.atleast_2d(found["predicted"])[:, found["mask"]])
+        labels.append(found["label"][found["mask"]])
+    losses, predicted, labels = np.concatenate(losses, 1), np.concatenate(predicted, 1), np.concatenate(labels)
+    return [
+        {name: metrics.METRICS[name](of_member, labels) for name in names}
+        | {"loss": float(np.mean(loss, dtype=np.float64))}
+        for of_member, loss in zip(predicted, losses, strict=True)
+    ]

@@ -1,87 +1,95 @@
-"""The training loop: its order, its state, and how it goes on after it was stopped.
+"""The training loop: its order, and how it goes on after it was stopped.
 
 The order is fixed: stop? -> eval? -> save? -> next batch -> step -> log, one step late -> stop on a non-finite loss.
 Stopped and started again a run ends exactly as if it had never stopped.
 """
 
-import functools
+import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
-from surm import checkpoint, metrics, optim
+from surm import checkpoint, evaluate, optim
 from surm import config as configs
+from surm import mesh as meshes
 from surm.errors import InputError
-from surm.evaluate import evaluator
-from surm.peft import layers, select, store, surgery
+from surm.peft import store, surgery
 from surm.preparation import Run
-from surm.progress import Progress, check_finite
+from surm.progress import Log, Progress, RunLog
+from surm.step import Batch, TrainState, answering, initial_state, train_step
 from surm.stopping import Stopped
 from surm.workdir import Workdir
 
-TrainState = dict[str, Any]
-"""`trainable` (arrays by path), `opt_state`, `step` and `key`: all that a checkpoint holds beside the data position."""
+
+class Batches(Protocol):
+    """An endless iterator over batches whose position can be saved."""
+
+    def __next__(self) -> Batch:
+        """The next batch, on the devices' host."""
+
+    def get_state(self) -> Any:
+        """The position, as JSON values."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position."""
 
 
-def initial_state(prepared: Run) -> tuple[TrainState, optax.GradientTransformation]:
-    """The state before the first step, and the optimiser that its `opt_state` belongs to."""
-    trainable = {path: jnp.array(value) for path, value in surgery.split(prepared.model)[1].items()}
-    kinds = dict(nnx.to_flat_state(nnx.state(prepared.model, layers.AdapterParam)))
-    adapter = {select.dotted(path) for path in kinds}
-    groups = {path: "adapter" if path in adapter else "head" for path in trainable}
-    config = prepared.config
-    tx = optim.optimizer(config.optim, configs.spec(config), groups, prepared.total_steps)
-    key = jax.random.key_data(jax.random.key(config.seed))
-    return {"trainable": trainable, "opt_state": tx.init(trainable), "step": jnp.int32(0), "key": key}, tx
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a loop does at every step: of one run, or of the members of a population together.
+
+    Attributes:
+      state: before the first step.
+      step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
+      measure: a function (state, frozen, one pass of batches) -> metrics.
+      batches: what is trained on.
+      log: what becomes of the metrics.
+    """
+
+    state: TrainState
+    step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
+    batches: Batches
+    log: Log
 
 
-def train_step(
-    graphdef: nnx.GraphDef, tx: optax.GradientTransformation, prepared: Run
-) -> Callable[[TrainState, nnx.State, dict[str, np.ndarray]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Compiles one step: gradients and optimiser state of the trained arrays alone.
+def program(prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh) -> Program:
+    """That of one run, on a mesh.
 
     Args:
-      graphdef: of the model in training mode, from `surgery.split`.
-      tx: from `initial_state`.
       prepared: the run.
+      folder: its folder.
+      mesh: from `surm.mesh.mesh_of`.
 
     Returns:
-      A function (state, frozen, batch) -> (state, metrics); the given state's buffers are reused.
+      The program.
     """
-    smoothing = prepared.config.optim.label_smoothing
+    config, share, everywhere = prepared.config, meshes.share_of(mesh), meshes.replicated(mesh)
+    numbers = optim.hyperparameters(config.optim, configs.spec(config), prepared.total_steps)
+    numbers = meshes.put_everywhere(mesh, numbers)
+    state = initial_state(prepared.model, config.optim.name, config.seed, averaged=bool(config.optim.ema_decay))
+    one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
+    answer = jax.jit(evaluate.answer(prepared), out_shardings=everywhere)
 
-    def loss(trainable, frozen, batch, key):
-        model = surgery.join(graphdef, trainable, frozen)
-        layers.reseed_dropout(model, key)
-        outputs = model(**prepared.inputs(batch))
-        labels, mask = batch["label"], batch["mask"]
-        losses = metrics.losses(outputs, labels, regression=prepared.data.regression, label_smoothing=smoothing)
-        values = {"loss": jnp.mean(losses, where=mask)}
-        if not prepared.data.regression:
-            values["accuracy"] = jnp.mean(metrics.predictions(outputs) == labels, where=mask)
-        return values["loss"], values
+    def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        return one_step(state, frozen, meshes.put_batch(mesh, batch), numbers)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, frozen, batch):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        gradients, values = jax.grad(loss, has_aux=True)(state["trainable"], frozen, batch, key)
-        updates, opt_state = tx.update(gradients, state["opt_state"], state["trainable"])
-        new = {
-            "trainable": optax.apply_updates(state["trainable"], updates),
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-            "key": state["key"],
-        }
-        norms = {"gradient_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
-        return new, values | norms
+    def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, float]:
+        found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
+        return evaluate.measured(found, prepared.data.metrics)[0]
 
-    return step
+    return Program(
+        state=meshes.put_everywhere(mesh, state),
+        step=step,
+        measure=measure,
+        batches=prepared.training_batches(config.seed, share),
+        log=RunLog(folder),
+    )
 
 
 def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
@@ -106,26 +114,23 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
 class Loop:
     """A run while it trains: its state between two steps, and what is done with it there."""
 
-    def __init__(self, prepared: Run, folder: Workdir, saved: checkpoint.Checkpoints):
+    def __init__(
+        self, prepared: Run, folder: Workdir, saved: checkpoint.Checkpoints, program: Program, mesh: jax.sharding.Mesh
+    ):
         """Starts afresh or from the newest checkpoint.
 
         Raises:
           InputError: if that checkpoint is damaged, or belongs to other weights or examples.
         """
         self.began, self.earlier = time.perf_counter(), 0.0
-        self.prepared, self.folder, self.saved = prepared, folder, saved
-        data = prepared.data
-        self.state, tx = initial_state(prepared)
-        prepared.model.train()
-        graphdef, _, frozen = surgery.split(prepared.model)
-        self.frozen = narrowed(frozen, prepared.config.model.dtype)
-        self.step = train_step(graphdef, tx, prepared)
-        prepared.model.eval()
-        graphdef = surgery.split(prepared.model)[0]
-        self.measure = evaluator(graphdef, prepared.inputs, data.metrics, regression=data.regression)
-        self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": data.fingerprint()}
+        self.prepared, self.folder, self.saved, self.program = prepared, folder, saved, program
+        self.state, self.batches, self.log = program.state, program.batches, program.log
+        frozen = surgery.split(prepared.model)[2]
+        narrow = narrowed(frozen, prepared.config.model.dtype)
+        self.frozen = meshes.put_base(mesh, narrow, sharded=prepared.config.mesh.shard_base)
+        self.share = meshes.share_of(mesh)
+        self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
         nnx.update(prepared.model, jax.tree.map(_off_device, frozen, self.frozen))
-        self.batches = prepared.training_batches()
         self.start = self._resume()
 
     @property
@@ -136,7 +141,7 @@ class Loop:
     def train(self, stop: list[int]) -> list[float]:
         """Takes the steps that are left, saves at the end; seconds of each step. Raises Stopped if asked to stop."""
         config, total = self.prepared.config, self.prepared.total_steps
-        with Progress(self.folder, config, self.start, total) as progress:
+        with Progress(self.log, config, self.start, total) as progress:
             for step in range(self.start, total):
                 if stop:
                     progress.flush()
@@ -148,7 +153,7 @@ class Loop:
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
                     self.save(step)
-                self.state, values = self.step(self.state, self.frozen, next(self.batches))
+                self.state, values = self.program.step(self.state, self.frozen, next(self.batches))
                 progress.step(step + 1, values)
             progress.flush()
         self.save(total)
@@ -156,23 +161,22 @@ class Loop:
             raise Stopped(stop[0], total)
         return progress.step_seconds
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int) -> Any:
         """The metrics on all held-out splits, logged; read from the log where they are there already."""
         split = self.prepared.config.data.eval_split
-        if (before := self.folder.logged(step, split)) is not None:
+        if (before := self.log.logged(step, split)) is not None:
             return before  # by this run, before it was stopped
         values = {
             name + ending: value
             for ending, open_batches in self.prepared.evaluation_batches.items()
-            for name, value in self.measure(self.state["trainable"], self.frozen, open_batches()).items()
+            for name, value in self.program.measure(self.state, self.frozen, open_batches(self.share)).items()
         }
-        check_finite(step, values)
-        self.folder.log(step, split, values)
+        self.log.take(step, split, values)
         return values
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
-        notes = {"data": self.batches.get_state(), "seconds": self.seconds, **self.belongs_to}
+        notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds, **self.belongs_to}
         self.saved.save(step, self.state, notes)
 
     def _resume(self) -> int:
@@ -190,13 +194,15 @@ class Loop:
             self.state = self.saved.restore(self.state)
             self.batches.set_state(notes["data"])
             self.earlier = notes["seconds"]
-        self.folder.rewind(step or 0)
+        self.log.rewind(step or 0, notes["log"] if step is not None else {})
         return step or 0
 
 
 def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
-    """What has a narrower copy waits in the host's memory for the end of the run, whose hash is of the original."""
-    return original if used is original else np.asarray(original)
+    """What has a copy on the devices waits in the host's memory for the end of the run, whose hash is of the original."""
+    if used is original or jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key):
+        return original
+    return np.asarray(original)
 
 
 def _due(step: int, every: int) -> bool:

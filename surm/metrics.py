@@ -12,7 +12,11 @@ Labels = Int[Array, " batch"] | Float[Array, " batch"]
 
 
 def losses(
-    outputs: Float[Array, "batch outputs"], labels: Labels, *, regression: bool = False, label_smoothing: float = 0.0
+    outputs: Float[Array, "batch outputs"],
+    labels: Labels,
+    *,
+    regression: bool = False,
+    label_smoothing: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, " batch"]:
     """The loss of every example.
 

@@ -1,9 +1,12 @@
 """The optimiser of a run: one schedule, separate rates and decays for adapter and head."""
 
 import math
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from surm import matrices
@@ -88,37 +91,107 @@ def schedule(optim: ml_collections.ConfigDict, peak: float, steps: int) -> optax
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def optimizer(
-    optim: ml_collections.ConfigDict, spec: PeftSpec, groups: dict[str, str], steps: int
-) -> optax.GradientTransformation:
-    """The gradient transformation of a run.
+class Hyperparameters(NamedTuple):
+    """The numbers that training goes by: arguments of the compiled step, so that the members of a population, which is
+    one program, may differ in them.
+
+    Attributes:
+      adapter_rate: the learning rate of what the method trains; of every step, or of one.
+      head_rate: the learning rate of what trains besides, likewise.
+      weight_decay: of what the method trains.
+      head_weight_decay: of what trains besides.
+      momentum: of SGD.
+      gradient_clip: the largest global norm of a gradient; infinite for none.
+      label_smoothing: ε of the targets.
+      ema_decay: of the average of the trained arrays, see `average`.
+      scale: of the update, None for what the model has.
+    """
+
+    adapter_rate: jax.typing.ArrayLike
+    head_rate: jax.typing.ArrayLike
+    weight_decay: jax.typing.ArrayLike
+    head_weight_decay: jax.typing.ArrayLike
+    momentum: jax.typing.ArrayLike
+    gradient_clip: jax.typing.ArrayLike
+    label_smoothing: jax.typing.ArrayLike
+    ema_decay: jax.typing.ArrayLike
+    scale: jax.typing.ArrayLike | None = None
+
+    def at(self, step: jax.typing.ArrayLike) -> "Hyperparameters":
+        """Those of one step."""
+        return self._replace(
+            adapter_rate=jnp.asarray(self.adapter_rate)[step], head_rate=jnp.asarray(self.head_rate)[step]
+        )
+
+
+def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int) -> Hyperparameters:
+    """What a config says of them.
 
     Args:
       optim: the config's `optim` part.
       spec: decides the default rate.
-      groups: `"adapter"` or `"head"` for every trained array, by path.
       steps: length of the run.
+
+    Returns:
+      The numbers, float32; the rates of every step. The scale is the model's.
+    """
+
+    def of_every_step(peak: float) -> np.ndarray:
+        return np.asarray(jax.vmap(schedule(optim, peak, steps))(jnp.arange(steps)), np.float32)
+
+    return Hyperparameters(
+        adapter_rate=of_every_step(learning_rate(optim, spec)),
+        head_rate=of_every_step(optim.head_learning_rate),
+        weight_decay=np.float32(optim.weight_decay),
+        head_weight_decay=np.float32(optim.head_weight_decay),
+        momentum=np.float32(optim.momentum),
+        gradient_clip=np.float32(optim.gradient_clip or np.inf),
+        label_smoothing=np.float32(optim.label_smoothing),
+        ema_decay=np.float32(optim.ema_decay),
+    )
+
+
+def optimizer(name: str, now: Hyperparameters, groups: dict[str, str]) -> optax.GradientTransformation:
+    """The gradient transformation of a step. Its state is that of every other step.
+
+    Args:
+      name: `adamw` or `sgd`.
+      now: the numbers of this step.
+      groups: `"adapter"` or `"head"` for every trained array, by path.
 
     Returns:
       A transformation of trees like `groups`.
     """
-    rate = learning_rate(optim, spec)
-    each = optax.partition(
-        {
-            "adapter": _one(optim, schedule(optim, rate, steps), optim.weight_decay),
-            "head": _one(optim, schedule(optim, optim.head_learning_rate, steps), optim.head_weight_decay),
-        },
-        groups,
-    )
-    return optax.chain(optax.clip_by_global_norm(optim.gradient_clip), each) if optim.gradient_clip else each
+    each = {
+        "adapter": _one(name, now.adapter_rate, now.weight_decay, now.momentum),
+        "head": _one(name, now.head_rate, now.head_weight_decay, now.momentum),
+    }
+    return optax.chain(optax.clip_by_global_norm(now.gradient_clip), optax.partition(each, groups))
 
 
-def _one(optim: ml_collections.ConfigDict, rate: optax.Schedule, decay: float) -> optax.GradientTransformation:
-    if optim.name == "adamw":
+def average(before: Any, new: Any, decay: jax.typing.ArrayLike, step: jax.typing.ArrayLike) -> Any:
+    """The average of the trained arrays after a step: dₜ·before + (1 − dₜ)·new with dₜ = min(decay, t/(t + 1)).
+
+    So it is the plain mean of the first 1/(1 − decay) steps, then an exponential one that forgets the earlier ones.
+
+    Args:
+      before: the average before the step; of the first step not counted.
+      new: the arrays after the step.
+      decay: from 0, which gives `new`, to less than 1.
+      step: t, steps before this one.
+
+    Returns:
+      The average.
+    """
+    return optax.incremental_update(new, before, 1 - jnp.minimum(decay, step / (step + 1)))
+
+
+def _one(
+    name: str, rate: jax.typing.ArrayLike, decay: jax.typing.ArrayLike, momentum: jax.typing.ArrayLike
+) -> optax.GradientTransformation:
+    if name == "adamw":
         return optax.adamw(rate, weight_decay=decay, mask=_decayed)
-    return optax.chain(
-        optax.add_decayed_weights(decay, mask=_decayed), optax.sgd(rate, momentum=optim.momentum or None)
-    )
+    return optax.chain(optax.add_decayed_weights(decay, mask=_decayed), optax.sgd(rate, momentum=momentum))
 
 
 def _decayed(arrays: dict[str, jax.Array]) -> dict[str, bool]:

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import math
-import os
-import pathlib
 import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -16,10 +14,11 @@ import numpy as np
 from flax import nnx
 
 from surm import config as configs
-from surm.data import glue, pipeline, sources, tokens
-from surm.data.splits import Dataset, Split
+from surm.data import glue, sources
+from surm.data.splits import Dataset
 from surm.errors import InputError
 from surm.evaluate import Inputs
+from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
 from surm.models.weights import Weights, open_weights
 from surm.peft import store, surgery
@@ -46,25 +45,6 @@ KINDS: dict[str, Kind] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
-    """How examples of one kind reach a model.
-
-    Attributes:
-      ready: a split as the functions below take it; texts become tokens.
-      inputs: from a batch to the model's keyword arguments.
-      training: opens the endless iterator over a split.
-      evaluation: opens one pass over a split.
-      order: in which that pass goes through the split.
-    """
-
-    ready: Callable[[Split], Split | tokens.TokenSplit]
-    inputs: Inputs
-    training: Callable[[Split | tokens.TokenSplit], grain.DatasetIterator]
-    evaluation: Callable[[Split | tokens.TokenSplit], Iterator[dict[str, np.ndarray]]]
-    order: Callable[[Split | tokens.TokenSplit], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
     """Everything a run needs that does not change while it trains.
 
@@ -74,8 +54,9 @@ class Run:
       data: what it is trained and measured on.
       inputs: from a batch to the model's keyword arguments.
       total_steps: length of the run.
-      training_batches: opens the endless iterator over the training split.
-      evaluation_batches: opens one pass over each held-out split, by the ending of its metrics' names.
+      training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
+        every batch (`surm.data.share`).
+      evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
     """
 
     config: ml_collections.ConfigDict
@@ -83,8 +64,8 @@ class Run:
     data: Dataset
     inputs: Inputs
     total_steps: int
-    training_batches: Callable[[], grain.DatasetIterator]
-    evaluation_batches: dict[str, Callable[[], Iterator[dict[str, np.ndarray]]]]
+    training_batches: Callable[..., grain.DatasetIterator]
+    evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
@@ -103,20 +84,8 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     data = _data(config)
     _check_read(config, data)
     weights = weights_of(config)
-    base = base_model(config, weights, data.kind, data.num_classes)
-    spec = configs.spec(config)
-    model = surgery.attach(base, spec, nnx.Rngs(config.seed))
-    _check_pooler(config, weights, model)
-    if config.init_adapter and not resumed:
-        loaded = store.load_adapter(config.init_adapter, base)
-        before, now = surgery.spec_of(loaded).to_json(), spec.to_json()
-        if other := [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]:
-            raise InputError(
-                f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}"
-            )
-        graphdef, _, frozen = surgery.split(model)
-        model = surgery.join(graphdef, surgery.split(loaded)[1], frozen)
-    feed = feed_of(config, weights, base)
+    model = adapted(config, weights, data, resumed=resumed)
+    feed = feed_of(config, weights, model)
     held_out = {"": data.split(config.data.eval_split)}
     if config.data.eval_split == "test":
         held_out |= {f"_{name}": split for name, split in data.also.items()}
@@ -131,6 +100,26 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
             ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in held_out.items()
         },
     )
+
+
+def adapted(
+    config: ml_collections.ConfigDict, weights: Weights | None, data: Dataset, *, resumed: bool = False
+) -> vit.ViT | bert.Bert:
+    """The model that a config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
+    base = base_model(config, weights, data.kind, data.num_classes)
+    spec = configs.spec(config)
+    model = surgery.attach(base, spec, nnx.Rngs(config.seed))
+    _check_pooler(config, weights, model)
+    if not config.init_adapter or resumed:
+        return model
+    loaded = store.load_adapter(config.init_adapter, base)
+    before, now = surgery.spec_of(loaded).to_json(), spec.to_json()
+    if other := [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]:
+        raise InputError(
+            f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}"
+        )
+    graphdef, _, frozen = surgery.split(model)
+    return surgery.join(graphdef, surgery.split(loaded)[1], frozen)
 
 
 def _data(config: ml_collections.ConfigDict) -> Dataset:
@@ -172,11 +161,6 @@ def base_model(
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
     model = KINDS[kind].model(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
     return model if weights is None else convert.restore(model, weights)
-
-
-def feed_of(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT | bert.Bert) -> Feed:
-    """How examples reach a model: the normalisation or the tokenizer of its weights, the batches of its config."""
-    return _images(config, weights, base) if isinstance(base, vit.ViT) else _texts(config, weights, base)
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> vit.ViTConfig | bert.BertConfig:
@@ -246,58 +230,3 @@ def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, mo
             f"{config.model.weights!r} has no pooler, so it starts at random and must train: set "
             "config.peft.train='head|pooler', or config.model.pooling=mean to do without"
         )
-
-
-def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT) -> Feed:
-    mean, std = (weights.mean, weights.std) if weights else ((0.5,) * 3, (0.5,) * 3)
-    size, batch_size, threads = base.config.image_size, config.optim.batch_size, config.data.threads
-
-    def inputs(batch: dict) -> dict:
-        return {"images": pipeline.normalize(batch["image"], mean, std)}
-
-    def training(split: Split) -> grain.DatasetIterator:
-        return pipeline.training_batches(
-            split, batch_size, size, seed=config.seed, augment=config.data.augment, threads=threads
-        )
-
-    def evaluation(split: Split) -> Iterator:
-        return pipeline.evaluation_batches(split, batch_size, size, threads=threads)
-
-    return Feed(lambda split: split, inputs, training, evaluation, order=lambda split: np.arange(len(split)))
-
-
-def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    own = pathlib.Path(os.path.expanduser(config.data.tokenizer)) if config.data.tokenizer else None
-    tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
-    tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
-    lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
-    if lengths[-1] > base.config.max_length:
-        raise InputError(
-            f"config.data.lengths={config.data.lengths!r} goes up to {lengths[-1]} tokens, but the model has "
-            f"positions for {base.config.max_length}"
-        )
-
-    def ready(split: Split) -> tokens.TokenSplit:
-        encoded = tokens.encode(split, tokenizer, lengths[-1])
-        if encoded.cut:
-            print(
-                f"{encoded.cut} of {len(encoded)} examples are longer than {lengths[-1]} tokens (the last of "
-                "config.data.lengths), and cut",
-                flush=True,
-            )
-        return encoded
-
-    # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
-    segmented = base.config.segments > 1  # not `base` below: its arrays would stay as long as the function
-
-    def inputs(batch: dict) -> dict:
-        segments = batch["segments"] if segmented else None
-        return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
-
-    def training(split: tokens.TokenSplit) -> grain.DatasetIterator:
-        return tokens.training_batches(split, batch_size, lengths, seed=config.seed, threads=threads)
-
-    def evaluation(split: tokens.TokenSplit) -> Iterator:
-        return tokens.evaluation_batches(split, batch_size, lengths, threads=threads)
-
-    return Feed(ready, inputs, training, evaluation, order=lambda split: tokens.by_length(split.lengths))

@@ -3,12 +3,17 @@
 import math
 import sys
 import time
+from typing import Any, Protocol
 
 import jax
 import ml_collections
+import numpy as np
 import tqdm
 
 from surm.workdir import Workdir
+
+Values = dict[str, Any]
+"""Metrics by name: a number each, or one of every member of a population."""
 
 
 class NonFiniteError(RuntimeError):
@@ -24,11 +29,50 @@ def check_finite(step: int, values: dict[str, float]) -> None:
         raise NonFiniteError(f"step {step}: {found}, no finite number" + (f" ({finite})" if finite else ""))
 
 
+class Log(Protocol):
+    """What becomes of the metrics."""
+
+    notes: dict[str, Any]
+    """What a run that goes on must know again, as JSON values."""
+
+    def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
+        """Checks metrics, and writes them down if asked to; raises NonFiniteError if there is no going on."""
+
+    def logged(self, step: int, split: str) -> Values | None:
+        """Metrics that were written down, None if they were not."""
+
+    def rewind(self, step: int, notes: dict[str, Any]) -> None:
+        """Drops what a restart from a step will write again, and takes the notes that were saved then."""
+
+
+class RunLog:
+    """The log of one run."""
+
+    def __init__(self, folder: Workdir):
+        """Writes into a run's folder."""
+        self._folder, self.notes = folder, {}
+
+    def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
+        """See `Log`."""
+        numbers = {name: float(value) for name, value in values.items()}
+        check_finite(step, numbers)
+        if written:
+            self._folder.log(step, split, numbers)
+
+    def logged(self, step: int, split: str) -> Values | None:
+        """See `Log`."""
+        return self._folder.logged(step, split)
+
+    def rewind(self, step: int, _: dict[str, Any]) -> None:
+        """See `Log`."""
+        self._folder.rewind(step)
+
+
 class Progress:
     """Fetches each step's metrics one step late, so that the device never waits for the host."""
 
-    def __init__(self, folder: Workdir, config: ml_collections.ConfigDict, start: int, total: int):
-        self._folder, self._config, self._total = folder, config, total
+    def __init__(self, log: Log, config: ml_collections.ConfigDict, start: int, total: int):
+        self._log, self._config, self._total = log, config, total
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self.step_seconds: list[float] = []
         batch = config.optim.batch_size
@@ -58,12 +102,11 @@ class Progress:
         self._last = time.perf_counter()
 
     def _deal_with(self, step: int, values: dict[str, jax.Array]) -> None:
-        numbers = {name: float(value) for name, value in jax.device_get(values).items()}
+        values = jax.device_get(values)
         now = time.perf_counter()
         self.step_seconds.append(now - self._last)
         self._last = now
-        check_finite(step, numbers)
-        if step % self._config.log_every_steps == 0 or step == self._total:
-            self._folder.log(step, "train", numbers)
-        self._bar.set_postfix(loss=f"{numbers['loss']:.3f}", refresh=False)
+        due = step % self._config.log_every_steps == 0 or step == self._total
+        self._log.take(step, "train", values, written=due)
+        self._bar.set_postfix(loss=f"{np.mean(values['loss']):.3f}", refresh=False)
         self._bar.update(self._config.optim.batch_size)

@@ -18,6 +18,7 @@ from surm import preparation
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
+from surm.feed import Feed, feed_of
 from surm.peft import store
 from surm.workdir import Workdir, read_object
 
@@ -38,7 +39,7 @@ class LoadedRun:
     model: nnx.Module
     metrics: list[dict[str, Any]]
     result: dict[str, Any]
-    feed: preparation.Feed
+    feed: Feed
 
     def predict(self, examples: Iterable[Any]) -> Float[np.ndarray, "n outputs"]:
         """The model's outputs for examples, prepared just as in training.
@@ -130,5 +131,5 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         model=store.load_adapter(path / "adapter", base),
         metrics=Workdir(path, config).metrics(),
         result=result,
-        feed=preparation.feed_of(config, weights, base),
+        feed=feed_of(config, weights, base),
     )

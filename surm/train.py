@@ -4,40 +4,37 @@ A run starts from its own workdir if that holds a checkpoint, else from `config.
 fresh; the loop itself is in `surm.loop`.
 """
 
-import io
-import os
-import platform
-import resource
 import signal
-import statistics
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import ml_collections
-import numpy as np
-import optax
 from absl import logging
 
-import surm
-from surm import checkpoint, command_line, memory, optim, report, stopping
+from surm import checkpoint, command_line, loop, memory, optim, population, report, stopping
 from surm import config as configs
+from surm import mesh as meshes
+from surm import result as results
 from surm.errors import InputError
-from surm.loop import Loop
-from surm.peft import store, surgery
+from surm.peft import surgery
 from surm.preparation import Run, prepare
 from surm.progress import NonFiniteError
+from surm.step import answering
 from surm.stopping import Stopped
 from surm.workdir import Workdir
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: str, *, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Trains, evaluates and writes a run's folder.
 
     Args:
       config: as `surm.config.default()`, with other values.
       workdir: the run's folder; a finished run is not repeated, an unfinished one is continued.
+      overrides: what the command line or a sweep set in the config's file, by dotted key; written into the result.
 
     Returns:
       What `result.json` holds.
@@ -49,6 +46,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
       OSError: if the workdir cannot be written any more.
     """
     configs.check(config)
+    every, mesh = population.members(config), meshes.mesh_of(config)
     folder = Workdir(workdir, config)
     if (finished := folder.result()) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
@@ -59,72 +57,38 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
             return finished
         print(surgery.table(prepared.model), flush=True)
         print(optim.summary(config.optim, configs.spec(config)), flush=True)
-        trainable, measured = _train(prepared, folder, stop)
-        return _finish(prepared, folder, trainable, measured)
+        more = {"overrides": dict(overrides or {})}
+        with jax.set_mesh(mesh):
+            return (_population if every else _one)(prepared, folder, mesh, stop, more)
 
 
-def _finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], measured: dict) -> dict[str, Any]:
-    """Writes the adapter, the curves and, last, the result."""
-    config = prepared.config
-    graphdef, _, frozen = surgery.split(prepared.model)
-    trained = surgery.join(graphdef, trainable, frozen)
-    store.save_adapter(folder.adapter, trained, base_name=config.model.weights)
-    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
-    result = _result(prepared, measured)
-    folder.write_json("result.json", result)
-    return result
+def _one(
+    prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh, stop: list[int], more: dict[str, Any]
+) -> dict[str, Any]:
+    """Trains a single run and writes what it leaves."""
+    trained = _train(prepared, folder, loop.program(prepared, folder, mesh), mesh, stop)
+    return results.finish(prepared, folder, answering(trained.pop("state")), trained | more)
 
 
-def _train(prepared: Run, folder: Workdir, stop: list[int]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """Trains, from the newest checkpoint if there is one; the trained arrays, and what was measured."""
+def _population(
+    prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh, stop: list[int], more: dict[str, Any]
+) -> dict[str, Any]:
+    """Trains the members of a population and writes what they leave."""
+    every = population.members(prepared.config)
+    log = population.PopulationLog(population.members_folders(folder, every))
+    trained = _train(prepared, folder, population.program(prepared, every, log, mesh), mesh, stop)
+    return population.finish(prepared, folder, every, log, trained.pop("state"), trained | more)
+
+
+def _train(
+    prepared: Run, folder: Workdir, program: loop.Program, mesh: jax.sharding.Mesh, stop: list[int]
+) -> dict[str, Any]:
+    """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
     with checkpoint.Checkpoints(folder.checkpoints, prepared.config.keep_checkpoints) as saved:
-        loop = Loop(prepared, folder, saved)
-        steps = loop.train(stop)
-        evaluated = loop.evaluate(prepared.total_steps)
-    return loop.state["trainable"], {"eval": evaluated, "seconds": loop.seconds, "steps": steps}
-
-
-def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
-    config, data, count = prepared.config, prepared.data, surgery.count_parameters(prepared.model)
-    steady = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
-    return {
-        "eval": measured["eval"],
-        "metric": data.metrics[0],
-        "kind": data.kind,
-        "num_outputs": data.num_classes,
-        "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
-        "classes": list(data.class_names),
-        "family": config.peft.family if config.peft.method in ("update", "adapter") else None,
-        "method": config.peft.method,
-        "adapter_parameters": count.adapter,
-        "trainable_parameters": count.trainable,
-        "total_parameters": count.total,
-        "steps": prepared.total_steps,
-        "learning_rate": optim.learning_rate(config.optim, configs.spec(config)),
-        "seconds": measured["seconds"],
-        "step_seconds_median": statistics.median(steady) if steady else None,
-        "peak_bytes": _peak_bytes(),
-        "seed": config.seed,
-        "versions": versions(),
-        "config": config.to_dict(),
-    }  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """What a result was measured with: packages, device and machine."""
-    return {
-        "surm": surm.__version__, "jax": jax.__version__, "flax": flax.__version__,
-        "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
-        "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-    }  # fmt: skip
-
-
-def _peak_bytes() -> int:
-    """The device's peak memory where it tells, else this process's."""
-    of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        running = loop.Loop(prepared, folder, saved, program, mesh)
+        steps = running.train(stop)
+        evaluated = running.evaluate(prepared.total_steps)
+    return {"state": running.state, "eval": evaluated, "seconds": running.seconds, "steps": steps}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,14 +102,12 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
+    command_line.tolerate_any_encoding()
     try:
         flags = command_line.parse(sys.argv if argv is None else argv)
         if jax.default_backend() == "cpu":
             memory.keep_freed_memory()
-        result = run(flags.config, flags.workdir)
+        result = run(flags.config, flags.workdir, overrides=flags.overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from surm import command_line, files, matrices, metrics, preparation
 from surm.peft import surgery
-from surm.train import versions
+from surm.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ROOT = pathlib.Path(__file__).parent.parent.parent

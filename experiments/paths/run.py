@@ -30,7 +30,7 @@ from surm import files, matrices
 from surm.matmul import dot_general
 from surm.memory import keep_freed_memory
 from surm.peft import fused, layers, paths
-from surm.train import versions
+from surm.result import versions
 
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
 DTYPES = ("float32", "bfloat16")

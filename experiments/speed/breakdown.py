@@ -27,7 +27,7 @@ from run import LENGTH, RESULTS, SPECS, spec_of
 
 from surm import files
 from surm.memory import keep_freed_memory
-from surm.train import versions
+from surm.result import versions
 
 SHOWN = 15
 """Kinds named; the rest is `other`."""

@@ -40,7 +40,7 @@ import surm
 from surm import files
 from surm.memory import keep_freed_memory
 from surm.peft import paths
-from surm.train import versions
+from surm.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TARGETS = r".*\.(query|value)"

@@ -21,7 +21,7 @@ from surm import files, matrices
 from surm.matrices import dft, fourier
 from surm.memory import keep_freed_memory
 from surm.peft.paths import CONVOLUTIONAL
-from surm.train import versions
+from surm.result import versions
 
 SIZES = (128, 256, 512, 768, 1024, 2048, 4096, 8192)
 ROWS = 256

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from surm.data.share import WHOLE, Share, Shared
 from surm.data.splits import Split
 from surm.errors import InputError
 
@@ -61,7 +62,14 @@ def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 def training_batches(
-    split: Split, batch_size: int, image_size: int, *, seed: int, augment: str = "none", threads: int = 2
+    split: Split,
+    batch_size: int,
+    image_size: int,
+    *,
+    seed: int,
+    augment: str = "none",
+    threads: int = 2,
+    share: Share = WHOLE,
 ) -> grain.DatasetIterator:
     """An endless, resumable iterator over shuffled batches; every pass is shuffled anew.
 
@@ -72,6 +80,7 @@ def training_batches(
       seed: decides order and augmentation.
       augment: one of `AUGMENTATIONS`.
       threads: threads that read and transform ahead.
+      share: which rows of every batch are read here.
 
     Returns:
       An iterator with `get_state` and `set_state`.
@@ -84,11 +93,11 @@ def training_batches(
     examples = grain.MapDataset.source(split).seed(seed).shuffle().map(Resize(image_size))
     if augment == "crop_flip":
         examples = examples.random_map(CropFlip())
-    return iter(_batched(examples, batch_size).repeat().to_iter_dataset(read_ahead(threads)))
+    return iter(_batched(examples, batch_size, share).repeat().to_iter_dataset(read_ahead(threads)))
 
 
 def evaluation_batches(
-    split: Split, batch_size: int, image_size: int, *, threads: int = 2
+    split: Split, batch_size: int, image_size: int, *, threads: int = 2, share: Share = WHOLE
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over a split in order, without augmentation.
 
@@ -97,15 +106,18 @@ def evaluation_batches(
       batch_size: examples a batch; the last batch is padded to it.
       image_size: side of the images, in pixels.
       threads: threads that read and transform ahead.
+      share: which rows of every batch are read here.
 
     Returns:
       An iterator over ⌈len(split) / batch_size⌉ batches.
     """
     examples = grain.MapDataset.source(split).map(Resize(image_size))
-    return iter(_batched(examples, batch_size).to_iter_dataset(read_ahead(threads)))
+    return iter(_batched(examples, batch_size, share).to_iter_dataset(read_ahead(threads)))
 
 
-def _batched(examples: grain.MapDataset, batch_size: int) -> grain.MapDataset:
+def _batched(examples: grain.MapDataset, batch_size: int, share: Share) -> grain.MapDataset:
+    if share != WHOLE:
+        return Shared(examples, batch_size, share).batch(batch_size // share.count)
     pad = functools.partial(grain.experimental.batch_and_pad, batch_size=batch_size)
     return examples.batch(batch_size, batch_fn=pad)
 

@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from surm.data.pipeline import read_ahead
+from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.errors import InputError, one_line
 
@@ -155,6 +156,7 @@ class Batches:
       lengths: that a batch may have, in order; the last holds every example.
       seed: decides the order, pass by pass; None for one order, the shortest first.
       passes: how often the split is gone through.
+      share: which rows of every batch are read here.
 
     Raises:
       InputError: if the lengths are not in order, or an example is longer than the last.
@@ -165,6 +167,7 @@ class Batches:
     lengths: tuple[int, ...]
     seed: int | None = None
     passes: int = 1
+    share: Share = WHOLE
 
     def __post_init__(self):
         if list(self.lengths) != sorted(set(self.lengths)):
@@ -193,13 +196,14 @@ class Batches:
     def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         longest = self.split.lengths[chosen].max()
         length = next(length for length in self.lengths if length >= longest)
-        shape = (self.batch_size, length)
+        chosen, batch_size = chosen[self.share.rows(self.batch_size)], self.batch_size // self.share.count
+        shape = (batch_size, length)
         batch = {
             "tokens": np.zeros(shape, np.int32),
             "segments": np.zeros(shape, np.int32),
             "attended": np.zeros(shape, np.bool_),
-            "label": np.zeros(self.batch_size, self.split.labels.dtype),
-            "mask": np.arange(self.batch_size) < len(chosen),
+            "label": np.zeros(batch_size, self.split.labels.dtype),
+            "mask": np.arange(batch_size) < len(chosen),
         }
         batch["label"][: len(chosen)] = self.split.labels[chosen]
         for row, example in enumerate(chosen):
@@ -230,7 +234,13 @@ def by_length(lengths: np.ndarray) -> np.ndarray:
 
 
 def training_batches(
-    split: TokenSplit, batch_size: int, lengths: Sequence[int], *, seed: int, threads: int = 2
+    split: TokenSplit,
+    batch_size: int,
+    lengths: Sequence[int],
+    *,
+    seed: int,
+    threads: int = 2,
+    share: Share = WHOLE,
 ) -> grain.DatasetIterator:
     """An endless, resumable iterator over shuffled batches; every pass is shuffled anew.
 
@@ -240,17 +250,19 @@ def training_batches(
       lengths: that a batch may have, in order; the last must hold every example.
       seed: decides the order.
       threads: threads that put batches together ahead.
+      share: which rows of every batch are read here.
 
     Returns:
       An iterator with `get_state` and `set_state`.
     """
-    source = Batches(split, batch_size, tuple(lengths), seed, passes=2**31 // math.ceil(len(split) / batch_size))
+    passes = 2**31 // math.ceil(len(split) / batch_size)
+    source = Batches(split, batch_size, tuple(lengths), seed, passes, share)
     return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead(threads)))
 
 
 def evaluation_batches(
-    split: TokenSplit, batch_size: int, lengths: Sequence[int], *, threads: int = 2
+    split: TokenSplit, batch_size: int, lengths: Sequence[int], *, threads: int = 2, share: Share = WHOLE
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over a split, the shortest texts first; arguments as for `training_batches`."""
-    source = Batches(split, batch_size, tuple(lengths))
+    source = Batches(split, batch_size, tuple(lengths), share=share)
     return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead(threads)))

@@ -163,6 +163,29 @@ def with_path(model: Model, path: str) -> Model:
     return model
 
 
+def with_scale(model: Model, scale: float) -> Model:
+    """Returns the model with another scale of its updates.
+
+    Args:
+      model: a model from `attach` or `load_adapter`; left untouched.
+      scale: what multiplies every ΔW.
+
+    Returns:
+      A new model.
+
+    Raises:
+      InputError: if the model has no adapter, its method has no scale, or the scale is no finite number.
+    """
+    if (spec := spec_of(model)) is None:
+        raise InputError(f"scale={scale}, but the model has no adapter")
+    spec = dataclasses.replace(spec, scale=scale)
+    model = nnx.clone(model)
+    for _, layer in wrapped_layers(model):
+        layer.scale = scale
+    setattr(model, _SPEC, spec)
+    return model
+
+
 @contextlib.contextmanager
 def disabled(model: Model) -> Iterator[Model]:
     """Switches the adapter off inside a `with` block: the layers answer as if it were not there.
@@ -230,10 +253,30 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.St
     return graphdef, {select.dotted(path): var[...] for path, var in nnx.to_flat_state(trainable)}, frozen
 
 
-def join(graphdef: nnx.GraphDef, trainable: dict[str, jax.Array], frozen: nnx.State) -> nnx.Module:
-    """Puts a model together again from the parts of `split`; trained arrays may be others of the same shapes."""
+def join(
+    graphdef: nnx.GraphDef,
+    trainable: dict[str, jax.Array],
+    frozen: nnx.State,
+    *,
+    scale: jax.typing.ArrayLike | None = None,
+) -> nnx.Module:
+    """Puts a model together again from the parts of `split`.
+
+    Args:
+      graphdef: the structure.
+      trainable: trained arrays by path; they may be others of the same shapes.
+      frozen: all the rest.
+      scale: of the updates; None for the model's own.
+
+    Returns:
+      The model.
+    """
     state = nnx.from_flat_state((select.parts(path), value) for path, value in trainable.items())
-    return nnx.merge(graphdef, state, frozen, copy=True)
+    model = nnx.merge(graphdef, state, frozen, copy=True)
+    if scale is not None:
+        for _, layer in wrapped_layers(model):
+            layer.scale = scale
+    return model
 
 
 def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:

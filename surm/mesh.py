@@ -1,0 +1,117 @@
+"""The devices of a run as a mesh, and where its arrays lie on it.
+
+The mesh has two axes. Batches are spread over `data`. What trains is on every device; so is the frozen base, unless
+`config.mesh.shard_base` spreads its large arrays over both axes, for bases that do not fit on one device: each is then
+brought together where it is used. JAX's compiler puts the communication in (the axes are of type `Auto`).
+"""
+
+import math
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from surm.data.share import Share
+from surm.errors import InputError
+
+AXES = ("data", "model")
+_SHARDED_FROM = 2**16  # entries; to bring a smaller array together costs more than it spares
+
+
+def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh that a config asks for.
+
+    Args:
+      config: a run's configuration; one of `mesh.data` and `mesh.model` may be -1, all that is left.
+
+    Returns:
+      The mesh over all devices of all processes.
+
+    Raises:
+      InputError: if it does not take all devices, its data axis does not divide the batch (or, with
+        `mesh.shard_members`, the population: see `surm.population`), or a process has part of a row alone.
+    """
+    devices, wanted = jax.device_count(), {"data": config.mesh.data, "model": config.mesh.model}
+    given = math.prod(size for size in wanted.values() if size != -1)
+    if devices % given or (-1 not in wanted.values() and given != devices) or [*wanted.values()] == [-1, -1]:
+        raise InputError(
+            f"config.mesh.data={wanted['data']} and config.mesh.model={wanted['model']} do not take the {devices} "
+            "devices; their product must be that, or one of them -1 for all that is left"
+        )
+    shape = [devices // given if size == -1 else size for size in wanted.values()]
+    parts = config.optim.accumulation_steps
+    if config.optim.batch_size % (shape[0] * parts):
+        of_parts = f" in {parts} parts (config.optim.accumulation_steps)" if parts > 1 else ""
+        raise InputError(
+            f"config.optim.batch_size={config.optim.batch_size}{of_parts} does not divide among config.mesh.data="
+            f"{shape[0]} devices; expected a multiple of {shape[0] * parts}"
+        )
+    if jax.local_device_count() % shape[1]:
+        raise InputError(
+            f"config.mesh.model={shape[1]} reaches over processes of {jax.local_device_count()} devices each; expected "
+            "a divisor of that"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def share_of(mesh: Mesh) -> Share:
+    """The part of every batch that this process reads: those of its devices' rows."""
+    rows = np.vectorize(lambda device: device.process_index)(mesh.devices[:, 0])
+    own = np.flatnonzero(rows == jax.process_index())
+    if not np.array_equal(own, np.arange(own[0], own[0] + len(own))):
+        raise InputError(f"the devices of process {jax.process_index()} are not neighbours on the mesh: rows {own}")
+    return Share(int(own[0]) // len(own), len(rows) // len(own))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """An array spread over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def put_batch(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
+    """Every process's share of a batch, as the whole batch, spread over the data axis."""
+    sharding = over_data(mesh, axis)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def put_everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Arrays, whole on every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, np.asarray(value)), tree)
+
+
+def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
+    """The frozen part of a model, on every device or in parts over all of them.
+
+    Args:
+      mesh: from `mesh_of`.
+      frozen: from `surgery.split`.
+      sharded: whether large arrays are spread over both axes.
+
+    Returns:
+      The same, placed.
+    """
+
+    def placed(value: jax.Array) -> jax.Array:
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return jax.device_put(value, replicated(mesh))
+        spec = _parts(value.shape, mesh.size) if sharded else PartitionSpec()
+        return jax.device_put(value, NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, frozen)
+
+
+def _parts(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """The longest axis that divides among all devices is spread over them; of small arrays, none."""
+    fitting = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    if math.prod(shape) < _SHARDED_FROM or not fitting:
+        return PartitionSpec()
+    chosen = max(fitting, key=lambda axis: shape[axis])
+    return PartitionSpec(*[AXES if axis == chosen else None for axis in range(len(shape))])

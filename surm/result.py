@@ -1,0 +1,86 @@
+"""What a finished run leaves: its adapter, its curves and, last, its result."""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+
+import surm
+from surm import config as configs
+from surm import optim, report
+from surm.peft import store, surgery
+from surm.preparation import Run
+from surm.workdir import Workdir
+
+
+def finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], measured: dict[str, Any]) -> dict[str, Any]:
+    """Writes the adapter, the curves and, last, the result.
+
+    Args:
+      prepared: the run.
+      folder: where it belongs.
+      trainable: the trained arrays.
+      measured: `eval`, `seconds`, `steps` (seconds of each), `overrides`, and of a population's member `members`.
+
+    Returns:
+      What `result.json` holds.
+    """
+    graphdef, _, frozen = surgery.split(prepared.model)
+    trained = surgery.join(graphdef, trainable, frozen)
+    store.save_adapter(folder.adapter, trained, base_name=prepared.config.model.weights)
+    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
+    found = result(prepared, measured)
+    folder.write_json("result.json", found)
+    return found
+
+
+def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
+    """What `result.json` holds."""
+    config, data, count = prepared.config, prepared.data, surgery.count_parameters(prepared.model)
+    seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
+    return {
+        "eval": measured["eval"],
+        "metric": data.metrics[0],
+        "kind": data.kind,
+        "num_outputs": data.num_classes,
+        "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
+        "classes": list(data.class_names),
+        "family": config.peft.family if config.peft.method in ("update", "adapter") else None,
+        "method": config.peft.method,
+        "adapter_parameters": count.adapter,
+        "trainable_parameters": count.trainable,
+        "total_parameters": count.total,
+        "steps": prepared.total_steps,
+        "learning_rate": optim.learning_rate(config.optim, configs.spec(config)),
+        "seconds": measured["seconds"],
+        "step_seconds_median": statistics.median(seconds) if seconds else None,
+        "peak_bytes": _peak_bytes(),
+        "seed": config.seed,
+        "versions": versions(),
+        "overrides": measured["overrides"],
+        "config": config.to_dict(),
+    } | ({"members": measured["members"]} if "members" in measured else {})  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """What a result was measured with: packages, device and machine."""
+    return {
+        "surm": surm.__version__, "jax": jax.__version__, "flax": flax.__version__,
+        "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
+        "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+    }  # fmt: skip
+
+
+def _peak_bytes() -> int:
+    """The device's peak memory where it tells, else this process's."""
+    of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,125 @@
+"""One training step: from a state and a batch to the next state. What a run compiles, and a population maps over."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from surm import metrics, optim
+from surm.optim import Hyperparameters
+from surm.peft import layers, select, surgery
+from surm.preparation import Run
+
+TrainState = dict[str, Any]
+"""`trainable` (arrays by path), `opt_state`, `step` and `key`, and `average` where one is kept: all that a checkpoint
+holds beside the data position."""
+
+Batch = dict[str, np.ndarray]
+Step = Callable[[TrainState, nnx.State, Batch, Hyperparameters], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def initial_state(model: nnx.Module, name: str, seed: int, *, averaged: bool) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: with its adapter.
+      name: of the optimiser.
+      seed: of what the steps draw.
+      averaged: whether an average of the trained arrays is kept.
+
+    Returns:
+      The state.
+    """
+    trainable = {path: jnp.array(value) for path, value in surgery.split(model)[1].items()}
+    anything = Hyperparameters(*[0.0] * 8)  # the optimiser's state is the same for all
+    state = {
+        "trainable": trainable,
+        "opt_state": optim.optimizer(name, anything, groups_of(model)).init(trainable),
+        "step": jnp.int32(0),
+        "key": jax.random.key_data(jax.random.key(seed)),
+    }
+    return state | ({"average": jax.tree.map(jnp.copy, trainable)} if averaged else {})
+
+
+def groups_of(model: nnx.Module) -> dict[str, str]:
+    """`"adapter"` for every array that the method trains, `"head"` for every other that trains, by path."""
+    kinds = dict(nnx.to_flat_state(nnx.state(model, layers.AdapterParam)))
+    adapter = {select.dotted(path) for path in kinds}
+    return {path: "adapter" if path in adapter else "head" for path in surgery.split(model)[1]}
+
+
+def answering(state: TrainState) -> dict[str, jax.Array]:
+    """The trained arrays that a run is measured with and saves: their average where one is kept."""
+    return state.get("average", state["trainable"])
+
+
+def train_step(prepared: Run) -> Step:
+    """One step, not compiled: gradients and optimiser state of the trained arrays alone.
+
+    Args:
+      prepared: the run.
+
+    Returns:
+      A function (state, frozen, batch, hyperparameters) -> (state, metrics).
+    """
+    config = prepared.config
+    parts, groups = config.optim.accumulation_steps, groups_of(prepared.model)
+    prepared.model.train()
+    graphdef = surgery.split(prepared.model)[0]
+    prepared.model.eval()
+
+    def sums(trainable, frozen, batch, key, now):
+        """Of the losses of a batch, whose gradient is wanted, and of what else is to be known."""
+        model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
+        layers.reseed_dropout(model, key)
+        outputs = model(**prepared.inputs(batch))
+        labels, mask = batch["label"], batch["mask"]
+        regression = prepared.data.regression
+        losses = metrics.losses(outputs, labels, regression=regression, label_smoothing=now.label_smoothing)
+        found = {"loss": jnp.sum(losses, where=mask)}
+        if not regression:
+            found["accuracy"] = jnp.sum(metrics.predictions(outputs) == labels, where=mask, dtype=losses.dtype)
+        return found["loss"], found
+
+    def gradients(trainable, frozen, batch, key, now):
+        """Of the mean loss of a batch, and the means; part by part, if it comes in parts."""
+        of = jax.grad(sums, has_aux=True)
+        if parts == 1:
+            found = of(trainable, frozen, batch, key, now)
+        else:
+
+            def add(total, part):
+                batch, key = part
+                return jax.tree.map(jnp.add, total, of(trainable, frozen, batch, key, now)), None
+
+            pieces = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+            keys = jax.random.split(key, parts)
+            first = jax.tree.map(lambda x: x[0], (pieces, keys))
+            nothing = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype),
+                jax.eval_shape(lambda part: of(trainable, frozen, *part, now), first),
+            )
+            found, _ = jax.lax.scan(add, nothing, (pieces, keys))
+        count = jnp.sum(batch["mask"])
+        return jax.tree.map(lambda total: total / count, found)
+
+    def step(state, frozen, batch, hyperparameters):
+        now = hyperparameters.at(state["step"])
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        found, values = gradients(state["trainable"], frozen, batch, key, now)
+        tx = optim.optimizer(config.optim.name, now, groups)
+        updates, opt_state = tx.update(found, state["opt_state"], state["trainable"])
+        new = state | {
+            "trainable": optax.apply_updates(state["trainable"], updates),
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+        }
+        if "average" in state:
+            new["average"] = optim.average(state["average"], new["trainable"], now.ema_decay, state["step"])
+        return new, values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
+
+    return step
