@@ -4,13 +4,13 @@ A run starts from its own workdir if that holds a checkpoint, else from `config.
 fresh; the loop itself is in `surm.loop`.
 """
 
-import io
 import os
 import platform
 import resource
 import signal
 import statistics
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -32,12 +32,15 @@ from surm.stopping import Stopped
 from surm.workdir import Workdir
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict, workdir: str, *, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Trains, evaluates and writes a run's folder.
 
     Args:
       config: as `surm.config.default()`, with other values.
       workdir: the run's folder; a finished run is not repeated, an unfinished one is continued.
+      overrides: what the command line or a sweep set in the config's file, by dotted key; written into the result.
 
     Returns:
       What `result.json` holds.
@@ -60,7 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
         print(surgery.table(prepared.model), flush=True)
         print(optim.summary(config.optim, configs.spec(config)), flush=True)
         trainable, measured = _train(prepared, folder, stop)
-        return _finish(prepared, folder, trainable, measured)
+        return _finish(prepared, folder, trainable, {**measured, "overrides": dict(overrides or {})})
 
 
 def _finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], measured: dict) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def _result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": _peak_bytes(),
         "seed": config.seed,
         "versions": versions(),
+        "overrides": measured["overrides"],
         "config": config.to_dict(),
     }  # fmt: skip
 
@@ -138,14 +142,12 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
+    command_line.tolerate_any_encoding()
     try:
         flags = command_line.parse(sys.argv if argv is None else argv)
         if jax.default_backend() == "cpu":
             memory.keep_freed_memory()
-        result = run(flags.config, flags.workdir)
+        result = run(flags.config, flags.workdir, overrides=flags.overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
