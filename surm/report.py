@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surm import files
@@ -51,3 +52,44 @@ def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
             f"{result['steps']} steps in {result['seconds']:.0f} s; results in {folder}",
         ]
     )
+
+
+def sweep_table(
+    settings: Sequence[Mapping[str, str]], results: Sequence[Mapping[str, Any] | None], states: Sequence[str]
+) -> str:
+    """The runs of a sweep in aligned columns, the best by its main metric first, those without a result last.
+
+    Args:
+      settings: what differs among the runs, the same keys for each.
+      results: what `result.json` holds, None for a run without.
+      states: a word for each run.
+
+    Returns:
+      One line of headings, and one for every run: rank, settings, metrics, trained parameters, seconds, state.
+    """
+    metrics = dict.fromkeys(result["metric"] for result in results if result)  # the main ones come first
+    metrics |= dict.fromkeys(name for result in results if result for name in result["eval"])
+    rows = [["rank", *settings[0], *metrics, "trained", "seconds", "state"]]
+    for rank, index in enumerate(sorted(range(len(results)), key=lambda index: _place(results[index], [*metrics])), 1):
+        result = results[index]
+        measured = ["-"] * (len(metrics) + 2)
+        if result:
+            values = [f"{result['eval'][name]:.4f}" if name in result["eval"] else "-" for name in metrics]
+            measured = [*values, f"{result['trainable_parameters']:,}", f"{result['seconds']:.0f}"]
+        rows.append([str(rank) if result else "-", *settings[index].values(), *measured, states[index]])
+    left = {*range(1, len(settings[0]) + 1), len(rows[0]) - 1}  # words; the others are numbers
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _place(result: Mapping[str, Any] | None, metrics: list[str]) -> tuple[float, ...]:
+    """What runs are sorted by: of metrics more is better, of the loss less."""
+    if result is None:
+        return (float("inf"),)
+    return metrics.index(result["metric"]), -result["eval"][result["metric"]], result["eval"]["loss"]
