@@ -43,15 +43,12 @@ def plan(line: CommandLine) -> list[Run]:
       The runs, in the order of the config's `sweep()`.
 
     Raises:
-      InputError: if there is no `sweep()`, it fails or yields what is no override, a config is refused, or a run's
-        folder holds the run of another config.
+      InputError: if there is no `sweep()`, it fails or yields what is no override, or a config is refused.
     """
     runs = [_run(line, overrides) for overrides in overrides_of(line.config_file)]
     names = [run.name for run in runs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"sweep() yields {twice[0]!r} twice")
-    for run in runs:
-        run.result()  # refuses the folder of another config
     return runs
 
 
@@ -164,6 +161,7 @@ def write_script(runs: Sequence[Run], launcher: str, workdir: str, template: str
 
 
 def _missing(runs: Sequence[Run]) -> list[Run]:
+    """The runs without a result; InputError if a folder holds the run of another config."""
     return [run for run in runs if run.result() is None]
 
 
