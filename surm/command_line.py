@@ -1,10 +1,13 @@
 """The flags `--config` and `--workdir`, every mistake in them turned into one line."""
 
 import dataclasses
+import io
 import os
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -16,51 +19,80 @@ from surm.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """What the command line says: the config, overrides applied, and the run's folder."""
+    """What the command line says.
+
+    Attributes:
+      config: overrides applied.
+      workdir: the run's folder.
+      config_file: as given, FILE or FILE:ARGUMENTS.
+      overrides: what `--config.KEY=VALUE` set, by dotted key.
+      options: the value of every further flag, None where it was not given.
+    """
 
     config: ml_collections.ConfigDict
     workdir: str
+    config_file: str
+    overrides: dict[str, Any]
+    options: dict[str, str | None]
 
 
-def parse(argv: list[str]) -> CommandLine:
+def parse(argv: list[str], program: str = "surm.train", options: Mapping[str, str] | None = None) -> CommandLine:
     """Parses `--config=FILE[:ARGUMENTS] --workdir=DIR [--config.KEY=VALUE ...]`.
 
     Args:
       argv: as `sys.argv`.
+      program: the module's name, for help.
+      options: further flags that this program has, each with its line of help.
 
     Returns:
-      Config and workdir.
+      Config and workdir, and where they came from.
 
     Raises:
       InputError: for an unknown flag or key, a value of the wrong type, or a config file that is missing or fails.
       SystemExit: after `--help`.
     """
-    values = flags.FlagValues()
+    values, options = flags.FlagValues(), options or {}
     config = config_flags.DEFINE_config_file(
         "config", None, "the run's config file, such as configs/vit_digits.py", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "the run's folder, made if absent", flag_values=values)
+    for name, text in options.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    unset = _check_keys(argv)
+    unset, overrides = _check_keys(argv), {}
     try:
         rest = values([argument for argument in argv if argument not in unset])
         chosen = config.value
         if chosen is not None:
             chosen.keys()  # a file that failed to load only says so when it is read
             chosen.update_from_flattened_dict({key: None for key in unset.values()})
-            configs.apply_durations(chosen, config_flags.get_override_values(values["config"]))
+            overrides = {**config_flags.get_override_values(values["config"]), **dict.fromkeys(unset.values())}
+            configs.apply_durations(chosen, overrides)
     except Exception as error:  # whatever absl, ml_collections or the config file itself raise
         raise InputError(_one_line(error)) from error
     if values.help:
-        print(f"usage: python -m surm.train --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n"
+        print(f"usage: python -m {program} --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n"
               f"The keys, their values and defaults: {pathlib.Path(configs.__file__)}\n{values}")  # fmt: skip
         sys.exit(0)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     for name in ("config", "workdir"):
         if not values[name].value:
-            raise InputError(f"--{name} is missing: python -m surm.train --config=FILE --workdir=DIR")
-    return CommandLine(chosen, os.path.expanduser(values.workdir))
+            raise InputError(f"--{name} is missing: python -m {program} --config=FILE --workdir=DIR")
+    return CommandLine(
+        config=chosen,
+        workdir=os.path.expanduser(values.workdir),
+        config_file=config_flags.get_config_filename(values["config"]),
+        overrides=overrides,
+        options={name: values[name].value for name in options},
+    )
+
+
+def tolerate_any_encoding() -> None:
+    """Lets a terminal without × show ?, where printing it would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _check_keys(argv: list[str]) -> dict[str, str]:

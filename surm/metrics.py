@@ -90,7 +90,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
-"""Every metric by name: a function of predictions and labels."""
+"""Every metric by name: a function of predictions and labels; of each, more is better."""
 
 
 def _ranks(values: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -8,8 +8,8 @@ mapped over; each member's numbers are those of its own run, up to rounding. The
 and of each member what a run's folder holds, but the checkpoints: those are of all members together.
 """
 
-import itertools
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -188,7 +188,7 @@ def program(prepared: Run, every: Sequence[Member], log: PopulationLog, mesh: ja
     """That of all members together.
 
     Args:
-      prepared: the run of the first member.
+      prepared: the run, its config that of the population.
       every: from `members`.
       log: of their metrics.
       mesh: from `surm.mesh.mesh_of`.
@@ -280,8 +280,9 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
             model = preparation.adapted(member.config, weights, prepared.data)
             if store.base_hash(model) != base:
                 raise InputError(
-                    f"config.population: seed={member.config.seed} has another frozen base than the first member, as "
-                    f"config.model.weights={member.config.model.weights!r} start at random; name pretrained weights"
+                    f"config.population: seed={member.config.seed} has another frozen base than seed="
+                    f"{prepared.config.seed}, as config.model.weights={member.config.model.weights!r} start at random; "
+                    "name pretrained weights"
                 )
             name, seed = member.config.optim.name, member.config.seed
             of_seed[seed] = jax.tree.map(np.asarray, initial_state(model, name, seed, averaged=averaged))
@@ -294,7 +295,7 @@ def finish(
     """Writes what every member leaves, and a result that sums up.
 
     Args:
-      prepared: the run of the first member.
+      prepared: as for `program`.
       folder: of the population.
       every: from `members`.
       log: of their metrics.
@@ -321,7 +322,7 @@ def finish(
     found = best | {
         "overrides": measured["overrides"],
         "seed": prepared.config.seed,
-        "config": measured["config"],
+        "config": prepared.config.to_dict(),
         "population": [
             {"member": member.name, "overrides": member.overrides, "eval": own["eval"] if own else None}
             | ({"failed": log.failed[number]} if number in log.failed else {})

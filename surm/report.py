@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surm import files
@@ -51,3 +52,69 @@ def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
             f"{result['steps']} steps in {result['seconds']:.0f} s; results in {folder}",
         ]
     )
+
+
+def of_population(result: dict[str, Any], folder: str | os.PathLike) -> str:
+    """A finished population in a table, the best member first, and means over seeds."""
+    members = result["population"]
+    results = [own["eval"] and {**result, "eval": own["eval"]} for own in members]
+    settings = [{key: str(value) for key, value in own["overrides"].items()} for own in members]
+    lines = [sweep_table(settings, results, ["failed" if "failed" in own else "finished" for own in members])]
+    for own in result["settings"]:
+        if own["members"] > 1:
+            what = ", ".join(f"{key}={value}" for key, value in own["overrides"].items())
+            values = ", ".join(f"{name} {mean:.4f} ± {own['std'][name]:.4f}" for name, mean in own["mean"].items())
+            lines.append(f"{what or 'all'}: {values} (mean and deviation of {own['members']} seeds)")
+    lines += [f"failed: {own['member']}: {own['failed']}" for own in members if "failed" in own]
+    lines.append(f"the best: {os.path.join(folder, 'members', result['best'])}; {result['seconds']:.0f} s for all")
+    return "\n".join(lines)
+
+
+def sweep_table(
+    settings: Sequence[Mapping[str, str]], results: Sequence[Mapping[str, Any] | None], states: Sequence[str]
+) -> str:
+    """The runs of a sweep in aligned columns, the best by its main metric first, those without a result last.
+
+    Args:
+      settings: what differs among the runs, the same keys for each.
+      results: what `result.json` holds, None for a run without.
+      states: a word for each run.
+
+    Returns:
+      One line of headings, and one for every run: rank, settings, metrics, trained parameters, seconds, state.
+    """
+    metrics = dict.fromkeys(result["metric"] for result in results if result)  # the main ones come first
+    metrics |= dict.fromkeys(name for result in results if result for name in result["eval"])
+    rows = [["rank", *settings[0], *metrics, "trained", "seconds", "state"]]
+    for rank, index in enumerate(sorted(range(len(results)), key=lambda index: place(results[index], [*metrics])), 1):
+        result = results[index]
+        measured = ["-"] * (len(metrics) + 2)
+        if result:
+            values = [f"{result['eval'][name]:.4f}" if name in result["eval"] else "-" for name in metrics]
+            measured = [*values, f"{result['trainable_parameters']:,}", f"{result['seconds']:.0f}"]
+        rows.append([str(rank) if result else "-", *settings[index].values(), *measured, states[index]])
+    left = {*range(1, len(settings[0]) + 1), len(rows[0]) - 1}  # words; the others are numbers
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def place(result: Mapping[str, Any] | None, metrics: Sequence[str] = ()) -> tuple[float, ...]:
+    """What runs are sorted by, the best first.
+
+    Args:
+      result: what `result.json` holds; None for a run without, which comes last.
+      metrics: main metrics, those of the first come first.
+
+    Returns:
+      The place of its main metric, then that metric, of which more is better, then the loss, of which less is.
+    """
+    if result is None:
+        return (float("inf"),)
+    main = result["metric"]
+    return metrics.index(main) if main in metrics else 0, -result["eval"][main], result["eval"]["loss"]

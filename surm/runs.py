@@ -115,6 +115,9 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     if not (path / "result.json").is_file():
         raise InputError(f"{str(folder)!r} holds no finished run: result.json is missing")
     result = read_object(path / "result.json")
+    if "population" in result:
+        best = path / "members" / result["best"]
+        raise InputError(f"{str(folder)!r} holds a population; open one of its members, the best is {str(best)!r}")
     if missing := {"config", "kind", "num_outputs", "num_texts"} - result.keys():
         raise InputError(
             f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"

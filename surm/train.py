@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    print(report.summary(result, flags.workdir))
+    print((report.of_population if "population" in result else report.summary)(result, flags.workdir))
     return 0
 
 

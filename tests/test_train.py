@@ -68,6 +68,10 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert got["steps"] == 8 and got["adapter_parameters"] == 6 * 3 * 2 * 192
     assert got["trainable_parameters"] == got["adapter_parameters"] + 192 * 10 + 10
     assert json.loads((finished / "config.json").read_text()) == got["config"]
+    assert got["overrides"] == {
+        "model.name": "vit_micro", "model.weights": "none", "optim.batch_size": 16, "data.train_examples": 64,
+        "log_every_steps": 1, "optim.steps": 8, "peft.dropout": 0.2, "checkpoint_every_steps": 2, "eval_every_steps": 4,
+    }  # fmt: skip
 
 
 def test_metrics_come_one_object_a_line_in_the_order_of_the_loop(finished):

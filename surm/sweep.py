@@ -1,0 +1,205 @@
+"""Trains what a config's `sweep()` asks for: `python -m surm.sweep --config=configs/vit_digits.py --workdir=DIR`.
+
+Every run is `python -m surm.train` in a process of its own, in a folder DIR/NAME that is called by its overrides, with
+its output in DIR/NAME/log.txt. Finished runs are skipped, stopped ones go on, a failed one does not hold up the others;
+at the end there is one table, best first. `--config.KEY=VALUE` holds for all runs.
+
+`--launcher=print` prints the commands of what is missing instead, and the table on the error stream; `slurm` and `xpk`
+write a script into DIR from a template in `scripts/` or from `--template=FILE`. A sweep that was trained elsewhere is
+looked at, and completed, by the same command.
+"""
+
+import inspect
+import pathlib
+import runpy
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from surm import command_line, launchers, report, sweeps
+from surm import config as configs
+from surm.command_line import CommandLine
+from surm.errors import InputError, nearest, one_line
+from surm.launchers import Run
+
+LAUNCHERS = ("local", "print", *launchers.TEMPLATES)
+OPTIONS = {
+    "launcher": f"where to train: {', '.join(LAUNCHERS)}; local if not given",
+    "template": "the template of a script for slurm or xpk, in place of the one in scripts/",
+}
+
+
+def plan(line: CommandLine) -> list[Run]:
+    """The runs of a sweep, every one's config checked; nothing is written.
+
+    Args:
+      line: of the command.
+
+    Returns:
+      The runs, in the order of the config's `sweep()`.
+
+    Raises:
+      InputError: if there is no `sweep()`, it fails or yields what is no override, or a config is refused.
+    """
+    runs = [_run(line, overrides) for overrides in overrides_of(line.config_file)]
+    names = [run.name for run in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"sweep() yields {twice[0]!r} twice")
+    return runs
+
+
+def overrides_of(config_file: str) -> list[sweeps.Overrides]:
+    """What the `sweep()` of a config file yields.
+
+    Args:
+      config_file: FILE or FILE:ARGUMENTS; a `sweep` that takes an argument is given what stands behind the colon.
+
+    Returns:
+      The overrides of every run.
+
+    Raises:
+      InputError: if there is none, it fails, or it yields anything else.
+    """
+    file, *arguments = config_file.split(":", 1)
+    sweep = runpy.run_path(file).get("sweep")
+    if sweep is None:
+        raise InputError(
+            f"config {file!r} has no sweep(); one is written: from surm import sweeps; def sweep(): "
+            'return sweeps.product({"peft.family": ["circulant", "toeplitz"], "seed": [0, 1]})'
+        )
+    try:
+        found = list(sweep(*arguments[: len(inspect.signature(sweep).parameters)]))
+    except Exception as error:  # whatever the config file raises
+        raise InputError(f"sweep() of config {file!r}: {one_line(error)}") from error
+    if not found:
+        raise InputError(f"sweep() of config {file!r} yields no run")
+    for overrides in found:
+        if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+            raise InputError(f"sweep() of config {file!r} yields {overrides!r:.80}, expected dicts as {{'seed': 1}}")
+    return [{key: _plain(key, value) for key, value in overrides.items()} for overrides in found]
+
+
+def _plain(key: str, value: object) -> object:
+    """A value as Python's own number or text; InputError if it is nothing that a command line can say."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, bool | int | float | str | None) or not str(value).isprintable():
+        raise InputError(f"sweep() sets {key} to {value!r:.80}, expected one number, True, False, None or line of text")
+    return value
+
+
+def _run(line: CommandLine, overrides: sweeps.Overrides) -> Run:
+    """One run: its command is parsed as `surm.train` will parse it."""
+    name = sweeps.name(overrides)
+    if both := sorted(line.overrides.keys() & overrides.keys()):
+        raise InputError(f"--config.{both[0]} is given, but sweep() sets it too")
+    folder = pathlib.Path(line.workdir) / name
+    given = sweeps.flags({**line.overrides, **overrides})
+    flags = [f"--config={line.config_file}", *given, f"--workdir={folder}"]
+    try:
+        config = command_line.parse(["surm.train", *flags]).config
+        configs.check(config)
+    except InputError as error:
+        raise InputError(f"run {name!r}: {error}") from error
+    values = dict(configs.leaves(config))
+    for key, value in overrides.items():
+        if values[key] != value:
+            raise InputError(f"run {name!r}: sweep() sets {key} to {value!r}, the config has {values[key]!r} there")
+    return Run(name, overrides, config, folder, flags)
+
+
+def table(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
+    """The runs of a sweep as `surm.report.sweep_table`, with the keys whose values differ among them."""
+    values = [dict(configs.leaves(run.config)) for run in runs]
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    differ = {key: sweeps.short(key) for key in keys if any(value[key] != values[0][key] for value in values)}
+    results = [run.result() for run in runs]
+    states = [
+        "finished" if result else "failed" if run.name in failed else "missing"
+        for run, result in zip(runs, results, strict=True)
+    ]
+    cells = [{short: str(value[key]) for key, short in differ.items()} for value in values]
+    return report.sweep_table(cells, results, states)
+
+
+def train_here(runs: Sequence[Run]) -> int:
+    """Trains what is missing on this machine, then prints the table and what failed.
+
+    Returns:
+      The exit status: 0, 1 if runs failed, 128 + the signal's number if a signal stopped the sweep.
+    """
+    failed, asked = launchers.train_here(_missing(runs))
+    print(table(runs, failed), flush=True)
+    for run in runs:
+        if run.name in failed:
+            print(f"failed: {run.name}: {failed[run.name]}; see {run.log}", file=sys.stderr)
+    if asked:
+        print(f"stopped by {signal.Signals(asked[0]).name}; the same command goes on from there", file=sys.stderr)
+        return 128 + asked[0]
+    return 1 if failed else 0
+
+
+def print_commands(runs: Sequence[Run]) -> int:
+    """Prints the commands of what is missing, one a line; the table goes to the error stream."""
+    for run in _missing(runs):
+        print(shlex.join(run.command))
+    print(table(runs, {}), file=sys.stderr)
+    return 0
+
+
+def write_script(runs: Sequence[Run], launcher: str, workdir: str, template: str | None) -> int:
+    """Writes the script for what is missing and prints the table and how to start it."""
+    print(table(runs, {}))
+    if missing := _missing(runs):
+        written = launchers.script(launcher, missing, pathlib.Path(workdir), template)
+        print(f"to train what is missing: {launchers.STARTED_WITH[launcher]} {shlex.quote(str(written))}")
+    return 0
+
+
+def _missing(runs: Sequence[Run]) -> list[Run]:
+    """The runs without a result; InputError if a folder holds the run of another config."""
+    return [run for run in runs if run.result() is None]
+
+
+def _launch(line: CommandLine) -> int:
+    launcher, template = line.options["launcher"] or "local", line.options["template"]
+    if launcher not in LAUNCHERS:
+        raise InputError(f"--launcher={launcher}; {nearest(launcher, LAUNCHERS)}")
+    if template is not None and launcher not in launchers.TEMPLATES:
+        raise InputError(f"--template={template} is given, but --launcher={launcher} takes none")
+    runs = plan(line)
+    if launcher == "local":
+        return train_here(runs)
+    if launcher == "print":
+        return print_commands(runs)
+    return write_script(runs, launcher, line.workdir, template)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line: status 0 if all is well, 1 if runs failed, 2 for unusable input or a folder that cannot be
+    written, 128 + the signal's number for a sweep that was asked to stop.
+
+    Args:
+      argv: as `sys.argv`.
+
+    Returns:
+      The exit status.
+    """
+    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
+    command_line.tolerate_any_encoding()
+    try:
+        return _launch(command_line.parse(sys.argv if argv is None else argv, "surm.sweep", OPTIONS))
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
