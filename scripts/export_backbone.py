@@ -10,14 +10,14 @@ import json
 import pathlib
 import sys
 
+import jax
 import ml_collections
 import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from surm import files
+from surm import evaluate, files
 from surm.data import pipeline, sources
-from surm.evaluate import evaluator
 from surm.models import convert, vit, weights
 from surm.peft import store, surgery
 
@@ -58,8 +58,10 @@ def measure(name: str, config: ml_collections.ConfigDict) -> float:
     shape = vit.preset(opened.model)
     model = convert.restore(vit.ViT(shape, data.num_classes, rngs=nnx.Rngs(0)), opened, head=True)
     graphdef, trainable, frozen = surgery.split(model)
-    evaluate = evaluator(graphdef, lambda b: {"images": pipeline.normalize(b["image"], opened.mean, opened.std)})
-    return evaluate(trainable, frozen, pipeline.evaluation_batches(data.test, 500, shape.image_size))["accuracy"]
+    inputs = lambda batch: {"images": pipeline.normalize(batch["image"], opened.mean, opened.std)}  # noqa: E731
+    answer = jax.jit(evaluate.answer(graphdef, inputs))
+    batches = pipeline.evaluation_batches(data.test, 500, shape.image_size)
+    return evaluate.measured(answer(trainable, frozen, batch) for batch in batches)[0]["accuracy"]
 
 
 def main(run: str, name: str) -> None:

@@ -1,7 +1,6 @@
 """Metrics of a model over a whole split."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -10,24 +9,28 @@ from flax import nnx
 from surm import metrics
 from surm.peft import surgery
 
-if TYPE_CHECKING:
-    from surm.preparation import Run
-
 Batch = dict[str, np.ndarray]
 Inputs = Callable[[Batch], dict[str, jax.Array]]
 Answers = dict[str, jax.Array]
 """Of a batch: `loss` and `predicted`, with a first axis of members where there are several, `label` and `mask`."""
 
 
-def answer(prepared: "Run") -> Callable[[dict[str, jax.Array], nnx.State, Batch], Answers]:
-    """What a run's model says to a batch, not compiled: a function (trainable, frozen, batch) -> answers."""
-    prepared.model.eval()
-    graphdef, regression = surgery.split(prepared.model)[0], prepared.data.regression
+def answer(graphdef: nnx.GraphDef, inputs: Inputs, *, regression: bool = False) -> Callable[..., Answers]:
+    """What a model says to a batch.
+
+    Args:
+      graphdef: of the model in evaluation mode, from `surgery.split`.
+      inputs: from a batch to the model's keyword arguments.
+      regression: whether labels are numbers to be met.
+
+    Returns:
+      A function (trainable, frozen, batch, scale of updates or None) -> answers; not compiled.
+    """
 
     def answered(
         trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
     ) -> Answers:
-        outputs = surgery.join(graphdef, trainable, frozen, scale=scale)(**prepared.inputs(batch))
+        outputs = surgery.join(graphdef, trainable, frozen, scale=scale)(**inputs(batch))
         return {
             "loss": metrics.losses(outputs, batch["label"], regression=regression),
             "predicted": metrics.predictions(outputs, regression=regression),

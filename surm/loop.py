@@ -74,7 +74,7 @@ def program(prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh) -> Program:
     numbers = meshes.put_everywhere(mesh, numbers)
     state = initial_state(prepared.model, config.optim.name, config.seed, averaged=bool(config.optim.ema_decay))
     one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
-    answer = jax.jit(evaluate.answer(prepared), out_shardings=everywhere)
+    answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
 
     def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         return one_step(state, frozen, meshes.put_batch(mesh, batch), numbers)
@@ -90,6 +90,13 @@ def program(prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh) -> Program:
         batches=prepared.training_batches(config.seed, share),
         log=RunLog(folder),
     )
+
+
+def answer_of(prepared: Run) -> Callable[..., evaluate.Answers]:
+    """What a run's model says to a batch; see `surm.evaluate.answer`."""
+    prepared.model.eval()
+    graphdef = surgery.split(prepared.model)[0]
+    return evaluate.answer(graphdef, prepared.inputs, regression=prepared.data.regression)
 
 
 def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
@@ -199,7 +206,7 @@ class Loop:
 
 
 def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
-    """What has a copy on the devices waits in the host's memory for the end of the run, whose hash is of the original."""
+    """What has a copy on the devices waits in the host's memory for the end of the run: its hash is of the original."""
     if used is original or jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key):
         return original
     return np.asarray(original)

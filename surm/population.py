@@ -26,7 +26,7 @@ from surm import config as configs
 from surm import evaluate, optim, preparation, report, result, sweeps
 from surm import mesh as meshes
 from surm.errors import InputError, nearest
-from surm.loop import Program
+from surm.loop import Program, answer_of
 from surm.optim import Hyperparameters
 from surm.peft import store, surgery
 from surm.preparation import Run
@@ -211,7 +211,7 @@ def program(prepared: Run, every: Sequence[Member], log: PopulationLog, mesh: ja
     at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" and not spread else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])
     numbers = jax.device_put(_numbers(every, prepared.total_steps), of_members)
-    one_step, one_answer = train_step(prepared), evaluate.answer(prepared)
+    one_step, one_answer = train_step(prepared), answer_of(prepared)
 
     def step_of_one(of_one: tuple[TrainState, Hyperparameters, jax.Array], frozen: nnx.State, batches: Batch) -> Any:
         state, numbers, slot = of_one

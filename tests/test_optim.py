@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from surm import PeftSpec, matrices, optim
@@ -9,6 +10,10 @@ from surm.config import default
 @pytest.fixture
 def options():
     return default().optim.unlock()
+
+
+def first_step(options, groups: dict[str, str]) -> optax.GradientTransformation:
+    return optim.optimizer(options.name, optim.hyperparameters(options, PeftSpec(), 10).at(0), groups)
 
 
 def test_every_family_and_method_has_a_rate_that_the_config_overrides(options):
@@ -37,7 +42,7 @@ def test_adapter_and_head_have_their_own_rates(options, name):
     options.name, options.schedule, options.warmup_fraction = name, "constant", 0.0
     options.learning_rate, options.head_learning_rate, options.momentum = 0.5, 0.0, 0.0
     arrays = {"layer.a": jnp.ones(3), "head.kernel": jnp.ones(3)}
-    tx = optim.optimizer(options, PeftSpec(), {"layer.a": "adapter", "head.kernel": "head"}, 10)
+    tx = first_step(options, {"layer.a": "adapter", "head.kernel": "head"})
     updates, _ = tx.update({name: jnp.ones(3) for name in arrays}, tx.init(arrays), arrays)
     np.testing.assert_allclose(updates["layer.a"], -0.5, rtol=1e-5)
     np.testing.assert_array_equal(updates["head.kernel"], 0.0)
@@ -51,7 +56,7 @@ def test_decay_spares_biases_shifts_and_scales(options, name):
     kinds = ("kernel", "bias", "scale", "shift")
     arrays = {f"{where}.{kind}": jnp.ones(2) for where in ("x", "head") for kind in kinds}
     groups = {path: "head" if path.startswith("head") else "adapter" for path in arrays}
-    tx = optim.optimizer(options, PeftSpec(), groups, 10)
+    tx = first_step(options, groups)
     updates, _ = tx.update({path: jnp.zeros(2) for path in arrays}, tx.init(arrays), arrays)
     for path, update in updates.items():
         decay = {"x.kernel": 0.5, "head.kernel": 0.25}.get(path, 0.0)
@@ -63,7 +68,7 @@ def test_clipping_bounds_the_norm_over_all_groups_together(options):
     options.learning_rate = options.head_learning_rate = 1.0
     options.momentum, options.gradient_clip = 0.0, 1.0
     arrays = {"x.kernel": jnp.zeros(1), "head.kernel": jnp.zeros(1)}
-    tx = optim.optimizer(options, PeftSpec(), {"x.kernel": "adapter", "head.kernel": "head"}, 10)
+    tx = first_step(options, {"x.kernel": "adapter", "head.kernel": "head"})
     updates, _ = tx.update({"x.kernel": jnp.array([3.0]), "head.kernel": jnp.array([4.0])}, tx.init(arrays), arrays)
     np.testing.assert_allclose([updates["x.kernel"][0], updates["head.kernel"][0]], [-0.6, -0.8], rtol=1e-6)
 
@@ -81,3 +86,34 @@ def test_the_rates_in_a_line(options):
     options.learning_rate = 0.25
     assert optim.summary(options, PeftSpec()) == "learning rate: update 0.25 (by the config), head 0.005"
     assert optim.summary(options, PeftSpec(method="head")) == "learning rate: head 0.005"
+
+
+def test_the_numbers_of_every_step_are_those_of_the_schedule(options):
+    options.learning_rate, options.warmup_fraction = 0.5, 0.2
+    numbers = optim.hyperparameters(options, PeftSpec(), 50)
+    for name, peak in (("adapter_rate", 0.5), ("head_rate", options.head_learning_rate)):
+        rate = optim.schedule(options, peak, 50)
+        np.testing.assert_allclose(getattr(numbers, name), [float(rate(step)) for step in range(50)], rtol=1e-6)
+        assert getattr(numbers.at(jnp.int32(7)), name) == getattr(numbers, name)[7]
+    assert numbers.gradient_clip == np.inf
+
+
+def test_without_clipping_huge_gradients_stay_as_they_are(options):
+    options.name, options.schedule, options.warmup_fraction = "sgd", "constant", 0.0
+    options.learning_rate, options.momentum = 1.0, 0.0
+    tx, arrays = first_step(options, {"x.kernel": "adapter"}), {"x.kernel": jnp.zeros(2)}
+    updates, _ = tx.update({"x.kernel": jnp.array([3e15, 0.0])}, tx.init(arrays), arrays)
+    np.testing.assert_array_equal(updates["x.kernel"], jnp.array([-3e15, 0.0]))
+
+
+def test_the_average_is_a_mean_at_first_and_forgets_later():
+    values = np.random.default_rng(0).normal(size=40)
+    average = jnp.float32(99.0)
+    for step, value in enumerate(values):
+        average = optim.average(average, jnp.float32(value), 0.9, step)
+        if step < 10:
+            np.testing.assert_allclose(average, values[: step + 1].mean(), rtol=1e-5, atol=1e-6)
+    expected = values[:10].mean()
+    for value in values[10:]:
+        expected = 0.9 * expected + 0.1 * value
+    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)

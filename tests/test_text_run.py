@@ -19,11 +19,12 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import surm
-from surm import command_line, loop, preparation, train
+from surm import command_line, optim, preparation, progress, train
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
 from surm.preparation import prepare
+from surm.step import initial_state, train_step
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -90,8 +91,8 @@ def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return original(self, step, values)
 
-    original = loop.Progress.step
-    monkeypatch.setattr(loop.Progress, "step", cut)
+    original = progress.Progress.step
+    monkeypatch.setattr(progress.Progress, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         train.run(parsed.config, str(tmp_path / "cut"))
     monkeypatch.undo()
@@ -117,14 +118,14 @@ def test_what_a_run_keeps_holds_no_second_model(material, monkeypatch):
 
 def test_a_run_compiles_once_a_length_and_never_again(material):
     prepared = prepare(command_line.parse(["x", "--workdir=none", *material, "--config.optim.epochs=3"]).config)
-    state, tx = loop.initial_state(prepared)
-    graphdef, _, frozen = surgery.split(prepared.model)
-    step = loop.train_step(graphdef, tx, prepared)
-    batches, compiled, lengths = prepared.training_batches(), [], set()
+    state, frozen = initial_state(prepared.model, "adamw", 0, averaged=False), surgery.split(prepared.model)[2]
+    numbers = optim.hyperparameters(prepared.config.optim, surgery.spec_of(prepared.model), prepared.total_steps)
+    step = jax.jit(train_step(prepared))
+    batches, compiled, lengths = prepared.training_batches(0), [], set()
     for _ in range(18):  # three passes
         batch = next(batches)
         lengths.add(batch["tokens"].shape[1])
-        state, _ = step(state, frozen, batch)
+        state, _ = step(state, frozen, batch, numbers)
         compiled.append(step._cache_size())
     assert compiled[-1] == len(lengths) == 3
     assert compiled[5] == compiled[-1], "compiled again after the first pass"

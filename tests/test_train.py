@@ -17,7 +17,9 @@ import safetensors.numpy
 
 import surm
 from surm import checkpoint, command_line, loop, train
+from surm import mesh as meshes
 from surm.peft import surgery
+from surm.step import initial_state
 from surm.workdir import Workdir
 from tests.data import tfds_cifar
 
@@ -233,7 +235,8 @@ def test_in_half_precision_the_originals_leave_the_device_and_the_adapter_fits_t
     prepared = train.prepare(command_line.parse(given).config)
     folder = Workdir(tmp_path / "other", prepared.config)
     with folder.claimed(), checkpoint.Checkpoints(folder.checkpoints, 1) as saved:
-        going = loop.Loop(prepared, folder, saved)
+        mesh = meshes.mesh_of(prepared.config)
+        going = loop.Loop(prepared, folder, saved, loop.program(prepared, folder, mesh), mesh)
     matrices = [leaf for leaf in jax.tree.leaves(surgery.split(prepared.model)[2]) if leaf.ndim > 1]
     assert matrices and all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in matrices)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(going.frozen) if leaf.ndim > 1} == {"bfloat16"}
@@ -254,7 +257,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(np.isfinite(line["values"]["loss"]) for line in lines(workdir))
     prepared = train.prepare(command_line.parse(arguments(workdir, *more)).config)
     with checkpoint.Checkpoints(workdir / "checkpoints", 1) as saved:
-        state = saved.restore(loop.initial_state(prepared)[0])
+        state = saved.restore(initial_state(prepared.model, "adamw", 0, averaged=False))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"]))
 
 

@@ -51,7 +51,7 @@ def gradients(prepared: preparation.Run, position: str) -> dict[str, jax.Array]:
         losses = metrics.losses(outputs, batch["label"], regression=False, label_smoothing=0.0)
         return losses.sum(where=batch["mask"])
 
-    step, batches = jax.jit(jax.grad(loss)), prepared.training_batches()
+    step, batches = jax.jit(jax.grad(loss)), prepared.training_batches(prepared.config.seed)
     total = step(trainable, next(batches))
     for _ in range(BATCHES - 1):
         total = jax.tree.map(jnp.add, total, step(trainable, next(batches)))

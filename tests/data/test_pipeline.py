@@ -17,10 +17,10 @@ from flax import nnx
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from surm import evaluate
 from surm.data import pipeline, sources
 from surm.data.splits import ArraySplit
 from surm.errors import InputError
-from surm.evaluate import evaluator
 from surm.peft import surgery
 
 Batch = dict[str, np.ndarray]
@@ -181,8 +181,9 @@ def test_metrics_over_padded_batches_are_exact(batch_size):
     model = nnx.Linear(8 * 8 * 3, 10, rngs=nnx.Rngs(0))
     graphdef, trainable, frozen = surgery.split(model)
     inputs = lambda batch: {"inputs": batch["image"].reshape(len(batch["image"]), -1) / 255}  # noqa: E731
-    evaluate = evaluator(graphdef, inputs, ("accuracy", "matthews"))
-    found = evaluate(trainable, frozen, pipeline.evaluation_batches(split, batch_size, 8))
+    answer = jax.jit(evaluate.answer(graphdef, inputs))
+    batches = pipeline.evaluation_batches(split, batch_size, 8)
+    found = evaluate.measured((answer(trainable, frozen, batch) for batch in batches), ("accuracy", "matthews"))[0]
     logits = model(np.repeat(split.images, 3, axis=-1).reshape(360, -1) / 255)
     assert found["accuracy"] == sklearn.metrics.accuracy_score(split.labels, logits.argmax(1))
     assert found["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(split.labels, logits.argmax(1)))
