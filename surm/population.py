@@ -99,7 +99,8 @@ def _value(key: str, text: str) -> Any:
     try:
         return KEYS[key](text)
     except ValueError as error:
-        raise InputError(f"config.population: {key}={text!r}, expected a number") from error
+        expected = "a whole number" if KEYS[key] is int else "a number"
+        raise InputError(f"config.population: {key}={text!r}, expected {expected}") from error
 
 
 def _member(config: ml_collections.ConfigDict, overrides: dict[str, Any]) -> Member:
