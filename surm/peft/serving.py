@@ -52,7 +52,10 @@ def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
 
 
 def serve_batch(
-    model: nnx.Module, adapters: Mapping[str, ArrayLike], x: ArrayLike | Mapping[str, Any], ids: ArrayLike
+    model: nnx.Module,
+    adapters: Mapping[str, ArrayLike],
+    x: ArrayLike | Mapping[str, Any],
+    ids: ArrayLike | Sequence[int],
 ) -> Any:
     """Answers a batch in one forward pass, each example by its own adapter: what model ids[i] would answer to x[i].
 
@@ -124,13 +127,13 @@ def _check_base(index: int, first: nnx.Module, other: nnx.Module) -> None:
         raise InputError(f"models 0 and {index} have bases of the same arrays, but compute differently with them")
 
 
-def _frozen(model: nnx.Module) -> dict[str, jax.Array]:
+def _frozen(model: nnx.Module) -> dict[str, ArrayLike]:
     """What all adapters share, by dotted path; no dropout's random state."""
     state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.Any(Trainable, nnx.RngState))))
     return {select.dotted(path): variable[...] for path, variable in state}
 
 
-def _same(first: jax.Array | None, other: jax.Array | None) -> bool:
+def _same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
     """Whether two arrays are one, or have the same bits."""
     if first is other or first is None or other is None:
         return first is other
@@ -156,7 +159,7 @@ def _count(adapters: Mapping[str, ArrayLike], trained: Mapping[str, jax.Array]) 
     return counts.pop()
 
 
-def _checked_ids(ids: ArrayLike, inputs: Mapping[str, Any], count: int) -> jax.Array:
+def _checked_ids(ids: ArrayLike | Sequence[int], inputs: Mapping[str, Any], count: int) -> jax.Array:
     """The ids as an array; InputError if they are not one integer an example, or known to be out of range."""
     ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
     if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
