@@ -20,7 +20,6 @@ from jax.typing import ArrayLike
 
 from surm.errors import InputError
 from surm.peft import paths, select, store, surgery
-from surm.peft.layers import Trainable
 
 _READ_OF_SPEC = {"update": ("family", "scale"), "adapter": ("family", "activation"), "bottleneck": ("activation",)}
 """What a method's answer depends on of its spec, beside the trained arrays."""
@@ -42,12 +41,14 @@ def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
     if not models:
         raise InputError("no model to stack the adapter of, expected at least one")
     models = [_adapted(f"models[{index}]", model) for index, model in enumerate(models)]
-    trained = [surgery.split(model)[1] for model in models]
-    first = _form(models[0], trained[0])
+    graphdefs, trained, frozen = zip(*map(surgery.split, models), strict=True)
+    first, base = _form(models[0], trained[0]), _arrays(frozen[0])
     for index, model in enumerate(models[1:], start=1):
         if differing := _differences(first, _form(model, trained[index])):
             raise InputError(f"models 0 and {index} cannot be stacked: {differing}")
-        _check_base(index, models[0], model)
+        _check_same(index, base, _arrays(frozen[index]))
+        if graphdefs[index] != graphdefs[0] and _base_structure(model) != _base_structure(models[0]):
+            raise InputError(f"models 0 and {index} have bases of the same arrays, but compute differently with them")
     return {path: jnp.stack([arrays[path] for arrays in trained]) for path in trained[0]}
 
 
@@ -116,21 +117,18 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return "; ".join(each) + (f" (+{len(names) - 4} more)" if len(names) > 4 else "")
 
 
-def _check_base(index: int, first: nnx.Module, other: nnx.Module) -> None:
-    """InputError if two models of one form have different bases."""
-    values, others = _frozen(first), _frozen(other)
-    differing = [path for path in {**values, **others} if not _same(values.get(path), others.get(path))]
+def _arrays(frozen: nnx.State) -> dict[str, ArrayLike]:
+    """What all adapters share, by dotted path; no dropout's random state."""
+    state = nnx.to_flat_state(frozen)
+    return {select.dotted(path): variable[...] for path, variable in state if not isinstance(variable, nnx.RngState)}
+
+
+def _check_same(index: int, base: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> None:
+    """InputError if the bases of two models of one form hold different arrays."""
+    differing = [path for path in {**base, **other} if not _same(base.get(path), other.get(path))]
     if differing:
         more = f" (+{len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(f"models 0 and {index} have different bases: {', '.join(differing[:3])}{more}")
-    if _base_structure(first) != _base_structure(other):
-        raise InputError(f"models 0 and {index} have bases of the same arrays, but compute differently with them")
-
-
-def _frozen(model: nnx.Module) -> dict[str, ArrayLike]:
-    """What all adapters share, by dotted path; no dropout's random state."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.Any(Trainable, nnx.RngState))))
-    return {select.dotted(path): variable[...] for path, variable in state}
 
 
 def _same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
