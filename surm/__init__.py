@@ -24,6 +24,8 @@ from surm.peft import (
     load_adapter,
     merge,
     save_adapter,
+    serve_batch,
+    stack_adapters,
     unmerge,
     with_path,
 )
@@ -46,6 +48,8 @@ __all__ = [
     "load_run",
     "merge",
     "save_adapter",
+    "serve_batch",
+    "stack_adapters",
     "unmerge",
     "with_path",
 ]

@@ -6,7 +6,12 @@ import pathlib
 import runpy
 import sys
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
+
+import surm
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 
@@ -62,6 +67,9 @@ def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
         ("speed/run.py", ["--methods=lora"], "--methods of circulant, toeplitz, kronecker"),
         ("speed/run.py", ["--repeats=0"], "expected --repeats and --batch of at least 1"),
         ("speed/sweep.py", ["--repeats=0"], "--repeats=0, expected at least 1"),
+        ("serving/run.py", ["--methods=lora"], "--methods of circulant, toeplitz, kronecker"),
+        ("serving/run.py", ["--numbers=1,none"], "expected --repeats, --batch and --numbers of at least 1"),
+        ("serving/run.py", ["--numbers=48"], "--numbers=48, expected numbers that divide --batch=64 or are above it"),
         ("paths/run.py", ["--families=lora"], "--families of circulant"),
         ("paths/run.py", ["--dtypes=float16"], "--dtypes of float32, bfloat16"),
     ],
@@ -91,3 +99,21 @@ def test_a_ratio_is_the_median_of_those_within_a_repeat(monkeypatch):
     script = runpy.run_path(str(EXPERIMENTS / "speed" / "run.py"))
     seconds = {"a": [2.0, 30.0, 4.0], "b": [1.0, 10.0, 1.0]}
     assert script["ratios"](seconds, "a", "b") == [2.5, 3.0, 3.5]
+
+
+def test_serving_compares_ways_that_answer_alike(small_vit, images):
+    script = runpy.run_path(str(EXPERIMENTS / "serving" / "run.py"))
+    model = surm.attach(small_vit, surm.PeftSpec(train=("head",)), nnx.Rngs(1))
+    given = model, script["stacked"](model, 3), {"images": images}, np.array([2, 0, 2])
+    answers, by_adapter = script["together"](*given)(), script["apart"](*given[:3], np.array([2, 0, 1]))()
+    np.testing.assert_allclose(answers[:2], np.concatenate(by_adapter)[[2, 0]], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(script["plain"](small_vit, given[2])(), jax.jit(small_vit.__call__)(images))
+    different = np.abs(answers - script["plain"](small_vit, given[2])()).max(axis=1)
+    assert (different > 1e-3).all()
+
+
+def test_a_batch_names_as_many_adapters_as_there_are_and_all_as_often():
+    named_ids = runpy.run_path(str(EXPERIMENTS / "serving" / "run.py"))["named_ids"]
+    for number, often in ((1, 8), (4, 2), (8, 1), (100, 1)):
+        ids, counts = np.unique(named_ids(number, 8), return_counts=True)
+        assert (counts == often).all() and ids.min() >= 0 and ids.max() < number

@@ -10,7 +10,7 @@ Layers that share an input, as query, key and value do, share its transform in t
 things once.
 
 What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, take
-`surm.with_path(model, "branch")`: all others may form a dense matrix for each.
+`surm.with_path(model, "branch")`, as `surm.serve_batch` does: all others may form a dense matrix for each.
 """
 
 import functools
