@@ -37,7 +37,10 @@ def assert_same(member: pathlib.Path, alone: pathlib.Path, tolerance: float = 2e
         for name, value in one["values"].items():
             assert value == pytest.approx(other["values"][name], rel=tolerance, abs=1e-6), (name, one["step"])
     for path, value in adapter(alone).items():
-        np.testing.assert_allclose(adapter(member)[path], value, rtol=tolerance, atol=tolerance * abs(value).max())
+        # A key's bias has no gradient but what rounding leaves.
+        np.testing.assert_allclose(
+            adapter(member)[path], value, rtol=tolerance, atol=tolerance * abs(value).max() + 1e-6
+        )
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +131,8 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(tmp_path, monkeypatch)
 
 def test_texts_of_members_are_filled_up_to_one_length(material, tmp_path):  # noqa: F811
     # A batch of one seed is longer than that of the other at the same step; everything trains, so no base differs.
-    more = [*material, "--config.optim.steps=6", "--config.peft.method=full", "--config.optim.learning_rate=1e-3"]
+    more = [*material, "--config.optim.steps=6", "--config.peft.method=full", "--config.optim.name=sgd",
+            "--config.optim.learning_rate=0.1"]  # fmt: skip
     assert train_one(tmp_path / "two", *more, "--config.population=seed=0|1") == 0
     for seed in (0, 1):
         assert train_one(tmp_path / f"{seed}", *more, f"--config.seed={seed}") == 0

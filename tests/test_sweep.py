@@ -74,7 +74,7 @@ def wait_for(file: pathlib.Path, process: subprocess.Popen) -> None:
 def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, data):
     file = swept(
         tmp_path,
-        "sweeps.product({'peft.method': ['update', 'head'], 'seed': [0, 1]})"
+        "sweeps.product({'peft.method': ['update', 'adapter'], 'seed': [0, 1]})"
         f" + [{{'seed': 2}}, {{'init_adapter': {str(tmp_path / 'adapter')!r}}}]",
     )
     arguments = command(file, tmp_path / "runs", data, "--config.optim.steps=2")
@@ -112,7 +112,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
     assert [line.split()[-1] for line in second.stdout.splitlines()[-6:]] == ["finished"] * 6
     assert written == {name: (runs[name].folder / "result.json").stat().st_mtime_ns for name in written}
     results = [run.result() for run in runs.values()]
-    assert {result["trainable_parameters"] for result in results} == {192 * 10 + 10, 192 * 10 + 10 + 2 * 192}
+    assert {result["trainable_parameters"] for result in results} == {192 * 10 + 10 + 2 * 192, 192 * 10 + 10 + 3 * 192}
 
     assert sweep.main(arguments) == 0
     assert sweep.main([*arguments, "--config.peft.scale=2.0"]) == 2  # the folders hold runs of another config
@@ -234,7 +234,7 @@ def test_every_value_arrives_as_it_was_given(tmp_path, unchecked, monkeypatch, k
         ("return [{'seed': [0, 1]}]", "sets seed to [0, 1], expected one number, True, False, None or"),
         ("return [{'data.source': 'a\\nb'}]", "expected one number, True, False, None or line of text"),
         ("return [{'data.source': 5}]", "sets data.source to 5, the config has '5' there"),
-        ("return [{'peft.options': None}]", "sets peft.options to None, the config has 'None' there"),
+        ("return [{'init_adapter': None}]", "sets init_adapter to None, the config has 'None' there"),
         ("return [{'peft.options': 'rank=8'}]", "circulant has no option 'rank'"),
         ("return [{'optim.batch_size': 8}]", "--config.optim.batch_size is given, but sweep() sets it"),
     ],
