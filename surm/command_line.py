@@ -27,6 +27,7 @@ class CommandLine:
       config_file: as given, FILE or FILE:ARGUMENTS.
       overrides: what `--config.KEY=VALUE` set, by dotted key.
       options: the value of every further flag, None where it was not given.
+      switches: whether each further flag without a value was given.
     """
 
     config: ml_collections.ConfigDict
@@ -34,15 +35,22 @@ class CommandLine:
     config_file: str
     overrides: dict[str, Any]
     options: dict[str, str | None]
+    switches: dict[str, bool]
 
 
-def parse(argv: list[str], program: str = "surm.train", options: Mapping[str, str] | None = None) -> CommandLine:
+def parse(
+    argv: list[str],
+    program: str = "surm.train",
+    options: Mapping[str, str] | None = None,
+    switches: Mapping[str, str] | None = None,
+) -> CommandLine:
     """Parses `--config=FILE[:ARGUMENTS] --workdir=DIR [--config.KEY=VALUE ...]`.
 
     Args:
       argv: as `sys.argv`.
       program: the module's name, for help.
       options: further flags that this program has, each with its line of help.
+      switches: further flags without a value, likewise.
 
     Returns:
       Config and workdir, and where they came from.
@@ -51,13 +59,15 @@ def parse(argv: list[str], program: str = "surm.train", options: Mapping[str, st
       InputError: for an unknown flag or key, a value of the wrong type, or a config file that is missing or fails.
       SystemExit: after `--help`.
     """
-    values, options = flags.FlagValues(), options or {}
+    values, options, switches = flags.FlagValues(), options or {}, switches or {}
     config = config_flags.DEFINE_config_file(
         "config", None, "the run's config file, such as configs/vit_digits.py", flag_values=values, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "the run's folder, made if absent", flag_values=values)
     for name, text in options.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in switches.items():
+        flags.DEFINE_bool(name, False, text, flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     unset, overrides = _check_keys(argv), {}
     try:
@@ -85,6 +95,7 @@ def parse(argv: list[str], program: str = "surm.train", options: Mapping[str, st
         config_file=config_flags.get_config_filename(values["config"]),
         overrides=overrides,
         options={name: values[name].value for name in options},
+        switches={name: values[name].value for name in switches},
     )
 
 

@@ -44,7 +44,8 @@ def default() -> ml_collections.ConfigDict:
       population (of runs that train together, as `seed=0|1|2,learning_rate=1e-3|3e-3`; see `surm.population`),
       members_at_once (how many of them a step computes side by side; 0 = one on a CPU, else all),
       seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
-      (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints.
+      (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints (of the newest) and
+      keep_best_checkpoints (besides, of those that were saved right after an evaluation, by the main metric).
     """
     config = ml_collections.ConfigDict()
     config.seed = 0
@@ -53,6 +54,7 @@ def default() -> ml_collections.ConfigDict:
     config.eval_every_steps = 0
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
+    config.keep_best_checkpoints = 0
     config.population = ""
     config.members_at_once = 0
 
@@ -139,6 +141,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             "config.optim.epochs and config.optim.steps exclude each other: give one of them, "
             f"got epochs={config.optim.epochs} and steps={config.optim.steps}"
         )
+    if config.mesh.shard_members and not config.population:
+        raise InputError("config.mesh.shard_members is set, but config.population is empty")
     if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     lengths(config)
@@ -234,8 +238,8 @@ def _check_ranges(given: dict[str, object]) -> None:
         "optim.batch_size": 1, "optim.epochs": 0, "optim.steps": 0, "optim.warmup_fraction": 0,
         "optim.gradient_clip": 0, "optim.weight_decay": 0, "optim.head_weight_decay": 0, "data.train_examples": 0,
         "data.validation_examples": 0, "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0,
-        "checkpoint_every_steps": 0, "keep_checkpoints": 1, "seed": 0, "model.image_size": 0,
-        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
+        "checkpoint_every_steps": 0, "keep_checkpoints": 1, "keep_best_checkpoints": 0, "seed": 0,
+        "model.image_size": 0,        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
         "optim.label_smoothing": 0, "optim.accumulation_steps": 1, "optim.ema_decay": 0, "members_at_once": 0,
     }  # fmt: skip
     at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1, "optim.ema_decay": 1}

@@ -20,7 +20,7 @@ from surm import mesh as meshes
 from surm.errors import InputError
 from surm.peft import store, surgery
 from surm.preparation import Run
-from surm.progress import Log, Progress, RunLog
+from surm.progress import Log, Progress
 from surm.step import Batch, TrainState, answering, initial_state, train_step
 from surm.stopping import Stopped
 from surm.workdir import Workdir
@@ -46,24 +46,23 @@ class Program:
     Attributes:
       state: before the first step.
       step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
+      lower: the same, taken only to where it can be compiled and looked at.
       measure: a function (state, frozen, one pass of batches) -> metrics.
       batches: what is trained on.
-      log: what becomes of the metrics.
     """
 
     state: TrainState
     step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
     measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
     batches: Batches
-    log: Log
 
 
-def program(prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh) -> Program:
+def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     """That of one run, on a mesh.
 
     Args:
       prepared: the run.
-      folder: its folder.
       mesh: from `surm.mesh.mesh_of`.
 
     Returns:
@@ -76,19 +75,16 @@ def program(prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh) -> Program:
     one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
     answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
 
-    def step(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        return one_step(state, frozen, meshes.put_batch(mesh, batch), numbers)
-
     def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, float]:
         found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
         return evaluate.measured(found, prepared.data.metrics)[0]
 
     return Program(
         state=meshes.put_everywhere(mesh, state),
-        step=step,
+        step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
+        lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
         measure=measure,
         batches=prepared.training_batches(config.seed, share),
-        log=RunLog(folder),
     )
 
 
@@ -118,11 +114,23 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
     return jax.tree.map(rounded, frozen)
 
 
+def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:
+    """The frozen part of a run's model on its devices, in the type that it computes in."""
+    frozen = narrowed(surgery.split(prepared.model)[2], prepared.config.model.dtype)
+    return meshes.put_base(mesh, frozen, sharded=prepared.config.mesh.shard_base)
+
+
 class Loop:
     """A run while it trains: its state between two steps, and what is done with it there."""
 
     def __init__(
-        self, prepared: Run, folder: Workdir, saved: checkpoint.Checkpoints, program: Program, mesh: jax.sharding.Mesh
+        self,
+        prepared: Run,
+        folder: Workdir,
+        saved: checkpoint.Checkpoints,
+        program: Program,
+        log: Log,
+        mesh: jax.sharding.Mesh,
     ):
         """Starts afresh or from the newest checkpoint.
 
@@ -130,14 +138,12 @@ class Loop:
           InputError: if that checkpoint is damaged, or belongs to other weights or examples.
         """
         self.began, self.earlier = time.perf_counter(), 0.0
-        self.prepared, self.folder, self.saved, self.program = prepared, folder, saved, program
-        self.state, self.batches, self.log = program.state, program.batches, program.log
-        frozen = surgery.split(prepared.model)[2]
-        narrow = narrowed(frozen, prepared.config.model.dtype)
-        self.frozen = meshes.put_base(mesh, narrow, sharded=prepared.config.mesh.shard_base)
+        self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
+        self.state, self.batches = program.state, program.batches
+        self.frozen = placed(prepared, mesh)
         self.share = meshes.share_of(mesh)
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
-        nnx.update(prepared.model, jax.tree.map(_off_device, frozen, self.frozen))
+        nnx.update(prepared.model, jax.tree.map(_off_device, surgery.split(prepared.model)[2], self.frozen))
         self.start = self._resume()
 
     @property
@@ -184,25 +190,28 @@ class Loop:
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
         notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds, **self.belongs_to}
-        self.saved.save(step, self.state, notes)
+        known = self.log.logged(step, self.prepared.config.data.eval_split) or {}
+        best = np.nanmax(known.get(self.prepared.data.metrics[0], np.nan)) if known else None
+        self.saved.save(step, self.state, notes, metric=None if best is None else float(best))
 
     def _resume(self) -> int:
         """Takes over what the newest checkpoint holds; the number of steps taken before."""
-        step = self.saved.latest_step
-        if step is not None:
-            print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
-            notes = self.saved.notes()
-            for what, expected in self.belongs_to.items():
-                if notes[what] != expected:
-                    raise InputError(
-                        f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are "
-                        "now; name another workdir"
-                    )
-            self.state = self.saved.restore(self.state)
-            self.batches.set_state(notes["data"])
-            self.earlier = notes["seconds"]
-        self.log.rewind(step or 0, notes["log"] if step is not None else {})
-        return step or 0
+        newest = self.saved.newest(self.state)
+        if newest is None:
+            self.log.rewind(0, {})
+            return 0
+        step, self.state, notes = newest
+        print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
+        for what, expected in self.belongs_to.items():
+            if notes[what] != expected:
+                raise InputError(
+                    f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are "
+                    "now; name another workdir"
+                )
+        self.batches.set_state(notes["data"])
+        self.earlier = notes["seconds"]
+        self.log.rewind(step, notes["log"])
+        return step
 
 
 def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:

@@ -13,14 +13,14 @@ import jax
 import ml_collections
 from absl import logging
 
-from surm import checkpoint, command_line, loop, memory, optim, population, report, stopping
+from surm import checkpoint, command_line, estimate, loop, members, memory, optim, population, report, stopping
 from surm import config as configs
 from surm import mesh as meshes
 from surm import result as results
 from surm.errors import InputError
 from surm.peft import surgery
 from surm.preparation import Run, prepare
-from surm.progress import NonFiniteError
+from surm.progress import Log, NonFiniteError, RunLog
 from surm.step import answering
 from surm.stopping import Stopped
 from surm.workdir import Workdir
@@ -46,7 +46,7 @@ def run(
       OSError: if the workdir cannot be written any more.
     """
     configs.check(config)
-    every, mesh = population.members(config), meshes.mesh_of(config)
+    every, mesh = members.listed(config), meshes.mesh_of(config)
     folder = Workdir(workdir, config)
     if (finished := folder.result()) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
@@ -55,18 +55,45 @@ def run(
     with folder.claimed(), stopping.requests() as stop:
         if (finished := folder.result()) is not None:  # by a run that was at work while this one prepared
             return finished
-        print(surgery.table(prepared.model), flush=True)
-        print(optim.summary(config.optim, configs.spec(config)), flush=True)
+        print(_heading(prepared, mesh, len(every)), flush=True)
         more = {"overrides": dict(overrides or {})}
         with jax.set_mesh(mesh):
             return (_population if every else _one)(prepared, folder, mesh, stop, more)
+
+
+def dry_run(config: ml_collections.ConfigDict) -> str:
+    """All that a run does before its first step, compiled, too; nothing is written.
+
+    Args:
+      config: the run's configuration.
+
+    Returns:
+      What is said of it: the adapted places, devices, sizes, rates, and what the compiler says of a step.
+
+    Raises:
+      InputError: if config, data or weights cannot be used.
+    """
+    configs.check(config)
+    every, mesh = members.listed(config), meshes.mesh_of(config)
+    prepared = prepare(config)
+    with jax.set_mesh(mesh):
+        program = population.program(prepared, every, mesh) if every else loop.program(prepared, mesh)
+        of_step = estimate.of_step(program, loop.placed(prepared, mesh))
+        return f"{_heading(prepared, mesh, len(every))}\n{of_step}"
+
+
+def _heading(prepared: Run, mesh: jax.sharding.Mesh, together: int) -> str:
+    """What is said of a run when it starts."""
+    config = prepared.config
+    rates = [] if together else [optim.summary(config.optim, configs.spec(config))]
+    return "\n".join([surgery.table(prepared.model), estimate.headline(prepared, mesh, together), *rates])
 
 
 def _one(
     prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh, stop: list[int], more: dict[str, Any]
 ) -> dict[str, Any]:
     """Trains a single run and writes what it leaves."""
-    trained = _train(prepared, folder, loop.program(prepared, folder, mesh), mesh, stop)
+    trained = _train(prepared, folder, loop.program(prepared, mesh), RunLog(folder), mesh, stop)
     return results.finish(prepared, folder, answering(trained.pop("state")), trained | more)
 
 
@@ -74,18 +101,19 @@ def _population(
     prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh, stop: list[int], more: dict[str, Any]
 ) -> dict[str, Any]:
     """Trains the members of a population and writes what they leave."""
-    every = population.members(prepared.config)
-    log = population.PopulationLog(population.members_folders(folder, every))
-    trained = _train(prepared, folder, population.program(prepared, every, log, mesh), mesh, stop)
-    return population.finish(prepared, folder, every, log, trained.pop("state"), trained | more)
+    every = members.listed(prepared.config)
+    log = members.PopulationLog(members.folders_of(folder, every))
+    trained = _train(prepared, folder, population.program(prepared, every, mesh), log, mesh, stop)
+    return members.finish(prepared, folder, every, log, trained.pop("state"), trained | more)
 
 
 def _train(
-    prepared: Run, folder: Workdir, program: loop.Program, mesh: jax.sharding.Mesh, stop: list[int]
+    prepared: Run, folder: Workdir, program: loop.Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
 ) -> dict[str, Any]:
     """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
-    with checkpoint.Checkpoints(folder.checkpoints, prepared.config.keep_checkpoints) as saved:
-        running = loop.Loop(prepared, folder, saved, program, mesh)
+    keep, keep_best = prepared.config.keep_checkpoints, prepared.config.keep_best_checkpoints
+    with checkpoint.Checkpoints(folder.checkpoints, keep, keep_best) as saved:
+        running = loop.Loop(prepared, folder, saved, program, log, mesh)
         steps = running.train(stop)
         evaluated = running.evaluate(prepared.total_steps)
     return {"state": running.state, "eval": evaluated, "seconds": running.seconds, "steps": steps}
@@ -104,9 +132,13 @@ def main(argv: list[str] | None = None) -> int:
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
     command_line.tolerate_any_encoding()
     try:
-        flags = command_line.parse(sys.argv if argv is None else argv)
+        switches = {"dry_run": "say what the run takes, compiled, and stop before the first step; nothing is written"}
+        flags = command_line.parse(sys.argv if argv is None else argv, switches=switches)
         if jax.default_backend() == "cpu":
             memory.keep_freed_memory()
+        if flags.switches["dry_run"]:
+            print(dry_run(flags.config))
+            return 0
         result = run(flags.config, flags.workdir, overrides=flags.overrides)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

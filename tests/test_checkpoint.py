@@ -1,3 +1,8 @@
+import pathlib
+import resource
+import signal
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +24,12 @@ def state():
 def test_state_and_notes_come_back(tmp_path, state):
     notes = {"data": {"next_index": 17}, "seconds": 1.5}
     with Checkpoints(tmp_path / "c", 2) as saved:
-        assert saved.latest_step is None
+        assert saved.latest_step is None and saved.newest(state) is None
         saved.save(4, state, notes)
     with Checkpoints(tmp_path / "c", 2) as saved:
         assert saved.latest_step == 4
-        restored, found = saved.restore(jax.tree.map(jnp.zeros_like, state)), saved.notes()
-    assert found == notes
+        step, restored, found = saved.newest(jax.tree.map(jnp.zeros_like, state))
+    assert step == 4 and found == notes
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
@@ -37,7 +42,7 @@ def test_the_newest_are_kept_and_a_step_is_written_once(tmp_path, state):
         saved.save(3, state, {"n": "again"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
     with Checkpoints(tmp_path, 2) as saved:
-        assert saved.notes() == {"n": 3}
+        assert saved.newest(state)[2] == {"n": 3}
 
 
 def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path):
@@ -49,7 +54,7 @@ def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path)
             big["x"] = reuse(big["x"])
         big["x"].block_until_ready()
     with Checkpoints(tmp_path, 1) as saved:
-        np.testing.assert_array_equal(saved.restore(big)["x"], 0.0)
+        np.testing.assert_array_equal(saved.newest(big)[1]["x"], 0.0)
 
 
 def test_what_an_interrupted_write_left_is_passed_over_and_removed_by_the_next(tmp_path, state):
@@ -70,12 +75,70 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line_with_a_remedy(tmp_path, st
         saved.save(7, state, {"n": 0})
     if damage == "another structure":
         state = {**state, "step": jnp.zeros((3, 3))}
-    for file in (tmp_path / "7" / "state").rglob("*") if damage != "another structure" else ():
-        if file.is_file() and damage == "emptied":
+    else:
+        do_damage(tmp_path / "7" / "state", damage)
+    message = r"checkpoint '.*7' cannot be read \(.*\), nor any before it; remove '"
+    with Checkpoints(tmp_path, 2) as saved, pytest.raises(InputError, match=message) as caught:
+        saved.newest(state)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "7").is_dir()
+
+
+def do_damage(folder: pathlib.Path, how: str):
+    for file in folder.rglob("*"):
+        if file.is_file() and how == "emptied":
             file.unlink()
         elif file.is_file():
-            file.write_bytes(file.read_bytes()[:5])
-    message = r"checkpoint '.*7' cannot be read \(.*\); remove it to go on"
-    with Checkpoints(tmp_path, 2) as saved, pytest.raises(InputError, match=message) as caught:
-        saved.restore(state)
-    assert "\n" not in str(caught.value)
+            file.write_bytes(file.read_bytes()[: 5 if how == "cut" else file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("part", ["state", "notes"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "halved"])
+def test_a_damaged_newest_is_set_aside_and_the_one_before_serves(tmp_path, state, damage, part, capsys):
+    with Checkpoints(tmp_path, 3) as saved:
+        for step in (1, 2, 3):
+            saved.save(step, {**state, "step": jnp.int32(step)}, {"n": step})
+    do_damage(tmp_path / "3" / part, damage)
+    with Checkpoints(tmp_path, 3) as saved:
+        step, found, notes = saved.newest(state)
+        assert (step, int(found["step"]), notes) == (2, 2, {"n": 2})
+        said = capsys.readouterr().err
+        assert said.startswith("warning: the checkpoint of step 3 cannot be read (") and "damaged_3 now" in said
+        saved.save(3, {**state, "step": jnp.int32(33)}, {"n": 33})
+    with Checkpoints(tmp_path, 3) as saved:
+        assert saved.newest(state)[2] == {"n": 33}
+    assert capsys.readouterr().err == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "damaged_3"]
+
+
+def test_the_best_are_kept_beside_the_newest(tmp_path, state):
+    with Checkpoints(tmp_path, 1, keep_best=2) as saved:
+        for step, metric in enumerate([0.1, 0.9, None, 0.3, 0.8, 0.2, None], start=1):
+            saved.save(step, state, {"n": step}, metric=metric)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "7"]
+
+
+def test_a_write_that_fails_is_said_and_the_next_one_succeeds(tmp_path, state, capfd):
+    state["arrays"]["a"] = jax.random.normal(jax.random.key(0), (100_000,))
+    before, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path, 3) as saved:
+        saved.save(1, state, {"n": 1})
+        wait(saved)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+            saved.save(2, state, {"n": 2})
+            wait(saved)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, before)
+        saved.save(3, state, {"n": 3})
+    said = capfd.readouterr().err
+    assert "warning: a checkpoint in" in said and "the run goes on, with the checkpoints before" in said
+    with Checkpoints(tmp_path, 3) as saved:
+        assert saved.newest(state)[0] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+
+
+def wait(saved: Checkpoints):
+    while saved._checkpointer.is_saving_in_progress():
+        time.sleep(0.05)

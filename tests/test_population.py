@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 import surm
-from surm import command_line, population, progress, train
+from surm import command_line, members, progress, train
 from surm.config import default
 from tests.test_text_run import material  # noqa: F401  a fixture
 from tests.test_train import CONFIG, lines, result
@@ -170,7 +170,7 @@ def test_members_with_other_frozen_weights_are_refused(tmp_path, capsys):
 def test_members_are_the_product_in_order():
     config = default().unlock()
     config.population, config.optim.steps = "seed=3|4, schedule=linear|cosine", 1
-    got = population.members(config)
+    got = members.listed(config)
     assert [own.overrides for own in got] == [
         {"seed": seed, "optim.schedule": schedule} for seed in (3, 4) for schedule in ("linear", "cosine")
     ]

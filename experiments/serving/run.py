@@ -35,7 +35,7 @@ from surm import files
 from surm.memory import keep_freed_memory
 from surm.models import bert, vit
 from surm.peft import surgery
-from surm.train import versions
+from surm.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SHAPES = ("vit_micro", "minilm_l6")

@@ -1,0 +1,91 @@
+"""What a run takes, before it starts: a line on its devices and sizes, and what the compiler says of a step."""
+
+import itertools
+import math
+
+import jax
+from flax import nnx
+
+from surm.loop import Program
+from surm.peft import surgery
+from surm.preparation import Run
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def headline(run: Run, mesh: jax.sharding.Mesh, members: int = 0) -> str:
+    """Devices, mesh, type, sizes and length of a run in a line.
+
+    Args:
+      run: all that it needs.
+      mesh: from `surm.mesh.mesh_of`.
+      members: of a population, 0 for a single run.
+
+    Returns:
+      The line.
+    """
+    config, count = run.config, surgery.count_parameters(run.model)
+    kind, each = jax.devices()[0].device_kind, max(members, 1)
+    frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(surgery.split(run.model)[2]) if leaf.ndim)
+    if config.model.dtype == "bfloat16":
+        frozen //= 2
+    where = "in parts" if config.mesh.shard_base else "on each"
+    states = 3 + bool(config.optim.ema_decay) if config.optim.name == "adamw" else 2
+    trained = 4 * count.trainable * states * each
+    return "; ".join(
+        [
+            f"{mesh.size} {kind} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
+            *([f"{members} members"] if members else []),
+            f"frozen {readable(frozen)} {where}, trained with optimiser {readable(trained)}",
+            f"{run.total_steps:,} steps of {config.optim.batch_size} examples",
+        ]
+    )
+
+
+def of_step(program: Program, frozen: nnx.State) -> str:
+    """What the compiler says of a step: memory a device, operations, bytes read and written.
+
+    Args:
+      program: of the run.
+      frozen: placed, as it is given to the step.
+
+    Returns:
+      Lines; numbers that the platform does not tell are left out.
+    """
+    compiled = program.lower(program.state, frozen, next(program.batches)).compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    found = {
+        "arguments": readable(memory.argument_size_in_bytes) if memory else None,
+        "temporary memory": readable(memory.temp_size_in_bytes) if memory else None,
+        "operations": f"{cost['flops'] / 1e9:,.1f} GFLOP" if "flops" in cost else None,
+        "read and written": readable(cost["bytes accessed"]) if "bytes accessed" in cost else None,
+    }
+    told = [f"{name} {value}" for name, value in found.items() if value]
+    return f"a step, on each device: {', '.join(told) or 'nothing told by this platform'}"
+
+
+def readable(size: float) -> str:
+    """A number of bytes.
+
+    Examples:
+      >>> readable(512), readable(10_900_000)
+      ('512 B', '10.4 MiB')
+    """
+    power = min(int(math.log(size, 1024)) if size >= 1 else 0, len(_UNITS) - 1)
+    return f"{size:.0f} B" if power == 0 else f"{size / 1024**power:.1f} {_UNITS[power]}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in its two largest units.
+
+    Examples:
+      >>> duration(41), duration(200), duration(100_000)
+      ('41 s', '3 min 20 s', '1 d 3 h')
+    """
+    sizes = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    rest, parts = round(seconds), []
+    for unit, size in sizes:
+        parts.append((rest // size, unit))
+        rest %= size
+    parts = list(itertools.dropwhile(lambda part: part[0] == 0 and part[1] != "s", parts))[:2]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number or len(parts) == 1)

@@ -1,0 +1,166 @@
+"""The same run on one device and on eight virtual ones: the same curve, and nothing brought together but gradients."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from surm import command_line, optim, step, train
+from surm import config as configs
+from surm import mesh as meshes
+from surm.data.share import WHOLE
+from surm.errors import InputError
+from surm.peft import surgery
+from surm.preparation import prepare
+from tests.test_train import CONFIG, lines, result
+
+several_devices = pytest.mark.skipif(jax.device_count() != 8, reason="runs in the process of the last test")
+ONE_DEVICE = "SURM_RUNS_ON_ONE_DEVICE"
+QUICK = [
+    f"--config={CONFIG}",
+    "--config.optim.batch_size=16",
+    "--config.data.train_examples=72",  # the last batch of a pass is half empty
+    "--config.log_every_steps=1",
+    "--config.optim.steps=6",
+    "--config.eval_every_steps=3",
+]
+POPULATION = "--config.population=seed=0|1|2|3,learning_rate=8e-3|2e-2"
+RUNS = {
+    "images": (QUICK, ["data=8", "data=4 model=2", "data=2 model=4 shard_base=True", "data=-1"]),
+    "population": ([*QUICK, POPULATION], ["data=8 shard_members=True", "data=8"]),
+}
+CASES = [(name, flags) for name, (_, meshes_of_run) in RUNS.items() for flags in meshes_of_run]
+
+
+def flags_of(mesh: str) -> list[str]:
+    return [f"--config.mesh.{flag}" for flag in mesh.split()]
+
+
+def members(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted((folder / "members").iterdir()) if (folder / "members").exists() else [folder]
+
+
+@several_devices
+@pytest.mark.parametrize(("name", "mesh"), CASES)
+def test_the_curve_is_that_of_one_device(name, mesh, tmp_path):
+    assert train.main(["surm.train", *RUNS[name][0], *flags_of(mesh), f"--workdir={tmp_path / 'run'}"]) == 0
+    alone = pathlib.Path(os.environ[ONE_DEVICE]) / name
+    assert result(tmp_path / "run")["versions"]["device"].startswith("8 ")
+    for folder, expected in zip(members(tmp_path / "run"), members(alone), strict=True):
+        for one, other in zip(lines(folder), lines(expected), strict=True):
+            assert (one["step"], one["split"]) == (other["step"], other["split"])
+            for key, value in one["values"].items():
+                assert value == pytest.approx(other["values"][key], rel=2e-4, abs=1e-6), (key, one)
+
+
+@several_devices
+def test_stopped_on_a_mesh_it_goes_on_there_exactly(tmp_path, monkeypatch):
+    more = [*QUICK, *flags_of("data=4 model=2 shard_base=True"), "--config.checkpoint_every_steps=2"]
+    assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'whole'}"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(train.loop.Loop, "evaluate", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt()))
+        assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'cut'}"]) == 130
+    assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'cut'}"]) == 0
+    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
+
+
+@several_devices
+@pytest.mark.parametrize("family", ["circulant", "toeplitz", "kronecker", "low_displacement_rank", "low_rank"])
+@pytest.mark.parametrize("path", ["auto", "branch"])
+def test_no_activation_is_brought_together(family, path):
+    given = [*QUICK, f"--config.peft.family={family}", f"--config.peft.path={path}", "--workdir=x",
+             "--config.peft.dropout=0.0"]  # fmt: skip
+    run = prepare(command_line.parse(["x", *given]).config)
+    mesh = meshes.mesh_of(run.config)
+    numbers = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps)
+    state = step.initial_state(run.model, "adamw", 0, averaged=False)
+    frozen, batch = surgery.split(run.model)[2], next(run.training_batches(0))
+    with jax.set_mesh(mesh):
+        one = jax.jit(step.train_step(run), out_shardings=meshes.replicated(mesh))
+        placed = [*meshes.put_everywhere(mesh, (state, numbers)), meshes.put_base(mesh, frozen, sharded=False)]
+        compiled = one.lower(placed[0], placed[2], meshes.put_batch(mesh, batch), placed[1]).compile()
+    program = compiled.as_text()
+    assert "all-reduce" in program
+    assert not re.search(r"all-gather|all-to-all|collective-permute", program)
+
+
+@several_devices
+def test_a_base_in_parts_takes_an_eighth_on_every_device():
+    config = command_line.parse(["x", *QUICK, "--workdir=x", *flags_of("data=2 model=4")]).config
+    mesh, frozen = meshes.mesh_of(config), surgery.split(prepare(config).model)[2]
+    placed = meshes.put_base(mesh, frozen, sharded=True)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen) if leaf.ndim)
+    own = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed) if leaf.ndim)
+    assert own < 0.2 * size  # vectors are everywhere
+    for one, other in zip(jax.tree.leaves(frozen), jax.tree.leaves(placed), strict=True):
+        if one.ndim:
+            np.testing.assert_array_equal(one, other)
+
+
+@several_devices
+def test_a_share_of_one_process_is_the_whole():
+    config = command_line.parse(["x", *QUICK, "--workdir=x"]).config
+    assert meshes.share_of(meshes.mesh_of(config)) == WHOLE
+
+
+REFUSED = [
+    ("data=3", "config.mesh.data=3 and config.mesh.model=1 do not take the {} devices"),
+    ("data=16", "do not take the {} devices"),
+    ("data=-1 model=-1", "do not take the {} devices"),
+    ("data=0", "config.mesh.data=0, expected at least 1, or -1 for all that is left"),
+    ("model=-2", "config.mesh.model=-2, expected at least 1"),
+]
+
+
+@pytest.mark.parametrize(("mesh", "message"), REFUSED)
+def test_a_mesh_that_does_not_fit_is_refused_in_one_line(mesh, message, tmp_path, capsys):
+    assert train.main(["surm.train", *QUICK, *flags_of(mesh), f"--workdir={tmp_path / 'run'}"]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert message.format(jax.device_count()) in said
+    assert not (tmp_path / "run").exists()
+
+
+@several_devices
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--config.optim.batch_size=12"], "batch_size=12 does not divide among config.mesh.data=8 devices"),
+        (["--config.optim.accumulation_steps=4"], "in 4 parts .*; expected a multiple of 32"),
+        (["--config.population=seed=0|1", "--config.mesh.shard_members=True"], "2 members do not divide among"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(more, message, tmp_path, capsys):
+    assert train.main(["surm.train", *QUICK, *more, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_parts_are_of_the_longest_axis_that_divides():
+    assert meshes._parts((768, 3072), 8) == PartitionSpec(None, ("data", "model"))
+    assert meshes._parts((30522, 768), 8) == PartitionSpec(None, ("data", "model"))
+    assert meshes._parts((7, 100_001), 8) == PartitionSpec()
+    assert meshes._parts((768,), 8) == PartitionSpec()
+
+
+def test_members_over_devices_need_a_population(tmp_path):
+    config = command_line.parse(["x", *QUICK, "--workdir=x", "--config.mesh.shard_members=True"]).config
+    with pytest.raises(InputError, match="config.mesh.shard_members is set, but config.population is empty"):
+        configs.check(config)
+
+
+def test_on_eight_virtual_devices(tmp_path):
+    if jax.device_count() == 8:
+        pytest.skip("eight devices are here already")
+    for name, (arguments, _) in RUNS.items():
+        assert train.main(["surm.train", *arguments, f"--workdir={tmp_path / name}"]) == 0
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", ONE_DEVICE: str(tmp_path)}
+    here = pathlib.Path(__file__)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here), "-rs"]
+    ran = subprocess.run(command, env=os.environ | devices, cwd=here.parents[1], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 skipped" in ran.stdout
