@@ -17,7 +17,7 @@ from surm.data.share import Share
 from surm.errors import InputError
 
 AXES = ("data", "model")
-_SHARDED_FROM = 2**16  # entries; to bring a smaller array together costs more than it spares
+_SHARDED_FROM = 2**14  # entries; to bring a smaller array together costs more than it spares
 
 
 def mesh_of(config: ml_collections.ConfigDict) -> Mesh:

@@ -72,6 +72,7 @@ def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
         ("serving/run.py", ["--numbers=48"], "--numbers=48, expected numbers that divide --batch=64 or are above it"),
         ("paths/run.py", ["--families=lora"], "--families of circulant"),
         ("paths/run.py", ["--dtypes=float16"], "--dtypes of float32, bfloat16"),
+        ("population/run.py", ["--sizes=6"], "--sizes of 1, 2, 3 or multiples of 4"),
     ],
 )
 def test_timings_refuse_in_one_line(monkeypatch, capsys, script, arguments, message):

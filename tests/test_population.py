@@ -1,14 +1,17 @@
 """Runs that train together are the runs that train alone."""
 
+import functools
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import surm
-from surm import command_line, members, progress, train
+from surm import command_line, loop, members, population, preparation, progress, train
+from surm import mesh as meshes
 from surm.config import default
 from tests.test_text_run import material  # noqa: F401  a fixture
 from tests.test_train import CONFIG, lines, result
@@ -178,3 +181,22 @@ def test_members_are_the_product_in_order():
     assert len({own.name for own in got}) == 4
     assert json.dumps(got[0].overrides)
     assert command_line.parse(["x", *QUICK, "--workdir=x", "--config.population=seed=1"]).config.population == "seed=1"
+
+
+def test_all_members_are_one_program_compiled_once():
+    config = command_line.parse(["x", *QUICK, "--workdir=x", "--config.population=seed=0|1,learning_rate=1|2"]).config
+    prepared, mesh = preparation.prepare(config), meshes.mesh_of(config)
+    compiled: list[str] = []
+    with jax.set_mesh(mesh):
+        program = population.program(prepared, members.listed(config), mesh)
+        state, frozen = program.state, loop.placed(prepared, mesh)
+        state, _ = program.step(state, frozen, next(program.batches))
+        listening = functools.partial(lambda event, *_, **__: compiled.append(event))
+        jax.monitoring.register_event_duration_secs_listener(listening)
+        try:
+            for _ in range(3):
+                state, values = program.step(state, frozen, next(program.batches))
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listening)
+    assert values["loss"].shape == (4,)
+    assert not [event for event in compiled if "compile" in event]
