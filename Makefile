@@ -14,7 +14,7 @@ demo: $(VENV)/demo
 
 test: $(VENV)/test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/parity
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" --ignore=tests/parity
 
 parity: $(VENV)/parity
 	SURM_REQUIRE_PARITY=1 $(BIN)/python -m pytest -q tests/parity

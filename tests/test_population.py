@@ -89,6 +89,7 @@ def test_a_population_is_not_opened_as_a_run(finished):
         surm.load_run(finished)
 
 
+@pytest.mark.slow
 def test_side_by_side_or_one_after_the_other_is_the_same(finished, tmp_path):
     assert train_one(tmp_path / "two", *QUICK, "--config.population=seed=0|1|2", "--config.members_at_once=2") == 0
     for seed in (0, 1):
@@ -132,6 +133,7 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(tmp_path, monkeypatch)
     assert result(tmp_path / "whole")["population"] == result(tmp_path / "cut")["population"]
 
 
+@pytest.mark.slow
 def test_texts_of_members_are_filled_up_to_one_length(material, tmp_path):  # noqa: F811
     # A batch of one seed is longer than that of the other at the same step; everything trains, so no base differs.
     more = [*material, "--config.optim.steps=6", "--config.peft.method=full", "--config.optim.name=sgd",

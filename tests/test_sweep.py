@@ -137,7 +137,7 @@ def test_a_finished_sweep_shows_its_table_and_another_config_is_refused(tmp_path
     assert "holds the run of another config; they differ in optim.steps: 2 against 3" in error and "seed=0" in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_sweep_asked_to_stop_saves_the_run_under_way_and_goes_on(tmp_path, data, number):
     file = swept(tmp_path, "sweeps.product(seed=[0, 1])")
     arguments = command(file, tmp_path / "runs", data, "--config.optim.steps=300")

@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_repeated(finished, capsys):
     assert (finished / "result.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_run_asked_to_stop_saves_says_so_and_goes_on_exactly(finished, tmp_path, number):
     workdir = tmp_path / "stopped"
     # Asked at once, before compilation ends: it stops after the step that was under way, or before the first.
