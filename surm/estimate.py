@@ -1,6 +1,5 @@
 """What a run takes, before it starts: a line on its devices and sizes, and what the compiler says of a step."""
 
-import itertools
 import math
 
 import jax
@@ -73,19 +72,3 @@ def readable(size: float) -> str:
     """
     power = min(int(math.log(size, 1024)) if size >= 1 else 0, len(_UNITS) - 1)
     return f"{size:.0f} B" if power == 0 else f"{size / 1024**power:.1f} {_UNITS[power]}"
-
-
-def duration(seconds: float) -> str:
-    """A time to wait, in its two largest units.
-
-    Examples:
-      >>> duration(41), duration(200), duration(100_000)
-      ('41 s', '3 min 20 s', '1 d 3 h')
-    """
-    sizes = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    rest, parts = round(seconds), []
-    for unit, size in sizes:
-        parts.append((rest // size, unit))
-        rest %= size
-    parts = list(itertools.dropwhile(lambda part: part[0] == 0 and part[1] != "s", parts))[:2]
-    return " ".join(f"{number} {unit}" for number, unit in parts if number or len(parts) == 1)
