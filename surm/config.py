@@ -45,7 +45,8 @@ def default() -> ml_collections.ConfigDict:
       members_at_once (how many of them a step computes side by side; 0 = one on a CPU, else all),
       seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
       (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints (of the newest) and
-      keep_best_checkpoints (besides, of those that were saved right after an evaluation, by the main metric).
+      keep_best_checkpoints (besides, of those that were saved right after an evaluation, by the main metric),
+      profile_steps (how many are traced by JAX's profiler, after the first three, into the run's folder `profile`).
     """
     config = ml_collections.ConfigDict()
     config.seed = 0
@@ -55,6 +56,7 @@ def default() -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
     config.keep_best_checkpoints = 0
+    config.profile_steps = 0
     config.population = ""
     config.members_at_once = 0
 
@@ -241,6 +243,7 @@ def _check_ranges(given: dict[str, object]) -> None:
         "checkpoint_every_steps": 0, "keep_checkpoints": 1, "keep_best_checkpoints": 0, "seed": 0,
         "model.image_size": 0,        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
         "optim.label_smoothing": 0, "optim.accumulation_steps": 1, "optim.ema_decay": 0, "members_at_once": 0,
+        "profile_steps": 0,
     }  # fmt: skip
     at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1, "optim.ema_decay": 1}
     for key, low in at_least.items():

@@ -20,10 +20,12 @@ from surm import mesh as meshes
 from surm.errors import InputError
 from surm.peft import store, surgery
 from surm.preparation import Run
-from surm.progress import Log, Progress
+from surm.progress import Log, Progress, Trace
 from surm.step import Batch, TrainState, answering, initial_state, train_step
 from surm.stopping import Stopped
 from surm.workdir import Workdir
+
+_COMPILING = 3  # steps that wait for the compiler or for memory
 
 
 class Batches(Protocol):
@@ -154,7 +156,8 @@ class Loop:
     def train(self, stop: list[int]) -> list[float]:
         """Takes the steps that are left, saves at the end; seconds of each step. Raises Stopped if asked to stop."""
         config, total = self.prepared.config, self.prepared.total_steps
-        with Progress(self.log, config, self.start, total) as progress:
+        trace = Trace(self.folder.path / "profile", self.start + _COMPILING, config.profile_steps)
+        with Progress(self.log, config, self.start, total) as progress, trace:
             for step in range(self.start, total):
                 if stop:
                     progress.flush()
@@ -166,6 +169,7 @@ class Loop:
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
                     self.save(step)
+                trace.before(step, progress.flush)
                 self.state, values = self.program.step(self.state, self.frozen, next(self.batches))
                 progress.step(step + 1, values)
             progress.flush()

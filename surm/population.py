@@ -86,7 +86,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
     at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" and not spread else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])
-    numbers = jax.device_put(_numbers(every, prepared.total_steps), of_members)
+    numbers = jax.device_put(_numbers(prepared, every), of_members)
     one_step, one_answer = train_step(prepared), answer_of(prepared)
 
     def step_of_one(of_one: tuple[TrainState, Hyperparameters, jax.Array], frozen: nnx.State, batches: Batch) -> Any:
@@ -134,15 +134,15 @@ def _mapped(function: Any, each: Any, at_once: int) -> Any:
     return jax.lax.map(function, each, batch_size=at_once if at_once > 1 else None)
 
 
-def _numbers(every: Sequence[Member], steps: int) -> Hyperparameters:
+def _numbers(prepared: Run, every: Sequence[Member]) -> Hyperparameters:
     """What the members go by, side by side."""
-    own_scale = len({member.config.peft.scale for member in every}) > 1
+    scales = [member.config.peft.scale for member in every]
     each = [
-        optim.hyperparameters(member.config.optim, configs.spec(member.config), steps)._replace(
-            scale=np.float32(member.config.peft.scale) if own_scale else None
-        )
+        optim.hyperparameters(member.config.optim, configs.spec(member.config), prepared.total_steps)
         for member in every
     ]
+    if any(scale != prepared.config.peft.scale for scale in scales):  # else it is the model's, a constant
+        each = [numbers._replace(scale=np.float32(scale)) for numbers, scale in zip(each, scales, strict=True)]
     return jax.tree.map(lambda *values: np.stack(values), *each)
 
 

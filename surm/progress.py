@@ -1,8 +1,10 @@
 """What a training loop says while it runs: a progress bar, `metrics.jsonl`, and a stop when numbers cease."""
 
 import math
+import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -66,6 +68,35 @@ class RunLog:
     def rewind(self, step: int, _: dict[str, Any]) -> None:
         """See `Log`."""
         self._folder.rewind(step)
+
+
+class Trace:
+    """JAX's profiler for a few steps of a run."""
+
+    def __init__(self, folder: pathlib.Path, first: int, steps: int):
+        """Traces so many steps from the first on into a folder; none, if there are to be none."""
+        self._folder, self._first, self._behind, self._on = folder, first, first + steps, False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def before(self, step: int, flush: Callable[[], None]) -> None:
+        """Starts or stops where a step is the one to do it at; what runs is finished first, by `flush`."""
+        if step == self._first < self._behind:
+            flush()
+            jax.profiler.start_trace(self._folder)
+            self._on = True
+        elif self._on and step == self._behind:
+            flush()
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
 
 
 class Progress:

@@ -70,6 +70,13 @@ def test_a_member_is_its_own_run(finished, tmp_path, name, alone):
     np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-3)
 
 
+def test_one_value_of_a_list_counts_too(tmp_path):
+    quick = [*QUICK, "--config.optim.steps=2"]
+    assert train_one(tmp_path / "one", *quick, "--config.population=scale=3") == 0
+    assert train_one(tmp_path / "alone", *quick, "--config.peft.scale=3") == 0
+    assert_same(tmp_path / "one" / "members" / "scale=3.0", tmp_path / "alone")
+
+
 def test_the_result_sums_up(finished):
     got = result(finished)
     each = {own["member"]: own["eval"] for own in got["population"]}

@@ -331,3 +331,11 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, capsys, more)
     assert re.match(r"1 cpu \(data 1, model 1\), float32; .*frozen 10.3 MiB on each", said[-2 if more else -3])
     assert re.match(r"a step, on each device: arguments .* MiB, temporary memory .* MiB, operations .* GFLOP", said[-1])
     assert not workdir.exists()
+
+
+def test_a_few_steps_are_traced_and_the_numbers_stay(finished, tmp_path):
+    more = ["--config.optim.steps=8", "--config.peft.dropout=0.2", "--config.checkpoint_every_steps=2",
+            "--config.eval_every_steps=4", "--config.profile_steps=2"]  # fmt: skip
+    assert train.main(arguments(tmp_path / "run", *more)) == 0
+    assert len(list((tmp_path / "run" / "profile").rglob("*.trace.json.gz"))) == 1
+    assert values(tmp_path / "run") == values(finished)
