@@ -3,8 +3,8 @@
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
 
 Data and weights ship with the packages; no network is needed. Two CPU cores: about two minutes. Expected number:
-96.9 %; experiments/vit_families/results/digits_circulant.json. (Half a point more or less is two images of 360,
-and what another order of summation, on another machine, may bring.)
+95.8 %; experiments/vit_families/results/digits_circulant.json. (A point more or less is four images of 360, and what
+another order of summation, on another machine, may bring.)
 
 Three families with two seeds each, in a table, in six times as long:
 

@@ -138,3 +138,27 @@ def test_what_is_said_of_gradients_is_what_was_measured():
         f"one singular pair catches {share['low_rank r=1']}, the nearest circulant {share['circulant']}, Kronecker "
         f"{share['kronecker']}, W(G,H) {share['low_displacement_rank r=1']}" in said
     )
+
+
+def test_what_is_said_of_many_runs_and_many_adapters_was_measured():
+    said = " ".join(EXPERIMENTS.split())
+    (row,) = result_of("experiments/population/results/digits_cpu.json")["rows"]
+    low, high = min(row["over_alone_each"]), max(row["over_alone_each"])
+    assert row["members"] == 16
+    of_turns = f"(three turns, {low:.2f} to {high:.2f})"
+    assert f"take {row['over_alone']:.2f} times the steps of sixteen runs alone {of_turns}" in said
+    assert f"at the peak {row['peak_over_alone']:.2f} times the memory of one run" in said
+    served = result_of("experiments/serving/results/vit_micro_cpu_64.json")["rows"]
+    base, circulant, rank8, circulant_apart, rank8_apart = (
+        f"{served[name]['examples_per_second']:,.0f}"
+        for name in (
+            "base",
+            "circulant, 256 together",
+            "low_rank r=8, 256 together",
+            "circulant, 256 apart",
+            "low_rank r=8, 256 apart",
+        )  # fmt: skip
+    )
+    assert f"answers {base} images a second, `serve_batch` with 256 circulant adapters {circulant}, with 256" in said
+    assert f"of low rank 8 {rank8}, whatever their number; one forward pass" in said
+    assert f"names, {circulant_apart} and {rank8_apart}." in said
