@@ -90,11 +90,14 @@ class Checkpoints:
             )
             self._say(failure)
 
-    def newest(self, like: State) -> tuple[int, State, dict[str, Any]] | None:
+    def newest(
+        self, like: State, check: Callable[[dict[str, Any]], None] = lambda notes: None
+    ) -> tuple[int, State, dict[str, Any]] | None:
         """The newest checkpoint that can be read; newer, damaged ones are renamed, and said on the error stream.
 
         Args:
           like: a state of the same structure, shapes and dtypes.
+          check: of the notes, before the state is read; what it raises is passed on.
 
         Returns:
           Its step, state and notes; None if there is no checkpoint.
@@ -106,12 +109,16 @@ class Checkpoints:
         errors: dict[int, Exception] = {}
         for step in sorted((checkpoint.step for checkpoint in self._checkpointer.checkpoints), reverse=True):
             try:
-                found = self._checkpointer.load_checkpointables(step, {"state": abstract, "notes": None})
+                notes = self._checkpointer.load_checkpointables(step, {"notes": None})["notes"]
+                check(notes)
+                state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+            except InputError:
+                raise
             except Exception as error:  # orbax raises what it meets in damaged files, of many types
                 errors[step] = error
                 continue
             self._set_aside(errors)
-            return step, found["state"], found["notes"]
+            return step, state, notes
         if errors:
             step, error = next(iter(errors.items()))
             raise InputError(

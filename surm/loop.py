@@ -200,22 +200,24 @@ class Loop:
 
     def _resume(self) -> int:
         """Takes over what the newest checkpoint holds; the number of steps taken before."""
-        newest = self.saved.newest(self.state)
+        newest = self.saved.newest(self.state, self._check_belongs)
         if newest is None:
             self.log.rewind(0, {})
             return 0
         step, self.state, notes = newest
         print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
-        for what, expected in self.belongs_to.items():
-            if notes[what] != expected:
-                raise InputError(
-                    f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are "
-                    "now; name another workdir"
-                )
         self.batches.set_state(notes["data"])
         self.earlier = notes["seconds"]
         self.log.rewind(step, notes["log"])
         return step
+
+    def _check_belongs(self, notes: dict[str, Any]) -> None:
+        for what, expected in self.belongs_to.items():
+            if notes[what] != expected:
+                raise InputError(
+                    f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are now; "
+                    "name another workdir"
+                )
 
 
 def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
