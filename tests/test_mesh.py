@@ -32,7 +32,7 @@ QUICK = [
 ]
 POPULATION = "--config.population=seed=0|1,learning_rate=8e-3|2e-2,scale=0.5|1.0"
 RUNS = {
-    "images": (QUICK, ["data=-1", "data=2 model=4 shard_base=True"], ["data=4 model=2"]),
+    "images": (QUICK, ["data=-1"], ["data=4 model=2", "data=2 model=4 shard_base=True"]),
     "population": ([*QUICK, POPULATION], [], ["data=8 shard_members=True", "data=8"]),
 }
 CASES = [
