@@ -1,6 +1,7 @@
 """Checkpoints of a run: trained arrays, optimiser, step, random key, data position; never the base.
 
-The only module that knows orbax. A checkpoint appears under its final name when it is whole.
+The only module that knows orbax. A checkpoint appears under its final name when it is whole. Of several processes of a
+run the first one alone has them: what trains is small, and is sent around.
 """
 
 import pathlib
@@ -10,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import orbax.checkpoint.experimental.v1 as ocp
+import numpy as np
+import orbax.checkpoint as ocp
 
 from surm.errors import InputError, one_line
 from surm.stopping import Stopped
@@ -33,19 +34,26 @@ class Checkpoints:
           keep_best: how many of those with the highest metric to keep besides.
         """
         self._folder, self._keep, self._keep_best = folder, keep, keep_best
-        self._checkpointer = self._opened()
+        self._manager = self._opened()
 
-    def _opened(self) -> ocp.training.Checkpointer:
-        policies = ocp.training.preservation_policies
+    def _opened(self) -> ocp.CheckpointManager:
+        policies = ocp.checkpoint_managers
         newest = policies.LatestN(self._keep)
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics["main"], n=self._keep_best, keep_checkpoints_without_metrics=False
         )
-        return ocp.training.Checkpointer(
-            self._folder.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([newest, best]) if self._keep_best else newest,
+            save_decision_policy=policies.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+        )
+        return ocp.CheckpointManager(
+            self._folder.absolute(),
+            options=options,
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()},
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -53,7 +61,7 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Waits for the last write. That a run has saved before it stops must be so: raises OSError if not."""
-        failure = self._failure(self._checkpointer.close)
+        failure = self._failure(self._closed)
         if failure and kind is Stopped:
             raise OSError(failure)
         self._say(failure)
@@ -61,8 +69,7 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, None if there is none."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        return self._manager.latest_step()
 
     def save(self, step: int, state: Any, notes: dict[str, Any], metric: float | None = None) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is.
@@ -72,20 +79,21 @@ class Checkpoints:
 
         Args:
           step: number of finished training steps.
-          state: a tree of arrays.
+          state: a tree of numpy arrays, not changed afterwards.
           notes: what else the run needs to go on, such as the data position, as JSON values.
           metric: the main one on the held-out split, where it is known.
         """
-        if failure := self._failure(self._checkpointer.wait):
+        if failure := self._failure(self._manager.wait_until_finished):
             self._say(failure)
-            self._checkpointer = self._opened()
+            self._manager = self._opened()
         if step != self.latest_step:
-            # The next training step reuses the state's buffers while they are still being written.
-            state = jax.tree.map(jnp.copy, state)
             metrics = None if metric is None else {"main": metric}
             failure = self._failure(
-                lambda: self._checkpointer.save_checkpointables_async(
-                    step, {"state": state, "notes": notes}, force=True, metrics=metrics
+                lambda: self._manager.save(
+                    step,
+                    args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)),
+                    metrics=metrics,
+                    force=True,
                 )
             )
             self._say(failure)
@@ -96,22 +104,23 @@ class Checkpoints:
         """The newest checkpoint that can be read; newer, damaged ones are renamed, and said on the error stream.
 
         Args:
-          like: a state of the same structure, shapes and dtypes.
+          like: a state of the same structure, shapes and dtypes, its arrays of any kind.
           check: of the notes, before the state is read; what it raises is passed on.
 
         Returns:
-          Its step, state and notes; None if there is no checkpoint.
+          Its step, state (of numpy arrays) and notes; None if there is no checkpoint.
 
         Raises:
           InputError: if there are checkpoints and none can be read: they are damaged, or of another structure.
         """
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         errors: dict[int, Exception] = {}
-        for step in sorted((checkpoint.step for checkpoint in self._checkpointer.checkpoints), reverse=True):
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                notes = self._checkpointer.load_checkpointables(step, {"notes": None})["notes"]
+                notes = self._restored(step, notes=ocp.args.JsonRestore())
                 check(notes)
-                state = self._checkpointer.load_checkpointables(step, {"state": abstract})["state"]
+                state = self._restored(step, state=ocp.args.StandardRestore(abstract))
+                _check_like(abstract, state)
             except InputError:
                 raise
             except Exception as error:  # orbax raises what it meets in damaged files, of many types
@@ -128,6 +137,15 @@ class Checkpoints:
             ) from error
         return None
 
+    def _restored(self, step: int, **item: ocp.args.CheckpointArgs) -> Any:
+        """One of a checkpoint's items."""
+        (restored,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
+        return restored
+
+    def _closed(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
     def _set_aside(self, errors: dict[int, Exception]) -> None:
         for step, error in errors.items():
             aside = self._folder / f"{DAMAGED}{step}"
@@ -135,7 +153,7 @@ class Checkpoints:
             said = one_line(f"{type(error).__name__}: {error}")
             print(f"warning: the checkpoint of step {step} cannot be read ({said}); it is {aside} now", file=sys.stderr)
         if errors:
-            self._checkpointer.reload()
+            self._manager.reload()
 
     def _failure(self, act: Callable[[], object]) -> str:
         """Why a write failed, in a line; empty if it did not."""
@@ -150,3 +168,10 @@ class Checkpoints:
     def _say(self, failure: str) -> None:
         if failure:
             print(f"warning: {failure}; the run goes on, with the checkpoints before", file=sys.stderr, flush=True)
+
+
+def _check_like(expected: Any, found: Any) -> None:
+    """Orbax does not look whether a numpy array has the shape that it is asked for."""
+    shapes = [jax.tree.map(lambda array: (array.shape, array.dtype), tree) for tree in (expected, found)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"it holds {shapes[1]}, expected {shapes[0]}")

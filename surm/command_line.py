@@ -1,16 +1,17 @@
-"""The flags `--config` and `--workdir`, every mistake in them turned into one line."""
+"""The flags `--config` and `--workdir`, and how a command ends: every mistake is one line and a status."""
 
 import dataclasses
 import io
 import os
 import pathlib
 import re
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from surm import config as configs
@@ -99,11 +100,27 @@ def parse(
     )
 
 
-def tolerate_any_encoding() -> None:
-    """Lets a terminal without × show ?, where printing it would raise."""
+def status_of(act: Callable[[], int]) -> int:
+    """Runs a command to its end and says in one line what stopped it.
+
+    Args:
+      act: what it does; returns its exit status.
+
+    Returns:
+      That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C.
+    """
+    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
+    try:
+        return act()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _check_keys(argv: list[str]) -> dict[str, str]:

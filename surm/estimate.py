@@ -1,13 +1,16 @@
 """What a run takes, before it starts: a line on its devices and sizes, and what the compiler says of a step."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
 
-from surm.loop import Program
+from surm.loop import Program, narrowed
 from surm.peft import surgery
 from surm.preparation import Run
+from surm.step import initial_state
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -23,19 +26,17 @@ def headline(run: Run, mesh: jax.sharding.Mesh, members: int = 0) -> str:
     Returns:
       The line.
     """
-    config, count = run.config, surgery.count_parameters(run.model)
-    kind, each = jax.devices()[0].device_kind, max(members, 1)
-    frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(surgery.split(run.model)[2]) if leaf.ndim)
-    if config.model.dtype == "bfloat16":
-        frozen //= 2
+    config, kind = run.config, jax.devices()[0].device_kind
+    frozen = _size(lambda: narrowed(surgery.split(run.model)[2], config.model.dtype))
     where = "in parts" if config.mesh.shard_base else "on each"
-    states = 3 + bool(config.optim.ema_decay) if config.optim.name == "adamw" else 2
-    trained = 4 * count.trainable * states * each
+    among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    averaged = bool(config.optim.ema_decay)
+    trained = _size(lambda: initial_state(run.model, config.optim.name, config.seed, averaged=averaged))
     return "; ".join(
         [
-            f"{mesh.size} {kind} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
+            f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
             *([f"{members} members"] if members else []),
-            f"frozen {readable(frozen)} {where}, trained with optimiser {readable(trained)}",
+            f"frozen {readable(frozen)} {where}, trained with optimiser {readable(max(members, 1) * trained)}",
             f"{run.total_steps:,} steps of {config.optim.batch_size} examples",
         ]
     )
@@ -61,6 +62,12 @@ def of_step(program: Program, frozen: nnx.State) -> str:
     }
     told = [f"{name} {value}" for name, value in found.items() if value]
     return f"a step, on each device: {', '.join(told) or 'nothing told by this platform'}"
+
+
+def _size(make: Callable[[], Any]) -> int:
+    """Bytes of the arrays that a function makes, which are not made."""
+    leaves = jax.tree.leaves(jax.eval_shape(make))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.ndim)
 
 
 def readable(size: float) -> str:

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm import checkpoint, evaluate, optim
+from surm import checkpoint, evaluate, optim, processes
 from surm import config as configs
 from surm import mesh as meshes
+from surm.data.share import Share
 from surm.errors import InputError
 from surm.peft import store, surgery
 from surm.preparation import Run
+from surm.processes import StopRequest
 from surm.progress import Log, Progress, Trace
 from surm.step import Batch, TrainState, answering, initial_state, train_step
 from surm.stopping import Stopped
@@ -51,6 +53,7 @@ class Program:
       lower: the same, taken only to where it can be compiled and looked at.
       measure: a function (state, frozen, one pass of batches) -> metrics.
       batches: what is trained on.
+      share: the part of every batch that this process reads.
     """
 
     state: TrainState
@@ -58,6 +61,7 @@ class Program:
     lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
     measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
     batches: Batches
+    share: Share
 
 
 def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
@@ -87,6 +91,7 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
         measure=measure,
         batches=prepared.training_batches(config.seed, share),
+        share=share,
     )
 
 
@@ -129,12 +134,12 @@ class Loop:
         self,
         prepared: Run,
         folder: Workdir,
-        saved: checkpoint.Checkpoints,
+        saved: checkpoint.Checkpoints | None,
         program: Program,
         log: Log,
         mesh: jax.sharding.Mesh,
     ):
-        """Starts afresh or from the newest checkpoint.
+        """Starts afresh or from the newest checkpoint; those are of the first process, None in the others.
 
         Raises:
           InputError: if that checkpoint is damaged, or belongs to other weights or examples.
@@ -142,10 +147,12 @@ class Loop:
         self.began, self.earlier = time.perf_counter(), 0.0
         self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
         self.state, self.batches = program.state, program.batches
+        self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # at which step last, and what was found
         self.frozen = placed(prepared, mesh)
-        self.share = meshes.share_of(mesh)
+        self.mesh = mesh
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
         nnx.update(prepared.model, jax.tree.map(_off_device, surgery.split(prepared.model)[2], self.frozen))
+        processes.check_same("weights and examples", self.belongs_to)
         self.start = self._resume()
 
     @property
@@ -153,16 +160,17 @@ class Loop:
         """Spent on the run so far, before it was stopped included."""
         return self.earlier + time.perf_counter() - self.began
 
-    def train(self, stop: list[int]) -> list[float]:
+    def train(self, asked: StopRequest) -> list[float]:
         """Takes the steps that are left, saves at the end; seconds of each step. Raises Stopped if asked to stop."""
         config, total = self.prepared.config, self.prepared.total_steps
-        trace = Trace(self.folder.path / "profile", self.start + _COMPILING, config.profile_steps)
+        traced = config.profile_steps if self.folder.writes else 0
+        trace = Trace(self.folder.path / "profile", self.start + _COMPILING, traced)
         with Progress(self.log, config, self.start, total) as progress, trace:
             for step in range(self.start, total):
-                if stop:
+                if number := asked.signal():
                     progress.flush()
                     self.save(step)
-                    raise Stopped(stop[0], step)
+                    raise Stopped(number, step)
                 if _due(step, config.eval_every_steps):
                     progress.flush()
                     self.evaluate(step)
@@ -174,37 +182,52 @@ class Loop:
                 progress.step(step + 1, values)
             progress.flush()
         self.save(total)
-        if stop:
-            raise Stopped(stop[0], total)
+        if number := asked.signal():
+            raise Stopped(number, total)
         return progress.step_seconds
 
     def evaluate(self, step: int) -> Any:
         """The metrics on all held-out splits, logged; read from the log where they are there already."""
         split = self.prepared.config.data.eval_split
-        if (before := self.log.logged(step, split)) is not None:
-            return before  # by this run, before it was stopped
-        values = {
-            name + ending: value
-            for ending, open_batches in self.prepared.evaluation_batches.items()
-            for name, value in self.program.measure(self.state, self.frozen, open_batches(self.share)).items()
-        }
-        self.log.take(step, split, values)
+        values = self.log.logged(step, split)  # by this run, before it was stopped
+        if values is None:
+            share, measure = self.program.share, self.program.measure
+            values = {
+                name + ending: value
+                for ending, open_batches in self.prepared.evaluation_batches.items()
+                for name, value in measure(self.state, self.frozen, open_batches(share)).items()
+            }
+            self.log.take(step, split, values)
+        self.evaluated = step, values
         return values
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
+        state = meshes.take(self.mesh, self.state)
+        if self.saved is None:
+            return
         notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds, **self.belongs_to}
-        known = self.log.logged(step, self.prepared.config.data.eval_split) or {}
-        best = np.nanmax(known.get(self.prepared.data.metrics[0], np.nan)) if known else None
-        self.saved.save(step, self.state, notes, metric=None if best is None else float(best))
+        evaluated_at, values = self.evaluated
+        metric = float(np.nanmax(values[self.prepared.data.metrics[0]])) if evaluated_at == step else None
+        self.saved.save(step, state, notes, metric)
 
     def _resume(self) -> int:
         """Takes over what the newest checkpoint holds; the number of steps taken before."""
-        newest = self.saved.newest(self.state, self._check_belongs)
-        if newest is None:
+        state = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), self.state)
+
+        def newest() -> tuple[int, dict[str, Any]] | None:
+            nonlocal state
+            if (found := self.saved.newest(state, self._check_belongs)) is None:
+                return None
+            step, state, notes = found
+            return step, notes
+
+        if (newest_of_first := processes.from_first(newest)) is None:
             self.log.rewind(0, {})
             return 0
-        step, self.state, notes = newest
+        step, notes = newest_of_first
+        state = processes.copied_from_first(state)
+        self.state = jax.tree.map(lambda now, value: meshes.put(now.sharding, value), self.state, state)
         print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
         self.batches.set_state(notes["data"])
         self.earlier = notes["seconds"]

@@ -11,12 +11,12 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
-from surm import report, result, sweeps
+from surm import processes, report, result, sweeps
 from surm.errors import InputError, nearest
 from surm.peft import surgery
 from surm.preparation import Run
 from surm.progress import NonFiniteError, Values, check_finite
-from surm.step import TrainState, answering
+from surm.step import answering
 from surm.workdir import Workdir
 
 KEYS = {
@@ -125,7 +125,7 @@ class PopulationLog:
 
     def logged(self, step: int, split: str) -> Values | None:
         """See `surm.progress.Log`."""
-        found = [folder.logged(step, split) for folder in self._folders]
+        found = processes.from_first(lambda: [folder.logged(step, split) for folder in self._folders])
         there = [values for number, values in enumerate(found) if number not in self.failed]
         if any(values is None for values in there):
             return None
@@ -141,7 +141,7 @@ class PopulationLog:
 
 
 def finish(
-    prepared: Run, folder: Workdir, every: Sequence[Member], log: PopulationLog, state: TrainState, measured: dict
+    prepared: Run, folder: Workdir, every: Sequence[Member], log: PopulationLog, measured: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes what every member leaves, and a result that sums up.
 
@@ -150,8 +150,8 @@ def finish(
       folder: of the population.
       every: from `listed`.
       log: of their metrics.
-      state: after the last step.
-      measured: as for `surm.result.finish`, each value of `eval` one number for every member.
+      measured: as for `surm.result.finish`, each value of `eval` one number for every member; and `state`, after the
+        last step.
 
     Returns:
       What `result.json` holds: that of the best member, and `population`, what is known of each.
@@ -164,7 +164,7 @@ def finish(
         run = dataclasses.replace(
             prepared, config=member.config, model=surgery.with_scale(prepared.model, member.config.peft.scale)
         )
-        trainable = {path: value[number] for path, value in answering(state).items()}
+        trainable = {path: value[number] for path, value in answering(measured["state"]).items()}
         evaluated = {name: float(value[number]) for name, value in measured["eval"].items()}
         more = {"overrides": measured["overrides"] | member.overrides, "members": len(every)}
         own.write_json("config.json", member.config.to_dict())
@@ -212,6 +212,7 @@ def folders_of(folder: Workdir, every: Sequence[Member]) -> list[Workdir]:
     found = []
     for member in every:
         path = folder.path / "members" / member.name
-        path.mkdir(parents=True, exist_ok=True)
-        found.append(Workdir(path, member.config))
+        if folder.writes:
+            path.mkdir(parents=True, exist_ok=True)
+        found.append(Workdir(path, member.config, writes=folder.writes))
     return found

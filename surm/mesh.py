@@ -81,10 +81,33 @@ def put_batch(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
+def put(sharding: NamedSharding, tree: Any) -> Any:
+    """Arrays that every process has whole, placed."""
+    return jax.tree.map(lambda value: _put(sharding, value), tree)
+
+
 def put_everywhere(mesh: Mesh, tree: Any) -> Any:
-    """Arrays, whole on every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, np.asarray(value)), tree)
+    """Arrays that every process has whole, whole on every device."""
+    return put(replicated(mesh), tree)
+
+
+def _put(sharding: NamedSharding, value: Any) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(sharding, jax.random.key_data(value)), impl=jax.random.key_impl(value))
+    value = np.asarray(value)  # JAX would send it around, to see whether it is the same everywhere
+    return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
+
+
+def take(mesh: Mesh, tree: Any) -> Any:
+    """Arrays on a mesh, whole in every process's memory; copies, which no later step overwrites."""
+    whole = tree if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)) else _gathered(mesh)(tree)
+    return jax.tree.map(lambda value: np.array(value.addressable_data(0)), whole)
+
+
+def _gathered(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
@@ -100,10 +123,9 @@ def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
     """
 
     def placed(value: jax.Array) -> jax.Array:
-        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return jax.device_put(value, replicated(mesh))
-        spec = _parts(value.shape, mesh.size) if sharded else PartitionSpec()
-        return jax.device_put(value, NamedSharding(mesh, spec))
+        is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+        spec = _parts(value.shape, mesh.size) if sharded and not is_key else PartitionSpec()
+        return _put(NamedSharding(mesh, spec), value)
 
     return jax.tree.map(placed, frozen)
 

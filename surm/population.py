@@ -75,8 +75,8 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     Raises:
       InputError: if the members' frozen bases differ, as random ones do, or the mesh does not divide them.
     """
-    config, share = prepared.config, meshes.share_of(mesh)
-    spread = config.mesh.shard_members
+    config, spread = prepared.config, prepared.config.mesh.shard_members
+    share = WHOLE if spread else meshes.share_of(mesh)
     if spread and len(every) % mesh.shape["data"]:
         raise InputError(
             f"{len(every)} members do not divide among config.mesh.data={mesh.shape['data']} devices "
@@ -86,7 +86,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
     at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" and not spread else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])
-    numbers = jax.device_put(_numbers(prepared, every), of_members)
+    numbers = meshes.put(of_members, _numbers(prepared, every))
     one_step, one_answer = train_step(prepared), answer_of(prepared)
 
     def step_of_one(of_one: tuple[TrainState, Hyperparameters, jax.Array], frozen: nnx.State, batches: Batch) -> Any:
@@ -118,11 +118,12 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(
-        state=jax.device_put(_states(prepared, every), of_members),
+        state=meshes.put(of_members, _states(prepared, every)),
         step=lambda states, frozen, batch: all_steps(states, numbers, frozen, put(batch, axis=1)),
         lower=lambda states, frozen, batch: all_steps.lower(states, numbers, frozen, put(batch, axis=1)),
         measure=measure,
-        batches=SeedBatches([prepared.training_batches(seed, WHOLE if spread else share) for seed in seeds]),
+        batches=SeedBatches([prepared.training_batches(seed, share) for seed in seeds]),
+        share=share,
     )
 
 

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
+from surm import processes
 from surm.workdir import Workdir
 
 Values = dict[str, Any]
@@ -63,7 +64,7 @@ class RunLog:
 
     def logged(self, step: int, split: str) -> Values | None:
         """See `Log`."""
-        return self._folder.logged(step, split)
+        return processes.from_first(lambda: self._folder.logged(step, split))
 
     def rewind(self, step: int, _: dict[str, Any]) -> None:
         """See `Log`."""
@@ -109,7 +110,7 @@ class Progress:
         batch = config.optim.batch_size
         self._bar = tqdm.tqdm(
             total=total * batch, initial=start * batch, unit="ex", unit_scale=True, smoothing=0.1,
-            mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True, disable=not processes.is_first(),
         )  # fmt: skip
         self._last = time.perf_counter()
 

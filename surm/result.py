@@ -9,6 +9,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -20,7 +21,9 @@ from surm.preparation import Run
 from surm.workdir import Workdir
 
 
-def finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], measured: dict[str, Any]) -> dict[str, Any]:
+def finish(
+    prepared: Run, folder: Workdir, trainable: dict[str, np.ndarray], measured: dict[str, Any]
+) -> dict[str, Any]:
     """Writes the adapter, the curves and, last, the result.
 
     Args:
@@ -33,7 +36,7 @@ def finish(prepared: Run, folder: Workdir, trainable: dict[str, jax.Array], meas
       What `result.json` holds.
     """
     graphdef, _, frozen = surgery.split(prepared.model)
-    trained = surgery.join(graphdef, trainable, frozen)
+    trained = surgery.join(graphdef, jax.tree.map(jnp.asarray, trainable), frozen)
     store.save_adapter(folder.adapter, trained, base_name=prepared.config.model.weights)
     report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
     found = result(prepared, measured)

@@ -35,7 +35,7 @@ def initial_state(model: nnx.Module, name: str, seed: int, *, averaged: bool) ->
       The state.
     """
     trainable = {path: jnp.array(value) for path, value in surgery.split(model)[1].items()}
-    anything = Hyperparameters(*[0.0] * 8)  # the optimiser's state is the same for all
+    anything = Hyperparameters(*[0.0] * len(Hyperparameters._fields))  # the optimiser's state is the same for all
     state = {
         "trainable": trainable,
         "opt_state": optim.optimizer(name, anything, groups_of(model)).init(trainable),

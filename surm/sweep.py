@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import logging
 
 from surm import command_line, launchers, report, sweeps
 from surm import config as configs
@@ -189,16 +188,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
-    command_line.tolerate_any_encoding()
-    try:
-        return _launch(command_line.parse(sys.argv if argv is None else argv, "surm.sweep", OPTIONS))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    given = sys.argv if argv is None else argv
+    return command_line.status_of(lambda: _launch(command_line.parse(given, "surm.sweep", OPTIONS)))
 
 
 if __name__ == "__main__":

@@ -4,22 +4,33 @@ A run starts from its own workdir if that holds a checkpoint, else from `config.
 fresh; the loop itself is in `surm.loop`.
 """
 
-import signal
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
-from absl import logging
 
-from surm import checkpoint, command_line, estimate, loop, members, memory, optim, population, report, stopping
+from surm import (
+    checkpoint,
+    command_line,
+    estimate,
+    loop,
+    members,
+    memory,
+    optim,
+    population,
+    processes,
+    report,
+    stopping,
+)
 from surm import config as configs
 from surm import mesh as meshes
 from surm import result as results
-from surm.errors import InputError
 from surm.peft import surgery
 from surm.preparation import Run, prepare
+from surm.processes import StopRequest
 from surm.progress import Log, NonFiniteError, RunLog
 from surm.step import answering
 from surm.stopping import Stopped
@@ -46,19 +57,25 @@ def run(
       OSError: if the workdir cannot be written any more.
     """
     configs.check(config)
+    processes.check_same("config", dict(configs.leaves(config)))
     every, mesh = members.listed(config), meshes.mesh_of(config)
-    folder = Workdir(workdir, config)
-    if (finished := folder.result()) is not None:
+    folder = Workdir(workdir, config, writes=processes.is_first())
+    if (finished := processes.from_first(folder.result)) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
-    prepared = prepare(config, resumed=folder.has_checkpoint)
-    with folder.claimed(), stopping.requests() as stop:
-        if (finished := folder.result()) is not None:  # by a run that was at work while this one prepared
+    prepared = prepare(config, resumed=processes.from_first(lambda: folder.has_checkpoint))
+    with contextlib.ExitStack() as held, stopping.requests() as stop:
+        processes.from_first(lambda: held.enter_context(folder.claimed()))
+        if (finished := processes.from_first(folder.result)) is not None:  # by a run that was at work meanwhile
             return finished
         print(_heading(prepared, mesh, len(every)), flush=True)
-        more = {"overrides": dict(overrides or {})}
+        log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         with jax.set_mesh(mesh):
-            return (_population if every else _one)(prepared, folder, mesh, stop, more)
+            trained = _train(prepared, folder, _program(prepared, every, mesh), log, mesh, stop)
+        trained |= {"overrides": dict(overrides or {})}
+        if every:
+            return processes.from_first(lambda: members.finish(prepared, folder, every, log, trained))
+        return processes.from_first(lambda: results.finish(prepared, folder, answering(trained["state"]), trained))
 
 
 def dry_run(config: ml_collections.ConfigDict) -> str:
@@ -77,8 +94,7 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
     every, mesh = members.listed(config), meshes.mesh_of(config)
     prepared = prepare(config)
     with jax.set_mesh(mesh):
-        program = population.program(prepared, every, mesh) if every else loop.program(prepared, mesh)
-        of_step = estimate.of_step(program, loop.placed(prepared, mesh))
+        of_step = estimate.of_step(_program(prepared, every, mesh), loop.placed(prepared, mesh))
         return f"{_heading(prepared, mesh, len(every))}\n{of_step}"
 
 
@@ -89,22 +105,9 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, together: int) -> str:
     return "\n".join([surgery.table(prepared.model), estimate.headline(prepared, mesh, together), *rates])
 
 
-def _one(
-    prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh, stop: list[int], more: dict[str, Any]
-) -> dict[str, Any]:
-    """Trains a single run and writes what it leaves."""
-    trained = _train(prepared, folder, loop.program(prepared, mesh), RunLog(folder), mesh, stop)
-    return results.finish(prepared, folder, answering(trained.pop("state")), trained | more)
-
-
-def _population(
-    prepared: Run, folder: Workdir, mesh: jax.sharding.Mesh, stop: list[int], more: dict[str, Any]
-) -> dict[str, Any]:
-    """Trains the members of a population and writes what they leave."""
-    every = members.listed(prepared.config)
-    log = members.PopulationLog(members.folders_of(folder, every))
-    trained = _train(prepared, folder, population.program(prepared, every, mesh), log, mesh, stop)
-    return members.finish(prepared, folder, every, log, trained.pop("state"), trained | more)
+def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:
+    """Of a population, or of one run where there are no members."""
+    return population.program(prepared, every, mesh) if every else loop.program(prepared, mesh)
 
 
 def _train(
@@ -112,16 +115,26 @@ def _train(
 ) -> dict[str, Any]:
     """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
     keep, keep_best = prepared.config.keep_checkpoints, prepared.config.keep_best_checkpoints
-    with checkpoint.Checkpoints(folder.checkpoints, keep, keep_best) as saved:
+    of_first = (
+        checkpoint.Checkpoints(folder.checkpoints, keep, keep_best) if folder.writes else contextlib.nullcontext()
+    )
+    with of_first as saved:
         running = loop.Loop(prepared, folder, saved, program, log, mesh)
-        steps = running.train(stop)
+        steps = running.train(StopRequest(stop, mesh))
         evaluated = running.evaluate(prepared.total_steps)
-    return {"state": running.state, "eval": evaluated, "seconds": running.seconds, "steps": steps}
+    return {"state": meshes.take(mesh, running.state), "eval": evaluated, "seconds": running.seconds, "steps": steps}
+
+
+SWITCHES = {
+    "dry_run": "say what the run takes, compiled, and stop before the first step; nothing is written",
+    **processes.SWITCHES,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line: one clear line, and status 2 for unusable input or a workdir that cannot be written, 3 for a
-    non-finite loss, 128 + the signal's number for a run that was asked to stop.
+    non-finite loss, 4 where another process of the run was lost, 128 + the signal's number for a run that was asked to
+    stop.
 
     Args:
       argv: as `sys.argv`.
@@ -129,33 +142,33 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       The exit status.
     """
-    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
-    command_line.tolerate_any_encoding()
+    given = sys.argv if argv is None else argv
+    return processes.ending(lambda: command_line.status_of(lambda: _command(given)))
+
+
+def _command(argv: list[str]) -> int:
+    flags = command_line.parse(argv, options=processes.OPTIONS, switches=SWITCHES)
+    configs.check(flags.config)
+    processes.join(flags.options, distributed=flags.switches["distributed"])
+    with processes.one_voice():
+        return _act(flags)
+
+
+def _act(flags: command_line.CommandLine) -> int:
+    if jax.default_backend() == "cpu":
+        memory.keep_freed_memory()
+    if flags.switches["dry_run"]:
+        print(dry_run(flags.config))
+        return 0
     try:
-        switches = {"dry_run": "say what the run takes, compiled, and stop before the first step; nothing is written"}
-        flags = command_line.parse(sys.argv if argv is None else argv, switches=switches)
-        if jax.default_backend() == "cpu":
-            memory.keep_freed_memory()
-        if flags.switches["dry_run"]:
-            print(dry_run(flags.config))
-            return 0
         result = run(flags.config, flags.workdir, overrides=flags.overrides)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except NonFiniteError as error:
         print(f"error: {error}; checkpoints written before are kept; try a lower learning rate or "
               "config.optim.gradient_clip in another workdir", file=sys.stderr)  # fmt: skip
         return 3
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         return 128 + stopped.signal
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     print((report.of_population if "population" in result else report.summary)(result, flags.workdir))
     return 0
 

@@ -23,12 +23,13 @@ LOCK = ".lock"
 class Workdir:
     """One run's folder; every file in it but the growing `metrics.jsonl` is replaced in one step."""
 
-    def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict):
+    def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict, *, writes: bool = True):
         """Checks that the folder is free for this run; nothing is written before `claimed`.
 
         Args:
           path: the folder.
           config: the run's configuration.
+          writes: whether this process is the one that does; in any other nothing happens where it would write.
 
         Raises:
           InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
@@ -36,7 +37,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
-        self._config = config
+        self._config, self.writes = config, writes
         self._refuse_another()
 
     @contextlib.contextmanager
@@ -89,6 +90,8 @@ class Workdir:
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         """Appends one line to `metrics.jsonl`."""
+        if not self.writes:
+            return
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps({"step": step, "split": split, "values": values}) + "\n")
 
@@ -108,6 +111,8 @@ class Workdir:
 
     def rewind(self, step: int) -> None:
         """Drops the metrics that a restart from this step will write again."""
+        if not self.writes:
+            return
         kept = [line for line in self.metrics() if line["step"] <= step]
         files.replace(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 

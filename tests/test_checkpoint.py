@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from surm import InputError
+from surm import mesh as meshes
 from surm.checkpoint import Checkpoints
 
 
 @pytest.fixture
 def state():
     return {
-        "arrays": {"a": jnp.arange(6.0).reshape(2, 3)},
-        "step": jnp.int32(4),
-        "key": jax.random.key_data(jax.random.key(1)),
+        "arrays": {"a": np.arange(6, dtype=np.float32).reshape(2, 3)},
+        "step": np.array(4, np.int32),
+        "key": np.asarray(jax.random.key_data(jax.random.key(1))),
     }
 
 
@@ -47,9 +48,10 @@ def test_the_newest_are_kept_and_a_step_is_written_once(tmp_path, state):
 
 def test_buffers_reused_while_a_checkpoint_is_written_do_not_change_it(tmp_path):
     reuse = jax.jit(lambda x: x + 1, donate_argnums=0)
-    big = {"x": jnp.zeros(4_000_000)}
+    mesh = jax.make_mesh((1, 1), meshes.AXES)
+    big = meshes.put_everywhere(mesh, {"x": jnp.zeros(4_000_000)})
     with Checkpoints(tmp_path, 1) as saved:
-        saved.save(1, big, {"n": 0})
+        saved.save(1, meshes.take(mesh, big), {"n": 0})
         for _ in range(20):
             big["x"] = reuse(big["x"])
         big["x"].block_until_ready()
@@ -140,5 +142,5 @@ def test_a_write_that_fails_is_said_and_the_next_one_succeeds(tmp_path, state, c
 
 
 def wait(saved: Checkpoints):
-    while saved._checkpointer.is_saving_in_progress():
+    while saved._manager.is_saving_in_progress():
         time.sleep(0.05)

@@ -175,7 +175,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 save = loop.Loop.save
 def limited(self, step):
     # What was written before is finished first; then the disk is full while step 4 is saved.
-    while self.saved._checkpointer.is_saving_in_progress():
+    while self.saved._manager.is_saving_in_progress():
         time.sleep(0.05)
     limit = 20_000 if step == 4 else resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

@@ -128,9 +128,9 @@ class WrappedLinear(nnx.Module):
         self.delta = delta
         self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
         self.enabled = True
-        self.take_path(spec)
+        self.follow(spec)
 
-    def take_path(self, spec: PeftSpec) -> None:
+    def follow(self, spec: PeftSpec) -> None:
         """Multiplies as a spec says, which is otherwise that of the layer; see `surm.peft.paths`."""
         self.path = spec.path
 
@@ -161,7 +161,6 @@ class UpdatedLinear(WrappedLinear):
         """Wraps a layer; the output is unchanged until the update has trained."""
         n_in, n_out = base.kernel.shape
         super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
-        self.scale = spec.scale
         self.base_kernel = nnx.data(None)
 
     @property
@@ -182,10 +181,11 @@ class UpdatedLinear(WrappedLinear):
         update = self.delta(self.dropped(x).astype(y.dtype), path, self.base.precision)
         return y + (self.scale * update).astype(y.dtype)
 
-    def take_path(self, spec: PeftSpec) -> None:
-        """Multiplies as a spec says, which is otherwise that of the layer; InputError if the layer cannot."""
+    def follow(self, spec: PeftSpec) -> None:
+        """Multiplies and scales as a spec says, otherwise that of the layer; InputError if the layer cannot."""
         self._check_fusible(spec.path)
-        super().take_path(spec)
+        super().follow(spec)
+        self.scale = spec.scale
 
     def _check_fusible(self, path: str) -> None:
         if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):

@@ -7,7 +7,7 @@ shared, so a new model costs no memory for the base.
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -150,17 +150,7 @@ def with_path(model: Model, path: str) -> Model:
     Raises:
       InputError: if the model has no adapter, or the path is none of its method's, family's and layers'.
     """
-    if (spec := spec_of(model)) is None:
-        raise InputError(f"path={path!r}, but the model has no adapter")
-    spec = dataclasses.replace(spec, path=path)
-    model = nnx.clone(model)
-    for place, layer in wrapped_layers(model):
-        try:
-            layer.take_path(spec)
-        except InputError as error:
-            raise InputError(f"{select.dotted(place)}: {error}") from error
-    setattr(model, _SPEC, spec)
-    return model
+    return _following(model, path=path)
 
 
 def with_scale(model: Model, scale: float) -> Model:
@@ -174,14 +164,25 @@ def with_scale(model: Model, scale: float) -> Model:
       A new model.
 
     Raises:
-      InputError: if the model has no adapter, its method has no scale, or the scale is no finite number.
+      InputError: if the model has no adapter or is merged, its method has no scale, or the scale is no finite number.
     """
-    if (spec := spec_of(model)) is None:
-        raise InputError(f"scale={scale}, but the model has no adapter")
-    spec = dataclasses.replace(spec, scale=scale)
+    if any(getattr(layer, "merged", False) for _, layer in wrapped_layers(model)):
+        raise InputError(f"scale={scale}, but the model is merged; unmerge it first")
+    return _following(model, scale=scale)
+
+
+def _following(model: Model, **change: Any) -> Model:
+    """The model with one field of its spec changed, in every layer that reads it."""
+    (name, value), spec = *change.items(), spec_of(model)
+    if spec is None:
+        raise InputError(f"{name}={value!r}, but the model has no adapter")
+    spec = dataclasses.replace(spec, **change)
     model = nnx.clone(model)
-    for _, layer in wrapped_layers(model):
-        layer.scale = scale
+    for place, layer in wrapped_layers(model):
+        try:
+            layer.follow(spec)
+        except InputError as error:
+            raise InputError(f"{select.dotted(place)}: {error}") from error
     setattr(model, _SPEC, spec)
     return model
 

@@ -1,0 +1,186 @@
+"""Several processes on one machine, met over loopback: one run, the same curve; whoever ends, the others end too."""
+
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from surm import processes, train
+from surm.errors import InputError
+from tests.test_train import CONFIG, QUICK, ROOT, lines, result, values
+
+LONG = [f"--config={CONFIG}", *QUICK, "--config.optim.steps=30", "--config.peft.dropout=0.2",
+        "--config.checkpoint_every_steps=5", "--config.eval_every_steps=10"]  # fmt: skip
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def started(workdir: pathlib.Path, count: int, *flags: str, of_last: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    """The processes of a run; only the first is given the folder that is looked at, the last some flags of its own."""
+    meeting = [f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}", "--join_seconds=60"]
+    running = []
+    for number in range(count):
+        folder = workdir if number == 0 else workdir.with_name("not_there")
+        own = [f"--process_id={number}", f"--workdir={folder}", *(of_last if number == count - 1 else ())]
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "surm.train", *flags, *meeting, *own],
+                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return running
+
+
+def ended(running: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str, str]]:
+    """Status, output and errors of each."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [(process.returncode, *each) for process, each in zip(running, said, strict=True)]
+
+
+def wait_for(running: list[subprocess.Popen], workdir: pathlib.Path, what: str) -> None:
+    while not list(workdir.glob(what)) and all(process.poll() is None for process in running):
+        time.sleep(0.01)
+
+
+def assert_same_curve(one: pathlib.Path, other: pathlib.Path) -> None:
+    for line, expected in zip(lines(one), lines(other), strict=True):
+        assert (line["step"], line["split"]) == (expected["step"], expected["split"])
+        assert line["values"] == pytest.approx(expected["values"], rel=2e-4, abs=2e-5), line
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> pathlib.Path:
+    """A run of two processes that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    first, second = ended(started(workdir, 2, *LONG))
+    assert first[0] == second[0] == 0, (first, second)
+    assert "held-out accuracy" in first[1] and "held-out" not in second[1]
+    assert not workdir.with_name("not_there").exists()
+    return workdir
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+    assert train.main(["surm.train", *LONG, f"--workdir={tmp_path}"]) == 0
+    assert_same_curve(whole, tmp_path)
+    assert result(whole)["versions"]["device"].startswith("2 ")
+
+
+def test_asked_to_stop_in_one_process_all_stop_and_go_on(whole, tmp_path):
+    running = started(tmp_path / "run", 2, *LONG)
+    wait_for(running, tmp_path / "run", "checkpoints/5")
+    running[1].send_signal(signal.SIGTERM)
+    for status, _, error in ended(running):
+        assert status == 128 + signal.SIGTERM, error
+        assert "stopped by SIGTERM after step" in error
+    assert not (tmp_path / "run" / "result.json").exists()
+    first, second = ended(started(tmp_path / "run", 2, *LONG))
+    assert first[0] == second[0] == 0 and "going on after step" in first[1], (first, second)
+    assert values(tmp_path / "run") == values(whole)
+    assert (tmp_path / "run" / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_others_end_within_a_minute_and_all_go_on(whole, tmp_path):
+    workdir, moments = tmp_path / "run", random.Random(0)
+    for round_ in range(8):
+        running = started(workdir, 2, *LONG)
+        if round_ % 2:
+            wait_for(running, workdir, f"checkpoints/{5 * (round_ // 2 + 1)}")
+        time.sleep(moments.uniform(0, 0.5 if round_ % 2 else 6))
+        killed = round_ // 2 % 2
+        running[killed].kill()
+        since = time.monotonic()
+        status, _, error = ended(running)[1 - killed]
+        assert time.monotonic() - since < 60
+        if status == processes.LOST:
+            assert "another process of the run has ended" in error
+        else:  # while they meet, and where the one they meet at is gone, JAX may end a process before it can speak
+            assert status == -signal.SIGABRT and "another task died" in error, (status, error[-2000:])
+    assert all(status == 0 for status, _, _ in ended(started(workdir, 2, *LONG)))
+    assert values(workdir) == values(whole)
+    assert (workdir / ADAPTER).read_bytes() == (whole / ADAPTER).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["--config.mesh.data=4", "--config.mesh.shard_base=True"])
+def test_four_processes_train_as_one(whole, tmp_path, mesh):
+    assert all(status == 0 for status, _, _ in ended(started(tmp_path / "run", 4, *LONG, mesh)))
+    assert_same_curve(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [False, True])
+def test_members_of_a_population_train_in_two_processes(tmp_path, spread):
+    flags = [f"--config={CONFIG}", *QUICK, "--config.model.weights=asset:vit_micro", "--config.optim.steps=6",
+             "--config.eval_every_steps=3", "--config.population=seed=0|1,learning_rate=8e-3|2e-2"]  # fmt: skip
+    assert train.main(["surm.train", *flags, f"--workdir={tmp_path / 'one'}"]) == 0
+    two = ended(started(tmp_path / "two", 2, *flags, f"--config.mesh.shard_members={spread}"))
+    assert all(status == 0 for status, _, _ in two), two
+    for member in (tmp_path / "one" / "members").iterdir():
+        assert_same_curve(tmp_path / "two" / "members" / member.name, member)
+        one, other = (
+            result(folder / "members" / member.name)["eval"] for folder in (tmp_path / "one", tmp_path / "two")
+        )
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=2e-4)
+
+
+def refused(workdir: pathlib.Path, *flags: str) -> str:
+    """What a run of one process says that cannot meet the others; nothing else, and no folder, is left."""
+    command = [sys.executable, "-m", "surm.train", *LONG, *flags, f"--workdir={workdir}"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not workdir.exists(), done
+    return done.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_who_meets_nobody_stops_after_the_stated_wait(tmp_path, number):
+    given = [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2", f"--process_id={number}"]
+    since = time.monotonic()
+    assert "within 2 seconds" in refused(tmp_path / "run", *given, "--join_seconds=2")
+    assert time.monotonic() - since < 30
+
+
+def test_without_a_cluster_and_with_a_number_too_high_nothing_is_joined(tmp_path):
+    assert "JAX knows the environments of TPU pods, Slurm" in refused(tmp_path / "run", "--distributed")
+    given = ["--coordinator_address=localhost:1", "--num_processes=2", "--process_id=2"]
+    assert "process_id=2" in refused(tmp_path / "run", *given)
+
+
+def test_processes_of_different_configs_train_nothing(tmp_path):
+    one, other = started(tmp_path / "run", 2, *LONG, of_last=("--config.optim.learning_rate=0.5",))
+    (first, _, _), (second, _, error) = ended([one, other])
+    assert first == processes.LOST and second == 2
+    assert "process 1 has another config than process 0: optim.learning_rate=0.5, there 0.008" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"num_processes": "two"}, "--num_processes=two, expected a whole number"),
+        ({"coordinator_address": "somewhere"}, "--coordinator_address=somewhere, expected HOST:PORT"),
+    ],
+)
+def test_flags_that_are_no_numbers_and_no_addresses_are_refused(flags, said):
+    with pytest.raises(InputError, match=said):
+        processes.join(dict.fromkeys(processes.OPTIONS) | flags, distributed=False)
+    processes.join(dict.fromkeys(processes.OPTIONS), distributed=False)
+    assert processes.is_first()
