@@ -1,6 +1,14 @@
 """What many tests share: a small ViT with random weights, and a config that trains it in a second."""
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# Many runs compile the same programs: what this process or one that it starts has compiled serves the next.
+_COMPILED = tempfile.mkdtemp(prefix="surm_compiled_")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": _COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
 
 # Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

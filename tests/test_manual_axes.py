@@ -86,8 +86,15 @@ def test_a_model_with_an_adapter(spec):
 
 
 @two_devices
-@pytest.mark.parametrize("family", ["circulant", "toeplitz", "low_displacement_rank"])
-@pytest.mark.parametrize("product", [jax.lax.dot_general, dot_general], ids=["plain", "of surm's models"])
+@pytest.mark.parametrize(
+    ("product", "family"),
+    [
+        (jax.lax.dot_general, "circulant"),
+        (dot_general, "circulant"),
+        (dot_general, "toeplitz"),
+        (dot_general, "low_displacement_rank"),
+    ],
+)
 def test_an_update_of_its_own_on_every_device(product, family):
     x, mesh = jax.random.normal(jax.random.key(0), (2, 3, 12)), jax.make_mesh((2,), ("batch",), (AxisType.Auto,))
     for path in paths.available("update", family):
@@ -138,4 +145,4 @@ def test_on_two_virtual_devices():
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "18 passed, 1 skipped" in run.stdout
+    assert "16 passed, 1 skipped" in run.stdout

@@ -28,6 +28,7 @@ from tests.data import tfds_cifar
 ROOT = pathlib.Path(__file__).parent.parent
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10.npz"
 CONFIG = str(ROOT / "configs" / "vit_digits.py")
+ON_A_FULL_DISK = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}  # JAX's would be cut
 QUICK = [
     "--config.model.name=vit_micro",
     "--config.model.weights=none",
@@ -160,7 +161,7 @@ sys.exit(train.main(sys.argv))
 
 def test_a_disk_that_fills_up_ends_with_one_line(tmp_path):
     command = [sys.executable, "-c", FULL_DISK, *arguments(tmp_path / "run", "--config.optim.steps=2")[1:]]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(command, env=ON_A_FULL_DISK, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     said = done.stderr.strip().splitlines()  # the threads of orbax may say more between
     assert any(line.startswith("warning: a checkpoint in") and "the run goes on" in line for line in said), done.stderr
@@ -189,7 +190,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_more(finished
     more = ["--config.optim.steps=8", "--config.peft.dropout=0.2", "--config.checkpoint_every_steps=2",
             "--config.eval_every_steps=4"]  # fmt: skip
     command = [sys.executable, "-c", FULL_FOR_A_WHILE, *arguments(tmp_path / "run", *more)[1:]]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(command, env=ON_A_FULL_DISK, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "warning: a checkpoint in" in done.stderr and "the run goes on" in done.stderr
     assert result(tmp_path / "run")["eval"] == result(finished)["eval"]
