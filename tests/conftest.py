@@ -5,11 +5,6 @@ import os
 import shutil
 import tempfile
 
-# Many runs compile the same programs: what this process or one that it starts has compiled serves the next.
-_COMPILED = tempfile.mkdtemp(prefix="surm_compiled_")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": _COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-
 # Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -18,6 +13,13 @@ import pytest
 from flax import nnx
 
 from surm.models import vit
+
+# Many runs compile the same programs: what this process or one that it starts has compiled serves the next.
+COMPILED = tempfile.mkdtemp(prefix="surm_compiled_")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, mlp_width=24, epsilon=1e-6)
 
