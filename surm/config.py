@@ -46,6 +46,7 @@ def default() -> ml_collections.ConfigDict:
       seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
       (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints (of the newest) and
       keep_best_checkpoints (besides, of those that were saved right after an evaluation, by the main metric),
+      writers (what shows metrics beside metrics.jsonl: `tensorboard`, `wandb` or `tensorboard,wandb`),
       profile_steps (how many are traced by JAX's profiler, after the first three, into the run's folder `profile`).
     """
     config = ml_collections.ConfigDict()
@@ -56,6 +57,7 @@ def default() -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 200
     config.keep_checkpoints = 2
     config.keep_best_checkpoints = 0
+    config.writers = ""
     config.profile_steps = 0
     config.population = ""
     config.members_at_once = 0

@@ -11,11 +11,11 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
-from surm import processes, report, result, sweeps
+from surm import report, result, sweeps
 from surm.errors import InputError, nearest
 from surm.peft import surgery
 from surm.preparation import Run
-from surm.progress import NonFiniteError, Values, check_finite
+from surm.progress import NonFiniteError, RunLog, Values
 from surm.step import answering
 from surm.workdir import Workdir
 
@@ -100,7 +100,7 @@ class PopulationLog:
 
     def __init__(self, folders: Sequence[Workdir]):
         """Writes into the members' folders."""
-        self._folders, self.failed = folders, {}
+        self._logs, self.failed = [RunLog(folder) for folder in folders], {}
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -109,23 +109,19 @@ class PopulationLog:
 
     def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
         """See `surm.progress.Log`; raises NonFiniteError when the last member has failed."""
-        for number, folder in enumerate(self._folders):
+        for number, log in enumerate(self._logs):
             if number in self.failed:
                 continue
-            own = {name: float(value[number]) for name, value in values.items()}
             try:
-                check_finite(step, own)
+                log.take(step, split, {name: value[number] for name, value in values.items()}, written=written)
             except NonFiniteError as error:
                 self.failed[number] = str(error)
-                if len(self.failed) == len(self._folders):
+                if len(self.failed) == len(self._logs):
                     raise NonFiniteError(f"every member has failed, the last at {error}") from error
-                continue
-            if written:
-                folder.log(step, split, own)
 
     def logged(self, step: int, split: str) -> Values | None:
         """See `surm.progress.Log`."""
-        found = processes.from_first(lambda: [folder.logged(step, split) for folder in self._folders])
+        found = [log.logged(step, split) for log in self._logs]
         there = [values for number, values in enumerate(found) if number not in self.failed]
         if any(values is None for values in there):
             return None
@@ -136,8 +132,13 @@ class PopulationLog:
     def rewind(self, step: int, notes: dict[str, Any]) -> None:
         """See `surm.progress.Log`."""
         self.failed = {int(number): why for number, why in notes.items()}
-        for folder in self._folders:
-            folder.rewind(step)
+        for log in self._logs:
+            log.rewind(step, {})
+
+    def close(self) -> None:
+        """See `surm.progress.Log`."""
+        for log in self._logs:
+            log.close()
 
 
 def finish(

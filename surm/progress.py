@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from surm import processes
+from surm import processes, writers
 from surm.workdir import Workdir
 
 Values = dict[str, Any]
@@ -47,13 +47,16 @@ class Log(Protocol):
     def rewind(self, step: int, notes: dict[str, Any]) -> None:
         """Drops what a restart from a step will write again, and takes the notes that were saved then."""
 
+    def close(self) -> None:
+        """Waits until all is written."""
+
 
 class RunLog:
     """The log of one run."""
 
     def __init__(self, folder: Workdir):
-        """Writes into a run's folder."""
-        self._folder, self.notes = folder, {}
+        """Writes into a run's folder, and where else its config wants it."""
+        self._folder, self._writers, self.notes = folder, writers.of(folder), {}
 
     def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
         """See `Log`."""
@@ -61,6 +64,8 @@ class RunLog:
         check_finite(step, numbers)
         if written:
             self._folder.log(step, split, numbers)
+            for writer in self._writers:
+                writer.write(step, split, numbers)
 
     def logged(self, step: int, split: str) -> Values | None:
         """See `Log`."""
@@ -69,6 +74,13 @@ class RunLog:
     def rewind(self, step: int, _: dict[str, Any]) -> None:
         """See `Log`."""
         self._folder.rewind(step)
+        for writer in self._writers:
+            writer.start(step)
+
+    def close(self) -> None:
+        """See `Log`."""
+        for writer in self._writers:
+            writer.close()
 
 
 class Trace:

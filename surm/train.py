@@ -24,6 +24,7 @@ from surm import (
     processes,
     report,
     stopping,
+    writers,
 )
 from surm import config as configs
 from surm import mesh as meshes
@@ -57,6 +58,7 @@ def run(
       OSError: if the workdir cannot be written any more.
     """
     configs.check(config)
+    writers.check(config)
     processes.check_same("config", dict(configs.leaves(config)))
     every, mesh = members.listed(config), meshes.mesh_of(config)
     folder = Workdir(workdir, config, writes=processes.is_first())
@@ -70,6 +72,7 @@ def run(
             return finished
         print(_heading(prepared, mesh, len(every)), flush=True)
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
+        held.callback(log.close)
         with jax.set_mesh(mesh):
             trained = _train(prepared, folder, _program(prepared, every, mesh), log, mesh, stop)
         trained |= {"overrides": dict(overrides or {})}

@@ -37,7 +37,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
-        self._config, self.writes = config, writes
+        self.config, self.writes = config, writes
         self._refuse_another()
 
     @contextlib.contextmanager
@@ -65,7 +65,7 @@ class Workdir:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            self.write_json("config.json", self._config.to_dict())
+            self.write_json("config.json", self.config.to_dict())
             yield
 
     @property
@@ -124,7 +124,7 @@ class Workdir:
         file = self.path / "config.json"
         if not file.is_file():
             return
-        differences = configs.differences(configs.of_an_earlier_run(read_object(file)), self._config)
+        differences = configs.differences(configs.of_an_earlier_run(read_object(file)), self.config)
         if differences:
             more = [f"and {len(differences) - 5} more"] if len(differences) > 5 else []
             raise InputError(

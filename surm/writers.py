@@ -1,0 +1,128 @@
+"""Where metrics are shown while a run trains, beside metrics.jsonl: TensorBoard and Weights & Biases, both extras."""
+
+import importlib
+import os
+import uuid
+from typing import Any, Protocol
+
+import ml_collections
+
+from surm import files
+from surm.errors import InputError, nearest, one_line
+from surm.workdir import Workdir
+
+
+class Writer(Protocol):
+    """Something that shows metrics."""
+
+    def start(self, step: int) -> None:
+        """Opens what is written to; what was written for later steps, before a run was stopped, will come again."""
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Shows the metrics of a split after a step."""
+
+    def close(self) -> None:
+        """Waits until all is written."""
+
+
+class TensorBoard:
+    """Event files in the run's folder `tensorboard`; `tensorboard --logdir=DIR` shows those of all runs below."""
+
+    needs = "tensorboardX"
+
+    def __init__(self, folder: Workdir):
+        """Writes below a run's folder."""
+        self._folder, self._events = folder.path / "tensorboard", None
+
+    def start(self, step: int) -> None:
+        """See `Writer`; TensorBoard drops the steps that come again."""
+        import tensorboardX
+
+        self._events = tensorboardX.SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """See `Writer`; the names are `split/metric`."""
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """See `Writer`."""
+        if self._events:
+            self._events.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, named as the run's folder, in the group of the folder above it.
+
+    Its project is `WANDB_PROJECT`, else `surm`; with `WANDB_MODE=offline` it stays in the run's folder `wandb` until
+    `wandb sync`. A run that is continued goes on under the same id; steps that come again are those already there.
+    """
+
+    needs = "wandb"
+
+    def __init__(self, folder: Workdir):
+        """Writes below a run's folder."""
+        self._folder, self._run = folder, None
+
+    def start(self, _: int) -> None:
+        """See `Writer`; raises InputError if Weights & Biases cannot be reached or lets nobody in."""
+        import wandb
+
+        path = self._folder.path.absolute()
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "surm"), name=path.name, group=path.parent.name,
+                id=self._id(), resume="allow", reinit="create_new", dir=path, config=self._folder.config.to_dict(),
+            )  # fmt: skip
+        except wandb.errors.Error as error:
+            raise InputError(
+                f"config.writers={self._folder.config.writers!r}: Weights & Biases says {one_line(error)!r}; run "
+                "`wandb login`, or set WANDB_MODE=offline"
+            ) from error
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """See `Writer`; the names are `split/metric`."""
+        self._run.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """See `Writer`."""
+        if self._run:
+            self._run.finish()
+
+    def _id(self) -> str:
+        file = self._folder.path / "wandb_id"
+        if not file.is_file():
+            files.replace(file, uuid.uuid4().hex)
+        return file.read_text()
+
+
+WRITERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a writer that `config.writers` names and that is unknown or not installed."""
+    for name in _names(config):
+        if name not in WRITERS:
+            raise InputError(f"config.writers={config.writers!r} names {name!r}; {nearest(name, WRITERS)}")
+        try:
+            importlib.import_module(WRITERS[name].needs)
+        except ImportError as error:
+            raise InputError(
+                f"config.writers={config.writers!r} needs {WRITERS[name].needs}: pip install 'surm[{name}]'"
+            ) from error
+
+
+def of(folder: Workdir) -> list[Any]:
+    """The writers of a run; none in a process that does not write.
+
+    Args:
+      folder: of the run; its config names them.
+
+    Returns:
+      The writers, not yet started.
+    """
+    return [WRITERS[name](folder) for name in _names(folder.config)] if folder.writes else []
+
+
+def _names(config: ml_collections.ConfigDict) -> list[str]:
+    return [name.strip() for name in config.writers.split(",") if name.strip()]
