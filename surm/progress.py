@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import tqdm
 
 from surm import processes, writers
 from surm.workdir import Workdir
+
+_TIMED = 7  # steps, the first two of which wait for the compiler, before it is said how long the rest will take
 
 Values = dict[str, Any]
 """Metrics by name: a number each, or one of every member of a population."""
@@ -150,7 +153,16 @@ class Progress:
         now = time.perf_counter()
         self.step_seconds.append(now - self._last)
         self._last = now
+        if len(self.step_seconds) == _TIMED and self._total > step:
+            tqdm.tqdm.write(_expected(statistics.median(self.step_seconds[2:]), self._total - step))
         due = step % self._config.log_every_steps == 0 or step == self._total
         self._log.take(step, "train", values, written=due)
         self._bar.set_postfix(loss=f"{np.mean(values['loss']):.3f}", refresh=False)
         self._bar.update(self._config.optim.batch_size)
+
+
+def _expected(seconds: float, steps: int) -> str:
+    """What a run will take, from one of its steps."""
+    left = seconds * steps
+    time_left = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+    return f"a step takes {seconds:.3g} s; {steps:,} more will take about {time_left}, evaluation apart"
