@@ -5,6 +5,7 @@ fresh; the loop itself is in `surm.loop`.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -160,6 +161,9 @@ def _command(argv: list[str]) -> int:
 def _act(flags: command_line.CommandLine) -> int:
     if jax.default_backend() == "cpu":
         memory.keep_freed_memory()
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        # Where a cache is kept (JAX_COMPILATION_CACHE_DIR): the many small programs together take as long as the step.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if flags.switches["dry_run"]:
         print(dry_run(flags.config))
         return 0
