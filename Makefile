@@ -1,5 +1,5 @@
 # make demo   sets up, fine-tunes the shipped backbone on real images, shows what came of it
-# make test   sets up, checks style and runs the tests
+# make test   sets up, checks style and runs the tests; make slow runs those that take longer
 # Both need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell \
@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test parity clean
+.PHONY: demo test slow parity clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m surm.train --config=configs/vit_digits.py --workdir=runs/demo
@@ -15,6 +15,9 @@ demo: $(VENV)/demo
 test: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" --ignore=tests/parity
+
+slow: $(VENV)/test
+	$(BIN)/python -m pytest -q -m slow --ignore=tests/parity
 
 parity: $(VENV)/parity
 	SURM_REQUIRE_PARITY=1 $(BIN)/python -m pytest -q tests/parity

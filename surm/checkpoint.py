@@ -34,17 +34,16 @@ class Checkpoints:
           keep_best: how many of those with the highest metric to keep besides.
         """
         self._folder, self._keep, self._keep_best = folder, keep, keep_best
-        self._manager = self._opened()
+        self._manager, self._failed = self._opened(), ""
 
     def _opened(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(self._keep)
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["main"], n=self._keep_best, keep_checkpoints_without_metrics=False
-        )
+        best = policies.BestN(get_metric_fn=_main, n=self._keep_best, keep_checkpoints_without_metrics=False)
         self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([newest, best]) if self._keep_best else newest,
+            best_fn=_main,  # chooses nothing here, but makes orbax write metrics down
             save_decision_policy=policies.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,
             create=False,
@@ -62,8 +61,8 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Waits for the last write. That a run has saved before it stops must be so: raises OSError if not."""
         failure = self._failure(self._closed)
-        if failure and kind is Stopped:
-            raise OSError(failure)
+        if (failure or self._failed) and kind is Stopped:
+            raise OSError(failure or self._failed)
         self._say(failure)
 
     @property
@@ -85,10 +84,11 @@ class Checkpoints:
         """
         if failure := self._failure(self._manager.wait_until_finished):
             self._say(failure)
+        if failure or self._failed:
             self._manager = self._opened()
         if step != self.latest_step:
             metrics = None if metric is None else {"main": metric}
-            failure = self._failure(
+            self._failed = self._failure(
                 lambda: self._manager.save(
                     step,
                     args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)),
@@ -96,7 +96,7 @@ class Checkpoints:
                     force=True,
                 )
             )
-            self._say(failure)
+            self._say(self._failed)
 
     def newest(
         self, like: State, check: Callable[[dict[str, Any]], None] = lambda notes: None
@@ -112,6 +112,7 @@ class Checkpoints:
 
         Raises:
           InputError: if there are checkpoints and none can be read: they are damaged, or of another structure.
+          PermissionError: if they may not be read.
         """
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         errors: dict[int, Exception] = {}
@@ -121,7 +122,7 @@ class Checkpoints:
                 check(notes)
                 state = self._restored(step, state=ocp.args.StandardRestore(abstract))
                 _check_like(abstract, state)
-            except InputError:
+            except (InputError, PermissionError, MemoryError):  # of these the checkpoint is innocent
                 raise
             except Exception as error:  # orbax raises what it meets in damaged files, of many types
                 errors[step] = error
@@ -148,7 +149,8 @@ class Checkpoints:
 
     def _set_aside(self, errors: dict[int, Exception]) -> None:
         for step, error in errors.items():
-            aside = self._folder / f"{DAMAGED}{step}"
+            before = len([*self._folder.glob(f"{DAMAGED}{step}*")])
+            aside = self._folder / f"{DAMAGED}{step}{f'_{before + 1}' if before else ''}"
             (self._folder / str(step)).rename(aside)
             said = one_line(f"{type(error).__name__}: {error}")
             print(f"warning: the checkpoint of step {step} cannot be read ({said}); it is {aside} now", file=sys.stderr)
@@ -168,6 +170,10 @@ class Checkpoints:
     def _say(self, failure: str) -> None:
         if failure:
             print(f"warning: {failure}; the run goes on, with the checkpoints before", file=sys.stderr, flush=True)
+
+
+def _main(metrics: dict[str, float]) -> float:
+    return metrics["main"]
 
 
 def _check_like(expected: Any, found: Any) -> None:

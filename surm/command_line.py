@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import os
 import pathlib
 import re
@@ -10,8 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import absl.logging
 import ml_collections
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from surm import config as configs
@@ -109,7 +111,8 @@ def status_of(act: Callable[[], int]) -> int:
     Returns:
       That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C.
     """
-    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, and said in one line
+    absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
+    logging.getLogger("surm").setLevel(logging.WARNING)  # but surm's own warnings are for the user
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on

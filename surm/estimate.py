@@ -1,13 +1,14 @@
 """What a run takes, before it starts: a line on its devices and sizes, and what the compiler says of a step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
 from surm.loop import Program, narrowed
+from surm.members import Member
 from surm.peft import surgery
 from surm.preparation import Run
 from surm.step import initial_state
@@ -15,13 +16,13 @@ from surm.step import initial_state
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def headline(run: Run, mesh: jax.sharding.Mesh, members: int = 0) -> str:
+def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) -> str:
     """Devices, mesh, type, sizes and length of a run in a line.
 
     Args:
       run: all that it needs.
       mesh: from `surm.mesh.mesh_of`.
-      members: of a population, 0 for a single run.
+      every: the members of a population; none of a single run.
 
     Returns:
       The line.
@@ -30,13 +31,13 @@ def headline(run: Run, mesh: jax.sharding.Mesh, members: int = 0) -> str:
     frozen = _size(lambda: narrowed(surgery.split(run.model)[2], config.model.dtype))
     where = "in parts" if config.mesh.shard_base else "on each"
     among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    averaged = bool(config.optim.ema_decay)
+    averaged = any(own.optim.ema_decay for own in [config, *(member.config for member in every)])
     trained = _size(lambda: initial_state(run.model, config.optim.name, config.seed, averaged=averaged))
     return "; ".join(
         [
             f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
-            *([f"{members} members"] if members else []),
-            f"frozen {readable(frozen)} {where}, trained with optimiser {readable(max(members, 1) * trained)}",
+            *([f"{len(every)} members"] if every else []),
+            f"frozen {readable(frozen)} {where}, trained with optimiser {readable(max(len(every), 1) * trained)}",
             f"{run.total_steps:,} steps of {config.optim.batch_size} examples",
         ]
     )
@@ -45,6 +46,8 @@ def headline(run: Run, mesh: jax.sharding.Mesh, members: int = 0) -> str:
 def of_step(program: Program, frozen: nnx.State) -> str:
     """What the compiler says of a step: memory a device, operations, bytes read and written.
 
+    What comes one after the other, as the parts of a batch or the members of a population on a CPU, it counts once.
+
     Args:
       program: of the run.
       frozen: placed, as it is given to the step.
@@ -52,7 +55,7 @@ def of_step(program: Program, frozen: nnx.State) -> str:
     Returns:
       Lines; numbers that the platform does not tell are left out.
     """
-    compiled = program.lower(program.state, frozen, next(program.batches)).compile()
+    compiled = program.lower(program.initial(), frozen, next(program.batches)).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     found = {
         "arguments": readable(memory.argument_size_in_bytes) if memory else None,
@@ -61,7 +64,8 @@ def of_step(program: Program, frozen: nnx.State) -> str:
         "read and written": readable(cost["bytes accessed"]) if "bytes accessed" in cost else None,
     }
     told = [f"{name} {value}" for name, value in found.items() if value]
-    return f"a step, on each device: {', '.join(told) or 'nothing told by this platform'}"
+    said = ", ".join(told) or "nothing told by this platform"
+    return f"a step (of repeated parts or members one), on each device: {said}"
 
 
 def _size(make: Callable[[], Any]) -> int:

@@ -5,6 +5,7 @@ Stopped and started again a run ends exactly as if it had never stopped.
 """
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -48,7 +49,7 @@ class Program:
     """What a loop does at every step: of one run, or of the members of a population together.
 
     Attributes:
-      state: before the first step.
+      initial: makes the state before the first step.
       step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
       lower: the same, taken only to where it can be compiled and looked at.
       measure: a function (state, frozen, one pass of batches) -> metrics.
@@ -56,7 +57,7 @@ class Program:
       share: the part of every batch that this process reads.
     """
 
-    state: TrainState
+    initial: Callable[[], TrainState]
     step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
     lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
     measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
@@ -77,7 +78,7 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     config, share, everywhere = prepared.config, meshes.share_of(mesh), meshes.replicated(mesh)
     numbers = optim.hyperparameters(config.optim, configs.spec(config), prepared.total_steps)
     numbers = meshes.put_everywhere(mesh, numbers)
-    state = initial_state(prepared.model, config.optim.name, config.seed, averaged=bool(config.optim.ema_decay))
+    averaged = bool(config.optim.ema_decay)
     one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
     answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
 
@@ -86,7 +87,9 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         return evaluate.measured(found, prepared.data.metrics)[0]
 
     return Program(
-        state=meshes.put_everywhere(mesh, state),
+        initial=lambda: meshes.put_everywhere(
+            mesh, initial_state(prepared.model, config.optim.name, config.seed, averaged=averaged)
+        ),
         step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
         lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
         measure=measure,
@@ -146,13 +149,13 @@ class Loop:
         """
         self.began, self.earlier = time.perf_counter(), 0.0
         self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
-        self.state, self.batches = program.state, program.batches
+        self.state, self.batches = program.initial(), program.batches
         self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # at which step last, and what was found
         self.frozen = placed(prepared, mesh)
         self.mesh = mesh
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
         nnx.update(prepared.model, jax.tree.map(_off_device, surgery.split(prepared.model)[2], self.frozen))
-        processes.check_same("weights and examples", self.belongs_to)
+        processes.check_same("base or data", self.belongs_to)
         self.start = self._resume()
 
     @property
@@ -178,6 +181,7 @@ class Loop:
                     progress.flush()
                     self.save(step)
                 trace.before(step, progress.flush)
+                progress.before()
                 self.state, values = self.program.step(self.state, self.frozen, next(self.batches))
                 progress.step(step + 1, values)
             progress.flush()
@@ -204,6 +208,7 @@ class Loop:
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
         state = meshes.take(self.mesh, self.state)
+        self.log.flush()
         if self.saved is None:
             return
         notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds, **self.belongs_to}
@@ -223,7 +228,8 @@ class Loop:
             return step, notes
 
         if (newest_of_first := processes.from_first(newest)) is None:
-            self.log.rewind(0, {})
+            processes.check_same("initial state", _digests(self.state))
+            self.log.start(0, {})
             return 0
         step, notes = newest_of_first
         state = processes.copied_from_first(state)
@@ -231,7 +237,7 @@ class Loop:
         print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
         self.batches.set_state(notes["data"])
         self.earlier = notes["seconds"]
-        self.log.rewind(step, notes["log"])
+        self.log.start(step, notes["log"])
         return step
 
     def _check_belongs(self, notes: dict[str, Any]) -> None:
@@ -248,6 +254,16 @@ def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
     if used is original or jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key):
         return original
     return np.asarray(original)
+
+
+def _digests(state: TrainState) -> dict[str, str]:
+    """Of what trains, to compare processes by; nothing where there is one."""
+    if jax.process_count() == 1:
+        return {}
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        found.update(np.asarray(leaf.addressable_data(0)).tobytes())
+    return {"sha256": found.hexdigest()}
 
 
 def _due(step: int, every: int) -> bool:

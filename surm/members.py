@@ -129,11 +129,16 @@ class PopulationLog:
         rows = [lost if number in self.failed else values for number, values in enumerate(found)]
         return {name: np.array([row[name] for row in rows]) for name in lost}
 
-    def rewind(self, step: int, notes: dict[str, Any]) -> None:
+    def start(self, step: int, notes: dict[str, Any]) -> None:
         """See `surm.progress.Log`."""
         self.failed = {int(number): why for number, why in notes.items()}
         for log in self._logs:
-            log.rewind(step, {})
+            log.start(step, {})
+
+    def flush(self) -> None:
+        """See `surm.progress.Log`."""
+        for log in self._logs:
+            log.flush()
 
     def close(self) -> None:
         """See `surm.progress.Log`."""

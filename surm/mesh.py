@@ -5,6 +5,7 @@ The mesh has two axes. Batches are spread over `data`. What trains is on every d
 brought together where it is used. JAX's compiler puts the communication in (the axes are of type `Auto`).
 """
 
+import functools
 import math
 from typing import Any
 
@@ -31,7 +32,7 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
 
     Raises:
       InputError: if it does not take all devices, its data axis does not divide the batch (or, with
-        `mesh.shard_members`, the population: see `surm.population`), or a process has part of a row alone.
+        `mesh.shard_members`, that of the population: see `surm.population`), or the model axis reaches over processes.
     """
     devices, wanted = jax.device_count(), {"data": config.mesh.data, "model": config.mesh.model}
     given = math.prod(size for size in wanted.values() if size != -1)
@@ -42,27 +43,33 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
         )
     shape = [devices // given if size == -1 else size for size in wanted.values()]
     parts = config.optim.accumulation_steps
-    if config.optim.batch_size % (shape[0] * parts):
+    over = 1 if config.mesh.shard_members else shape[0]
+    if config.optim.batch_size % (over * parts):
         of_parts = f" in {parts} parts (config.optim.accumulation_steps)" if parts > 1 else ""
         raise InputError(
             f"config.optim.batch_size={config.optim.batch_size}{of_parts} does not divide among config.mesh.data="
-            f"{shape[0]} devices; expected a multiple of {shape[0] * parts}"
+            f"{over} devices; expected a multiple of {over * parts}, or fewer devices in config.mesh.data and more in "
+            "config.mesh.model"
         )
     if jax.local_device_count() % shape[1]:
         raise InputError(
             f"config.mesh.model={shape[1]} reaches over processes of {jax.local_device_count()} devices each; expected "
             "a divisor of that"
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2)
+    # Process by process, so that each has neighbouring rows, and they are its share of a batch; `jax.make_mesh` goes by
+    # the wiring of a TPU instead, which matters little where gradients are small.
+    in_order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(in_order).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def share_of(mesh: Mesh) -> Share:
-    """The part of every batch that this process reads: those of its devices' rows."""
-    rows = np.vectorize(lambda device: device.process_index)(mesh.devices[:, 0])
-    own = np.flatnonzero(rows == jax.process_index())
-    if not np.array_equal(own, np.arange(own[0], own[0] + len(own))):
-        raise InputError(f"the devices of process {jax.process_index()} are not neighbours on the mesh: rows {own}")
-    return Share(int(own[0]) // len(own), len(rows) // len(own))
+    """The part of every batch that this process reads: the rows of its devices, as `mesh_of` places them."""
+    return Share(jax.process_index(), mesh.shape["data"] // own_rows(mesh))
+
+
+def own_rows(mesh: Mesh) -> int:
+    """How many rows of the data axis are this process's devices."""
+    return jax.local_device_count() // mesh.shape["model"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -106,6 +113,7 @@ def take(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda value: np.array(value.addressable_data(0)), whole)
 
 
+@functools.cache
 def _gathered(mesh: Mesh) -> Any:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 

@@ -177,7 +177,7 @@ def average(before: Any, new: Any, decay: jax.typing.ArrayLike, step: jax.typing
     Args:
       before: the average before the step; of the first step not counted.
       new: the arrays after the step.
-      decay: from 0, which gives `new`, to less than 1.
+      decay: from 0, which gives `new`, to 1, which gives the mean of all steps.
       step: t, steps before this one.
 
     Returns:

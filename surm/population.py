@@ -73,7 +73,8 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
       The program; its state has an axis of members in front.
 
     Raises:
-      InputError: if the members' frozen bases differ, as random ones do, or the mesh does not divide them.
+      InputError: if the mesh does not divide the members, or one's config does not fit the data; from `initial`, if
+        the members' frozen bases differ, as random ones do.
     """
     config, spread = prepared.config, prepared.config.mesh.shard_members
     share = WHOLE if spread else meshes.share_of(mesh)
@@ -83,6 +84,13 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
             "(config.mesh.shard_members)"
         )
     seeds = list(dict.fromkeys(member.config.seed for member in every))
+    if spread and config.members_at_once:
+        raise InputError(
+            "config.members_at_once and config.mesh.shard_members exclude each other: every device has its members "
+            "side by side"
+        )
+    for member in every:
+        preparation.check_read(member.config, prepared.data)
     of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
     at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" and not spread else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])
@@ -118,7 +126,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(
-        state=meshes.put(of_members, _states(prepared, every)),
+        initial=lambda: meshes.put(of_members, _states(prepared, every)),
         step=lambda states, frozen, batch: all_steps(states, numbers, frozen, put(batch, axis=1)),
         lower=lambda states, frozen, batch: all_steps.lower(states, numbers, frozen, put(batch, axis=1)),
         measure=measure,
@@ -154,7 +162,7 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
     of_seed: dict[int, TrainState] = {}
     for member in every:
         if member.config.seed not in of_seed:
-            model = preparation.adapted(member.config, weights, prepared.data)
+            model = preparation.adapted(member.config, weights, prepared.data, resumed=prepared.resumed)
             if store.base_hash(model) != base:
                 raise InputError(
                     f"config.population: seed={member.config.seed} has another frozen base than seed="

@@ -54,6 +54,7 @@ class Run:
       data: what it is trained and measured on.
       inputs: from a batch to the model's keyword arguments.
       total_steps: length of the run.
+      resumed: whether a checkpoint supplies the trained arrays.
       training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
         every batch (`surm.data.share`).
       evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
@@ -64,6 +65,7 @@ class Run:
     data: Dataset
     inputs: Inputs
     total_steps: int
+    resumed: bool
     training_batches: Callable[..., grain.DatasetIterator]
     evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
 
@@ -82,7 +84,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
       InputError: where something does not fit.
     """
     data = _data(config)
-    _check_read(config, data)
+    check_read(config, data)
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed)
     feed = feed_of(config, weights, model)
@@ -95,6 +97,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         data=data,
         inputs=feed.inputs,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
+        resumed=resumed,
         training_batches=functools.partial(feed.training, feed.ready(data.train)),
         evaluation_batches={
             ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in held_out.items()
@@ -205,8 +208,8 @@ def _named_shape(
     )
 
 
-def _check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
-    """A key that is set but that a run of this kind does not read is refused, rather than passed over."""
+def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
+    """Raises InputError for a key that is set but that a run on such data does not read, rather than pass it over."""
     given, default = dict(configs.leaves(config)), dict(configs.leaves(configs.default()))
     unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
     if set_in_vain := sorted(key for key in unread if given[key] != default[key]):

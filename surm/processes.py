@@ -1,8 +1,8 @@
 """Several processes that train one run together, one on every host: how they meet, agree and end.
 
 Started by whatever the cluster has, with the same command in each; JAX connects them. The first one reads and writes
-the run's folder, the others need not see it. What one of them alone can know (what the folder holds, that it was asked
-to stop) reaches all at the same place, so that they take the same steps.
+the run's folder, the others need not see it. What one of them alone can know (what the folder holds, that its input
+cannot be used, that it was asked to stop) reaches all at the same place, so that they take the same steps.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from surm import mesh as meshes
 from surm.errors import InputError, one_line
 
-Tree = TypeVar("Tree")
+Tree, Value = TypeVar("Tree"), TypeVar("Value")
 
 OPTIONS = {
     "coordinator_address": "HOST:PORT at which process 0 is met, where JAX does not find it by itself",
@@ -39,7 +39,7 @@ LOST = 4
 
 _HEARTBEAT_SECONDS = 30  # after which a silent process counts as lost
 _GRACE_SECONDS = 2  # in which the others say what stopped them, before the one they are connected by ends
-_OF_OTHERS = ("gloo", "nccl", "coordination", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "collective", "socket")
+_OF_OTHERS = ("by peer", "peer closed", "broken pipe", "timed out", "remote process", "socket closed", "heartbeat")
 
 
 def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
@@ -64,8 +64,9 @@ def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
         return
     if address is not None and not address.rpartition(":")[2].isdecimal():
         raise InputError(f"--coordinator_address={address}, expected HOST:PORT")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     met = threading.Event()
-    threading.Thread(target=_end_unless, args=(met, wait, given), daemon=True).start()
+    threading.Thread(target=_end_unless, args=(met, wait, address), daemon=True).start()
     try:
         # JAX ends the process when its own time is over, and says less.
         jax.distributed.initialize(
@@ -86,12 +87,12 @@ def _whole(name: str, text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _end_unless(met: threading.Event, wait: int, given: Mapping[str, Any]) -> None:
+def _end_unless(met: threading.Event, wait: int, address: str | None) -> None:
     """Ends the process if it has not met the others after so many seconds."""
     if not met.wait(wait):
-        where = given["coordinator_address"] or "the coordinator that JAX found"
-        print(f"error: not all processes of the run met at {where} within {wait} seconds; is process 0 there, can it "
-              "be reached, and were all started? (--join_seconds)", file=sys.stderr)  # fmt: skip
+        print(f"error: not all processes of the run met at {address or 'the coordinator that JAX found'} within {wait} "
+              "seconds; is process 0 there, can it be reached, and were all started? (--join_seconds)",
+              file=sys.stderr)  # fmt: skip
         _leave(2)
 
 
@@ -105,6 +106,31 @@ def one_voice() -> Iterator[None]:
     """Inside a `with` block only the first process writes on standard output."""
     with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def agree(act: Callable[[], Value]) -> Value:
+    """What a function finds, in every process its own; refused in one, all refuse.
+
+    Args:
+      act: called in every process.
+
+    Returns:
+      What it returned here.
+
+    Raises:
+      InputError: the same in all processes, that of the first one that raised it.
+    """
+    if jax.process_count() == 1:
+        return act()
+    value, refused = None, ""
+    try:
+        value = act()
+    except InputError as error:
+        refused = str(error) or "refused"
+    for number, said in enumerate(_exchanged(refused)):
+        if said:
+            raise InputError(f"in process {number}: {said}" if number else said)
+    return value
 
 
 def from_first(act: Callable[[], Any]) -> Any:
@@ -121,19 +147,8 @@ def from_first(act: Callable[[], Any]) -> Any:
     """
     if jax.process_count() == 1:
         return act()
-    found: dict[str, Any] = {}
-    if is_first():
-        try:
-            found = {"value": act()}
-        except InputError as error:
-            found = {"refused": str(error)}
-    data = json.dumps(found).encode()
-    (size,) = copied_from_first(np.array([len(data)], np.int32))
-    text = copied_from_first(np.frombuffer(data.ljust(size), np.uint8) if is_first() else np.zeros(size, np.uint8))
-    found = json.loads(text.tobytes())
-    if "refused" in found:
-        raise InputError(found["refused"])
-    return found["value"]
+    found = agree(lambda: act() if is_first() else None)
+    return json.loads(_exchanged(json.dumps(found))[0])
 
 
 def check_same(what: str, own: Mapping[str, Any]) -> None:
@@ -144,15 +159,18 @@ def check_same(what: str, own: Mapping[str, Any]) -> None:
       own: JSON values by name.
 
     Raises:
-      InputError: in a process that has something else than the first.
+      InputError: in all processes, if one has something else than the first.
     """
-    first, own = from_first(lambda: dict(own)), json.loads(json.dumps(dict(own)))
-    if other := [f"{name}={own.get(name)!r}, there {first.get(name)!r}" for name in first | own
-                 if first.get(name) != own.get(name)]:  # fmt: skip
-        raise InputError(
-            f"process {jax.process_index()} has another {what} than process 0: {', '.join(other)}; start the same "
-            "command on the same files in all"
-        )
+    if jax.process_count() == 1:
+        return
+    first, *others = map(json.loads, _exchanged(json.dumps(dict(own))))
+    for number, other in enumerate(others, 1):
+        if differing := [name for name in first | other if first.get(name) != other.get(name)]:
+            shown = ", ".join(f"{name}={other.get(name)!r} against {first.get(name)!r}" for name in differing)
+            raise InputError(
+                f"process {number} has another {what} than process 0: {shown}; start the same command on the same "
+                "files in all"
+            )
 
 
 def copied_from_first(tree: Tree) -> Tree:
@@ -166,13 +184,26 @@ def copied_from_first(tree: Tree) -> Tree:
     """
     if jax.process_count() == 1:
         return tree
-    raw = jax.tree.map(lambda value: np.frombuffer(value.tobytes(), np.uint8), tree)
+    raw = jax.tree.map(lambda value: np.frombuffer(value.tobytes(), np.uint8), tree)  # a sum would lose the sign of -0
     copied = multihost_utils.broadcast_one_to_all(raw)
     return jax.tree.map(
-        lambda value, bits: np.frombuffer(bits.astype(np.uint8).tobytes(), value.dtype).reshape(value.shape),
-        tree,
-        copied,
+        lambda value, bits: np.frombuffer(np.asarray(bits).tobytes(), value.dtype).reshape(value.shape), tree, copied
     )
+
+
+def all_there() -> None:
+    """Waits until every process is here: whoever ends first would be missed by the others."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("surm")
+
+
+def _exchanged(text: str) -> list[str]:
+    """A text of every process, in all."""
+    data = text.encode()
+    sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
+    padded = np.frombuffer(data.ljust(int(sizes.max()) + 1), np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row.tobytes()[:size].decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 class StopRequest:
@@ -192,13 +223,14 @@ class StopRequest:
         if jax.process_count() == 1:
             return now
         before = self._asked
-        rows = np.full(len(self._mesh.local_mesh.devices), now, np.int32)
-        self._asked = self._highest(meshes.put_batch(self._mesh, rows))
+        self._asked = self._highest(meshes.put_batch(self._mesh, np.full(meshes.own_rows(self._mesh), now, np.int32)))
         return 0 if before is None else int(before)
 
 
 def ending(act: Callable[[], int]) -> int:
     """Runs a command to its end; if it fails in one process, that one ends without waiting for the others.
+
+    Where process 0 is the one that is lost, JAX may end the others before they can say so, with SIGABRT.
 
     Args:
       act: what it does; returns its exit status.
@@ -220,11 +252,11 @@ def ending(act: Callable[[], int]) -> int:
 
 
 def _say_why(error: Exception) -> int:
-    """Says that another process was lost, if that is it, else where the error comes from; the exit status."""
-    if not any(sign.lower() in str(error).lower() for sign in _OF_OTHERS):
+    """Says that another process was lost, if it looks like that, else where the error comes from; the exit status."""
+    if not any(sign in str(error).lower() for sign in _OF_OTHERS):
         traceback.print_exception(error)
         return 1
-    print(f"error: process {jax.process_index()} cannot go on, as another process of the run has ended "
+    print(f"error: process {jax.process_index()} cannot go on, most likely as another process of the run has ended "
           f"({one_line(error)}); the same commands in all processes go on from the last checkpoint",
           file=sys.stderr)  # fmt: skip
     return LOST

@@ -47,8 +47,11 @@ class Log(Protocol):
     def logged(self, step: int, split: str) -> Values | None:
         """Metrics that were written down, None if they were not."""
 
-    def rewind(self, step: int, notes: dict[str, Any]) -> None:
-        """Drops what a restart from a step will write again, and takes the notes that were saved then."""
+    def start(self, step: int, notes: dict[str, Any]) -> None:
+        """Opens what is written to; drops what comes again after a step, and takes the notes that were saved there."""
+
+    def flush(self) -> None:
+        """Has all written that was taken: a checkpoint follows, behind which nothing comes again."""
 
     def close(self) -> None:
         """Waits until all is written."""
@@ -65,7 +68,8 @@ class RunLog:
         """See `Log`."""
         numbers = {name: float(value) for name, value in values.items()}
         check_finite(step, numbers)
-        if written:
+        # A population that was killed while its members' evaluation was written has some of it already.
+        if written and (split == "train" or self._folder.logged(step, split) is None):
             self._folder.log(step, split, numbers)
             for writer in self._writers:
                 writer.write(step, split, numbers)
@@ -74,11 +78,16 @@ class RunLog:
         """See `Log`."""
         return processes.from_first(lambda: self._folder.logged(step, split))
 
-    def rewind(self, step: int, _: dict[str, Any]) -> None:
+    def start(self, step: int, _: dict[str, Any]) -> None:
         """See `Log`."""
         self._folder.rewind(step)
         for writer in self._writers:
             writer.start(step)
+
+    def flush(self) -> None:
+        """See `Log`."""
+        for writer in self._writers:
+            writer.flush()
 
     def close(self) -> None:
         """See `Log`."""
@@ -135,6 +144,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
+    def before(self) -> None:
+        """Starts the clock of a step, if none is running: what came between two steps is no part of them."""
+        if not self._pending:
+            self._last = time.perf_counter()
+
     def step(self, step: int, values: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step that may still be running, and deals with those of the step before."""
         previous, self._pending = self._pending, (step, values)
@@ -146,7 +160,6 @@ class Progress:
         if self._pending:
             self._deal_with(*self._pending)
             self._pending = None
-        self._last = time.perf_counter()
 
     def _deal_with(self, step: int, values: dict[str, jax.Array]) -> None:
         values = jax.device_get(values)

@@ -59,19 +59,20 @@ def run(
       OSError: if the workdir cannot be written any more.
     """
     configs.check(config)
-    writers.check(config)
+    processes.from_first(lambda: writers.check(config))
     processes.check_same("config", dict(configs.leaves(config)))
     every, mesh = members.listed(config), meshes.mesh_of(config)
-    folder = Workdir(workdir, config, writes=processes.is_first())
+    folder = processes.agree(lambda: Workdir(workdir, config, writes=processes.is_first()))
     if (finished := processes.from_first(folder.result)) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
-    prepared = prepare(config, resumed=processes.from_first(lambda: folder.has_checkpoint))
+    resumed = processes.from_first(lambda: folder.has_checkpoint)
+    prepared = processes.agree(lambda: prepare(config, resumed=resumed))
     with contextlib.ExitStack() as held, stopping.requests() as stop:
         processes.from_first(lambda: held.enter_context(folder.claimed()))
         if (finished := processes.from_first(folder.result)) is not None:  # by a run that was at work meanwhile
             return finished
-        print(_heading(prepared, mesh, len(every)), flush=True)
+        print(_heading(prepared, mesh, every), flush=True)
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         held.callback(log.close)
         with jax.set_mesh(mesh):
@@ -95,18 +96,19 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
       InputError: if config, data or weights cannot be used.
     """
     configs.check(config)
+    writers.check(config)
     every, mesh = members.listed(config), meshes.mesh_of(config)
     prepared = prepare(config)
     with jax.set_mesh(mesh):
         of_step = estimate.of_step(_program(prepared, every, mesh), loop.placed(prepared, mesh))
-        return f"{_heading(prepared, mesh, len(every))}\n{of_step}"
+        return f"{_heading(prepared, mesh, every)}\n{of_step}"
 
 
-def _heading(prepared: Run, mesh: jax.sharding.Mesh, together: int) -> str:
+def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Member]) -> str:
     """What is said of a run when it starts."""
     config = prepared.config
-    rates = [] if together else [optim.summary(config.optim, configs.spec(config))]
-    return "\n".join([surgery.table(prepared.model), estimate.headline(prepared, mesh, together), *rates])
+    rates = [] if every else [optim.summary(config.optim, configs.spec(config))]
+    return "\n".join([surgery.table(prepared.model), estimate.headline(prepared, mesh, every), *rates])
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:
@@ -170,10 +172,12 @@ def _act(flags: command_line.CommandLine) -> int:
     try:
         result = run(flags.config, flags.workdir, overrides=flags.overrides)
     except NonFiniteError as error:
+        processes.all_there()
         print(f"error: {error}; checkpoints written before are kept; try a lower learning rate or "
               "config.optim.gradient_clip in another workdir", file=sys.stderr)  # fmt: skip
         return 3
     except Stopped as stopped:
+        processes.all_there()
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         return 128 + stopped.signal
     print((report.of_population if "population" in result else report.summary)(result, flags.workdir))

@@ -35,10 +35,11 @@ class Workdir:
           InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
         """
         self.path = pathlib.Path(path)
-        if self.path.exists() and not self.path.is_dir():
+        if writes and self.path.exists() and not self.path.is_dir():
             raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
         self.config, self.writes = config, writes
-        self._refuse_another()
+        if writes:
+            self._refuse_another()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

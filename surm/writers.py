@@ -3,7 +3,7 @@
 import importlib
 import os
 import uuid
-from typing import Any, Protocol
+from typing import Protocol
 
 import ml_collections
 
@@ -20,6 +20,9 @@ class Writer(Protocol):
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Shows the metrics of a split after a step."""
+
+    def flush(self) -> None:
+        """Has all written so far kept, whatever happens to the process."""
 
     def close(self) -> None:
         """Waits until all is written."""
@@ -38,12 +41,17 @@ class TensorBoard:
         """See `Writer`; TensorBoard drops the steps that come again."""
         import tensorboardX
 
-        self._events = tensorboardX.SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+        before = self._folder.is_dir() and any(self._folder.iterdir())
+        self._events = tensorboardX.SummaryWriter(str(self._folder), purge_step=step + 1 if before else None)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """See `Writer`; the names are `split/metric`."""
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self) -> None:
+        """See `Writer`."""
+        self._events.flush()
 
     def close(self) -> None:
         """See `Writer`."""
@@ -84,6 +92,9 @@ class WeightsAndBiases:
         """See `Writer`; the names are `split/metric`."""
         self._run.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
+    def flush(self) -> None:
+        """See `Writer`; its own process keeps what it was given."""
+
     def close(self) -> None:
         """See `Writer`."""
         if self._run:
@@ -112,7 +123,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             ) from error
 
 
-def of(folder: Workdir) -> list[Any]:
+def of(folder: Workdir) -> list[Writer]:
     """The writers of a run; none in a process that does not write.
 
     Args:

@@ -114,9 +114,10 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_serves(tmp_path, state
 
 
 def test_the_best_are_kept_beside_the_newest(tmp_path, state):
-    with Checkpoints(tmp_path, 1, keep_best=2) as saved:
-        for step, metric in enumerate([0.1, 0.9, None, 0.3, 0.8, 0.2, None], start=1):
-            saved.save(step, state, {"n": step}, metric=metric)
+    for some in ([0.1, 0.9, None], [0.3, 0.8], [0.2, None]):  # stopped and resumed between
+        with Checkpoints(tmp_path, 1, keep_best=2) as saved:
+            for step, metric in enumerate(some, start=(saved.latest_step or 0) + 1):
+                saved.save(step, state, {"n": step}, metric=metric)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "7"]
 
 

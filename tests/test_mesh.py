@@ -1,10 +1,12 @@
 """The same run on one device and on eight virtual ones: the same curve, and nothing brought together but gradients."""
 
+import dataclasses
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,11 +16,11 @@ from jax.sharding import PartitionSpec
 from surm import command_line, optim, step, train
 from surm import config as configs
 from surm import mesh as meshes
-from surm.data.share import WHOLE
+from surm.data.share import WHOLE, Share
 from surm.errors import InputError
 from surm.peft import surgery
 from surm.preparation import prepare
-from tests.test_train import CONFIG, lines, result
+from tests.test_train import CIFAR, CONFIG, ROOT, lines, result
 
 several_devices = pytest.mark.skipif(jax.device_count() != 8, reason="runs in the process of the last test")
 ONE_DEVICE = "SURM_RUNS_ON_ONE_DEVICE"
@@ -32,9 +34,19 @@ QUICK = [
 ]
 POPULATION = "--config.population=seed=0|1,learning_rate=8e-3|2e-2,scale=0.5|1.0"
 RUNS = {
-    "images": (QUICK, ["data=-1"], ["data=4 model=2", "data=2 model=4 shard_base=True"]),
+    "images": (
+        [*QUICK, "--config.optim.accumulation_steps=2"],
+        ["data=-1"],
+        ["data=4 model=2", "data=2 model=4 shard_base=True"],
+    ),
     "population": ([*QUICK, POPULATION], [], ["data=8 shard_members=True", "data=8"]),
 }
+if CIFAR.is_file():
+    RUNS["cifar"] = ([
+        f"--config={ROOT / 'configs' / 'vit_cifar.py'}", f"--config.data.source={CIFAR}", "--config.optim.steps=20",
+        "--config.model.weights=asset:vit_micro", "--config.data.train_examples=1280", "--config.log_every_steps=1",
+        "--config.eval_every_steps=10",
+    ], [], ["data=8", "data=4 model=2"])  # fmt: skip
 CASES = [
     pytest.param(name, flags, marks=[pytest.mark.slow] if flags in slow else [])
     for name, (_, quick, slow) in RUNS.items()
@@ -65,13 +77,14 @@ def test_the_curve_is_that_of_one_device(name, mesh, tmp_path):
 
 @pytest.mark.slow
 @several_devices
-def test_stopped_on_a_mesh_it_goes_on_there_exactly(tmp_path, monkeypatch):
-    more = [*QUICK, *flags_of("data=4 model=2 shard_base=True"), "--config.checkpoint_every_steps=2"]
+def test_stopped_on_a_mesh_it_goes_on_there_exactly(tmp_path, monkeypatch, capsys):
+    more = [*QUICK, *flags_of("data=4 model=2 shard_base=True"), "--config.checkpoint_every_steps=1"]
     assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patched:
         patched.setattr(train.loop.Loop, "evaluate", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt()))
         assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'cut'}"]) == 130
     assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'cut'}"]) == 0
+    assert "going on after step 1, from" in capsys.readouterr().out
     assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
 
 
@@ -122,6 +135,32 @@ def test_a_base_in_parts_takes_an_eighth_on_every_device():
 def test_a_share_of_one_process_is_the_whole():
     config = command_line.parse(["x", *QUICK, "--workdir=x"]).config
     assert meshes.share_of(meshes.mesh_of(config)) == WHOLE
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh goes by."""
+
+    id: int
+    process_index: int
+
+
+@pytest.mark.parametrize(("model", "rows"), [(1, 4), (2, 2), (4, 1)])
+def test_devices_that_are_wired_otherwise_stand_process_by_process(model, rows, monkeypatch):
+    """As on a slice of four hosts: JAX lists the devices by the wiring, which goes to and fro between the hosts."""
+    wired = [Device(number, number % 4) for number in range(16)]
+    config = command_line.parse(["x", *QUICK, "--workdir=x", f"--config.mesh.model={model}"]).config
+    monkeypatch.setattr(jax, "devices", lambda: wired)
+    monkeypatch.setattr(jax, "device_count", lambda: 16)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(jax, "process_index", lambda: 2)
+    monkeypatch.setattr(meshes, "Mesh", lambda devices, axes, axis_types: SimpleNamespace(
+        devices=devices, shape=dict(zip(axes, devices.shape, strict=True))))  # fmt: skip
+    mesh = meshes.mesh_of(config)
+    assert [{device.process_index for device in row} for row in mesh.devices] == [
+        {row // rows} for row in range(4 * rows)
+    ]
+    assert meshes.share_of(mesh) == Share(2, 4)
 
 
 REFUSED = [

@@ -70,6 +70,40 @@ def test_a_member_is_its_own_run(finished, tmp_path, name, alone):
     np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-3)
 
 
+def test_members_differ_in_all_that_they_may(tmp_path):
+    lists = "schedule=cosine|constant,label_smoothing=0|0.1,gradient_clip=0.5,weight_decay=0.1,ema_decay=0.6,momentum=0"
+    of_one = ["schedule=constant", "label_smoothing=0.1", "gradient_clip=0.5", "weight_decay=0.1", "ema_decay=0.6"]
+    more = [*QUICK, "--config.optim.accumulation_steps=2", "--config.peft.dropout=0", "--config.eval_every_steps=0"]
+    assert train_one(tmp_path / "all", *more, f"--config.population={lists}") == 0
+    assert train_one(tmp_path / "alone", *more, *(f"--config.optim.{one}" for one in of_one)) == 0
+    (member,) = (tmp_path / "all" / "members").glob("*label_smoothing=0.1*schedule=constant*")
+    assert_same(member, tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--config.population=seed=0|1", "--config.members_at_once=1", "--config.mesh.shard_members=True"],
+         "config.members_at_once and config.mesh.shard_members exclude each other"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(tmp_path, capsys, more, message):
+    assert train_one(tmp_path / "run", *QUICK, *more) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_resumed_population_does_without_the_adapter_it_began_with(finished, tmp_path, monkeypatch):
+    (tmp_path / "adapter").symlink_to(finished / "members" / "learning_rate=0.008,scale=1.0,seed=0" / "adapter")
+    more = [*QUICK, "--config.population=learning_rate=8e-3|2e-2", f"--config.init_adapter={tmp_path / 'adapter'}",
+            "--config.checkpoint_every_steps=1"]  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Loop, "evaluate", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt()))
+        assert train_one(tmp_path / "run", *more) == 130
+    (tmp_path / "adapter").unlink()
+    assert train_one(tmp_path / "run", *more) == 0
+    assert result(tmp_path / "run")["best"]
+
+
 def test_one_value_of_a_list_counts_too(tmp_path):
     quick = [*QUICK, "--config.optim.steps=2"]
     assert train_one(tmp_path / "one", *quick, "--config.population=scale=3") == 0
@@ -198,7 +232,7 @@ def test_all_members_are_one_program_compiled_once():
     compiled: list[str] = []
     with jax.set_mesh(mesh):
         program = population.program(prepared, members.listed(config), mesh)
-        state, frozen = program.state, loop.placed(prepared, mesh)
+        state, frozen = program.initial(), loop.placed(prepared, mesh)
         state, _ = program.step(state, frozen, next(program.batches))
         listening = functools.partial(lambda event, *_, **__: compiled.append(event))
         jax.monitoring.register_event_duration_secs_listener(listening)

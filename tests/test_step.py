@@ -45,7 +45,7 @@ def test_in_parts_it_is_the_same_step(tmp_path, masked):
 
 
 def test_in_parts_every_example_counts_once(tmp_path):
-    # Of 16 examples 13 are filling; the last part alone holds real ones, another part none.
+    # Of 16 examples in 8 parts 13 are filling: some parts hold one real example, the others none.
     whole, parts = (taken(prepared(tmp_path, f"--config.optim.accumulation_steps={n}"), 1, 13)[0] for n in (1, 8))
     np.testing.assert_allclose(whole["values"]["loss"], parts["values"]["loss"], rtol=1e-5)
     np.testing.assert_allclose(whole["values"]["gradient_norm"], parts["values"]["gradient_norm"], rtol=1e-4)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorboardX
 from tensorboardX.proto import event_pb2
 from wandb.proto import wandb_internal_pb2
 
@@ -59,13 +60,16 @@ def test_tensorboard_shows_the_metrics_of_a_stopped_and_continued_run(tmp_path):
     arguments = ["surm.train", *RUN, "--config.writers=tensorboard", f"--workdir={tmp_path / 'run'}"]
     assert train.main([*arguments, "--config.optim.steps=6"]) == 0
     assert shown_by_tensorboard(tmp_path / "run") == expected(tmp_path / "run")
-    # As after a kill: the run goes on from step 4, and steps 5 and 6 come again, with other numbers here.
+    # As after a kill: the run goes on from step 4, and steps 5 and 6 come again; they held something else here.
     (tmp_path / "run" / "result.json").unlink()
     (tmp_path / "run" / "checkpoints" / "6").rename(tmp_path / "6")
     held = (tmp_path / "run" / "metrics.jsonl").read_text()
-    (event,) = (tmp_path / "run" / "tensorboard").iterdir()
+    folder = tmp_path / "run" / "tensorboard"
+    lost = tensorboardX.SummaryWriter(str(folder), filename_suffix=".lost")
+    lost.add_scalar("train/gone", 99.0, 5)
+    lost.close()
     assert train.main([*arguments, "--config.optim.steps=6"]) == 0
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == held and len(list(event.parent.iterdir())) == 2
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == held and len(list(folder.iterdir())) == 3
     assert shown_by_tensorboard(tmp_path / "run") == expected(tmp_path / "run")
 
 

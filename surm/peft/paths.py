@@ -17,10 +17,9 @@ import functools
 import importlib.resources
 import inspect
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
-
-from absl import logging
 
 from surm.matrices import FAMILIES
 
@@ -132,4 +131,4 @@ def _measured(platform: str) -> list[dict]:
 def _say_unmeasured(family: str, dtype: str, platform: str) -> None:
     """Once for each."""
     what = f"{family} in {dtype} on a {platform}"
-    logging.warning("path='auto' is 'branch': %s has not been measured (experiments/paths)", what)
+    logging.getLogger(__name__).warning("path='auto' is 'branch': %s has not been measured (experiments/paths)", what)
