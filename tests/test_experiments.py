@@ -118,3 +118,10 @@ def test_a_batch_names_as_many_adapters_as_there_are_and_all_as_often():
     for number, often in ((1, 8), (4, 2), (8, 1), (100, 1)):
         ids, counts = np.unique(named_ids(number, 8), return_counts=True)
         assert (counts == often).all() and ids.min() >= 0 and ids.max() < number
+
+
+def test_start_up_is_as_it_was_measured():
+    rows = json.loads((EXPERIMENTS / "start_up" / "results" / "digits_cpu.json").read_text())["rows"]
+    cold, cached = (round(row["first_step"], 1) for row in rows)
+    said = (EXPERIMENTS / "README.md").read_text()
+    assert f"the demo's first step {cold} seconds" in said and f"from the second run on, {cached}." in said
