@@ -8,7 +8,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import absl.logging
@@ -46,6 +46,7 @@ def parse(
     program: str = "surm.train",
     options: Mapping[str, str] | None = None,
     switches: Mapping[str, str] | None = None,
+    without_workdir: str = "",
 ) -> CommandLine:
     """Parses `--config=FILE[:ARGUMENTS] --workdir=DIR [--config.KEY=VALUE ...]`.
 
@@ -54,6 +55,7 @@ def parse(
       program: the module's name, for help.
       options: further flags that this program has, each with its line of help.
       switches: further flags without a value, likewise.
+      without_workdir: the switch with which no folder is needed.
 
     Returns:
       Config and workdir, and where they came from.
@@ -72,29 +74,33 @@ def parse(
     for name, text in switches.items():
         flags.DEFINE_bool(name, False, text, flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    unset, overrides = _check_keys(argv), {}
+    unset, overrides, given = _check_keys(argv), {}, _config_file(argv)
+    sys.modules.pop("config_config", None)  # ml_collections would load this file over what the last one defined
     try:
         rest = values([argument for argument in argv if argument not in unset])
         chosen = config.value
         if chosen is not None:
-            chosen.keys()  # a file that failed to load only says so when it is read
+            _check_is_config(chosen, given)
             chosen.update_from_flattened_dict({key: None for key in unset.values()})
             overrides = {**config_flags.get_override_values(values["config"]), **dict.fromkeys(unset.values())}
             configs.apply_durations(chosen, overrides)
     except Exception as error:  # whatever absl, ml_collections or the config file itself raise
-        raise InputError(_one_line(error)) from error
+        raise InputError(_one_line(error, given)) from error
     if values.help:
         print(f"usage: python -m {program} --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n"
               f"The keys, their values and defaults: {pathlib.Path(configs.__file__)}\n{values}")  # fmt: skip
         sys.exit(0)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    if given and chosen is None:
+        raise InputError(f"get_config() of {given!r} returned nothing; expected `return config` at its end")
+    spared = ("workdir",) if without_workdir and values[without_workdir].value else ()
     for name in ("config", "workdir"):
-        if not values[name].value:
+        if not values[name].value and name not in spared:
             raise InputError(f"--{name} is missing: python -m {program} --config=FILE --workdir=DIR")
     return CommandLine(
         config=chosen,
-        workdir=os.path.expanduser(values.workdir),
+        workdir=os.path.expanduser(values.workdir or ""),
         config_file=config_flags.get_config_filename(values["config"]),
         overrides=overrides,
         options={name: values[name].value for name in options},
@@ -159,15 +165,40 @@ def _parses(text: str, kind: type) -> bool:
     return True
 
 
-def _one_line(error: Exception) -> str:
+def _config_file(argv: Sequence[str]) -> str:
+    """What `--config` names, without the arguments behind the colon; empty if it is not given."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            return (following if match[1] is None else match[1]).partition(":")[0]
+    return ""
+
+
+def _check_is_config(value: object, file: str) -> None:
+    getattr(value, "keys", None)  # a file that failed to load only says so when it is read
+    if not isinstance(value, ml_collections.ConfigDict):
+        raise InputError(
+            f"get_config() of {file!r} returned a {type(value).__name__}; expected surm.config.default() with changes"
+        )
+
+
+def _one_line(error: Exception, file: str) -> str:
+    """What went wrong between the flags and a config file, in a line."""
     if isinstance(error, InputError) and "Traceback" not in str(error):
         return str(error)
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) quotes its message
+    if wrong := re.search(r'Key "(.*?)" does not exist.*Did you mean "(.*?)"', str(text), re.DOTALL):
+        return f"{file!r}: config has no key {wrong[1]!r}; nearest: {wrong[2]}"
+    if "has no attribute 'get_config'" in str(text):
+        return f"{file!r} has no function get_config(), which returns the configuration"
+    if re.search(r"get_config\(\) takes 0 positional arguments", str(text)):
+        return f"{file!r} takes no arguments behind a colon; set its keys by --config.KEY=VALUE"
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     if "Traceback" in str(text):  # what a config file raises comes wrapped in the text of its traceback
-        return re.sub(r"^surm\.errors\.InputError: ", "", lines[-1])
+        places = [line for line in re.findall(r'File "(.*?)", line (\d+)', str(text)) if line[0].endswith(file)]
+        said = re.sub(r"^surm\.errors\.InputError: ", "", lines[-1])
+        return f"{file}, line {places[-1][1]}: {said}" if places and said == lines[-1] else said
     if missing := re.search(r"No such file or directory: '([^']*)'", str(text)):
         return f"no config file {missing[1]!r}; expected a path such as configs/vit_digits.py, perhaps with :ARGUMENTS"
     if folder := re.search(r"Is a directory: '([^']*)'", str(text)):

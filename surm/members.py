@@ -84,7 +84,7 @@ def _value(key: str, text: str) -> Any:
     try:
         return KEYS[key](text)
     except ValueError as error:
-        expected = "a whole number" if KEYS[key] is int else "a number"
+        expected = f"{'whole numbers' if KEYS[key] is int else 'numbers'} separated by |"
         raise InputError(f"config.population: {key}={text!r}, expected {expected}") from error
 
 

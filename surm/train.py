@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
-    flags = command_line.parse(argv, options=processes.OPTIONS, switches=SWITCHES)
+    flags = command_line.parse(argv, options=processes.OPTIONS, switches=SWITCHES, without_workdir="dry_run")
     configs.check(flags.config)
     processes.join(flags.options, distributed=flags.switches["distributed"])
     with processes.one_voice():

@@ -61,7 +61,10 @@ class Workdir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = lock.read().strip() or "unknown"
-                raise InputError(f"workdir {str(self.path)!r}: another run, process {holder}, is in it") from error
+                raise InputError(
+                    f"workdir {str(self.path)!r}: another run, process {holder}, is in it; wait for it, stop it, or "
+                    "name another workdir"
+                ) from error
             self._refuse_another()  # that came and went since this one looked
             lock.truncate(0)
             lock.write(str(os.getpid()))

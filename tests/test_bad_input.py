@@ -186,3 +186,26 @@ def test_the_refused_run_can_be_mended_in_place(tmp_path, capsys):
     done = train.main(["surm.train", CONFIG, f"--workdir={run}", *UNTRAINED, "--config.optim.steps=1"])
     assert done == 0
     assert json.loads((run / "result.json").read_text())["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("x = 1", "FILE has no function get_config(), which returns the configuration"),
+        ("def get_config():\n    pass", "get_config() of FILE returned nothing; expected `return config` at its end"),
+        ("def get_config():\n    return {}", "get_config() of FILE returned a dict; expected surm.config.default()"),
+        ("def get_config():\n    raise ValueError('boom')", "config.py, line 2: ValueError: boom"),
+        (
+            "import surm.config\ndef get_config():\n    c = surm.config.default()\n    c.optim.setps = 3\n    return c",
+            "FILE: config has no key 'setps'; nearest: steps",
+        ),
+    ],
+)
+def test_a_config_file_that_cannot_be_used_is_named_in_one_line(body, said, tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text(body)
+    assert train.main(["surm.train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said.replace("FILE", repr(str(file))) in line
+    assert train.main(["surm.train", f"{CONFIG}:family=toeplitz", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "takes no arguments behind a colon; set its keys by --config.KEY=VALUE" in capsys.readouterr().err
