@@ -257,12 +257,13 @@ def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
 
 
 def _digests(state: TrainState) -> dict[str, str]:
-    """Of what trains, to compare processes by; nothing where there is one."""
+    """Of what trains and every process holds, to compare processes by; nothing where there is one."""
     if jax.process_count() == 1:
         return {}
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        found.update(np.asarray(leaf.addressable_data(0)).tobytes())
+        if leaf.is_fully_replicated:  # members may be spread: each is then where it began
+            found.update(np.asarray(leaf.addressable_data(0)).tobytes())
     return {"sha256": found.hexdigest()}
 
 

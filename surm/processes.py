@@ -60,10 +60,16 @@ def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
         "num_processes": _whole("num_processes", options["num_processes"]),
         "process_id": _whole("process_id", options["process_id"]),
     }
-    if not distributed and all(value is None for value in given.values()):
-        return
     if address is not None and not address.rpartition(":")[2].isdecimal():
         raise InputError(f"--coordinator_address={address}, expected HOST:PORT")
+    missing = [name for name, value in given.items() if value is None]
+    if not distributed and len(missing) == len(given):
+        return
+    if not distributed and missing:
+        raise InputError(
+            f"--{missing[0]} is missing: --coordinator_address, --num_processes and --process_id go together; "
+            "--distributed lets JAX find them where a TPU pod, Slurm, GKE or MPI has started the processes"
+        )
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     met = threading.Event()
     threading.Thread(target=_end_unless, args=(met, wait, address), daemon=True).start()

@@ -113,7 +113,8 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     """
     path = pathlib.Path(folder)
     if not (path / "result.json").is_file():
-        raise InputError(f"{str(folder)!r} holds no finished run: result.json is missing")
+        why = "result.json is missing" if path.is_dir() else "there is no such folder"
+        raise InputError(f"{str(folder)!r} holds no finished run: {why}")
     result = read_object(path / "result.json")
     if "population" in result:
         best = path / "members" / result["best"]

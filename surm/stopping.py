@@ -1,9 +1,11 @@
 """Stopping a run politely: Ctrl-C and SIGTERM let the step in progress finish, then the run saves and ends."""
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 class Stopped(BaseException):
@@ -21,6 +23,23 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM end the process inside a `with` block with a line and 128 + the signal's number.
+
+    For a command before its loop, where compilers and readers would be left by an exception at a bad place: one raised
+    inside a callback of theirs is lost, or ends the process with a fault of memory.
+    """
+
+    def leave(number: int, _: object) -> None:
+        said = f"stopped by {signal.Signals(number).name} at once; the same command goes on from what was saved\n"
+        os.write(2, said.encode())  # the stream itself may be in the middle of a line
+        os._exit(128 + number)
+
+    with _handled(leave):
+        yield
+
+
+@contextlib.contextmanager
 def requests() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM inside a `with` block; a second one of a kind acts at once, as it always does.
 
@@ -29,20 +48,27 @@ def requests() -> Iterator[list[int]]:
       only the main thread may handle signals.
     """
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
 
     def note(number: int, _: object) -> None:
         asked.append(number)
         signal.signal(number, before[number])
 
+    with _handled(note) as before:
+        yield asked
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, object], None]) -> Iterator[dict[int, Any]]:
+    """Has both signals handled inside a `with` block, in the main thread; yields what handled them before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
+        return
     # A handler that was not set from Python is None, and cannot be put back.
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in before:
-            signal.signal(number, note)
-        yield asked
-    finally:
-        for number, handler in before.items():
             signal.signal(number, handler)
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

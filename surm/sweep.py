@@ -95,7 +95,7 @@ def _run(line: CommandLine, overrides: sweeps.Overrides) -> Run:
     """One run: its command is parsed as `surm.train` will parse it."""
     name = sweeps.name(overrides)
     if both := sorted(line.overrides.keys() & overrides.keys()):
-        raise InputError(f"--config.{both[0]} is given, but sweep() sets it too")
+        raise InputError(f"--config.{both[0]} is given, but sweep() sets it too; leave it out")
     folder = pathlib.Path(line.workdir) / name
     given = sweeps.flags({**line.overrides, **overrides})
     flags = [f"--config={line.config_file}", *given, f"--workdir={folder}"]
@@ -121,7 +121,10 @@ def table(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
         "finished" if result else "failed" if run.name in failed else "missing"
         for run, result in zip(runs, results, strict=True)
     ]
-    cells = [{short: str(value[key]) for key, short in differ.items()} for value in values]
+    cells = [
+        {short: "default" if value[key] is None else str(value[key]) for key, short in differ.items()}
+        for value in values
+    ]
     return report.sweep_table(cells, results, states)
 
 

@@ -149,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     given = sys.argv if argv is None else argv
-    return processes.ending(lambda: command_line.status_of(lambda: _command(given)))
+    with stopping.at_once():
+        return processes.ending(lambda: command_line.status_of(lambda: _command(given)))
 
 
 def _command(argv: list[str]) -> int:

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import ml_collections
 
@@ -32,7 +32,8 @@ class Workdir:
           writes: whether this process is the one that does; in any other nothing happens where it would write.
 
         Raises:
-          InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
+          InputError: if the path is not a folder, another run is at work in it, or it holds that of another config
+            (the differences are listed).
         """
         self.path = pathlib.Path(path)
         if writes and self.path.exists() and not self.path.is_dir():
@@ -40,6 +41,9 @@ class Workdir:
         self.config, self.writes = config, writes
         if writes:
             self._refuse_another()
+            if os.access(self.path / LOCK, os.R_OK):
+                with open(self.path / LOCK) as lock:
+                    self._hold(lock, fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -55,16 +59,9 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             file.touch()
         except OSError as error:
-            raise InputError(f"workdir {str(self.path)!r} cannot be written: {error}") from error
+            raise InputError(f"workdir {str(self.path)!r} cannot be written ({error}); name another") from error
         with open(file, "r+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = lock.read().strip() or "unknown"
-                raise InputError(
-                    f"workdir {str(self.path)!r}: another run, process {holder}, is in it; wait for it, stop it, or "
-                    "name another workdir"
-                ) from error
+            self._hold(lock, fcntl.LOCK_EX)
             self._refuse_another()  # that came and went since this one looked
             lock.truncate(0)
             lock.write(str(os.getpid()))
@@ -124,9 +121,25 @@ class Workdir:
         """Writes a JSON file, whole or not at all."""
         files.replace(self.path / name, json.dumps(value, indent=2) + "\n")
 
+    def _hold(self, lock: TextIO, kind: int) -> None:
+        """Locks the file until it is closed; InputError if another run holds it."""
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = lock.read().strip() or "unknown"
+            raise InputError(
+                f"workdir {str(self.path)!r}: another run, process {holder}, is in it; wait for it, stop it, or "
+                "name another workdir"
+            ) from error
+
     def _refuse_another(self) -> None:
         file = self.path / "config.json"
         if not file.is_file():
+            if (self.path / "result.json").exists():
+                raise InputError(
+                    f"workdir {str(self.path)!r} holds a result.json but no config.json, so no run of surm's; name "
+                    "another workdir"
+                )
             return
         differences = configs.differences(configs.of_an_earlier_run(read_object(file)), self.config)
         if differences:

@@ -45,7 +45,10 @@ def parsed(*arguments: str):
         ("--config.peft.method=upd", "nearest: update"),
         ("--config.peft.options=rank=8", "circulant has no option 'rank'; it has hadamard"),
         ("--config.peft.options=hadamard", "NAME=VALUE"),
-        ("--config.peft.targets=.*qeury", "'.*qeury' matches no linear layer; known: blocks.0.attention.key"),
+        (
+            "--config.peft.targets=.*qeury",
+            "'.*qeury', a regular expression, matches no linear layer; known: blocks.0.attention.key",
+        ),
         ("--config.peft.train=haed", "nearest: head"),
         (
             "--config.data.source=digit",

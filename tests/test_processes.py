@@ -184,6 +184,7 @@ def test_what_one_process_cannot_use_all_refuse(tmp_path):
     [
         ({"num_processes": "two"}, "--num_processes=two, expected a whole number"),
         ({"coordinator_address": "somewhere"}, "--coordinator_address=somewhere, expected HOST:PORT"),
+        ({"num_processes": "2", "process_id": "1"}, "--coordinator_address is missing: .* go together; --distributed"),
     ],
 )
 def test_flags_that_are_no_numbers_and_no_addresses_are_refused(flags, said):

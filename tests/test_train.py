@@ -128,6 +128,23 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on_exactly(finished, tmp_pat
     assert values(workdir) == values(finished)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_the_start_ends_it_in_one_line(tmp_path, number):
+    code = "import sys; from surm import train; print('here', flush=True); sys.exit(train.main(sys.argv[1:]))"
+    for moment in np.arange(0.1, 8, 0.5):
+        given = [sys.executable, "-c", code, *arguments(tmp_path / "run", "--config.optim.steps=100000")]
+        process = subprocess.Popen(given, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        assert process.stdout.readline() == "here\n"
+        time.sleep(moment)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, (moment, error)
+        said = [line for line in error.splitlines() if line.strip() and "ex/s" not in line]
+        assert len(said) == 1 and said[0].startswith(f"stopped by {number.name} "), (moment, error)
+
+
 @pytest.mark.parametrize("left", ["an empty folder", "a checkpoint of step 0"])
 def test_a_run_that_starts_from_an_adapter_does_so_again_if_it_was_stopped_before_its_first_step(
     finished, tmp_path, monkeypatch, left

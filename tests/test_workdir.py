@@ -69,6 +69,22 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         pass
 
 
+def test_a_busy_folder_is_refused_before_anything_is_read(tmp_path):
+    message, first = f"another run, process {os.getpid()}, is in it", Workdir(tmp_path / "run", default())
+    with first.claimed(), pytest.raises(InputError, match=message):
+        Workdir(tmp_path / "run", default())
+    with Workdir(tmp_path / "run", default()).claimed():  # looking did not hold it
+        pass
+
+
+def test_a_folder_with_somebody_elses_result_is_refused(tmp_path):
+    (tmp_path / "log.txt").touch()  # a scheduler's, say
+    Workdir(tmp_path, default())
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a result.json but no config.json, so no run of surm's; name another"):
+        Workdir(tmp_path, default())
+
+
 def test_a_run_that_came_and_went_in_between_is_noticed(tmp_path):
     other = default()
     other.optim.batch_size = 7

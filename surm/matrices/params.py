@@ -70,8 +70,9 @@ def check_divides(name: str, value: int, n_out: int, n_in: int) -> None:
     """
     check_positive(name, value)
     if n_out % value or n_in % value:
-        given = f"{name}={value}, n_out={n_out}, n_in={n_in}"
-        raise ValueError(f"{name} must divide n_out and n_in; given {given}")
+        both = [divisor for divisor in range(1, min(n_out, n_in) + 1) if n_out % divisor == n_in % divisor == 0]
+        given, shown = f"{name}={value}, n_out={n_out}, n_in={n_in}", ", ".join(map(str, both[:16]))
+        raise ValueError(f"{name} must divide n_out and n_in, as {shown} do; given {given}")
 
 
 def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:

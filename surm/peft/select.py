@@ -52,7 +52,9 @@ def matching(patterns: Sequence[str], paths: Iterable[str], what: str) -> list[s
             inside = [path for path in paths if _compiled(pattern).search(path)]
             if inside:
                 raise InputError(f"pattern {pattern!r} matches no {what} whole, but a part of {', '.join(inside[:3])}")
-            raise InputError(f"pattern {pattern!r} matches no {what}; {nearest(_plain(pattern), paths)}")
+            raise InputError(
+                f"pattern {pattern!r}, a regular expression, matches no {what}; {nearest(_plain(pattern), paths)}"
+            )
         chosen |= found
     return [path for path in paths if path in chosen]
 

@@ -76,7 +76,7 @@ def test_sizes_below_one(name):
             r"given factors=2, symmetric=False; expected factors=1, symmetric=False",
         ),
         ("toeplitz", {"factors": 3}, "factors must be 1 or 2; given factors=3"),
-        ("kronecker", {"rank": 4}, "rank must divide n_out and n_in; given rank=4, n_out=12, n_in=6"),
+        ("kronecker", {"rank": 4}, "rank must divide n_out and n_in, as 1, 2, 3, 6 do; given rank=4, n_out=12, n_in=6"),
         ("kronecker", {"rank": 0}, "rank must be at least 1; given rank=0"),
         ("kronecker", {"terms": 0}, "terms must be at least 1; given terms=0"),
         ("low_displacement_rank", {"rank": 0}, "rank must be at least 1; given rank=0"),

@@ -19,7 +19,9 @@ def test_patterns_match_whole_paths(small_vit):
     ]
     with pytest.raises(InputError, match="matches no linear layer whole, but a part of blocks.0.attention.query, bl"):
         select.matching(["attention.query"], paths, "linear layer")
-    with pytest.raises(InputError, match="matches no linear layer; nearest: .*blocks.0.attention.query"):
+    with pytest.raises(
+        InputError, match="a regular expression, matches no linear layer; nearest: .*blocks.0.attention.query"
+    ):
         select.matching(["attention.qeury"], paths, "linear layer")
 
 
