@@ -1,7 +1,9 @@
 """What a finished run leaves: its adapter, its curves and, last, its result."""
 
 import os
+import pathlib
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -78,8 +80,15 @@ def versions() -> dict[str, str]:
         "surm": surm.__version__, "jax": jax.__version__, "flax": flax.__version__,
         "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
         "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, {_processor()}",
     }  # fmt: skip
+
+
+def _processor() -> str:
+    """What the processor calls itself, where the system tells."""
+    told = pathlib.Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", told.read_text(), re.MULTILINE) if told.is_file() else []
+    return names[0] if names else platform.processor() or "processor unknown"
 
 
 def _peak_bytes() -> int:
