@@ -11,6 +11,7 @@ import pytest
 from surm import InputError
 from surm import mesh as meshes
 from surm.checkpoint import Checkpoints
+from surm.stopping import Stopped
 
 
 @pytest.fixture
@@ -121,19 +122,24 @@ def test_the_best_are_kept_beside_the_newest(tmp_path, state):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "7"]
 
 
-def test_a_write_that_fails_is_said_and_the_next_one_succeeds(tmp_path, state, capfd):
-    state["arrays"]["a"] = jax.random.normal(jax.random.key(0), (100_000,))
+@pytest.fixture
+def full_disk():
+    """Makes every write beyond 20 kB fail until it is called again, or the test ends."""
     before, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda full: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if full else limit[0], limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_write_that_fails_is_said_and_the_next_one_succeeds(tmp_path, state, capfd, full_disk):
+    state["arrays"]["a"] = jax.random.normal(jax.random.key(0), (100_000,))
     with Checkpoints(tmp_path, 3) as saved:
         saved.save(1, state, {"n": 1})
         wait(saved)
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-            saved.save(2, state, {"n": 2})
-            wait(saved)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-            signal.signal(signal.SIGXFSZ, before)
+        full_disk(True)
+        saved.save(2, state, {"n": 2})
+        wait(saved)
+        full_disk(False)
         saved.save(3, state, {"n": 3})
     said = capfd.readouterr().err
     assert "warning: a checkpoint in" in said and "the run goes on, with the checkpoints before" in said
@@ -145,3 +151,15 @@ def test_a_write_that_fails_is_said_and_the_next_one_succeeds(tmp_path, state, c
 def wait(saved: Checkpoints):
     while saved._manager.is_saving_in_progress():
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("end", [Stopped(signal.SIGTERM, 4), KeyboardInterrupt()], ids=["stopped", "another end"])
+def test_a_run_that_was_asked_to_stop_and_cannot_save_does_not_say_it_had(tmp_path, state, end, capfd, full_disk):
+    state["arrays"]["a"] = jax.random.normal(jax.random.key(0), (100_000,))
+    with pytest.raises((OSError, KeyboardInterrupt)) as raised, Checkpoints(tmp_path, 2) as saved:
+        full_disk(True)
+        saved.save(4, state, {})
+        raise end
+    stopped = isinstance(end, Stopped)
+    assert raised.type is (OSError if stopped else KeyboardInterrupt)
+    assert f"a checkpoint in {tmp_path} failed: " in (str(raised.value) if stopped else capfd.readouterr().err)

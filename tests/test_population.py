@@ -143,6 +143,7 @@ def test_who_fails_is_left_behind(tmp_path, capsys):
     assert train_one(folder, *QUICK, "--config.population=learning_rate=1e36|8e-3", "--config.peft.dropout=0") == 0
     failed, went_on = result(folder)["population"]
     assert failed["eval"] is None and "no finite number" in failed["failed"]
+    assert failed["failed"].startswith("step 1: ")  # the step that it happened in, not one of those that follow
     assert np.isfinite(went_on["eval"]["loss"]) and result(folder)["best"] == went_on["member"]
     assert "failed: learning_rate=1e+36: step" in capsys.readouterr().out
     assert not (folder / "members" / failed["member"] / "result.json").exists()

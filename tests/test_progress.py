@@ -1,6 +1,8 @@
 import pytest
 
 from surm import progress
+from surm.config import default
+from surm.workdir import Workdir
 
 
 @pytest.mark.parametrize(
@@ -9,3 +11,12 @@ from surm import progress
 )
 def test_what_is_left_is_said_in_a_unit_that_fits(seconds, steps, said):
     assert progress._expected(seconds, steps).endswith(f"{steps:,} more will take about {said}, evaluation apart")
+
+
+def test_an_evaluation_that_was_written_before_a_kill_is_not_written_twice(tmp_path):
+    folder = Workdir(tmp_path, default())
+    for _ in range(2):
+        log = progress.RunLog(folder)
+        log.take(3, "train", {"loss": 1.0})
+        log.take(3, "test", {"loss": 2.0})
+    assert [line["split"] for line in folder.metrics()] == ["train", "test", "train"]

@@ -227,8 +227,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(finished, tmp_path
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert not (workdir / "result.json").exists()
+    for notes in workdir.glob("checkpoints/*/notes/metadata"):  # as if it had taken a day
+        notes.write_text(json.dumps(json.loads(notes.read_text()) | {"seconds": 86400}))
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert 86400 < result(workdir)["seconds"] < 86400 + 240
     assert result(workdir)["eval"] == result(finished)["eval"]
     assert values(workdir) == values(finished)
     one, other = (safetensors.numpy.load_file(w / "adapter" / "adapter_model.safetensors") for w in (workdir, finished))
