@@ -8,6 +8,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from surm import config as configs
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ def parse(
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     if given and chosen is None:
-        raise InputError(f"get_config() of {given!r} returned nothing; expected `return config` at its end")
+        raise InputError(_NOTHING.format(given))
     spared = ("workdir",) if without_workdir and values[without_workdir].value else ()
     for name in ("config", "workdir"):
         if not values[name].value and name not in spared:
@@ -154,6 +155,7 @@ def _check_keys(argv: list[str]) -> dict[str, str]:
     return unset
 
 
+_NOTHING = "get_config() of {!r} returned nothing; expected `return config` at its end"
 _NUMBERS = {int: (int, "a whole number"), float: (float, "a number")}
 
 
@@ -166,11 +168,12 @@ def _parses(text: str, kind: type) -> bool:
 
 
 def _config_file(argv: Sequence[str]) -> str:
-    """What `--config` names, without the arguments behind the colon; empty if it is not given."""
+    """What the last `--config` names, without the arguments behind the colon; empty if there is none."""
+    file = ""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
-            return (following if match[1] is None else match[1]).partition(":")[0]
-    return ""
+            file = (following if match[1] is None else match[1]).partition(":")[0]
+    return file
 
 
 def _check_is_config(value: object, file: str) -> None:
@@ -183,27 +186,44 @@ def _check_is_config(value: object, file: str) -> None:
 
 def _one_line(error: Exception, file: str) -> str:
     """What went wrong between the flags and a config file, in a line."""
-    if isinstance(error, InputError) and "Traceback" not in str(error):
-        return str(error)
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) quotes its message
-    if wrong := re.search(r'Key "(.*?)" does not exist.*Did you mean "(.*?)"', str(text), re.DOTALL):
-        return f"{file!r}: config has no key {wrong[1]!r}; nearest: {wrong[2]}"
-    if "has no attribute 'get_config'" in str(text):
+    if raised := _raised_in(error, file):
+        inner, line = raised
+        return str(inner) if isinstance(inner, InputError) else f"{file}, line {line}: {_said(inner)}"
+    text = str(error)
+    if "has no attribute 'get_config'" in text:
         return f"{file!r} has no function get_config(), which returns the configuration"
-    if re.search(r"get_config\(\) takes 0 positional arguments", str(text)):
+    if "get_config() takes 0 positional arguments" in text:
         return f"{file!r} takes no arguments behind a colon; set its keys by --config.KEY=VALUE"
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    if "Traceback" in str(text):  # what a config file raises comes wrapped in the text of its traceback
-        places = [line for line in re.findall(r'File "(.*?)", line (\d+)', str(text)) if line[0].endswith(file)]
-        said = re.sub(r"^surm\.errors\.InputError: ", "", lines[-1])
-        return f"{file}, line {places[-1][1]}: {said}" if places and said == lines[-1] else said
-    if missing := re.search(r"No such file or directory: '([^']*)'", str(text)):
+    if "<class 'NoneType'>" in text:
+        return _NOTHING.format(file)
+    if missing := re.search(r"No such file or directory: '([^']*)'", text):
         return f"no config file {missing[1]!r}; expected a path such as configs/vit_digits.py, perhaps with :ARGUMENTS"
-    if folder := re.search(r"Is a directory: '([^']*)'", str(text)):
+    if folder := re.search(r"Is a directory: '([^']*)'", text):
         return f"config {folder[1]!r} is a folder; expected a file such as configs/vit_digits.py"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, OSError):
         return " ".join(lines)
     hints = [line for line in lines[1:] if line.startswith("Did you mean")]
     return " ".join([*lines[:1], *hints]) or type(error).__name__
+
+
+def _raised_in(error: BaseException | None, file: str) -> tuple[BaseException, int] | None:
+    """What a config file has raised, or what it called, and the file's line; however it came to be wrapped."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [at.lineno for at in frames if os.path.abspath(at.filename) == os.path.abspath(file)]
+        if lines:
+            return error, lines[-1]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _said(error: BaseException) -> str:
+    """What somebody's error says, with its type; of an unknown key what was meant."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else in quotes
+    if unknown := re.search(r'Key "(.*?)" does not exist', text):
+        near = re.search(r'Did you mean "(.*?)"', text)
+        return f"config has no key {unknown[1]!r}" + (f"; nearest: {near[1]}" if near else "")
+    return f"{type(error).__name__}: {one_line(text)}" if text else type(error).__name__

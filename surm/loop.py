@@ -262,7 +262,7 @@ def _digests(state: TrainState) -> dict[str, str]:
         return {}
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        if leaf.is_fully_replicated:  # members may be spread: each is then where it began
+        if leaf.is_fully_replicated:  # of a member that is spread there is only one, which nothing can contradict
             found.update(np.asarray(leaf.addressable_data(0)).tobytes())
     return {"sha256": found.hexdigest()}
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+Handler = Callable[[int, Any], None]
+
 
 class Stopped(BaseException):
     """A run was asked to stop and did, with a checkpoint of all it had done.
@@ -24,19 +26,40 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM end the process inside a `with` block with a line and 128 + the signal's number.
+    """Lets SIGINT and SIGTERM end the process inside a `with` block, with a line and 128 + the signal's number.
 
-    For a command before its loop, where compilers and readers would be left by an exception at a bad place: one raised
-    inside a callback of theirs is lost, or ends the process with a fault of memory.
+    For a program while it connects and compiles: an exception raised inside a callback of a compiler is lost, or ends
+    the process with a fault of memory, and none is raised while a library waits. A thread acts, not the handler. Inside
+    `requests` it does nothing.
     """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+    before = signal.set_wakeup_fd(writing)
+    try:
+        with _handled(_seen_by_thread, _handlers()):
+            yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
 
-    def leave(number: int, _: object) -> None:
-        said = f"stopped by {signal.Signals(number).name} at once; the same command goes on from what was saved\n"
-        os.write(2, said.encode())  # the stream itself may be in the middle of a line
-        os._exit(128 + number)
 
-    with _handled(leave):
-        yield
+def _seen_by_thread(number: int, _: object) -> None:
+    """The handler of `at_once`: the signal has come through its pipe already."""
+
+
+def _watch(reading: int) -> None:
+    """Ends the process when a signal comes that is `at_once`'s to handle; returns at the end of the `with` block."""
+    with open(reading, "rb", buffering=0) as pipe:
+        while came := pipe.read(1):
+            if signal.getsignal(came[0]) is _seen_by_thread:
+                said = (
+                    f"stopped by {signal.Signals(came[0]).name} at once; the same command goes on from what was saved\n"
+                )
+                try:
+                    os.write(2, said.encode())  # the stream itself may be in the middle of a line
+                finally:  # nobody may be reading any more
+                    os._exit(128 + came[0])
 
 
 @contextlib.contextmanager
@@ -48,27 +71,49 @@ def requests() -> Iterator[list[int]]:
       only the main thread may handle signals.
     """
     asked: list[int] = []
+    before = _handlers()
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        signal.signal(number, before[number])
+        watched = before[number] is _seen_by_thread  # who would not wait for what is being saved
+        signal.signal(number, _USUAL[number] if watched else before[number])
 
-    with _handled(note) as before:
+    with _unwatched(before), _handled(note, before):
         yield asked
 
 
 @contextlib.contextmanager
-def _handled(handler: Callable[[int, object], None]) -> Iterator[dict[int, Any]]:
-    """Has both signals handled inside a `with` block, in the main thread; yields what handled them before."""
-    if threading.current_thread() is not threading.main_thread():
-        yield {}
+def _unwatched(before: dict[int, Any]) -> Iterator[None]:
+    """Keeps signals from the thread of `at_once` inside a `with` block: it may look when the block has ended."""
+    if _seen_by_thread not in before.values():
+        yield
         return
+    pipe = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(pipe)
+
+
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+def _handlers() -> dict[int, Any]:
+    """What handles each signal now; nothing outside the main thread, and none that is ignored, as in the background."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     # A handler that was not set from Python is None, and cannot be put back.
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    each = {number: signal.getsignal(number) or signal.SIG_DFL for number in _USUAL}
+    return {number: handler for number, handler in each.items() if handler is not signal.SIG_IGN}
+
+
+@contextlib.contextmanager
+def _handled(handler: Handler, before: dict[int, Any]) -> Iterator[None]:
+    """Has signals handled inside a `with` block, and then by what handled them before."""
     try:
         for number in before:
             signal.signal(number, handler)
-        yield before
+        yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)

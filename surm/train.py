@@ -66,6 +66,7 @@ def run(
     if (finished := processes.from_first(folder.result)) is not None:
         print(f"{workdir} holds the finished run of this config; remove it to train again")
         return finished
+    processes.from_first(folder.refuse_if_busy)
     resumed = processes.from_first(lambda: folder.has_checkpoint)
     prepared = processes.agree(lambda: prepare(config, resumed=resumed))
     with contextlib.ExitStack() as held, stopping.requests() as stop:
@@ -149,8 +150,7 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     given = sys.argv if argv is None else argv
-    with stopping.at_once():
-        return processes.ending(lambda: command_line.status_of(lambda: _command(given)))
+    return processes.ending(lambda: command_line.status_of(lambda: _command(given)))
 
 
 def _command(argv: list[str]) -> int:
@@ -186,4 +186,5 @@ def _act(flags: command_line.CommandLine) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with stopping.at_once():
+        sys.exit(main())

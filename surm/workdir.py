@@ -32,8 +32,7 @@ class Workdir:
           writes: whether this process is the one that does; in any other nothing happens where it would write.
 
         Raises:
-          InputError: if the path is not a folder, another run is at work in it, or it holds that of another config
-            (the differences are listed).
+          InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
         """
         self.path = pathlib.Path(path)
         if writes and self.path.exists() and not self.path.is_dir():
@@ -41,9 +40,12 @@ class Workdir:
         self.config, self.writes = config, writes
         if writes:
             self._refuse_another()
-            if os.access(self.path / LOCK, os.R_OK):
-                with open(self.path / LOCK) as lock:
-                    self._hold(lock, fcntl.LOCK_SH)
+
+    def refuse_if_busy(self) -> None:
+        """Raises InputError if another run is at work in the folder; sooner than `claimed`, which decides."""
+        if os.access(self.path / LOCK, os.R_OK):
+            with open(self.path / LOCK) as lock:
+                self._hold(lock, fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:

@@ -71,8 +71,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 def test_a_busy_folder_is_refused_before_anything_is_read(tmp_path):
     message, first = f"another run, process {os.getpid()}, is in it", Workdir(tmp_path / "run", default())
-    with first.claimed(), pytest.raises(InputError, match=message):
-        Workdir(tmp_path / "run", default())
+    second = Workdir(tmp_path / "run", default())
+    with first.claimed():
+        with pytest.raises(InputError, match=message):
+            second.refuse_if_busy()
+        assert Workdir(tmp_path / "run", default()).result() is None  # a sweep may look
+    second.refuse_if_busy()
     with Workdir(tmp_path / "run", default()).claimed():  # looking did not hold it
         pass
 
