@@ -29,37 +29,41 @@ def at_once() -> Iterator[None]:
     """Lets SIGINT and SIGTERM end the process inside a `with` block, with a line and 128 + the signal's number.
 
     For a program while it connects and compiles: an exception raised inside a callback of a compiler is lost, or ends
-    the process with a fault of memory, and none is raised while a library waits. A thread acts, not the handler. Inside
-    `requests` it does nothing.
+    the process with a fault of memory, and none is raised while a library waits. So the handler itself ends it, and
+    where Python does not come to call that, a thread does. Inside `requests` neither acts.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
     before = signal.set_wakeup_fd(writing)
     try:
-        with _handled(_seen_by_thread, _handlers()):
+        with _handled(_leave, _handlers()):
             yield
     finally:
         signal.set_wakeup_fd(before)
         os.close(writing)
 
 
-def _seen_by_thread(number: int, _: object) -> None:
-    """The handler of `at_once`: the signal has come through its pipe already."""
+def _leave(number: int, _: object = None) -> None:
+    """The handler of `at_once`, and what its thread does; whoever comes second leaves it to the first."""
+    if not _leaving.acquire(blocking=False):
+        return
+    said = f"stopped by {signal.Signals(number).name} at once; the same command goes on from what was saved\n"
+    try:
+        os.write(2, said.encode())  # the stream itself may be in the middle of a line
+    finally:  # nobody may be reading any more
+        os._exit(128 + number)
+
+
+_leaving = threading.Lock()
 
 
 def _watch(reading: int) -> None:
     """Ends the process when a signal comes that is `at_once`'s to handle; returns at the end of the `with` block."""
     with open(reading, "rb", buffering=0) as pipe:
         while came := pipe.read(1):
-            if signal.getsignal(came[0]) is _seen_by_thread:
-                said = (
-                    f"stopped by {signal.Signals(came[0]).name} at once; the same command goes on from what was saved\n"
-                )
-                try:
-                    os.write(2, said.encode())  # the stream itself may be in the middle of a line
-                finally:  # nobody may be reading any more
-                    os._exit(128 + came[0])
+            if signal.getsignal(came[0]) is _leave:
+                _leave(came[0])
 
 
 @contextlib.contextmanager
@@ -75,17 +79,17 @@ def requests() -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        watched = before[number] is _seen_by_thread  # who would not wait for what is being saved
+        watched = before[number] is _leave  # who would not wait for what is being saved
         signal.signal(number, _USUAL[number] if watched else before[number])
 
-    with _unwatched(before), _handled(note, before):
+    with _handled(note, before), _unwatched(before):
         yield asked
 
 
 @contextlib.contextmanager
 def _unwatched(before: dict[int, Any]) -> Iterator[None]:
     """Keeps signals from the thread of `at_once` inside a `with` block: it may look when the block has ended."""
-    if _seen_by_thread not in before.values():
+    if _leave not in before.values():
         yield
         return
     pipe = signal.set_wakeup_fd(-1)
