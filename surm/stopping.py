@@ -37,7 +37,8 @@ def at_once() -> Iterator[None]:
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
     before = signal.set_wakeup_fd(writing)
     try:
-        with _handled(_leave, _handlers()):
+        heeded = {number: handler for number, handler in _handlers().items() if handler is not signal.SIG_IGN}
+        with _handled(_leave, heeded):  # one that is ignored, as SIGINT is in the background, stays so
             yield
     finally:
         signal.set_wakeup_fd(before)
@@ -103,12 +104,11 @@ _USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_
 
 
 def _handlers() -> dict[int, Any]:
-    """What handles each signal now; nothing outside the main thread, and none that is ignored, as in the background."""
+    """What handles each signal now; nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     # A handler that was not set from Python is None, and cannot be put back.
-    each = {number: signal.getsignal(number) or signal.SIG_DFL for number in _USUAL}
-    return {number: handler for number, handler in each.items() if handler is not signal.SIG_IGN}
+    return {number: signal.getsignal(number) or signal.SIG_DFL for number in _USUAL}
 
 
 @contextlib.contextmanager
