@@ -1,4 +1,7 @@
-"""Stopping a run politely: Ctrl-C and SIGTERM let the step in progress finish, then the run saves and ends."""
+"""Stopping a run politely: Ctrl-C and SIGTERM let the step in progress finish, then the run saves and ends.
+
+Before its first step there is nothing to save, and they end the program at once.
+"""
 
 import contextlib
 import os
@@ -7,7 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-Handler = Callable[[int, Any], None]
+_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_leaving = threading.Lock()
 
 
 class Stopped(BaseException):
@@ -56,9 +60,6 @@ def _leave(number: int, _: object = None) -> None:
         os._exit(128 + number)
 
 
-_leaving = threading.Lock()
-
-
 def _watch(reading: int) -> None:
     """Ends the process when a signal comes that is `at_once`'s to handle; returns at the end of the `with` block."""
     with open(reading, "rb", buffering=0) as pipe:
@@ -100,9 +101,6 @@ def _unwatched(before: dict[int, Any]) -> Iterator[None]:
         signal.set_wakeup_fd(pipe)
 
 
-_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-
-
 def _handlers() -> dict[int, Any]:
     """What handles each signal now; nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
@@ -112,7 +110,7 @@ def _handlers() -> dict[int, Any]:
 
 
 @contextlib.contextmanager
-def _handled(handler: Handler, before: dict[int, Any]) -> Iterator[None]:
+def _handled(handler: Callable[[int, Any], None], before: dict[int, Any]) -> Iterator[None]:
     """Has signals handled inside a `with` block, and then by what handled them before."""
     try:
         for number in before:

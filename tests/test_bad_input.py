@@ -194,9 +194,9 @@ def test_the_refused_run_can_be_mended_in_place(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("x = 1", "FILE has no function get_config(), which returns the configuration"),
-        ("def get_config():\n    pass", "get_config() of FILE returned nothing; expected `return config` at its end"),
-        ("def get_config():\n    return {}", "get_config() of FILE returned a dict; expected surm.config.default()"),
+        ("x = 1", "'FILE' has no function get_config(), which returns the configuration"),
+        ("def get_config():\n    pass", "get_config() of 'FILE' returned nothing; expected `return config` at its end"),
+        ("def get_config():\n    return {}", "get_config() of 'FILE' returned a dict; expected surm.config.default()"),
         ("def get_config():\n    raise ValueError('boom')", "FILE, line 2: ValueError: boom"),
         ("def get_config():\n    raise AttributeError('boom')", "FILE, line 2: AttributeError: boom"),
         ("def get_config():\n    assert 1 < 0", "FILE, line 2: AssertionError"),
@@ -227,7 +227,22 @@ def test_a_config_file_that_cannot_be_used_is_named_in_one_line(body, said, tmp_
     assert train.main(["surm.train", f"--config={file}", f"--workdir={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and len(error) < 300
-    assert said.replace("FILE", repr(str(file)) if "of FILE" in said or "FILE has" in said else str(file)) in error
+    assert said.replace("FILE", str(file)) in error
+
+
+def test_a_config_file_that_returns_nothing_is_named_beside_an_override_too(tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text("def get_config():\n    pass")
+    error = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.optim.steps=3")
+    assert f"get_config() of '{file}' returned nothing" in error
+
+
+def test_a_config_file_gets_nothing_of_the_one_that_was_read_before_it(tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text("x = 1")
+    command_line.parse(["surm.train", CONFIG, f"--workdir={tmp_path / 'run'}"])
+    error = refused(capsys, f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert f"'{file}' has no function get_config()" in error
 
 
 def test_arguments_that_a_config_file_does_not_take(tmp_path, capsys):

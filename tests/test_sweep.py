@@ -236,7 +236,7 @@ def test_every_value_arrives_as_it_was_given(tmp_path, unchecked, monkeypatch, k
         ("return [{'data.source': 5}]", "sets data.source to 5, the config has '5' there"),
         ("return [{'init_adapter': None}]", "sets init_adapter to None, the config has 'None' there"),
         ("return [{'peft.options': 'rank=8'}]", "circulant has no option 'rank'"),
-        ("return [{'optim.batch_size': 8}]", "--config.optim.batch_size is given, but sweep() sets it"),
+        ("return [{'optim.batch_size': 8}]", "--config.optim.batch_size is given, but sweep() sets it too; leave it"),
     ],
 )
 def test_an_unusable_sweep_is_one_line_and_nothing_is_written(tmp_path, capsys, body, message):

@@ -227,6 +227,8 @@ def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(surm.InputError, match="holds no finished run: there is no such folder"):
+        surm.load_run("/no/such/run")
     with pytest.raises(surm.InputError, match="holds no finished run: result.json is missing"):
         surm.load_run(tmp_path)
 
