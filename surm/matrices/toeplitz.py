@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import diagonals, fourier, toeplitz_pair, toeplitz_product
+from surm.matrices import centrosymmetric, diagonals, fourier, toeplitz_pair, toeplitz_product
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 
@@ -185,12 +185,49 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
       >>> quick_dense({"a": jnp.array([0.0, 1.0]), "b": jnp.array([1.0, 2.0])}, 2, 2).round().tolist()
       [[2.0, 1.0], [1.0, 2.0]]
     """
-    if _check_params(params, n_out, n_in) != ("a", "b"):
-        return to_dense(params, n_out, n_in)
-    a, b, n = params["a"], params["b"], max(n_out, n_in)
+    _check_params(params, n_out, n_in)
+    return _dense(params, n_out, n_in, max(n_out, n_in))
+
+
+def _dense(params: Params, rows: int, n_in: int, n: int) -> Float[Array, "{rows} {n_in}"]:
+    """The first rows of the matrix whose larger side is n, the quickest way."""
+    if "a" not in params:
+        return diagonals.from_diagonals(_diagonals(params, rows, n_in), rows, n_in)
+    a, b = params["a"], params["b"]
     wide = working_dtype(a, b)  # so that bfloat16 is rounded but once
-    left, right = diagonals.symmetric(b.astype(wide), n_out, n), diagonals.symmetric(a.astype(wide), n, n_in)
-    return toeplitz_product.dense(left, right, n_out, n_in).astype(jnp.result_type(a, b))
+    left, right = diagonals.symmetric(b.astype(wide), rows, n), diagonals.symmetric(a.astype(wide), n, n_in)
+    return toeplitz_product.dense(left, right, rows, n_in).astype(jnp.result_type(a, b))
+
+
+def dense_matvec(
+    params: Params, x: Float[Array, "*b n_in"], n_out: int, *, matmul: centrosymmetric.Matmul = jnp.matmul
+) -> Float[Array, "*b {n_out}"]:
+    """`matvec` by a product with the dense matrix; at half its cost where that is square, symmetric and even.
+
+    Such a T, and T(b) T(a), are centrosymmetric, so that the upper half of the matrix is enough.
+
+    Args:
+      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
+      matmul: what multiplies.
+
+    Returns:
+      The products, in x's type; what is multiplied is rounded to it first.
+
+    Raises:
+      ValueError: if the names or lengths of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> dense_matvec({"b": jnp.array([5.0, 1.0])}, jnp.array([1.0, 2.0]), 2).tolist()
+      [7.0, 11.0]
+    """
+    n_in = input_size(x)
+    form = _check_params(params, n_out, n_in)
+    if n_out != n_in or n_in % 2 or form == ("b_diagonals",):
+        return matmul(x, quick_dense(params, n_out, n_in).T.astype(x.dtype))
+    return centrosymmetric.product(_dense(params, n_out // 2, n_in, n_in), x, matmul)
 
 
 def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = True) -> int:

@@ -2,7 +2,8 @@
 
 Added up first, layer and update cost one product forward, and one for the gradient of x. What is left is the gradient
 of the update's parameters, in one of two ways: as the family's own product has it (for low rank two thin products, for
-a circulant one correlation), or through the dense matrix, xᵀ·dy and what the derivative of the dense form makes of it.
+a circulant one correlation), or that with its dense matrix: xᵀ·dy and what the derivative of the dense form makes of
+it.
 """
 
 import functools
@@ -35,34 +36,18 @@ def obstacle(base: nnx.Linear) -> str:
     return ""
 
 
-def through_dense(
-    base: nnx.Linear, kernel: Float[Array, "n_in n_out"], x: Float[Array, "*b n_in"]
-) -> Float[Array, "*b n_out"]:
-    """The layer with the update already in its kernel.
-
-    Args:
-      base: the layer; `obstacle` has found none.
-      kernel: kernel + scale·ΔWᵀ.
-      x: the layer's input.
-
-    Returns:
-      x·kernel + bias. Cost above the layer's: the dense matrix, and in the backward pass xᵀ·dy.
-    """
-    x, kernel, bias = _promoted(base, kernel, x)
-    y = base.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=base.precision)
-    return y if bias is None else y + bias
-
-
-def with_own_gradient(
+def product(
     base: nnx.Linear,
     params: Params,
     to_dense: Callable[[Params], Float[Array, "n_out n_in"]],
     matvec: Callable[[Params, Array], Array],
     x: Float[Array, "*b n_in"],
+    *,
+    keep: bool,
 ) -> Float[Array, "*b n_out"]:
-    """The layer with its update, differentiated by the family's own product: xᵀ·dy is not formed.
+    """The layer with its update, the update's parameters differentiated by a product of their own with x.
 
-    (Under `jax.jit`, that is, and where the kernel itself does not train.)
+    (Under `jax.jit`, that is, and where the kernel itself does not train; else xᵀ·dy is formed beside.)
 
     Args:
       base: the layer; `obstacle` has found none.
@@ -70,18 +55,21 @@ def with_own_gradient(
       to_dense: from the parameters to scale·ΔW.
       matvec: from the parameters and x to scale·ΔW·x.
       x: the layer's input.
+      keep: whether the sum of kernel and update is kept for the backward pass, or made again there.
 
     Returns:
-      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, twice, and in the backward pass the
-      derivative of `matvec` in the parameters. Kept for the backward pass: x and the parameters. On a CPU the layers
-      of surm's models differentiate in reverse mode alone, with this as without.
+      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, once or twice, and in the backward pass
+      the derivative of `matvec` in the parameters. Kept for the backward pass: x, the parameters, and what `keep` says.
+      On a CPU the layers of surm's models differentiate in reverse mode alone, with this as without.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
     if jax.default_backend() == "cpu" and base.dot_general is dot_general:
         *values, kernel, x = vary_together(*params.values(), kernel, x)
-        y = _product_in_reverse(to_dense, matvec, base.precision, dict(zip(params, values, strict=True)), kernel, x)
+        params = dict(zip(params, values, strict=True))
+        y = _product_in_reverse(to_dense, matvec, base.precision, keep, params, kernel, x)
     else:
-        y = jax.checkpoint(functools.partial(_product, to_dense, matvec, base.precision))(params, kernel, x)
+        forward = functools.partial(_product, to_dense, matvec, base.precision)
+        y = (forward if keep else jax.checkpoint(forward))(params, kernel, x)
     return y if bias is None else y + bias
 
 
@@ -114,24 +102,26 @@ def _product_jvp(to_dense, matvec, precision, primals, tangents):
     return y, sum(changes, jnp.zeros_like(y))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _product_in_reverse(to_dense, matvec, precision, params, kernel, x):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _product_in_reverse(to_dense, matvec, precision, keep, params, kernel, x):
     return _product(to_dense, matvec, precision, params, kernel, x)
 
 
-def _forward(to_dense, matvec, precision, params, kernel, x):
-    return _product_in_reverse(to_dense, matvec, precision, params, kernel, x), (params, kernel, x)
+def _forward(to_dense, matvec, precision, keep, params, kernel, x):
+    merged = kernel + to_dense(params).T
+    return jnp.matmul(x, merged, precision=precision), (params, kernel, x, merged if keep else None)
 
 
-def _backward(to_dense, matvec, precision, saved, dy):
-    params, kernel, x = saved
-    # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. These parameters are
-    # others to it, and come late.
-    later = not_before(params, dy)
+def _backward(to_dense, matvec, precision, keep, saved, dy):
+    params, kernel, x, merged = saved
+    if not keep:
+        # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. These parameters
+        # are others to it, and come late.
+        merged = kernel + to_dense(not_before(params, dy)).T
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
     plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731
     (d_kernel,) = jax.vjp(plain, kernel)[1](dy)
-    return d_params, d_kernel, jnp.matmul(dy, (kernel + to_dense(later).T).T, precision=precision)
+    return d_params, d_kernel, jnp.matmul(dy, merged.T, precision=precision)
 
 
 _product_in_reverse.defvjp(_forward, _backward)

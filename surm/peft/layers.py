@@ -1,7 +1,9 @@
 """What is put into a model: the trainable types, the structured matrix as a module, and its two positions."""
 
 import contextlib
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
-from surm.matmul import matmul
+from surm.matmul import dot_general, matmul
 from surm.matrices import dft
 from surm.peft import fused, paths
 from surm.peft.spec import BOTTLENECK, PeftSpec
@@ -96,7 +98,7 @@ class StructuredMatrix(nnx.Module):
             if path == "branch_dft" and self.family in paths.CONVOLUTIONAL:
                 return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
             if path == "branch_dense":
-                return x @ self.dense(self.values()).T.astype(x.dtype)
+                return self.dense_matvec(self.values(), x, jnp.matmul)
         raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
@@ -112,6 +114,15 @@ class StructuredMatrix(nnx.Module):
     def matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """The matrix that other parameters make, times every row of x."""
         return matrices.FAMILIES[self.family].matvec(params, x, self.n_out)
+
+    def dense_matvec(
+        self, params: matrices.Params, x: Float[Array, "*batch n_in"], multiply: Callable[[Array, Array], Array]
+    ) -> Float[Array, "*batch n_out"]:
+        """The same through the dense matrix, by a product of vectors with a kernel as `jnp.matmul` or surm's."""
+        family = matrices.FAMILIES[self.family]
+        if hasattr(family, "dense_matvec"):
+            return family.dense_matvec(params, x, self.n_out, matmul=multiply)
+        return multiply(x, self.dense(params).T.astype(x.dtype))
 
     def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         """The matrix that other parameters make, in full, the quickest way: up to rounding."""
@@ -173,10 +184,10 @@ class UpdatedLinear(WrappedLinear):
         if self.merged or not self.enabled:
             return self.base(x)
         path = self._path(x)
-        if path == "fused_dense":
-            return fused.through_dense(self.base, self._merged_kernel(self._dense(self.delta.values())), x)
-        if path == "fused":
-            return fused.with_own_gradient(self.base, self.delta.values(), self._dense, self._matvec, x)
+        if path in paths.FUSED:
+            through_dense = path == "fused_dense"
+            matvec = functools.partial(self._matvec, through_dense=through_dense)
+            return fused.product(self.base, self.delta.values(), self._dense, matvec, x, keep=through_dense)
         y = self.base(x)
         update = self.delta(self.dropped(x).astype(y.dtype), path, self.base.precision)
         return y + (self.scale * update).astype(y.dtype)
@@ -202,9 +213,15 @@ class UpdatedLinear(WrappedLinear):
     def _dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
         return self.scale * self.delta.dense(params)
 
-    def _matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+    def _matvec(
+        self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, through_dense: bool
+    ) -> Float[Array, "*batch n_out"]:
         with _multiplying(self.base.precision):
-            return self.scale * self.delta.matvec(params, x)
+            if not through_dense:
+                return self.scale * self.delta.matvec(params, x)
+            plain = self.base.dot_general is not dot_general or self.base.precision is not None
+            multiply = jnp.matmul if plain else matmul
+            return self.scale * self.delta.dense_matvec(params, x, multiply)
 
     def _merged_kernel(self, update: Float[Array, "n_out n_in"]) -> Float[Array, "n_in n_out"]:
         kernel = self.base.kernel[...]

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.test_util import check_grads
 from scipy.linalg import toeplitz
 
-from surm.matrices import dft, diagonals, fourier, strips, toeplitz_product
+from surm.matrices import centrosymmetric, dft, diagonals, fourier, strips, toeplitz_product
 
 from .cases import CASES, TALL, WIDE, Case, assert_close, compiled, dense_of, two_shapes
 
@@ -22,6 +22,9 @@ convolving_two = pytest.mark.parametrize(  # 13 is prime: one root alone
 )
 wide = pytest.mark.parametrize("case", [c for c in CASES if c.shape == WIDE], ids=str)
 quick = pytest.mark.parametrize("case", [c for c in CASES if hasattr(c.family, "quick_dense")], ids=str)
+
+
+through_dense = pytest.mark.parametrize("case", [c for c in CASES if hasattr(c.family, "dense_matvec")], ids=str)
 
 
 def widened(params):
@@ -96,6 +99,39 @@ def test_a_narrow_dense_matrix_is_rounded_once(case):
         found = compiled(dense, 1, 2)(params, case.n_out, case.n_in)
         assert found.dtype == "bfloat16"
         np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-5)
+
+
+@through_dense
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_the_product_through_the_dense_matrix(case, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        params, x = case.member(dtype), case.random(2, 3, case.n_in, dtype=dtype)
+        found = compiled(case.family.dense_matvec, 2)(params, x, case.n_out)
+        assert found.dtype == dtype
+        assert_close(
+            found,
+            np.asarray(x, np.float64) @ dense_of(case, widened(params) if dtype == "bfloat16" else params).T,
+            dtype,
+        )
+
+
+HALVED = [Case("toeplitz", options, n, n) for options in ((), (("factors", 1),)) for n in (2, 20)]
+
+
+@pytest.mark.parametrize("case", HALVED, ids=str)
+def test_half_of_a_centrosymmetric_matrix_is_enough(case, float64):
+    params, x = case.member(float64), case.random(3, case.n_in, dtype=float64)
+    product = partial(case.family.dense_matvec, n_out=case.n_out)
+    assert_close(jax.jit(product)(params, x), np.asarray(x) @ dense_of(case, params).T, float64)
+    check_grads(jax.jit(product), (params, x), order=1, modes=("fwd", "rev"))
+    kernels = []
+    product(params, x, matmul=lambda x, kernel: kernels.append(kernel.shape) or x @ kernel)
+    assert kernels == [(case.n_in // 2, case.n_in // 2)] * 2
+
+
+def test_an_upper_half_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"given an upper half of shape \(2, 5\); expected \(n/2, n\) with n even"):
+        centrosymmetric.product(jnp.ones((2, 5)), jnp.ones(5))
 
 
 # the last strip is narrower in the first three: 17, 37 and 97 columns have no divisor near their root
