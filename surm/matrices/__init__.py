@@ -35,6 +35,8 @@ What a family may have besides:
                                              and to_dense take them together with what trains, project as fixed=
     SHARED                                   parameters that are one array for several matrices of a model
     TRAINING                                 options of the training, with their defaults
+    LEARNING_RATE                            of AdamW where nobody gives one
+    MEASURED_AS                              the family whose measured speed its own goes by; see `surm.peft.paths`
     penalty(params) -> number                what is added to the loss
     GATE, first_scores, next_scores,         the parameter that switches components off, and how important they are:
     scores, surplus                          see `surm.peft.rank_budget`

@@ -17,6 +17,9 @@ from surm.matrices.params import Params
 
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 TRAINING = {"begin": 0.1, "end": 0.7, "every_steps": 10, "penalty": 0.1, "penalty_until": 1.0}
 """Options of the training, with their defaults: the shares of the steps between which components are switched off, and
 every how many of them; the penalty's weight, and the share of the steps from which on there is none."""

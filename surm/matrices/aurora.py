@@ -23,6 +23,9 @@ from surm.matrices.params import (
     input_size,
 )
 
+LEARNING_RATE = 3e-3
+MEASURED_AS = "low_rank"
+
 SHARED = {"core": "model", "u": "model", "v": "model"}
 """What is one array for several matrices; see `surm.matrices.lorta`."""
 

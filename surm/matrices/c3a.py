@@ -17,6 +17,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from surm.matrices import block_circulant
 from surm.matrices.params import Params, check_keys, check_ndim, input_size
 
+LEARNING_RATE = 2e-1
+MEASURED_AS = "block_circulant"
+
 
 def init(
     key: PRNGKeyArray,

@@ -16,6 +16,9 @@ from surm.matrices.params import Params
 
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 TRAINING = {"begin": 0.15, "end": 0.5, "every_steps": 10, "penalty": 0.1, "penalty_until": 0.5}
 """Options of the training, with their defaults; see `surm.matrices.adalora.TRAINING`."""
 
@@ -48,8 +51,8 @@ def next_scores(before: Float[Array, " r"], params: Params, gradients: Params) -
     Examples:
       >>> import jax.numpy as jnp
       >>> params = {"a": jnp.eye(2), "b": jnp.eye(2), "e": jnp.array([3.0, -4.0])}
-      >>> next_scores(jnp.zeros(2), params, params).round(2).tolist()  # a tenth of 3/5 and 4/5
-      [0.06, 0.08]
+      >>> print(next_scores(jnp.zeros(2), params, params).round(2))  # a tenth of 3/5 and 4/5
+      [0.06 0.08]
     """
     a, b, e = params["a"], params["b"], params["e"]
     each = jnp.abs(e) * jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=0)

@@ -28,6 +28,9 @@ from surm.matrices.params import (
 
 __all__ = ["GATE", "TRAINING", "first_scores", "next_scores", "surplus"]
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 
 def init(
     key: PRNGKeyArray,

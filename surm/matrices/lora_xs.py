@@ -23,6 +23,9 @@ from surm.matrices.params import (
     working_dtype,
 )
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 
 def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 16) -> Params:
     """The frozen factors: the first singular vectors of the weight, the singular values on the right.

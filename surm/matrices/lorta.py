@@ -26,6 +26,9 @@ from surm.matrices.params import (
     working_dtype,
 )
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 SHARED = {"a": "model", "b": "model", "c_head": "model", "c_kind": "kind", "c_layer": "layer"}
 """What is one array for several matrices: of the whole model, of a kind (query, key, ...), of a layer."""
 

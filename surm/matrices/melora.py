@@ -28,6 +28,9 @@ from surm.matrices.params import (
     input_size,
 )
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 _MOST_BLOCKS = 8
 
 

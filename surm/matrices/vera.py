@@ -26,6 +26,9 @@ from surm.matrices.params import (
     working_dtype,
 )
 
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
 SHARED = {"A": "model", "B": "model"}
 
 _SEED = 0

@@ -105,6 +105,7 @@ class Case:
         return {**self.family.project(dense, **dict(self.options), **({"fixed": fixed} if fixed else {})), **fixed}
 
 
+TABLE += [(name, {}, FEW) for name in FAMILIES if name not in {row[0] for row in TABLE}]
 CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
 WIDE_CASE = {name: next(c for c in CASES if (c.name, c.shape) == (name, (8, 13))) for name in FAMILIES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
