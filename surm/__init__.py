@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from surm.errors import InputError
 from surm.peft import (
+    METHODS,
     ParameterCount,
     PeftSpec,
     Trainable,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from surm.runs import LoadedRun
 
 __all__ = [
+    "METHODS",
     "InputError",
     "ParameterCount",
     "PeftSpec",

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from surm.data.pipeline import AUGMENTATIONS
 from surm.errors import InputError, nearest
-from surm.peft.spec import PeftSpec
+from surm.peft.spec import METHODS, PeftSpec
 
 
 def default() -> ml_collections.ConfigDict:
@@ -31,13 +31,15 @@ def default() -> ml_collections.ConfigDict:
               and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
               every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
-      optim:  `name` (`adamw` or `sgd`), `learning_rate` (None = the method's and family's own), `head_learning_rate`,
-              `weight_decay`, `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule`
-              (`cosine`, `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
+      optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter whose rates are the variances it starts from),
+              `learning_rate` (None = the method's and family's own), `head_learning_rate`, `weight_decay`,
+              `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule` (`cosine`,
+              `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
               off), `label_smoothing`, `batch_size`, and `epochs` or `steps` (0 = not given; one of them, not both).
               `accumulation_steps` (parts that a batch is taken in, one after the other: the same step with less
               memory, but for dropout, which is drawn anew for every part), `ema_decay` (of an average of the trained
-              arrays, which is what is measured and saved; 0 = none).
+              arrays, which is what is measured and saved; 0 = none), `head_first_fraction` (of the steps, in which the
+              head trains alone and after which it rests; None = the method's own, for most 0: both all the time).
       mesh:   how the devices are used, see `surm.mesh`: `data` (batches are spread over it) and `model` devices (-1 =
               all that is left), `shard_base` (whether the frozen base is spread over all of them), `shard_members`
               (whether `data` holds the members of a population instead).
@@ -91,8 +93,11 @@ def default() -> ml_collections.ConfigDict:
     config.peft.family = "circulant"
     config.peft.options = ""
     config.peft.targets = ""
+    config.peft.rules = ""
+    config.peft.exclude = ""
     config.peft.train = "head"
     config.peft.scale = 1.0
+    config.peft.magnitude = False
     config.peft.dropout = 0.0
     config.peft.path = "auto"
     config.peft.activation = "gelu"
@@ -113,6 +118,7 @@ def default() -> ml_collections.ConfigDict:
     config.optim.ema_decay = 0.0
     config.optim.epochs = 0
     config.optim.steps = 0
+    config.optim.head_first_fraction = config_dict.placeholder(float)
 
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1
@@ -150,7 +156,26 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     lengths(config)
-    spec(config)
+    _check_optimizer(config, spec(config))
+
+
+def _check_optimizer(config: ml_collections.ConfigDict, spec: PeftSpec) -> None:
+    """Refuses what an optimiser does not do."""
+    own = METHODS[spec.method].optimizer
+    if own and config.optim.name not in (own, default().optim.name):
+        raise InputError(
+            f"config.optim.name={config.optim.name!r}, but config.peft.method={spec.method!r} trains by {own}"
+        )
+    for key, unread in {
+        "accumulation_steps": 1,
+        "gradient_clip": 0.0,
+        "weight_decay": 0.0,
+        "head_weight_decay": 0.0,
+    }.items():
+        if "loko" in (own, config.optim.name) and config.optim[key] != unread:
+            raise InputError(
+                f"config.optim.{key}={config.optim[key]}, but loko has no gradient to do that to; expected {unread}"
+            )
 
 
 def check_key(key: str, known: Mapping[str, object]) -> None:
@@ -235,6 +260,7 @@ def apply_durations(config: ml_collections.ConfigDict, overrides: dict[str, obje
         config.optim.epochs = 0
     elif "optim.epochs" in overrides and "optim.steps" not in overrides:
         config.optim.steps = 0
+    config.optim.head_first_fraction = config_dict.placeholder(float)
 
 
 def _check_ranges(given: dict[str, object]) -> None:
@@ -245,14 +271,21 @@ def _check_ranges(given: dict[str, object]) -> None:
         "checkpoint_every_steps": 0, "keep_checkpoints": 1, "keep_best_checkpoints": 0, "seed": 0,
         "model.image_size": 0,        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
         "optim.label_smoothing": 0, "optim.accumulation_steps": 1, "optim.ema_decay": 0, "members_at_once": 0,
+        "optim.head_first_fraction": 0,
         "profile_steps": 0,
     }  # fmt: skip
-    at_most = {"optim.warmup_fraction": 1, "optim.label_smoothing": 1, "optim.momentum": 1, "optim.ema_decay": 1}
+    at_most = {
+        "optim.warmup_fraction": 1,
+        "optim.label_smoothing": 1,
+        "optim.momentum": 1,
+        "optim.ema_decay": 1,
+        "optim.head_first_fraction": 1,
+    }
     for key, low in at_least.items():
         if given[key] is not None and not low <= given[key] < float("inf"):
             raise InputError(f"config.{key}={given[key]}, expected at least {low}")
     for key, high in at_most.items():
-        if not given[key] <= high:
+        if given[key] is not None and not given[key] <= high:
             raise InputError(f"config.{key}={given[key]}, expected at most {high}")
     for key in ("mesh.data", "mesh.model"):
         if given[key] != -1 and given[key] < 1:
@@ -260,7 +293,7 @@ def _check_ranges(given: dict[str, object]) -> None:
     choices = {
         "data.augment": AUGMENTATIONS,
         "data.eval_split": ("test", "validation"),
-        "optim.name": ("adamw", "sgd"),
+        "optim.name": ("adamw", "sgd", "loko"),
         "optim.schedule": ("cosine", "linear", "constant"),
         "model.dtype": ("float32", "bfloat16"),
         "model.pooling": ("auto", "class", "mean"),

@@ -32,7 +32,7 @@ def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) ->
     where = "in parts" if config.mesh.shard_base else "on each"
     among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     averaged = any(own.optim.ema_decay for own in [config, *(member.config for member in every)])
-    trained = _size(lambda: initial_state(run.model, config.optim.name, config.seed, averaged=averaged))
+    trained = _size(lambda: initial_state(run, config.seed, averaged=averaged))
     return "; ".join(
         [
             f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",

@@ -21,6 +21,7 @@ from surm import mesh as meshes
 from surm.data.share import Share
 from surm.errors import InputError
 from surm.peft import store, surgery
+from surm.peft.variables import FixedParam
 from surm.preparation import Run
 from surm.processes import StopRequest
 from surm.progress import Log, Progress, Trace
@@ -87,9 +88,7 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         return evaluate.measured(found, prepared.data.metrics)[0]
 
     return Program(
-        initial=lambda: meshes.put_everywhere(
-            mesh, initial_state(prepared.model, config.optim.name, config.seed, averaged=averaged)
-        ),
+        initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
         step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
         lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
         measure=measure,
@@ -108,7 +107,8 @@ def answer_of(prepared: Run) -> Callable[..., evaluate.Answers]:
 def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
     """The frozen part of a model with its matrices in the dtype that the model computes in.
 
-    Every use would round them so anyway: results are the same, bit for bit. Vectors stay as they are, norms need them.
+    Every use would round them so anyway: results are the same, bit for bit. Vectors stay as they are, norms need them;
+    so do a method's own fixed matrices.
 
     Args:
       frozen: from `surgery.split`.
@@ -118,10 +118,12 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
       The same, narrower.
     """
 
-    def rounded(leaf: jax.Array) -> jax.Array:
-        return leaf.astype(dtype) if leaf.ndim > 1 and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    def rounded(leaf: jax.Array | FixedParam) -> jax.Array | FixedParam:
+        if isinstance(leaf, FixedParam) or leaf.ndim <= 1 or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.astype(dtype)
 
-    return jax.tree.map(rounded, frozen)
+    return jax.tree.map(rounded, frozen, is_leaf=lambda node: isinstance(node, FixedParam))
 
 
 def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:

@@ -1,6 +1,9 @@
 """The optimiser of a run: one schedule, separate rates and decays for adapter and head."""
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +11,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from flax import nnx
 
-from surm import matrices
-from surm.peft.spec import PeftSpec
+from surm import loko, matrices
+from surm.peft import rank_budget, select, surgery, variables
+from surm.peft.rank_budget import RankBudget
+from surm.peft.spec import METHODS, PeftSpec
 
 _LOW_RANK = matrices.options("low_rank")["rank"]
 
@@ -26,7 +32,8 @@ LEARNING_RATES: dict[str, float] = {
 """AdamW's rate for an update of each family where a config gives none: near the best of those tried on MRPC with
 MiniLM (experiments/glue_methods/results) and within half a point of the best on CIFAR-10 with vit_micro
 (experiments/vit_families/results); skew_circulant and block_circulant are set as circulant, unmeasured. Some tasks want
-less: on CoLA toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3."""
+less: on CoLA toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3. Of other families their own
+`LEARNING_RATE`, in both positions."""
 
 ADAPTER_LEARNING_RATES: dict[str, float] = {
     "circulant": 8e-3,
@@ -40,9 +47,16 @@ ADAPTER_LEARNING_RATES: dict[str, float] = {
 """The same of adapters; measured, on MRPC, for circulant, kronecker and low_displacement_rank (best at 1.6e-3), the
 others set by them, unmeasured."""
 
-METHOD_LEARNING_RATES: dict[str, float] = {"bottleneck": 1e-3, "full": 5e-5, "bitfit": 2e-3}
+METHOD_LEARNING_RATES: dict[str, float] = {
+    "bottleneck": 1e-3,
+    "full": 5e-5,
+    "bitfit": 2e-3,
+    "hadamard_adapter": 2e-3,
+    "loko": 1e-3,
+}
 """AdamW's rate for the methods that have no family; bottleneck as measured on MRPC, full near the best on CoLA (4e-5),
-three times below that on MRPC and SST-2, bitfit customary."""
+three times below that on MRPC and SST-2, bitfit and hadamard_adapter customary; of loko, unmeasured, the variance that
+it starts from."""
 
 
 def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
@@ -53,10 +67,37 @@ def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
         return optim.learning_rate
     if spec.method in METHOD_LEARNING_RATES:
         return METHOD_LEARNING_RATES[spec.method]
-    if spec.method == "adapter":
-        return ADAPTER_LEARNING_RATES[spec.family]
-    rate = LEARNING_RATES[spec.family]
-    return rate / math.sqrt(spec.options.get("rank", _LOW_RANK)) if spec.family == "low_rank" else rate
+    if spec.position == "adapter":
+        return _of_family(spec, ADAPTER_LEARNING_RATES)
+    return _of_family(spec, LEARNING_RATES)
+
+
+def multipliers(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str, float]:
+    """What the rate of each adapter array is multiplied by: where rules name other families, by their defaults.
+
+    Args:
+      optim: the config's `optim` part; where it gives a rate, that is everywhere's.
+      model: with its adapter.
+
+    Returns:
+      Factors other than 1, by path.
+    """
+    spec = surgery.spec_of(model)
+    if optim.learning_rate is not None or not spec.rules:
+        return {}
+    found = {}
+    for path, layer in surgery.wrapped_layers(model):
+        factor = _of_family(spec.at(select.dotted(path)), LEARNING_RATES) / learning_rate(optim, spec)
+        for name, _ in nnx.to_flat_state(nnx.state(layer, variables.AdapterParam)):
+            found[select.dotted((*path, *name))] = factor
+    return {path: factor for path, factor in found.items() if factor != 1}
+
+
+def _of_family(spec: PeftSpec, measured: Mapping[str, float]) -> float:
+    """The default rate of a family in a position."""
+    rate = measured.get(spec.family) or matrices.FAMILIES[spec.family].LEARNING_RATE
+    low_rank = spec.family == "low_rank" and measured is LEARNING_RATES
+    return rate / math.sqrt(spec.options.get("rank", _LOW_RANK)) if low_rank else rate
 
 
 def summary(optim: ml_collections.ConfigDict, spec: PeftSpec) -> str:
@@ -136,12 +177,14 @@ def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int
       The numbers, float32; the rates of every step. The scale is the model's.
     """
 
-    def of_every_step(peak: float) -> np.ndarray:
-        return np.asarray(jax.vmap(schedule(optim, peak, steps))(jnp.arange(steps)), np.float32)
-
+    adapter, constant = learning_rate(optim, spec), optimizer_name(optim, spec) == "loko"
+    alone = round(head_first_fraction(optim, spec) * steps)
+    of_adapter, of_head = (
+        functools.partial(_rates, optim, peak, constant=constant) for peak in (adapter, optim.head_learning_rate)
+    )
     return Hyperparameters(
-        adapter_rate=of_every_step(learning_rate(optim, spec)),
-        head_rate=of_every_step(optim.head_learning_rate),
+        adapter_rate=np.concatenate([np.zeros(alone, np.float32), of_adapter(steps - alone)]),
+        head_rate=np.pad(of_head(alone), (0, steps - alone)) if alone else of_head(steps),
         weight_decay=np.float32(optim.weight_decay),
         head_weight_decay=np.float32(optim.head_weight_decay),
         momentum=np.float32(optim.momentum),
@@ -151,22 +194,62 @@ def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int
     )
 
 
-def optimizer(name: str, now: Hyperparameters, groups: dict[str, str]) -> optax.GradientTransformation:
+def optimizer_name(optim: ml_collections.ConfigDict, spec: PeftSpec) -> str:
+    """What trains: the method's own optimiser, else the config's."""
+    return METHODS[spec.method].optimizer or optim.name
+
+
+def head_first_fraction(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
+    """The share of the steps in which the head trains alone, and after which it rests; 0 for both all the time."""
+    own = METHODS[spec.method].head_first_fraction
+    return own if optim.head_first_fraction is None else optim.head_first_fraction
+
+
+def _rates(optim: ml_collections.ConfigDict, peak: float, steps: int, *, constant: bool) -> np.ndarray:
+    """The rate of every step."""
+    if constant:
+        return np.full(steps, peak, np.float32)
+    return np.asarray(jax.vmap(schedule(optim, peak, max(steps, 1)))(jnp.arange(steps)), np.float32)
+
+
+def optimizer(
+    name: str,
+    now: Hyperparameters,
+    groups: dict[str, str],
+    *,
+    factors: Mapping[str, float] = MappingProxyType({}),
+    budgets: Sequence[RankBudget] = (),
+    outputs: int = 1,
+) -> optax.GradientTransformationExtraArgs:
     """The gradient transformation of a step. Its state is that of every other step.
 
     Args:
-      name: `adamw` or `sgd`.
+      name: `adamw`, `sgd` or `loko`.
       now: the numbers of this step.
       groups: `"adapter"` or `"head"` for every trained array, by path.
+      factors: from `multipliers`.
+      budgets: of the components of low rank that stay on.
+      outputs: of the model, an example.
 
     Returns:
-      A transformation of trees like `groups`.
+      A transformation of trees like `groups`; that of `loko` takes what `surm.loko` says besides.
     """
+    if name == "loko":
+        of_each = {path: now.adapter_rate if group == "adapter" else now.head_rate for path, group in groups.items()}
+        return rank_budget.around(loko.kalman(of_each, outputs), budgets)
     each = {
         "adapter": _one(name, now.adapter_rate, now.weight_decay, now.momentum),
         "head": _one(name, now.head_rate, now.head_weight_decay, now.momentum),
     }
-    return optax.chain(optax.clip_by_global_norm(now.gradient_clip), optax.partition(each, groups))
+    scaled = optax.stateless(
+        lambda updates, _: {path: factors.get(path, 1) * update for path, update in updates.items()}
+    )
+    chain = optax.chain(
+        optax.clip_by_global_norm(now.gradient_clip),
+        optax.partition(each, groups),
+        *([scaled] if factors else []),
+    )
+    return optax.with_extra_args_support(rank_budget.around(chain, budgets))
 
 
 def average(before: Any, new: Any, decay: jax.typing.ArrayLike, step: jax.typing.ArrayLike) -> Any:
@@ -195,5 +278,5 @@ def _one(
 
 
 def _decayed(arrays: dict[str, jax.Array]) -> dict[str, bool]:
-    """Weight decay is for kernels and adapters; biases, shifts and the scales of norms go without."""
-    return {path: path.rpartition(".")[2] not in ("bias", "scale", "shift") for path in arrays}
+    """Weight decay is for kernels and adapters; biases, shifts, magnitudes and the scales of norms go without."""
+    return {path: path.rpartition(".")[2] not in ("bias", "scale", "shift", "magnitude") for path in arrays}

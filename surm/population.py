@@ -169,6 +169,6 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
                     f"{prepared.config.seed}, as config.model.weights={member.config.model.weights!r} start at random; "
                     "name pretrained weights"
                 )
-            name, seed = member.config.optim.name, member.config.seed
-            of_seed[seed] = jax.tree.map(np.asarray, initial_state(model, name, seed, averaged=averaged))
+            seed = member.config.seed
+            of_seed[seed] = jax.tree.map(np.asarray, initial_state(prepared, seed, averaged=averaged, model=model))
     return jax.tree.map(lambda *values: np.stack(values), *[of_seed[member.config.seed] for member in every])

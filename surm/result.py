@@ -18,7 +18,7 @@ import optax
 import surm
 from surm import config as configs
 from surm import optim, report
-from surm.peft import store, surgery
+from surm.peft import rank_budget, store, surgery
 from surm.preparation import Run
 from surm.workdir import Workdir
 
@@ -35,12 +35,15 @@ def finish(
       measured: `eval`, `seconds`, `steps` (seconds of each), `overrides`, and of a population's member `members`.
 
     Returns:
-      What `result.json` holds.
+      What `result.json` holds; where a budget decides on ranks, `active_ranks` by layer among it.
     """
     graphdef, _, frozen = surgery.split(prepared.model)
     trained = surgery.join(graphdef, jax.tree.map(jnp.asarray, trainable), frozen)
     store.save_adapter(folder.adapter, trained, base_name=prepared.config.model.weights)
     report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
+    if budgets := rank_budget.budgets_of(prepared.model, prepared.total_steps):
+        ranks = rank_budget.active_ranks(trainable, budgets)
+        measured = measured | {"active_ranks": {layer: int(rank) for layer, rank in ranks.items()}}
     found = result(prepared, measured)
     folder.write_json("result.json", found)
     return found
@@ -49,6 +52,7 @@ def finish(
 def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     """What `result.json` holds."""
     config, data, count = prepared.config, prepared.data, surgery.count_parameters(prepared.model)
+    spec = configs.spec(config)
     seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
         "eval": measured["eval"],
@@ -57,13 +61,13 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "num_outputs": data.num_classes,
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
-        "family": config.peft.family if config.peft.method in ("update", "adapter") else None,
+        "family": spec.family if spec.position in ("update", "adapter") else None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
         "total_parameters": count.total,
         "steps": prepared.total_steps,
-        "learning_rate": optim.learning_rate(config.optim, configs.spec(config)),
+        "learning_rate": optim.learning_rate(config.optim, spec),
         "seconds": measured["seconds"],
         "step_seconds_median": statistics.median(seconds) if seconds else None,
         "peak_bytes": _peak_bytes(),
@@ -71,7 +75,7 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
         "overrides": measured["overrides"],
         "config": config.to_dict(),
-    } | ({"members": measured["members"]} if "members" in measured else {})  # fmt: skip
+    } | {name: measured[name] for name in ("members", "active_ranks") if name in measured}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """One training step: from a state and a batch to the next state. What a run compiles, and a population maps over."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from surm import metrics, optim
+from surm import config as configs
+from surm import loko, metrics, optim
 from surm.optim import Hyperparameters
-from surm.peft import layers, select, surgery
+from surm.peft import layers, penalty, rank_budget, select, surgery, variables
 from surm.preparation import Run
 
 TrainState = dict[str, Any]
@@ -22,23 +24,23 @@ Batch = dict[str, np.ndarray]
 Step = Callable[[TrainState, nnx.State, Batch, Hyperparameters], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def initial_state(model: nnx.Module, name: str, seed: int, *, averaged: bool) -> TrainState:
+def initial_state(prepared: Run, seed: int, *, averaged: bool, model: nnx.Module | None = None) -> TrainState:
     """The state before the first step.
 
     Args:
-      model: with its adapter.
-      name: of the optimiser.
+      prepared: the run.
       seed: of what the steps draw.
       averaged: whether an average of the trained arrays is kept.
+      model: one with other values than the run's; None for that.
 
     Returns:
       The state.
     """
-    trainable = {path: jnp.array(value) for path, value in surgery.split(model)[1].items()}
+    trainable = {path: jnp.array(value) for path, value in surgery.split(model or prepared.model)[1].items()}
     anything = Hyperparameters(*[0.0] * len(Hyperparameters._fields))  # the optimiser's state is the same for all
     state = {
         "trainable": trainable,
-        "opt_state": optim.optimizer(name, anything, groups_of(model)).init(trainable),
+        "opt_state": transformation(prepared)(anything).init(trainable),
         "step": jnp.int32(0),
         "key": jax.random.key_data(jax.random.key(seed)),
     }
@@ -47,9 +49,22 @@ def initial_state(model: nnx.Module, name: str, seed: int, *, averaged: bool) ->
 
 def groups_of(model: nnx.Module) -> dict[str, str]:
     """`"adapter"` for every array that the method trains, `"head"` for every other that trains, by path."""
-    kinds = dict(nnx.to_flat_state(nnx.state(model, layers.AdapterParam)))
+    kinds = dict(nnx.to_flat_state(nnx.state(model, variables.AdapterParam)))
     adapter = {select.dotted(path) for path in kinds}
     return {path: "adapter" if path in adapter else "head" for path in surgery.split(model)[1]}
+
+
+def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
+    """What makes a run's gradient transformation of a step from the step's numbers; see `surm.optim.optimizer`."""
+    config, model = prepared.config, prepared.model
+    return functools.partial(
+        optim.optimizer,
+        optim.optimizer_name(config.optim, configs.spec(config)),
+        groups=groups_of(model),
+        factors=optim.multipliers(config.optim, model),
+        budgets=rank_budget.budgets_of(model, prepared.total_steps),
+        outputs=prepared.data.num_classes,
+    )
 
 
 def answering(state: TrainState) -> dict[str, jax.Array]:
@@ -66,8 +81,11 @@ def train_step(prepared: Run) -> Step:
     Returns:
       A function (state, frozen, batch, hyperparameters) -> (state, metrics).
     """
-    config = prepared.config
-    parts, groups = config.optim.accumulation_steps, groups_of(prepared.model)
+    config, regression = prepared.config, prepared.data.regression
+    parts, optimizer = config.optim.accumulation_steps, transformation(prepared)
+    budgets = rank_budget.budgets_of(prepared.model, prepared.total_steps)
+    measures = optim.optimizer_name(config.optim, configs.spec(config)) == "loko"
+    penalised = bool(penalty.penalised(prepared.model))
     prepared.model.train()
     graphdef = surgery.split(prepared.model)[0]
     prepared.model.eval()
@@ -78,7 +96,6 @@ def train_step(prepared: Run) -> Step:
         layers.reseed_dropout(model, key)
         outputs = model(**prepared.inputs(batch))
         labels, mask = batch["label"], batch["mask"]
-        regression = prepared.data.regression
         losses = metrics.losses(outputs, labels, regression=regression, label_smoothing=now.label_smoothing)
         found = {"loss": jnp.sum(losses, where=mask)}
         if not regression:
@@ -107,19 +124,44 @@ def train_step(prepared: Run) -> Step:
         count = jnp.sum(batch["mask"])
         return jax.tree.map(lambda total: total / count, found)
 
+    def measurements(trainable, frozen, batch, key, now):
+        """What a Kalman filter asks for: of every example how far the outputs are off, and their derivatives."""
+
+        def outputs_of(trainable, example):
+            model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
+            layers.reseed_dropout(model, key)
+            outputs = model(**prepared.inputs(jax.tree.map(lambda x: x[None], example)))[0].astype(jnp.float32)
+            return outputs if regression else jax.nn.softmax(outputs)
+
+        def of_one(example):
+            return loko.measurement(lambda trainable: outputs_of(trainable, example), trainable)
+
+        outputs, jacobians = jax.vmap(of_one)(batch)
+        wanted = batch["label"][:, None] if regression else jax.nn.one_hot(batch["label"], outputs.shape[-1])
+        real = batch["mask"]  # what only fills a batch up is measured to be just what it is
+        jacobians = jax.tree.map(lambda rows: jnp.where(real.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0), jacobians)
+        return {"residuals": jnp.where(real[:, None], wanted - outputs, 0), "jacobians": jacobians}
+
     def step(state, frozen, batch, hyperparameters):
-        now = hyperparameters.at(state["step"])
+        now, trainable = hyperparameters.at(state["step"]), state["trainable"]
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        found, values = gradients(state["trainable"], frozen, batch, key, now)
-        tx = optim.optimizer(config.optim.name, now, groups)
-        updates, opt_state = tx.update(found, state["opt_state"], state["trainable"])
+        found, values = gradients(trainable, frozen, batch, key, now)
+        if penalised:
+            progress = state["step"] / prepared.total_steps
+            values["penalty"], slopes = penalty.gradients(graphdef, trainable, frozen, progress)
+            found = jax.tree.map(jnp.add, found, slopes)
+        more = measurements(trainable, frozen, batch, key, now) if measures else {}
+        updates, opt_state = optimizer(now).update(found, state["opt_state"], trainable, **more)
         new = state | {
-            "trainable": optax.apply_updates(state["trainable"], updates),
+            "trainable": optax.apply_updates(trainable, updates),
             "opt_state": opt_state,
             "step": state["step"] + 1,
         }
         if "average" in state:
-            new["average"] = optim.average(state["average"], new["trainable"], now.ema_decay, state["step"])
+            average = optim.average(state["average"], new["trainable"], now.ema_decay, state["step"])
+            new["average"] = rank_budget.switched_off(average, new["trainable"], budgets)
+        if budgets:
+            values["active_rank"] = sum(rank_budget.active_ranks(new["trainable"], budgets).values())
         return new, values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
 
     return step

@@ -107,7 +107,7 @@ def test_no_activation_is_brought_together(family, path):
     run = prepare(command_line.parse(["x", *given]).config)
     mesh = meshes.mesh_of(run.config)
     numbers = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps)
-    state = step.initial_state(run.model, "adamw", 0, averaged=False)
+    state = step.initial_state(run, 0, averaged=False)
     frozen, batch = surgery.split(run.model)[2], next(run.training_batches(0))
     with jax.set_mesh(mesh):
         one = jax.jit(step.train_step(run), out_shardings=meshes.replicated(mesh))

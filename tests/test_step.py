@@ -20,7 +20,7 @@ def taken(run: preparation.Run, steps: int, masked: int = 0) -> list[dict]:
     """The states after every step."""
     config = run.config
     numbers = optim.hyperparameters(config.optim, configs.spec(config), run.total_steps)
-    state = step.initial_state(run.model, config.optim.name, config.seed, averaged=bool(config.optim.ema_decay))
+    state = step.initial_state(run, config.seed, averaged=bool(config.optim.ema_decay))
     one, frozen = jax.jit(step.train_step(run)), surgery.split(run.model)[2]
     states, batches = [], run.training_batches(config.seed)
     for _ in range(steps):
@@ -70,7 +70,7 @@ def test_memory_shrinks_with_the_parts(tmp_path):
     def temporary(number: int) -> int:
         run = prepared(tmp_path, f"--config.optim.accumulation_steps={number}", "--config.optim.batch_size=64")
         numbers = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps)
-        state = step.initial_state(run.model, "adamw", 0, averaged=False)
+        state = step.initial_state(run, 0, averaged=False)
         batch, frozen = next(run.training_batches(0)), surgery.split(run.model)[2]
         compiled = jax.jit(step.train_step(run)).lower(state, frozen, batch, numbers).compile()
         return compiled.memory_analysis().temp_size_in_bytes

@@ -118,7 +118,7 @@ def test_what_a_run_keeps_holds_no_second_model(material, monkeypatch):
 
 def test_a_run_compiles_once_a_length_and_never_again(material):
     prepared = prepare(command_line.parse(["x", "--workdir=none", *material, "--config.optim.epochs=3"]).config)
-    state, frozen = initial_state(prepared.model, "adamw", 0, averaged=False), surgery.split(prepared.model)[2]
+    state, frozen = initial_state(prepared, 0, averaged=False), surgery.split(prepared.model)[2]
     numbers = optim.hyperparameters(prepared.config.optim, surgery.spec_of(prepared.model), prepared.total_steps)
     step = jax.jit(train_step(prepared))
     batches, compiled, lengths = prepared.training_batches(0), [], set()

@@ -314,7 +314,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(np.isfinite(line["values"]["loss"]) for line in lines(workdir))
     prepared = train.prepare(command_line.parse(arguments(workdir, *more)).config)
     with checkpoint.Checkpoints(workdir / "checkpoints", 1) as saved:
-        _, state, _ = saved.newest(initial_state(prepared.model, "adamw", 0, averaged=False))
+        _, state, _ = saved.newest(initial_state(prepared, 0, averaged=False))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"]))
 
 

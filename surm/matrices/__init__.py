@@ -8,6 +8,14 @@
     low_displacement_rank   Σ_i Z_1(g_i) Z_{-1}(h_i)          2nr               n
     low_rank                b a                               2nr               r
     block_circulant         circulant p×p blocks              n²/p              n
+    c3a                     the same, divided by n            n²/p              n
+    melora                  b_k a_k along the diagonal        2nr               kr
+    lora_xs                 U r Σ Vᵀ                          r²                r
+    vera                    diag(b) B diag(d) A               n + r             r
+    adalora, dora_dynamic   Σ_i e_i b_i a_iᵀ                  r'(2n + 1)        r'
+    lora2                   (b' b) diag(e) (a a')             2np + 2r'p + r'   min(r', p)
+    lorta                   rows of a head: b diag(c) a       of one tensor     r
+    aurora                  v (core ×₃ p) u                   of one tensor     r
 
 Every module has the same five functions, and works for every n_out×n_in:
 
@@ -21,6 +29,18 @@ and, where it knows a quicker way to the dense matrix, `quick_dense(params, n_ou
 `dense_matvec(params, x, n_out)`. Families whose product is made of convolutions take another kind of them by
 `matvec(..., convolve=dft.convolve)`: matmuls alone, where FFTs are slow or not to be had in the type.
 
+What a family may have besides:
+
+    fixed(base, *, <options>) -> params      arrays that never train, made anew from the weight that is updated; matvec
+                                             and to_dense take them together with what trains, project as fixed=
+    SHARED                                   parameters that are one array for several matrices of a model
+    TRAINING                                 options of the training, with their defaults
+    LEARNING_RATE                            of AdamW where nobody gives one
+    MEASURED_AS                              the family whose measured speed its own goes by; see `surm.peft.paths`
+    penalty(params) -> number                what is added to the loss
+    GATE, first_scores, next_scores,         the parameter that switches components off, and how important they are:
+    scores, surplus                          see `surm.peft.rank_budget`
+
 Nothing here knows of layers or models: `surm.peft` decides where a matrix goes.
 """
 
@@ -28,17 +48,26 @@ import inspect
 from types import ModuleType
 
 from surm.matrices import (
+    adalora,
+    aurora,
     block_circulant,
+    c3a,
     circulant,
+    dora_dynamic,
     kronecker,
+    lora2,
+    lora_xs,
+    lorta,
     low_displacement_rank,
     low_rank,
+    melora,
     skew_circulant,
     toeplitz,
+    vera,
 )
 from surm.matrices.params import Params
 
-__all__ = ["FAMILIES", "Params", "options"]
+__all__ = ["FAMILIES", "Params", "options", "training_options"]
 
 FAMILIES: dict[str, ModuleType] = {
     "circulant": circulant,
@@ -48,6 +77,15 @@ FAMILIES: dict[str, ModuleType] = {
     "low_displacement_rank": low_displacement_rank,
     "low_rank": low_rank,
     "block_circulant": block_circulant,
+    "c3a": c3a,
+    "melora": melora,
+    "lora_xs": lora_xs,
+    "vera": vera,
+    "adalora": adalora,
+    "dora_dynamic": dora_dynamic,
+    "lora2": lora2,
+    "lorta": lorta,
+    "aurora": aurora,
 }
 
 
@@ -71,3 +109,19 @@ def options(family: str) -> dict[str, bool | int | None]:
         raise ValueError(f"given family {family!r}; expected one of {', '.join(FAMILIES)}")
     parameters = inspect.signature(FAMILIES[family].num_params).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def training_options(family: str) -> dict[str, int | float]:
+    """The options of a family's training, which no function of its module takes.
+
+    Args:
+      family: a name in `FAMILIES`.
+
+    Returns:
+      Each option's default.
+
+    Examples:
+      >>> training_options("low_rank"), training_options("adalora")["penalty"]
+      ({}, 0.1)
+    """
+    return dict(getattr(FAMILIES[family], "TRAINING", {}))

@@ -1,12 +1,14 @@
 """Where and how a trained update enters a model.
 
 `spec` says what is wanted, `select` finds the places, `layers` holds what is put there, `surgery` puts it there and
-takes it away again, `store` keeps the trained part on disk, `serving` answers by many adapters at once.
+takes it away again, `store` keeps the trained part on disk, `serving` answers by many adapters at once. `rank_budget`
+and `penalty` are what some families ask of a training.
 """
 
-from surm.peft.layers import AdapterParam, Trainable
+from surm.matrices import FAMILIES
 from surm.peft.serving import serve_batch, stack_adapters
-from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.spec import METHODS as _METHODS
+from surm.peft.spec import PeftSpec
 from surm.peft.store import load_adapter, save_adapter
 from surm.peft.surgery import (
     ParameterCount,
@@ -19,6 +21,10 @@ from surm.peft.surgery import (
     unmerge,
     with_path,
 )
+from surm.peft.variables import AdapterParam, Trainable
+
+METHODS: dict[str, str] = {**dict.fromkeys(_METHODS, "peft.method"), **dict.fromkeys(FAMILIES, "peft.family")}
+"""Every method and every family of an update, by name, with the key of a config that names it."""
 
 __all__ = [
     "METHODS",

@@ -1,140 +1,31 @@
-"""What is put into a model: the trainable types, the structured matrix as a module, and its two positions."""
+"""What is put around a linear layer: an update of its kernel, an adapter behind it, or a scale of its output."""
 
-import contextlib
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.lax import DotAlgorithm, DotAlgorithmPreset, Precision, PrecisionLike
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
 from surm.matmul import dot_general, matmul
-from surm.matrices import dft
 from surm.peft import fused, paths
-from surm.peft.spec import BOTTLENECK, PeftSpec
-
-
-class Trainable(nnx.Param):
-    """A parameter that trains; everything else in a model with an adapter is frozen."""
-
-
-class AdapterParam(Trainable):
-    """A trained parameter that belongs to the method itself, rather than to the task's head."""
-
-
-class BaseKernel(nnx.Variable):
-    """The frozen kernel of a merged layer, kept so that unmerging restores its bits."""
-
+from surm.peft.matrix import StructuredMatrix, multiplying
+from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.variables import AdapterParam, BaseArray
 
 _ADAPTER_DEVIATION = 0.02
 """The authors draw an adapter's random factor so, whatever the family's update starts from."""
 
 
-def _multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[None]:
-    """Where matmuls have a layer's precision: of a pair the higher; for none and a `DotAlgorithm` the device's own."""
-    if isinstance(precision, str) and precision in DotAlgorithmPreset.__members__:
-        precision = DotAlgorithmPreset[precision]
-    if precision in (None, DotAlgorithmPreset.DEFAULT) or isinstance(precision, DotAlgorithm):
-        return contextlib.nullcontext()
-    if isinstance(precision, DotAlgorithmPreset):
-        return jax.default_matmul_precision(precision.name)
-    each = precision if isinstance(precision, tuple | list) else (precision,)
-    highest = max((Precision(one) for one in each), key=lambda one: one.value)
-    return jax.default_matmul_precision(highest.name.lower())
-
-
-def _rows_of_a_device(x: Float[Array, "*batch n"]) -> int:
-    """The vectors of a batch that one device has: as many as there are, unless x's type tells how they are spread."""
-    sharding = jax.typeof(x).sharding
-    axes = [axis for part in sharding.spec[:-1] if part for axis in ((part,) if isinstance(part, str) else part)]
-    return max(math.prod(x.shape[:-1]) // math.prod(sharding.mesh.shape[axis] for axis in axes), 1)
-
-
-class StructuredMatrix(nnx.Module):
-    """A trained matrix of one family; the family's parameters are its variables."""
-
-    def __init__(self, spec: PeftSpec, n_out: int, n_in: int, *, rngs: nnx.Rngs):
-        """Draws the initial parameters: the matrix is zero, its gradient is not."""
-        family = matrices.FAMILIES[spec.family]
-        try:
-            values = family.init(rngs.params(), n_out, n_in, **spec.options)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(f"{spec.family}: {error}") from error
-        self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
-        self.family, self.n_out, self.n_in = spec.family, n_out, n_in
-
-    def values(self) -> dict[str, Array]:
-        """The family's parameters as plain arrays."""
-        return {name: variable[...] for name, variable in self.parameters.items()}
-
-    def __call__(
-        self, x: Float[Array, "*batch n_in"], path: str = "branch", precision: PrecisionLike = None
-    ) -> Float[Array, "*batch n_out"]:
-        """The matrix times every row of x.
-
-        Args:
-          x: vectors.
-          path: one of the paths beside the layer.
-          precision: of matmuls, as the layer's.
-
-        Returns:
-          The products, in x's type.
-
-        Raises:
-          ValueError: if the path is no such one.
-        """
-        with _multiplying(precision):
-            if path == "branch":
-                return self.matvec(self.values(), x)
-            if path == "branch_dft" and self.family in paths.CONVOLUTIONAL:
-                return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
-            if path == "branch_dense":
-                return self.dense_matvec(self.values(), x, jnp.matmul)
-        raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
-
-    def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
-        """The path that `auto` takes for a batch; see `surm.peft.paths`."""
-        shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
-        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, jax.default_backend()
-        return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
-
-    def to_dense(self) -> Float[Array, "n_out n_in"]:
-        """The matrix in full, by its definition."""
-        return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
-
-    def matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        """The matrix that other parameters make, times every row of x."""
-        return matrices.FAMILIES[self.family].matvec(params, x, self.n_out)
-
-    def dense_matvec(
-        self, params: matrices.Params, x: Float[Array, "*batch n_in"], multiply: Callable[[Array, Array], Array]
-    ) -> Float[Array, "*batch n_out"]:
-        """The same through the dense matrix, by a product of vectors with a kernel as `jnp.matmul` or surm's."""
-        family = matrices.FAMILIES[self.family]
-        if hasattr(family, "dense_matvec"):
-            return family.dense_matvec(params, x, self.n_out, matmul=multiply)
-        return multiply(x, self.dense(params).T.astype(x.dtype))
-
-    def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
-        """The matrix that other parameters make, in full, the quickest way: up to rounding."""
-        family = matrices.FAMILIES[self.family]
-        return getattr(family, "quick_dense", family.to_dense)(params, self.n_out, self.n_in)
-
-
 class WrappedLinear(nnx.Module):
     """A frozen linear layer with a trained branch beside it; still looks like the layer itself."""
 
-    def __init__(self, base: nnx.Linear, delta: "StructuredMatrix | Bottleneck", spec: PeftSpec, *, rngs: nnx.Rngs):
-        """Keeps the layer, the branch (mostly a structured matrix) and the dropout of the branch's input."""
+    def __init__(self, base: nnx.Linear, delta: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Keeps the layer, the branch (mostly a `StructuredMatrix`) and the dropout of the branch's input."""
         self.base = base
         self.delta = delta
         self.dropout = nnx.Dropout(spec.dropout, rngs=rngs) if spec.dropout else None
@@ -160,29 +51,70 @@ class WrappedLinear(nnx.Module):
         return x if self.dropout is None else self.dropout(x)
 
 
-class UpdatedLinear(WrappedLinear):
+class MergeableLinear(WrappedLinear):
+    """A wrapped layer that is linear itself: what is trained folds into kernel and bias.
+
+    When merged, `base` holds the folded arrays and `base_arrays` the frozen ones, bit for bit.
+    """
+
+    def __init__(self, base: nnx.Linear, delta: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """As `WrappedLinear`; not merged."""
+        super().__init__(base, delta, spec, rngs=rngs)
+        self.base_arrays = nnx.data(None)
+
+    @property
+    def merged(self) -> bool:
+        """Whether what is trained is folded in."""
+        return self.base_arrays is not None
+
+    def folded(self) -> Iterable[tuple[str, Array]]:
+        """The arrays of the layer that change when it is merged, by name, as they are then."""
+        raise NotImplementedError
+
+    def merge(self) -> None:
+        """Folds what is trained into the layer; nothing happens if it is already."""
+        if self.merged:
+            return
+        folded = dict(self.folded())
+        self.base_arrays = nnx.Dict({name: BaseArray(getattr(self.base, name)[...]) for name in folded})
+        for name, array in folded.items():
+            variable = getattr(self.base, name)
+            setattr(self.base, name, variable.replace(array.astype(variable.dtype)))
+
+    def unmerge(self) -> None:
+        """Puts the frozen arrays back; nothing happens if the layer is not merged."""
+        if self.merged:
+            for name, kept in self.base_arrays.items():
+                setattr(self.base, name, getattr(self.base, name).replace(kept[...]))
+            self.base_arrays = nnx.data(None)
+
+
+class UpdatedLinear(MergeableLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
-    Several paths lead there, see `surm.peft.paths`.
-
-    When merged, `base.kernel` holds kernel + scale·ΔWᵀ and `base_kernel` the frozen kernel, bit for bit.
+    Several paths lead there, see `surm.peft.paths`. With a `magnitude` m the rows of the weight then keep their
+    direction and get the norm m: y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
+    constants in the derivative (arXiv 2402.09353, section 4.3).
     """
 
     def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
         """Wraps a layer; the output is unchanged until the update has trained."""
         n_in, n_out = base.kernel.shape
-        super().__init__(base, StructuredMatrix(spec, n_out, n_in, rngs=rngs), spec, rngs=rngs)
-        self.base_kernel = nnx.data(None)
-
-    @property
-    def merged(self) -> bool:
-        """Whether the update is folded into the kernel."""
-        return self.base_kernel is not None
+        delta = StructuredMatrix(spec, n_out, n_in, base=base.kernel[...].T, rngs=rngs)
+        super().__init__(base, delta, spec, rngs=rngs)
+        self.magnitude = AdapterParam(_row_norms(base.kernel[...])) if spec.magnitude else None
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer with its update."""
         if self.merged or not self.enabled:
             return self.base(x)
+        y = self._updated(x)
+        if self.magnitude is None:
+            return y
+        bias = 0 if self.bias is None else self.bias[...].astype(y.dtype)
+        return y + ((self._gain() - 1) * (y - bias)).astype(y.dtype)  # where the gain is 1, y to the last bit
+
+    def _updated(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         path = self._path(x)
         if path in paths.FUSED:
             through_dense = path == "fused_dense"
@@ -216,30 +148,31 @@ class UpdatedLinear(WrappedLinear):
     def _matvec(
         self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, through_dense: bool
     ) -> Float[Array, "*batch n_out"]:
-        with _multiplying(self.base.precision):
+        with multiplying(self.base.precision):
             if not through_dense:
                 return self.scale * self.delta.matvec(params, x)
             plain = self.base.dot_general is not dot_general or self.base.precision is not None
             multiply = jnp.matmul if plain else matmul
             return self.scale * self.delta.dense_matvec(params, x, multiply)
 
-    def _merged_kernel(self, update: Float[Array, "n_out n_in"]) -> Float[Array, "n_in n_out"]:
+    def _sum(self, update: Float[Array, "n_out n_in"]) -> Float[Array, "n_in n_out"]:
         kernel = self.base.kernel[...]
         return (kernel + update.T).astype(kernel.dtype)
 
-    def merge(self) -> None:
-        """Folds the update into the kernel; nothing happens if it is already."""
-        if self.merged:
-            return
-        kernel = self.base.kernel
-        self.base_kernel = BaseKernel(kernel[...])
-        self.base.kernel = kernel.replace(self._merged_kernel(self.scale * self.delta.to_dense()))
+    def _gain(self) -> Float[Array, " n_out"]:
+        """What the magnitude multiplies the outputs by."""
+        norms = _row_norms(self._sum(self._dense(self.delta.values())))
+        return self.magnitude[...] / jax.lax.stop_gradient(norms)
 
-    def unmerge(self) -> None:
-        """Puts the frozen kernel back; nothing happens if the layer is not merged."""
-        if self.merged:
-            self.base.kernel = self.base.kernel.replace(self.base_kernel[...])
-            self.base_kernel = None
+    def folded(self) -> Iterable[tuple[str, Array]]:
+        """The kernel with the update in it, by the definition of the family."""
+        kernel = self._sum(self.scale * self.delta.to_dense())
+        yield "kernel", kernel if self.magnitude is None else kernel * (self.magnitude[...] / _row_norms(kernel))
+
+
+def _row_norms(kernel: Float[Array, "n_in n_out"]) -> Float[Array, " n_out"]:
+    """The norm of every row of a weight, which is a column of the kernel; float32 at least."""
+    return jnp.linalg.norm(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)), axis=0)
 
 
 class AdaptedLinear(WrappedLinear):
@@ -273,6 +206,43 @@ class AdaptedLinear(WrappedLinear):
         return h + change.astype(h.dtype)
 
 
+class Hadamard(nnx.Module):
+    """A trained scale and shift of every entry: h ↦ weight ⊙ h + shift, 2·n parameters."""
+
+    family = "hadamard"
+
+    def __init__(self, width: int):
+        """Starts as the identity."""
+        self.weight, self.shift = AdapterParam(jnp.ones(width)), AdapterParam(jnp.zeros(width))
+
+    def __call__(self, h: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Applies the map, in h's type."""
+        return self.weight[...].astype(h.dtype) * h + self.shift[...].astype(h.dtype)
+
+
+class HadamardLinear(MergeableLinear):
+    """A frozen linear layer with a trained scale and shift of its output: y = weight ⊙ base(x) + shift.
+
+    Source: Hadamard adapter, arXiv 2407.11033.
+    """
+
+    def __init__(self, base: nnx.Linear, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Wraps a layer; the output is unchanged until scale and shift have trained."""
+        super().__init__(base, Hadamard(base.kernel.shape[1]), spec, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """Applies the layer with its scale and shift."""
+        h = self.base(x)
+        return h if self.merged or not self.enabled else self.delta(h)
+
+    def folded(self) -> Iterable[tuple[str, Array]]:
+        """The kernel with the scale in it, the bias with scale and shift; InputError for a layer that has no bias."""
+        if self.bias is None:
+            raise InputError("the layer has no bias, which the shift could be folded into")
+        yield "kernel", self.kernel[...] * self.delta.weight[...]
+        yield "bias", self.delta(self.bias[...])
+
+
 class Affine(nnx.Module):
     """A small trained map x ↦ x·kernel + bias."""
 
@@ -293,7 +263,7 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, spec: PeftSpec, width: int, *, rngs: nnx.Rngs):
         """Draws `down`; `up` starts at 0, so that nothing is added yet."""
-        size = spec.options.get("size", BOTTLENECK["size"])
+        size = spec.options.get("size", METHODS["bottleneck"].options["size"])
         if size < 1:
             raise InputError(f"bottleneck: size={size}, expected at least 1")
         self.down = Affine(_ADAPTER_DEVIATION * jax.random.normal(rngs.params(), (width, size)))

@@ -32,11 +32,11 @@ FUSED = ("fused", "fused_dense")
 """For updates alone; an adapter has a nonlinearity between the layer and itself."""
 
 
-def available(method: str, family: str) -> tuple[str, ...]:
+def available(position: str, family: str) -> tuple[str, ...]:
     """The paths that a family has in a position.
 
     Args:
-      method: `update` or `adapter`; others have no path.
+      position: `update` or `adapter`; others have no path.
       family: a key of `surm.matrices.FAMILIES`.
 
     Returns:
@@ -46,10 +46,10 @@ def available(method: str, family: str) -> tuple[str, ...]:
       >>> available("adapter", "low_rank")
       ('branch', 'branch_dense')
     """
-    if method not in ("update", "adapter"):
+    if position not in ("update", "adapter"):
         return ()
     beside = ("branch", "branch_dft", "branch_dense") if family in CONVOLUTIONAL else ("branch", "branch_dense")
-    return beside + FUSED if method == "update" else beside
+    return beside + FUSED if position == "update" else beside
 
 
 def quickest(
@@ -83,6 +83,7 @@ def quickest(
       A path that the family has; `branch` on a platform or for a dtype that nothing was measured on.
     """
     dtype = "float32" if dtype == "float64" else dtype
+    family, parameters = _as_measured(family, n_out, n_in, parameters)
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (family, dtype)]
     if not points:
         _say_unmeasured(family, dtype, platform)
@@ -99,6 +100,17 @@ def quickest(
     measured = [(rows, of_nearest[rows]) for rows in sorted(of_nearest)]
     allowed = [path for path in measured[0][1] if fusible or path not in FUSED]
     return min(allowed, key=lambda path: _at(rows, measured, path))
+
+
+def _as_measured(
+    family: str, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]
+) -> tuple[str, Mapping[str, Sequence[int]]]:
+    """The family, and shapes of parameters, that were measured in the place of a family's own."""
+    like = getattr(FAMILIES[family], "MEASURED_AS", family)
+    if like == family or like != "low_rank":
+        return like, parameters
+    rank = min(_sizes(parameters))  # thin products, whatever lies between them
+    return like, {"a": (rank, n_in), "b": (n_out, rank)}
 
 
 def _matrix(point: dict) -> tuple[int, int, Mapping[str, Sequence[int]]]:

@@ -30,7 +30,7 @@ def variables(model: nnx.Module) -> dict[str, Path]:
     return _paths_to(model, nnx.Param)
 
 
-def matching(patterns: Sequence[str], paths: Iterable[str], what: str) -> list[str]:
+def matching(patterns: Sequence[str], paths: Iterable[str], what: str = "variable") -> list[str]:
     """The paths that at least one pattern matches whole.
 
     Args:

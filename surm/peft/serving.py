@@ -21,8 +21,12 @@ from jax.typing import ArrayLike
 from surm.errors import InputError
 from surm.peft import paths, select, store, surgery
 
-_READ_OF_SPEC = {"update": ("family", "scale"), "adapter": ("family", "activation"), "bottleneck": ("activation",)}
-"""What a method's answer depends on of its spec, beside the trained arrays."""
+_READ_OF_SPEC = {
+    "update": ("family", "scale", "magnitude", "rules"),
+    "adapter": ("family", "activation"),
+    "bottleneck": ("activation",),
+}
+"""What an answer depends on of a spec in each position, beside the trained arrays."""
 
 
 def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
@@ -79,7 +83,7 @@ def serve_batch(
     """
     model = _adapted("model", model)
     spec = surgery.spec_of(model)
-    if paths.available(spec.method, spec.family):  # of any other a dense matrix may be formed for every example
+    if paths.available(spec.position, spec.family):  # of any other a dense matrix may be formed for every example
         model = surgery.with_path(model, "branch")
     model.eval()
     graphdef, trained, frozen = surgery.split(model)
@@ -106,7 +110,7 @@ def _adapted(name: str, model: nnx.Module) -> nnx.Module:
 def _form(model: nnx.Module, trained: Mapping[str, jax.Array]) -> dict[str, Any]:
     """All that a model's answer depends on beside its base and the values of its trained arrays."""
     spec = surgery.spec_of(model)
-    read = {name: getattr(spec, name) for name in ("method", *_READ_OF_SPEC.get(spec.method, ()))}
+    read = {name: getattr(spec, name) for name in ("position", *_READ_OF_SPEC.get(spec.position, ()))}
     return read | {path: f"{array.dtype}{list(array.shape)}" for path, array in trained.items()}
 
 

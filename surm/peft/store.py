@@ -23,8 +23,8 @@ import surm.version
 from surm import files
 from surm.errors import InputError
 from surm.peft import select, surgery
-from surm.peft.layers import Trainable
 from surm.peft.spec import PeftSpec
+from surm.peft.variables import Trainable
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "surm-adapter-1"

@@ -6,16 +6,26 @@ shared, so a new model costs no memory for the base.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
+from surm import matrices
 from surm.errors import InputError
 from surm.peft import select
-from surm.peft.layers import AdaptedLinear, AdapterParam, BottleneckLinear, Trainable, UpdatedLinear, WrappedLinear
-from surm.peft.spec import PeftSpec
+from surm.peft.layers import (
+    AdaptedLinear,
+    BottleneckLinear,
+    HadamardLinear,
+    MergeableLinear,
+    UpdatedLinear,
+    WrappedLinear,
+)
+from surm.peft.matrix import StructuredMatrix
+from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.variables import AdapterParam, Trainable
 
 Model = TypeVar("Model", bound=nnx.Module)
 _SPEC = "peft_spec"
@@ -24,8 +34,9 @@ WRAPPERS: dict[str, type[WrappedLinear]] = {
     "update": UpdatedLinear,
     "adapter": AdaptedLinear,
     "bottleneck": BottleneckLinear,
+    "hadamard": HadamardLinear,
 }
-"""The methods that put a branch beside linear layers, with what they wrap them in."""
+"""The positions in which linear layers are adapted, with what they are wrapped in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +85,13 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     if spec.train:
         paths = select.variables(model)
         _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
-    if spec.method in WRAPPERS:
+    if spec.position in WRAPPERS:
         _wrap_targets(model, spec, rngs)
-    elif spec.method in ("full", "bitfit"):
+    if patterns := spec.targets if spec.position == "variables" else _also_trained(spec):
         frozen = {dotted: path for dotted, path in select.variables(model).items()
                   if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
-        _retype(model, [frozen[dotted] for dotted in select.matching(spec.targets, frozen, "variable")], AdapterParam)
+        chosen = (select.matching if spec.position == "variables" else select.under)(patterns, frozen)
+        _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
     if count_parameters(model).trainable == 0:
         raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")
     setattr(model, _SPEC, spec)
@@ -112,7 +124,7 @@ def merge(model: Model) -> Model:
     """Returns the model with every update folded into its kernel: no cost at inference.
 
     Args:
-      model: a model with an `update` adapter (or one that trains the layers themselves); left untouched.
+      model: a model with an update or a Hadamard adapter (or one that trains the layers themselves); left untouched.
 
     Returns:
       A new model with the same outputs up to rounding; `unmerge` restores the base bit for bit, `detach` forgets it.
@@ -122,9 +134,12 @@ def merge(model: Model) -> Model:
     """
     model = nnx.clone(model)
     for path, layer in wrapped_layers(model):
-        if not isinstance(layer, UpdatedLinear):
+        if not isinstance(layer, MergeableLinear):
             raise InputError(f"{select.dotted(path)} has an adapter, which is not linear and cannot be merged")
-        layer.merge()
+        try:
+            layer.merge()
+        except InputError as error:
+            raise InputError(f"{select.dotted(path)}: {error}") from error
     return model
 
 
@@ -132,7 +147,7 @@ def unmerge(model: Model) -> Model:
     """Returns the model with every merged update taken out of its kernel again; the frozen kernels return exactly."""
     model = nnx.clone(model)
     for _, layer in wrapped_layers(model):
-        if isinstance(layer, UpdatedLinear):
+        if isinstance(layer, MergeableLinear):
             layer.unmerge()
     return model
 
@@ -180,7 +195,7 @@ def _following(model: Model, **change: Any) -> Model:
     model = nnx.clone(model)
     for place, layer in wrapped_layers(model):
         try:
-            layer.follow(spec)
+            layer.follow(spec.at(select.dotted(place)) or spec)
         except InputError as error:
             raise InputError(f"{select.dotted(place)}: {error}") from error
     setattr(model, _SPEC, spec)
@@ -236,8 +251,8 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
 
 def table(model: nnx.Module) -> str:
     """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
-    rows = [(select.dotted(path), "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family,
-             sum(value.size for value in jax.tree.leaves(nnx.state(layer, AdapterParam))))
+    seen: set[int] = set()  # what several places share counts where it comes first
+    rows = [(select.dotted(path), "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family, _own(layer, seen))
             for path, layer in wrapped_layers(model)]  # fmt: skip
     width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
@@ -246,6 +261,13 @@ def table(model: nnx.Module) -> str:
     lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of all), "
                  f"trainable {count.trainable:,}, total {count.total:,}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _own(layer: WrappedLinear, seen: set[int]) -> int:
+    """Trained numbers of a layer that were not seen before."""
+    trained = [node for _, node in select.walk(layer) if isinstance(node, AdapterParam) and id(node) not in seen]
+    seen.update(map(id, trained))
+    return sum(variable[...].size for variable in trained)
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.State]:
@@ -281,19 +303,50 @@ def join(
 
 
 def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
-    wrapper = WRAPPERS[spec.method]
+    wrapper = WRAPPERS[spec.position]
     layers, walked = select.linear_layers(model), select.walk(model)
     places = select.places(walked)
-    for dotted in select.matching(spec.targets, layers, "linear layer"):
+    shared: dict[tuple, nnx.Variable] = {}
+    for dotted, own in _targets(spec, layers).items():
         base = select.get(model, layers[dotted])
         if isinstance(base, WrappedLinear):  # the same layer under another name
             continue
         try:
-            wrapped = wrapper(base, spec, rngs=rngs)
+            wrapped = wrapper(base, own, rngs=rngs)
         except InputError as error:
             raise InputError(f"{dotted}: {error}") from error
+        if isinstance(wrapped.delta, StructuredMatrix):
+            _share(wrapped.delta, layers[dotted], shared)
         for path in places[id(base)]:
             select.put(model, path, wrapped)
+
+
+def _targets(spec: PeftSpec, layers: Iterable[str]) -> dict[str, PeftSpec]:
+    """What holds for every layer that is adapted; every pattern of the spec must match some layer."""
+    select.matching((*spec.targets, *spec.rules, *spec.exclude), layers, "linear layer")
+    found = {dotted: own for dotted in layers if (own := spec.at(dotted)) is not None}
+    if not found:
+        raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no layer")
+    return found
+
+
+def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.Variable]) -> None:
+    """Replaces what a family shares over a model by what an earlier layer has of the same shape."""
+    scopes = getattr(matrices.FAMILIES[delta.family], "SHARED", {})
+    numbers = [place for place, part in enumerate(path) if isinstance(part, int)]
+    of_layer = path[: numbers[-1] + 1] if numbers else ()
+    within = {"model": (), "layer": of_layer, "kind": path[len(of_layer) :]}
+    for held in (delta.parameters, delta.fixed):
+        for name, variable in list(held.items()):
+            if name in scopes:
+                key = (delta.family, name, scopes[name], within[scopes[name]], variable[...].shape)
+                held[name] = shared.setdefault(key, variable)
+
+
+def _also_trained(spec: PeftSpec) -> tuple[str, ...]:
+    """Patterns of the variables that a method trains beside its targets."""
+    pattern = {**METHODS[spec.method].options, **spec.options}.get("norm") if spec.position == "hadamard" else None
+    return (pattern,) if pattern else ()
 
 
 def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]:

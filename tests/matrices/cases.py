@@ -14,6 +14,7 @@ from surm.matrices import FAMILIES, Params
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 7), (12, 6), (13, 8), (8, 13), (16, 16)]
 
+FEW = [(5, 1), (12, 6), (8, 13)]  # of families that are made of thin products alone, or of another family
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
 
 TABLE: list[tuple[str, dict[str, int | bool], list[tuple[int, int]]]] = [
@@ -33,6 +34,20 @@ TABLE: list[tuple[str, dict[str, int | bool], list[tuple[int, int]]]] = [
     ("low_rank", {"rank": 2}, [(8, 13)]),
     ("block_circulant", {}, SHAPES),
     ("block_circulant", {"block_size": 3}, [(12, 6)]),
+    ("c3a", {}, FEW),
+    ("c3a", {"block_size": 3}, [(12, 6)]),
+    ("melora", {}, FEW),
+    ("melora", {"rank": 2, "blocks": 3}, [(12, 6)]),
+    ("lora_xs", {"rank": 3}, FEW),  # also where the matrix is smaller
+    ("vera", {"rank": 4}, FEW),
+    ("adalora", {}, FEW),
+    ("adalora", {"rank": 1, "initial_rank": 2}, [(8, 13)]),
+    ("dora_dynamic", {}, [(8, 13), (12, 6)]),
+    ("lora2", {}, FEW),
+    ("lora2", {"rank": 2, "inner": 3}, [(8, 13), (12, 6)]),
+    ("lorta", {}, FEW),
+    ("lorta", {"rank": 2, "heads": 3}, [(12, 6)]),
+    ("aurora", {"rank": 5}, FEW),
 ]
 
 
@@ -58,7 +73,15 @@ class Case:
         return FAMILIES[self.name]
 
     def init(self, dtype: jnp.dtype) -> Params:
+        """What trains, as it starts."""
         return self.family.init(jax.random.key(0), self.n_out, self.n_in, **dict(self.options), dtype=dtype)
+
+    def fixed(self, dtype: jnp.dtype) -> Params:
+        """What does not train, of a random weight; nothing for most families."""
+        if not hasattr(self.family, "fixed"):
+            return {}
+        base = self.random(self.n_out, self.n_in, dtype="float32", salt=77).astype(dtype)
+        return compiled_fixed(self.family.fixed, base, self.options)
 
     def random(self, *shape: int, dtype: jnp.dtype, salt: int = 0) -> jax.Array:
         """Normal values that depend on the case alone; from numpy, which compiles nothing."""
@@ -66,16 +89,25 @@ class Case:
         return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
     def member(self, dtype: jnp.dtype) -> Params:
-        """Random parameters of the shapes that `init` gives."""
+        """Random values in place of those that `init` gives, and what is fixed."""
         shapes = {name: array.shape for name, array in jax.eval_shape(lambda: self.init(dtype)).items()}
         salts = {name: 1 + k for k, name in enumerate(sorted(shapes))}
-        return {name: self.random(*shapes[name], dtype=dtype, salt=salts[name]) for name in salts}
+        trained = {name: self.random(*shapes[name], dtype=dtype, salt=salts[name]) for name in salts}
+        return {**trained, **self.fixed(dtype)}
+
+    def start(self, dtype: jnp.dtype) -> Params:
+        """What `init` gives, and what is fixed."""
+        return {**self.init(dtype), **self.fixed(dtype)}
 
     def project(self, dense: jax.Array) -> Params:
-        return self.family.project(dense, **dict(self.options))
+        """The nearest member, with what is fixed."""
+        fixed = self.fixed(dense.dtype)
+        return {**self.family.project(dense, **dict(self.options), **({"fixed": fixed} if fixed else {})), **fixed}
 
 
+TABLE += [(name, {}, FEW) for name in FAMILIES if name not in {row[0] for row in TABLE}]
 CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
+WIDE_CASE = {name: next(c for c in CASES if (c.name, c.shape) == (name, (8, 13))) for name in FAMILIES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 TALL, WIDE = (12, 6), (8, 13)  # even, odd
 two_shapes = pytest.mark.parametrize("case", [c for c in CASES if c.shape in (TALL, WIDE)], ids=str)
@@ -85,6 +117,15 @@ one_shape = pytest.mark.parametrize(
     [c for c in CASES if c.shape == WIDE or (c.options and c.shape == TALL)],
     ids=str,
 )
+
+
+@functools.cache
+def _compiled_fixed(function, options):
+    return jax.jit(functools.partial(function, **dict(options)))
+
+
+def compiled_fixed(function, base: jax.Array, options: tuple) -> Params:
+    return _compiled_fixed(function, options)(base)
 
 
 @functools.cache

@@ -30,6 +30,16 @@ VIT_B = 768  # 12 layers: 36 query, key and value maps, 24 query and value maps
         ("low_rank", {"rank": 8}, 24, 294_912),
         ("block_circulant", {}, 1, 768),
         ("block_circulant", {"block_size": 1}, 1, 768 * 768),
+        ("c3a", {}, 24, 18_432),
+        ("c3a", {"block_size": 256}, 1, 9 * 256),
+        ("melora", {"rank": 2, "blocks": 4}, 1, 2 * (768 + 768)),
+        ("lora_xs", {"rank": 25}, 24, 15_000),
+        ("vera", {}, 24, 24 * (768 + 256)),
+        ("adalora", {"rank": 8, "initial_rank": 12}, 1, 12 * (768 + 768 + 1)),
+        ("dora_dynamic", {"rank": 3}, 1, 5 * (768 + 768 + 1)),  # ⌈1.5 · 3⌉
+        ("lora2", {"rank": 8, "initial_rank": 8}, 1, 8 * (768 + 768) + 16 * 8 + 8),
+        ("lorta", {"rank": 4}, 1, 4 * (768 + 64 + 12 + 2)),
+        ("aurora", {}, 1, 2 * 768 * 64 + 64**3 + 64),
     ],
 )
 def test_counts_of_vit_b(name, chosen, maps, expected):
@@ -67,6 +77,14 @@ def test_kronecker_default_rank(shape, rank):
         ("kronecker", {"rank": 8}, 4),
         ("kronecker", {"rank": 2, "terms": 2}, 8),
         ("block_circulant", {"block_size": 4}, 16),
+        ("c3a", {"block_size": 4}, 16),
+        ("melora", {"rank": 2, "blocks": 4}, 8),
+        ("lora_xs", {"rank": 3}, 3),
+        ("vera", {"rank": 3}, 3),
+        ("adalora", {"rank": 2}, 3),
+        ("lora2", {"rank": 8, "inner": 5}, 5),
+        ("lorta", {"rank": 3}, 3),
+        ("aurora", {"rank": 3}, 3),
     ],
 )
 def test_reachable_ranks(name, chosen, rank, float64):

@@ -7,6 +7,8 @@ import pytest
 from surm.matrices import FAMILIES, options
 from surm.matrices.displacement import from_dense, shift
 
+from .cases import Case
+
 KEY = jax.random.key(0)
 WRONG_PARAMETERS = [
     ("circulant", {"a": (7,), "b": (7,)}, r"a has shape \(7,\); expected \(8,\).*n_out=8, n_in=5"),
@@ -36,6 +38,27 @@ WRONG_PARAMETERS = [
     ("block_circulant", {"c": (8,)}, r"c has shape \(8,\); expected the axes"),
     ("block_circulant", {"c": (4, 2, 2)}, r"block_size must divide.*block_size=2, n_out=8, n_in=5"),
     ("block_circulant", {"c": (5, 8, 1)}, r"c has shape \(5, 8, 1\); expected \(8, 5, 1\)"),
+    ("c3a", {"c": (8,)}, r"c has shape \(8,\); expected the axes"),
+    ("c3a", {"c": (5, 8, 1)}, r"c has shape \(5, 8, 1\); expected \(8, 5, 1\)"),
+    ("melora", {"a": (2, 5), "b": (8, 2)}, r"a has shape \(2, 5\); expected the axes \(blocks rank n_in/blocks\)"),
+    ("melora", {"a": (2, 1, 2), "b": (2, 4, 1)}, r"blocks must divide.*given blocks=2, n_out=8, n_in=5"),
+    ("melora", {"a": (1, 2, 5), "b": (1, 8, 1)}, r"b has shape \(1, 8, 1\); expected \(1, 8, 2\)"),
+    ("lora_xs", {"r": (2, 2)}, r"given parameters named \('r',\); expected \('a', 'b', 'r'\)"),
+    ("lora_xs", {"r": (2, 2), "a": (3, 5), "b": (8, 2)}, r"a has shape \(3, 5\); expected \(2, 5\) for rank 2"),
+    ("vera", {"A": (2, 5), "B": (8, 2), "b": (8,), "d": (3,)}, r"A has shape \(2, 5\); expected \(3, 5\) for rank 3"),
+    ("adalora", {"a": (2, 5), "b": (8, 2), "e": (3,)}, r"e has shape \(3,\); expected \(2,\)"),
+    ("dora_dynamic", {"a": (2, 5), "b": (8, 2)}, r"given parameters named \('a', 'b'\); expected \('a', 'b', 'e'\)"),
+    (
+        "lora2",
+        {"a_in": (2, 5), "a_out": (3, 2), "b_in": (2, 3), "b_out": (8, 1), "e": (3,)},
+        r"b_out has shape \(8, 1\); expected \(8, 2\) for rank 3, inner 2",
+    ),
+    (
+        "lorta",
+        {"a": (2, 5), "b": (2, 2), "c_head": (3, 2), "c_kind": (2,), "c_layer": (2,)},
+        "heads must divide n_out, as 1, 2, 4, 8 do; given heads=3, n_out=8",
+    ),
+    ("aurora", {"core": (2, 2, 3), "p": (2,), "u": (2, 5), "v": (8, 2)}, r"core has shape \(2, 2, 3\); expected"),
 ]
 
 
@@ -50,7 +73,7 @@ def test_parameters_of_the_wrong_shape_or_name(name, shapes, message):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_x_of_the_wrong_length(name):
-    params = FAMILIES[name].init(KEY, 8, 12)
+    params = Case(name, (), 8, 12).start("float32")
     with pytest.raises(ValueError, match="n_in=9|n_in=11"):
         FAMILIES[name].matvec(params, jnp.zeros((3, 11 if name != "kronecker" else 9)), 4)
     with pytest.raises(ValueError, match=r"x has shape \(3, 0\); expected \(\.\.\., n_in\)"):
@@ -64,7 +87,7 @@ def test_sizes_below_one(name):
         with pytest.raises(ValueError, match="at least 1; given n_out=0, n_in=5"):
             make(0, 5)
     with pytest.raises(ValueError, match="at least 1; given n_out=5, n_in=0"):
-        family.project(jnp.zeros((5, 0)))
+        family.project(jnp.zeros((5, 0)), **({"fixed": {}} if hasattr(family, "fixed") else {}))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +106,18 @@ def test_sizes_below_one(name):
         ("low_rank", {"rank": -1}, "rank must be at least 1; given rank=-1"),
         ("block_circulant", {"block_size": 4}, "block_size must divide.*block_size=4, n_out=12, n_in=6"),
         ("block_circulant", {"block_size": 0}, "block_size must be at least 1; given block_size=0"),
+        ("c3a", {"block_size": 4}, "block_size must divide.*block_size=4, n_out=12, n_in=6"),
+        ("melora", {"blocks": 4}, "blocks must divide n_out and n_in, as 1, 2, 3, 6 do; given blocks=4"),
+        ("melora", {"rank": 0}, "rank must be at least 1; given rank=0"),
+        ("lora_xs", {"rank": 0}, "rank must be at least 1; given rank=0"),
+        ("vera", {"rank": 0}, "rank must be at least 1; given rank=0"),
+        ("adalora", {"rank": 0}, "rank must be at least 1; given rank=0"),
+        ("adalora", {"rank": 4, "initial_rank": 3}, "at most that; given rank=4, initial_rank=3"),
+        ("dora_dynamic", {"rank": 4, "initial_rank": 3}, "at most that; given rank=4, initial_rank=3"),
+        ("lora2", {"rank": 4, "initial_rank": 3}, "at most that; given rank=4, initial_rank=3"),
+        ("lora2", {"inner": 0}, "inner must be at least 1; given inner=0"),
+        ("lorta", {"heads": 5}, "heads must divide n_out, as 1, 2, 3, 4, 6, 12 do; given heads=5, n_out=12"),
+        ("aurora", {"rank": 0}, "rank must be at least 1; given rank=0"),
     ],
 )
 def test_options_that_do_not_fit(name, chosen, message):
@@ -90,7 +125,7 @@ def test_options_that_do_not_fit(name, chosen, message):
     for call in (
         lambda: family.num_params(12, 6, **chosen),
         lambda: family.init(KEY, 12, 6, **chosen),
-        lambda: family.project(jnp.zeros((12, 6)), **chosen),
+        lambda: family.project(jnp.zeros((12, 6)), **chosen, **({"fixed": {}} if hasattr(family, "fixed") else {})),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from surm.matrices import FAMILIES, toeplitz
+from surm.matrices import FAMILIES, lora_xs, toeplitz, vera
 
 from .cases import assert_close, dense_of, two_shapes
 
@@ -39,6 +39,20 @@ def block_circulant_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int)
     return np.block([[scipy.linalg.circulant(c) for c in row] for row in params["c"]])
 
 
+def c3a_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.ndarray:
+    return np.block([[scipy.linalg.circulant(c).T for c in row] for row in params["c"]]) / n_in
+
+
+def lorta_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.ndarray:
+    mixed = params["c_layer"] * params["c_kind"]
+    return np.concatenate([params["b"] @ np.diag(mixed * c) @ params["a"] for c in params["c_head"]])
+
+
+def aurora_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.ndarray:
+    core = sum(weight * params["core"][:, :, k] for k, weight in enumerate(params["p"]))
+    return params["v"] @ core @ params["u"]
+
+
 ORACLES = {
     "circulant": lambda p, n_out, n_in: scipy.linalg.circulant(vector(p)),
     "skew_circulant": lambda p, n_out, n_in: f_circulant(vector(p), -1),
@@ -49,6 +63,15 @@ ORACLES = {
     ),
     "low_rank": lambda p, n_out, n_in: p["b"] @ p["a"],
     "block_circulant": block_circulant_oracle,
+    "c3a": c3a_oracle,
+    "melora": lambda p, n_out, n_in: scipy.linalg.block_diag(*(b @ a for a, b in zip(p["a"], p["b"], strict=True))),
+    "lora_xs": lambda p, n_out, n_in: p["b"] @ p["r"] @ p["a"],
+    "vera": lambda p, n_out, n_in: np.diag(p["b"]) @ p["B"] @ np.diag(p["d"]) @ p["A"],
+    "adalora": lambda p, n_out, n_in: p["b"] @ np.diag(p["e"]) @ p["a"],
+    "dora_dynamic": lambda p, n_out, n_in: p["b"] @ np.diag(p["e"]) @ p["a"],
+    "lora2": lambda p, n_out, n_in: p["b_out"] @ p["b_in"] @ np.diag(p["e"]) @ p["a_out"] @ p["a_in"],
+    "lorta": lorta_oracle,
+    "aurora": aurora_oracle,
 }
 
 
@@ -75,9 +98,30 @@ def test_kaiming_uniform_factor(name, bound):
 @pytest.mark.parametrize(
     "name, key, deviation",
     [("circulant", "a", 1.0), ("skew_circulant", "a", 1.0)]
-    + [("toeplitz", "a", 0.02), ("low_displacement_rank", "h", 0.02)],
+    + [("toeplitz", "a", 0.02), ("low_displacement_rank", "h", 0.02)]
+    + [("adalora", "b", 0.02), ("dora_dynamic", "b", 0.02), ("lora2", "b_out", 0.02)]
+    + [("aurora", "core", 1 / 8)],
 )
 def test_normal_factor(name, key, deviation):
     values = np.asarray(FAMILIES[name].init(jax.random.key(0), 2000, 5)[key])
     assert abs(values.std() / deviation - 1) < 0.1
     assert abs(values.mean() / deviation) < 0.1
+
+
+def test_lora_xs_is_frozen_between_singular_vectors_of_the_weight():
+    base = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32)
+    found = lora_xs.fixed(jnp.asarray(base), rank=4)
+    u, s, vt = np.linalg.svd(base)
+    np.testing.assert_allclose(found["b"] @ found["a"], u[:, :4] * s[:4] @ vt[:4], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found["a"], axis=1), s[:4], rtol=1e-5)  # the singular values on this side
+    np.testing.assert_allclose(found["b"].T @ found["b"], np.eye(4), atol=1e-5)
+    opposite = lora_xs.fixed(jnp.asarray(base[:, ::-1].copy()), rank=4)
+    np.testing.assert_allclose(opposite["b"], found["b"], atol=1e-5)  # the signs do not hang on the machine
+
+
+def test_vera_draws_the_same_matrices_for_every_weight_of_a_shape():
+    one, other = (vera.fixed(base, rank=3) for base in (jnp.zeros((5, 40)), jnp.ones((5, 40))))
+    for name in ("A", "B"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert 0.8 * (6 / 40) ** 0.5 < np.abs(one["A"]).max() <= (6 / 40) ** 0.5
+    assert vera.init(jax.random.key(0), 5, 40, rank=3)["d"].tolist() == pytest.approx([0.1] * 3)

@@ -18,11 +18,17 @@ from surm.matrices import (
     toeplitz,
 )
 
-from .cases import Case, assert_close, dense_of, one_shape
+from .cases import WIDE_CASE, assert_close, dense_of, one_shape
+
+NO_CLOSED_FORM = ("low_displacement_rank", "lorta", "vera")
 
 
 def error(family, params, dense) -> float:
     return float(jnp.linalg.norm(family.to_dense(params, *dense.shape) - dense))
+
+
+def trained_shapes(case) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in jax.eval_shape(lambda: case.init("float32")).items()}
 
 
 @one_shape
@@ -37,15 +43,15 @@ def test_no_perturbation_comes_nearer(case, float64):
     assert best < np.linalg.norm(dense) or case.name == "low_rank"
     for salt in range(6):
         step = {
-            name: array + 0.03 * (-1) ** salt * case.random(*array.shape, dtype=float64, salt=20 + salt // 2)
-            for name, array in found.items()
+            name: found[name] + 0.03 * (-1) ** salt * case.random(*shape, dtype=float64, salt=20 + salt // 2)
+            for name, shape in trained_shapes(case).items()
         }
-        assert distance(step) >= best - 1e-12
+        assert distance({**found, **step}) >= best - 1e-12
 
 
 @one_shape
 def test_the_residual_is_orthogonal_to_the_family(case, float64):
-    if case.name == "low_displacement_rank" or (case.name == "toeplitz" and not case.options):
+    if case.name in NO_CLOSED_FORM or (case.name == "toeplitz" and not case.options):
         pytest.skip("no closed form: alternating least squares stops near a stationary point")
     dense = case.random(case.n_out, case.n_in, dtype=float64, salt=5)
 
@@ -53,7 +59,8 @@ def test_the_residual_is_orthogonal_to_the_family(case, float64):
         return jnp.sum((case.family.to_dense(params, case.n_out, case.n_in) - dense) ** 2)
 
     slopes = jax.jit(jax.grad(square))(case.project(dense))
-    assert max(float(jnp.abs(slope).max()) for slope in slopes.values()) < 1e-11 * float(jnp.sum(dense**2))
+    largest = max(float(jnp.abs(slopes[name]).max()) for name in trained_shapes(case))
+    assert largest < 1e-11 * float(jnp.sum(dense**2))
 
 
 def test_low_rank_error_is_the_tail_of_the_singular_values(float64):
@@ -112,25 +119,26 @@ def test_every_start_is_the_best_for_some_matrix(family, seed, bound, float64):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_zero_is_projected_to_zero(name):
-    family = FAMILIES[name]
-    found = family.project(jnp.zeros((8, 13)))
-    assert not family.to_dense(found, 8, 13).any()
+    case = WIDE_CASE[name]
+    found = case.project(jnp.zeros((8, 13)))
+    assert not case.family.to_dense(found, 8, 13).any()
     assert all(jnp.isfinite(array).all() for array in found.values())
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**13])
 def test_small_and_large_matrices_are_projected_alike(name, scale):
-    case = Case(name, (), 8, 13)
+    case = WIDE_CASE[name]
     dense = case.random(8, 13, dtype="float32")
     distance = error(case.family, case.project(dense), dense)
     scaled = error(case.family, case.project(scale * dense), scale * dense)
-    assert scaled == pytest.approx(scale * distance, rel=1e-2)
+    rounding = 1e-5 * float(jnp.linalg.norm(dense))  # all that is left where the rank is full
+    assert scaled == pytest.approx(scale * distance, rel=1e-2, abs=scale * rounding)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16_is_projected_in_bfloat16(name):
-    case = Case(name, (), 8, 13)
+    case = WIDE_CASE[name]
     dense = dense_of(case, case.member("bfloat16"))
     found = case.project(jnp.asarray(dense, "bfloat16"))
     assert {array.dtype for array in found.values()} == {jnp.dtype("bfloat16")}

@@ -15,12 +15,12 @@ from flax import nnx
 from jax.ad_checkpoint import print_saved_residuals
 
 import surm
-from surm import InputError, PeftSpec, matrices
+from surm import InputError, PeftSpec
 from surm.matmul import dot_general
 from surm.models.attention import Attention
 from surm.peft import paths, surgery
 from tests.peft.randomize import randomize
-from tests.peft.test_surgery import EVERY_LINEAR, UPDATES, attach
+from tests.peft.test_surgery import DISTINCT, EVERY_LINEAR, UPDATES, attach
 
 
 @pytest.mark.parametrize(("family", "options"), UPDATES)
@@ -40,7 +40,7 @@ def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, opti
 
 
 @pytest.mark.parametrize("path", ["fused", "fused_dense"])
-@pytest.mark.parametrize("family", matrices.FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_the_fused_paths_are_the_merged_model(small_vit, images, path, family):
     adapted = randomize(attach(small_vit, path=path, family=family), deviation=0.05)
     found, merged = adapted(images), surm.merge(adapted)(images)
@@ -148,7 +148,7 @@ def test_of_two_matrices_as_near_one_is_taken_and_not_a_mixture(monkeypatch):
         assert paths.quickest("circulant", 2048, 2048, 8192, **asked) == "branch"
 
 
-@pytest.mark.parametrize("family", matrices.FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_auto_answers_beyond_what_was_measured(family):
     for n in (1, 128, 200, 2048, 10**4):
         shapes = {"a": (n,)}, {"b": (n,)}, {"a": (1, 8, n), "b": (1, n, 8)}
@@ -176,7 +176,7 @@ def test_the_committed_measurements_are_those_of_the_whole_grid():
     assert paths._measured("abacus") == []
 
 
-@pytest.mark.parametrize("family", matrices.FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_auto_is_the_quickest_wherever_it_was_measured(family):
     for point in paths._measured("cpu"):
         if point["family"] == family:
@@ -206,7 +206,7 @@ def test_the_paths_agree_for_adapters(small_vit, images, family, options):
 
 
 @PRODUCTS
-@pytest.mark.parametrize("family", matrices.FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_every_example_may_have_an_adapter_of_its_own(family, product):
     x = jax.random.normal(jax.random.key(0), (3, 5, 12))
     for path in paths.available("update", family):
@@ -297,7 +297,7 @@ def test_a_plain_layer_keeps_its_forward_mode_derivative(path):
 
 
 @PRODUCTS
-@pytest.mark.parametrize("family", matrices.FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, product, capsys):
     layer, x = updated(spec=PeftSpec(family=family, path="fused"), dot_general=product), jnp.ones((5, 7, 12))
     graphdef, trainable, frozen = surgery.split(nnx.Dict(query=layer))
@@ -305,7 +305,8 @@ def test_the_fused_path_keeps_of_the_batch_its_input_alone(family, product, caps
     print_saved_residuals(loss, trainable, x)
     kept = re.findall(r"^\w+\[([\d,]*)\]", capsys.readouterr().out, re.MULTILINE)
     assert kept.count("5,7,12") == 1
-    assert {*kept} - {"5,7,12"} <= {",".join(map(str, value.shape)) for value in trainable.values()} | {"12,12"}
+    own = [*trainable.values(), *layer.delta.values().values()]
+    assert {*kept} - {"5,7,12"} <= {",".join(map(str, value.shape)) for value in own} | {"12,12"}
 
 
 def blocks(path: str, family: str, count: int) -> tuple:

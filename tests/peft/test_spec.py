@@ -36,8 +36,8 @@ def test_dropout_out_of_range_is_refused():
 
 
 def test_every_method_has_its_default_targets():
-    for method, targets in METHODS.items():
-        assert PeftSpec(method=method).targets == targets
+    for name, method in METHODS.items():
+        assert PeftSpec(method=name).targets == method.targets
 
 
 def test_json_round_trip():
@@ -71,7 +71,7 @@ def test_values_of_another_type_are_refused(field, value, expected):
     [
         (
             {"method": "adapter", "scale": 7.0},
-            "scale=7.0, but only the method 'update' has a scale, 'adapter' has none",
+            "scale=7.0, but only 'update' and 'loko' have it, the method 'adapter' has not",
         ),
         ({"method": "head", "targets": "blocks.*"}, "targets='blocks.*', but the method 'head' trains"),
         ({"family": "low_rank", "options": "rank=8,rank=4"}, "'rank=8,rank=4' gives 'rank' twice"),

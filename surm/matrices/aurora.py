@@ -1,0 +1,170 @@
+"""Aurora: one tensor for the whole model, decomposed by its modes; a vector of each matrix picks from its core.
+
+    ΔW = v (core ×₃ p) u      u: (R, n_in),   v: (n_out, R),   core: (R, R, R) one for the model;   p: (R,) its own
+
+R (n_in + n_out) + R³ values for all matrices of one shape together and R for each; what stands here is one matrix.
+
+Source: arXiv 2305.08381.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import gated_low_rank
+from surm.matrices.params import (
+    Params,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+)
+
+LEARNING_RATE = 3e-3
+MEASURED_AS = "low_rank"
+
+SHARED = {"core": "model", "u": "model", "v": "model"}
+"""What is one array for several matrices; see `surm.matrices.lorta`."""
+
+
+def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 64, dtype: DTypeLike = jnp.float32) -> Params:
+    """Parameters of a zero matrix: u uniform in ±1/√n_in, core ~ N(0, 1/R), p uniform in ±√(6/(R+1)) (Xavier), v = 0.
+
+    Args:
+      key: for u, core and p.
+      n_out: rows.
+      n_in: columns.
+      rank: R.
+      dtype: of the parameters.
+
+    Returns:
+      {"core": (R, R, R), "p": (R,), "u": (R, n_in), "v": (n_out, R)}.
+
+    Raises:
+      ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+      >>> import jax
+      >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 3, rank=2).items()}
+      {'core': (2, 2, 2), 'p': (2,), 'u': (2, 3), 'v': (4, 2)}
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    of_core, of_p, of_u = jax.random.split(key, 3)
+    of_mode, of_input = (6 / (rank + 1)) ** 0.5, n_in**-0.5
+    return {
+        "core": rank**-0.5 * jax.random.normal(of_core, (rank, rank, rank), dtype),
+        "p": jax.random.uniform(of_p, (rank,), dtype, -of_mode, of_mode),
+        "u": jax.random.uniform(of_u, (rank, n_in), dtype, -of_input, of_input),
+        "v": jnp.zeros((n_out, rank), dtype),
+    }
+
+
+def _core(params: Params, n_out: int, n_in: int) -> Float[Array, "R R"]:
+    """What p picks from the core, once the shapes fit."""
+    check_keys(params, ("core", "p", "u", "v"))
+    check_ndim("p", params["p"], "rank")
+    rank = params["p"].shape[0]
+    why = f"rank {rank}, n_out={n_out}, n_in={n_in}"
+    for name, shape in {"core": (rank,) * 3, "u": (rank, n_in), "v": (n_out, rank)}.items():
+        check_shape(name, params[name], shape, why)
+    return jnp.einsum("ijk,k->ij", params["core"], params["p"], precision="highest")
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product v ((core ×₃ p) (u x)).
+
+    Args:
+      params: as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
+
+    Returns:
+      The products, in x's type; computed in the common type of x and the parameters. Cost R (n_in + n_out + R)
+      a vector, and R³.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"core": jnp.ones((1, 1, 1)), "p": jnp.array([2.0]), "u": jnp.ones((1, 2)), "v": jnp.ones((1, 1))}
+      >>> matvec(params, jnp.array([1.0, 2.0]), 1).tolist()
+      [6.0]
+    """
+    core = _core(params, n_out, input_size(x))
+    inner = jnp.einsum("...i,ri,qr->...q", x, params["u"], core)
+    return jnp.einsum("...q,oq->...o", inner, params["v"]).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix v (core ×₃ p) u.
+
+    Args:
+      params: as `init` makes them.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"core": jnp.ones((1, 1, 1)), "p": jnp.array([2.0]), "u": jnp.ones((1, 2)), "v": jnp.ones((1, 1))}
+      >>> to_dense(params, 1, 2).tolist()
+      [[2.0, 2.0]]
+    """
+    core = _core(params, n_out, n_in)
+    return jnp.matmul(params["v"], jnp.matmul(core, params["u"], precision="highest"), precision="highest")
+
+
+def num_params(n_out: int, n_in: int, *, rank: int = 64) -> int:
+    """Numbers stored for one matrix alone: R (n_in + n_out) + R³ + R.
+
+    Args:
+      n_out: rows.
+      n_in: columns.
+      rank: R.
+
+    Returns:
+      The number of trained values. Several matrices of a model share all but R of them.
+
+    Raises:
+      ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+      >>> num_params(768, 768)
+      360512
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    return rank * (n_in + n_out) + rank**3 + rank
+
+
+def project(dense: Float[Array, "n_out n_in"], *, rank: int = 64) -> Params:
+    """The nearest matrix: the truncated SVD, its singular values in the core's first slice.
+
+    Args:
+      dense: any matrix.
+      rank: R; what exceeds min(n_out, n_in) is filled with zeros.
+
+    Returns:
+      Parameters as `init` makes them; p picks the first slice. Cost: one SVD.
+
+    Raises:
+      ValueError: if the matrix is empty or rank is below 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> to_dense(project(jnp.array([[3.0, 0.0], [0.0, 4.0]]), rank=1), 2, 2).round(4).tolist()
+      [[0.0, 0.0], [0.0, 4.0]]
+    """
+    found = gated_low_rank.project(dense, rank=rank, initial_rank=rank)
+    first = jnp.zeros(rank, dense.dtype).at[0].set(1)
+    return {"core": jnp.diag(found["e"])[:, :, None] * first[None, None], "p": first, "u": found["a"], "v": found["b"]}

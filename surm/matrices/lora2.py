@@ -1,0 +1,229 @@
+"""LoRA²: gated components whose factors are of low rank themselves.
+
+    ΔW = (b_out b_in) diag(e) (a_out a_in)      b_out: (n_out, p),   b_in: (p, r'),   a_out: (r', p),   a_in: (p, n_in)
+
+Two scales: p directions of the weights, p = `inner`, and r' mixtures of them. (n_out + n_in) p + 2 r' p + r' values,
+rank min(r', p). A penalty keeps all four factors near orthonormal; components are switched off as in AdaLoRA.
+
+Source: arXiv 2408.06854.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import gated_low_rank, sensitivity
+from surm.matrices.adalora import TRAINING, first_scores, next_scores, not_orthonormal, surplus
+from surm.matrices.gated_low_rank import GATE, components
+from surm.matrices.params import (
+    Params,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+)
+
+__all__ = ["GATE", "TRAINING", "first_scores", "next_scores", "surplus"]
+
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
+
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    rank: int = 8,
+    initial_rank: int | None = None,
+    inner: int = 8,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters of a zero matrix: e = 0, all else ~ N(0, 0.02²).
+
+    Args:
+      key: for the factors.
+      n_out: rows.
+      n_in: columns.
+      rank: components that are left after training.
+      initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
+      inner: p.
+      dtype: of the parameters.
+
+    Returns:
+      {"a_in": (p, n_in), "a_out": (r', p), "b_in": (p, r'), "b_out": (n_out, p), "e": (r',)}.
+
+    Raises:
+      ValueError: if a size or rank is below 1, or rank is above initial_rank.
+
+    Examples:
+      >>> import jax
+      >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 3, rank=2, inner=1).items()}
+      {'a_in': (1, 3), 'a_out': (3, 1), 'b_in': (1, 3), 'b_out': (4, 1), 'e': (3,)}
+    """
+    check_sizes(n_out, n_in)
+    check_positive("inner", inner)
+    r = components(rank, initial_rank)
+    shapes = {"a_in": (inner, n_in), "a_out": (r, inner), "b_in": (inner, r), "b_out": (n_out, inner)}
+    keys = jax.random.split(key, len(shapes))
+    drawn = {name: 0.02 * jax.random.normal(key, shapes[name], dtype) for name, key in zip(shapes, keys, strict=True)}
+    return {**drawn, "e": jnp.zeros(r, dtype)}
+
+
+def _check(params: Params, n_out: int, n_in: int) -> None:
+    check_keys(params, ("a_in", "a_out", "b_in", "b_out", "e"))
+    check_ndim("a_out", params["a_out"], "rank inner")
+    r, p = params["a_out"].shape
+    why = f"rank {r}, inner {p}, n_out={n_out}, n_in={n_in}"
+    for name, shape in {"a_in": (p, n_in), "b_in": (p, r), "b_out": (n_out, p), "e": (r,)}.items():
+        check_shape(name, params[name], shape, why)
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product b_out (b_in (e ⊙ (a_out (a_in x)))).
+
+    Args:
+      params: as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
+
+    Returns:
+      The products, in x's type; computed in the common type of x and the parameters. Cost p (n_out + n_in + 2 r')
+      a vector.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> one = jnp.ones((1, 1))
+      >>> params = {"a_in": jnp.ones((1, 2)), "a_out": one, "b_in": one, "b_out": one, "e": jnp.array([0.5])}
+      >>> matvec(params, jnp.array([1.0, 2.0]), 1).tolist()
+      [1.5]
+    """
+    _check(params, n_out, input_size(x))
+    y = jnp.einsum("...i,pi->...p", x, params["a_in"])
+    y = jnp.einsum("...p,rp,r->...r", y, params["a_out"], params["e"])
+    return jnp.einsum("...r,pr,op->...o", y, params["b_in"], params["b_out"]).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix (b_out b_in) diag(e) (a_out a_in).
+
+    Args:
+      params: as `init` makes them.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> one = jnp.ones((1, 1))
+      >>> params = {"a_in": jnp.ones((1, 2)), "a_out": one, "b_in": one, "b_out": one, "e": jnp.array([0.5])}
+      >>> to_dense(params, 1, 2).tolist()
+      [[0.5, 0.5]]
+    """
+    _check(params, n_out, n_in)
+    a = jnp.matmul(params["a_out"], params["a_in"], precision="highest")
+    b = jnp.matmul(params["b_out"], params["b_in"], precision="highest")
+    return gated_low_rank.to_dense({"a": a, "b": b, "e": params["e"]}, n_out, n_in)
+
+
+def num_params(n_out: int, n_in: int, *, rank: int = 8, initial_rank: int | None = None, inner: int = 8) -> int:
+    """Numbers stored: p (n_out + n_in) + 2 r' p + r'.
+
+    Args:
+      n_out: rows.
+      n_in: columns.
+      rank: components that are left after training.
+      initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
+      inner: p.
+
+    Returns:
+      The number of trained values.
+
+    Raises:
+      ValueError: if a size or rank is below 1, or rank is above initial_rank.
+
+    Examples:
+      >>> num_params(768, 768, rank=8, initial_rank=8)
+      12424
+    """
+    check_sizes(n_out, n_in)
+    check_positive("inner", inner)
+    r = components(rank, initial_rank)
+    return inner * (n_out + n_in) + 2 * r * inner + r
+
+
+def project(
+    dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: int | None = None, inner: int = 8
+) -> Params:
+    """The nearest matrix: the SVD, truncated to rank min(r', p), singular values as gates.
+
+    Args:
+      dense: any matrix.
+      rank: components that are left after training.
+      initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
+      inner: p.
+
+    Returns:
+      Parameters as `init` makes them; both inner factors are the identity. Cost: one SVD.
+
+    Raises:
+      ValueError: if the matrix is empty, a size or rank below 1, or rank above initial_rank.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> project(jnp.array([[3.0, 0.0], [0.0, 4.0]]), rank=2, inner=1)["e"].tolist()
+      [4.0, 0.0, 0.0]
+    """
+    check_positive("inner", inner)
+    r = components(rank, initial_rank)
+    found, missing = gated_low_rank.project(dense, rank=min(r, inner), initial_rank=min(r, inner)), max(inner - r, 0)
+    return {
+        "a_in": jnp.pad(found["a"], ((0, missing), (0, 0))),
+        "a_out": jnp.eye(r, inner, dtype=dense.dtype),
+        "b_in": jnp.eye(inner, r, dtype=dense.dtype),
+        "b_out": jnp.pad(found["b"], ((0, 0), (0, missing))),
+        "e": jnp.pad(found["e"], (0, max(r - inner, 0))),
+    }
+
+
+def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
+    """The importance of every component: its gate's, and the means of what belongs to it alone of the factors.
+
+    Args:
+      averages: from `next_scores`.
+
+    Returns:
+      One number a component.
+    """
+    of = sensitivity.importance(averages)
+    return of["e"] + of["a_out"].mean(1) + of["b_in"].mean(0)
+
+
+def penalty(params: Params) -> Float[Array, ""]:
+    """The distance of the four factors from orthonormal ones, of rows or columns, whichever are fewer.
+
+    Args:
+      params: as `init` makes them.
+
+    Returns:
+      The sum of four Frobenius norms ‖m mᵀ - I‖.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> names = ("a_in", "a_out", "b_in", "b_out")
+      >>> float(penalty(dict.fromkeys(names, jnp.eye(2, 3))))
+      0.0
+    """
+    factors = (params[name] for name in ("a_in", "a_out", "b_in", "b_out"))
+    return sum(not_orthonormal(m if m.shape[0] <= m.shape[1] else m.T) for m in factors)

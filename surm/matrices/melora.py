@@ -1,0 +1,195 @@
+"""MELoRA: many small matrices of low rank along the diagonal.
+
+    [b₁a₁          ]
+    [     b₂a₂     ]      b: (k, n_out/k, r),   a: (k, r, n_in/k)
+    [          b₃a₃]
+
+k blocks of rank r have the rank k r together, for the r (n_out + n_in) values of one matrix of rank r.
+
+Source: arXiv 2402.17263.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import low_rank
+from surm.matrices.params import (
+    Params,
+    check_divides,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+)
+
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
+_MOST_BLOCKS = 8
+
+
+def _count(n_out: int, n_in: int, blocks: int | None) -> int:
+    """The k that `blocks` stands for, once it fits the shape."""
+    check_sizes(n_out, n_in)
+    if blocks is None:
+        common = math.gcd(n_out, n_in)
+        return max(k for k in range(1, _MOST_BLOCKS + 1) if common % k == 0)
+    check_divides("blocks", blocks, n_out, n_in)
+    return blocks
+
+
+def init(
+    key: PRNGKeyArray,
+    n_out: int,
+    n_in: int,
+    *,
+    rank: int = 1,
+    blocks: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Parameters of a zero matrix: a uniform in ±√(k/n_in) (Kaiming with √5), b = 0.
+
+    Args:
+      key: for a.
+      n_out: rows.
+      n_in: columns.
+      rank: r, of each block.
+      blocks: k, a divisor of both sides; None for the largest up to 8.
+      dtype: of the parameters.
+
+    Returns:
+      {"a": (k, r, n_in/k), "b": (k, n_out/k, r)}.
+
+    Raises:
+      ValueError: if a size, r or k is below 1, or k does not divide both sides.
+
+    Examples:
+      >>> import jax
+      >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 6).items()}
+      {'a': (2, 1, 3), 'b': (2, 2, 1)}
+    """
+    k = _count(n_out, n_in, blocks)
+    check_positive("rank", rank)
+    bound = (n_in // k) ** -0.5
+    return {
+        "a": jax.random.uniform(key, (k, rank, n_in // k), dtype, -bound, bound),
+        "b": jnp.zeros((k, n_out // k, rank), dtype),
+    }
+
+
+def _check(params: Params, n_out: int, n_in: int) -> int:
+    """The number of blocks, once the shapes fit."""
+    check_keys(params, ("a", "b"))
+    check_ndim("a", params["a"], "blocks rank n_in/blocks")
+    k, r, _ = params["a"].shape
+    check_divides("blocks", k, n_out, n_in)
+    why = f"{k} blocks of rank {r}, n_out={n_out}, n_in={n_in}"
+    check_shape("a", params["a"], (k, r, n_in // k), why)
+    check_shape("b", params["b"], (k, n_out // k, r), why)
+    return k
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product, block k: b_k (a_k x_k).
+
+    Args:
+      params: {"a", "b"}, as `init` makes them.
+      x: vectors of length n_in.
+      n_out: rows.
+
+    Returns:
+      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in) a vector.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"a": jnp.ones((2, 1, 2)), "b": jnp.array([[[1.0]], [[2.0]]])}
+      >>> matvec(params, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).tolist()
+      [3.0, 14.0]
+    """
+    k = _check(params, n_out, input_size(x))
+    parts = x.reshape(*x.shape[:-1], k, x.shape[-1] // k)
+    y = jnp.einsum("...kr,kor->...ko", jnp.einsum("...ki,kri->...kr", parts, params["a"]), params["b"])
+    return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix, b_k a_k along the diagonal.
+
+    Args:
+      params: {"a", "b"}, as `init` makes them.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> to_dense({"a": jnp.ones((2, 1, 2)), "b": jnp.array([[[1.0]], [[2.0]]])}, 2, 4).tolist()
+      [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0]]
+    """
+    _check(params, n_out, n_in)
+    return jax.scipy.linalg.block_diag(*jnp.matmul(params["b"], params["a"], precision="highest"))
+
+
+def num_params(n_out: int, n_in: int, *, rank: int = 1, blocks: int | None = None) -> int:
+    """Numbers stored: r (n_out + n_in), whatever k.
+
+    Args:
+      n_out: rows.
+      n_in: columns.
+      rank: r, of each block.
+      blocks: k, a divisor of both sides; None for the largest up to 8.
+
+    Returns:
+      The number of trained values.
+
+    Raises:
+      ValueError: if a size, r or k is below 1, or k does not divide both sides.
+
+    Examples:
+      >>> num_params(768, 768, rank=2, blocks=4)
+      3072
+    """
+    _count(n_out, n_in, blocks)
+    check_positive("rank", rank)
+    return rank * (n_out + n_in)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1, blocks: int | None = None) -> Params:
+    """The nearest matrix: of every block on the diagonal the truncated SVD.
+
+    Args:
+      dense: any matrix.
+      rank: r, of each block.
+      blocks: k, a divisor of both sides; None for the largest up to 8.
+
+    Returns:
+      {"a", "b"}. Cost: k SVDs.
+
+    Raises:
+      ValueError: if the matrix is empty, r or k below 1, or k does not divide both sides.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> found = project(jnp.array([[1.0, 2.0], [3.0, 4.0]]), blocks=2)
+      >>> to_dense(found, 2, 2).round(5).tolist()
+      [[1.0, 0.0], [0.0, 4.0]]
+    """
+    n_out, n_in = dense.shape
+    k = _count(n_out, n_in, blocks)
+    of_grid = dense.reshape(k, n_out // k, k, n_in // k)
+    diagonal = of_grid[jnp.arange(k), :, jnp.arange(k)]
+    return jax.vmap(lambda block: low_rank.project(block, rank=rank))(diagonal)

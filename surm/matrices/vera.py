@@ -1,0 +1,228 @@
+"""VeRA: two trained vectors that scale the rows of two random matrices, frozen and the same in every layer.
+
+    ΔW = diag(b) B diag(d) A      A: (r, n_in),   B: (n_out, r) random, frozen;   b: (n_out,),   d: (r,) trained
+
+n_out + r values. The random matrices are drawn from a fixed seed, for layers of one shape the same, so no file holds
+them.
+
+Source: arXiv 2310.11454.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices.params import (
+    Params,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shape,
+    check_sizes,
+    input_size,
+    working_dtype,
+)
+
+LEARNING_RATE = 1e-2
+MEASURED_AS = "low_rank"
+
+SHARED = {"A": "model", "B": "model"}
+
+_SEED = 0
+_ROUNDS = 100
+"""Of alternating least squares in a projection."""
+
+
+def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 256) -> Params:
+    """The frozen matrices, uniform in ±√(6/fan-in) (Kaiming).
+
+    Args:
+      base: the weight that is updated; its shape and type alone are read.
+      rank: r.
+
+    Returns:
+      {"A": (r, n_in), "B": (n_out, r)}.
+
+    Raises:
+      ValueError: if the weight is empty or rank is below 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> {name: array.shape for name, array in fixed(jnp.ones((4, 3)), rank=2).items()}
+      {'A': (2, 3), 'B': (4, 2)}
+    """
+    n_out, n_in = base.shape
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    of_a, of_b = jax.random.split(jax.random.key(_SEED))
+    drawn = {
+        "A": math.sqrt(6 / n_in) * jax.random.uniform(of_a, (rank, n_in), minval=-1),
+        "B": math.sqrt(6 / rank) * jax.random.uniform(of_b, (n_out, rank), minval=-1),
+    }
+    return {name: array.astype(base.dtype) for name, array in drawn.items()}
+
+
+def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 256, dtype: DTypeLike = jnp.float32) -> Params:
+    """Parameters of a zero matrix: b = 0, d = 0.1.
+
+    Args:
+      key: unused.
+      n_out: rows.
+      n_in: columns.
+      rank: r.
+      dtype: of the parameters.
+
+    Returns:
+      {"b": (n_out,), "d": (r,)}.
+
+    Raises:
+      ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+      >>> import jax
+      >>> {name: vector.shape for name, vector in init(jax.random.key(0), 4, 3, rank=2).items()}
+      {'b': (4,), 'd': (2,)}
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    return {"b": jnp.zeros(n_out, dtype), "d": jnp.full(rank, 0.1, dtype)}
+
+
+def _check(params: Params, n_out: int, n_in: int) -> None:
+    check_keys(params, ("A", "B", "b", "d"))
+    check_ndim("d", params["d"], "rank")
+    rank = params["d"].shape[0]
+    why = f"rank {rank}, n_out={n_out}, n_in={n_in}"
+    for name, shape in {"b": (n_out,), "A": (rank, n_in), "B": (n_out, rank)}.items():
+        check_shape(name, params[name], shape, why)
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product b ⊙ (B (d ⊙ (A x))).
+
+    Args:
+      params: {"A", "B", "b", "d"}, from `fixed` and `init`.
+      x: vectors of length n_in.
+      n_out: rows.
+
+    Returns:
+      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in) a vector.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"A": jnp.ones((1, 3)), "B": jnp.ones((2, 1)), "b": jnp.array([1.0, 2.0]), "d": jnp.array([0.5])}
+      >>> matvec(params, jnp.array([1.0, 2.0, 3.0]), 2).tolist()
+      [3.0, 6.0]
+    """
+    _check(params, n_out, input_size(x))
+    inner = jnp.einsum("...i,ri,r->...r", x, params["A"], params["d"])
+    return jnp.einsum("...r,or,o->...o", inner, params["B"], params["b"]).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix diag(b) B diag(d) A.
+
+    Args:
+      params: {"A", "B", "b", "d"}, from `fixed` and `init`.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"A": jnp.ones((1, 3)), "B": jnp.ones((2, 1)), "b": jnp.array([1.0, 2.0]), "d": jnp.array([0.5])}
+      >>> to_dense(params, 2, 3).tolist()
+      [[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]
+    """
+    _check(params, n_out, n_in)
+    left, right = params["b"][:, None] * params["B"], params["d"][:, None] * params["A"]
+    return jnp.matmul(left, right, precision="highest")
+
+
+def num_params(n_out: int, n_in: int, *, rank: int = 256) -> int:
+    """Numbers stored: n_out + r.
+
+    Args:
+      n_out: rows.
+      n_in: columns.
+      rank: r.
+
+    Returns:
+      The number of trained values.
+
+    Raises:
+      ValueError: if n_out, n_in or rank is below 1.
+
+    Examples:
+      >>> num_params(768, 768)
+      1024
+    """
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    return n_out + rank
+
+
+def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 256) -> Params:
+    """A matrix near by: alternately the best b for a given d and the best d for a given b.
+
+    It starts where the best unrestricted diag(b) B diag(d), as one matrix between dense and A, is nearest to rank one
+    when divided by B: for a matrix of the family whose A has independent rows, there it is.
+
+    Args:
+      dense: any matrix.
+      fixed: the frozen matrices, from `fixed`.
+      rank: r, theirs.
+
+    Returns:
+      {"b", "d"}. Cost: an SVD of A and one of n_out×r; O(n_out n_in r + r³) a round.
+
+    Raises:
+      ValueError: if the matrix is empty, rank is below 1, or the frozen matrices do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> matrices = {"A": jnp.eye(2), "B": jnp.ones((2, 2))}
+      >>> found = project(jnp.array([[1.0, 2.0], [2.0, 4.0]]), fixed=matrices, rank=2)
+      >>> to_dense({**matrices, **found}, 2, 2).round(4).tolist()
+      [[1.0, 2.0], [2.0, 4.0]]
+    """
+    n_out, n_in = dense.shape
+    check_sizes(n_out, n_in)
+    check_positive("rank", rank)
+    _check({**fixed, "b": jnp.zeros(n_out), "d": jnp.zeros(rank)}, n_out, n_in)
+    wide = working_dtype(dense)
+    of_a, of_b, target = fixed["A"].astype(wide), fixed["B"].astype(wide), dense.astype(wide)
+    inner = jnp.matmul(target, jnp.linalg.pinv(of_a), precision="highest") / of_b
+    start = jnp.linalg.svd(jnp.where(jnp.isfinite(inner), inner, 0), full_matrices=False)[2][0]
+
+    def round_(_, d):
+        return _best_d(of_a, of_b, target, _best_b(of_a, of_b, target, d))
+
+    d = jax.lax.fori_loop(0, _ROUNDS, round_, start)
+    return {"b": _best_b(of_a, of_b, target, d).astype(dense.dtype), "d": d.astype(dense.dtype)}
+
+
+def _best_b(of_a: Array, of_b: Array, target: Array, d: Array) -> Float[Array, " n_out"]:
+    """The b nearest for a given d: of every row by itself."""
+    rows = jnp.matmul(of_b * d[None], of_a, precision="highest")
+    square = jnp.sum(rows**2, axis=1)
+    return jnp.sum(rows * target, axis=1) / jnp.where(square > 0, square, 1)
+
+
+def _best_d(of_a: Array, of_b: Array, target: Array, b: Array) -> Float[Array, " r"]:
+    """The d nearest for a given b: linear least squares, the solution of least norm."""
+    left = b[:, None] * of_b
+    normal = jnp.matmul(left.T, left, precision="highest") * jnp.matmul(of_a, of_a.T, precision="highest")
+    products = jnp.einsum("oi,or,ri->r", target, left, of_a, precision="highest")
+    return jnp.linalg.lstsq(normal, products)[0]

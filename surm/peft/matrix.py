@@ -1,0 +1,137 @@
+"""A structured matrix as a module: a family's parameters as variables, and the ways to multiply by it."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.core import FrozenDict
+from jax.lax import DotAlgorithm, DotAlgorithmPreset, Precision, PrecisionLike
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from surm import matrices
+from surm.errors import InputError
+from surm.matrices import dft
+from surm.peft import paths
+from surm.peft.spec import PeftSpec
+from surm.peft.variables import AdapterParam, FixedParam
+
+
+def multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[None]:
+    """Where matmuls have a layer's precision: of a pair the higher; for none and a `DotAlgorithm` the device's own."""
+    if isinstance(precision, str) and precision in DotAlgorithmPreset.__members__:
+        precision = DotAlgorithmPreset[precision]
+    if precision in (None, DotAlgorithmPreset.DEFAULT) or isinstance(precision, DotAlgorithm):
+        return contextlib.nullcontext()
+    if isinstance(precision, DotAlgorithmPreset):
+        return jax.default_matmul_precision(precision.name)
+    each = precision if isinstance(precision, tuple | list) else (precision,)
+    highest = max((Precision(one) for one in each), key=lambda one: one.value)
+    return jax.default_matmul_precision(highest.name.lower())
+
+
+def _rows_of_a_device(x: Float[Array, "*batch n"]) -> int:
+    """The vectors of a batch that one device has: as many as there are, unless x's type tells how they are spread."""
+    sharding = jax.typeof(x).sharding
+    axes = [axis for part in sharding.spec[:-1] if part for axis in ((part,) if isinstance(part, str) else part)]
+    return max(math.prod(x.shape[:-1]) // math.prod(sharding.mesh.shape[axis] for axis in axes), 1)
+
+
+class StructuredMatrix(nnx.Module):
+    """A trained matrix of one family; the family's parameters are its variables."""
+
+    def __init__(
+        self, spec: PeftSpec, n_out: int, n_in: int, *, base: Float[Array, "n_out n_in"] | None = None, rngs: nnx.Rngs
+    ):
+        """Draws the initial parameters: the matrix is zero, its gradient is not.
+
+        Args:
+          spec: names the family and its options.
+          n_out: rows.
+          n_in: columns.
+          base: the weight that is updated, for the families that make fixed arrays from it.
+          rngs: source of the initial values.
+
+        Raises:
+          InputError: if an option does not fit the shape.
+        """
+        family = matrices.FAMILIES[spec.family]
+        try:
+            values = family.init(rngs.params(), n_out, n_in, **spec.structure)
+            fixed = _compiled(family.fixed, spec.structure)(base) if hasattr(family, "fixed") else {}
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{spec.family}: {error}") from error
+        self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
+        self.fixed = nnx.Dict({name: FixedParam(value) for name, value in fixed.items()})
+        self.family, self.n_out, self.n_in = spec.family, n_out, n_in
+        self.target_rank = spec.structure.get("rank", matrices.options(spec.family).get("rank"))
+        self.training = spec.training
+
+    def values(self) -> dict[str, Array]:
+        """The family's parameters as plain arrays, the fixed ones among them."""
+        return {name: variable[...] for name, variable in (*self.parameters.items(), *self.fixed.items())}
+
+    def __call__(
+        self, x: Float[Array, "*batch n_in"], path: str = "branch", precision: PrecisionLike = None
+    ) -> Float[Array, "*batch n_out"]:
+        """The matrix times every row of x.
+
+        Args:
+          x: vectors.
+          path: one of the paths beside the layer.
+          precision: of matmuls, as the layer's.
+
+        Returns:
+          The products, in x's type.
+
+        Raises:
+          ValueError: if the path is no such one.
+        """
+        with multiplying(precision):
+            if path == "branch":
+                return self.matvec(self.values(), x)
+            if path == "branch_dft" and self.family in paths.CONVOLUTIONAL:
+                return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
+            if path == "branch_dense":
+                return self.dense_matvec(self.values(), x, jnp.matmul)
+        raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
+
+    def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
+        """The path that `auto` takes for a batch; see `surm.peft.paths`."""
+        shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
+        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, jax.default_backend()
+        return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
+
+    def to_dense(self) -> Float[Array, "n_out n_in"]:
+        """The matrix in full, by its definition."""
+        return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
+
+    def matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        """The matrix that other parameters make, times every row of x."""
+        return matrices.FAMILIES[self.family].matvec(params, x, self.n_out)
+
+    def dense_matvec(
+        self, params: matrices.Params, x: Float[Array, "*batch n_in"], multiply: Callable[[Array, Array], Array]
+    ) -> Float[Array, "*batch n_out"]:
+        """The same through the dense matrix, by a product of vectors with a kernel as `jnp.matmul` or surm's."""
+        family = matrices.FAMILIES[self.family]
+        if hasattr(family, "dense_matvec"):
+            return family.dense_matvec(params, x, self.n_out, matmul=multiply)
+        return multiply(x, self.dense(params).T.astype(x.dtype))
+
+    def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
+        """The matrix that other parameters make, in full, the quickest way: up to rounding."""
+        family = matrices.FAMILIES[self.family]
+        return getattr(family, "quick_dense", family.to_dense)(params, self.n_out, self.n_in)
+
+
+@functools.cache
+def _compiled(fixed: Callable[..., matrices.Params], structure: FrozenDict) -> Callable[[Array], matrices.Params]:
+    """What makes a family's fixed arrays, compiled: once for all layers of a shape."""
+    return jax.jit(functools.partial(fixed, **structure))

@@ -1,0 +1,50 @@
+"""What families add to the loss, such as the distance of their factors from orthogonal ones."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from surm import matrices
+from surm.peft import surgery
+from surm.peft.matrix import StructuredMatrix
+
+
+def penalised(model: nnx.Module) -> list[StructuredMatrix]:
+    """The matrices of a model whose family adds something to the loss, with a weight other than 0."""
+    found = [layer.delta for _, layer in surgery.wrapped_layers(model) if isinstance(layer.delta, StructuredMatrix)]
+    return [delta for delta in found if delta.training.get("penalty")]
+
+
+def penalty(model: nnx.Module, progress: float | Float[Array, ""]) -> Float[Array, ""]:
+    """The mean over all such matrices of weight·(the family's penalty), as its paper defines it.
+
+    Args:
+      model: with an adapter.
+      progress: the share of the steps that are taken; some families stop to ask for it before the end.
+
+    Returns:
+      A number, 0 of a model without such matrices.
+    """
+    terms = []
+    for delta in penalised(model):
+        value = matrices.FAMILIES[delta.family].penalty(delta.values())
+        terms.append(jnp.where(progress < delta.training["penalty_until"], delta.training["penalty"] * value, 0))
+    return sum(terms, jnp.zeros(())) / max(len(terms), 1)
+
+
+def gradients(
+    graphdef: nnx.GraphDef, trainable: dict[str, jax.Array], frozen: nnx.State, progress: Float[Array, ""]
+) -> tuple[Float[Array, ""], dict[str, jax.Array]]:
+    """The penalty and its gradient.
+
+    Args:
+      graphdef: of the model, from `surgery.split`.
+      trainable: likewise.
+      frozen: likewise.
+      progress: as for `penalty`.
+
+    Returns:
+      The number, and its gradient in every trained array.
+    """
+    return jax.value_and_grad(lambda t: penalty(surgery.join(graphdef, t, frozen), progress))(trainable)
