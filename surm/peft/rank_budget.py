@@ -13,7 +13,7 @@ as the budget allows. It is an optax transformation around that of the gates, so
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from flax.core import FrozenDict
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int
 
 from surm import matrices
 from surm.peft import select, surgery
@@ -176,7 +177,7 @@ def switched_off(arrays: Arrays, like: Arrays, budgets: Sequence[RankBudget]) ->
     return arrays | {gate: jnp.where(like[gate] == 0, 0, arrays[gate]) for gate in gates}
 
 
-def active_ranks(arrays: Arrays, budgets: Sequence[RankBudget]) -> dict[str, Float[Array, ""] | Int[Array, ""]]:
+def active_ranks(arrays: Mapping[str, ArrayLike], budgets: Sequence[RankBudget]) -> dict[str, Int[Array, ""]]:
     """How many components of each matrix are on, by the matrix's path."""
-    count: Callable[[jax.Array], jax.Array] = jnp.count_nonzero
-    return {one.layer: count(arrays[one.paths[budget.family.GATE]]) for budget in budgets for one in budget.gated}
+    gates = {one.layer: one.paths[budget.family.GATE] for budget in budgets for one in budget.gated}
+    return {layer: jnp.count_nonzero(arrays[gate]) for layer, gate in gates.items()}

@@ -337,7 +337,8 @@ def _changed(change: Mapping[str, Any], spec: PeftSpec) -> dict[str, Any]:
     if unknown := [name for name in change if name not in _RULED]:
         raise InputError(f"a rule cannot change {unknown[0]!r}; it can {', '.join(_RULED)}")
     other_family = change.get("family", spec.family) != spec.family
-    return {**({"options": {}, "path": "auto"} if other_family else {}), **change}
+    numbers = {name: float(value) for name, value in change.items() if type(value) is int}
+    return {**({"options": {}, "path": "auto"} if other_family else {}), **change, **numbers}
 
 
 def _check_schedule(whose: str, options: Mapping[str, Any]) -> None:

@@ -1,0 +1,105 @@
+"""Several models on one base: whether it is one, and what they have trained beside their updates."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from surm.errors import InputError
+from surm.peft import select, surgery
+from surm.peft.spec import PeftSpec
+from surm.peft.variables import AdapterParam, FixedParam, Trainable
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
+    """A copy of a model with updates alone, not merged.
+
+    Args:
+      name: what a message calls the model.
+      model: from `attach` or `load_adapter`; left untouched.
+      magnitude: whether its layers may have one.
+
+    Returns:
+      The copy.
+
+    Raises:
+      InputError: if the model has no adapter, one in another position, several, or a layer with a magnitude.
+    """
+    spec = surgery.spec_of(model)
+    if not isinstance(spec, PeftSpec) or spec.position != "update":
+        has = "no adapter" if spec is None else getattr(spec, "method", "several adapters")
+        raise InputError(f"{name} has {has}; expected an update, from attach or load_adapter")
+    model = surgery.unmerge(model)
+    for path, layer in surgery.wrapped_layers(model):
+        if layer.magnitude is not None and not magnitude:
+            raise InputError(f"{name}: {select.dotted(path)} has a magnitude, but only updates add up")
+    return model
+
+
+def beside(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """The variables of a model that are no update's own, by their paths in the plain model."""
+    wrapped = {path for path, _ in surgery.wrapped_layers(model)}
+    found = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        if not isinstance(variable, AdapterParam | FixedParam | nnx.RngState):
+            plain = [part for i, part in enumerate(path) if not (part == "base" and path[:i] in wrapped)]
+            found[select.dotted(plain)] = variable
+    return found
+
+
+def differing(models: Mapping[str, nnx.Module]) -> list[str]:
+    """Where models on one base differ in what they train beside their updates, such as their heads.
+
+    Args:
+      models: by the names that messages call them; not merged.
+
+    Returns:
+      Paths in the plain model.
+
+    Raises:
+      InputError: if they differ anywhere else: then the bases are different ones.
+    """
+    variables, paths = {name: beside(model) for name, model in models.items()}, []
+    for path in dict.fromkeys(path for of_model in variables.values() for path in of_model):
+        found = {name: of_model.get(path) for name, of_model in variables.items()}
+        arrays = {name: None if variable is None else variable[...] for name, variable in found.items()}
+        frozen = [name for name, variable in found.items() if not isinstance(variable, Trainable)]
+        for name in frozen[1:]:
+            if not same(arrays[frozen[0]], arrays[name]):
+                raise InputError(f"{frozen[0]} and {name} have different bases: {path} differs")
+        first, *others = arrays.values()
+        if not all(same(first, other) for other in others):
+            paths.append(path)
+    _check_structures(models, variables)
+    return paths
+
+
+def _check_structures(models: Mapping[str, nnx.Module], variables: Mapping[str, Mapping[str, nnx.Variable]]) -> None:
+    """InputError if bases of the same arrays compute differently; heads of other shapes are another thing."""
+    (first, *names), shapes = models, {name: _shapes(of_model) for name, of_model in variables.items()}
+    for name in names:
+        if shapes[name] == shapes[first] and structure(models[name]) != structure(models[first]):
+            raise InputError(f"{first} and {name} have bases of the same arrays, but compute differently with them")
+
+
+def _shapes(variables: Mapping[str, nnx.Variable]) -> dict[str, tuple[int, ...]]:
+    return {path: np.shape(variable[...]) for path, variable in variables.items()}
+
+
+def same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
+    """Whether two arrays are one, or have the same bits."""
+    if first is other or first is None or other is None:
+        return first is other
+    alike = (first.shape, first.dtype) == (other.shape, other.dtype)
+    return alike and np.asarray(first).tobytes() == np.asarray(other).tobytes()
+
+
+def structure(model: nnx.Module) -> nnx.GraphDef:
+    """Of the plain model in evaluation mode: numbers of heads, epsilons and the like."""
+    plain = surgery.detach(model)
+    plain.eval()
+    return nnx.graphdef(plain)

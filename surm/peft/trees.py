@@ -1,0 +1,286 @@
+"""An update of any model whose parameters are a tree of arrays: Flax Linen, Equinox, Haiku, or written by hand.
+
+    adapter, apply = surm.adapt_params(params, spec, jax.random.key(0))
+    gradients = jax.grad(lambda adapter: loss(apply(params, adapter), batch))(adapter)  # params stay frozen
+    merged = apply(params, adapter)  # for inference
+
+The adapted tree looks like the frozen one, so whatever reads that reads this. Nothing is put beside a layer: ΔW is
+formed in full and added to the kernel in every step, which is little beside the product with a batch of many tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm import matrices
+from surm.errors import InputError
+from surm.matrices import Params
+from surm.matrices.params import working_dtype
+from surm.peft import select, store
+from surm.peft.kernels import KernelLayout
+from surm.peft.spec import PeftSpec
+
+Tree = TypeVar("Tree")
+_VALUE = "value"
+"""What the array of a leaf that trains itself is called in an adapter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Update:
+    """ΔW of a kernel, or of a segment of its outputs."""
+
+    path: str
+    segment: str  # empty for the whole kernel
+    layout: KernelLayout
+    shape: tuple[int, ...]  # of the kernel
+    spec: PeftSpec
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.segment}" if self.segment else self.path
+
+    @property
+    def rows(self) -> slice:
+        n_out, _ = self.layout.sizes(self.shape)
+        return slice(*self.layout.spans(n_out)[self.segment]) if self.segment else slice(0, n_out)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.layout.sizes(self.shape)[1]
+
+    @property
+    def family(self) -> ModuleType:
+        return matrices.FAMILIES[self.spec.family]
+
+    def initial(self, key: PRNGKeyArray) -> Params:
+        """Parameters of ΔW = 0."""
+        init = functools.partial(self.family.init, n_out=self.sizes[0], n_in=self.sizes[1], **self.spec.options)
+        return self._of_each(init, jax.random.split(key, self.layout.stack(self.shape)))
+
+    def fixed(self, kernel: Float[Array, "..."]) -> Params:
+        """What the family makes of the base; nothing for most."""
+        if not hasattr(self.family, "fixed"):
+            return {}
+        return self._of_each(functools.partial(self.family.fixed, **self.spec.options), self._base(kernel))
+
+    def added(self, kernel: Float[Array, "..."], params: Params) -> Float[Array, "..."]:
+        """kernel + scale·ΔW; the bits of other segments stay."""
+        to_dense = getattr(self.family, "quick_dense", self.family.to_dense)
+        delta = self._of_each(functools.partial(to_dense, n_out=self.sizes[0], n_in=self.sizes[1]), params)
+        updated = self._base(kernel) + (self.spec.scale * delta).astype(kernel.dtype)
+        whole = jax.lax.dynamic_update_slice_in_dim(self.layout.matrices(kernel), updated, self.rows.start, axis=-2)
+        return self.layout.kernel(whole, self.shape)
+
+    def _base(self, kernel: Float[Array, "..."]) -> Float[Array, "*stack n_out n_in"]:
+        return self.layout.matrices(kernel)[..., self.rows, :]
+
+    def _of_each(self, function: Callable[..., Any], argument: Any) -> Any:
+        """A family's function of every matrix of a stack."""
+        try:
+            return self.layout.each(function)(argument)
+        except ValueError as error:
+            raise InputError(f"{self.name}: {self.spec.family}: {error}") from error
+
+
+def adapt_params(
+    params: Tree, spec: PeftSpec, key: PRNGKeyArray, *, layouts: Mapping[str, KernelLayout] | None = None
+) -> tuple[dict[str, Params], Callable[[Tree, Mapping[str, Any]], Tree]]:
+    """Makes an adapter for a tree of parameters, and the function that puts it in: kernel + scale·ΔW.
+
+    Args:
+      params: any tree of arrays, such as `variables["params"]` or an Equinox module; left untouched. Leaves that are no
+        arrays pass through.
+      spec: of the method `update`. Its targets match whole the dotted path of a kernel, `encoder.0.query.kernel`, of a
+        module that holds it and no other kernel, `encoder.0.query`, or of a segment, `encoder.0.qkv.kernel:query` or
+        `encoder.0.qkv:query`. `train` names leaves that train themselves, such as the head. `path` is not read.
+      key: for the initial values.
+      layouts: by pattern, as targets, which axes of kernels are what; the first pattern that matches counts. A kernel
+        of two axes that none matches is (n_in, n_out); **those of Equinox and PyTorch are not** (`KernelLayout`).
+
+    Returns:
+      The adapter: for every target its parameters by name, `{"encoder.0.query.kernel": {"a": ..., "b": ...}}`, as the
+      family has them (with stacked axes in front); for a leaf that trains itself `{"value": ...}`. It is a plain tree
+      for optax, `jax.vmap` or a file.
+      And a pure function (frozen, adapter) -> the adapted tree, for use inside `jax.jit`, `jax.grad` and `jax.vmap`. It
+      has the structure and types of frozen, which is params, or a tree with such kernels at the same paths; sums are
+      made in float32 at least and rounded to the kernel's type (in bfloat16 small updates are lost: keep frozen in
+      float32 and compute in bfloat16). All other leaves are those of frozen. It takes the adapter also as one flat
+      dictionary by `path.name`. The arrays that a family fixes by the base, it keeps: they are made here, once.
+      It raises InputError, listing what differs, if names or shapes of the adapter or of the kernels are others.
+
+    Raises:
+      InputError: if the method is another or the spec has dropout; a pattern matches nothing (the nearest paths are
+        named), or what is no kernel; a layout is missing or does not fit; an option does not fit a kernel's shape.
+
+    Examples:
+      >>> params = {"mlp": {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}}
+      >>> adapter, apply = adapt_params(params, PeftSpec(targets="mlp"), jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, adapter)
+      {'mlp.kernel': {'a': (6,), 'b': (6,)}}
+      >>> adapter["mlp.kernel"]["b"] += 1.0
+      >>> merged = apply(params, adapter)
+      >>> bool((merged["mlp"]["kernel"] != 1).all()), merged["mlp"]["bias"] is params["mlp"]["bias"]
+      (True, True)
+      >>> flat = {f"{path}.{name}": array for path, one in adapter.items() for name, array in one.items()}
+      >>> bool((apply(params, flat)["mlp"]["kernel"] == merged["mlp"]["kernel"]).all())  # flat is for safetensors
+      True
+    """
+    _check(spec, key)
+    leaves = _arrays(params)
+    if not leaves:
+        raise InputError(f"params, a {type(params).__name__}, holds no array; expected a tree of them")
+    updates = _updates(spec, leaves, _layouts_by_path(layouts or {}, leaves))
+    trained = _trained(spec, leaves, {update.path for update in updates})
+    keys = jax.random.split(key, len(updates))
+    adapter = {update.name: update.initial(key) for update, key in zip(updates, keys, strict=True)}
+    fixed = {update.name: update.fixed(_wide(leaves[update.path])) for update in updates}
+    adapter |= {path: {_VALUE: jnp.array(leaves[path])} for path in trained}  # a copy: it may be donated
+    expected = jax.tree.map(_form, _arrays(adapter))
+    places = {path: _form(leaves[path]) for path in (*(update.path for update in updates), *trained)}
+    names = {name: list(values) for name, values in adapter.items()}
+
+    def apply(frozen: Tree, adapter: Mapping[str, Any]) -> Tree:
+        arrays, given = _arrays(frozen), _arrays(adapter)
+        store.check_arrays("adapter", given, expected)
+        store.check_arrays("frozen", {path: arrays[path] for path in places if path in arrays}, places)
+        changed = {path: given[f"{path}.{_VALUE}"] for path in trained}
+        for update in updates:
+            values = {name: jnp.asarray(given[f"{update.name}.{name}"]) for name in names[update.name]}
+            kernel = changed.get(update.path, _wide(arrays[update.path]))
+            changed[update.path] = update.added(kernel, values | fixed[update.name])
+        return _replaced(frozen, changed)
+
+    return adapter, apply
+
+
+def _check(spec: PeftSpec, key: PRNGKeyArray) -> None:
+    if not isinstance(spec, PeftSpec) or not isinstance(key, jax.Array):
+        given = f"a {type(spec).__name__} and a {type(key).__name__}"
+        raise InputError(f"adapt_params takes a PeftSpec and a key such as jax.random.key(0), got {given}")
+    if spec.method != "update":
+        raise InputError(f"method={spec.method!r}, but in a tree of parameters only kernels change; expected 'update'")
+    if spec.dropout:
+        raise InputError(f"dropout={spec.dropout}, but an update inside the kernel has no input to drop; expected 0")
+    if getattr(matrices.FAMILIES[spec.family], "SHARED", None):
+        raise InputError(f"{spec.family} shares arrays between layers, which a tree of parameters has no place for")
+
+
+def _arrays(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by dotted path."""
+    arrays = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+            dotted = _dotted(path)
+            if dotted in arrays:
+                raise InputError(f"two arrays have the path {dotted!r}; expected each to have its own")
+            arrays[dotted] = leaf
+    return arrays
+
+
+def _dotted(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _form(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def _is_kernel(path: str, leaf: Any) -> bool:
+    """Whether an array may be a kernel; the biases of Linen's attention have two axes."""
+    boxed = ".value"  # what Flax puts around an array of which it knows more
+    return len(leaf.shape) >= 2 and path.removesuffix(boxed).rpartition(".")[2] != "bias"
+
+
+def _named(leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> dict[str, tuple[str, str]]:
+    """What a pattern may match, with the path and the segment that it means."""
+    kernels: dict[str, list[str]] = {}
+    for path in (path for path, leaf in leaves.items() if _is_kernel(path, leaf)):
+        kernels.setdefault(path.rpartition(".")[0], []).append(path)
+    by_module = {module: path for module, (path, *others) in kernels.items() if module and not others}
+    named = {}
+    for name, path in ({path: path for path in leaves} | by_module).items():
+        named[name] = (path, "")
+        named |= {f"{name}:{segment}": (path, segment) for segment in layouts.get(path, KernelLayout()).segments}
+    return named
+
+
+def _layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, Any]) -> dict[str, KernelLayout]:
+    if not isinstance(layouts, Mapping):
+        raise InputError(f"layouts={layouts!r}, expected them by pattern, such as {{'.*': KernelLayout()}}")
+    named, chosen = _named(leaves, {}), {}
+    for pattern, layout in layouts.items():
+        if not isinstance(layout, KernelLayout):
+            raise InputError(f"layouts[{pattern!r}] is {layout!r}, expected a KernelLayout")
+        paths = [named[name][0] for name in select.matching([pattern], named, "array or module")]
+        left = [path for path in paths if path not in chosen]
+        if not left:
+            raise InputError(f"layouts: what {pattern!r} matches, patterns before it match; put it in front of them")
+        chosen |= dict.fromkeys(left, layout)
+    return chosen
+
+
+def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> list[_Update]:
+    named = _named(leaves, layouts)
+    matched = select.matching(spec.targets, named, "array or module")
+    places = dict.fromkeys(named[name] for name in matched)  # a kernel may be matched by its module too
+    for path, segment in places:
+        if segment and (path, "") in places:
+            raise InputError(f"targets match {path} and its segment {path}:{segment}; expected one of them")
+    return [_update(spec, path, segment, leaves[path], layouts) for path, segment in places]
+
+
+def _update(spec: PeftSpec, path: str, segment: str, leaf: Any, layouts: Mapping[str, KernelLayout]) -> _Update:
+    shape = tuple(leaf.shape)
+    if not _is_kernel(path, leaf):
+        raise InputError(f"targets match {path}, {_in_words(leaf)}, which is no kernel; expected kernels alone")
+    _check_floating("targets", path, leaf)
+    if len(shape) != 2 and path not in layouts:
+        raise InputError(f"{path} is {_in_words(leaf)}; expected two axes, or which of them are inputs and outputs: "
+                         "layouts={PATTERN: KernelLayout(inputs=..., outputs=...)}")  # fmt: skip
+    update = _Update(path, segment, layouts.get(path, KernelLayout()), shape, spec)
+    try:
+        update.layout.check(shape)
+        update.layout.spans(update.layout.sizes(shape)[0])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return update
+
+
+def _trained(spec: PeftSpec, leaves: Mapping[str, Any], updated: set[str]) -> list[str]:
+    """The paths of leaves that train themselves."""
+    trained = select.under(spec.train, leaves)
+    for path in trained:
+        _check_floating("train", path, leaves[path])
+        if path in updated:
+            raise InputError(f"{path} is matched by targets and by train; expected one of them")
+    return trained
+
+
+def _check_floating(field: str, path: str, leaf: Any) -> None:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.itemsize < 2:
+        raise InputError(f"{field} matches {path}, {_in_words(leaf)}; expected floating point of 16 bits or more")
+
+
+def _in_words(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _wide(kernel: Any) -> Float[Array, "..."]:
+    """In float32 at least."""
+    kernel = jnp.asarray(kernel)
+    return kernel.astype(working_dtype(kernel))
+
+
+def _replaced(tree: Tree, changed: Mapping[str, Any]) -> Tree:
+    """The tree with other arrays at some paths, in the types of those before."""
+
+    def of(path: tuple, leaf: Any) -> Any:
+        return jnp.asarray(changed[_dotted(path)], leaf.dtype) if _dotted(path) in changed else leaf
+
+    return jax.tree.map_with_path(of, tree)

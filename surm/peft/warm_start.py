@@ -1,0 +1,197 @@
+"""Warm starts: an update of any family that is near a given dense ΔW before it trains.
+
+    deltas = surm.difference(finetuned, base, targets=spec.targets)     a full fine-tune minus its base
+    adapted, errors = surm.warm_start(surm.attach(base, spec, rngs), deltas)
+
+or, down the first gradient, one step of the full weights that the family can take:
+
+    gradients = surm.kernel_gradients(adapted, lambda model: loss(model(x), labels))
+    adapted, errors = surm.warm_start(adapted, {path: -rate * g for path, g in gradients.items()})
+
+An error is a layer's ‖scale·ΔW - delta‖_F / ‖delta‖_F: 0 where the family has the matrix, 1 where it has nothing of it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.core import FrozenDict
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from surm import matrices
+from surm.errors import InputError
+from surm.matrices.params import working_dtype
+from surm.peft import bases, select, store, surgery
+from surm.peft.layers import UpdatedLinear
+from surm.peft.spec import PeftSpec
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, dict[str, float]]:
+    """Returns the model with every update as near to a given matrix as its family comes.
+
+    Each family's `project` finds the parameters, so scale·ΔW is nearest, or near, in Frobenius norm. An update that is
+    to be zero gets initial values, from which it can train. A magnitude becomes the norm of the new weight's rows.
+
+    Args:
+      model: with an update, from `attach` or `load_adapter`; left untouched.
+      deltas: for each adapted layer, by dotted path, what is to be added to its weight: n_out×n_in.
+
+    Returns:
+      A new model, not merged, and the relative error of each layer in Frobenius norm.
+
+    Raises:
+      InputError: if the model has no update; paths are missing or unknown, or shapes others (all are named); a matrix
+        is not finite, a scale 0, or a family has trained arrays that several layers share.
+    """
+    model = bases.updated("the model", model, magnitude=True)
+    layers = {select.dotted(path): layer for path, layer in surgery.wrapped_layers(model)}
+    own = specs(model, surgery.spec_of(model))
+    deltas = _by_layer(model, layers, deltas)
+    return model, {path: fit(path, layer, jnp.asarray(deltas[path]), own[path]) for path, layer in layers.items()}
+
+
+def difference(
+    finetuned: nnx.Module, base: nnx.Module, targets: Sequence[str] | str = ()
+) -> dict[str, Float[Array, "n_out n_in"]]:
+    """What a fine-tune has added to the weights of a model's linear layers.
+
+    Args:
+      finetuned: any NNX module; updates in it are merged first, in a copy.
+      base: another with the same linear layers, as it was before.
+      targets: patterns of layer paths, as of `PeftSpec`; empty for all linear layers.
+
+    Returns:
+      By dotted path the matrices, in float32 at least.
+
+    Raises:
+      InputError: if a layer is in one model alone or of another shape in the other, a pattern matches nothing, or a
+        model has adapters that are not linear.
+    """
+    after, before = (_weights(surgery.detach(surgery.merge(model))) for model in (finetuned, base))
+    if targets:
+        chosen = select.matching((targets,) if isinstance(targets, str) else targets, before, "linear layer")
+        before = {path: before[path] for path in chosen}
+        after = {path: after[path] for path in chosen if path in after}
+    store.check_arrays("finetuned", after, before)
+    wide = working_dtype(*before.values(), *after.values())
+    return {path: after[path].astype(wide) - weight.astype(wide) for path, weight in before.items()}
+
+
+def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) -> dict[str, Float[Array, "n_out n_in"]]:
+    """The gradient of a loss in the frozen weights of all adapted layers, as if they trained.
+
+    Args:
+      model: with an adapter; left untouched, whatever the loss does to its argument.
+      loss: of such a model, a number; compiled.
+
+    Returns:
+      By dotted path the gradients, as deltas for `warm_start` once they are multiplied by minus a rate.
+
+    Raises:
+      InputError: if the model has no adapted layers.
+    """
+    model = surgery.unmerge(model)
+    kernels = {path: layer.base.kernel[...] for path, layer in surgery.wrapped_layers(model)}
+    if not kernels:
+        raise InputError("the model has no layer with an adapter; attach one first")
+
+    def of_kernels(kernels: dict[select.Path, Array]) -> Float[Array, ""]:
+        other = nnx.clone(model)
+        for path, layer in surgery.wrapped_layers(other):
+            layer.base.kernel = layer.base.kernel.replace(kernels[path])
+        return loss(other)
+
+    return {select.dotted(path): gradient.T for path, gradient in jax.jit(jax.grad(of_kernels))(kernels).items()}
+
+
+def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"], spec: PeftSpec) -> float:
+    """Brings one layer's update near a matrix, in place.
+
+    Args:
+      path: the layer's, for messages.
+      layer: not merged.
+      delta: what is to be added to its weight.
+      spec: that holds for this layer.
+
+    Returns:
+      The relative error.
+
+    Raises:
+      InputError: if the matrix is not finite, the scale 0, or a trained array shared with other layers.
+    """
+    _check(path, layer, delta)
+    delta, matrix = delta.astype(working_dtype(delta)), layer.delta
+    norm = float(jnp.linalg.norm(delta))
+    if norm:
+        fixed = {name: variable[...] for name, variable in matrix.fixed.items()}
+        found = _projecting(matrix.family, spec.structure)(delta / layer.scale, **({"fixed": fixed} if fixed else {}))
+    else:  # the projection of nothing may have no gradient
+        family = matrices.FAMILIES[matrix.family]
+        found = family.init(jax.random.key(0), matrix.n_out, matrix.n_in, **spec.structure)
+    put(layer, found)
+    error = float(jnp.linalg.norm(layer.scale * matrix.to_dense().astype(delta.dtype) - delta))
+    return error / norm if norm else error
+
+
+def put(layer: UpdatedLinear, params: matrices.Params) -> None:
+    """Gives a layer's update other trained arrays, and what depends on them, in place."""
+    parameters = layer.delta.parameters
+    for name, variable in list(parameters.items()):
+        parameters[name] = variable.replace(params[name].astype(variable.dtype))
+    if layer.magnitude is not None:
+        weight = layer.base.kernel[...].T + layer.scale * layer.delta.to_dense()
+        norms = jnp.linalg.norm(weight.astype(working_dtype(weight)), axis=1)
+        layer.magnitude = layer.magnitude.replace(norms.astype(layer.magnitude.dtype))
+
+
+def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
+    """What holds for each adapted layer of a model, by path."""
+    walked = select.walk(model)
+    places = select.places(walked)
+    return {
+        select.dotted(path): next(filter(None, (spec.at(select.dotted(place)) for place in places[id(layer)])), spec)
+        for path, layer in surgery.wrapped_layers(model)
+    }
+
+
+def _by_layer(
+    model: nnx.Module, layers: Mapping[str, UpdatedLinear], deltas: Mapping[str, ArrayLike]
+) -> dict[str, ArrayLike]:
+    """The matrices by the first path of each layer; InputError if they are not those of the layers."""
+    walked = select.walk(model)
+    first = {id(layer): path for path, layer in layers.items()}
+    names = {select.dotted(place): first[id(node)] for place, node in walked if id(node) in first}
+    found = {names.get(path, path): delta for path, delta in deltas.items()}
+    shapes = {path: (layer.delta.n_out, layer.delta.n_in) for path, layer in layers.items()}
+    expected = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
+    store.check_arrays("deltas", {path: jnp.asarray(delta) for path, delta in found.items()}, expected)
+    return found
+
+
+def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -> None:
+    matrix = layer.delta
+    shared = [name for name in getattr(matrices.FAMILIES[matrix.family], "SHARED", ()) if name in matrix.parameters]
+    if shared:
+        raise InputError(f"{path}: {matrix.family} shares {', '.join(shared)} among layers, expected a family where "
+                         "each layer has its own arrays")  # fmt: skip
+    if layer.scale == 0:
+        raise InputError(f"{path}: scale=0, expected another, so that there is an update")
+    if not jnp.isfinite(delta).all():
+        raise InputError(f"{path}: the given matrix has entries that are not finite")
+
+
+def _weights(model: nnx.Module) -> dict[str, Float[Array, "n_out n_in"]]:
+    """The weights of all linear layers of a plain model."""
+    return {dotted: select.get(model, path).kernel[...].T for dotted, path in select.linear_layers(model).items()}
+
+
+@functools.cache
+def _projecting(family: str, structure: FrozenDict) -> Callable[..., Any]:
+    """A family's projection, compiled: once for all layers of a shape."""
+    return jax.jit(functools.partial(matrices.FAMILIES[family].project, **structure))
