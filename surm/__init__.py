@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from surm.errors import InputError
 from surm.peft import (
     METHODS,
+    KernelLayout,
     ParameterCount,
     PeftSpec,
     Trainable,
+    adapt_params,
     attach,
     count_parameters,
     detach,
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "InputError",
+    "KernelLayout",
     "ParameterCount",
     "PeftSpec",
     "Trainable",
     "__version__",
+    "adapt_params",
     "attach",
     "count_parameters",
     "detach",

@@ -36,6 +36,13 @@ def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     assert names["logits"].shape == (1, 10)
 
 
+def test_the_snippets_of_the_docs_run_one_after_the_other():
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL):
+        exec(snippet, names)
+    assert set(names["adapter"]) == {"qkv:query", "qkv:value"}
+
+
 @pytest.mark.parametrize(
     ("text", "name", "measured"),
     [

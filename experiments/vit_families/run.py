@@ -29,7 +29,23 @@ METHODS: dict[str, dict[str, Any]] = {
     "low_displacement_rank r=1": {"peft.family": "low_displacement_rank", "peft.options": "rank=1"},
     "low_rank r=1": {"peft.family": "low_rank", "peft.options": "rank=1"},
     "low_rank r=8": {"peft.family": "low_rank", "peft.options": "rank=8"},
+    "c3a": {"peft.family": "c3a"},
+    "melora r=1": {"peft.family": "melora"},
+    "lora_xs r=16": {"peft.family": "lora_xs"},
+    "vera": {"peft.family": "vera"},
+    "adalora r=1": {"peft.family": "adalora", "peft.options": "rank=1"},
+    "dora_dynamic r=1": {"peft.family": "dora_dynamic", "peft.options": "rank=1"},
+    "lora2": {"peft.family": "lora2"},
+    "lorta r=8": {"peft.family": "lorta", "peft.options": "rank=8,heads=3"},
+    "aurora R=16": {"peft.family": "aurora", "peft.options": "rank=16"},
+    "low_rank r=1 with magnitude": {"peft.family": "low_rank", "peft.options": "rank=1", "peft.magnitude": True},
+    "circulant with magnitude": {"peft.family": "circulant", "peft.magnitude": True},
+    "kronecker, three terms": {"peft.family": "kronecker", "peft.options": "terms=3"},
+    "hadamard_adapter": {"peft.method": "hadamard_adapter", "peft.options": r"norm='.*\.norm2'"},
+    "loko low_rank r=1": {"peft.method": "loko", "peft.family": "low_rank", "peft.options": "rank=1"},
 }
+RATES = {"c3a": (5e-2, 2e-1, 8e-1), "loko low_rank r=1": (1e-5, 1e-4, 1e-3)}
+"""Of methods whose rate is another thing than an entry's of ΔW: divided by n, or a variance."""
 DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"config": "vit_digits", "final": {}, "rates": ()},
     "cifar10": {
@@ -52,7 +68,7 @@ def measure(dataset: str, method: str, source: str | None, seeds: int) -> dict[s
     common = {**recipe["final"], **({"data.source": source} if source else {}), **METHODS[method]}
     key = "optim.head_learning_rate" if method == "head" else "optim.learning_rate"
     tuning = {}
-    for rate in recipe["rates"]:
+    for rate in recipe["rates"] and RATES.get(method, recipe["rates"]):
         changes = {**common, **recipe["tuning"], key: rate, "data.eval_split": "validation"}
         tuning[rate] = _train(recipe["config"], changes)["eval"]["accuracy"]
     final = {**common, key: max(tuning, key=tuning.get)} if tuning else common
@@ -70,16 +86,13 @@ def measure(dataset: str, method: str, source: str | None, seeds: int) -> dict[s
 
 
 def table(dataset: str) -> str:
-    """The committed results of a dataset as a Markdown table: a column a method, fewest parameters first."""
+    """The committed results of a dataset as a Markdown table: a row a method, fewest parameters first."""
     results = [json.loads(path.read_text()) for path in RESULTS.glob(f"{dataset}_*.json")]
     results.sort(key=lambda result: (result["adapter_parameters"], result["name"]))
-    rows = {
-        "": [result["name"] for result in results],
-        "---": ["---:"] * len(results),
-        "adapter parameters": [f"{result['adapter_parameters']:,}" for result in results],
-        "accuracy": [_accuracy(result["seeds"]["accuracy"]) for result in results],
-    }
-    return "\n".join(f"| {' | '.join([name, *cells])} |" for name, cells in rows.items())
+    rows = [("method", "trained beside the head", "accuracy"), ("---", "---:", "---:")]
+    for result in results:
+        rows.append((result["name"], f"{result['adapter_parameters']:,}", _accuracy(result["seeds"]["accuracy"])))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _accuracy(values: list[float]) -> str:
@@ -100,7 +113,8 @@ def main() -> None:
     source = arguments.source and str(pathlib.Path(arguments.source).resolve())
     for method in arguments.methods.split(",") if not arguments.table else ():
         result = measure(arguments.dataset, method, source, arguments.seeds)
-        file = RESULTS / f"{arguments.dataset}_{method.replace(' r=', '_r')}.json"
+        name = method.replace(" r=", "_r").replace(" R=", "_r").replace(",", "").replace(" ", "_")
+        file = RESULTS / f"{arguments.dataset}_{name}.json"
         files.replace(file, json.dumps(result, indent=2) + "\n")
         print(f"{method}: {result['seeds']} {result.get('tuning')}", flush=True)
     print(table(arguments.dataset))

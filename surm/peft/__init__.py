@@ -2,10 +2,12 @@
 
 `spec` says what is wanted, `select` finds the places, `layers` holds what is put there, `surgery` puts it there and
 takes it away again, `store` keeps the trained part on disk, `serving` answers by many adapters at once. `rank_budget`
-and `penalty` are what some families ask of a training.
+and `penalty` are what some families ask of a training. `trees` does the same for parameter trees of other frameworks,
+`kernels` says how matrices lie in them.
 """
 
 from surm.matrices import FAMILIES
+from surm.peft.kernels import KernelLayout
 from surm.peft.serving import serve_batch, stack_adapters
 from surm.peft.spec import METHODS as _METHODS
 from surm.peft.spec import PeftSpec
@@ -21,6 +23,7 @@ from surm.peft.surgery import (
     unmerge,
     with_path,
 )
+from surm.peft.trees import adapt_params
 from surm.peft.variables import AdapterParam, Trainable
 
 METHODS: dict[str, str] = {**dict.fromkeys(_METHODS, "peft.method"), **dict.fromkeys(FAMILIES, "peft.family")}
@@ -29,9 +32,11 @@ METHODS: dict[str, str] = {**dict.fromkeys(_METHODS, "peft.method"), **dict.from
 __all__ = [
     "METHODS",
     "AdapterParam",
+    "KernelLayout",
     "ParameterCount",
     "PeftSpec",
     "Trainable",
+    "adapt_params",
     "attach",
     "count_parameters",
     "detach",

@@ -1,0 +1,240 @@
+"""Several adapters in one model: their weighted sum, each alone, switched without compiling, merged and taken out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import surm
+from surm import InputError, PeftSpec
+from surm.models import vit
+from surm.peft import several, surgery
+from tests.conftest import SMALL
+from tests.peft.randomize import randomize
+
+SPECS = {
+    "a": PeftSpec(family="circulant", targets=r".*\.(query|value)", scale=0.5, train="head"),
+    "b": PeftSpec(family="low_rank", options="rank=2", targets=r".*\.(query|up)", scale=2.0, path="fused"),
+    "c": PeftSpec(family="lora_xs", options="rank=3", targets=r".*\.query", path="branch"),
+}
+
+
+def attach(base: nnx.Module, spec: PeftSpec, seed: int = 1) -> nnx.Module:
+    return randomize(surm.attach(base, spec, nnx.Rngs(seed)), seed)
+
+
+@pytest.fixture(scope="module")
+def base() -> vit.ViT:
+    return vit.ViT(SMALL, 5, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def models(base) -> dict[str, nnx.Module]:
+    return {name: attach(base, spec, seed) for seed, (name, spec) in enumerate(SPECS.items())}
+
+
+@pytest.fixture(scope="module")
+def combined(models) -> vit.ViT:
+    return several.combine(models, {"a": 1.0, "b": -0.5, "c": 3.0}, head="a")
+
+
+def close(first, other):
+    np.testing.assert_allclose(first, other, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(other))))
+
+
+def state(model: nnx.Module) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+
+
+def test_a_layer_adds_every_update_to_the_base(models, combined):
+    names = {"attention.query": "abc", "attention.value": "a", "mlp.up": "b"}
+    x = jax.random.normal(jax.random.key(0), (4, 12))
+    for name, expected in names.items():
+        path = surgery.select.parts(f"blocks.1.{name}")
+        layer, y = surgery.select.get(combined, path), None
+        assert "".join(member.name for member in layer.delta.members) == expected
+        y = layer.base(x)
+        for adapter, weight in {"a": 1.0, "b": -0.5, "c": 3.0}.items():
+            if adapter in expected:
+                dense = surgery.select.get(models[adapter], path).delta.to_dense()
+                y = y + weight * SPECS[adapter].scale * x @ dense.T
+        close(layer(x), y)
+    assert isinstance(combined.blocks[1].attention.key, nnx.Linear)
+
+
+def test_the_order_does_not_matter(models, images):
+    one, other = (several.combine({name: models[name] for name in names}, head="a") for names in ("abc", "cba"))
+    close(one(images), other(images))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_switched_to_one_it_answers_as_that_model(models, images, name):
+    combined = several.combine(models, head=name)
+    close(several.activate(combined, name)(images), models[name](images))
+    assert several.adapters(combined) == {"a": 1.0, "b": 1.0, "c": 1.0}
+    assert several.adapters(several.activate(combined, name)) == {other: float(other == name) for other in SPECS}
+
+
+def test_switched_off_it_answers_as_the_base_with_that_head(models, combined, images):
+    with surm.disabled(models["a"]) as off:
+        expected = off(images)
+    np.testing.assert_array_equal(several.activate(combined, {})(images), expected)
+    with surm.disabled(several.activate(combined, "b")) as off:
+        np.testing.assert_array_equal(off(images), expected)
+
+
+def test_merged_it_answers_the_same_and_unmerging_restores_the_bits(combined, images):
+    before, logits = state(combined), combined(images)
+    merged = surm.merge(combined)
+    close(merged(images), logits)
+    np.testing.assert_array_equal(surm.detach(merged)(images), merged(images))
+    for was, now, restored in zip(before, state(combined), state(surm.unmerge(merged)), strict=True):
+        np.testing.assert_array_equal(was, now)
+        np.testing.assert_array_equal(was, restored)
+    with pytest.raises(InputError, match="weights='b', but the model is merged; unmerge it first"):
+        several.activate(merged, "b")
+
+
+def test_detached_it_is_the_base_again(base, combined):
+    plain = surm.detach(combined)
+    trained = {path for path, _ in nnx.to_flat_state(nnx.state(plain.head))}
+    assert trained and type(plain.blocks[0].mlp.up) is nnx.Linear
+    for was, now in zip(state(base.blocks), state(plain.blocks), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
+def test_other_weights_compile_nothing_anew(combined, images):
+    traced = []
+    answer = nnx.jit(lambda model, x: traced.append(1) or model(x))
+    first = answer(combined, images)
+    close(first, combined(images))
+    assert jnp.max(jnp.abs(answer(several.activate(combined, "c"), images) - first)) > 1e-2
+    answer(several.activate(combined, {"a": 0.25, "b": 1}), images)
+    assert len(traced) == 1
+
+
+def test_weights_can_be_learned(combined, images):
+    loss = lambda weight: jnp.sum(several.activate(combined, {"a": weight, "c": 1.0})(images) ** 2)  # noqa: E731
+    one, slope = jax.jit(jax.value_and_grad(loss))(jnp.array(0.5))
+    np.testing.assert_allclose(slope, (loss(0.51) - loss(0.49)) / 0.02, rtol=2e-2)
+    np.testing.assert_allclose(one, loss(0.5), rtol=1e-4)
+
+
+def test_all_adapters_train_on(models, combined, images):
+    adapter, trainable = (sum(getattr(surm.count_parameters(model), kind) for model in models.values())
+                          for kind in ("adapter", "trainable"))  # fmt: skip
+    count = surm.count_parameters(combined)
+    assert (count.adapter, count.trainable) == (adapter, trainable)
+    graphdef, trained, frozen = surgery.split(combined)
+    loss = lambda trained: jnp.sum(surgery.join(graphdef, trained, frozen)(images) ** 2)  # noqa: E731
+    gradients = jax.jit(jax.grad(loss))(trained)
+    assert all(jnp.any(gradient != 0) for gradient in gradients.values())
+
+
+def test_every_adapter_keeps_its_dropout_and_its_path(base):
+    dropping = attach(base, PeftSpec(targets=r".*\.query", dropout=0.5), 4)
+    layer = several.combine({"d": dropping, "b": attach(base, SPECS["b"])}).blocks[0].attention.query
+    d, b = layer.delta.members
+    assert (d.path, b.path, b.dropout) == ("auto", "auto", None)
+    x = jnp.ones((2, 12))
+    assert not np.array_equal(d(x, x.dtype, layer.base), d(x, x.dtype, layer.base))
+    np.testing.assert_array_equal(b(x, x.dtype, layer.base), b(x, x.dtype, layer.base))
+    layer.eval()
+    np.testing.assert_array_equal(layer(x), layer(x))
+
+
+def test_in_bfloat16_the_answer_is(base, images):
+    narrow = nnx.merge(nnx.graphdef(base), jax.tree.map(lambda a: a.astype(jnp.bfloat16), nnx.state(base, nnx.Param)))
+    layer = several.combine({"c": attach(narrow, SPECS["c"])}).blocks[0].attention.query
+    assert layer(jnp.ones((2, 12), jnp.bfloat16)).dtype == jnp.bfloat16
+    layer.merge()
+    assert layer.kernel.dtype == jnp.bfloat16
+
+
+class Twice(nnx.Module):
+    def __init__(self):
+        self.first = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+        self.second = self.first
+
+
+def test_a_layer_with_two_names_is_wrapped_in_both_places():
+    model = Twice()
+    models = {name: attach(model, PeftSpec(targets=name)) for name in ("first", "second")}
+    combined = several.combine(models)
+    assert combined.first is combined.second and len(combined.first.delta.members) == 2
+    assert surm.detach(combined).first is not combined.first.base
+
+
+def test_heads_of_different_numbers_of_classes_go_together(models, images):
+    wide = attach(vit.ViT(SMALL, 7, rngs=nnx.Rngs(0)), SPECS["a"], 3)
+    combined = several.combine({"wide": wide, "b": models["b"]}, {"wide": 1.0}, head="wide")
+    close(combined(images), wide(images))
+
+
+def test_what_was_combined_stays_as_it_is(models):
+    before = [(nnx.graphdef(model), state(model)) for model in models.values()]
+    combined = several.combine({name: surm.merge(model) for name, model in models.items()}, head="c")
+    several.activate(combined, "a")
+    several.combine(models, head="c")
+    for (graphdef, arrays), model in zip(before, models.values(), strict=True):
+        assert nnx.graphdef(model) == graphdef
+        for was, now in zip(arrays, state(model), strict=True):
+            np.testing.assert_array_equal(was, now)
+
+
+def test_the_table_names_all_families(combined):
+    assert "circulant+low_rank+lora_xs" in surm.peft.table(combined)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"b": PeftSpec(method="adapter")}, "adapter 'b' has adapter; expected an update"),
+        ({"b": PeftSpec(method="hadamard_adapter", options={"norm": ""})}, "adapter 'b' has hadamard_adapter"),
+        ({"b": PeftSpec(magnitude=True)}, r"adapter 'b': blocks\.0\.attention\.key has a magnitude, but only updates"),
+        ({"b": SPECS["a"]}, r"'a', 'b' were trained with different head\.bias, head\.kernel; .* such as head='a'$"),
+    ],
+)
+def test_what_does_not_add_up_is_refused(models, base, changes, message):
+    others = {name: attach(base, spec, 9) for name, spec in changes.items()}
+    with pytest.raises(InputError, match=message):
+        several.combine({"a": models["a"], **others})
+
+
+def test_other_bases_are_refused_by_name(models, base):
+    foreign = attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(1)), SPECS["b"])
+    with pytest.raises(InputError, match=r"adapter 'b' and adapter 'f' have different bases: blocks\.0\.\S+ differs"):
+        several.combine({"b": models["b"], "f": foreign})
+    other = nnx.clone(models["b"])
+    other.blocks[1].norm1.epsilon = 1e-3
+    with pytest.raises(InputError, match="adapter 'b' and adapter 'o' have bases of the same arrays, but compute"):
+        several.combine({"b": models["b"], "o": other})
+
+
+def test_names_and_weights_that_are_none_are_refused(models, base, combined):
+    for call, message in (
+        (lambda: several.combine({}), "adapters named by nothing, expected names, such as 'german'"),
+        (lambda: several.combine({"": models["a"]}), "adapters named '', expected names"),
+        (lambda: several.combine(models, head="d"), "head='d', expected one of 'a', 'b', 'c'"),
+        (lambda: several.combine(models, {"A": 1.0}), "no adapter is called 'A'; nearest: a"),
+        (lambda: several.activate(combined, "d"), "no adapter is called 'd'; known: a, b, c"),
+        (lambda: several.activate(combined, {"a": float("nan")}), "the weight of 'a' is nan, expected a finite number"),
+        (lambda: several.activate(combined, {"a": True}), "the weight of 'a' is True, expected"),
+        (lambda: several.activate(combined, {"a": jnp.ones(2)}), "the weight of 'a' is Array"),
+        (lambda: several.activate(models["a"], "a"), "the model has one adapter, without a name; expected a model from"),
+        (lambda: several.adapters(base), "the model has no adapter, without a name; expected a model from combine"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_what_takes_one_adapter_refuses_several(tmp_path, combined):
+    for call, message in (
+        (lambda: several.combine({"all": combined}), "adapter 'all' has several adapters; expected an update"),
+        (lambda: surm.save_adapter(tmp_path / "x", combined), "'a', 'b', 'c'; save the models that were combined"),
+        (lambda: surm.stack_adapters([combined]), "'a', 'b', 'c', expected a model with one"),
+        (lambda: surm.attach(combined, PeftSpec(), nnx.Rngs(0)), "has an adapter already"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
