@@ -47,6 +47,24 @@ METHODS: dict[str, dict[str, Any]] = {
     "bottleneck 16": {"peft.method": "bottleneck", "peft.options": "size=16"},
     "bottleneck 64": {"peft.method": "bottleneck", "peft.options": "size=64"},
     "full": {"peft.method": "full"},
+    "c3a": {"peft.family": "c3a"},
+    "melora r=1": {"peft.family": "melora"},
+    "lora_xs r=16": {"peft.family": "lora_xs"},
+    "vera": {"peft.family": "vera"},
+    "adalora r=1": {"peft.family": "adalora", "peft.options": "rank=1"},
+    "dora_dynamic r=1": {"peft.family": "dora_dynamic", "peft.options": "rank=1"},
+    "lora2": {"peft.family": "lora2"},
+    "lorta r=8": {"peft.family": "lorta", "peft.options": "rank=8,heads=12"},
+    "aurora r=16": {"peft.family": "aurora", "peft.options": "rank=16"},
+    "low_rank r=1 with magnitude": {"peft.family": "low_rank", "peft.options": "rank=1", "peft.magnitude": True},
+    "hadamard_adapter": {"peft.method": "hadamard_adapter"},
+    "loko low_rank r=1": {
+        "peft.method": "loko",
+        "peft.family": "low_rank",
+        "peft.options": "rank=1",
+        "optim.weight_decay": 0.0,  # which a filter has not
+        "optim.head_weight_decay": 0.0,
+    },
 }
 # Three rates a method, each four times the one before. One Adam step of rate η changes a row of ΔW by about η·ρ,
 # where the initial random factor decides ρ. At n = 384 it is about 0.6·√r for low rank, √n = 20 for circulant,
@@ -66,6 +84,18 @@ RATES: dict[str, tuple[float, float, float]] = {
     "bottleneck 16": (4e-4, 1.6e-3, 6.4e-3),
     "bottleneck 64": (2.5e-4, 1e-3, 4e-3),
     "full": (4e-5, 1.6e-4, 6.4e-4),
+    "c3a": (5e-2, 2e-1, 8e-1),
+    "melora r=1": (2.5e-3, 1e-2, 4e-2),
+    "lora_xs r=16": (2.5e-3, 1e-2, 4e-2),
+    "vera": (2.5e-3, 1e-2, 4e-2),
+    "adalora r=1": (2.5e-3, 1e-2, 4e-2),
+    "dora_dynamic r=1": (2.5e-3, 1e-2, 4e-2),
+    "lora2": (2.5e-3, 1e-2, 4e-2),
+    "lorta r=8": (2.5e-3, 1e-2, 4e-2),
+    "aurora r=16": (8e-4, 3e-3, 1.2e-2),
+    "low_rank r=1 with magnitude": (2.5e-3, 1e-2, 4e-2),
+    "hadamard_adapter": (1e-3, 4e-3, 1.6e-2),
+    "loko low_rank r=1": (2.5e-5, 1e-4, 4e-4),
 }
 
 FIXED = {"optim.batch_size": 32, "optim.head_learning_rate": 5e-3, "peft.dropout": 0.0}

@@ -107,6 +107,8 @@ class Case:
 
 TABLE += [(name, {}, FEW) for name in FAMILIES if name not in {row[0] for row in TABLE}]
 CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
+DISTINCT = [name for name, family in FAMILIES.items() if not hasattr(family, "MEASURED_AS")] + ["lora_xs", "lorta"]
+"""The families that multiply in a way of their own, and two of those that multiply by thin matrices alone."""
 WIDE_CASE = {name: next(c for c in CASES if (c.name, c.shape) == (name, (8, 13))) for name in FAMILIES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 TALL, WIDE = (12, 6), (8, 13)  # even, odd

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from surm.matrices import FAMILIES, dft, fourier
+from surm.matrices import dft, fourier
 
-from .cases import Case, assert_close
+from .cases import DISTINCT, Case, assert_close
 from .test_matrix_paths import CONVOLVING
 
 several_devices = pytest.mark.skipif(jax.device_count() == 1, reason="runs in the process of the last test")
@@ -23,9 +23,9 @@ several_devices = pytest.mark.skipif(jax.device_count() == 1, reason="runs in th
 
 @several_devices
 @pytest.mark.parametrize("axes", [AxisType.Explicit, AxisType.Auto], ids=str)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_sharded_equals_unsharded_and_no_batch_is_gathered(name, axes):
-    case = Case(name, (("rank", 4),) if name in ("vera", "aurora") else (), 12, 6)
+    case = Case(name, (), 12, 6)
     params, x = case.member("float32"), case.random(8 * jax.device_count(), 3, 6, dtype="float32")
     mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(axes,))
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch")))
@@ -60,7 +60,7 @@ def test_on_eight_virtual_devices():
     root = here.parents[2]
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert f"{2 * len(FAMILIES)} passed" in run.stdout
+    assert f"{2 * len(DISTINCT)} passed" in run.stdout
 
 
 def several_test() -> str:

@@ -19,8 +19,9 @@ from surm import InputError, PeftSpec
 from surm.matmul import dot_general
 from surm.models.attention import Attention
 from surm.peft import paths, surgery
+from tests.matrices.cases import DISTINCT
 from tests.peft.randomize import randomize
-from tests.peft.test_surgery import DISTINCT, EVERY_LINEAR, UPDATES, attach
+from tests.peft.test_surgery import EVERY_LINEAR, UPDATES, attach
 
 
 @pytest.mark.parametrize(("family", "options"), UPDATES)

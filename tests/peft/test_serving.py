@@ -13,8 +13,9 @@ from surm import InputError, PeftSpec, matrices
 from surm.models import bert, vit
 from surm.peft import surgery
 from tests.conftest import SMALL
+from tests.matrices.cases import DISTINCT
 from tests.peft.randomize import randomize
-from tests.peft.test_surgery import DISTINCT, UPDATES
+from tests.peft.test_surgery import UPDATES
 
 IDS = np.array([2, 0, 2, 2, 3, 0])  # of four adapters: some twice, one never
 TINY = bert.BertConfig(30, 12, 2, 3, 24, positions=10, dropout=0.5)

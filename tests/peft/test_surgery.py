@@ -21,10 +21,7 @@ UPDATES = [
     ("low_rank", "rank=3"),
     ("block_circulant", "block_size=6"),
 ]
-UPDATES += [(name, "") for name in ("c3a", "melora", "vera", "adalora", "lora2")]
-UPDATES += [("lora_xs", "rank=3"), ("lorta", "heads=3"), ("aurora", "rank=5")]
-DISTINCT = [name for name, family in matrices.FAMILIES.items() if not hasattr(family, "MEASURED_AS")]
-DISTINCT += ["lora_xs", "lorta"]  # with fixed arrays, with shared ones; what multiplies as others do is left out
+UPDATES += [("lora_xs", "rank=3"), ("vera", ""), ("adalora", ""), ("lorta", "heads=3")]
 EVERY_LINEAR = (r"blocks\..*\.(query|key|value|output|up|down)",)
 
 
