@@ -60,6 +60,6 @@ setup(
             "wandb>=0.22",
         ],
         "peers": ["peft>=0.19", "torch>=2.7", "transformers>=5"],  # what experiments/speed compares with
-        "parity": ["torch>=2.7", "transformers>=5"],
+        "parity": ["peft>=0.19", "torch>=2.7", "transformers>=5"],
     },
 )

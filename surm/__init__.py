@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from surm.errors import InputError
+from surm.exchange import export_merged, export_peft, import_peft, to_low_rank
 from surm.peft import (
     METHODS,
     KernelLayout,
@@ -32,31 +33,46 @@ from surm.peft import (
     unmerge,
     with_path,
 )
+from surm.peft.arithmetic import add, average
+from surm.peft.several import activate, adapters, combine
+from surm.peft.warm_start import difference, kernel_gradients, warm_start
 from surm.version import __version__
 
 if TYPE_CHECKING:
     from surm.runs import LoadedRun
 
 __all__ = [
-    "METHODS",
     "InputError",
     "KernelLayout",
+    "METHODS",
     "ParameterCount",
     "PeftSpec",
     "Trainable",
     "__version__",
+    "activate",
     "adapt_params",
+    "adapters",
+    "add",
     "attach",
+    "average",
+    "combine",
     "count_parameters",
     "detach",
+    "difference",
     "disabled",
+    "export_merged",
+    "export_peft",
+    "import_peft",
+    "kernel_gradients",
     "load_adapter",
     "load_run",
     "merge",
     "save_adapter",
     "serve_batch",
     "stack_adapters",
+    "to_low_rank",
     "unmerge",
+    "warm_start",
     "with_path",
 ]
 

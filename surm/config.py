@@ -31,7 +31,7 @@ def default() -> ml_collections.ConfigDict:
               and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
               every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
-      optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter whose rates are the variances it starts from),
+      optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter, whose rates are the variances that it starts from),
               `learning_rate` (None = the method's and family's own), `head_learning_rate`, `weight_decay`,
               `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule` (`cosine`,
               `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
@@ -39,7 +39,8 @@ def default() -> ml_collections.ConfigDict:
               `accumulation_steps` (parts that a batch is taken in, one after the other: the same step with less
               memory, but for dropout, which is drawn anew for every part), `ema_decay` (of an average of the trained
               arrays, which is what is measured and saved; 0 = none), `head_first_fraction` (of the steps, in which the
-              head trains alone and after which it rests; None = the method's own, for most 0: both all the time).
+              head trains alone and after which it rests; None = the method's own, for most 0: both all the time; what
+              rests still counts in `gradient_clip`).
       mesh:   how the devices are used, see `surm.mesh`: `data` (batches are spread over it) and `model` devices (-1 =
               all that is left), `shard_base` (whether the frozen base is spread over all of them), `shard_members`
               (whether `data` holds the members of a population instead).
@@ -166,16 +167,18 @@ def _check_optimizer(config: ml_collections.ConfigDict, spec: PeftSpec) -> None:
         raise InputError(
             f"config.optim.name={config.optim.name!r}, but config.peft.method={spec.method!r} trains by {own}"
         )
-    for key, unread in {
-        "accumulation_steps": 1,
-        "gradient_clip": 0.0,
-        "weight_decay": 0.0,
-        "head_weight_decay": 0.0,
-    }.items():
-        if "loko" in (own, config.optim.name) and config.optim[key] != unread:
+    if "loko" not in (own, config.optim.name):
+        return
+    unread = {"accumulation_steps": 1, "gradient_clip": 0.0, "weight_decay": 0.0, "head_weight_decay": 0.0}
+    for key, expected in unread.items():
+        if config.optim[key] != expected:
             raise InputError(
-                f"config.optim.{key}={config.optim[key]}, but loko has no gradient to do that to; expected {unread}"
+                f"config.optim.{key}={config.optim[key]}, but loko has no gradient to do that to; expected {expected}"
             )
+    if any(one.training.get("penalty") for one in (spec, *spec.ruled())):
+        raise InputError(
+            "loko has no loss that a family could add a penalty to; expected config.peft.options=penalty=0"
+        )
 
 
 def check_key(key: str, known: Mapping[str, object]) -> None:
@@ -260,7 +263,6 @@ def apply_durations(config: ml_collections.ConfigDict, overrides: dict[str, obje
         config.optim.epochs = 0
     elif "optim.epochs" in overrides and "optim.steps" not in overrides:
         config.optim.steps = 0
-    config.optim.head_first_fraction = config_dict.placeholder(float)
 
 
 def _check_ranges(given: dict[str, object]) -> None:

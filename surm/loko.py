@@ -43,8 +43,9 @@ def kalman(initial_variances: Mapping[str, Any], outputs: int = 1) -> optax.Grad
       outputs: of an example.
 
     Returns:
-      A transformation whose `update` takes, by name, `residuals`, y - ŷ, (batch, outputs), and `jacobians`, of ŷ by
-      every array, (batch, outputs, *its shape).
+      A transformation whose `update` takes, by name, `residuals`, y - ŷ, (batch, outputs), `jacobians`, of ŷ by
+      every array, (batch, outputs, *its shape), and `examples`, how many of the batch are real; of the others residuals
+      and jacobians are 0.
     """
 
     def init(params: Arrays) -> KalmanState:
@@ -52,13 +53,19 @@ def kalman(initial_variances: Mapping[str, Any], outputs: int = 1) -> optax.Grad
         return KalmanState(shares, jnp.zeros((outputs, outputs)), jnp.zeros(()))
 
     def update(
-        gradients: Arrays, state: KalmanState, params: Arrays | None = None, *, residuals: Array, jacobians: Arrays
+        gradients: Arrays,
+        state: KalmanState,
+        params: Arrays | None = None,
+        *,
+        residuals: Array,
+        jacobians: Arrays,
+        examples: int | Array,
     ) -> tuple[Arrays, KalmanState]:
         variances = {path: initial_variances[path] * share for path, share in state.shares.items()}
         rows = {path: _rows(jacobian) for path, jacobian in jacobians.items()}
         flat = {path: variance.reshape(1, -1) for path, variance in variances.items()}
         spread = sum(jnp.matmul(rows[path] * flat[path], rows[path].T, precision="highest") for path in rows)
-        noise, weight = _noise(state, residuals, spread)
+        noise, weight = _noise(state, residuals, spread, examples)
         measured = spread + jnp.kron(jnp.eye(len(residuals)), noise / weight)
         # Probabilities add up to 1: in one direction nothing is measured, and nothing to be learnt.
         ridge = 1e-6 * jnp.trace(measured) / len(measured) + jnp.finfo(measured.dtype).tiny
@@ -79,11 +86,11 @@ def _rows(jacobian: Float[Array, "batch outputs *shape"]) -> Float[Array, "measu
     return jacobian.reshape(jacobian.shape[0] * jacobian.shape[1], -1)
 
 
-def _noise(state: KalmanState, residuals: Array, spread: Array) -> tuple[Array, Array]:
+def _noise(state: KalmanState, residuals: Array, spread: Array, examples: int | Array) -> tuple[Array, Array]:
     """The sums that R is the quotient of, after another step."""
     batch, outputs = residuals.shape
-    of_each = jnp.einsum("ikil->kl", spread.reshape(batch, outputs, batch, outputs)) / batch
-    now = residuals.T @ residuals / batch + of_each
+    of_each = jnp.einsum("ikil->kl", spread.reshape(batch, outputs, batch, outputs))
+    now = (residuals.T @ residuals + of_each) / jnp.maximum(examples, 1)
     return _DECAY * state.noise + (1 - _DECAY) * now, _DECAY * state.weight + (1 - _DECAY)
 
 

@@ -67,6 +67,12 @@ def listed(config: ml_collections.ConfigDict) -> list[Member]:
             raise InputError(f"config.population={config.population!r} names a value of {key} twice")
     if not lists:
         return []
+    if "peft.scale" in lists and (
+        ruled := [rule for rule, change in configs.spec(config).rules.items() if change and "scale" in change]
+    ):
+        raise InputError(
+            f"config.population: members differ in peft.scale, but the rule {ruled[0]!r} gives a scale of its own"
+        )
     return [_member(config, dict(zip(lists, chosen, strict=True))) for chosen in itertools.product(*lists.values())]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from surm import config as configs
+from surm import optim
 from surm.data import glue, sources
 from surm.data.splits import Dataset
 from surm.errors import InputError
@@ -22,6 +23,7 @@ from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
 from surm.models.weights import Weights, open_weights
 from surm.peft import store, surgery
+from surm.peft.spec import PeftSpec
 
 
 class Kind(NamedTuple):
@@ -113,6 +115,7 @@ def adapted(
     spec = configs.spec(config)
     model = surgery.attach(base, spec, nnx.Rngs(config.seed))
     _check_pooler(config, weights, model)
+    _check_stages(config, spec, model)
     if not config.init_adapter or resumed:
         return model
     loaded = store.load_adapter(config.init_adapter, base)
@@ -222,6 +225,17 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
         )
     if data.regression and config.optim.label_smoothing:
         raise InputError("config.optim.label_smoothing is set, but the labels are numbers, not classes")
+
+
+def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.Module) -> None:
+    """Where head and adapter train one after the other there must be both."""
+    count, fraction = surgery.count_parameters(model), optim.head_first_fraction(config.optim, spec)
+    if fraction and not 0 < count.adapter < count.trainable:
+        raise InputError(
+            f"the head trains alone for {fraction} of the steps and the adapter for the rest, but of what trains, "
+            f"{count.trainable:,} parameters, {count.adapter:,} are the adapter's; set config.peft.train='head', or "
+            "config.optim.head_first_fraction=0"
+        )
 
 
 def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:

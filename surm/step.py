@@ -62,9 +62,15 @@ def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientT
         optim.optimizer_name(config.optim, configs.spec(config)),
         groups=groups_of(model),
         factors=optim.multipliers(config.optim, model),
-        budgets=rank_budget.budgets_of(model, prepared.total_steps),
+        budgets=rank_budget.budgets_of(model, prepared.total_steps, _adapters_first_step(prepared)),
         outputs=prepared.data.num_classes,
     )
+
+
+def _adapters_first_step(prepared: Run) -> int:
+    """The step at which what the method trains begins to."""
+    optim_config = prepared.config.optim
+    return round(optim.head_first_fraction(optim_config, configs.spec(prepared.config)) * prepared.total_steps)
 
 
 def answering(state: TrainState) -> dict[str, jax.Array]:
@@ -83,7 +89,8 @@ def train_step(prepared: Run) -> Step:
     """
     config, regression = prepared.config, prepared.data.regression
     parts, optimizer = config.optim.accumulation_steps, transformation(prepared)
-    budgets = rank_budget.budgets_of(prepared.model, prepared.total_steps)
+    first = _adapters_first_step(prepared)
+    budgets = rank_budget.budgets_of(prepared.model, prepared.total_steps, first)
     measures = optim.optimizer_name(config.optim, configs.spec(config)) == "loko"
     penalised = bool(penalty.penalised(prepared.model))
     prepared.model.train()
@@ -137,17 +144,21 @@ def train_step(prepared: Run) -> Step:
             return loko.measurement(lambda trainable: outputs_of(trainable, example), trainable)
 
         outputs, jacobians = jax.vmap(of_one)(batch)
-        wanted = batch["label"][:, None] if regression else jax.nn.one_hot(batch["label"], outputs.shape[-1])
+        if regression:
+            wanted = batch["label"][:, None]
+        else:
+            wanted = optax.smooth_labels(jax.nn.one_hot(batch["label"], outputs.shape[-1]), now.label_smoothing)
         real = batch["mask"]  # what only fills a batch up is measured to be just what it is
         jacobians = jax.tree.map(lambda rows: jnp.where(real.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0), jacobians)
-        return {"residuals": jnp.where(real[:, None], wanted - outputs, 0), "jacobians": jacobians}
+        residuals = jnp.where(real[:, None], wanted - outputs, 0)
+        return {"residuals": residuals, "jacobians": jacobians, "examples": jnp.sum(real)}
 
     def step(state, frozen, batch, hyperparameters):
         now, trainable = hyperparameters.at(state["step"]), state["trainable"]
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         found, values = gradients(trainable, frozen, batch, key, now)
         if penalised:
-            progress = state["step"] / prepared.total_steps
+            progress = (state["step"] - first) / max(prepared.total_steps - first, 1)
             values["penalty"], slopes = penalty.gradients(graphdef, trainable, frozen, progress)
             found = jax.tree.map(jnp.add, found, slopes)
         more = measurements(trainable, frozen, batch, key, now) if measures else {}

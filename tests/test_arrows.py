@@ -36,8 +36,9 @@ def test_matrices_import_jax_alone(file):
 @pytest.mark.parametrize(
     ("part", "never"),
     [
-        ("peft", ("surm.models", "surm.data", "surm.train")),
-        ("models", ("surm.peft", "surm.data", "surm.train")),
+        ("peft", ("surm.models", "surm.data", "surm.exchange", "surm.train")),
+        ("models", ("surm.peft", "surm.data", "surm.exchange", "surm.train")),
+        ("exchange", ("surm.data", "surm.train")),
         ("data", ("surm.peft", "surm.models", "surm.train")),
         ("report.py", ("jax", "flax", "surm.peft", "surm.models")),
         ("errors.py", ("surm",)),

@@ -154,7 +154,7 @@ def test_the_kalman_filter_against_its_equations():
         state, p = tx.init(params), np.r_[np.full(4, 0.1), np.full(6, 0.2)]
         h, noise, weight = jacobian.reshape(6, 10), 0.0, 0.0
         for _ in range(3):
-            updates, state = tx.update(params, state, params, residuals=measured, jacobians=pieces)
+            updates, state = tx.update(params, state, params, residuals=measured, jacobians=pieces, examples=2)
             spread = h @ np.diag(p) @ h.T
             now = residuals.T @ residuals / 2 + (spread[:3, :3] + spread[3:, 3:]) / 2
             noise, weight = 0.95 * noise + 0.05 * now, 0.95 * weight + 0.05
@@ -164,6 +164,18 @@ def test_the_kalman_filter_against_its_equations():
             np.testing.assert_allclose(np.r_[updates["a"], updates["b"].ravel()], step, rtol=1e-3)
             left = np.r_[0.1 * state.shares["a"], 0.2 * state.shares["b"].ravel()]
             np.testing.assert_allclose(left, p, rtol=1e-4)
+
+
+def test_what_fills_a_batch_up_is_not_measured():
+    draw = np.random.default_rng(0)
+    params, jacobian, residual = {"a": jnp.ones(4)}, draw.standard_normal((1, 3, 4)), draw.standard_normal((1, 3))
+    tx, found = loko.kalman({"a": 0.1}, outputs=3), []
+    for filling in (0, 3):
+        padded = {"residuals": np.pad(residual, ((0, filling), (0, 0))), "examples": 1}
+        pieces = {"a": np.pad(jacobian, ((0, filling), (0, 0), (0, 0)))}
+        found.append(tx.update(params, tx.init(params), params, jacobians=pieces, **padded))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 def test_the_kalman_filter_sees_the_derivatives_of_the_probabilities(tmp_path):
@@ -185,6 +197,23 @@ def test_first_the_head_alone_then_the_adapter_alone(tmp_path):
         after_half, at_end = (np.asarray(states[index][path]) for index in (1, 3))
         assert np.array_equal(after_half, first[path]) == (kind == "adapter"), path
         assert np.array_equal(at_end, after_half) == (kind == "head"), path
+
+
+@pytest.mark.parametrize("fraction", ["0.3", "0.0"])
+def test_the_command_line_sets_the_stages(tmp_path, fraction):
+    run = prepared(tmp_path, "--config.peft.method=hadamard_adapter", "--config.peft.options=norm=''",
+                   f"--config.optim.head_first_fraction={fraction}")  # fmt: skip
+    assert run.config.optim.head_first_fraction == float(fraction)
+
+
+def test_a_budget_waits_for_the_adapter_and_is_met_however_late(small_vit):
+    spec = PeftSpec(family="dora_dynamic", options="rank=1,initial_rank=2,begin=0.5,end=1.0", train="head")
+    model = surm.attach(small_vit, spec, nnx.Rngs(0))
+    (late,) = rank_budget.budgets_of(model, 10, first=6)
+    assert [int(late.kept(step)) for step in (0, 6, 8, 10)] == [12, 12, 12, 6]
+    spec = PeftSpec(family="adalora", options="rank=1,initial_rank=2,begin=0.96,end=1.0", train="head")
+    (budget,) = rank_budget.budgets_of(surm.attach(small_vit, spec, nnx.Rngs(0)), 10)
+    assert int(budget.kept(10)) == 6
 
 
 def test_the_rates_of_two_stages():
@@ -238,6 +267,10 @@ BAD = [
     (["--config.peft.exclude=.*(query|key|value)"], "leaves no layer"),
     (["--config.peft.method=loko", "--config.optim.name=sgd"], "config.peft.method='loko' trains by loko"),
     (["--config.optim.name=loko", "--config.optim.gradient_clip=1.0"], "loko has no gradient to do that to"),
+    (["--config.optim.name=loko", "--config.peft.family=adalora"], "expected config.peft.options=penalty=0"),
+    (["--config.optim.head_first_fraction=0.5", "--config.peft.train=", "--config.peft.targets=.*query"],
+     "the head trains alone for 0.5 of the steps"),
+    (["--config.population=scale=1|3", "--config.peft.rules=.*value => scale=2"], "'.*value' gives a scale of its own"),
 ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lorta r=8": {"peft.family": "lorta", "peft.options": "rank=8,heads=12"},
     "aurora r=16": {"peft.family": "aurora", "peft.options": "rank=16"},
     "low_rank r=1 with magnitude": {"peft.family": "low_rank", "peft.options": "rank=1", "peft.magnitude": True},
-    "hadamard_adapter": {"peft.method": "hadamard_adapter"},
+    "hadamard_adapter": {"peft.method": "hadamard_adapter", "peft.options": r"norm='.*\.norm1'"},
     "loko low_rank r=1": {
         "peft.method": "loko",
         "peft.family": "low_rank",

@@ -59,7 +59,7 @@ def penalty(params: Params) -> Float[Array, ""]:
       params: {"a", "b", "e"}.
 
     Returns:
-      A number from 0 on (equation 4).
+      A number from 0 on (equation 4, but for the squares of the norms, which the authors' code leaves out too).
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,9 +1,10 @@
 """Where and how a trained update enters a model.
 
-`spec` says what is wanted, `select` finds the places, `layers` holds what is put there, `surgery` puts it there and
-takes it away again, `store` keeps the trained part on disk, `serving` answers by many adapters at once. `rank_budget`
-and `penalty` are what some families ask of a training. `trees` does the same for parameter trees of other frameworks,
-`kernels` says how matrices lie in them.
+`spec` says what is wanted, `select` and `placement` find the places, `layers` holds what is put there, `surgery` puts
+it there and takes it away again, `store` keeps the trained part on disk, `serving` answers by many adapters at once.
+`several` puts adapters together, `arithmetic` adds them up, `warm_start` starts them near a matrix, `bases` compares
+what they stand on. `rank_budget` and `penalty` are what some families ask of a training. `trees` does the same for
+parameter trees of other frameworks, `kernels` says how matrices lie in them.
 """
 
 from surm.matrices import FAMILIES

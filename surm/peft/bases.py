@@ -9,7 +9,6 @@ from jax.typing import ArrayLike
 
 from surm.errors import InputError
 from surm.peft import select, surgery
-from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam, FixedParam, Trainable
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -30,8 +29,8 @@ def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
       InputError: if the model has no adapter, one in another position, several, or a layer with a magnitude.
     """
     spec = surgery.spec_of(model)
-    if not isinstance(spec, PeftSpec) or spec.position != "update":
-        has = "no adapter" if spec is None else getattr(spec, "method", "several adapters")
+    if spec is None or spec.position != "update":
+        has = "no adapter" if spec is None else f"method={spec.method!r}"
         raise InputError(f"{name} has {has}; expected an update, from attach or load_adapter")
     model = surgery.unmerge(model)
     for path, layer in surgery.wrapped_layers(model):

@@ -93,7 +93,8 @@ class UpdatedLinear(MergeableLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
     Several paths lead there, see `surm.peft.paths`. With a `magnitude` m the rows of the weight then keep their
-    direction and get the norm m: y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
+    direction and get the norm m, which starts as the weight's (where a run keeps that in half precision, up to its
+    rounding): y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
     constants in the derivative (arXiv 2402.09353, section 4.3).
     """
 
@@ -161,7 +162,9 @@ class UpdatedLinear(MergeableLinear):
 
     def _gain(self) -> Float[Array, " n_out"]:
         """What the magnitude multiplies the outputs by."""
-        norms = _row_norms(self._sum(self._dense(self.delta.values())))
+        kernel = self.base.kernel[...]
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        norms = _row_norms(kernel.astype(wide) + self._dense(self.delta.values()).T)
         return self.magnitude[...] / jax.lax.stop_gradient(norms)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
@@ -207,21 +210,21 @@ class AdaptedLinear(WrappedLinear):
 
 
 class Hadamard(nnx.Module):
-    """A trained scale and shift of every entry: h ↦ weight ⊙ h + shift, 2·n parameters."""
+    """A trained scale and shift of every entry: h ↦ scale ⊙ h + shift, 2·n parameters."""
 
     family = "hadamard"
 
     def __init__(self, width: int):
         """Starts as the identity."""
-        self.weight, self.shift = AdapterParam(jnp.ones(width)), AdapterParam(jnp.zeros(width))
+        self.scale, self.shift = AdapterParam(jnp.ones(width)), AdapterParam(jnp.zeros(width))
 
     def __call__(self, h: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Applies the map, in h's type."""
-        return self.weight[...].astype(h.dtype) * h + self.shift[...].astype(h.dtype)
+        return self.scale[...].astype(h.dtype) * h + self.shift[...].astype(h.dtype)
 
 
 class HadamardLinear(MergeableLinear):
-    """A frozen linear layer with a trained scale and shift of its output: y = weight ⊙ base(x) + shift.
+    """A frozen linear layer with a trained scale and shift of its output: y = scale ⊙ base(x) + shift.
 
     Source: Hadamard adapter, arXiv 2407.11033.
     """
@@ -239,7 +242,7 @@ class HadamardLinear(MergeableLinear):
         """The kernel with the scale in it, the bias with scale and shift; InputError for a layer that has no bias."""
         if self.bias is None:
             raise InputError("the layer has no bias, which the shift could be folded into")
-        yield "kernel", self.kernel[...] * self.delta.weight[...]
+        yield "kernel", self.kernel[...] * self.delta.scale[...]
         yield "bias", self.delta(self.bias[...])
 
 

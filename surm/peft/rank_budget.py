@@ -71,12 +71,14 @@ class RankBudget:
       gated: the matrices.
       training: the options of the schedule.
       steps: length of the training.
+      first: the step at which the matrices begin to train; shares of the training count from it.
     """
 
     family: ModuleType
     gated: tuple[Gated, ...]
     training: FrozenDict
     steps: int
+    first: int = 0
 
     def kept(self, step: int | Int[Array, ""]) -> Int[Array, ""]:
         """How many components are on after a step, at most, in all matrices together."""
@@ -112,8 +114,10 @@ class RankBudget:
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _window(self) -> tuple[int, int]:
-        begin, end = (round(self.training[name] * self.steps) for name in ("begin", "end"))
-        return begin, max(end, begin + 1)
+        own = self.steps - self.first
+        begin, end = (self.first + round(self.training[name] * own) for name in ("begin", "end"))
+        end = max(end, 1)
+        return min(begin, end - 1), end
 
     def _due(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
         """Whether a step chooses anew who is on, and whether it switches the others off."""
@@ -131,12 +135,13 @@ class RankBudget:
         return tuple(jnp.split(places < self.kept(step), ends[:-1]))
 
 
-def budgets_of(model: nnx.Module, steps: int) -> list[RankBudget]:
+def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget]:
     """The budgets of a model: one for each family with gates and each schedule.
 
     Args:
       model: with an adapter.
       steps: length of the training.
+      first: the step at which the adapter begins to train.
 
     Returns:
       The budgets; none for most models.
@@ -150,7 +155,7 @@ def budgets_of(model: nnx.Module, steps: int) -> list[RankBudget]:
             one = Gated(select.dotted(path), names, len(gates), delta.target_rank)
             found.setdefault((delta.family, delta.training), []).append(one)
     return [
-        RankBudget(matrices.FAMILIES[family], tuple(gated), training, steps)
+        RankBudget(matrices.FAMILIES[family], tuple(gated), training, steps, first)
         for (family, training), gated in found.items()
     ]
 

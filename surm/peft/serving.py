@@ -19,7 +19,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from surm.errors import InputError
-from surm.peft import paths, select, store, surgery
+from surm.peft import bases, paths, select, store, surgery
 
 _READ_OF_SPEC = {
     "update": ("family", "scale", "magnitude", "rules"),
@@ -51,7 +51,7 @@ def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
         if differing := _differences(first, _form(model, trained[index])):
             raise InputError(f"models 0 and {index} cannot be stacked: {differing}")
         _check_same(index, base, _arrays(frozen[index]))
-        if graphdefs[index] != graphdefs[0] and _base_structure(model) != _base_structure(models[0]):
+        if graphdefs[index] != graphdefs[0] and bases.structure(model) != bases.structure(models[0]):
             raise InputError(f"models 0 and {index} have bases of the same arrays, but compute differently with them")
     return {path: jnp.stack([arrays[path] for arrays in trained]) for path in trained[0]}
 
@@ -129,25 +129,10 @@ def _arrays(frozen: nnx.State) -> dict[str, ArrayLike]:
 
 def _check_same(index: int, base: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> None:
     """InputError if the bases of two models of one form hold different arrays."""
-    differing = [path for path in {**base, **other} if not _same(base.get(path), other.get(path))]
+    differing = [path for path in {**base, **other} if not bases.same(base.get(path), other.get(path))]
     if differing:
         more = f" (+{len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(f"models 0 and {index} have different bases: {', '.join(differing[:3])}{more}")
-
-
-def _same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
-    """Whether two arrays are one, or have the same bits."""
-    if first is other or first is None or other is None:
-        return first is other
-    alike = (first.shape, first.dtype) == (other.shape, other.dtype)
-    return alike and np.asarray(first).tobytes() == np.asarray(other).tobytes()
-
-
-def _base_structure(model: nnx.Module) -> nnx.GraphDef:
-    """Of the plain model in evaluation mode: numbers of heads, epsilons and the like."""
-    plain = surgery.detach(model)
-    plain.eval()
-    return nnx.graphdef(plain)
 
 
 def _count(adapters: Mapping[str, ArrayLike], trained: Mapping[str, jax.Array]) -> int:

@@ -34,23 +34,33 @@ class AdapterWeight(nnx.Variable):
 
 
 @dataclasses.dataclass(frozen=True)
-class Combination:
-    """What a model of several adapters has in place of a spec.
+class Combination(PeftSpec):
+    """What a model of several adapters has in place of a spec; refuses to be read as that of one.
 
     Attributes:
       specs: of the adapters, by name.
     """
 
-    specs: FrozenDict[str, PeftSpec]
+    specs: FrozenDict[str, PeftSpec] = FrozenDict()
+
+    def __post_init__(self):
+        """The other fields mean nothing."""
 
     @property
     def position(self) -> NoReturn:
-        """There is none; InputError."""
-        raise InputError(f"the model has the adapters {_listed(self.specs)}, expected a model with one")
+        """Each adapter has its own; InputError."""
+        self._refuse()
+
+    def at(self, path: str) -> NoReturn:
+        """For each adapter another spec holds; InputError."""
+        self._refuse()
 
     def to_json(self) -> NoReturn:
         """There is no file of several adapters; InputError."""
-        raise InputError(f"the model has the adapters {_listed(self.specs)}; save the models that were combined")
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InputError(f"the model has several adapters, {_listed(self.specs)}; expected one of those combined")
 
 
 class Member(nnx.Module):
@@ -149,7 +159,8 @@ def combine(
     result = models[f"adapter {_whose_head(models, head, chosen)!r}"]
     by_name = dict(zip(chosen, models.values(), strict=True))
     _wrap(result, by_name, {name: AdapterWeight(_scalar(weight)) for name, weight in chosen.items()})
-    result.peft_spec = Combination(FrozenDict({name: surgery.spec_of(model) for name, model in by_name.items()}))
+    specs = {name: surgery.spec_of(model) for name, model in by_name.items()}
+    result.peft_spec = Combination(specs=FrozenDict(specs))
     return result
 
 

@@ -1,6 +1,5 @@
 """What to train: a `PeftSpec` names the method, the family and the places."""
 
-import ast
 import dataclasses
 import math
 import re
@@ -12,12 +11,12 @@ from flax.core import FrozenDict, unfreeze
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError, nearest
+from surm.peft import rules as ruling
+from surm.peft.options import check_schedule, check_type, parse_options
 from surm.peft.paths import FUSED, available
 
 _LINEAR_IN_ATTENTION = r"(.*\.)?(query|key|value)"
 _END_OF_HALF_BLOCK = r"(.*\.)?(attention\.output|mlp\.down)"
-
-_NORM_AFTER_ATTENTION = r"(.*\.)?norm1"
 
 
 class Method(NamedTuple):
@@ -44,7 +43,7 @@ METHODS: dict[str, Method] = {
     "adapter": Method((_END_OF_HALF_BLOCK,), "adapter"),
     "bottleneck": Method((_END_OF_HALF_BLOCK,), "bottleneck", FrozenDict(size=64)),
     "hadamard_adapter": Method(
-        (r"(.*\.)?attention\.output",), "hadamard", FrozenDict(norm=_NORM_AFTER_ATTENTION), head_first_fraction=0.5
+        (r"(.*\.)?attention\.output",), "hadamard", FrozenDict(norm=""), head_first_fraction=0.5
     ),
     "loko": Method((_LINEAR_IN_ATTENTION,), "update", optimizer="loko"),
     "full": Method((".*",), "variables"),
@@ -63,9 +62,9 @@ class PeftSpec:
       adapter: h = base(x), y = h + act(S·dropout(h)) + bias at every target, with S square and structured.
       bottleneck: h = base(x), y = h + up(act(down(dropout(h)))), maps with a bias to `size` (an option) and back; the
         ordinary adapter, a baseline.
-      hadamard_adapter: h = base(x), y = weight ⊙ h + shift at every target, where attention ends, and the norms train
-        that the option `norm` matches (a pattern; empty for none): of a BERT the one that follows, for a ViT say
-        `norm='(.*\\.)?norm2'`. It merges. First the head trains alone, then what the method trains alone.
+      hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, where attention ends, and the norms train
+        that the option `norm` matches: those behind attention, `norm='.*\\.norm1'` in a BERT, `'.*\\.norm2'` in a ViT,
+        `''` for none. It merges, and drops nothing. First the head trains alone, then what the method trains alone.
       loko: an update, trained by a Kalman filter (`surm.loko`).
       full: the targets themselves, which are variables, train.
       bitfit: likewise; the targets are the biases unless others are named.
@@ -159,21 +158,27 @@ class PeftSpec:
           InputError: if two rules claim the layer.
         """
 
-        def claims(pattern: str) -> bool:
-            return bool(re.fullmatch(pattern, path))
+        claiming, off = ruling.claiming(self.rules, path)
+        if off or any(re.fullmatch(pattern, path) for pattern in self.exclude):
+            return None
+        if not claiming and not any(re.fullmatch(pattern, path) for pattern in self.targets):
+            return None
+        return self._changed(self.rules[claiming[0]] if claiming else {})
 
-        off = [pattern for pattern, change in self.rules.items() if change is None]
-        if any(map(claims, (*off, *self.exclude))):
-            return None
-        claiming = [pattern for pattern, change in self.rules.items() if change is not None and claims(pattern)]
-        if len(claiming) > 1:
-            raise InputError(
-                f"{path} is claimed by two rules, {claiming[0]!r} and {claiming[1]!r}; expected one at most"
-            )
-        if not claiming and not any(map(claims, self.targets)):
-            return None
-        change = self.rules[claiming[0]] if claiming else {}
-        return dataclasses.replace(self, **_changed(change, self), rules={}, exclude=())
+    def ruled(self) -> "list[PeftSpec]":
+        """What holds by each rule that changes something."""
+        return [self._changed(change) for change in self.rules.values() if change is not None]
+
+    def _changed(self, change: Mapping[str, Any]) -> "PeftSpec":
+        """The spec with the fields of a rule; of another family its own options do not hold."""
+        if unknown := [name for name in change if name not in ruling.FIELDS]:
+            raise InputError(f"a rule cannot change {unknown[0]!r}; it can {', '.join(ruling.FIELDS)}")
+        family, own = change.get("family", self.family), change.get("options", {})
+        own = parse_options(own) if isinstance(own, str) else own
+        new = {**change, "options": {**(self.options if family == self.family else {}), **own}}
+        new |= {name: float(new[name]) for name in ("scale", "dropout") if type(new.get(name)) is int}
+        path = self.path if self.path in available(self.position, str(family)) else "auto"
+        return dataclasses.replace(self, **new, path=path, rules={}, exclude=())
 
     def _check_types(self) -> None:
         for field, kinds in _FIELD_TYPES.items():
@@ -236,21 +241,21 @@ class PeftSpec:
         for name in options:
             if name not in known:
                 raise InputError(f"{whose} has no option {name!r}; it has {', '.join(known) or 'none'}")
-            _check_type(whose, name, options[name], known[name])
-        _check_schedule(whose, {**known, **options})
+            check_type(whose, name, options[name], known[name])
+        check_schedule(whose, {**known, **options})
         return options
 
     def _checked_rules(self) -> FrozenDict:
-        rules = parse_rules(self.rules) if isinstance(self.rules, str) else self.rules
+        given = ruling.parse_rules(self.rules) if isinstance(self.rules, str) else self.rules
         checked: dict[str, FrozenDict | None] = {}
-        for pattern, change in rules.items():
+        for pattern, change in given.items():
             if not isinstance(pattern, str) or not isinstance(change, Mapping | None):
                 raise InputError(f"rules: {pattern!r}: {change!r}, expected a pattern and a mapping of fields, or None")
             checked[pattern] = change if change is None else FrozenDict(change)
             if change is not None:
                 try:
                     re.compile(pattern)
-                    dataclasses.replace(self, **_changed(change, self), rules={}, exclude=())
+                    self._changed(change)
                 except re.error as error:
                     raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
                 except InputError as error:
@@ -265,96 +270,6 @@ class PeftSpec:
         return fields | lists | {"options": dict(self.options), "rules": rules}
 
 
-def parse_options(text: str) -> dict[str, Any]:
-    """Parses `"rank=8"` or `"terms=2,hadamard=False"`; values are Python literals.
-
-    Args:
-      text: name=value pairs separated by commas; may be empty.
-
-    Returns:
-      The options by name.
-
-    Raises:
-      InputError: if a part is not of the form name=value with a literal value, or a name comes twice.
-
-    Examples:
-      >>> parse_options("terms=2,hadamard=False")
-      {'terms': 2, 'hadamard': False}
-    """
-    options = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name in options:
-            raise InputError(f"peft.options={text!r} gives {name!r} twice")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise InputError(
-                f"peft.options={text!r}: {part!r} is not NAME=VALUE with a number, True or False, as in rank=8"
-            ) from error
-    return options
-
-
-def parse_rules(text: str) -> dict[str, dict[str, Any] | None]:
-    """Parses `".*value => family=low_rank, rank=2; blocks\\.0\\..* => off"`.
-
-    Args:
-      text: rules `PATTERN => NAME=VALUE, ...` or `PATTERN => off`, separated by semicolons; may be empty.
-
-    Returns:
-      For every pattern the fields that differ there, those that are none in `options`; None for `off`.
-
-    Raises:
-      InputError: if a rule is not of that form, or a pattern comes twice.
-
-    Examples:
-      >>> parse_rules(".*value => family=low_rank, rank=2; .*key => off")
-      {'.*value': {'family': 'low_rank', 'options': {'rank': 2}}, '.*key': None}
-    """
-    rules: dict[str, dict[str, Any] | None] = {}
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        pattern, arrow, change = (piece.strip() for piece in part.partition("=>"))
-        if not arrow or not pattern or not change:
-            raise InputError(f"peft.rules={text!r}: {part!r} is not PATTERN => NAME=VALUE, ... or PATTERN => off")
-        if pattern in rules:
-            raise InputError(f"peft.rules={text!r} gives {pattern!r} twice")
-        rules[pattern] = None if change == "off" else _parsed_change(change)
-    return rules
-
-
-def _parsed_change(text: str) -> dict[str, Any]:
-    named = [part.strip() for part in text.split(",")]
-    families = [part.partition("=")[2].strip() for part in named if part.partition("=")[0].strip() == "family"]
-    given = parse_options(",".join(part for part in named if part.partition("=")[0].strip() != "family"))
-    change: dict[str, Any] = {"family": families[-1]} if families else {}
-    change |= {name: value for name, value in given.items() if name in _RULED}
-    options = {name: value for name, value in given.items() if name not in _RULED}
-    return change | ({"options": options} if options else {})
-
-
-def _changed(change: Mapping[str, Any], spec: PeftSpec) -> dict[str, Any]:
-    """The fields of a rule; of another family the spec's own options do not hold."""
-    if unknown := [name for name in change if name not in _RULED]:
-        raise InputError(f"a rule cannot change {unknown[0]!r}; it can {', '.join(_RULED)}")
-    other_family = change.get("family", spec.family) != spec.family
-    numbers = {name: float(value) for name, value in change.items() if type(value) is int}
-    return {**({"options": {}, "path": "auto"} if other_family else {}), **change, **numbers}
-
-
-def _check_schedule(whose: str, options: Mapping[str, Any]) -> None:
-    """Refuses a schedule of the number of components that does not run forward."""
-    if "begin" not in options:
-        return
-    begin, end, every = options["begin"], options["end"], options["every_steps"]
-    if not 0 <= begin < end <= 1 or every < 1:
-        raise InputError(
-            f"{whose}: begin={begin}, end={end}, every_steps={every}, expected shares of the training with "
-            "0 <= begin < end <= 1, and at least every step"
-        )
-
-
-_RULED = ("family", "options", "scale", "dropout", "magnitude")
-"""What may differ from layer to layer."""
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "method": str, "family": str, "activation": str, "path": str, "options": (str, Mapping), "targets": (str, Sequence),
     "train": (str, Sequence), "scale": (int, float), "dropout": (int, float), "rules": (str, Mapping),
@@ -364,16 +279,6 @@ _FIELD_TYPES_IN_WORDS = {
     str: "a name", (str, Mapping): "a mapping or a string such as 'rank=8'",
     (str, Sequence): "a pattern or a sequence of patterns", (int, float): "a number", bool: "True or False",
 }  # fmt: skip
-_KINDS = {bool: "True or False", int: "an integer", float: "a number", str: "a pattern"}
-
-
-def _check_type(family: str, name: str, value: Any, default: Any) -> None:
-    expected = int if default is None else type(default)
-    fits = type(value) in ((int, float) if expected is float else (expected,))
-    if not fits and not (value is None and default is None):
-        raise InputError(f"{family}: {name}={value!r}, expected {_KINDS[expected]}")
-    if expected is float and not 0 <= value < math.inf:
-        raise InputError(f"{family}: {name}={value}, expected at least 0")
 
 
 def _patterns(field: str, given: Sequence | str) -> tuple[str, ...]:

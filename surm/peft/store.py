@@ -101,7 +101,9 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
         raise InputError(f"{str(file)!r} is damaged: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         given = config.get("format") or config.get("peft_type") if isinstance(config, dict) else None
-        raise InputError(f"{str(file)!r} is not an adapter of surm: format {given!r}, expected {FORMAT!r}")
+        of_peft = isinstance(config, dict) and "peft_type" in config
+        remedy = "; surm.import_peft reads those of Hugging Face PEFT" if of_peft else ""
+        raise InputError(f"{str(file)!r} is not an adapter of surm: format {given!r}, expected {FORMAT!r}{remedy}")
     return config
 
 

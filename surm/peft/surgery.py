@@ -6,37 +6,23 @@ shared, so a new model costs no memory for the base.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
-from surm import matrices
 from surm.errors import InputError
-from surm.peft import select
+from surm.peft import placement, select
 from surm.peft.layers import (
-    AdaptedLinear,
-    BottleneckLinear,
-    HadamardLinear,
     MergeableLinear,
-    UpdatedLinear,
     WrappedLinear,
 )
-from surm.peft.matrix import StructuredMatrix
-from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam, Trainable
 
 Model = TypeVar("Model", bound=nnx.Module)
 _SPEC = "peft_spec"
-
-WRAPPERS: dict[str, type[WrappedLinear]] = {
-    "update": UpdatedLinear,
-    "adapter": AdaptedLinear,
-    "bottleneck": BottleneckLinear,
-    "hadamard": HadamardLinear,
-}
-"""The positions in which linear layers are adapted, with what they are wrapped in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +71,12 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     if spec.train:
         paths = select.variables(model)
         _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
-    if spec.position in WRAPPERS:
-        _wrap_targets(model, spec, rngs)
-    if patterns := spec.targets if spec.position == "variables" else _also_trained(spec):
-        frozen = {dotted: path for dotted, path in select.variables(model).items()
-                  if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
-        chosen = (select.matching if spec.position == "variables" else select.under)(patterns, frozen)
-        _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
+    if spec.position in placement.WRAPPERS:
+        placement.wrap_targets(model, spec, rngs)
+    frozen = {dotted: path for dotted, path in select.variables(model).items()
+              if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
+    chosen = select.matching(spec.targets, frozen) if spec.position == "variables" else placement.norms(spec, frozen)
+    _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
     if count_parameters(model).trainable == 0:
         raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")
     setattr(model, _SPEC, spec)
@@ -193,9 +178,11 @@ def _following(model: Model, **change: Any) -> Model:
         raise InputError(f"{name}={value!r}, but the model has no adapter")
     spec = dataclasses.replace(spec, **change)
     model = nnx.clone(model)
+    places = select.places(select.walk(model))
     for place, layer in wrapped_layers(model):
+        own = [spec.at(select.dotted(path)) for path in places[id(layer)]]
         try:
-            layer.follow(spec.at(select.dotted(place)) or spec)
+            layer.follow(next(one for one in own if one is not None))
         except InputError as error:
             raise InputError(f"{select.dotted(place)}: {error}") from error
     setattr(model, _SPEC, spec)
@@ -300,53 +287,6 @@ def join(
         for _, layer in wrapped_layers(model):
             layer.scale = scale
     return model
-
-
-def _wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
-    wrapper = WRAPPERS[spec.position]
-    layers, walked = select.linear_layers(model), select.walk(model)
-    places = select.places(walked)
-    shared: dict[tuple, nnx.Variable] = {}
-    for dotted, own in _targets(spec, layers).items():
-        base = select.get(model, layers[dotted])
-        if isinstance(base, WrappedLinear):  # the same layer under another name
-            continue
-        try:
-            wrapped = wrapper(base, own, rngs=rngs)
-        except InputError as error:
-            raise InputError(f"{dotted}: {error}") from error
-        if isinstance(wrapped.delta, StructuredMatrix):
-            _share(wrapped.delta, layers[dotted], shared)
-        for path in places[id(base)]:
-            select.put(model, path, wrapped)
-
-
-def _targets(spec: PeftSpec, layers: Iterable[str]) -> dict[str, PeftSpec]:
-    """What holds for every layer that is adapted; every pattern of the spec must match some layer."""
-    select.matching((*spec.targets, *spec.rules, *spec.exclude), layers, "linear layer")
-    found = {dotted: own for dotted in layers if (own := spec.at(dotted)) is not None}
-    if not found:
-        raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no layer")
-    return found
-
-
-def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.Variable]) -> None:
-    """Replaces what a family shares over a model by what an earlier layer has of the same shape."""
-    scopes = getattr(matrices.FAMILIES[delta.family], "SHARED", {})
-    numbers = [place for place, part in enumerate(path) if isinstance(part, int)]
-    of_layer = path[: numbers[-1] + 1] if numbers else ()
-    within = {"model": (), "layer": of_layer, "kind": path[len(of_layer) :]}
-    for held in (delta.parameters, delta.fixed):
-        for name, variable in list(held.items()):
-            if name in scopes:
-                key = (delta.family, name, scopes[name], within[scopes[name]], variable[...].shape)
-                held[name] = shared.setdefault(key, variable)
-
-
-def _also_trained(spec: PeftSpec) -> tuple[str, ...]:
-    """Patterns of the variables that a method trains beside its targets."""
-    pattern = {**METHODS[spec.method].options, **spec.options}.get("norm") if spec.position == "hadamard" else None
-    return (pattern,) if pattern else ()
 
 
 def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]:

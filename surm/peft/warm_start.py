@@ -145,8 +145,9 @@ def put(layer: UpdatedLinear, params: matrices.Params) -> None:
     for name, variable in list(parameters.items()):
         parameters[name] = variable.replace(params[name].astype(variable.dtype))
     if layer.magnitude is not None:
-        weight = layer.base.kernel[...].T + layer.scale * layer.delta.to_dense()
-        norms = jnp.linalg.norm(weight.astype(working_dtype(weight)), axis=1)
+        kernel = layer.base.kernel[...]
+        weight = kernel.T.astype(working_dtype(kernel)) + layer.scale * layer.delta.to_dense()
+        norms = jnp.linalg.norm(weight, axis=1)
         layer.magnitude = layer.magnitude.replace(norms.astype(layer.magnitude.dtype))
 
 

@@ -23,7 +23,7 @@ LINEAR = [
     ("c3a", "block_size=6"),
     ("lora_xs", "rank=3"),
 ]
-PRODUCTS = [("circulant", ""), ("low_rank", "rank=2"), ("kronecker", "rank=4"), ("vera", "rank=4"), ("adalora", "")]
+PRODUCTS = [("circulant", ""), ("low_rank", "rank=2"), ("vera", "rank=4")]
 
 
 def attach(base: nnx.Module, seed: int, **spec) -> nnx.Module:
@@ -54,27 +54,23 @@ def test_the_average_of_a_linear_family_is_that_of_the_matrices(base, family, op
     first, second, mean = map(updates, (*models, result))
     exact = {"rtol": 0, "atol": 0} if family not in ("c3a", "lora_xs") else {"rtol": 1e-5, "atol": 1e-5}
     for path in mean:
-        assert np.ptp(mean[path]) > 0
+        assert np.ptp(mean[path]) > 1e-2
         np.testing.assert_allclose(mean[path], 0.5 * first[path] + 0.5 * second[path], **exact)
     kernels = [np.asarray(model.head.kernel[...]) for model in (*models, result)]
     np.testing.assert_array_equal(kernels[2], 0.5 * kernels[0] + 0.5 * kernels[1])
 
 
-@pytest.mark.parametrize(("family", "options"), LINEAR)
-def test_what_counts_as_linear_is(base, family, options):
-    layers = [attach(base, seed, family=family, options=options).blocks[0].mlp.up.delta for seed in range(2)]
-    (name,) = layers[0].parameters
-    assert name in arithmetic.LINEAR[family]
-    added = {**layers[0].values(), name: 2 * layers[0].parameters[name][...] - layers[1].parameters[name][...]}
-    expected = 2 * layers[0].to_dense() - layers[1].to_dense()
-    np.testing.assert_allclose(layers[0].dense(added), expected, rtol=1e-4, atol=1e-4)
+def test_all_linear_forms_are_named_and_no_other():
+    linear = {family: set() for family in arithmetic.LINEAR}
+    for family, options in LINEAR:
+        linear[family] |= names(family, **PeftSpec(family=family, options=options).options)
+    assert linear == {family: set(of_family) for family, of_family in arithmetic.LINEAR.items()}
+    for family in matrices.FAMILIES:
+        assert len(names(family)) > 1 or family in {"block_circulant", "c3a", "lora_xs"}, family
 
 
-def test_no_other_form_of_a_family_is_taken_for_linear(base):
-    assert arithmetic.LINEAR.keys() <= matrices.FAMILIES.keys()
-    for family, options in (*PRODUCTS, ("toeplitz", ""), ("skew_circulant", "")):
-        layer = attach(base, 0, family=family, options=options).blocks[0].mlp.up
-        assert not set(layer.delta.parameters) <= set(arithmetic.LINEAR.get(family, ())), family
+def names(family: str, **options) -> set[str]:
+    return set(jax.eval_shape(lambda key: matrices.FAMILIES[family].init(key, 12, 12, **options), jax.random.key(0)))
 
 
 @pytest.mark.parametrize(("family", "options"), PRODUCTS)
@@ -98,7 +94,7 @@ def test_a_family_with_room_for_the_sum_has_it_exactly(base, low_rank):
     assert surgery.spec_of(result) == spec and surgery.count_parameters(result).trainable > 65
 
 
-def test_different_families_scales_and_targets_add_up(base, images):
+def test_different_families_scales_and_targets_add_up(base):
     dense = PeftSpec(family="low_rank", options="rank=12", targets=r"blocks\.0\.(attention\.(query|value)|mlp\.up)")
     models = [
         attach(base, 1, family="circulant", options="hadamard=False", scale=2.0, train=()),
@@ -106,14 +102,16 @@ def test_different_families_scales_and_targets_add_up(base, images):
     ]
     result, errors = arithmetic.add(models, [1.0, 1.0], spec=dense)
     assert max(errors.values()) < 1e-4
-    combined = surm.peft.several.combine({"a": models[0], "b": models[1]})
-    np.testing.assert_allclose(result(images), combined(images), rtol=1e-3, atol=1e-3)
+    first, second, found = map(updates, (*models, result))
+    for path, delta in found.items():
+        np.testing.assert_allclose(delta, first.get(path, 0) + second.get(path, 0), rtol=1e-3, atol=1e-4)
+    assert len(found) == 3 and first.keys() & second.keys()
 
 
 def test_scales_of_one_family_are_minded(base):
     models = [attach(base, s, family="c3a", options="block_size=6", scale=scale) for s, scale in enumerate((0.5, 3.0))]
-    first, second, found = map(updates, (*models, arithmetic.add(models, [1, 1])[0]))
-    np.testing.assert_allclose(found["blocks.0.mlp.up"], first["blocks.0.mlp.up"] + second["blocks.0.mlp.up"], rtol=1e-4)
+    first, second, found = (updates(m)["blocks.0.mlp.up"] for m in (*models, arithmetic.add(models, [1, 1])[0]))
+    np.testing.assert_allclose(found, first + second, rtol=1e-4, atol=1e-5)
 
 
 def test_a_negative_weight_takes_a_skill_away(low_rank):
@@ -148,7 +146,7 @@ def test_weights_that_are_none_are_refused(low_rank):
     for call, message in (
         (lambda: arithmetic.average([]), r"weights=\[\], expected numbers of at least 0"),
         (lambda: arithmetic.average(low_rank, [1, -1]), r"weights=\[1.0, -1.0\], expected numbers of at least 0"),
-        (lambda: arithmetic.average(low_rank, [0, 0]), r"weights=\[0.0, 0.0\], expected numbers of at least 0 that are not"),
+        (lambda: arithmetic.average(low_rank, [0, 0]), r"weights=\[0.0, 0.0\], expected numbers of at least 0 that"),
         (lambda: arithmetic.add(low_rank, [1]), r"weights=\[1\] for 2 models, expected one finite number for each"),
         (lambda: arithmetic.add(low_rank, [1, float("inf")]), r"weights=\[1, inf\] for 2 models, expected one finite"),
         (lambda: arithmetic.add([], []), r"weights=\[\] for 0 models, expected one finite number for each"),
@@ -162,9 +160,9 @@ def test_models_that_do_not_add_up_are_refused(base, low_rank):
     shared = PeftSpec(family="lorta", options="heads=3", targets=TARGETS, train="head")
     for others, spec, message in (
         ([base], None, r"models\[2\] has no adapter; expected an update"),
-        ([attach(base, 0, method="adapter", targets=())], None, r"models\[2\] has adapter; expected an update"),
+        ([attach(base, 0, method="adapter", targets=())], None, r"models\[2\] has method='adapter'; expected an"),
         ([attach(base, 0, targets=r".*down")], None, r"mlp\.down is updated in models\[2\], but no target of the res"),
-        ([], PeftSpec(targets=TARGETS), r"head\.bias is trained in models\[0\], but not by the result's spec; its train"),
+        ([], PeftSpec(targets=TARGETS), r"head\.bias is trained in models\[0\], but not by the result's spec"),
         ([], shared, "lorta shares a, b, c_head, c_kind, c_layer among layers"),
         ([attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(1)), 0)], None, r"models\[0\] and models\[2\] have different bases"),
         ([attach(vit.ViT(SMALL, 7, rngs=nnx.Rngs(0)), 0)], None, r"has the shapes \(5,\), \(7,\), expected the same"),

@@ -104,7 +104,7 @@ def test_a_hadamard_adapter_follows_its_formula_and_merges(small_vit, images):
     adapted = randomize(adapted)
     layer = adapted.blocks[1].attention.output
     x = jax.random.normal(jax.random.key(0), (4, 12))
-    expected = (x @ layer.kernel[...] + layer.bias[...]) * layer.delta.weight[...] + layer.delta.shift[...]
+    expected = (x @ layer.kernel[...] + layer.bias[...]) * layer.delta.scale[...] + layer.delta.shift[...]
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
     merged = surm.merge(adapted)
     np.testing.assert_allclose(merged(images), adapted(images), rtol=1e-4, atol=1e-5)
@@ -144,7 +144,9 @@ def test_rules_give_layers_families_options_and_scales_of_their_own(small_vit, i
     expected = adapted(images)
     for other in (surm.with_path(adapted, "branch"), surm.merge(adapted)):
         np.testing.assert_allclose(other(images), expected, rtol=1e-4, atol=1e-5)
-    assert surm.with_path(adapted, "branch").blocks[0].attention.query.scale == 2.0
+    beside = surm.with_path(adapted, "branch")
+    assert beside.blocks[0].attention.query.scale == 2.0
+    assert {layer.path for _, layer in surgery.wrapped_layers(beside)} == {"branch"}
     surm.save_adapter(tmp_path, adapted)
     np.testing.assert_array_equal(surm.load_adapter(tmp_path, small_vit)(images), expected)
 
@@ -170,11 +172,45 @@ def test_rules_as_text_are_the_same_and_more_targets_than_the_specs(small_vit):
         ({".*query": {"options": {"rank": 2}}}, "circulant has no option 'rank'"),
         ({"(query": {"scale": 2.0}}, r"pattern '\(query' is not a regular expression"),
         (".*query => off; .*query => off", "gives '.*query' twice"),
+        (".*query => rank=two", "peft.rules='rank=two': 'rank=two' is not NAME=VALUE"),
+        (".*query => family=vera, family=low_rank", "gives 'family' twice"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(rules, message):
     with pytest.raises(InputError, match=message):
         PeftSpec(rules=rules)
+
+
+def test_an_option_in_a_rule_leaves_the_others():
+    spec = PeftSpec(family="adalora", options="rank=2,initial_rank=4,end=0.5", rules=".*value => rank=3")
+    assert spec.at("a.value").options == {"rank": 3, "initial_rank": 4, "end": 0.5}
+    assert PeftSpec(options="hadamard=False", rules=".*value => family=low_rank").at("a.value").options == {}
+
+
+def test_a_layer_of_two_names_is_adapted_in_one_way():
+    layer = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    model = nnx.Dict(a=nnx.Dict(query=layer), z=nnx.Dict(value=layer))
+    same = surm.attach(model, PeftSpec(targets=".*", rules=r".* => scale=3"), nnx.Rngs(0))
+    assert same.a.query is same.z.value and same.a.query.scale == 3
+    assert surm.with_path(same, "branch").z.value.scale == 3
+    with pytest.raises(InputError, match="a.query and z.value are one layer, which rules adapt in different ways"):
+        surm.attach(model, PeftSpec(rules=r"a\.query => scale=3; z\.value => scale=5"), nnx.Rngs(0))
+
+
+def test_a_tensor_is_shared_by_matrices_of_one_shape_alone(small_vit):
+    adapted = attach(small_vit, family="lorta", options="rank=2,heads=3", targets=r"blocks\..*\.(query|up|down)")
+    block = adapted.blocks[0]
+    held = [id(layer.delta.parameters["c_head"]) for layer in (block.attention.query, block.mlp.up, block.mlp.down)]
+    assert len({*held}) == 3
+
+
+def test_a_hadamard_adapter_wants_to_know_its_norm(small_vit):
+    with pytest.raises(InputError, match="trains the norm behind attention too, which its option names"):
+        attach(small_vit, method="hadamard_adapter")
+    with pytest.raises(InputError, match="hadamard_adapter: norm: pattern '.*nrom'"):
+        attach(small_vit, method="hadamard_adapter", options={"norm": ".*nrom"})
+    adapted = attach(small_vit, method="hadamard_adapter", options={"norm": r".*\.norm2"})
+    assert surm.count_parameters(adapted).adapter == 2 * 4 * 12
 
 
 def test_what_a_rule_names_must_be_there_and_be_claimed_once(small_vit):

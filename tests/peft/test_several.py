@@ -114,22 +114,26 @@ def test_other_weights_compile_nothing_anew(combined, images):
     assert len(traced) == 1
 
 
-def test_weights_can_be_learned(combined, images):
-    loss = lambda weight: jnp.sum(several.activate(combined, {"a": weight, "c": 1.0})(images) ** 2)  # noqa: E731
-    one, slope = jax.jit(jax.value_and_grad(loss))(jnp.array(0.5))
-    np.testing.assert_allclose(slope, (loss(0.51) - loss(0.49)) / 0.02, rtol=2e-2)
-    np.testing.assert_allclose(one, loss(0.5), rtol=1e-4)
+def test_weights_can_be_learned(combined):
+    x = jnp.ones((2, 12))
+    answer = lambda weight: several.activate(combined, {"a": weight, "c": 1.0}).blocks[0].attention.query(x)  # noqa: E731
+    loss = jax.jit(lambda weight: jnp.sum(answer(weight) ** 2))
+    slope = jax.jit(jax.grad(loss))(jnp.array(0.5))
+    assert abs(slope) > 1e-2
+    np.testing.assert_allclose(slope, (loss(0.6) - loss(0.4)) / 0.2, rtol=1e-3)
 
 
-def test_all_adapters_train_on(models, combined, images):
+def test_all_adapters_train_on(models, combined):
     adapter, trainable = (sum(getattr(surm.count_parameters(model), kind) for model in models.values())
                           for kind in ("adapter", "trainable"))  # fmt: skip
     count = surm.count_parameters(combined)
     assert (count.adapter, count.trainable) == (adapter, trainable)
     graphdef, trained, frozen = surgery.split(combined)
-    loss = lambda trained: jnp.sum(surgery.join(graphdef, trained, frozen)(images) ** 2)  # noqa: E731
-    gradients = jax.jit(jax.grad(loss))(trained)
-    assert all(jnp.any(gradient != 0) for gradient in gradients.values())
+    x = jnp.ones((2, 12))
+    answer = lambda trained: surgery.join(graphdef, trained, frozen).blocks[0].attention.query(x)  # noqa: E731
+    gradients = jax.jit(jax.grad(lambda trained: jnp.sum(answer(trained) ** 2)))(trained)
+    alive = {path for path, gradient in gradients.items() if np.any(np.asarray(gradient))}
+    assert alive == {path for path in trained if path.startswith("blocks.0.attention.query")} and len(alive) == 5
 
 
 def test_every_adapter_keeps_its_dropout_and_its_path(base):
@@ -144,17 +148,9 @@ def test_every_adapter_keeps_its_dropout_and_its_path(base):
     np.testing.assert_array_equal(layer(x), layer(x))
 
 
-def test_in_bfloat16_the_answer_is(base, images):
-    narrow = nnx.merge(nnx.graphdef(base), jax.tree.map(lambda a: a.astype(jnp.bfloat16), nnx.state(base, nnx.Param)))
-    layer = several.combine({"c": attach(narrow, SPECS["c"])}).blocks[0].attention.query
-    assert layer(jnp.ones((2, 12), jnp.bfloat16)).dtype == jnp.bfloat16
-    layer.merge()
-    assert layer.kernel.dtype == jnp.bfloat16
-
-
 class Twice(nnx.Module):
     def __init__(self):
-        self.first = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+        self.first = nnx.Linear(3, 3, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
         self.second = self.first
 
 
@@ -163,13 +159,17 @@ def test_a_layer_with_two_names_is_wrapped_in_both_places():
     models = {name: attach(model, PeftSpec(targets=name)) for name in ("first", "second")}
     combined = several.combine(models)
     assert combined.first is combined.second and len(combined.first.delta.members) == 2
-    assert surm.detach(combined).first is not combined.first.base
+    assert combined.second(jnp.ones((1, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert surm.merge(combined).second.kernel.dtype == jnp.bfloat16
+    assert type(surm.detach(combined).first) is nnx.Linear
 
 
-def test_heads_of_different_numbers_of_classes_go_together(models, images):
+def test_heads_of_different_numbers_of_classes_go_together(models):
     wide = attach(vit.ViT(SMALL, 7, rngs=nnx.Rngs(0)), SPECS["a"], 3)
-    combined = several.combine({"wide": wide, "b": models["b"]}, {"wide": 1.0}, head="wide")
-    close(combined(images), wide(images))
+    for head, classes in (("wide", 7), ("a", 5)):
+        combined = several.combine({"wide": wide, "a": models["a"]}, head=head)
+        assert combined.head.kernel.shape == (12, classes)
+        assert len(combined.blocks[0].attention.query.delta.members) == 2
 
 
 def test_what_was_combined_stays_as_it_is(models):
@@ -190,8 +190,8 @@ def test_the_table_names_all_families(combined):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"b": PeftSpec(method="adapter")}, "adapter 'b' has adapter; expected an update"),
-        ({"b": PeftSpec(method="hadamard_adapter", options={"norm": ""})}, "adapter 'b' has hadamard_adapter"),
+        ({"b": PeftSpec(method="adapter")}, "adapter 'b' has method='adapter'; expected an update"),
+        ({"b": PeftSpec(method="hadamard_adapter", options={"norm": ""})}, "adapter 'b' has method='hadamard_adapter'"),
         ({"b": PeftSpec(magnitude=True)}, r"adapter 'b': blocks\.0\.attention\.key has a magnitude, but only updates"),
         ({"b": SPECS["a"]}, r"'a', 'b' were trained with different head\.bias, head\.kernel; .* such as head='a'$"),
     ],
@@ -222,7 +222,7 @@ def test_names_and_weights_that_are_none_are_refused(models, base, combined):
         (lambda: several.activate(combined, {"a": float("nan")}), "the weight of 'a' is nan, expected a finite number"),
         (lambda: several.activate(combined, {"a": True}), "the weight of 'a' is True, expected"),
         (lambda: several.activate(combined, {"a": jnp.ones(2)}), "the weight of 'a' is Array"),
-        (lambda: several.activate(models["a"], "a"), "the model has one adapter, without a name; expected a model from"),
+        (lambda: several.activate(models["a"], "a"), "the model has one adapter, without a name"),
         (lambda: several.adapters(base), "the model has no adapter, without a name; expected a model from combine"),
     ):
         with pytest.raises(InputError, match=message):
@@ -230,10 +230,12 @@ def test_names_and_weights_that_are_none_are_refused(models, base, combined):
 
 
 def test_what_takes_one_adapter_refuses_several(tmp_path, combined):
+    several_ = "the model has several adapters, 'a', 'b', 'c'; expected one of those combined"
     for call, message in (
-        (lambda: several.combine({"all": combined}), "adapter 'all' has several adapters; expected an update"),
-        (lambda: surm.save_adapter(tmp_path / "x", combined), "'a', 'b', 'c'; save the models that were combined"),
-        (lambda: surm.stack_adapters([combined]), "'a', 'b', 'c', expected a model with one"),
+        (lambda: several.combine({"all": combined}), several_),
+        (lambda: surm.save_adapter(tmp_path / "x", combined), several_),
+        (lambda: surm.stack_adapters([combined]), several_),
+        (lambda: surm.with_path(combined, "branch"), several_),
         (lambda: surm.attach(combined, PeftSpec(), nnx.Rngs(0)), "has an adapter already"),
     ):
         with pytest.raises(InputError, match=message):

@@ -203,6 +203,7 @@ def test_the_head_is_not_counted_as_adapter(small_vit):
         ({"family": "adalora", "targets": r".*\.(query|value)"}, 24 * 12 * (768 + 768 + 1)),
         ({"family": "low_rank", "options": "rank=1", "targets": r".*\.(query|value)", "magnitude": True}, 24 * 3 * 768),
         ({"method": "hadamard_adapter", "options": {"norm": ""}}, 12 * 2 * 768),
+        ({"method": "hadamard_adapter", "options": {"norm": r".*\.norm2"}}, 12 * 4 * 768),
         ({"family": "low_rank", "options": "rank=2", "targets": r".*\.(query|value)"}, 73_728),
         ({"family": "low_rank", "options": "rank=4", "targets": r".*\.(query|value)"}, 147_456),
         ({"family": "low_rank", "options": "rank=8", "targets": r".*\.(query|value)"}, 294_912),

@@ -19,11 +19,8 @@ EXACT = [
     ("toeplitz", "factors=1,symmetric=False"),
     ("kronecker", "rank=4"),
     ("low_rank", "rank=3"),
-    ("c3a", "block_size=6"),
-    ("melora", ""),
     ("lora_xs", "rank=3"),
     ("vera", "rank=4"),
-    ("adalora", ""),
 ]
 
 
@@ -72,8 +69,9 @@ def test_the_error_is_the_relative_one_and_falls_with_the_rank(base, deltas):
 
 
 def test_every_layer_has_its_own_options(base, deltas):
-    rules = {r".*up": {"family": "low_rank", "options": {"rank": 12}, "scale": 0.1}}
-    model = attach(base, family="circulant", options="hadamard=False", rules=rules)
+    rules = {r".*0.*up": {"family": "low_rank", "options": {"rank": 12}, "scale": 0.1}}
+    targets = r".*0\.(attention\.query|mlp\.up)"
+    model = attach(base, family="circulant", options="hadamard=False", rules=rules, targets=targets)
     started, errors = warm_start.warm_start(surm.merge(model), {path: np.asarray(d) for path, d in deltas.items()})
     assert errors["blocks.0.mlp.up"] < 1e-5 < 0.5 < errors["blocks.0.attention.query"] < 1
     assert started.blocks[0].attention.query.delta.parameters.keys() == {"c"}
@@ -97,9 +95,8 @@ def test_a_magnitude_keeps_the_new_weight(base, deltas):
 def test_a_full_fine_tune_is_reached_from_its_difference(base, images):
     full = randomize(surm.attach(base, PeftSpec(method="full", targets=r"blocks.*query\.kernel"), nnx.Rngs(0)))
     deltas = warm_start.difference(full, base, targets=r".*query")
-    np.testing.assert_array_equal(
-        deltas["blocks.1.attention.query"], (full.blocks[1].attention.query.kernel - base.blocks[1].attention.query.kernel).T
-    )  # fmt: skip
+    after, before = (model.blocks[1].attention.query.kernel[...] for model in (full, base))
+    np.testing.assert_array_equal(deltas["blocks.1.attention.query"], (after - before).T)
     fresh = attach(base, family="low_rank", options="rank=12", targets=r".*query")
     started, errors = warm_start.warm_start(fresh, deltas)
     assert max(errors.values()) < 1e-5
@@ -129,16 +126,21 @@ def _named() -> nnx.Module:
     return model
 
 
-def test_the_gradient_is_that_of_the_weights(base, images):
-    loss = lambda model: jnp.sum(model(images)[:, 0])  # noqa: E731
-    fresh = attach(base, family="low_rank", options="rank=12")
-    gradients = warm_start.kernel_gradients(fresh, loss)
-    expected = nnx.grad(loss)(base).blocks[0].mlp.up.kernel[...].T
-    assert gradients.keys() == {"blocks.0.attention.query", "blocks.0.mlp.up"}
-    np.testing.assert_allclose(gradients["blocks.0.mlp.up"], expected, rtol=1e-4, atol=1e-6)
-    started, _ = warm_start.warm_start(fresh, {path: -1e-2 * g for path, g in gradients.items()})
+def test_the_gradient_is_that_of_the_weights():
+    x = jax.random.normal(jax.random.key(0), (2, 6))
+    base = nnx.Sequential(*(nnx.Linear(6, 6, use_bias=False, rngs=nnx.Rngs(seed)) for seed in range(2)))
+    fresh = attach(base, family="low_rank", options="rank=6", targets=".*")
+    loss = lambda model: jnp.sum(model(x) ** 2)  # noqa: E731
+    gradients = warm_start.kernel_gradients(surm.merge(fresh), loss)
+    first, second = (layer.kernel[...] for layer in base.layers)
+    h = x @ first
+    expected = {"layers.1": 2 * (h @ second).T @ h, "layers.0": 2 * (h @ second @ second.T).T @ x}
+    assert gradients.keys() == expected.keys()
+    for path, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected[path], rtol=1e-4, atol=1e-4)
+    started, _ = warm_start.warm_start(fresh, {path: -1e-4 * g for path, g in gradients.items()})
     squares = sum(float(jnp.sum(g**2)) for g in gradients.values())
-    np.testing.assert_allclose(loss(base) - loss(started), 1e-2 * squares, rtol=0.1)
+    np.testing.assert_allclose(loss(base) - loss(started), 1e-4 * squares, rtol=0.1)
 
 
 def test_matrices_that_are_not_the_layers_are_refused(base, deltas):
@@ -156,11 +158,11 @@ def test_matrices_that_are_not_the_layers_are_refused(base, deltas):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"family": "lorta", "options": "heads=3"}, r"attention\.query: lorta shares a, b, c_head, c_kind, c_layer among"),
+        ({"family": "lorta", "options": "heads=3"}, r"attention\.query: lorta shares a, b, c_head, c_kind, c_layer"),
         ({"family": "aurora", "options": "rank=5"}, r"aurora shares core, u, v among layers, expected a family where"),
         ({"scale": 0.0}, r"attention\.query: scale=0, expected another"),
-        ({"method": "adapter", "targets": ()}, "the model has adapter; expected an update"),
-        ({"method": "head", "targets": (), "train": "head"}, "the model has head; expected an update"),
+        ({"method": "adapter", "targets": ()}, "the model has method='adapter'; expected an update"),
+        ({"method": "head", "targets": (), "train": "head"}, "the model has method='head'; expected an update"),
     ],
 )
 def test_models_without_updates_of_their_own_are_refused(base, deltas, spec, message):
@@ -171,7 +173,7 @@ def test_models_without_updates_of_their_own_are_refused(base, deltas, spec, mes
 def test_no_adapter_or_several_are_refused(base, deltas):
     with pytest.raises(InputError, match="the model has no adapter; expected an update"):
         warm_start.warm_start(base, deltas)
-    with pytest.raises(InputError, match="the model has several adapters; expected an update"):
+    with pytest.raises(InputError, match="the model has several adapters, 'a'; expected one"):
         warm_start.warm_start(several.combine({"a": attach(base)}), deltas)
     with pytest.raises(InputError, match="the model has no layer with an adapter"):
         warm_start.kernel_gradients(base, lambda model: jnp.zeros(()))

@@ -1,0 +1,17 @@
+"""Adapters and models that travel: Hugging Face PEFT's files read and written, low-rank stand-ins, merged models.
+
+    peft_export, peft_import   adapter_config.json and adapter_model.safetensors as PEFT has them (peft_files)
+    lora, c3a, lokr            what one type of PEFT's keeps in them, the same functions in each; between: updates
+    low_rank                   the nearest low-rank update, for families that PEFT lacks
+    merged                     a whole model, its update folded in, as transformers loads it
+    names                      our paths <-> the names of transformers' modules
+
+`surm.peft` and `surm.models` know nothing of it.
+"""
+
+from surm.exchange.low_rank import to_low_rank
+from surm.exchange.merged import export_merged
+from surm.exchange.peft_export import export_peft
+from surm.exchange.peft_import import import_peft
+
+__all__ = ["export_merged", "export_peft", "import_peft", "to_low_rank"]

@@ -1,0 +1,137 @@
+"""PEFT's LoKr: ΔW = α/r · kron(w1, w2), the shapes of both fixed by one number, decompose_factor, for all layers.
+
+    theirs              w1 (f(n_out), f(n_in)),   w2 (n_out/f(n_out), n_in/f(n_in)),   each perhaps itself a product
+    our kronecker       b  (n_out/r, r),          a  (r, n_in/r)
+
+So the two meet where f(n_in) = n_out/f(n_out) = r. On a square layer that is r = √n: r = 16 of 256, 32 of 1024, and
+nothing of 768.
+
+Source: peft.tuners.lokr; LoKr, arXiv 2309.14859.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from surm.errors import InputError
+from surm.exchange.updates import Tensors, Update, number_for, refuse_magnitude, take, usual, whole
+
+PREFIX = "lokr_"
+FAMILIES = ("kronecker",)
+READS = {"r": 8, "alpha": 8, "rank_pattern": {}, "alpha_pattern": {}}
+TRAINING = (
+    "init_weights", "rank_dropout", "module_dropout", "rank_dropout_scale",
+    "use_effective_conv2d", "decompose_both", "decompose_factor",  # shapes, which the tensors tell
+)  # fmt: skip
+ACCEPTS: dict[str, tuple] = {}
+
+
+def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
+    """The config's fields and the tensors of updates of the family kronecker, with one term.
+
+    Args:
+      updates: by module.
+
+    Returns:
+      Fields, and tensors by module.
+
+    Raises:
+      InputError: if there are more terms or a magnitude, or no decompose_factor leads to the shapes.
+    """
+    refuse_magnitude(updates, "LoKr")
+    for module, update in updates.items():
+        if len(update.params["a"]) != 1:
+            raise InputError(f"{module}: kronecker with terms={len(update.params['a'])}; LoKr has one term")
+    # A rank of half the sides of w2 or more makes PEFT keep w2 whole.
+    rank = max(max(update.params["a"].shape[1:]) for update in updates.values())
+    alpha, alphas = usual({module: whole(update.scale * rank) for module, update in updates.items()})
+    fields = {
+        "r": rank, "alpha": alpha, "alpha_pattern": alphas, "decompose_factor": _decompose_factor(updates),
+        "decompose_both": False, "init_weights": True,
+    }  # fmt: skip
+    named = {module: {"lokr_w1": update.params["b"][0], "lokr_w2": update.params["a"][0]}
+             for module, update in updates.items()}  # fmt: skip
+    return fields, named
+
+
+def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
+    """The updates of a config and its tensors, of the family kronecker.
+
+    Args:
+      config: the JSON of PEFT, its options checked.
+      tensors: by module.
+
+    Returns:
+      The updates by module.
+
+    Raises:
+      InputError: if a tensor is none of LoKr's on a linear layer, or the shapes are not those of our family.
+    """
+    return {module: _read(config, module, given) for module, given in tensors.items()}
+
+
+def _read(config: dict[str, Any], module: str, given: dict[str, np.ndarray]) -> Update:
+    w1, w2 = _factor_of(module, given, "lokr_w1"), _factor_of(module, given, "lokr_w2")
+    if w1.shape[1] != len(w2):
+        raise InputError(
+            f"{module} has a LoKr of {_size(w1)} and {_size(w2)}; supported: p×r and r×q, w1 as wide as w2 is high "
+            "(peft.save_as_lora makes a LoRA of any other)"
+        )
+    alpha = number_for(config, "alpha", READS["alpha"], "alpha_pattern", module)
+    rank = number_for(config, "r", READS["r"], "rank_pattern", module)
+    if rank < 1:
+        raise InputError(f"r={rank:g} in the adapter's config for {module}, expected at least 1")
+    n_out, n_in = len(w1) * len(w2), w1.shape[1] * w2.shape[1]
+    return Update("kronecker", {"rank": len(w2)}, {"a": w2[None], "b": w1[None]}, n_out, n_in, alpha / rank)
+
+
+def _factor_of(module: str, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The factor w1 or w2, multiplied out where it is a product itself."""
+    given = {key: array for key, array in tensors.items() if key == name or key.startswith(f"{name}_")}
+    others = [key for key in tensors if not key.startswith(("lokr_w1", "lokr_w2"))]
+    if others:
+        raise InputError(f"{module} has the tensor {others[0]}; supported: lokr_w1 and lokr_w2, or their factors")
+    if name in given:
+        return take(module, given, name)[0]
+    left, right = take(module, given, f"{name}_a", f"{name}_b")
+    return left @ right
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[0]}×{array.shape[1]}"
+
+
+def factorization(size: int, factor: int) -> tuple[int, int]:
+    """The two numbers that PEFT makes of a side of a layer: (first factor's, second factor's).
+
+    Args:
+      size: of the side.
+      factor: `decompose_factor`: the first number where it divides; else a limit to it, -1 for none.
+
+    Returns:
+      Two numbers whose product is the size.
+
+    Examples:
+      >>> factorization(768, -1), factorization(768, 8), factorization(768, 10)
+      ((24, 32), (8, 96), (8, 96))
+    """
+    if factor > 0 and size % factor == 0:
+        return factor, size // factor
+    limit = math.isqrt(size) if factor == -1 else min(factor, math.isqrt(size))
+    first = next(number for number in range(limit, 0, -1) if size % number == 0)
+    return first, size // first
+
+
+def _decompose_factor(updates: dict[str, Update]) -> int:
+    """The decompose_factor that gives every layer the shapes that it has."""
+    wanted = {(update.n_out, update.n_in, update.params["a"].shape[1]) for update in updates.values()}
+    largest = max(max(n_out, n_in) for n_out, n_in, _ in wanted)
+    for factor in (-1, *range(1, largest + 1)):
+        if all(factorization(n_out, factor)[1] == factorization(n_in, factor)[0] == r for n_out, n_in, r in wanted):
+            return factor
+    shapes = ", ".join(f"rank={r} of {n_out}×{n_in}" for n_out, n_in, r in sorted(wanted))
+    raise InputError(
+        f"kronecker with {shapes} is no LoKr: PEFT splits the sides of all layers by one decompose_factor, which on "
+        "square layers leaves rank=√n; surm.export_merged writes the whole model, surm.to_low_rank makes a LoRA"
+    )

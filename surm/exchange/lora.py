@@ -1,0 +1,88 @@
+"""PEFT's LoRA: ΔW = α/r · B A, with A (r, n_in) and B (n_out, r); our family low_rank with scale = α/r.
+
+PEFT's DoRA (`use_dora`, the weight-decomposed one) is our magnitude: lora_magnitude_vector (n_out,).
+
+Source: peft.tuners.lora; LoRA, arXiv 2106.09685; α/√r: arXiv 2312.03732; DoRA: arXiv 2402.09353.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from surm.errors import InputError
+from surm.exchange.updates import Tensors, Update, number_for, rate, take, usual, whole
+
+PREFIX = "lora_"
+FAMILIES = ("low_rank",)
+READS = {
+    "r": 8, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False,
+    "lora_dropout": 0.0,
+}  # fmt: skip
+TRAINING = ("eva_config", "megatron_core", "qalora_group_size")
+# The other initial values (pissa, olora, corda, loftq, lora_ga) change the frozen weights as well.
+ACCEPTS = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica")}
+_MAGNITUDE = "lora_magnitude_vector"
+
+
+def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
+    """The config's fields and the tensors of updates of the family low_rank.
+
+    Args:
+      updates: by module.
+
+    Returns:
+      Fields, and tensors by module.
+
+    Raises:
+      InputError: if some layers have a magnitude and some have none.
+    """
+    rank, ranks = usual({module: len(update.params["a"]) for module, update in updates.items()})
+    alpha, alphas = usual({module: whole(update.scale * len(update.params["a"])) for module, update in updates.items()})
+    magnitudes = {update.magnitude is not None for update in updates.values()}
+    if len(magnitudes) > 1:
+        raise InputError("some layers have magnitude=True and some have not; PEFT's use_dora is one for all")
+    dropout, _ = usual({module: update.dropout for module, update in updates.items()})
+    fields = {
+        "r": rank, "rank_pattern": ranks, "lora_alpha": alpha, "alpha_pattern": alphas, "use_rslora": False,
+        "use_dora": magnitudes.pop(), "lora_dropout": dropout, "bias": "none", "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }  # fmt: skip
+    return fields, {module: _tensors(update) for module, update in updates.items()}
+
+
+def _tensors(update: Update) -> dict[str, np.ndarray]:
+    named = {"lora_A.weight": update.params["a"], "lora_B.weight": update.params["b"]}
+    return named if update.magnitude is None else named | {_MAGNITUDE: update.magnitude}
+
+
+def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
+    """The updates of a config and its tensors, of the family low_rank.
+
+    Args:
+      config: the JSON of PEFT, its options checked.
+      tensors: by module.
+
+    Returns:
+      The updates by module.
+
+    Raises:
+      InputError: if a field or a tensor is none of LoRA's on a linear layer.
+    """
+    dropout = rate(config, "lora_dropout")
+    return {module: _read(config, module, given, dropout) for module, given in tensors.items()}
+
+
+def _read(config: dict[str, Any], module: str, given: dict[str, np.ndarray], dropout: float) -> Update:
+    magnitude = ()
+    if config.get("use_dora"):
+        magnitude = take(module, {key: given[key] for key in (_MAGNITUDE,) if key in given}, _MAGNITUDE, axes=1)
+        given = {key: array for key, array in given.items() if key != _MAGNITUDE}
+    a, b = take(module, given, "lora_A.weight", "lora_B.weight")
+    if len(a) != b.shape[1] or any(len(vector) != len(b) for vector in magnitude):
+        shapes = ", ".join(str(array.shape) for array in (a, b, *magnitude))
+        raise InputError(f"{module} has LoRA tensors of shapes {shapes}, which do not fit together")
+    alpha = number_for(config, "lora_alpha", READS["lora_alpha"], "alpha_pattern", module)
+    scale = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
+    options = {"rank": len(a)}
+    return Update("low_rank", options, {"a": a, "b": b}, len(b), a.shape[1], scale, dropout, *magnitude)

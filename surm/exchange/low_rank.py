@@ -1,0 +1,86 @@
+"""The nearest update of low rank, for families that other programs do not know."""
+
+from typing import TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from surm.errors import InputError
+from surm.peft import bases, select, surgery, warm_start
+from surm.peft.spec import PeftSpec
+
+Model = TypeVar("Model", bound=nnx.Module)
+_KEPT = ("scale", "dropout", "magnitude")
+_ROUNDING = 1e-12  # of the energy: below the noise that float32 leaves in vanishing singular values
+
+
+def to_low_rank(
+    model: Model, *, rank: int | None = None, energy: float | None = None
+) -> tuple[Model, dict[str, float]]:
+    """Returns the model with every update replaced by the nearest one of low rank, and prints how near that is.
+
+    By the truncated SVD (Eckart–Young) ΔW = U S Vᵀ → b = U_r √S_r, a = √S_r V_rᵀ. The relative error of a layer is
+    ‖ΔW − b a‖_F / ‖ΔW‖_F = √(Σ_{i>r} s_i² / Σ_i s_i²).
+
+    Args:
+      model: a model with an `update` of any family; left untouched.
+      rank: of all layers.
+      energy: instead of a rank: the share of Σ s_i² to keep, above 0 and up to 1. The rank is the smallest that keeps
+        it in every layer, one for all.
+
+    Returns:
+      A new model with an update of the family low_rank, otherwise the same (scales, magnitudes, the head), in
+      evaluation mode; and the relative error of every layer by path.
+
+    Raises:
+      InputError: if the model has no update or one that is not finite, or not exactly one of rank and energy is given
+        and in range.
+
+    Examples:
+      >>> import surm
+      >>> mlp = nnx.Sequential(nnx.Linear(4, 4, rngs=nnx.Rngs(0)))
+      >>> adapted = surm.attach(mlp, surm.PeftSpec(family="circulant", targets=".*"), nnx.Rngs(0))
+      >>> lora, errors = to_low_rank(adapted, rank=2)
+      layers.0   rank 2   relative error 0.00e+00
+    """
+    _check(rank, energy)
+    model = bases.updated("the model", model, magnitude=True)
+    layers = {select.dotted(path): layer for path, layer in surgery.wrapped_layers(model)}
+    deltas = {path: layer.scale * layer.delta.to_dense() for path, layer in layers.items()}
+    rank = rank or max(_needed(delta, energy) for delta in deltas.values())
+    spec = _low_rank_spec(surgery.spec_of(model), rank)
+    result, errors = warm_start.warm_start(surgery.attach(surgery.detach(model), spec, nnx.Rngs(0)), deltas)
+    result.eval()
+    for path, layer in surgery.wrapped_layers(result):
+        if layer.magnitude is not None:  # as it was trained, rather than the norms of the new rows
+            layer.magnitude = layer.magnitude.replace(layers[select.dotted(path)].magnitude[...])
+    width = max(map(len, errors))
+    for path, error in errors.items():
+        print(f"{path:<{width}}   rank {rank}   relative error {error:.2e}")
+    return result, errors
+
+
+def _check(rank: int | None, energy: float | None) -> None:
+    if (rank is None) == (energy is None):
+        raise InputError(f"to_low_rank with rank={rank}, energy={energy}; expected one of them")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        raise InputError(f"rank={rank!r}, expected a whole number from 1")
+    if energy is not None and not 0 < energy <= 1:
+        raise InputError(f"energy={energy}, expected a share above 0 and up to 1")
+
+
+def _needed(delta: Float[Array, "n_out n_in"], share: float) -> int:
+    """The smallest rank that keeps a share of the sum of squared singular values; 1 where there is nothing to keep."""
+    if not jnp.isfinite(delta).all():
+        return 1  # refused by name further on
+    kept = np.cumsum(np.linalg.svd(np.asarray(delta, np.float64), compute_uv=False) ** 2)
+    return int(np.searchsorted(kept, (share - _ROUNDING) * kept[-1])) + 1 if kept[-1] else 1
+
+
+def _low_rank_spec(spec: PeftSpec, rank: int) -> PeftSpec:
+    """The spec with another family everywhere; scales, dropouts and magnitudes stay, also in its rules."""
+    rules = {pattern: change if change is None else {name: change[name] for name in _KEPT if name in change}
+             for pattern, change in spec.rules.items()}  # fmt: skip
+    return PeftSpec(**spec.to_json() | {"family": "low_rank", "options": {"rank": rank}, "rules": rules})

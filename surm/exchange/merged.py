@@ -1,0 +1,91 @@
+"""A whole model, its update folded in, as transformers loads it: model.safetensors and config.json."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from surm.errors import InputError
+from surm.exchange import folder, names
+from surm.models.bert import Bert, BertConfig
+from surm.models.hf_config import HF_ACTIVATIONS
+from surm.models.vit import ViT, ViTConfig
+from surm.peft import surgery
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequence[str] | None = None) -> None:
+    """Writes a model with its update merged and its head, for `AutoModelForImageClassification` or its like for texts.
+
+    The keys are those of transformers 4, which versions 4 and 5 both read. What prepares the input (the tokeniser's
+    files, preprocessor_config.json) is no part of a model of ours: copy it from where the base came from.
+
+    Args:
+      path: the folder; made if absent. Files in it are replaced, each in one step.
+      model: a ViT with a class token, or a BERT or RoBERTa that pools its first token; with an adapter that merges, or
+        none. Left untouched.
+      labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
+
+    Raises:
+      InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not
+        as many labels as outputs, or the path is a file.
+    """
+    naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
+    if reason:
+        raise InputError(f"{reason}; expected a model with pooling='class'")
+    plain = surgery.detach(surgery.merge(model))
+    arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
+              for ours, array in names.parameters(plain).items()}  # fmt: skip
+    outputs = plain.head.kernel.shape[1]
+    config = _config(plain) | _labels(outputs, labels)
+    folder.write(path, {WEIGHTS: arrays}, {CONFIG: config})
+
+
+def _labels(outputs: int, labels: Sequence[str] | None) -> dict[str, Any]:
+    if labels is None:
+        labels = [f"LABEL_{index}" for index in range(outputs)]
+    if isinstance(labels, str) or len(labels) != outputs:
+        raise InputError(f"labels={labels!r}, but the model has {outputs} outputs; expected a name for each")
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _config(model: nnx.Module) -> dict[str, Any]:
+    """The config.json that `config_from_hf` reads the model's shape from."""
+    kind, config = names.kind_of(model), model.config
+    return {
+        "architectures": [names.CLASSES[kind]],
+        "model_type": kind,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": next(theirs for theirs, ours in HF_ACTIVATIONS.items() if ours == config.activation),
+        "layer_norm_eps": config.epsilon,
+        "attention_probs_dropout_prob": 0.0,
+    } | (_of_images(config) if kind == "vit" else _of_texts(kind, config))
+
+
+def _of_images(config: ViTConfig) -> dict[str, Any]:
+    return {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": config.channels,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+    }
+
+
+def _of_texts(kind: str, config: BertConfig) -> dict[str, Any]:
+    shape = {
+        "vocab_size": config.vocabulary,
+        "max_position_embeddings": config.positions,
+        "type_vocab_size": config.segments,
+        "hidden_dropout_prob": config.dropout,
+    }
+    return shape if kind == "bert" else shape | {"pad_token_id": config.first_position - 1}

@@ -1,0 +1,139 @@
+"""The adapter of a model written as Hugging Face PEFT keeps one; see `surm.exchange.peft_files`."""
+
+import os
+
+import numpy as np
+from flax import nnx
+
+from surm.errors import InputError
+from surm.exchange import folder
+from surm.exchange.names import CLASSIFIER, NEW, Naming, naming_of, obstacle, parameters, their_array
+from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, WEIGHTS, module_of, of_head
+from surm.exchange.updates import Update
+from surm.models.bert import Bert
+from surm.models.vit import ViT
+from surm.peft import AdapterParam, PeftSpec, Trainable, select, surgery
+
+_WHOLE = "surm.export_merged writes the whole model"
+
+
+def export_peft(
+    path: str | os.PathLike,
+    model: ViT | Bert,
+    *,
+    names: str = NEW,
+    base_model_name: str = "",
+    encoder_only: bool = False,
+) -> None:
+    """Writes the adapter of a model as PEFT keeps one, for the same base in transformers.
+
+    Dropout, where PEFT's type has none (C3A, LoKr), is left out: it acts in training alone.
+
+    Args:
+      path: the folder; made if absent. Files in it are replaced, each in one step.
+      model: a ViT, BERT or RoBERTa with an `update` of a family that PEFT has; left untouched.
+      names: the version of transformers that is to load it, `transformers5` or `transformers4`: they name the layers of
+        a ViT differently, those of BERT alike.
+      base_model_name: what the base is called on the hub.
+      encoder_only: write it for the bare `ViTModel`, `BertModel` or `RobertaModel`, without what belongs to the head.
+
+    Raises:
+      InputError: if the model has no such adapter, transformers has no such classifier (mean pooling, CLIP), or the
+        path is a file.
+
+    Examples:
+      >>> export_peft("runs/lora", adapted)  # doctest: +SKIP
+      >>> peft.PeftModel.from_pretrained(theirs, "runs/lora")  # doctest: +SKIP
+    """
+    _check_method(surgery.spec_of(model))
+    naming = _naming(model, names, encoder_only)
+    updates = _updates(model, naming, encoder_only)
+    peft_type = _type_for({update.family for update in updates.values()})
+    fields, tensors = TYPES[peft_type].write(updates)
+    modules, saved = _modules_to_save(model, naming, encoder_only)
+    arrays = {f"{ROOT}{module}.{rest}": array for module, named in tensors.items() for rest, array in named.items()}
+    config = fields | {
+        "peft_type": peft_type,
+        # PEFT demands a classifier in the file of a task, and has no task for images.
+        "task_type": "SEQ_CLS" if isinstance(model, Bert) and CLASSIFIER in modules else None,
+        "base_model_name_or_path": base_model_name or None,
+        "inference_mode": True,
+        "target_modules": _target_modules(set(tensors), model, naming),
+        "modules_to_save": modules or None,
+    }
+    folder.write(path, {WEIGHTS: arrays | {ROOT + key: array for key, array in saved.items()}}, {CONFIG: config})
+
+
+def _check_method(spec: PeftSpec | None) -> None:
+    if spec is None:
+        raise InputError("the model has no adapter to export; attach one first")
+    if spec.position != "update":
+        raise InputError(f"method={spec.method!r} has no counterpart in PEFT, expected 'update'; {_WHOLE}")
+
+
+def _type_for(families: set[str]) -> str:
+    """The type of PEFT that has all of the families."""
+    for peft_type, module in TYPES.items():
+        if families <= set(module.FAMILIES):
+            return peft_type
+    known = "; ".join(f"{peft_type}: {', '.join(module.FAMILIES)}" for peft_type, module in TYPES.items())
+    raise InputError(
+        f"family {' with '.join(map(repr, sorted(families)))} has no counterpart in PEFT, whose types hold one of "
+        f"{known}; surm.to_low_rank makes a LoRA near it, {_WHOLE}"
+    )
+
+
+def _naming(model: ViT | Bert, names: str, encoder_only: bool) -> Naming:
+    naming, reason = naming_of(model, names), obstacle(model)
+    if reason and isinstance(model, ViT):
+        raise InputError(f"{reason}; expected a model with pooling='class'")
+    if reason and not encoder_only:
+        raise InputError(f"{reason}; encoder_only=True writes the adapter without the head")
+    return naming._replace(prefix="") if encoder_only else naming
+
+
+def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str, Update]:
+    """The updates of a model by the names of transformers."""
+    updates = {}
+    for place, layer in surgery.wrapped_layers(model):
+        path = select.dotted(place)
+        module = module_of(naming.theirs(f"{path}.kernel"))
+        if path == CONVOLUTION:
+            raise InputError(f"{path} has an update, but is a convolution in transformers; expected other targets")
+        if encoder_only and of_head(module):
+            raise InputError(f"{path} has an update, which encoder_only=True would leave out; expected other targets")
+        n_in, n_out = layer.base.kernel.shape
+        params = {name: np.asarray(value) for name, value in layer.delta.values().items()}
+        magnitude = None if layer.magnitude is None else np.asarray(layer.magnitude[...])
+        dropout = layer.dropout.rate if layer.dropout else 0.0
+        updates[module] = Update(layer.delta.family, {}, params, n_out, n_in, float(layer.scale), dropout, magnitude)
+    return updates
+
+
+def _modules_to_save(model: ViT | Bert, naming: Naming, encoder_only: bool) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The modules of which something trains besides the updates, and all that they hold, by key."""
+    plain = parameters(surgery.detach(model))
+    keys = {path: naming.theirs(path) for path in plain}
+    modules = set()
+    for place, variable in nnx.to_flat_state(nnx.state(model, Trainable)):
+        path = select.dotted(place)
+        if isinstance(variable, AdapterParam):
+            continue
+        if path not in plain:
+            raise InputError(f"{path} trains and its layer has an update, which PEFT cannot hold; expected one of them")
+        module = module_of(keys[path])
+        if not (encoder_only and of_head(module)):
+            modules.add(CLASSIFIER if of_head(module) else module)
+    modules = {name for name in modules if not any(name.startswith(f"{other}.") for other in modules)}
+    held = {key: their_array(model, path, plain[path])
+            for path, key in keys.items() if any(key.startswith(f"{module}.") for module in modules)}  # fmt: skip
+    return sorted(modules), held
+
+
+def _target_modules(chosen: set[str], model: ViT | Bert, naming: Naming) -> list[str]:
+    """The last parts of names, as people write them, where they name the chosen layers alone; else the names."""
+    every = {module_of(naming.theirs(f"{path}.kernel")) for path in select.linear_layers(surgery.detach(model))}
+    last = {name.rpartition(".")[2] for name in chosen}
+    unambiguous = {name for name in every if name.rpartition(".")[2] in last} == chosen
+    # A pooler that only transformers' model has is called dense too.
+    return sorted(last if unambiguous and "dense" not in last else chosen)

@@ -1,0 +1,34 @@
+"""What the files of Hugging Face PEFT are called, and which of its types we have.
+
+    ours                               PEFT's type
+    low_rank                           LoRA
+    c3a, block_circulant, circulant    C3A     (a circulant on square layers: one block)
+    kronecker                          LoKr    (where its shapes are LoKr's; see `surm.exchange.lokr`)
+
+What trains besides, such as the head, is listed under `modules_to_save`. The keys:
+
+    base_model.model.vit.layers.0.attention.q_proj.lora_A.weight
+    base_model.model.classifier.weight
+"""
+
+from types import ModuleType
+
+from surm.exchange import c3a, lokr, lora
+from surm.exchange.names import CLASSIFIER
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+ROOT = "base_model.model."
+CONVOLUTION = "embed.patch"  # a convolution in transformers, whose adapters have other shapes
+
+TYPES: dict[str, ModuleType] = {"LORA": lora, "C3A": c3a, "LOKR": lokr}
+"""The types that are read and written, by `peft_type`."""
+
+
+def module_of(key: str) -> str:
+    """The name of the module that a key's variable belongs to."""
+    return key.rpartition(".")[0]
+
+
+def of_head(name: str) -> bool:
+    """Whether a module, or the variable of a key, is a part of the classifier."""
+    return name.split(".")[0] == CLASSIFIER

@@ -1,0 +1,163 @@
+"""An adapter in the files of Hugging Face PEFT attached to a model; see `surm.exchange.peft_files`."""
+
+import os
+import pathlib
+import re
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from surm.errors import InputError
+from surm.exchange import folder
+from surm.exchange.names import NAMINGS, kind_of, obstacle, read_name
+from surm.exchange.peft_files import CONFIG, CONVOLUTION, PICKLE, ROOT, TYPES, WEIGHTS, module_of, of_head
+from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
+from surm.models.bert import Bert
+from surm.models.vit import ViT
+from surm.models.weights import open_weights
+from surm.peft import PeftSpec, select, store, surgery
+
+Model = TypeVar("Model", ViT, Bert)
+
+
+def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = None) -> Model:
+    """Returns the model with an adapter of PEFT's attached.
+
+    The layers are those that the file has tensors for, in the names of transformers 4 or 5; PEFT does not say which
+    base they were trained on, so that is for the caller to know. LoRA becomes low_rank (DoRA with magnitude), C3A c3a,
+    LoKr kronecker; ranks, blocks and scales that differ between layers become `rules`. What acts in training alone is
+    not taken over, but for LoRA's dropout.
+
+    Args:
+      path: a folder with adapter_config.json and adapter_model.safetensors.
+      model: the base, a ViT, BERT or RoBERTa; an adapter it has already is replaced. Left untouched.
+      rngs: source of dropout masks, should it train on; None for a fixed one.
+
+    Returns:
+      A new model that answers as PEFT's does, in evaluation mode. The modules under `modules_to_save` are in its
+      `spec.train`, with their values.
+
+    Raises:
+      InputError: if files are missing or damaged, the type or an option is not supported (both are named), or the
+        adapter is one of another architecture, size or kind of pooling.
+    """
+    where = pathlib.Path(path)
+    config = _read_config(where)
+    kind = TYPES[config["peft_type"]]
+    tensors, saved = _sorted_out(where, config["peft_type"], open_weights(str(where / WEIGHTS)).arrays)
+    base = surgery.detach(surgery.unmerge(model))
+    updates = _by_layer(where, base, kind.read(config, tensors))
+    variables = _by_variable(where, base, saved)
+    train = sorted({re.escape(module_of(variable)) for variable in variables})
+    spec = _spec(updates, train, list(select.linear_layers(base)))
+    adapted = surgery.attach(base, spec, rngs or nnx.Rngs(0))
+    adapted.eval()
+    graphdef, expected, frozen = surgery.split(adapted)
+    given = {parameter_place(expected, layer, name): value
+             for layer, update in updates.items() for name, value in update.params.items()}  # fmt: skip
+    given |= {f"{layer}.magnitude": update.magnitude for layer, update in updates.items() if spec.magnitude}
+    store.check_arrays(str(where), given | variables, expected)
+    arrays = {place: jnp.asarray(value, expected[place].dtype) for place, value in (given | variables).items()}
+    return surgery.join(graphdef, arrays, frozen)
+
+
+def _read_config(where: pathlib.Path) -> dict[str, Any]:
+    """The config of an adapter of a type and with options that we have."""
+    file = where / CONFIG
+    if not file.is_file():
+        raise InputError(f"no adapter in {str(where)!r}: {CONFIG} is missing")
+    config = folder.read_object(file)
+    if config.get("format") == store.FORMAT:
+        raise InputError(f"{str(where)!r} is an adapter in surm's own format; surm.load_adapter reads it")
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str) or peft_type not in TYPES:
+        raise InputError(f"{str(file)!r} says peft_type={peft_type!r}; supported: {', '.join(TYPES)}")
+    check_fields(f"{str(file)!r}", config, TYPES[peft_type].READS, TYPES[peft_type].TRAINING, TYPES[peft_type].ACCEPTS)
+    if not (where / WEIGHTS).is_file():
+        pickle = f", and {PICKLE} is a pickle, which is never loaded: load it in PEFT and save_pretrained it again"
+        raise InputError(f"{str(where)!r} has no {WEIGHTS}{pickle if (where / PICKLE).is_file() else ''}")
+    return config
+
+
+def _sorted_out(
+    where: pathlib.Path, peft_type: str, arrays: dict[str, np.ndarray]
+) -> tuple[Tensors, dict[str, np.ndarray]]:
+    """The tensors of updates by module, and all others by key, without PEFT's prefix."""
+    prefix, tensors, others = TYPES[peft_type].PREFIX, {}, {}
+    for key, array in arrays.items():
+        short = key.removeprefix(ROOT)
+        module, found, rest = short.partition(f".{prefix}")
+        if found:
+            tensors.setdefault(module, {})[prefix + rest] = array
+        else:
+            others[short] = array
+    if not tensors:
+        raise InputError(f"{str(where / WEIGHTS)!r} holds no tensor of {peft_type}, with {prefix!r} in its name")
+    return tensors, others
+
+
+def _by_layer(where: pathlib.Path, base: Model, read: dict[str, Update]) -> dict[str, Update]:
+    """The updates by path, once each fits the layer there."""
+    layers, updates = select.linear_layers(base), {}
+    for module, update in read.items():
+        path = module_of(_path(where, base, f"{module}.weight"))
+        if path not in layers or path == CONVOLUTION or path in updates:
+            raise InputError(f"{str(where)!r} adapts {module}, which is {path} here; expected a linear layer, and once")
+        n_in, n_out = select.get(base, layers[path]).kernel.shape
+        if (update.n_out, update.n_in) != (n_out, n_in):
+            given = f"{module} of {update.n_out}×{update.n_in}"
+            raise InputError(f"{str(where)!r} adapts {given}, but {path} of this model is {n_out}×{n_in}")
+        updates[path] = update
+    return updates
+
+
+def _by_variable(where: pathlib.Path, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of modules_to_save by path, in our shapes."""
+    variables = {}
+    for key, array in saved.items():
+        if of_head(key) and (reason := obstacle(base)):
+            raise InputError(f"{str(where)!r} holds a classifier, but {reason}")
+        path = _path(where, base, key)
+        _, rule = read_name(kind_of(base), key)
+        variables[path] = rule.transform(array)
+    return variables
+
+
+def _path(where: pathlib.Path, base: Model, key: str) -> str:
+    """Our path of a key; InputError if the base is of another architecture."""
+    kind = kind_of(base)
+    if named := read_name(kind, key):
+        return named[0]
+    usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in NAMINGS[kind].values()}
+    raise InputError(f"{str(where)!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")
+
+
+def _spec(updates: dict[str, Update], train: list[str], layers: list[str]) -> PeftSpec:
+    """The spec of updates of one family: what most layers have, and rules for the others."""
+    groups: dict[tuple[int, float], list[str]] = {}
+    for path, update in updates.items():
+        groups.setdefault((*update.options.values(), update.scale), []).append(path)
+    first, *others = sorted(groups.values(), key=len, reverse=True)
+    usual = updates[first[0]]
+    rules = {pattern: {"options": updates[paths[0]].options, "scale": updates[paths[0]].scale}
+             for paths in others for pattern in _patterns(paths, layers)}  # fmt: skip
+    return PeftSpec(
+        family=usual.family,
+        options=usual.options,
+        targets=_patterns(first, layers),
+        scale=usual.scale,
+        dropout=usual.dropout,
+        train=train,
+        rules=rules,
+        magnitude=usual.magnitude is not None,
+    )
+
+
+def _patterns(chosen: list[str], every: list[str]) -> list[str]:
+    """Patterns for the chosen layers and no others: for all blocks at once where that is so."""
+    exact = {re.escape(path) for path in chosen}
+    of_blocks = {re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", pattern) for pattern in exact}
+    found = {path for path in every if any(re.fullmatch(pattern, path) for pattern in of_blocks)}
+    return sorted(of_blocks if found == set(chosen) else exact)

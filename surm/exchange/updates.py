@@ -1,0 +1,167 @@
+"""The updates of many layers between our families and PEFT's types, and what reading any of these types needs."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from surm.errors import InputError
+
+
+class Update(NamedTuple):
+    """One layer's trained matrix, scale·ΔW, as a `PeftSpec` describes it there.
+
+    Attributes:
+      family: a key of `surm.matrices.FAMILIES`.
+      options: of the family.
+      params: of the family; ΔW is n_out×n_in.
+      n_out: rows.
+      n_in: columns.
+      scale: multiplies ΔW.
+      dropout: of the input, in training.
+      magnitude: the norms of the rows of the updated weight, where they train by themselves.
+    """
+
+    family: str
+    options: Mapping[str, Any]
+    params: dict[str, np.ndarray]
+    n_out: int
+    n_in: int
+    scale: float = 1.0
+    dropout: float = 0.0
+    magnitude: np.ndarray | None = None
+
+
+Tensors = dict[str, dict[str, np.ndarray]]
+"""Name of the module in transformers -> rest of the key -> array."""
+
+ELSEWHERE = (
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "runtime_config",
+)  # fmt: skip
+"""Fields of every config that name the file, or layers: which these are is told by the tensors."""
+
+
+def check_fields(
+    where: str,
+    config: Mapping[str, Any],
+    reads: Mapping[str, Any],
+    training: Iterable[str],
+    accepts: Mapping[str, tuple] | None = None,
+) -> None:
+    """Refuses a config with an option that is set and that we cannot follow.
+
+    Args:
+      where: the file.
+      config: what it holds.
+      reads: fields that are read.
+      training: fields that matter only before or in training.
+      accepts: fields that may have some values alone.
+
+    Raises:
+      InputError: naming the first such option, and what is supported.
+    """
+    for name, values in (accepts or {}).items():
+        if name in config and not any(config[name] is value or config[name] == value for value in values):
+            raise InputError(f"{where} says {name}={config[name]!r}; supported: {', '.join(map(repr, values))}")
+    known = {*ELSEWHERE, *reads, *training, *(accepts or {})}
+    for name in sorted(config.keys() - known):
+        if config[name] not in (None, False, "none", "", [], {}):
+            supported = ", ".join((*reads, *(accepts or {})))
+            raise InputError(f"{where} says {name}={config[name]!r}, which is not supported; supported: {supported}")
+
+
+def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name: str, module: str) -> float:
+    """A number of the config for a module, matched as PEFT does.
+
+    Args:
+      config: the JSON of PEFT.
+      name: of the field.
+      default: where the config has none.
+      pattern_name: of the field that maps patterns of modules to other numbers; the first that fits counts.
+      module: its name in transformers.
+
+    Returns:
+      The number.
+
+    Raises:
+      InputError: if it is no finite number, or a pattern is no regular expression.
+    """
+    patterns = config.get(pattern_name) or {}
+    if not isinstance(patterns, dict):
+        raise InputError(f"{pattern_name}={patterns!r} in the adapter's config, expected an object")
+    for pattern, value in patterns.items():
+        try:
+            found = re.match(rf"(.*\.)?({pattern})$", module)
+        except re.error as error:
+            raise InputError(f"{pattern_name} holds {pattern!r}, which is not a regular expression: {error}") from error
+        if found:
+            return _finite(f"{pattern_name}[{pattern!r}]", value)
+    return _finite(name, config.get(name, default))
+
+
+def rate(config: Mapping[str, Any], name: str) -> float:
+    """A field that is a rate of dropout, 0 where it is missing; InputError if it is none."""
+    value = config.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"{name}={value!r} in the adapter's config, expected a number from 0 and below 1")
+    return float(value)
+
+
+def _finite(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r} in the adapter's config, expected a finite number")
+    return float(value)
+
+
+def whole(value: float) -> float | int:
+    """A number as people write it: 16 rather than 16.0."""
+    return int(value) if value == int(value) else value
+
+
+def take(module: str, tensors: dict[str, np.ndarray], *form: str, axes: int = 2) -> list[np.ndarray]:
+    """The tensors of a module in the order of a form, as float32.
+
+    Args:
+      module: for messages.
+      tensors: by the rest of their keys.
+      *form: the rests that there must be, and no others.
+      axes: how many axes each must have.
+
+    Returns:
+      The tensors.
+
+    Raises:
+      InputError: if there are others, or one is of another kind of layer (a convolution, say).
+    """
+    if sorted(form) != sorted(tensors):
+        given = ", ".join(sorted(tensors)) or "none"
+        raise InputError(f"{module} has the tensors {given}; supported: {', '.join(form)}")
+    for name in form:
+        if tensors[name].ndim != axes or tensors[name].size == 0:
+            shape = tensors[name].shape
+            raise InputError(f"{module}.{name} has shape {shape}, expected the {axes} axes of a linear layer's adapter")
+    return [np.asarray(tensors[name], np.float32) for name in form]
+
+
+def usual(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The value that most modules have, and those of the others, as PEFT keeps what differs from layer to layer."""
+    most = Counter(values.values()).most_common(1)[0][0]
+    return most, {module: value for module, value in values.items() if value != most}
+
+
+def refuse_magnitude(updates: Mapping[str, Update], peft_type: str) -> None:
+    """InputError if an update has a magnitude, in a type of PEFT that has none."""
+    for module, update in updates.items():
+        if update.magnitude is not None:
+            raise InputError(f"{module} has magnitude=True, which PEFT has for family='low_rank', not for {peft_type}")
+
+
+def parameter_place(trainable: dict[str, jax.Array], path: str, name: str) -> str:
+    """Where a family's parameter of the layer at a path stands among the trained arrays of `surgery.split`."""
+    (place,) = (key for key in trainable if key.startswith(f"{path}.delta.") and key.endswith(f".{name}"))
+    return place

@@ -1,0 +1,70 @@
+"""Rules: other families, options and scales for the layers that a pattern matches."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from surm.errors import InputError
+from surm.peft.options import parse_options
+
+FIELDS = ("family", "options", "scale", "dropout", "magnitude")
+"""What may differ from layer to layer."""
+
+
+def parse_rules(text: str) -> dict[str, dict[str, Any] | None]:
+    """Parses `".*value => family=low_rank, rank=2; blocks\\.0\\..* => off"`.
+
+    Args:
+      text: rules `PATTERN => NAME=VALUE, ...` or `PATTERN => off`, separated by semicolons; may be empty.
+
+    Returns:
+      For every pattern the fields that differ there, those that are none in `options`; None for `off`.
+
+    Raises:
+      InputError: if a rule is not of that form, or a pattern comes twice.
+
+    Examples:
+      >>> parse_rules(".*value => family=low_rank, rank=2; .*key => off")
+      {'.*value': {'family': 'low_rank', 'options': {'rank': 2}}, '.*key': None}
+    """
+    rules: dict[str, dict[str, Any] | None] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        pattern, arrow, change = (piece.strip() for piece in part.partition("=>"))
+        if not arrow or not pattern or not change:
+            raise InputError(f"peft.rules={text!r}: {part!r} is not PATTERN => NAME=VALUE, ... or PATTERN => off")
+        if pattern in rules:
+            raise InputError(f"peft.rules={text!r} gives {pattern!r} twice")
+        rules[pattern] = None if change == "off" else _parsed_change(change)
+    return rules
+
+
+def _parsed_change(text: str) -> dict[str, Any]:
+    named = [(part.partition("=")[0].strip(), part) for part in text.split(",")]
+    families = [part.partition("=")[2].strip() for name, part in named if name == "family"]
+    if len(families) > 1:
+        raise InputError(f"peft.rules: {text!r} gives 'family' twice")
+    given = parse_options(",".join(part for name, part in named if name != "family"), "peft.rules")
+    change: dict[str, Any] = {"family": families[0]} if families else {}
+    change |= {name: value for name, value in given.items() if name in FIELDS}
+    options = {name: value for name, value in given.items() if name not in FIELDS}
+    return change | ({"options": options} if options else {})
+
+
+def claiming(rules: Mapping[str, Any], path: str) -> tuple[list[str], bool]:
+    """The patterns of the rules that claim a layer, and whether one takes it out.
+
+    Args:
+      rules: by pattern; None for off.
+      path: the layer's, dotted.
+
+    Returns:
+      The patterns, at most one unless one takes the layer out.
+
+    Raises:
+      InputError: if two claim it and none takes it out.
+    """
+    found = [pattern for pattern in rules if re.fullmatch(pattern, path)]
+    off = any(rules[pattern] is None for pattern in found)
+    if len(found) > 1 and not off:
+        raise InputError(f"{path} is claimed by two rules, {found[0]!r} and {found[1]!r}; expected one at most")
+    return found, off

@@ -1,0 +1,95 @@
+"""What export_merged writes is read by our own loader; tests/parity says that transformers reads it too."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+import surm
+from surm import InputError
+from surm.exchange import export_merged
+from surm.models import bert, vit
+from surm.models.convert import restore
+from surm.models.hf_config import config_from_hf
+from surm.models.weights import open_weights
+from surm.peft.several import combine
+from tests.exchange.models import BASES, OUTPUTS, adapted, answer, base, one_line, reshaped
+
+KINDS = ("vit", "bert", "roberta")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_goes_back_as_it_came(kind, tmp_path):
+    export_merged(tmp_path, base(kind))
+    found, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path, BASES / kind))
+    for key, array in expected.items():
+        if "roberta.pooler" not in key:
+            np.testing.assert_array_equal(found.pop(key), array, err_msg=key)
+    assert not found
+    config, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, BASES / kind))
+    # our model has no dropout, which acts in training alone
+    different = {key for key in config if config[key] != theirs.get(key) and "dropout" not in key}
+    assert different <= {"hidden_act"}, different
+    assert config_from_hf(config) == config_from_hf(theirs) == base(kind).config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_update_and_the_head_are_in_it(kind, tmp_path):
+    model = adapted(kind, family="toeplitz", scale=0.1)
+    before = answer(model)
+    export_merged(tmp_path, model, labels=[f"class {i}" for i in range(OUTPUTS[kind])])
+    weights = open_weights(str(tmp_path))
+    build = vit.ViT if kind == "vit" else bert.Bert
+    shape = config_from_hf(weights.config)
+    again = restore(nnx.eval_shape(lambda: build(shape, OUTPUTS[kind], rngs=nnx.Rngs(0))), weights, head=True)
+    np.testing.assert_allclose(answer(again), before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(answer(model), before)
+    assert weights.config["id2label"]["1"] == "class 1" and weights.config["label2id"]["class 1"] == 1
+    with open(tmp_path / "model.safetensors", "rb") as file:
+        assert b'"format":"pt"' in file.read(2000)  # transformers 4 asks for it
+
+
+def test_several_adapters_are_added_up(tmp_path):
+    both = combine({"one": adapted(family="low_rank"), "other": adapted(family="c3a")}, head="one")
+    export_merged(tmp_path, both)
+    weights = open_weights(str(tmp_path))
+    np.testing.assert_allclose(answer(restore(base("vit"), weights, head=True)), answer(both), rtol=1e-4, atol=1e-5)
+
+
+def test_activations_and_dropout_are_those_of_the_model(tmp_path):
+    model = reshaped("bert", activation="gelu_tanh", epsilon=1e-3, dropout=0.25)
+    export_merged(tmp_path, model)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert dataclasses.replace(config_from_hf(config), dropout=0.25) == model.config
+    assert config["hidden_dropout_prob"] == 0.25 and config["attention_probs_dropout_prob"] == 0.0
+    assert config["id2label"] == {str(i): f"LABEL_{i}" for i in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: adapted("vit", method="adapter"), "has an adapter, which is not linear and cannot be merged"),
+        (lambda: reshaped("vit", pooling="mean"), "the mean of the tokens .* ViTForImageClassification's the first"),
+        (lambda: reshaped("vit", embedding_norm=True, patch_bias=False), "given CLIP's vision tower"),
+        (lambda: reshaped("bert", pooling="mean"), "BertForSequenceClassification's the first .* expected .*'class'"),
+    ],
+)
+def test_what_transformers_has_no_classifier_for_is_refused(model, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        export_merged(tmp_path / "none", model())
+    one_line(error)
+    assert not (tmp_path / "none").exists()
+
+
+def test_labels_must_be_one_an_output(tmp_path):
+    for labels in (["yes", "no"], "seven"):
+        with pytest.raises(InputError, match="but the model has 7 outputs; expected a name for each") as error:
+            export_merged(tmp_path, base("vit"), labels=labels)
+        one_line(error)
+
+
+def test_public_names():
+    assert surm.exchange.export_merged is export_merged
