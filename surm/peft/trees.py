@@ -167,7 +167,10 @@ def _check(spec: PeftSpec, key: PRNGKeyArray) -> None:
         raise InputError(f"method={spec.method!r}, but in a tree of parameters only kernels change; expected 'update'")
     if spec.dropout:
         raise InputError(f"dropout={spec.dropout}, but an update inside the kernel has no input to drop; expected 0")
-    if getattr(matrices.FAMILIES[spec.family], "SHARED", None):
+    family = matrices.FAMILIES[spec.family]
+    if hasattr(family, "SHARED") and not hasattr(
+        family, "fixed"
+    ):  # of VeRA what is shared is fixed, and stored nowhere
         raise InputError(f"{spec.family} shares arrays between layers, which a tree of parameters has no place for")
 
 
