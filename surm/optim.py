@@ -85,9 +85,9 @@ def multipliers(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str
     spec = surgery.spec_of(model)
     if optim.learning_rate is not None or not spec.rules:
         return {}
-    found = {}
+    found, own = {}, surgery.specs(model, spec)
     for path, layer in surgery.wrapped_layers(model):
-        factor = _of_family(spec.at(select.dotted(path)) or spec, LEARNING_RATES) / learning_rate(optim, spec)
+        factor = _of_family(own[select.dotted(path)], LEARNING_RATES) / learning_rate(optim, spec)
         for name, _ in nnx.to_flat_state(nnx.state(layer, variables.AdapterParam)):
             found[select.dotted((*path, *name))] = factor
     return {path: factor for path, factor in found.items() if factor != 1}

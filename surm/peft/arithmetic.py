@@ -104,7 +104,7 @@ def _sum(
     result = bases.updated("the result", first if spec == surgery.spec_of(first) else _anew(first, spec))
     _add_beside(result, named, shares, differing)
     layers = {name: _layers(model) for name, model in named.items()}
-    targets, own, errors = _layers(result), warm_start.specs(result, spec), {}
+    targets, own, errors = _layers(result), surgery.specs(result, spec), {}
     for name, of_model in layers.items():
         if lost := [path for path in of_model if path not in targets]:
             raise InputError(f"{lost[0]} is updated in {name}, but no target of the result's spec")

@@ -14,10 +14,7 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.peft import placement, select
-from surm.peft.layers import (
-    MergeableLinear,
-    WrappedLinear,
-)
+from surm.peft.layers import MergeableLinear, WrappedLinear
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam, Trainable
 
@@ -178,11 +175,10 @@ def _following(model: Model, **change: Any) -> Model:
         raise InputError(f"{name}={value!r}, but the model has no adapter")
     spec = dataclasses.replace(spec, **change)
     model = nnx.clone(model)
-    places = select.places(select.walk(model))
+    own = specs(model, spec)
     for place, layer in wrapped_layers(model):
-        own = [spec.at(select.dotted(path)) for path in places[id(layer)]]
         try:
-            layer.follow(next(one for one in own if one is not None))
+            layer.follow(own[select.dotted(place)])
         except InputError as error:
             raise InputError(f"{select.dotted(place)}: {error}") from error
     setattr(model, _SPEC, spec)
@@ -292,6 +288,16 @@ def join(
 def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]:
     """The layers of a model that have an adapter, each once, with a path to it."""
     return [(path, module) for path, module in nnx.iter_modules(model) if isinstance(module, WrappedLinear)]
+
+
+def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
+    """What holds for each adapted layer of a model, by its first path; rules may name it by any other."""
+    walked = select.walk(model)
+    places = select.places(walked)
+    return {
+        select.dotted(path): next(filter(None, (spec.at(select.dotted(place)) for place in places[id(layer)])), spec)
+        for path, layer in wrapped_layers(model)
+    }
 
 
 def _retype(model: nnx.Module, paths: list[select.Path], kind: type[nnx.Variable]) -> None:

@@ -51,7 +51,7 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
     """
     model = bases.updated("the model", model, magnitude=True)
     layers = {select.dotted(path): layer for path, layer in surgery.wrapped_layers(model)}
-    own = specs(model, surgery.spec_of(model))
+    own = surgery.specs(model, surgery.spec_of(model))
     deltas = _by_layer(model, layers, deltas)
     return model, {path: fit(path, layer, jnp.asarray(deltas[path]), own[path]) for path, layer in layers.items()}
 
@@ -149,16 +149,6 @@ def put(layer: UpdatedLinear, params: matrices.Params) -> None:
         weight = kernel.T.astype(working_dtype(kernel)) + layer.scale * layer.delta.to_dense()
         norms = jnp.linalg.norm(weight, axis=1)
         layer.magnitude = layer.magnitude.replace(norms.astype(layer.magnitude.dtype))
-
-
-def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
-    """What holds for each adapted layer of a model, by path."""
-    walked = select.walk(model)
-    places = select.places(walked)
-    return {
-        select.dotted(path): next(filter(None, (spec.at(select.dotted(place)) for place in places[id(layer)])), spec)
-        for path, layer in surgery.wrapped_layers(model)
-    }
 
 
 def _by_layer(
