@@ -128,17 +128,29 @@ class NumpyScores:
         return importance["e"] + importance[rows].mean(1) + importance[columns].mean(0)
 
 
-def test_penalties_against_numpy(small_vit):
-    for family, until in (("adalora", 1.0), ("dora_dynamic", 0.5)):
-        model = surm.attach(small_vit, PeftSpec(family=family, options="rank=2", train="head"), nnx.Rngs(0))
-        deltas = [layer.delta.values() for _, layer in surgery.wrapped_layers(model)]
-        each = []
-        for a, b in ((np.asarray(delta["a"], np.float64), np.asarray(delta["b"], np.float64)) for delta in deltas):
-            eye = np.eye(len(a))
-            orthogonal = np.linalg.norm(a @ a.T - eye) + np.linalg.norm(b.T @ b - eye)
-            each.append(orthogonal if family == "adalora" else np.mean(a.var(1) + b.var(0)))
-        assert float(penalty.penalty(model, 0.4)) == pytest.approx(0.1 * np.mean(each), rel=1e-5)
-        assert (float(penalty.penalty(model, 0.6)) > 0) == (until == 1.0)
+def not_orthonormal(m: np.ndarray) -> float:
+    """Of the rows or the columns, whichever are fewer."""
+    rows = m if len(m) <= m.shape[1] else m.T
+    return np.linalg.norm(rows @ rows.T - np.eye(len(rows)))
+
+
+NUMPY_PENALTIES = {
+    "adalora": lambda p: not_orthonormal(p["a"]) + not_orthonormal(p["b"]),
+    "dora_dynamic": lambda p: np.mean(p["a"].var(1) + p["b"].var(0)),
+    "lora2": lambda p: sum(not_orthonormal(p[name]) for name in ("a_out", "a_in", "b_out", "b_in")),
+}
+
+
+@pytest.mark.parametrize("family", NUMPY_PENALTIES)
+def test_penalties_against_numpy(small_vit, family):
+    model = surm.attach(small_vit, PeftSpec(family=family, options="rank=2", train="head"), nnx.Rngs(0))
+    deltas = [layer.delta.values() for _, layer in surgery.wrapped_layers(model)]
+    each = [NUMPY_PENALTIES[family](jax.tree.map(lambda x: np.asarray(x, np.float64), delta)) for delta in deltas]
+    assert float(penalty.penalty(model, 0.4)) == pytest.approx(0.1 * np.mean(each), rel=1e-5)
+    assert (float(penalty.penalty(model, 0.6)) > 0) == (family != "dora_dynamic")
+
+
+def test_a_family_without_a_penalty_adds_none(small_vit):
     assert not penalty.penalised(surm.attach(small_vit, PeftSpec(family="low_rank"), nnx.Rngs(0)))
 
 

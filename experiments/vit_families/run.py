@@ -40,7 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "aurora r=16": {"peft.family": "aurora", "peft.options": "rank=16"},
     "low_rank r=1 with magnitude": {"peft.family": "low_rank", "peft.options": "rank=1", "peft.magnitude": True},
     "circulant with magnitude": {"peft.family": "circulant", "peft.magnitude": True},
-    "kronecker, three terms": {"peft.family": "kronecker", "peft.options": "terms=3"},
+    "kronecker three terms": {"peft.family": "kronecker", "peft.options": "terms=3"},
     "hadamard_adapter": {"peft.method": "hadamard_adapter", "peft.options": r"norm='.*\.norm2'"},
     "loko low_rank r=1": {"peft.method": "loko", "peft.family": "low_rank", "peft.options": "rank=1"},
 }
@@ -113,7 +113,7 @@ def main() -> None:
     source = arguments.source and str(pathlib.Path(arguments.source).resolve())
     for method in arguments.methods.split(",") if not arguments.table else ():
         result = measure(arguments.dataset, method, source, arguments.seeds)
-        name = method.replace(" r=", "_r").replace(",", "").replace(" ", "_")
+        name = method.replace(" r=", "_r").replace(" ", "_")
         file = RESULTS / f"{arguments.dataset}_{name}.json"
         files.replace(file, json.dumps(result, indent=2) + "\n")
         print(f"{method}: {result['seeds']} {result.get('tuning')}", flush=True)

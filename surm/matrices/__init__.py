@@ -36,6 +36,8 @@ What a family may have besides:
     SHARED                                   parameters that are one array for several matrices of a model
     TRAINING                                 options of the training, with their defaults
     LEARNING_RATE                            of AdamW where nobody gives one
+    LINEAR                                   what the one array is called in which ΔW is linear, in the forms that have
+                                             no other: sums of matrices are sums of arrays there
     MEASURED_AS                              the family whose measured speed its own goes by; see `surm.peft.paths`
     penalty(params) -> number                what is added to the loss
     GATE, first_scores, next_scores,         the parameter that switches components off, and how important they are:

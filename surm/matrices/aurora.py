@@ -18,7 +18,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
 )
@@ -69,8 +69,7 @@ def _core(params: Params, n_out: int, n_in: int) -> Float[Array, "R R"]:
     check_ndim("p", params["p"], "rank")
     rank = params["p"].shape[0]
     why = f"rank {rank}, n_out={n_out}, n_in={n_in}"
-    for name, shape in {"core": (rank,) * 3, "u": (rank, n_in), "v": (n_out, rank)}.items():
-        check_shape(name, params[name], shape, why)
+    check_shapes(params, {"core": (rank,) * 3, "u": (rank, n_in), "v": (n_out, rank)}, why)
     return jnp.einsum("ijk,k->ij", params["core"], params["p"], precision="highest")
 
 

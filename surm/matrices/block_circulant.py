@@ -30,6 +30,8 @@ from surm.matrices.params import (
     working_dtype,
 )
 
+LINEAR = ("c",)
+
 
 def _block_size(n_out: int, n_in: int, block_size: int | None) -> int:
     """The p that `block_size` stands for, once it fits the shape."""

@@ -18,6 +18,7 @@ from surm.matrices import block_circulant
 from surm.matrices.params import Params, check_keys, check_ndim, input_size
 
 LEARNING_RATE = 2e-1
+LINEAR = ("c",)
 MEASURED_AS = "block_circulant"
 
 

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import low_rank
-from surm.matrices.params import Params, check_keys, check_ndim, check_positive, check_shape, check_sizes, input_size
+from surm.matrices.params import Params, check_keys, check_ndim, check_positive, check_shapes, check_sizes, input_size
 
 GATE = "e"
 """The parameter that switches components off, by being 0."""
@@ -93,9 +93,7 @@ def _factors(params: Params, n_out: int, n_in: int) -> Params:
     a, b, e = params["a"], params["b"], params["e"]
     check_ndim("a", a, "rank n_in")
     why = f"rank {a.shape[0]}, n_out={n_out}, n_in={n_in}"
-    check_shape("a", a, (a.shape[0], n_in), why)
-    check_shape("b", b, (n_out, a.shape[0]), why)
-    check_shape("e", e, a.shape[:1], why)
+    check_shapes(params, {"a": (a.shape[0], n_in), "b": (n_out, a.shape[0]), "e": a.shape[:1]}, why)
     return {"a": e[:, None] * a, "b": b}
 
 

@@ -25,7 +25,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
 )
@@ -95,8 +95,7 @@ def _factors(
     terms, r, _ = a.shape
     check_divides("rank", r, n_out, n_in)
     why = f"{terms} terms, rank {r}, n_out={n_out}, n_in={n_in}"
-    check_shape("a", a, (terms, r, n_in // r), why)
-    check_shape("b", b, (terms, n_out // r, r), why)
+    check_shapes(params, {"a": (terms, r, n_in // r), "b": (terms, n_out // r, r)}, why)
     return a, b
 
 

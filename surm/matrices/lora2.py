@@ -21,7 +21,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
 )
@@ -78,8 +78,7 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
     check_ndim("a_out", params["a_out"], "rank inner")
     r, p = params["a_out"].shape
     why = f"rank {r}, inner {p}, n_out={n_out}, n_in={n_in}"
-    for name, shape in {"a_in": (p, n_in), "b_in": (p, r), "b_out": (n_out, p), "e": (r,)}.items():
-        check_shape(name, params[name], shape, why)
+    check_shapes(params, {"a_in": (p, n_in), "b_in": (p, r), "b_out": (n_out, p), "e": (r,)}, why)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:

@@ -12,18 +12,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from surm.matrices import singular
 from surm.matrices.params import (
     Params,
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
     working_dtype,
 )
 
 LEARNING_RATE = 1e-2
+LINEAR = ("r",)
 MEASURED_AS = "low_rank"
 
 
@@ -47,13 +49,10 @@ def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 16) -> Params:
     """
     check_sizes(*base.shape)
     check_positive("rank", rank)
-    u, s, vt = jnp.linalg.svd(base.astype(working_dtype(base)), full_matrices=False)
-    # A vector and its opposite are as good, and machines choose differently: the largest entry of each is positive.
-    largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None], axis=0)[0]
-    signs = jnp.where(largest < 0, -1, 1).astype(u.dtype)
+    u, s, vt = singular.decompose(base)
     missing = max(rank - len(s), 0)
-    a = jnp.pad((signs * s)[:rank, None] * vt[:rank], ((0, missing), (0, 0)))
-    b = jnp.pad((u * signs[None])[:, :rank], ((0, 0), (0, missing)))
+    a = jnp.pad(s[:rank, None] * vt[:rank], ((0, missing), (0, 0)))
+    b = jnp.pad(u[:, :rank], ((0, 0), (0, missing)))
     return {"a": a.astype(base.dtype), "b": b.astype(base.dtype)}
 
 
@@ -88,8 +87,7 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
     check_ndim("r", params["r"], "rank rank")
     rank = params["r"].shape[0]
     why = f"rank {rank}, n_out={n_out}, n_in={n_in}"
-    for name, shape in {"r": (rank, rank), "a": (rank, n_in), "b": (n_out, rank)}.items():
-        check_shape(name, params[name], shape, why)
+    check_shapes(params, {"r": (rank, rank), "a": (rank, n_in), "b": (n_out, rank)}, why)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:

@@ -21,6 +21,7 @@ from surm.matrices.params import (
     check_ndim,
     check_positive,
     check_shape,
+    check_shapes,
     check_sizes,
     input_size,
     working_dtype,
@@ -102,8 +103,7 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
     why = f"{heads} heads, rank {rank}, n_out={n_out}, n_in={n_in}"
     check_shape("a", params["a"], (rank, n_in), why)
     _heads(n_out, n_in, rank, heads)
-    for name, shape in {"b": (n_out // heads, rank), "c_kind": (rank,), "c_layer": (rank,)}.items():
-        check_shape(name, params[name], shape, why)
+    check_shapes(params, {"b": (n_out // heads, rank), "c_kind": (rank,), "c_layer": (rank,)}, why)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:

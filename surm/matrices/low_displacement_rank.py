@@ -25,7 +25,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
     working_dtype,
@@ -72,9 +72,7 @@ def _generators(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r 
     g, h = params["g"], params["h"]
     check_ndim("g", g, "rank max(n_out,n_in)")
     expected = (g.shape[0], max(n_out, n_in))
-    why = f"rank {g.shape[0]}, n_out={n_out}, n_in={n_in}"
-    check_shape("g", g, expected, why)
-    check_shape("h", h, expected, why)
+    check_shapes(params, {"g": expected, "h": expected}, f"rank {g.shape[0]}, n_out={n_out}, n_in={n_in}")
     return g, h
 
 

@@ -19,7 +19,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
     working_dtype,
@@ -69,8 +69,7 @@ def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r n_i
     a, b = params["a"], params["b"]
     check_ndim("a", a, "rank n_in")
     why = f"rank {a.shape[0]}, n_out={n_out}, n_in={n_in}"
-    check_shape("a", a, (a.shape[0], n_in), why)
-    check_shape("b", b, (n_out, a.shape[0]), why)
+    check_shapes(params, {"a": (a.shape[0], n_in), "b": (n_out, a.shape[0])}, why)
     return a, b
 
 

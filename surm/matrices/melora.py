@@ -23,7 +23,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
 )
@@ -90,8 +90,7 @@ def _check(params: Params, n_out: int, n_in: int) -> int:
     k, r, _ = params["a"].shape
     check_divides("blocks", k, n_out, n_in)
     why = f"{k} blocks of rank {r}, n_out={n_out}, n_in={n_in}"
-    check_shape("a", params["a"], (k, r, n_in // k), why)
-    check_shape("b", params["b"], (k, n_out // k, r), why)
+    check_shapes(params, {"a": (k, r, n_in // k), "b": (k, n_out // k, r)}, why)
     return k
 
 

@@ -4,6 +4,8 @@ A family's parameters are a flat dictionary of arrays. Its options (a rank, a bl
 are read back from the keys and shapes of that dictionary, so nothing else has to be stored with it.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -114,6 +116,21 @@ def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str
     """
     if array.shape != expected:
         raise ValueError(f"{name} has shape {array.shape}; expected {expected} for {why}")
+
+
+def check_shapes(params: Params, expected: Mapping[str, tuple[int, ...]], why: str) -> None:
+    """Refuse parameters of other shapes than the matrix asks for, the first of them by name.
+
+    Args:
+      params: the parameters.
+      expected: the shape that each must have, in the order to look.
+      why: where those shapes come from, for the message.
+
+    Raises:
+      ValueError: if one differs.
+    """
+    for name, shape in expected.items():
+        check_shape(name, params[name], shape, why)
 
 
 def check_ndim(name: str, array: jax.Array, axes: str) -> None:

@@ -18,7 +18,9 @@ from surm.matrices.f_circulant import init, num_params
 from surm.matrices.fourier import Convolution
 from surm.matrices.params import Params
 
-__all__ = ["init", "matvec", "num_params", "project", "to_dense"]
+__all__ = ["LINEAR", "init", "matvec", "num_params", "project", "to_dense"]
+
+LINEAR = ("c",)
 
 
 def matvec(

@@ -28,6 +28,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from surm.matrices import centrosymmetric, diagonals, fourier, toeplitz_pair, toeplitz_product
 from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
+LINEAR = ("b", "b_diagonals")
+
 
 def _check_options(n_out: int, n_in: int, factors: int, symmetric: bool) -> None:
     """Refuse what is none of the three forms."""

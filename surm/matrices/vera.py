@@ -20,7 +20,7 @@ from surm.matrices.params import (
     check_keys,
     check_ndim,
     check_positive,
-    check_shape,
+    check_shapes,
     check_sizes,
     input_size,
     working_dtype,
@@ -96,8 +96,7 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
     check_ndim("d", params["d"], "rank")
     rank = params["d"].shape[0]
     why = f"rank {rank}, n_out={n_out}, n_in={n_in}"
-    for name, shape in {"b": (n_out,), "A": (rank, n_in), "B": (n_out, rank)}.items():
-        check_shape(name, params[name], shape, why)
+    check_shapes(params, {"b": (n_out,), "A": (rank, n_in), "B": (n_out, rank)}, why)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:

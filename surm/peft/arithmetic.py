@@ -4,8 +4,8 @@
     less, errors = surm.add([skilled, rude], [1.0, -0.5], head=0)
 
 What is added up is each layer's scale·ΔW. Where all models have a layer's ΔW in one form that is linear in its
-parameters (`LINEAR`), the parameters themselves are; then nothing is lost. Otherwise the dense matrices are, and the
-family's `project` finds what is near: a sum of two matrices of rank 8 has rank 16.
+parameters (`LINEAR` of its family), the parameters themselves are; then nothing is lost. Otherwise the dense matrices
+are, and the family's `project` finds what is near: a sum of two matrices of rank 8 has rank 16.
 """
 
 import math
@@ -16,21 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from surm.errors import InputError
+from surm.matrices import FAMILIES
 from surm.peft import bases, select, surgery, warm_start
 from surm.peft.layers import UpdatedLinear
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
-
-LINEAR: dict[str, tuple[str, ...]] = {
-    "circulant": ("c",),
-    "skew_circulant": ("c",),
-    "toeplitz": ("b", "b_diagonals"),
-    "block_circulant": ("c",),
-    "c3a": ("c",),
-    "lora_xs": ("r",),
-}
-"""The families in which ΔW may be linear in its one trained array, and what that is then called: circulants with
-hadamard=False, Toeplitz matrices with factors=1. Every other form is a product of trained arrays."""
 
 
 def average(
@@ -156,6 +146,6 @@ def _set(path: str, target: UpdatedLinear, terms: Sequence[tuple[float, UpdatedL
 def _form(layer: UpdatedLinear) -> tuple | None:
     """What layers have in common whose parameters add up as their matrices do; None if they never do."""
     (name, variable), *others = layer.delta.parameters.items()
-    if others or name not in LINEAR.get(layer.delta.family, ()):
+    if others or name not in getattr(FAMILIES[layer.delta.family], "LINEAR", ()):
         return None
     return layer.delta.family, name, variable.shape

@@ -112,7 +112,8 @@ DISTINCT = [name for name, family in FAMILIES.items() if not hasattr(family, "ME
 WIDE_CASE = {name: next(c for c in CASES if (c.name, c.shape) == (name, (8, 13))) for name in FAMILIES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 TALL, WIDE = (12, 6), (8, 13)  # even, odd
-two_shapes = pytest.mark.parametrize("case", [c for c in CASES if c.shape in (TALL, WIDE)], ids=str)
+TWO_SHAPES = [c for c in CASES if c.shape in (TALL, WIDE)]
+two_shapes = pytest.mark.parametrize("case", TWO_SHAPES, ids=str)
 # Every family with each of its options.
 one_shape = pytest.mark.parametrize(
     "case",

@@ -1,5 +1,7 @@
 """Every `to_dense` against numpy, scipy or a double loop."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import scipy.linalg
 
 from surm.matrices import FAMILIES, lora_xs, toeplitz, vera
 
-from .cases import assert_close, dense_of, two_shapes
+from .cases import TWO_SHAPES, assert_close, dense_of
 
 
 def f_circulant(v: np.ndarray, f: int) -> np.ndarray:
@@ -73,9 +75,11 @@ ORACLES = {
     "lorta": lorta_oracle,
     "aurora": aurora_oracle,
 }
+ELSEWHERE = [name for name in FAMILIES if (pathlib.Path(__file__).parent / f"test_{name}.py").exists()]
+"""Families that have a file of tests, their formula's among them."""
 
 
-@two_shapes
+@pytest.mark.parametrize("case", [case for case in TWO_SHAPES if case.name not in ELSEWHERE], ids=str)
 def test_dense_form(case, float64):
     params = case.member(float64)
     dense = dense_of(case, params)

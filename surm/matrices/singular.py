@@ -1,0 +1,32 @@
+"""The singular vectors of a weight, on every machine the same ones, for families that are made of them."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from surm.matrices.params import working_dtype
+
+
+def decompose(
+    base: Float[Array, "n_out n_in"],
+) -> tuple[Float[Array, "n_out s"], Float[Array, " s"], Float[Array, "s n_in"]]:
+    """The thin singular value decomposition W = U diag(σ) Vᵀ, s = min(n_out, n_in).
+
+    A pair of vectors and its opposite are as good, and machines choose differently: here the entry of each column of U
+    that is largest in size is positive.
+
+    Args:
+      base: W.
+
+    Returns:
+      U, σ in descending order, Vᵀ; float32 at least. Cost O(n_out n_in s).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> u, s, vt = decompose(jnp.array([[0.0, -3.0], [2.0, 0.0]]))
+      >>> (u * s).round(4).tolist()
+      [[3.0, 0.0], [0.0, 2.0]]
+    """
+    u, s, vt = jnp.linalg.svd(base.astype(working_dtype(base)), full_matrices=False)
+    largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None], axis=0)[0]
+    signs = jnp.where(largest < 0, -1, 1).astype(u.dtype)
+    return u * signs[None], s, signs[:, None] * vt
