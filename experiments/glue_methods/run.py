@@ -9,7 +9,8 @@ measured on dev, which nothing was chosen on. (Short trial runs choose badly: wh
 times steps, and families differ in how far they can go. So does the loss: full fine-tuning overfits and is sure of its
 mistakes, but makes fewer.) `--untuned` takes the middle rate instead, in a quarter of the time, and the result says so.
 Every run has a folder of its own under `--workdir`, so a stopped experiment goes on where it was. `--table` prints the
-results of the methods that ran on every task as Markdown and trains nothing. Two CPU cores: a method takes about half an hour for all three tasks.
+results of the methods that ran on every task as Markdown and trains nothing. Two CPU cores: a method takes about half
+an hour for all three tasks.
 """
 
 import argparse
