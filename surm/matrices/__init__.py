@@ -64,6 +64,7 @@ from surm.matrices import (
     low_rank,
     melora,
     skew_circulant,
+    svft,
     toeplitz,
     vera,
 )
@@ -88,6 +89,7 @@ FAMILIES: dict[str, ModuleType] = {
     "lora2": lora2,
     "lorta": lorta,
     "aurora": aurora,
+    "svft": svft,
 }
 
 

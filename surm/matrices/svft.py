@@ -1,0 +1,166 @@
+"""SVFT: the weight's own singular vectors, frozen, with new weights of their pairs.
+
+    ΔW = U diag(m) Vᵀ      U: (n_out, s),   Vᵀ: (s, n_in)   of the thin SVD of W, frozen;   m: (s,), trained
+
+s = min(n_out, n_in) values and any rank up to s: like a circulant it is a diagonal between two fixed bases, which here
+are W's instead of Fourier's. The frozen factors are made anew from W wherever an adapter is loaded. Of the paper's four
+forms of m this is the plain one.
+
+Source: arXiv 2405.19597.
+"""
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from surm.matrices import singular
+from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size
+
+LEARNING_RATE = 1e-2
+LINEAR = ("m",)
+
+
+def fixed(base: Float[Array, "n_out n_in"]) -> Params:
+    """The frozen factors: the singular vectors of the weight.
+
+    Args:
+      base: W, the weight that is updated.
+
+    Returns:
+      {"u": (n_out, s), "v": (s, n_in)}. Cost: one SVD.
+
+    Raises:
+      ValueError: if the weight is empty.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> {name: array.tolist() for name, array in fixed(jnp.array([[3.0, 0.0]])).items()}
+      {'u': [[1.0]], 'v': [[1.0, 0.0]]}
+    """
+    check_sizes(*base.shape)
+    u, _, vt = singular.decompose(base)
+    return {"u": u.astype(base.dtype), "v": vt.astype(base.dtype)}
+
+
+def init(key: PRNGKeyArray, n_out: int, n_in: int, *, dtype: DTypeLike = jnp.float32) -> Params:
+    """Parameters of a zero matrix: m = 0.
+
+    Args:
+      key: unused.
+      n_out: rows.
+      n_in: columns.
+      dtype: of the parameter.
+
+    Returns:
+      {"m": (min(n_out, n_in),)}.
+
+    Raises:
+      ValueError: if n_out or n_in is below 1.
+
+    Examples:
+      >>> import jax
+      >>> init(jax.random.key(0), 4, 3)["m"].shape
+      (3,)
+    """
+    return {"m": jnp.zeros(num_params(n_out, n_in), dtype)}
+
+
+def _check(params: Params, n_out: int, n_in: int) -> None:
+    check_keys(params, ("m", "u", "v"))
+    s = min(n_out, n_in)
+    for name, shape in {"m": (s,), "u": (n_out, s), "v": (s, n_in)}.items():
+        check_shape(name, params[name], shape, f"n_out={n_out}, n_in={n_in}")
+
+
+def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
+    """The product U (m ⊙ (Vᵀ x)).
+
+    Args:
+      params: {"m", "u", "v"}, from `fixed` and `init`.
+      x: vectors of length n_in.
+      n_out: rows.
+
+    Returns:
+      The products, in x's type; computed in the common type of x and the parameters. Cost s (n_out + n_in) a vector,
+      up to twice that of the layer itself.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"u": jnp.array([[0.6], [0.8]]), "v": jnp.array([[1.0]]), "m": jnp.array([5.0])}
+      >>> matvec(params, jnp.array([2.0]), 2).round(4).tolist()
+      [6.0, 8.0]
+    """
+    _check(params, n_out, input_size(x))
+    inner = jnp.einsum("...i,si,s->...s", x, params["v"], params["m"])
+    return jnp.einsum("...s,os->...o", inner, params["u"]).astype(x.dtype)
+
+
+def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense matrix U diag(m) Vᵀ.
+
+    Args:
+      params: {"m", "u", "v"}, from `fixed` and `init`.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"u": jnp.array([[0.6], [0.8]]), "v": jnp.array([[1.0]]), "m": jnp.array([5.0])}
+      >>> to_dense(params, 2, 1).round(4).tolist()
+      [[3.0], [4.0]]
+    """
+    _check(params, n_out, n_in)
+    return jnp.matmul(params["u"] * params["m"][None], params["v"], precision="highest")
+
+
+def num_params(n_out: int, n_in: int) -> int:
+    """Numbers stored: min(n_out, n_in).
+
+    Args:
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The number of trained values.
+
+    Raises:
+      ValueError: if n_out or n_in is below 1.
+
+    Examples:
+      >>> num_params(768, 3072)
+      768
+    """
+    check_sizes(n_out, n_in)
+    return min(n_out, n_in)
+
+
+def project(dense: Float[Array, "n_out n_in"], *, fixed: Params) -> Params:
+    """The nearest matrix between the frozen factors: m = diag(Uᵀ ΔW V).
+
+    Args:
+      dense: any matrix.
+      fixed: the frozen factors, from `fixed`, whose columns and rows are orthonormal.
+
+    Returns:
+      {"m"}. Cost n_out n_in s.
+
+    Raises:
+      ValueError: if the matrix is empty, or the factors do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> project(jnp.array([[1.0, 2.0], [3.0, 4.0]]), fixed={"u": jnp.eye(2), "v": jnp.eye(2)})["m"].tolist()
+      [1.0, 4.0]
+    """
+    check_sizes(*dense.shape)
+    _check({**fixed, "m": jnp.zeros(min(dense.shape))}, *dense.shape)
+    return {"m": jnp.einsum("os,oi,si->s", fixed["u"], dense, fixed["v"], precision="highest").astype(dense.dtype)}
