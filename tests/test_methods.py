@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import surm
-from surm import PeftSpec, loko, optim, train
+from surm import PeftSpec, loko, matrices, optim, train
 from surm import config as configs
 from surm.peft import penalty, rank_budget, surgery
 from tests.test_step import prepared, taken
@@ -239,8 +239,9 @@ def test_the_rates_of_two_stages():
     np.testing.assert_allclose(numbers.adapter_rate, [0, 0, 0, 0, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6], atol=1e-6)
 
 
+RELATED = [*matrices.FAMILIES][7:]  # after those of the house
 SLOW = [
-    *([f"--config.peft.family={name}"] for name in ("c3a", "melora", "lora_xs", "vera", "lora2", "lorta", "aurora")),
+    *([f"--config.peft.family={name}"] for name in RELATED),
     ["--config.peft.method=loko", "--config.peft.family=low_rank", "--config.optim.learning_rate=1e-4",
      "--config.optim.head_learning_rate=1e-3"],
     ["--config.peft.magnitude=True"],
@@ -250,7 +251,6 @@ SLOW = [
 @pytest.mark.parametrize(
     "more",
     [
-        ["--config.peft.family=dora_dynamic"],
         ["--config.peft.method=hadamard_adapter", "--config.peft.options=norm='.*norm2'"],
         ["--config.peft.rules=.*value => family=low_rank, rank=2; .*up => family=kronecker, scale=0.5; .*key => off"],
         *(pytest.param(more, marks=pytest.mark.slow) for more in SLOW),

@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dora_dynamic r=1": {"peft.family": "dora_dynamic", "peft.options": "rank=1"},
     "lora2": {"peft.family": "lora2"},
     "lorta r=8": {"peft.family": "lorta", "peft.options": "rank=8,heads=3"},
+    "svft": {"peft.family": "svft"},
     "aurora r=16": {"peft.family": "aurora", "peft.options": "rank=16"},
     "low_rank r=1 with magnitude": {"peft.family": "low_rank", "peft.options": "rank=1", "peft.magnitude": True},
     "circulant with magnitude": {"peft.family": "circulant", "peft.magnitude": True},

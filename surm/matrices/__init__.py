@@ -16,6 +16,7 @@
     lora2                   (b' b) diag(e) (a a')             2np + 2r'p + r'   min(r', p)
     lorta                   rows of a head: b diag(c) a       of one tensor     r
     aurora                  v (core ×₃ p) u                   of one tensor     r
+    svft                    U diag(m) Vᵀ                      n                 n
 
 Every module has the same five functions, and works for every n_out×n_in:
 
