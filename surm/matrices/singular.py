@@ -23,8 +23,8 @@ def decompose(
     Examples:
       >>> import jax.numpy as jnp
       >>> u, s, vt = decompose(jnp.array([[0.0, -3.0], [2.0, 0.0]]))
-      >>> (u * s).round(4).tolist()
-      [[3.0, 0.0], [0.0, 2.0]]
+      >>> u.argmax(0).tolist(), s.round(4).tolist(), (u * s @ vt).round(4).tolist()
+      ([0, 1], [3.0, 2.0], [[0.0, -3.0], [2.0, 0.0]])
     """
     u, s, vt = jnp.linalg.svd(base.astype(working_dtype(base)), full_matrices=False)
     largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None], axis=0)[0]
