@@ -128,3 +128,13 @@ def test_start_up_is_as_it_was_measured():
     cold, cached = (round(row["first_step"], 1) for row in rows)
     said = (EXPERIMENTS / "README.md").read_text()
     assert f"the demo's first step {cold} seconds" in said and f"from the second run on, {cached}." in said
+
+
+def test_the_ranks_that_were_drawn_meet_the_budget():
+    for family in ("adalora", "dora_dynamic", "lora2"):
+        result = json.loads((EXPERIMENTS / "rank_schedule" / "results" / f"{family}.json").read_text())
+        ranks = result["active_ranks"].values()
+        assert sum(ranks) == 4 * len(ranks) == 72 == result["active_rank"][-1]
+        script = runpy.run_path(str(EXPERIMENTS / "rank_schedule" / "run.py"))
+        _, left = script["after_prunings"](result)
+        assert left[0] == 144 and left == sorted(left, reverse=True)
