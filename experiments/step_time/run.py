@@ -53,7 +53,7 @@ METHODS: dict[str, tuple[str, ...]] = {"cifar10": tuple(vit["METHODS"]), "mrpc":
 def one_step(task: str, method: str, source: pathlib.Path) -> Callable[[], None]:
     """A compiled step that goes on from where it came to, always with the same batch."""
     with contextlib.chdir(ROOT):
-        run = preparation.prepare(command_line.parse(["run", *flags(task, method, source)]).config)
+        run = preparation.prepare(command_line.parse(["run", *flags(task, method, source), "--workdir=none"]).config)
     numbers = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps)
     fits = (lambda batch: batch["tokens"].shape[1] == TOKENS) if task == "mrpc" else (lambda _: True)
     batch = next(batch for batch in run.training_batches(0) if fits(batch))
