@@ -87,71 +87,16 @@ def train_step(prepared: Run) -> Step:
     Returns:
       A function (state, frozen, batch, hyperparameters) -> (state, metrics).
     """
-    config, regression = prepared.config, prepared.data.regression
-    parts, optimizer = config.optim.accumulation_steps, transformation(prepared)
+    config, optimizer = prepared.config, transformation(prepared)
     first = _adapters_first_step(prepared)
     budgets = rank_budget.budgets_of(prepared.model, prepared.total_steps, first)
-    measures = optim.optimizer_name(config.optim, configs.spec(config)) == "loko"
     penalised = bool(penalty.penalised(prepared.model))
     prepared.model.train()
     graphdef = surgery.split(prepared.model)[0]
     prepared.model.eval()
-
-    def sums(trainable, frozen, batch, key, now):
-        """Of the losses of a batch, whose gradient is wanted, and of what else is to be known."""
-        model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
-        layers.reseed_dropout(model, key)
-        outputs = model(**prepared.inputs(batch))
-        labels, mask = batch["label"], batch["mask"]
-        losses = metrics.losses(outputs, labels, regression=regression, label_smoothing=now.label_smoothing)
-        found = {"loss": jnp.sum(losses, where=mask)}
-        if not regression:
-            found["accuracy"] = jnp.sum(metrics.predictions(outputs) == labels, where=mask, dtype=losses.dtype)
-        return found["loss"], found
-
-    def gradients(trainable, frozen, batch, key, now):
-        """Of the mean loss of a batch, and the means; part by part, if it comes in parts."""
-        of = jax.grad(sums, has_aux=True)
-        if parts == 1:
-            found = of(trainable, frozen, batch, key, now)
-        else:
-
-            def add(total, part):
-                batch, key = part
-                return jax.tree.map(jnp.add, total, of(trainable, frozen, batch, key, now)), None
-
-            pieces = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
-            keys = jax.random.split(key, parts)
-            first = jax.tree.map(lambda x: x[0], (pieces, keys))
-            nothing = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype),
-                jax.eval_shape(lambda part: of(trainable, frozen, *part, now), first),
-            )
-            found, _ = jax.lax.scan(add, nothing, (pieces, keys))
-        count = jnp.sum(batch["mask"])
-        return jax.tree.map(lambda total: total / count, found)
-
-    def measurements(trainable, frozen, batch, key, now):
-        """What a Kalman filter asks for: of every example how far the outputs are off, and their derivatives."""
-
-        def outputs_of(trainable, example):
-            model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
-            layers.reseed_dropout(model, key)
-            outputs = model(**prepared.inputs(jax.tree.map(lambda x: x[None], example)))[0].astype(jnp.float32)
-            return outputs if regression else jax.nn.softmax(outputs)
-
-        def of_one(example):
-            return loko.measurement(lambda trainable: outputs_of(trainable, example), trainable)
-
-        outputs, jacobians = jax.vmap(of_one)(batch)
-        if regression:
-            wanted = batch["label"][:, None]
-        else:
-            wanted = optax.smooth_labels(jax.nn.one_hot(batch["label"], outputs.shape[-1]), now.label_smoothing)
-        real = batch["mask"]  # what only fills a batch up is measured to be just what it is
-        jacobians = jax.tree.map(lambda rows: jnp.where(real.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0), jacobians)
-        residuals = jnp.where(real[:, None], wanted - outputs, 0)
-        return {"residuals": residuals, "jacobians": jacobians, "examples": jnp.sum(real)}
+    gradients = _mean_gradients(_sums(prepared, graphdef), config.optim.accumulation_steps)
+    filtered = optim.optimizer_name(config.optim, configs.spec(config)) == "loko"
+    measurements = _measurements(prepared, graphdef) if filtered else lambda *_: {}
 
     def step(state, frozen, batch, hyperparameters):
         now, trainable = hyperparameters.at(state["step"]), state["trainable"]
@@ -161,7 +106,7 @@ def train_step(prepared: Run) -> Step:
             progress = (state["step"] - first) / max(prepared.total_steps - first, 1)
             values["penalty"], slopes = penalty.gradients(graphdef, trainable, frozen, progress)
             found = jax.tree.map(jnp.add, found, slopes)
-        more = measurements(trainable, frozen, batch, key, now) if measures else {}
+        more = measurements(trainable, frozen, batch, key, now)
         updates, opt_state = optimizer(now).update(found, state["opt_state"], trainable, **more)
         new = state | {
             "trainable": optax.apply_updates(trainable, updates),
@@ -176,3 +121,83 @@ def train_step(prepared: Run) -> Step:
         return new, values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
 
     return step
+
+
+def _outputs(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
+    """A model's answers to a batch, from its parts."""
+
+    def outputs(trainable, frozen, batch, key, now):
+        model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
+        layers.reseed_dropout(model, key)
+        return model(**prepared.inputs(batch))
+
+    return outputs
+
+
+def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """Sums over a batch: of the losses, whose gradient is wanted, and of what else is to be known."""
+    answers, regression = _outputs(prepared, graphdef), prepared.data.regression
+
+    def sums(trainable, frozen, batch, key, now):
+        outputs = answers(trainable, frozen, batch, key, now)
+        labels, mask = batch["label"], batch["mask"]
+        losses = metrics.losses(outputs, labels, regression=regression, label_smoothing=now.label_smoothing)
+        found = {"loss": jnp.sum(losses, where=mask)}
+        if not regression:
+            found["accuracy"] = jnp.sum(metrics.predictions(outputs) == labels, where=mask, dtype=losses.dtype)
+        return found["loss"], found
+
+    return sums
+
+
+def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+    """The gradient of the mean loss of a batch, and the means; part by part, if it comes in parts."""
+    of = jax.grad(sums, has_aux=True)
+
+    def in_parts(trainable, frozen, batch, key, now):
+        def add(total, part):
+            batch, key = part
+            return jax.tree.map(jnp.add, total, of(trainable, frozen, batch, key, now)), None
+
+        pieces = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+        keys = jax.random.split(key, parts)
+        first = jax.tree.map(lambda x: x[0], (pieces, keys))
+        nothing = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype),
+            jax.eval_shape(lambda part: of(trainable, frozen, *part, now), first),
+        )
+        return jax.lax.scan(add, nothing, (pieces, keys))[0]
+
+    def gradients(trainable, frozen, batch, key, now):
+        found = (of if parts == 1 else in_parts)(trainable, frozen, batch, key, now)
+        count = jnp.sum(batch["mask"])
+        return jax.tree.map(lambda total: total / count, found)
+
+    return gradients
+
+
+def _measurements(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., dict[str, Any]]:
+    """What a Kalman filter asks for: of every example how far the outputs are off, and their derivatives."""
+    answers, regression = _outputs(prepared, graphdef), prepared.data.regression
+
+    def measurements(trainable, frozen, batch, key, now):
+        def of_one(example):
+            alone = jax.tree.map(lambda x: x[None], example)
+
+            def measured(trainable):
+                outputs = answers(trainable, frozen, alone, key, now)[0].astype(jnp.float32)
+                return outputs if regression else jax.nn.softmax(outputs)
+
+            return loko.measurement(measured, trainable)
+
+        outputs, jacobians = jax.vmap(of_one)(batch)
+        if regression:
+            wanted = batch["label"][:, None]
+        else:
+            wanted = optax.smooth_labels(jax.nn.one_hot(batch["label"], outputs.shape[-1]), now.label_smoothing)
+        real = batch["mask"]  # what only fills a batch up is measured to be just what it is
+        jacobians = jax.tree.map(lambda rows: jnp.where(real.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0), jacobians)
+        residuals = jnp.where(real[:, None], wanted - outputs, 0)
+        return {"residuals": residuals, "jacobians": jacobians, "examples": jnp.sum(real)}
+
+    return measurements
