@@ -7,7 +7,9 @@ y what they should be: one-hot. H: the derivative of ŷ by θ, one row an output
 of one example, the average over steps of (y - ŷ)(y - ŷ)ᵀ + H P Hᵀ. A batch is measured at once, its examples
 independently of each other.
 
-There is no gradient and no learning rate; the variance that P starts from takes its place.
+There is no gradient and no learning rate; the variance that P starts from takes its place. A step costs a backward
+pass for every output of every example, the memory of H, batch·outputs·(trained numbers), and (batch·outputs)²·(trained
+numbers) products: 0.7 GB with 10 outputs, 64 examples and 294,912 numbers. It is meant for few of each.
 
 Source: arXiv 2410.11551.
 """
@@ -69,9 +71,11 @@ def kalman(initial_variances: Mapping[str, Any], outputs: int = 1) -> optax.Grad
         measured = spread + jnp.kron(jnp.eye(len(residuals)), noise / weight)
         # Probabilities add up to 1: in one direction nothing is measured, and nothing to be learnt.
         ridge = 1e-6 * jnp.trace(measured) / len(measured) + jnp.finfo(measured.dtype).tiny
-        solve = functools.partial(jnp.linalg.solve, measured + ridge * jnp.eye(len(measured)))
+        factors = jax.scipy.linalg.lu_factor(measured + ridge * jnp.eye(len(measured)))
+        solve = functools.partial(jax.scipy.linalg.lu_solve, factors)
         error, seen = solve(residuals.reshape(-1)), {path: solve(row) for path, row in rows.items()}
-        updates = {path: variances[path] * (error @ rows[path]).reshape(variances[path].shape) for path in rows}
+        pulled = {path: jnp.matmul(error, rows[path], precision="highest") for path in rows}
+        updates = {path: variances[path] * pulled[path].reshape(variances[path].shape) for path in rows}
         lost = {path: (flat[path][0] * jnp.sum(rows[path] * seen[path], axis=0)) for path in rows}
         shares = {
             path: share * jnp.clip(1 - lost[path].reshape(share.shape), 0, 1) for path, share in state.shares.items()
@@ -90,7 +94,7 @@ def _noise(state: KalmanState, residuals: Array, spread: Array, examples: int | 
     """The sums that R is the quotient of, after another step."""
     batch, outputs = residuals.shape
     of_each = jnp.einsum("ikil->kl", spread.reshape(batch, outputs, batch, outputs))
-    now = (residuals.T @ residuals + of_each) / jnp.maximum(examples, 1)
+    now = (jnp.matmul(residuals.T, residuals, precision="highest") + of_each) / jnp.maximum(examples, 1)
     return _DECAY * state.noise + (1 - _DECAY) * now, _DECAY * state.weight + (1 - _DECAY)
 
 

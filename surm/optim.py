@@ -83,14 +83,19 @@ def multipliers(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str
       Factors other than 1, by path.
     """
     spec = surgery.spec_of(model)
-    if optim.learning_rate is not None or not spec.rules:
+    if not spec.rules:
         return {}
-    found, own = {}, surgery.specs(model, spec)
+    found, rates = {}, layer_rates(optim, model)
     for path, layer in surgery.wrapped_layers(model):
-        factor = _of_family(own[select.dotted(path)], LEARNING_RATES) / learning_rate(optim, spec)
+        factor = rates[select.dotted(path)] / learning_rate(optim, spec)
         for name, _ in nnx.to_flat_state(nnx.state(layer, variables.AdapterParam)):
             found[select.dotted((*path, *name))] = factor
     return {path: factor for path, factor in found.items() if factor != 1}
+
+
+def layer_rates(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str, float]:
+    """The peak rate of each adapted layer of a model, by path: the config's, else its family's own."""
+    return {path: learning_rate(optim, own) for path, own in surgery.specs(model, surgery.spec_of(model)).items()}
 
 
 def _of_family(spec: PeftSpec, measured: Mapping[str, float]) -> float:
@@ -100,13 +105,14 @@ def _of_family(spec: PeftSpec, measured: Mapping[str, float]) -> float:
     return rate / math.sqrt(spec.options.get("rank", _LOW_RANK)) if low_rank else rate
 
 
-def summary(optim: ml_collections.ConfigDict, spec: PeftSpec) -> str:
+def summary(optim: ml_collections.ConfigDict, model: nnx.Module) -> str:
     """The peak rates in a line, and whose choice they are."""
-    head = f"head {optim.head_learning_rate:g}"
+    spec, head = surgery.spec_of(model), f"head {optim.head_learning_rate:g}"
     if spec.method == "head":
         return f"learning rate: {head}"
-    whose = "the default" if optim.learning_rate is None else "by the config"
-    return f"learning rate: {spec.method} {learning_rate(optim, spec):g} ({whose}), {head}"
+    rates = dict.fromkeys(layer_rates(optim, model).values()) or [learning_rate(optim, spec)]
+    whose = "by the config" if optim.learning_rate is not None else "the default" if len(rates) == 1 else "defaults"
+    return f"learning rate: {spec.method} {' and '.join(f'{rate:g}' for rate in rates)} ({whose}), {head}"
 
 
 def schedule(optim: ml_collections.ConfigDict, peak: float, steps: int) -> optax.Schedule:

@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 import surm
 from surm import config as configs
 from surm import optim, report
-from surm.peft import rank_budget, store, surgery
+from surm.peft import rank_budget, select, store, surgery
+from surm.peft.matrix import StructuredMatrix
 from surm.preparation import Run
 from surm.workdir import Workdir
 
@@ -53,6 +55,8 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     """What `result.json` holds."""
     config, data, count = prepared.config, prepared.data, surgery.count_parameters(prepared.model)
     spec = configs.spec(config)
+    families, of_layer = _families(prepared.model), optim.layer_rates(config.optim, prepared.model)
+    rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}
     seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
         "eval": measured["eval"],
@@ -61,13 +65,14 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "num_outputs": data.num_classes,
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
-        "family": spec.family if spec.position in ("update", "adapter") else None,
+        "family": "+".join(dict.fromkeys(families.values())) or None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
         "total_parameters": count.total,
         "steps": prepared.total_steps,
-        "learning_rate": optim.learning_rate(config.optim, spec),
+        "learning_rate": rates.pop() if len(rates) == 1 else None,
+        "layers": {path: {"family": family, "learning_rate": of_layer[path]} for path, family in families.items()},
         "seconds": measured["seconds"],
         "step_seconds_median": statistics.median(seconds) if seconds else None,
         "peak_bytes": _peak_bytes(),
@@ -76,6 +81,12 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "overrides": measured["overrides"],
         "config": config.to_dict(),
     } | {name: measured[name] for name in ("members", "active_ranks") if name in measured}  # fmt: skip
+
+
+def _families(model: nnx.Module) -> dict[str, str]:
+    """The family of each layer that has a structured matrix, by path."""
+    deltas = {select.dotted(path): layer.delta for path, layer in surgery.wrapped_layers(model)}
+    return {path: delta.family for path, delta in deltas.items() if isinstance(delta, StructuredMatrix)}
 
 
 def versions() -> dict[str, str]:

@@ -181,16 +181,16 @@ def _measurements(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., dict[s
     answers, regression = _outputs(prepared, graphdef), prepared.data.regression
 
     def measurements(trainable, frozen, batch, key, now):
-        def of_one(example):
-            alone = jax.tree.map(lambda x: x[None], example)
+        def of_one(example, number):
+            alone, own_key = jax.tree.map(lambda x: x[None], example), jax.random.fold_in(key, number)
 
             def measured(trainable):
-                outputs = answers(trainable, frozen, alone, key, now)[0].astype(jnp.float32)
+                outputs = answers(trainable, frozen, alone, own_key, now)[0].astype(jnp.float32)
                 return outputs if regression else jax.nn.softmax(outputs)
 
             return loko.measurement(measured, trainable)
 
-        outputs, jacobians = jax.vmap(of_one)(batch)
+        outputs, jacobians = jax.vmap(of_one)(batch, jnp.arange(len(batch["mask"])))
         if regression:
             wanted = batch["label"][:, None]
         else:

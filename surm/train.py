@@ -108,7 +108,7 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
 def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Member]) -> str:
     """What is said of a run when it starts."""
     config = prepared.config
-    rates = [] if every else [optim.summary(config.optim, configs.spec(config))]
+    rates = [] if every else [optim.summary(config.optim, prepared.model)]
     return "\n".join([surgery.table(prepared.model), estimate.headline(prepared, mesh, every), *rates])
 
 

@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 import surm
-from surm import PeftSpec, loko, matrices, optim, train
+from surm import PeftSpec, loko, matrices, optim, report, train
 from surm import config as configs
+from surm import step as training
 from surm.peft import penalty, rank_budget, surgery
 from tests.test_step import prepared, taken
 from tests.test_train import arguments, lines, result
@@ -191,14 +192,45 @@ def test_what_fills_a_batch_up_is_not_measured():
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
-def test_the_kalman_filter_sees_the_derivatives_of_the_probabilities(tmp_path):
-    run = prepared(tmp_path, "--config.peft.method=loko", "--config.peft.family=low_rank",
-                   "--config.peft.options=rank=1", "--config.optim.batch_size=8")  # fmt: skip
-    (state,) = taken(run, 1, masked=5)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"]))
-    before = surgery.split(run.model)[1]
-    moved = {path: np.abs(state["trainable"][path] - before[path]).max() for path in before}
-    assert all(moved[path] > 0 for path in moved if path.endswith((".b", "bias", "head.kernel")))
+LOKO = ("--config.peft.method=loko", "--config.peft.family=low_rank", "--config.peft.options=rank=1")
+
+
+def test_the_kalman_filter_sees_residuals_and_derivatives_of_the_probabilities(tmp_path):
+    run = prepared(tmp_path, *LOKO, "--config.optim.batch_size=8", "--config.optim.label_smoothing=0.1")
+    graphdef, trainable, frozen = surgery.split(run.model)
+    draw = np.random.default_rng(0)
+    trainable = {path: value + 0.1 * jnp.asarray(draw.standard_normal(value.shape), jnp.float32)
+                 for path, value in trainable.items()}  # fmt: skip
+    batch = next(run.training_batches(0))
+    batch["mask"] = np.arange(8) >= 3
+    now = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps).at(0)
+    found = training._measurements(run, graphdef)(trainable, frozen, batch, jax.random.key(0), now)
+
+    def probabilities(trainable):
+        logits = surgery.join(graphdef, trainable, frozen)(**run.inputs(batch))
+        return np.asarray(jax.nn.softmax(logits), np.float64)
+
+    wanted = 0.9 * np.eye(10)[batch["label"]] + 0.01
+    expected = np.where(batch["mask"][:, None], wanted - probabilities(trainable), 0)
+    np.testing.assert_allclose(found["residuals"], expected, atol=1e-5)
+    assert found["examples"] == 5
+    for path in ("head.kernel", next(path for path in trainable if path.endswith(".b"))):
+        way = draw.standard_normal(trainable[path].shape)
+        up, down = (probabilities(trainable | {path: trainable[path] + h * way}) for h in (1e-2, -1e-2))
+        slopes = np.tensordot(found["jacobians"][path], way, axes=way.ndim)
+        expected = np.where(batch["mask"][:, None], (up - down) / 2e-2, 0)
+        np.testing.assert_allclose(slopes, expected, atol=1e-2 * np.abs(expected).max())
+
+
+def test_the_kalman_filter_drops_from_every_example_something_else(tmp_path):
+    run = prepared(tmp_path, *LOKO, "--config.peft.dropout=0.5", "--config.optim.batch_size=8")
+    run.model.train()
+    graphdef, trainable, frozen = surgery.split(run.model)
+    trainable = {path: value + 0.3 for path, value in trainable.items()}
+    batch = jax.tree.map(lambda x: np.repeat(x[:1], 8, axis=0), next(run.training_batches(0)))  # one image, eight times
+    now = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps).at(0)
+    found = training._measurements(run, graphdef)(trainable, frozen, batch, jax.random.key(0), now)
+    assert np.ptp(np.asarray(found["residuals"]), axis=0).max() > 1e-3
 
 
 def test_first_the_head_alone_then_the_adapter_alone(tmp_path):
@@ -263,6 +295,11 @@ def test_every_method_lowers_its_loss_and_is_opened_again(tmp_path, more):
     losses = [line["values"]["loss"] for line in lines(tmp_path / "run") if line["split"] == "train"]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
     opened = surm.load_run(tmp_path / "run")
+    if "rules" in more[0]:
+        found = result(tmp_path / "run")
+        families = {path.rpartition(".")[2]: one["family"] for path, one in found["layers"].items()}
+        assert families == {"query": "circulant", "value": "low_rank", "up": "kronecker"}
+        assert found["family"] == "circulant+low_rank+kronecker" and "circulant+low_rank" in report.summary(found, "")
     images = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
     merged = surm.merge(opened.model)
     batch = opened.feed.inputs(next(iter(opened.feed.evaluation(opened.feed.ready(opened._split(images))))))

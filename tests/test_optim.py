@@ -2,7 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+import surm
 from surm import PeftSpec, matrices, optim
 from surm.config import default
 
@@ -82,11 +84,18 @@ def test_rates_of_adapters_and_of_higher_ranks(options):
     assert optim.learning_rate(options, four) == optim.LEARNING_RATES["low_rank"] / 2
 
 
-def test_the_rates_in_a_line(options):
-    assert optim.summary(options, PeftSpec()) == "learning rate: update 0.001 (the default), head 0.005"
+def test_the_rates_in_a_line(options, small_vit):
+    def line(**spec) -> str:
+        return optim.summary(options, surm.attach(small_vit, PeftSpec(train="head", **spec), nnx.Rngs(0)))
+
+    assert line() == "learning rate: update 0.001 (the default), head 0.005"
+    assert line(rules=".*value => family=vera", targets=".*value") == line(family="vera")
+    both = line(targets=".*query", rules=".*value => family=vera")
+    assert both == "learning rate: update 0.001 and 0.01 (defaults), head 0.005"
+    assert line(method="full") == "learning rate: full 5e-05 (the default), head 0.005"
     options.learning_rate = 0.25
-    assert optim.summary(options, PeftSpec()) == "learning rate: update 0.25 (by the config), head 0.005"
-    assert optim.summary(options, PeftSpec(method="head")) == "learning rate: head 0.005"
+    assert line() == "learning rate: update 0.25 (by the config), head 0.005"
+    assert line(method="head") == "learning rate: head 0.005"
 
 
 def test_the_numbers_of_every_step_are_those_of_the_schedule(options):

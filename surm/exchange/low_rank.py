@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.errors import InputError
-from surm.peft import bases, select, surgery, warm_start
+from surm.peft import bases, surgery, warm_start
 from surm.peft.spec import PeftSpec
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -47,15 +47,15 @@ def to_low_rank(
     """
     _check(rank, energy)
     model = bases.updated("the model", model, magnitude=True)
-    layers = {select.dotted(path): layer for path, layer in surgery.wrapped_layers(model)}
+    layers = surgery.layers_by_path(model)
     deltas = {path: layer.scale * layer.delta.to_dense() for path, layer in layers.items()}
     rank = rank or max(_needed(delta, energy) for delta in deltas.values())
     spec = _low_rank_spec(surgery.spec_of(model), rank)
     result, errors = warm_start.warm_start(surgery.attach(surgery.detach(model), spec, nnx.Rngs(0)), deltas)
     result.eval()
-    for path, layer in surgery.wrapped_layers(result):
+    for path, layer in surgery.layers_by_path(result).items():
         if layer.magnitude is not None:  # as it was trained, rather than the norms of the new rows
-            layer.magnitude = layer.magnitude.replace(layers[select.dotted(path)].magnitude[...])
+            layer.magnitude = layer.magnitude.replace(layers[path].magnitude[...])
     width = max(map(len, errors))
     for path, error in errors.items():
         print(f"{path:<{width}}   rank {rank}   relative error {error:.2e}")

@@ -1,6 +1,7 @@
 """A whole model, its update folded in, as transformers loads it: model.safetensors and config.json."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequenc
 
     Raises:
       InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not
-        as many labels as outputs, or the path is a file.
+        as many different labels as outputs, or the path is a file.
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
@@ -49,10 +50,19 @@ def _labels(outputs: int, labels: Sequence[str] | None) -> dict[str, Any]:
         labels = [f"LABEL_{index}" for index in range(outputs)]
     if isinstance(labels, str) or len(labels) != outputs:
         raise InputError(f"labels={labels!r}, but the model has {outputs} outputs; expected a name for each")
+    if others := [label for label in labels if not isinstance(label, str)]:
+        raise InputError(f"labels holds {_listed(others)}; expected strings")
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        raise InputError(f"labels names {_listed(repeated)} more than once; expected a different name for each output")
     return {
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
     }
+
+
+def _listed(labels: Sequence[Any]) -> str:
+    more = f" (+{len(labels) - 8} more)" if len(labels) > 8 else ""
+    return ", ".join(map(repr, labels[:8])) + more
 
 
 def _config(model: nnx.Module) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from collections.abc import Container
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.exchange import folder
-from surm.exchange.names import NAMINGS, kind_of, obstacle, read_name
+from surm.exchange.names import NAMINGS, NEW, Naming, kind_of, obstacle, read_name
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, PICKLE, ROOT, TYPES, WEIGHTS, module_of, of_head
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.models.bert import Bert
@@ -40,8 +41,8 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
       `spec.train`, with their values.
 
     Raises:
-      InputError: if files are missing or damaged, the type or an option is not supported (both are named), or the
-        adapter is one of another architecture, size or kind of pooling.
+      InputError: if files are missing or damaged, the type or an option is not supported (both are named), the config
+        names a module that has no tensor, or the adapter is one of another architecture, size or kind of pooling.
     """
     where = pathlib.Path(path)
     config = _read_config(where)
@@ -50,6 +51,8 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
     base = surgery.detach(surgery.unmerge(model))
     updates = _by_layer(where, base, kind.read(config, tensors))
     variables = _by_variable(where, base, saved)
+    names = _names(base, [*(f"{module}.weight" for module in tensors), *saved])
+    _check_complete(where, config, names, {*updates, *map(module_of, variables)}, select.linear_layers(base))
     train = sorted({re.escape(module_of(variable)) for variable in variables})
     spec = _spec(updates, train, list(select.linear_layers(base)))
     adapted = surgery.attach(base, spec, rngs or nnx.Rngs(0))
@@ -123,6 +126,46 @@ def _by_variable(where: pathlib.Path, base: Model, saved: dict[str, np.ndarray])
         _, rule = read_name(kind_of(base), key)
         variables[path] = rule.transform(array)
     return variables
+
+
+def _names(base: Model, keys: list[str]) -> dict[str, str]:
+    """The modules of the model that a file of these keys was saved from, by their names there: our paths."""
+    namings = NAMINGS[kind_of(base)]
+    naming: Naming = next((naming for naming in namings.values() if all(map(naming.ours, keys))), namings[NEW])
+    bare = not any(key.startswith(naming.prefix) or of_head(key) for key in keys)
+    naming = naming._replace(prefix="") if bare else naming
+    names = {module_of(naming.theirs(path)): module_of(path) for path in select.variables(base)}
+    return {name: path for name, path in names.items() if not (bare and of_head(name))}
+
+
+def _check_complete(
+    where: pathlib.Path, config: dict[str, Any], names: dict[str, str], held: Container[str], layers: Container[str]
+) -> None:
+    """InputError if the config names modules that the file has nothing of; names of no module are left alone."""
+    absent = [name for name, path in names.items() if path not in held]
+    for entry in _entries(config, "modules_to_save"):
+        # a module is saved if its name, or that of one around it, ends in the entry
+        _refuse_lost(where, "modules_to_save", entry, [name for name in absent if f"{entry}." in f"{name}."])
+    if any(config.get(field) not in (None, []) for field in ("layers_to_transform", "exclude_modules")):
+        return
+    linear = [name for name, path in names.items() if path in layers]
+    for entry in _entries(config, "target_modules"):
+        named = [name for name in linear if f".{name}".endswith(f".{entry}")]
+        _refuse_lost(where, "target_modules", entry, named if set(named) <= set(absent) else [])
+
+
+def _entries(config: dict[str, Any], field: str) -> list[str]:
+    """The names of modules in a field; none where it is a pattern, or one word for many."""
+    listed = config.get(field)
+    return [entry for entry in listed if entry and isinstance(entry, str)] if isinstance(listed, list) else []
+
+
+def _refuse_lost(where: pathlib.Path, field: str, entry: str, lost: list[str]) -> None:
+    if lost:
+        raise InputError(
+            f"{str(where / WEIGHTS)!r} holds no tensor of {lost[0]}, which {field} in {CONFIG} names as {entry!r}; "
+            "expected one of every module that is named"
+        )
 
 
 def _path(where: pathlib.Path, base: Model, key: str) -> str:

@@ -16,7 +16,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import low_rank
-from surm.matrices.params import Params, check_keys, check_ndim, check_positive, check_shapes, check_sizes, input_size
+from surm.matrices.params import (
+    Params,
+    check_keys,
+    check_ndim,
+    check_positive,
+    check_shapes,
+    check_sizes,
+    input_size,
+    working_dtype,
+)
 
 GATE = "e"
 """The parameter that switches components off, by being 0."""
@@ -185,7 +194,13 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: i
       >>> project(jnp.array([[3.0, 0.0], [0.0, 4.0]]), rank=1, initial_rank=2)["e"].tolist()
       [4.0, 3.0]
     """
-    shared = low_rank.project(dense, rank=components(rank, initial_rank))  # each factor with the root of the gate
-    roots = jnp.linalg.norm(shared["a"], axis=1)
-    unit = 1 / jnp.where(roots > 0, roots, 1)
-    return {"a": shared["a"] * unit[:, None], "b": shared["b"] * unit[None], "e": roots**2}
+    check_sizes(*dense.shape)
+    r = components(rank, initial_rank)
+    u, s, vt = jnp.linalg.svd(dense.astype(working_dtype(dense)), full_matrices=False)
+    missing = max(r - len(s), 0)
+    found = {
+        "a": jnp.pad(vt[:r], ((0, missing), (0, 0))),
+        "b": jnp.pad(u[:, :r], ((0, 0), (0, missing))),
+        "e": jnp.pad(s[:r], (0, missing)),
+    }
+    return {name: array.astype(dense.dtype) for name, array in found.items()}

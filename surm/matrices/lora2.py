@@ -174,7 +174,7 @@ def project(
       inner: p.
 
     Returns:
-      Parameters as `init` makes them; both inner factors are the identity. Cost: one SVD.
+      Parameters as `init` makes them; both inner factors choose from the first p pairs of vectors. Cost: one SVD.
 
     Raises:
       ValueError: if the matrix is empty, a size or rank below 1, or rank above initial_rank.
@@ -186,14 +186,10 @@ def project(
     """
     check_positive("inner", inner)
     r = components(rank, initial_rank)
-    found, missing = gated_low_rank.project(dense, rank=min(r, inner), initial_rank=min(r, inner)), max(inner - r, 0)
-    return {
-        "a_in": jnp.pad(found["a"], ((0, missing), (0, 0))),
-        "a_out": jnp.eye(r, inner, dtype=dense.dtype),
-        "b_in": jnp.eye(inner, r, dtype=dense.dtype),
-        "b_out": jnp.pad(found["b"], ((0, 0), (0, missing))),
-        "e": jnp.pad(found["e"], (0, max(r - inner, 0))),
-    }
+    found = gated_low_rank.project(dense, rank=inner, initial_rank=inner)
+    chosen = jnp.eye(inner, dtype=dense.dtype)[jnp.arange(r) % inner]  # what exceeds p has a gate of 0, and a gradient
+    e = jnp.pad(found["e"][:r], (0, max(r - inner, 0)))
+    return {"a_in": found["a"], "a_out": chosen, "b_in": chosen.T, "b_out": found["b"], "e": e}
 
 
 def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:

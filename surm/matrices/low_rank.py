@@ -147,6 +147,8 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8) -> int:
 def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
     """The nearest matrix of rank r: the truncated SVD (Eckart–Young), the singular values shared evenly.
 
+    Those that are nothing beside the first are b's alone, so that every component can train on.
+
     Args:
       dense: any matrix.
       rank: r; what exceeds min(n_out, n_in) is filled with zeros.
@@ -165,8 +167,9 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
     check_sizes(*dense.shape)
     check_positive("rank", rank)
     u, s, vt = jnp.linalg.svd(dense.astype(working_dtype(dense)), full_matrices=False)
-    root = jnp.sqrt(s[:rank])
+    floor = jnp.where(s[0] > 0, jnp.sqrt(s[0]) / 100, 1)
+    of_a = jnp.maximum(jnp.sqrt(s[:rank]), floor)
     missing = max(rank - s.shape[0], 0)
-    a = jnp.pad(vt[:rank] * root[:, None], ((0, missing), (0, 0)))
-    b = jnp.pad(u[:, :rank] * root[None, :], ((0, 0), (0, missing)))
+    a = jnp.pad(vt[:rank] * of_a[:, None], ((0, missing), (0, 0)))
+    b = jnp.pad(u[:, :rank] * (s[:rank] / of_a)[None], ((0, 0), (0, missing)))
     return {"a": a.astype(dense.dtype), "b": b.astype(dense.dtype)}

@@ -1,4 +1,9 @@
-"""The singular vectors of a weight, on every machine the same ones, for families that are made of them."""
+"""The singular vectors of a weight, for families that are made of them.
+
+Files of adapters do not hold them: they are made anew wherever one is loaded, and are the same up to rounding wherever
+the singular values differ, as those of trained weights do. Of equal ones (of an orthogonal matrix, say) every machine
+may choose others, of which `surm.load_adapter` takes notice.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,7 +17,7 @@ def decompose(
     """The thin singular value decomposition W = U diag(σ) Vᵀ, s = min(n_out, n_in).
 
     A pair of vectors and its opposite are as good, and machines choose differently: here the entry of each column of U
-    that is largest in size is positive.
+    that is largest in size is positive, of several that are as large, up to rounding, the first.
 
     Args:
       base: W.
@@ -27,6 +32,8 @@ def decompose(
       ([0, 1], [3.0, 2.0], [[0.0, -3.0], [2.0, 0.0]])
     """
     u, s, vt = jnp.linalg.svd(base.astype(working_dtype(base)), full_matrices=False)
-    largest = jnp.take_along_axis(u, jnp.abs(u).argmax(0)[None], axis=0)[0]
+    sizes = jnp.abs(u)
+    large = sizes > (1 - 1e-3) * sizes.max(0, keepdims=True)
+    largest = jnp.take_along_axis(u, large.argmax(0)[None], axis=0)[0]
     signs = jnp.where(largest < 0, -1, 1).astype(u.dtype)
     return u * signs[None], s, signs[:, None] * vt

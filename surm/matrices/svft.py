@@ -14,14 +14,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import singular
-from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size
+from surm.matrices.params import Params, check_keys, check_shapes, check_sizes, input_size
 
 LEARNING_RATE = 1e-2
 LINEAR = ("m",)
 
 
 def fixed(base: Float[Array, "n_out n_in"]) -> Params:
-    """The frozen factors: the singular vectors of the weight.
+    """The frozen factors: the singular vectors of the weight, 0 where its singular values are.
 
     Args:
       base: W, the weight that is updated.
@@ -38,7 +38,9 @@ def fixed(base: Float[Array, "n_out n_in"]) -> Params:
       {'u': [[1.0]], 'v': [[1.0, 0.0]]}
     """
     check_sizes(*base.shape)
-    u, _, vt = singular.decompose(base)
+    u, s, vt = singular.decompose(base)
+    told = s > jnp.finfo(s.dtype).eps * max(base.shape) * s[0]  # of the others any vectors would do
+    u = jnp.where(told[None], u, 0)
     return {"u": u.astype(base.dtype), "v": vt.astype(base.dtype)}
 
 
@@ -68,8 +70,7 @@ def init(key: PRNGKeyArray, n_out: int, n_in: int, *, dtype: DTypeLike = jnp.flo
 def _check(params: Params, n_out: int, n_in: int) -> None:
     check_keys(params, ("m", "u", "v"))
     s = min(n_out, n_in)
-    for name, shape in {"m": (s,), "u": (n_out, s), "v": (s, n_in)}.items():
-        check_shape(name, params[name], shape, f"n_out={n_out}, n_in={n_in}")
+    check_shapes(params, {"m": (s,), "u": (n_out, s), "v": (s, n_in)}, f"n_out={n_out}, n_in={n_in}")
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
@@ -148,7 +149,7 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params) -> Params:
 
     Args:
       dense: any matrix.
-      fixed: the frozen factors, from `fixed`, whose columns and rows are orthonormal.
+      fixed: the frozen factors, from `fixed`, whose columns and rows are orthonormal (or 0).
 
     Returns:
       {"m"}. Cost n_out n_in s.

@@ -33,7 +33,9 @@ SHARED = {"A": "model", "B": "model"}
 
 _SEED = 0
 _ROUNDS = 100
-"""Of alternating least squares in a projection."""
+"""Of alternating least squares in a projection, at most."""
+_LEAST_GAIN = 1e-4
+"""A round that brings the matrix nearer by less than this share of the target is the last."""
 
 
 def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 256) -> Params:
@@ -57,11 +59,11 @@ def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 256) -> Params:
     n_out, n_in = base.shape
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
-    of_a, of_b = jax.random.split(jax.random.key(_SEED))
-    drawn = {
-        "A": math.sqrt(6 / n_in) * jax.random.uniform(of_a, (rank, n_in), minval=-1),
-        "B": math.sqrt(6 / rank) * jax.random.uniform(of_b, (n_out, rank), minval=-1),
-    }
+    with jax.threefry_partitionable(True):  # the same numbers whatever the process has set
+        of_a, of_b = jax.random.split(jax.random.key(_SEED, impl="threefry2x32"))
+        a = jax.random.uniform(of_a, (rank, n_in), jnp.float32, minval=-1)
+        b = jax.random.uniform(of_b, (n_out, rank), jnp.float32, minval=-1)
+    drawn = {"A": math.sqrt(6 / n_in) * a, "B": math.sqrt(6 / rank) * b}
     return {name: array.astype(base.dtype) for name, array in drawn.items()}
 
 
@@ -184,7 +186,7 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 256
       rank: r, theirs.
 
     Returns:
-      {"b", "d"}. Cost: an SVD of A and one of n_out×r; O(n_out n_in r + r³) a round.
+      {"b", "d"}. Cost: an SVD of A and one of n_out×r; O(n_out n_in r + r³) a round, of up to 100.
 
     Raises:
       ValueError: if the matrix is empty, rank is below 1, or the frozen matrices do not fit.
@@ -205,10 +207,20 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 256
     inner = jnp.matmul(target, jnp.linalg.pinv(of_a), precision="highest") / of_b
     start = jnp.linalg.svd(jnp.where(jnp.isfinite(inner), inner, 0), full_matrices=False)[2][0]
 
-    def round_(_, d):
-        return _best_d(of_a, of_b, target, _best_b(of_a, of_b, target, d))
+    def error(d: Array) -> Array:
+        b = _best_b(of_a, of_b, target, d)
+        return jnp.linalg.norm(jnp.matmul(b[:, None] * of_b * d[None], of_a, precision="highest") - target)
 
-    d = jax.lax.fori_loop(0, _ROUNDS, round_, start)
+    def goes_on(state: tuple) -> Array:
+        number, _, before, now = state
+        return (number < _ROUNDS) & (before - now > _LEAST_GAIN * jnp.linalg.norm(target))
+
+    def once_more(state: tuple) -> tuple:
+        number, d, _, before = state
+        d = _best_d(of_a, of_b, target, _best_b(of_a, of_b, target, d))
+        return number + 1, d, before, error(d)
+
+    d = jax.lax.while_loop(goes_on, once_more, (0, start, jnp.asarray(jnp.inf, wide), error(start)))[1]
     return {"b": _best_b(of_a, of_b, target, d).astype(dense.dtype), "d": d.astype(dense.dtype)}
 
 
@@ -224,4 +236,7 @@ def _best_d(of_a: Array, of_b: Array, target: Array, b: Array) -> Float[Array, "
     left = b[:, None] * of_b
     normal = jnp.matmul(left.T, left, precision="highest") * jnp.matmul(of_a, of_a.T, precision="highest")
     products = jnp.einsum("oi,or,ri->r", target, left, of_a, precision="highest")
-    return jnp.linalg.lstsq(normal, products)[0]
+    values, vectors = jnp.linalg.eigh(normal)
+    kept = values > jnp.finfo(normal.dtype).eps * len(values) * values[-1]
+    along = jnp.where(kept, jnp.matmul(products, vectors, precision="highest") / jnp.where(kept, values, 1), 0)
+    return jnp.matmul(vectors, along, precision="highest")

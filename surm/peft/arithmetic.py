@@ -17,7 +17,7 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.matrices import FAMILIES
-from surm.peft import bases, select, surgery, warm_start
+from surm.peft import bases, surgery, warm_start
 from surm.peft.layers import UpdatedLinear
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
@@ -93,8 +93,8 @@ def _sum(
     spec = spec or surgery.spec_of(first)
     result = bases.updated("the result", first if spec == surgery.spec_of(first) else _anew(first, spec))
     _add_beside(result, named, shares, differing)
-    layers = {name: _layers(model) for name, model in named.items()}
-    targets, own, errors = _layers(result), surgery.specs(result, spec), {}
+    layers = {name: surgery.layers_by_path(model) for name, model in named.items()}
+    targets, own, errors = surgery.layers_by_path(result), surgery.specs(result, spec), {}
     for name, of_model in layers.items():
         if lost := [path for path in of_model if path not in targets]:
             raise InputError(f"{lost[0]} is updated in {name}, but no target of the result's spec")
@@ -107,10 +107,6 @@ def _sum(
 def _anew(model: nnx.Module, spec: PeftSpec) -> nnx.Module:
     """The model with another adapter."""
     return surgery.attach(surgery.detach(model), spec, nnx.Rngs(0))
-
-
-def _layers(model: nnx.Module) -> dict[str, UpdatedLinear]:
-    return {select.dotted(path): layer for path, layer in surgery.wrapped_layers(model)}
 
 
 def _add_beside(

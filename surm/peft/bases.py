@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from surm.errors import InputError
-from surm.peft import select, surgery
+from surm.peft import surgery
 from surm.peft.variables import AdapterParam, FixedParam, Trainable
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -33,21 +33,16 @@ def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
         has = "no adapter" if spec is None else f"method={spec.method!r}"
         raise InputError(f"{name} has {has}; expected an update, from attach or load_adapter")
     model = surgery.unmerge(model)
-    for path, layer in surgery.wrapped_layers(model):
+    for path, layer in surgery.layers_by_path(model).items():
         if layer.magnitude is not None and not magnitude:
-            raise InputError(f"{name}: {select.dotted(path)} has a magnitude, but only updates add up")
+            raise InputError(f"{name}: {path} has a magnitude, but only updates add up")
     return model
 
 
 def beside(model: nnx.Module) -> dict[str, nnx.Variable]:
     """The variables of a model that are no update's own, by their paths in the plain model."""
-    wrapped = {path for path, _ in surgery.wrapped_layers(model)}
-    found = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        if not isinstance(variable, AdapterParam | FixedParam | nnx.RngState):
-            plain = [part for i, part in enumerate(path) if not (part == "base" and path[:i] in wrapped)]
-            found[select.dotted(plain)] = variable
-    return found
+    return {path: variable for path, variable in surgery.plain_variables(model)
+            if not isinstance(variable, AdapterParam | FixedParam | nnx.RngState)}  # fmt: skip
 
 
 def differing(models: Mapping[str, nnx.Module]) -> list[str]:
@@ -70,7 +65,7 @@ def differing(models: Mapping[str, nnx.Module]) -> list[str]:
         for name in frozen[1:]:
             if not same(arrays[frozen[0]], arrays[name]):
                 raise InputError(f"{frozen[0]} and {name} have different bases: {path} differs")
-        first, *others = arrays.values()
+        first, *others = [array for name, array in arrays.items() if name not in frozen[1:]]  # those are as frozen[0]
         if not all(same(first, other) for other in others):
             paths.append(path)
     _check_structures(models, variables)
@@ -94,7 +89,12 @@ def same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
     if first is other or first is None or other is None:
         return first is other
     alike = (first.shape, first.dtype) == (other.shape, other.dtype)
-    return alike and np.asarray(first).tobytes() == np.asarray(other).tobytes()
+    return alike and np.array_equal(_bytes(first), _bytes(other))
+
+
+def _bytes(array: ArrayLike) -> np.ndarray:
+    """The bits of an array, mostly where they lie."""
+    return np.ascontiguousarray(array).view(np.uint8)  # at least one axis, as a view of other width asks for
 
 
 def structure(model: nnx.Module) -> nnx.GraphDef:

@@ -1,7 +1,6 @@
 """Which layers of a model are adapted, by which spec, and what is put around each of them."""
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flax import nnx
 
@@ -35,13 +34,13 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
     wrapper = WRAPPERS[spec.position]
     layers, walked = select.linear_layers(model), select.walk(model)
     places = select.places(walked)
+    names = {}  # of every layer, by the first of them
+    for path in layers.values():
+        every = [select.dotted(place) for place in places[id(select.get(model, path))]]
+        names[every[0]] = every
     shared: dict[tuple, nnx.Variable] = {}
-    targets = _targets(spec, layers)
-    for dotted, own in targets.items():
+    for dotted, own in _targets(spec, names).items():
         base = select.get(model, layers[dotted])
-        if isinstance(base, WrappedLinear):  # the same layer under another name
-            continue
-        _check_names_agree([select.dotted(path) for path in places[id(base)]], targets)
         try:
             wrapped = wrapper(base, own, rngs=rngs)
         except InputError as error:
@@ -52,21 +51,14 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
             select.put(model, path, wrapped)
 
 
-def _targets(spec: PeftSpec, layers: Iterable[str]) -> dict[str, PeftSpec]:
+def _targets(spec: PeftSpec, names: Mapping[str, list[str]]) -> dict[str, PeftSpec]:
     """What holds for every layer that is adapted; every pattern of the spec must match some layer."""
-    select.matching((*spec.targets, *spec.rules, *spec.exclude), layers, "linear layer")
-    found = {dotted: own for dotted in layers if (own := spec.at(dotted)) is not None}
+    every = [name for of_layer in names.values() for name in of_layer]
+    select.matching((*spec.targets, *spec.rules, *spec.exclude), every, "linear layer")
+    found = {first: own for first, of_layer in names.items() if (own := spec.at(*of_layer)) is not None}
     if not found:
         raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no layer")
     return found
-
-
-def _check_names_agree(names: list[str], targets: dict[str, PeftSpec]) -> None:
-    """InputError if a layer that has several names is to be adapted in different ways."""
-    named = [name for name in names if name in targets]
-    for name in named[1:]:
-        if targets[name] != dataclasses.replace(targets[named[0]], targets=targets[name].targets):
-            raise InputError(f"{named[0]} and {name} are one layer, which rules adapt in different ways")
 
 
 def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.Variable]) -> None:

@@ -50,12 +50,12 @@ def _parsed_change(text: str) -> dict[str, Any]:
     return change | ({"options": options} if options else {})
 
 
-def claiming(rules: Mapping[str, Any], path: str) -> tuple[list[str], bool]:
+def claiming(rules: Mapping[str, Any], *names: str) -> tuple[list[str], bool]:
     """The patterns of the rules that claim a layer, and whether one takes it out.
 
     Args:
       rules: by pattern; None for off.
-      path: the layer's, dotted.
+      *names: the layer's, dotted paths: one, unless it stands in several places.
 
     Returns:
       The patterns, at most one unless one takes the layer out.
@@ -63,8 +63,9 @@ def claiming(rules: Mapping[str, Any], path: str) -> tuple[list[str], bool]:
     Raises:
       InputError: if two claim it and none takes it out.
     """
-    found = [pattern for pattern in rules if re.fullmatch(pattern, path)]
+    found = [pattern for pattern in rules if any(re.fullmatch(pattern, name) for name in names)]
     off = any(rules[pattern] is None for pattern in found)
     if len(found) > 1 and not off:
-        raise InputError(f"{path} is claimed by two rules, {found[0]!r} and {found[1]!r}; expected one at most")
+        layer = " = ".join(names)
+        raise InputError(f"{layer} is claimed by two rules, {found[0]!r} and {found[1]!r}; expected one at most")
     return found, off

@@ -226,10 +226,19 @@ def _checked(weights: Mapping[str, ArrayLike], names: Iterable[str]) -> dict[str
     for name, weight in weights.items():
         if name not in names:
             raise InputError(f"no adapter is called {name!r}; {nearest(str(name), names)}")
-        number = isinstance(weight, numbers.Real) and not isinstance(weight, bool) and math.isfinite(weight)
-        if not number and not (isinstance(weight, jax.Array) and weight.shape == ()):
+        if not _is_weight(weight):
             raise InputError(f"the weight of {name!r} is {weight!r}, expected a finite number")
     return {name: weights.get(name, 0.0) for name in names}
+
+
+def _is_weight(weight: Any) -> bool:
+    """Whether it is a finite real number; of one that is traced nothing but the shape is known."""
+    if isinstance(weight, jax.core.Tracer):
+        return weight.shape == ()
+    if isinstance(weight, jax.Array):
+        real = jnp.issubdtype(weight.dtype, jnp.floating) or jnp.issubdtype(weight.dtype, jnp.integer)
+        return real and weight.shape == () and bool(jnp.isfinite(weight))
+    return isinstance(weight, numbers.Real) and not isinstance(weight, bool) and math.isfinite(weight)
 
 
 def _scalar(weight: ArrayLike) -> Float[Array, ""]:

@@ -11,6 +11,7 @@ from flax.core import FrozenDict, unfreeze
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError, nearest
+from surm.peft import other_names
 from surm.peft import rules as ruling
 from surm.peft.options import check_schedule, check_type, parse_options
 from surm.peft.paths import FUSED, available
@@ -145,11 +146,11 @@ class PeftSpec:
         defaults = matrices.training_options(self.family)
         return FrozenDict({name: self.options.get(name, default) for name, default in defaults.items()})
 
-    def at(self, path: str) -> "PeftSpec | None":
+    def at(self, *names: str) -> "PeftSpec | None":
         """What holds for one layer.
 
         Args:
-          path: the layer's, dotted.
+          *names: the layer's, dotted paths: one, unless it stands in several places; a pattern may match any of them.
 
         Returns:
           The spec with the rule that claims the layer applied, and without rules; None if the layer is no target.
@@ -157,11 +158,12 @@ class PeftSpec:
         Raises:
           InputError: if two rules claim the layer.
         """
-
-        claiming, off = ruling.claiming(self.rules, path)
-        if off or any(re.fullmatch(pattern, path) for pattern in self.exclude):
-            return None
-        if not claiming and not any(re.fullmatch(pattern, path) for pattern in self.targets):
+        claiming, off = ruling.claiming(self.rules, *names)
+        excluded, targeted = (
+            any(re.fullmatch(pattern, name) for pattern in patterns for name in names)
+            for patterns in (self.exclude, self.targets)
+        )
+        if off or excluded or not (claiming or targeted):
             return None
         return self._changed(self.rules[claiming[0]] if claiming else {})
 
@@ -213,7 +215,9 @@ class PeftSpec:
     def _elsewhere(self, field: str, given: str) -> str:
         """Where a name that is wrong here belongs; empty if nowhere."""
         other, names = {"method": ("family", matrices.FAMILIES), "family": ("method", METHODS)}.get(field, ("", ()))
-        return f" ({given} is a {other}: {other}={given!r})" if given in names else ""
+        if given in names:
+            return f" ({given} is a {other}: {other}={given!r})"
+        return f" ({other_names.NAMES[given.lower()]})" if given.lower() in other_names.NAMES else ""
 
     def _check_position(self) -> None:
         updates = [name for name, method in METHODS.items() if method.position == "update"]
@@ -240,7 +244,8 @@ class PeftSpec:
             whose, known = self.method, METHODS[self.method].options
         for name in options:
             if name not in known:
-                raise InputError(f"{whose} has no option {name!r}; it has {', '.join(known) or 'none'}")
+                has = f"it has {', '.join(known) or 'none'}{other_names.OPTIONS.get(name, '')}"
+                raise InputError(f"{whose} has no option {name!r}; {has}")
             check_type(whose, name, options[name], known[name])
         check_schedule(whose, {**known, **options})
         return options

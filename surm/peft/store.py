@@ -22,7 +22,7 @@ from flax import nnx
 import surm.version
 from surm import files
 from surm.errors import InputError
-from surm.peft import select, surgery
+from surm.peft import surgery
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
 
@@ -47,10 +47,7 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
     if spec is None:
         raise InputError("the model has no adapter to save; attach one first")
     model = surgery.unmerge(model)
-    folder = pathlib.Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{str(path)!r} is a file, expected a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(path)
     arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
     weights = safetensors.numpy.save(dict(sorted(arrays.items())))
     config = {
@@ -62,6 +59,15 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
     }
     files.replace(folder / WEIGHTS, weights)
     files.replace(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def made_folder(path: str | os.PathLike) -> pathlib.Path:
+    """A folder to write to, made if absent; InputError if the path is a file."""
+    folder = pathlib.Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def load_adapter(path: str | os.PathLike, model: Model) -> Model:
@@ -113,12 +119,8 @@ def base_hash(model: nnx.Module) -> str:
     The hash is that of the plain base: it depends neither on the layers being wrapped nor on merging.
     """
     model = surgery.unmerge(model)
-    wrapped = {path for path, _ in surgery.wrapped_layers(model)}
-    frozen = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        if not isinstance(variable, Trainable):
-            plain = [part for i, part in enumerate(path) if not (part == "base" and path[:i] in wrapped)]
-            frozen[select.dotted(plain)] = variable[...]
+    frozen = {path: variable[...] for path, variable in surgery.plain_variables(model, nnx.Param)
+              if not isinstance(variable, Trainable)}  # fmt: skip
     digest = hashlib.sha256()
     for name in sorted(frozen):
         array = np.ascontiguousarray(frozen[name])

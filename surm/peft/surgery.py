@@ -90,11 +90,9 @@ def detach(model: Model) -> Model:
       A new model of plain layers and plain `nnx.Param` variables.
     """
     model = nnx.clone(model)
-    walked = select.walk(model)
-    places = select.places(walked)
-    for _, layer in wrapped_layers(model):
-        for path in places[id(layer)]:
-            select.put(model, path, layer.base)
+    for path, node in select.walk(model):
+        if isinstance(node, WrappedLinear):
+            select.put(model, path, node.base)
     trained = [path for path in select.variables(model).values() if isinstance(select.get(model, path), Trainable)]
     _retype(model, trained, nnx.Param)
     if spec_of(model) is not None:
@@ -115,13 +113,13 @@ def merge(model: Model) -> Model:
       InputError: for adapters, which are not linear.
     """
     model = nnx.clone(model)
-    for path, layer in wrapped_layers(model):
+    for path, layer in layers_by_path(model).items():
         if not isinstance(layer, MergeableLinear):
-            raise InputError(f"{select.dotted(path)} has an adapter, which is not linear and cannot be merged")
+            raise InputError(f"{path} has an adapter, which is not linear and cannot be merged")
         try:
             layer.merge()
         except InputError as error:
-            raise InputError(f"{select.dotted(path)}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
     return model
 
 
@@ -176,11 +174,11 @@ def _following(model: Model, **change: Any) -> Model:
     spec = dataclasses.replace(spec, **change)
     model = nnx.clone(model)
     own = specs(model, spec)
-    for place, layer in wrapped_layers(model):
+    for path, layer in layers_by_path(model).items():
         try:
-            layer.follow(own[select.dotted(place)])
+            layer.follow(own[path])
         except InputError as error:
-            raise InputError(f"{select.dotted(place)}: {error}") from error
+            raise InputError(f"{path}: {error}") from error
     setattr(model, _SPEC, spec)
     return model
 
@@ -235,8 +233,8 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
 def table(model: nnx.Module) -> str:
     """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
     seen: set[int] = set()  # what several places share counts where it comes first
-    rows = [(select.dotted(path), "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family, _own(layer, seen))
-            for path, layer in wrapped_layers(model)]  # fmt: skip
+    rows = [(path, "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family, _own(layer, seen))
+            for path, layer in layers_by_path(model).items()]  # fmt: skip
     width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
     count = count_parameters(model)
@@ -290,24 +288,32 @@ def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]
     return [(path, module) for path, module in nnx.iter_modules(model) if isinstance(module, WrappedLinear)]
 
 
+def layers_by_path(model: nnx.Module) -> dict[str, WrappedLinear]:
+    """The layers of a model that have an adapter, each once, by a dotted path to it."""
+    return {select.dotted(path): layer for path, layer in wrapped_layers(model)}
+
+
+def plain_variables(model: nnx.Module, *kinds: type[nnx.Variable]) -> Iterator[tuple[str, nnx.Variable]]:
+    """The variables of a model, or those of some kinds, by their paths in the plain model, without `base`."""
+    wrapped = {path for path, _ in wrapped_layers(model)}
+    for path, variable in nnx.to_flat_state(nnx.state(model, *kinds)):
+        yield select.dotted(part for i, part in enumerate(path) if part != "base" or path[:i] not in wrapped), variable
+
+
 def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
     """What holds for each adapted layer of a model, by its first path; rules may name it by any other."""
     walked = select.walk(model)
     places = select.places(walked)
     return {
-        select.dotted(path): next(filter(None, (spec.at(select.dotted(place)) for place in places[id(layer)])), spec)
-        for path, layer in wrapped_layers(model)
+        path: next(filter(None, (spec.at(select.dotted(place)) for place in places[id(layer)])), spec)
+        for path, layer in layers_by_path(model).items()
     }
 
 
 def _retype(model: nnx.Module, paths: list[select.Path], kind: type[nnx.Variable]) -> None:
     """Gives variables another type, wherever they stand: tied ones stay tied."""
-    walked = select.walk(model)
-    places = select.places(walked)
-    for path in paths:
-        variable = select.get(model, path)
-        if id(variable) not in places:  # the same variable under another name, retyped already
-            continue
-        retyped = kind.from_metadata(variable[...], variable.get_metadata())
-        for place in places[id(variable)]:
-            select.put(model, place, retyped)
+    chosen = [select.get(model, path) for path in paths]
+    retyped = {id(variable): kind.from_metadata(variable[...], variable.get_metadata()) for variable in chosen}
+    for place, node in select.walk(model):
+        if id(node) in retyped:
+            select.put(model, place, retyped[id(node)])

@@ -60,14 +60,14 @@ class _Update:
 
     def initial(self, key: PRNGKeyArray) -> Params:
         """Parameters of ΔW = 0."""
-        init = functools.partial(self.family.init, n_out=self.sizes[0], n_in=self.sizes[1], **self.spec.options)
+        init = functools.partial(self.family.init, n_out=self.sizes[0], n_in=self.sizes[1], **self.spec.structure)
         return self._of_each(init, jax.random.split(key, self.layout.stack(self.shape)))
 
     def fixed(self, kernel: Float[Array, "..."]) -> Params:
         """What the family makes of the base; nothing for most."""
         if not hasattr(self.family, "fixed"):
             return {}
-        return self._of_each(functools.partial(self.family.fixed, **self.spec.options), self._base(kernel))
+        return self._of_each(functools.partial(self.family.fixed, **self.spec.structure), self._base(kernel))
 
     def added(self, kernel: Float[Array, "..."], params: Params) -> Float[Array, "..."]:
         """kernel + scale·ΔW; the bits of other segments stay."""
@@ -98,7 +98,8 @@ def adapt_params(
         arrays pass through.
       spec: of the method `update`. Its targets match whole the dotted path of a kernel, `encoder.0.query.kernel`, of a
         module that holds it and no other kernel, `encoder.0.query`, or of a segment, `encoder.0.qkv.kernel:query` or
-        `encoder.0.qkv:query`. `train` names leaves that train themselves, such as the head. `path` is not read.
+        `encoder.0.qkv:query`; those of rules and exclude likewise. `train` names leaves that train themselves, such as
+        the head. `path` is not read, and no penalty or rank budget acts: there is no training here.
       key: for the initial values.
       layouts: by pattern, as targets, which axes of kernels are what; the first pattern that matches counts. A kernel
         of two axes that none matches is (n_in, n_out); **those of Equinox and PyTorch are not** (`KernelLayout`).
@@ -115,8 +116,9 @@ def adapt_params(
       It raises InputError, listing what differs, if names or shapes of the adapter or of the kernels are others.
 
     Raises:
-      InputError: if the method is another or the spec has dropout; a pattern matches nothing (the nearest paths are
-        named), or what is no kernel; a layout is missing or does not fit; an option does not fit a kernel's shape.
+      InputError: if the method is another, or the spec has dropout or a magnitude; a pattern matches nothing (the
+        nearest paths are named), or what is no kernel; two rules claim a kernel; a layout is missing or does not fit;
+        an option does not fit a kernel's shape.
 
     Examples:
       >>> params = {"mlp": {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}}
@@ -131,7 +133,9 @@ def adapt_params(
       >>> bool((apply(params, flat)["mlp"]["kernel"] == merged["mlp"]["kernel"]).all())  # flat is for safetensors
       True
     """
-    _check(spec, key)
+    if not isinstance(spec, PeftSpec) or not isinstance(key, jax.Array):
+        given = f"a {type(spec).__name__} and a {type(key).__name__}"
+        raise InputError(f"adapt_params takes a PeftSpec and a key such as jax.random.key(0), got {given}")
     leaves = _arrays(params)
     if not leaves:
         raise InputError(f"params, a {type(params).__name__}, holds no array; expected a tree of them")
@@ -159,18 +163,16 @@ def adapt_params(
     return adapter, apply
 
 
-def _check(spec: PeftSpec, key: PRNGKeyArray) -> None:
-    if not isinstance(spec, PeftSpec) or not isinstance(key, jax.Array):
-        given = f"a {type(spec).__name__} and a {type(key).__name__}"
-        raise InputError(f"adapt_params takes a PeftSpec and a key such as jax.random.key(0), got {given}")
+def _check(spec: PeftSpec) -> None:
+    """Refuses what a kernel cannot have: of the whole spec, or of what holds for one."""
     if spec.method != "update":
         raise InputError(f"method={spec.method!r}, but in a tree of parameters only kernels change; expected 'update'")
     if spec.dropout:
         raise InputError(f"dropout={spec.dropout}, but an update inside the kernel has no input to drop; expected 0")
+    if spec.magnitude:
+        raise InputError("magnitude=True, which a tree of parameters has no place for; expected False")
     family = matrices.FAMILIES[spec.family]
-    if hasattr(family, "SHARED") and not hasattr(
-        family, "fixed"
-    ):  # of VeRA what is shared is fixed, and stored nowhere
+    if hasattr(family, "SHARED") and not hasattr(family, "fixed"):  # of VeRA what is shared is fixed, stored nowhere
         raise InputError(f"{spec.family} shares arrays between layers, which a tree of parameters has no place for")
 
 
@@ -230,12 +232,21 @@ def _layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, A
 
 def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> list[_Update]:
     named = _named(leaves, layouts)
-    matched = select.matching(spec.targets, named, "array or module")
-    places = dict.fromkeys(named[name] for name in matched)  # a kernel may be matched by its module too
-    for path, segment in places:
-        if segment and (path, "") in places:
+    matched = select.matching((*spec.targets, *spec.rules, *spec.exclude), named, "array or module")
+    _check(spec)
+    names: dict[tuple[str, str], list[str]] = {}  # a kernel has its module's too
+    for name, place in named.items():
+        names.setdefault(place, []).append(name)
+    found = {place: own for place in dict.fromkeys(named[name] for name in matched)
+             if (own := spec.at(*names[place])) is not None}  # fmt: skip
+    if not found:
+        raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no kernel")
+    for path, segment in found:
+        if segment and (path, "") in found:
             raise InputError(f"targets match {path} and its segment {path}:{segment}; expected one of them")
-    return [_update(spec, path, segment, leaves[path], layouts) for path, segment in places]
+    for own in found.values():
+        _check(own)
+    return [_update(own, path, segment, leaves[path], layouts) for (path, segment), own in found.items()]
 
 
 def _update(spec: PeftSpec, path: str, segment: str, leaf: Any, layouts: Mapping[str, KernelLayout]) -> _Update:

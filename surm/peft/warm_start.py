@@ -12,6 +12,7 @@ An error is a layer's ‖scale·ΔW - delta‖_F / ‖delta‖_F: 0 where the fa
 """
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -46,14 +47,15 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
       A new model, not merged, and the relative error of each layer in Frobenius norm.
 
     Raises:
-      InputError: if the model has no update; paths are missing or unknown, or shapes others (all are named); a matrix
-        is not finite, a scale 0, or a family has trained arrays that several layers share.
+      InputError: if the model has no update; paths are missing or unknown, or shapes others (all are named); two names
+        of one layer have different matrices; a matrix is not finite, a scale 0, or a family has trained arrays that
+        several layers share.
     """
     model = bases.updated("the model", model, magnitude=True)
-    layers = {select.dotted(path): layer for path, layer in surgery.wrapped_layers(model)}
+    layers = surgery.layers_by_path(model)
     own = surgery.specs(model, surgery.spec_of(model))
-    deltas = _by_layer(model, layers, deltas)
-    return model, {path: fit(path, layer, jnp.asarray(deltas[path]), own[path]) for path, layer in layers.items()}
+    given = _by_layer(model, layers, deltas)
+    return model, {path: fit(path, layer, given[path], own[path]) for path, layer in layers.items()}
 
 
 def difference(
@@ -114,7 +116,7 @@ def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"], spec
     """Brings one layer's update near a matrix, in place.
 
     Args:
-      path: the layer's, for messages.
+      path: the layer's, for messages and initial values.
       layer: not merged.
       delta: what is to be added to its weight.
       spec: that holds for this layer.
@@ -133,7 +135,8 @@ def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"], spec
         found = _projecting(matrix.family, spec.structure)(delta / layer.scale, **({"fixed": fixed} if fixed else {}))
     else:  # the projection of nothing may have no gradient
         family = matrices.FAMILIES[matrix.family]
-        found = family.init(jax.random.key(0), matrix.n_out, matrix.n_in, **spec.structure)
+        key = jax.random.fold_in(jax.random.key(0), zlib.crc32(path.encode()))  # not one for all layers
+        found = family.init(key, matrix.n_out, matrix.n_in, **spec.structure)
     put(layer, found)
     error = float(jnp.linalg.norm(layer.scale * matrix.to_dense().astype(delta.dtype) - delta))
     return error / norm if norm else error
@@ -153,16 +156,21 @@ def put(layer: UpdatedLinear, params: matrices.Params) -> None:
 
 def _by_layer(
     model: nnx.Module, layers: Mapping[str, UpdatedLinear], deltas: Mapping[str, ArrayLike]
-) -> dict[str, ArrayLike]:
+) -> dict[str, Array]:
     """The matrices by the first path of each layer; InputError if they are not those of the layers."""
     walked = select.walk(model)
     first = {id(layer): path for path, layer in layers.items()}
     names = {select.dotted(place): first[id(node)] for place, node in walked if id(node) in first}
-    found = {names.get(path, path): delta for path, delta in deltas.items()}
+    found: dict[str, tuple[str, Array]] = {}
+    for path, delta in ((path, jnp.asarray(delta)) for path, delta in deltas.items()):
+        other, before = found.setdefault(names.get(path, path), (path, delta))
+        if not bases.same(before, delta):
+            raise InputError(f"deltas for {other} and {path}, which are one layer, differ; expected one of them")
+    given = {path: delta for path, (_, delta) in found.items()}
     shapes = {path: (layer.delta.n_out, layer.delta.n_in) for path, layer in layers.items()}
     expected = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
-    store.check_arrays("deltas", {path: jnp.asarray(delta) for path, delta in found.items()}, expected)
-    return found
+    store.check_arrays("deltas", given, expected)
+    return given
 
 
 def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -> None:

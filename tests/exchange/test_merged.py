@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -89,6 +90,23 @@ def test_labels_must_be_one_an_output(tmp_path):
         with pytest.raises(InputError, match="but the model has 7 outputs; expected a name for each") as error:
             export_merged(tmp_path, base("vit"), labels=labels)
         one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (list("abcabd") + ["e"], "labels names 'a', 'b' more than once; expected a different name for each output"),
+        (["a", 1, None, *"defg"], "labels holds 1, None; expected strings"),
+        ([[], *"bcdefg"], r"labels holds \[\]; expected strings"),
+        (range(7), "labels holds 0, 1, 2, 3, 4, 5, 6; expected strings"),
+    ],
+)
+def test_labels_are_different_strings(labels, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or the annotations refuse some of them first
+    with pytest.raises(InputError, match=message) as error:
+        export_merged(tmp_path / "none", base("vit"), labels=labels)
+    one_line(error)
+    assert not (tmp_path / "none").exists()
 
 
 def test_public_names():

@@ -229,3 +229,64 @@ def test_a_config_that_leaves_out_defaults_is_read_with_them(folder):
     expected = answer(import_peft(folder, base("vit")))
     file.write_text(json.dumps({"peft_type": "LORA"}))
     np.testing.assert_array_equal(answer(import_peft(folder, base("vit"))), expected)
+
+
+def without(folder, part):
+    put(folder, {key: array for key, array in tensors(folder).items() if part not in key})
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("vit_lora", "classifier", "no tensor of classifier, which modules_to_save .* names as 'classifier'; expected"),
+        (
+            "roberta_lora",
+            "classifier.dense",
+            "no tensor of classifier.dense, .* modules_to_save .* names as 'classifier",
+        ),
+        (
+            "vit_lora",
+            "v_proj",
+            r"no tensor of vit.layers.0.*v_proj, which target_modules in .*config.json names as 'v_p",
+        ),
+        ("vit_c3a", "v_proj", "adapter_model.safetensors' holds no tensor of vit.layers.0.attention.v_proj"),
+        ("bert_lora", "key", "names as 'key'; expected one of every module that is named"),
+    ],
+)
+def test_a_file_that_lacks_what_its_config_names_is_refused(name, part, message, tmp_path):
+    folder = copied(f"transformers5/{name}", tmp_path)
+    without(folder, part)
+    refused(folder, message, name.split("_")[0])
+
+
+def test_a_file_of_older_names_is_looked_through_in_these(tmp_path):
+    folder = copied("transformers4/vit_lora", tmp_path)
+    change(folder, target_modules=["query", "value", "q_proj", "fc1"])
+    expected = answer(import_peft(folder, base("vit")))
+    change(folder, target_modules=["query", "value", "layer.1.intermediate.dense"])
+    np.testing.assert_array_equal(answer(import_peft(folder, base("vit"))), expected)
+    without(folder, "intermediate")
+    refused(folder, "no tensor of vit.encoder.layer.1.intermediate.dense, which target_modules")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modules_to_save": ["classifier", "score"]}, {"modules_to_save": None},
+        {"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["q_proj", "v_proj", "proj"]},
+        {"target_modules": ["q_proj", "classifier"]},
+        {"target_modules": "all-linear"}, {"target_modules": r".*fc2"},
+        {"target_modules": ["fc2"], "layers_to_transform": 0}, {"target_modules": ["fc2"], "exclude_modules": ["fc2"]},
+    ],
+)  # fmt: skip
+def test_names_that_say_nothing_of_the_model_are_left_alone(fields, folder):
+    expected = answer(import_peft(folder, base("vit")))
+    change(folder, **fields)
+    np.testing.assert_array_equal(answer(import_peft(folder, base("vit"))), expected)
+
+
+def test_a_bare_encoder_has_no_classifier_to_save(folder):
+    put(folder, {key.replace(".vit.", "."): a for key, a in tensors(folder).items() if "classifier" not in key})
+    assert surgery.spec_of(import_peft(folder, base("vit"))).train == ()
+    change(folder, modules_to_save=["classifier", "layernorm"])
+    refused(folder, "no tensor of layernorm, which modules_to_save in .* names as 'layernorm'; expected")

@@ -129,3 +129,13 @@ def test_vera_draws_the_same_matrices_for_every_weight_of_a_shape():
         np.testing.assert_array_equal(one[name], other[name])
     assert 0.8 * (6 / 40) ** 0.5 < np.abs(one["A"]).max() <= (6 / 40) ** 0.5
     assert vera.init(jax.random.key(0), 5, 40, rank=3)["d"].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_vera_draws_the_same_matrices_in_every_process():
+    def drawn() -> list[float]:
+        return [float(array[0, 0]) for array in vera.fixed(jnp.zeros((2, 2), jnp.float32), rank=2).values()]
+
+    pinned = pytest.approx([1.1858109, -1.7067842])  # as files of adapters do not hold them
+    assert drawn() == pinned
+    with jax.enable_x64(True), jax.default_prng_impl("rbg"), jax.threefry_partitionable(False):
+        assert drawn() == pinned

@@ -125,6 +125,25 @@ def test_zero_is_projected_to_zero(name):
     assert all(jnp.isfinite(array).all() for array in found.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "chosen", "axes"),
+    [
+        ("low_rank", {"rank": 5}, [{"a": 0, "b": 1}]),
+        ("adalora", {"rank": 5, "initial_rank": 5}, [{"a": 0, "b": 1, "e": 0}]),
+        ("lora2", {"rank": 3, "initial_rank": 3, "inner": 5}, [{"a_in": 0, "a_out": 1}, {"b_in": 0, "b_out": 1}]),
+        ("lora2", {"rank": 5, "initial_rank": 5, "inner": 3}, [{"e": 0, "a_out": 0, "b_in": 1}]),
+    ],
+)
+def test_every_component_of_a_projection_can_train(name, chosen, axes):
+    family, dense = FAMILIES[name], jnp.zeros((8, 13)).at[0, 1].set(3.0).at[1, 0].set(2.0)  # of rank 2
+    found = family.project(dense, **chosen)
+    slopes = jax.grad(lambda params: jnp.sum(jnp.sin(family.to_dense(params, 8, 13) + jnp.arange(13.0)[None])))(found)
+    for components in axes:
+        sizes = [jnp.abs(jnp.moveaxis(slopes[key], axis, 0)).reshape(slopes[key].shape[axis], -1).max(1)
+                 for key, axis in components.items()]  # fmt: skip
+        assert (sum(sizes) > 1e-4).all(), sizes
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**13])
 def test_small_and_large_matrices_are_projected_alike(name, scale):

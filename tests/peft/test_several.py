@@ -9,7 +9,7 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec
 from surm.models import vit
-from surm.peft import several, surgery
+from surm.peft import bases, several, surgery
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 
@@ -123,6 +123,11 @@ def test_weights_can_be_learned(combined):
     np.testing.assert_allclose(slope, (loss(0.6) - loss(0.4)) / 0.2, rtol=1e-3)
 
 
+def test_weights_may_be_arrays_of_any_real_type(combined):
+    given = {"a": jnp.array(2), "b": jnp.array(0.5, jnp.bfloat16), "c": np.float64(3)}
+    assert several.adapters(several.activate(combined, given)) == {"a": 2.0, "b": 0.5, "c": 3.0}
+
+
 def test_all_adapters_train_on(models, combined):
     adapter, trainable = (sum(getattr(surm.count_parameters(model), kind) for model in models.values())
                           for kind in ("adapter", "trainable"))  # fmt: skip
@@ -212,6 +217,29 @@ def test_other_bases_are_refused_by_name(models, base):
         several.combine({"b": models["b"], "o": other})
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        jnp.float32(1.5), np.arange(12.0).reshape(3, 4).T, jnp.ones((2, 3), jnp.bfloat16), np.zeros((3, 0)),
+        np.array([np.nan, 0.0]), np.array([True, False]),
+    ],
+)  # fmt: skip
+def test_arrays_are_the_same_by_their_bits(array):
+    again = np.array(array)
+    assert bases.same(array, again)
+    assert not bases.same(array, again[None]) and not bases.same(array, None)
+    assert not again.size or not bases.same(array, again ^ True if again.dtype == bool else -again)
+
+
+def test_no_pair_of_arrays_is_compared_twice(models, monkeypatch):
+    pairs, same = [], bases.same
+    monkeypatch.setattr(bases, "same", lambda one, other: pairs.append((id(one), id(other))) or same(one, other))
+    given = {name: nnx.clone(model) for name, model in models.items()}
+    variables = {name: bases.beside(model) for name, model in given.items()}
+    assert bases.differing(given) == ["head.bias", "head.kernel"]
+    assert len(pairs) == 2 * len(variables["a"])
+
+
 def test_names_and_weights_that_are_none_are_refused(models, base, combined):
     for call, message in (
         (lambda: several.combine({}), "adapters named by nothing, expected names, such as 'german'"),
@@ -222,6 +250,14 @@ def test_names_and_weights_that_are_none_are_refused(models, base, combined):
         (lambda: several.activate(combined, {"a": float("nan")}), "the weight of 'a' is nan, expected a finite number"),
         (lambda: several.activate(combined, {"a": True}), "the weight of 'a' is True, expected"),
         (lambda: several.activate(combined, {"a": jnp.ones(2)}), "the weight of 'a' is Array"),
+        (
+            lambda: several.activate(combined, {"a": jnp.array(jnp.nan)}),
+            r"the weight of 'a' is Array\(nan, .*, expected",
+        ),
+        (lambda: several.combine(models, {"a": jnp.array(-jnp.inf)}), r"the weight of 'a' is Array\(-inf"),
+        (lambda: several.activate(combined, {"a": jnp.array(True)}), r"the weight of 'a' is Array\(True"),
+        (lambda: several.activate(combined, {"a": jnp.array(1j)}), r"the weight of 'a' is Array\(0\.\+1\.j"),
+        (lambda: several.activate(combined, {"a": jax.random.key(0)}), "the weight of 'a' is Array.*key<fry>"),
         (lambda: several.activate(models["a"], "a"), "the model has one adapter, without a name"),
         (lambda: several.adapters(base), "the model has no adapter, without a name; expected a model from combine"),
     ):

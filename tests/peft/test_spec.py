@@ -80,3 +80,18 @@ def test_values_of_another_type_are_refused(field, value, expected):
 def test_what_would_not_be_read_is_refused(spec, message):
     with pytest.raises(InputError, match=message):
         PeftSpec(**spec)
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ({"family": "lora"}, "LoRA is family='low_rank', with alpha/r as scale"),
+        ({"family": "DoRA"}, "family='low_rank' with magnitude=True"),
+        ({"method": "lora"}, "LoRA is family='low_rank'"),
+        ({"family": "low_rank", "options": "r=8"}, "it has rank; PEFT's r is rank"),
+        ({"family": "low_rank", "options": "alpha=16"}, "alpha/r is scale, a field of its own"),
+    ],
+)
+def test_names_of_hugging_face_peft_lead_to_ours(given, remedy):
+    with pytest.raises(InputError, match=remedy):
+        PeftSpec(**given)

@@ -161,3 +161,10 @@ def test_a_config_that_does_not_name_its_base_is_refused(tmp_path, small_vit, ad
     with pytest.raises(InputError, match="does not name its base") as error:
         surm.load_adapter(tmp_path, small_vit)
     one_line(error)
+
+
+def test_a_file_is_no_folder_to_save_to(tmp_path, adapted):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file' is a file, expected a folder") as error:
+        surm.save_adapter(tmp_path / "file", adapted)
+    one_line(error)

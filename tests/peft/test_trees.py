@@ -300,3 +300,24 @@ def test_what_a_family_fixes_is_made_once_of_the_base(monkeypatch):
         expected = params["qkv"]["kernel"].astype(jnp.float32) * factors
         same_bits(function(params, adapter)["qkv"]["kernel"], expected.astype(jnp.bfloat16))
     assert made == [(3, 4)]
+
+
+def test_rules_give_kernels_other_families_and_leave_some_out():
+    params = {name: {"kernel": arrays(4, 4, seed=n)} for n, name in enumerate(("query", "value", "up", "down"))}
+    spec = {"rules": r"value => family=low_rank, rank=2, scale=3; up => off", "exclude": r"down\.kernel"}
+    adapter, apply = adapt(params, ".*kernel", **spec)
+    assert {path: sorted(values) for path, values in adapter.items()} == {
+        "query.kernel": ["a", "b"],
+        "value.kernel": ["a", "b"],
+    }
+    assert adapter["value.kernel"]["a"].shape == (2, 4)
+    adapter = noisy(adapter)
+    adapted, (a, b) = apply(params, adapter), (adapter["value.kernel"][name] for name in "ab")
+    np.testing.assert_allclose(adapted["value"]["kernel"], params["value"]["kernel"] + 3 * (b @ a).T, rtol=1e-5)
+    for name in ("up", "down"):
+        np.testing.assert_array_equal(adapted[name]["kernel"], params[name]["kernel"])
+
+
+def test_options_of_the_training_are_let_through():
+    adapter, _ = adapt({"w": arrays(5, 4)}, "w", family="adalora", options="rank=2,penalty=0.2")
+    assert adapter["w"]["e"].shape == (3,)

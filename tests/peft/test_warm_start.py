@@ -85,6 +85,15 @@ def test_nothing_can_still_train(base, deltas):
     assert np.any(np.asarray(started.blocks[0].mlp.up.delta.parameters["a"][...]))
 
 
+def test_layers_that_are_to_be_zero_start_from_different_values(base):
+    fresh = attach(base, family="low_rank", targets=r".*\.query")
+    nothing = {path: jnp.zeros((12, 12)) for path in updates(fresh)}
+    one, again = (warm_start.warm_start(fresh, nothing)[0] for _ in range(2))
+    first, second = (block.attention.query.delta.parameters["a"][...] for block in one.blocks[:2])
+    assert not np.any(np.asarray(first) == second)
+    np.testing.assert_array_equal(first, again.blocks[0].attention.query.delta.parameters["a"][...])
+
+
 def test_a_magnitude_keeps_the_new_weight(base, deltas):
     with_it, without = (attach(base, family="low_rank", options="rank=12", magnitude=m) for m in (True, False))
     x = jax.random.normal(jax.random.key(2), (3, 12))
@@ -183,6 +192,18 @@ class Twice(nnx.Module):
     def __init__(self):
         self.first = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
         self.second = self.first
+
+
+def test_two_matrices_for_one_layer_are_refused():
+    model = surm.attach(Twice(), PeftSpec(family="low_rank", targets="second", options="rank=1"), nnx.Rngs(0))
+    one = jnp.ones((3, 3))
+    with pytest.raises(
+        InputError, match="deltas for first and second, which are one layer, differ; expected one of th"
+    ):
+        warm_start.warm_start(model, {"first": one, "second": 2 * one})
+    _, errors = warm_start.warm_start(model, {"first": one, "second": np.ones((3, 3), np.float32)})
+    assert errors.keys() == {"first"} and errors["first"] < 1e-5
+    assert warm_start.warm_start(model, warm_start.difference(Twice(), Twice()))[1] == {"first": 0.0}
 
 
 @pytest.mark.parametrize("name", ["first", "second"])

@@ -1,0 +1,16 @@
+"""What goes by other names in Hugging Face PEFT, or is not to be had: for messages."""
+
+NAMES = {
+    "lora": "LoRA is family='low_rank', with alpha/r as scale",
+    "dora": "DoRA is family='low_rank' with magnitude=True",
+    "lokr": "LoKr is family='kronecker'",
+    "loha": "there is no Hadamard product of low ranks",
+    "oft": "there is no orthogonal fine-tuning",
+    "ia3": "there is no IA3; nearest is method='hadamard_adapter'",
+}
+
+OPTIONS = {
+    "r": "; PEFT's r is rank",
+    "alpha": "; alpha/r is scale, a field of its own",
+    "lora_alpha": "; alpha/r is scale, a field of its own",
+}
