@@ -133,5 +133,6 @@ def _decompose_factor(updates: dict[str, Update]) -> int:
     shapes = ", ".join(f"rank={r} of {n_out}×{n_in}" for n_out, n_in, r in sorted(wanted))
     raise InputError(
         f"kronecker with {shapes} is no LoKr: PEFT splits the sides of all layers by one decompose_factor, which on "
-        "square layers leaves rank=√n; surm.export_merged writes the whole model, surm.to_low_rank makes a LoRA"
+        "square layers leaves the divisor nearest √n for a rank; surm.export_merged writes the whole model, "
+        "surm.to_low_rank makes a LoRA"
     )

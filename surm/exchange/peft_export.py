@@ -68,7 +68,7 @@ def _check_method(spec: PeftSpec | None) -> None:
     if spec is None:
         raise InputError("the model has no adapter to export; attach one first")
     if spec.position != "update":
-        raise InputError(f"method={spec.method!r} has no counterpart in PEFT, expected 'update'; {_WHOLE}")
+        raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'")
 
 
 def _type_for(families: set[str]) -> str:
@@ -78,7 +78,7 @@ def _type_for(families: set[str]) -> str:
             return peft_type
     known = "; ".join(f"{peft_type}: {', '.join(module.FAMILIES)}" for peft_type, module in TYPES.items())
     raise InputError(
-        f"family {' with '.join(map(repr, sorted(families)))} has no counterpart in PEFT, whose types hold one of "
+        f"family {' with '.join(map(repr, sorted(families)))} is not written in PEFT's files; what is: "
         f"{known}; surm.to_low_rank makes a LoRA near it, {_WHOLE}"
     )
 

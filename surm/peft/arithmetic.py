@@ -39,8 +39,9 @@ def average(
     Raises:
       InputError: as `add` does, or if a weight is negative or all are 0.
     """
+    _check_models(models)
     weights = [1.0] * len(models) if weights is None else _checked(weights, models)
-    if min(weights, default=0) < 0 or not (models and any(weights)):
+    if min(weights) < 0 or not any(weights):
         raise InputError(f"weights={weights}, expected numbers of at least 0 that are not all 0, one for each model")
     shares = [weight / sum(weights) for weight in weights]
     return _sum(models, shares, shares, spec)
@@ -69,6 +70,7 @@ def add(
         finite number a model, a layer that is updated is no target of the result, something is trained that the
         result does not train, heads have different shapes, or the result's family shares arrays among layers.
     """
+    _check_models(models)
     weights = _checked(weights, models)
     if head is not None and head not in range(len(models)):
         raise InputError(f"head={head}, expected None or the index of a model, 0 to {len(models) - 1}")
@@ -76,9 +78,15 @@ def add(
     return _sum(models, weights, even if head is None else [float(i == head) for i in range(len(models))], spec)
 
 
+def _check_models(models: Sequence[nnx.Module]) -> None:
+    if isinstance(models, nnx.Module) or not isinstance(models, Sequence) or not models:
+        given = "an empty one" if isinstance(models, Sequence) else f"a {type(models).__name__}"
+        raise InputError(f"models: given {given}, expected a list of models with adapters")
+
+
 def _checked(weights: Sequence[int | float], models: Sequence[nnx.Module]) -> list[float]:
     fine = [isinstance(w, numbers.Real) and not isinstance(w, bool) and math.isfinite(w) for w in weights]
-    if not models or len(weights) != len(models) or not all(fine):
+    if len(weights) != len(models) or not all(fine):
         raise InputError(f"weights={list(weights)} for {len(models)} models, expected one finite number for each")
     return [float(weight) for weight in weights]
 
@@ -133,7 +141,9 @@ def _set(path: str, target: UpdatedLinear, terms: Sequence[tuple[float, UpdatedL
     if form and terms and target.scale and all(_form(layer) == form for _, layer in terms):
         (name,) = target.delta.parameters
         scaled = [w * (layer.scale / target.scale) * layer.delta.parameters[name][...] for w, layer in terms]
-        warm_start.put(target, {name: sum(scaled)})
+        if not jnp.isfinite(total := sum(scaled)).all():
+            raise InputError(f"{path}: the sum of the updates has entries that are not finite")
+        warm_start.put(target, {name: total})
         return 0.0
     dense = [weight * layer.scale * layer.delta.to_dense() for weight, layer in terms]
     return warm_start.fit(path, target, sum(dense, jnp.zeros((target.delta.n_out, target.delta.n_in))), spec)

@@ -153,6 +153,8 @@ def combine(
     """
     if not models or not all(models):
         raise InputError(f"adapters named {_listed(models) or 'by nothing'}, expected names, such as 'german'")
+    if not isinstance(models, Mapping):
+        raise InputError(f"models: given a {type(models).__name__}, expected a mapping from names to models")
     chosen = dict.fromkeys(models, 1.0) if weights is None else _checked(weights, models)
     models = {f"adapter {name!r}": model for name, model in models.items()}
     models = {name: bases.updated(name, model) for name, model in models.items()}
@@ -182,6 +184,8 @@ def activate(model: Model, weights: str | Mapping[str, ArrayLike]) -> Model:
         `combine`.
     """
     specs = _combination(model).specs
+    if not isinstance(weights, str | Mapping):
+        raise InputError(f"weights={weights!r}, expected a name or a mapping from names to numbers")
     given = _checked({weights: 1.0} if isinstance(weights, str) else weights, specs)
     if any(layer.merged for _, layer in surgery.wrapped_layers(model)):
         raise InputError(f"weights={weights!r}, but the model is merged; unmerge it first")

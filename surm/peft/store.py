@@ -8,6 +8,7 @@ The base is named by a SHA-256 over its frozen arrays, so an adapter cannot be p
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import surm.version
 from surm import files
 from surm.errors import InputError
 from surm.peft import surgery
+from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
 
@@ -55,6 +57,7 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
         "surm_version": surm.version.__version__,
         "spec": spec.to_json(),
         "base": {"name": base_name, "sha256": base_hash(model)},
+        "made_of_base": _made_of_base(model),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     files.replace(folder / WEIGHTS, weights)
@@ -93,7 +96,9 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
     _check_base(folder, config, adapted)
     graphdef, expected, frozen = surgery.split(adapted)
     check_arrays(str(folder), arrays, expected)
-    return surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
+    loaded = surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
+    _check_made(folder, config.get("made_of_base") or {}, _made_of_base(loaded))
+    return loaded
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -127,6 +132,26 @@ def base_hash(model: nnx.Module) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _made_of_base(model: nnx.Module) -> dict[str, float]:
+    """How long ΔW v is for some v, of the layers whose family makes arrays of the base that no file holds."""
+    layers = {path: layer.delta for path, layer in surgery.layers_by_path(model).items()}
+    made = {path: delta for path, delta in layers.items() if isinstance(delta, StructuredMatrix) and delta.fixed}
+    return {
+        path: float(jnp.linalg.norm(delta.to_dense() @ jnp.cos(jnp.arange(delta.n_in)))) for path, delta in made.items()
+    }
+
+
+def _check_made(folder: pathlib.Path, saved: dict[str, float], here: dict[str, float]) -> None:
+    """Refuses an adapter whose family makes other arrays of the base here than where it was trained."""
+    for path, length in saved.items():
+        if not math.isclose(length, here.get(path, length), rel_tol=1e-2, abs_tol=1e-6):
+            raise InputError(
+                f"adapter {str(folder)!r}: what its family makes of the base differs here at {path}, where singular "
+                "values of the base are equal, or nearly; expected the machine that saved it: there surm.to_low_rank "
+                "or surm.merge make something that travels"
+            )
 
 
 def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -60,8 +60,12 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
       InputError: if a pattern matches nothing (the nearest paths are named), an option does not fit a layer's shape,
         or the model has an adapter already.
     """
-    if not isinstance(spec, PeftSpec) or not isinstance(rngs, nnx.Rngs):
-        raise InputError(f"attach takes a PeftSpec and an nnx.Rngs, got {spec!r} and {rngs!r}")
+    if not (isinstance(model, nnx.Module) and isinstance(spec, PeftSpec) and isinstance(rngs, nnx.Rngs)):
+        given = ", ".join(f"{type(one).__module__}.{type(one).__name__}" for one in (model, spec, rngs))
+        raise InputError(
+            f"attach takes an nnx.Module, a PeftSpec and an nnx.Rngs, got {given}; surm.adapt_params takes the "
+            "parameters of any other JAX model, surm.models those of PyTorch's ViT, BERT and RoBERTa"
+        )
     if spec_of(model) is not None:
         raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)
@@ -305,7 +309,7 @@ def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
     walked = select.walk(model)
     places = select.places(walked)
     return {
-        path: next(filter(None, (spec.at(select.dotted(place)) for place in places[id(layer)])), spec)
+        path: spec.at(*(select.dotted(place) for place in places[id(layer)])) or spec
         for path, layer in layers_by_path(model).items()
     }
 

@@ -96,7 +96,7 @@ def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) ->
       By dotted path the gradients, as deltas for `warm_start` once they are multiplied by minus a rate.
 
     Raises:
-      InputError: if the model has no adapted layers.
+      InputError: if the model has no adapted layers, or the loss is no number.
     """
     model = surgery.unmerge(model)
     kernels = {path: layer.base.kernel[...] for path, layer in surgery.wrapped_layers(model)}
@@ -109,6 +109,9 @@ def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) ->
             layer.base.kernel = layer.base.kernel.replace(kernels[path])
         return loss(other)
 
+    answer = jax.eval_shape(of_kernels, kernels)
+    if getattr(answer, "shape", None) != ():
+        raise InputError(f"the loss is {answer}, expected one number")
     return {select.dotted(path): gradient.T for path, gradient in jax.jit(jax.grad(of_kernels))(kernels).items()}
 
 

@@ -145,11 +145,17 @@ def test_an_encoder_alone_is_written_without_prefix_and_head(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"family": "toeplitz"}, "family 'toeplitz' has no counterpart in PEFT, .* LORA: low_rank; .*to_low_rank"),
-        ({"method": "bottleneck"}, "method='bottleneck' has no counterpart .*; surm.export_merged"),
-        ({"method": "head"}, "method='head' has no counterpart"),
+        (
+            {"family": "toeplitz"},
+            "family 'toeplitz' is not written in PEFT's files; what is: LORA: low_rank; .*to_low_rank",
+        ),
+        ({"method": "bottleneck"}, "method='bottleneck' is written in no file of PEFT's, expected 'update'"),
+        ({"method": "head"}, "method='head' is written in no file of PEFT's"),
         ({"family": "circulant", "targets": r".*\.up"}, r"layers\.0\.mlp\.fc1: a circulant of 32×16 is not block"),
-        ({"targets": ".*key", "rules": ".*value => family=low_rank"}, "family 'circulant' with 'low_rank' has no"),
+        (
+            {"targets": ".*key", "rules": ".*value => family=low_rank"},
+            "family 'circulant' with 'low_rank' is not written",
+        ),
         ({"magnitude": True}, "k_proj has magnitude=True, which PEFT has for family='low_rank', not for C3A"),
         ({"family": "kronecker", "options": "rank=4", "magnitude": True}, "magnitude=True, .* not for LoKr"),
         ({"family": "low_rank", "targets": ".*y", "rules": ".*e => magnitude=True"}, "some layers have magnitude=True"),

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -147,12 +148,10 @@ def test_the_result_is_an_adapter_and_the_models_stay_as_they_are(tmp_path, base
 
 def test_weights_that_are_none_are_refused(low_rank):
     for call, message in (
-        (lambda: arithmetic.average([]), r"weights=\[\], expected numbers of at least 0"),
         (lambda: arithmetic.average(low_rank, [1, -1]), r"weights=\[1.0, -1.0\], expected numbers of at least 0"),
         (lambda: arithmetic.average(low_rank, [0, 0]), r"weights=\[0.0, 0.0\], expected numbers of at least 0 that"),
         (lambda: arithmetic.add(low_rank, [1]), r"weights=\[1\] for 2 models, expected one finite number for each"),
         (lambda: arithmetic.add(low_rank, [1, float("inf")]), r"weights=\[1, inf\] for 2 models, expected one finite"),
-        (lambda: arithmetic.add([], []), r"weights=\[\] for 0 models, expected one finite number for each"),
         (lambda: arithmetic.add(low_rank, [1, 1], head=2), "head=2, expected None or the index of a model, 0 to 1"),
     ):
         with pytest.raises(InputError, match=message):
@@ -175,3 +174,19 @@ def test_models_that_do_not_add_up_are_refused(base, low_rank):
         with pytest.raises(InputError, match=message):
             arithmetic.add(models, [1] * len(models), spec=spec)
     assert jnp.isfinite(base.head.kernel[...]).all()
+
+
+@pytest.mark.parametrize(("models", "given"), [([], "an empty one"), ("one", "a ViT"), (7, "a int")])
+def test_what_is_no_list_of_models_is_refused(monkeypatch, low_rank, models, given):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or the annotations refuse some of them first
+    for function in (arithmetic.average, lambda models: arithmetic.add(models, [1.0])):
+        with pytest.raises(InputError, match=f"models: given {given}, expected a list of models"):
+            function(low_rank[0] if models == "one" else models)
+
+
+def test_sums_that_are_not_finite_are_refused(base):
+    model = attach(base, 0, family="circulant", options="hadamard=False")
+    layer = model.blocks[0].attention.query
+    layer.delta.parameters["c"][...] = layer.delta.parameters["c"].at[0].set(jnp.nan)
+    with pytest.raises(InputError, match=r"blocks\.0\.attention\.query: the sum of the updates has entries that"):
+        arithmetic.average([model, model])

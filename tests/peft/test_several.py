@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -276,3 +277,12 @@ def test_what_takes_one_adapter_refuses_several(tmp_path, combined):
     ):
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_what_is_no_mapping_is_refused(monkeypatch, base):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or the annotations refuse some of them first
+    one = surm.attach(base, PeftSpec(train="head"), nnx.Rngs(0))
+    with pytest.raises(InputError, match="models: given a list, expected a mapping from names to models"):
+        surm.combine([one, one])
+    with pytest.raises(InputError, match=r"weights=\['one'\], expected a name or a mapping from names to numbers"):
+        surm.activate(surm.combine({"one": one}), ["one"])

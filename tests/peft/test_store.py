@@ -168,3 +168,20 @@ def test_a_file_is_no_folder_to_save_to(tmp_path, adapted):
     with pytest.raises(InputError, match="file' is a file, expected a folder") as error:
         surm.save_adapter(tmp_path / "file", adapted)
     one_line(error)
+
+
+@pytest.mark.parametrize("family", ["svft", "lora_xs"])
+def test_other_singular_vectors_than_those_it_was_trained_with_are_noticed(tmp_path, small_vit, images, family):
+    kernel = small_vit.blocks[0].attention.query.kernel
+    kernel[...] = jnp.linalg.qr(kernel[...])[0]  # orthogonal: all singular values are 1, and any vectors as good
+    spec = PeftSpec(family=family, targets=r"blocks\.0\.attention\.query", train="head")
+    model = randomize(surm.attach(small_vit, spec, nnx.Rngs(0)))
+    surm.save_adapter(tmp_path, model)
+    np.testing.assert_allclose(surm.load_adapter(tmp_path, small_vit)(images), model(images), atol=1e-6)
+    file = tmp_path / store.CONFIG
+    config = json.loads(file.read_text())
+    config["made_of_base"] = {path: 2 * length for path, length in config["made_of_base"].items()}  # elsewhere
+    file.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="what its family makes of the base differs here at blocks.0.atte") as error:
+        surm.load_adapter(tmp_path, small_vit)
+    one_line(error)

@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import nnx
 
 import surm
@@ -345,3 +347,10 @@ def test_where_float32_is_multiplied_in_less_only_the_highest_precision_fuses(mo
     assert bool(fused.obstacle(layer)) != fuses
     with jax.default_matmul_precision("highest"):
         assert bool(fused.obstacle(layer)) == (precision == "default")
+
+
+@pytest.mark.parametrize("model", [{"a": 1}, nn.Dense(3)], ids=["a dict", "of Linen"])
+def test_what_is_no_nnx_module_is_refused_with_the_remedy(monkeypatch, model):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or the annotations refuse some of them first
+    with pytest.raises(InputError, match="attach takes an nnx.Module.*surm.adapt_params takes the parameters of any"):
+        surm.attach(model, PeftSpec(), nnx.Rngs(0))
