@@ -21,7 +21,10 @@ READS = {
 }  # fmt: skip
 TRAINING = ("eva_config", "megatron_core", "qalora_group_size")
 # The other initial values (pissa, olora, corda, loftq, lora_ga) change the frozen weights as well.
-ACCEPTS = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica")}
+ACCEPTS = {
+    "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
+    "use_rslora": (False, True, None), "use_dora": (False, True, None),
+}  # fmt: skip
 _MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -76,12 +79,16 @@ def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
 def _read(config: dict[str, Any], module: str, given: dict[str, np.ndarray], dropout: float) -> Update:
     magnitude = ()
     if config.get("use_dora"):
-        magnitude = take(module, {key: given[key] for key in (_MAGNITUDE,) if key in given}, _MAGNITUDE, axes=1)
+        if _MAGNITUDE not in given:
+            raise InputError(f"the config says use_dora, but {module} has no {_MAGNITUDE}")
+        magnitude = take(module, {_MAGNITUDE: given[_MAGNITUDE]}, _MAGNITUDE, axes=1)
         given = {key: array for key, array in given.items() if key != _MAGNITUDE}
     a, b = take(module, given, "lora_A.weight", "lora_B.weight")
     if len(a) != b.shape[1] or any(len(vector) != len(b) for vector in magnitude):
         shapes = ", ".join(str(array.shape) for array in (a, b, *magnitude))
         raise InputError(f"{module} has LoRA tensors of shapes {shapes}, which do not fit together")
+    if (rank := number_for(config, "r", len(a), "rank_pattern", module)) != len(a):
+        raise InputError(f"{module} has LoRA tensors of rank {len(a)}, but its config says {rank:g}")
     alpha = number_for(config, "lora_alpha", READS["lora_alpha"], "alpha_pattern", module)
     scale = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
     options = {"rank": len(a)}

@@ -122,7 +122,7 @@ def test_missing_and_damaged_files_are_refused(folder):
             r"holds model.layers.0.* which this vit lacks; expected keys such as .*q_proj",
         ),
         (
-            lambda held: held | {PATCH + "lora_A.weight": np.ones((1, 192)), PATCH + "lora_B.weight": np.ones((16, 1))},
+            lambda held: held | {PATCH + "lora_A.weight": np.ones((2, 192)), PATCH + "lora_B.weight": np.ones((16, 2))},
             "is embed.patch here; expected a linear layer",
         ),
         (lambda held: held | {old(key): a for key, a in held.items() if PLACE in key}, "is blocks.0.*, and once"),
@@ -172,11 +172,26 @@ def test_a_lokrs_factors_are_multiplied_out(tmp_path):
     np.testing.assert_allclose(answer(import_peft(folder, base("vit"))), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 3}, "q_proj has LoRA tensors of rank 2, but its config says 3"),
+        ({"rank_pattern": {"0.*q_proj": 5}}, "q_proj has LoRA tensors of rank 2, but its config says 5"),
+        ({"r": "2"}, "r='2' in the adapter's config, expected a finite number"),
+        ({"use_rslora": "yes"}, "says use_rslora='yes'; supported: False, True, None"),
+    ],
+)
+def test_a_config_that_contradicts_its_tensors_is_refused(tmp_path, changes, message):
+    folder = copied("transformers5/vit_lora", tmp_path)
+    change(folder, **changes)
+    refused(folder, message)
+
+
 def test_a_dora_needs_its_magnitudes(tmp_path):
     folder = copied("transformers5/vit_dora", tmp_path)
     held = tensors(folder)
     put(folder, {key: array for key, array in held.items() if key != PLACE + "lora_magnitude_vector"})
-    refused(folder, "q_proj has the tensors none; supported: lora_magnitude_vector")
+    refused(folder, "the config says use_dora, but vit.layers.0.attention.q_proj has no lora_magnitude_vector")
     put(folder, held | {PLACE + "lora_magnitude_vector": np.ones(15)})
     refused(folder, r"q_proj has LoRA tensors of shapes \(2, 16\), \(16, 2\), \(15,\), which do not fit together")
     put(folder, held)
