@@ -112,7 +112,8 @@ def adapt_params(
       has the structure and types of frozen, which is params, or a tree with such kernels at the same paths; sums are
       made in float32 at least and rounded to the kernel's type (in bfloat16 small updates are lost: keep frozen in
       float32 and compute in bfloat16). All other leaves are those of frozen. It takes the adapter also as one flat
-      dictionary by `path.name`. The arrays that a family fixes by the base, it keeps: made here, once, they are constants of what is compiled.
+        dictionary by `path.name`. The arrays that a family fixes by the base, it keeps: made here, once, they are
+        constants of what is compiled.
       It raises InputError, listing what differs, if names or shapes of the adapter or of the kernels are others.
 
     Raises:
