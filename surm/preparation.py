@@ -22,7 +22,7 @@ from surm.evaluate import Inputs
 from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
 from surm.models.weights import Weights, open_weights
-from surm.peft import store, surgery
+from surm.peft import counts, store, surgery
 from surm.peft.spec import PeftSpec
 
 
@@ -229,7 +229,7 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
 
 def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.Module) -> None:
     """Where head and adapter train one after the other there must be both."""
-    count, fraction = surgery.count_parameters(model), optim.head_first_fraction(config.optim, spec)
+    count, fraction = counts.count_parameters(model), optim.head_first_fraction(config.optim, spec)
     if fraction and not 0 < count.adapter < count.trainable:
         raise InputError(
             f"the head trains alone for {fraction} of the steps and the adapter for the rest, but of what trains, "

@@ -19,7 +19,7 @@ from flax import nnx
 import surm
 from surm import config as configs
 from surm import optim, report
-from surm.peft import rank_budget, select, store, surgery
+from surm.peft import counts, rank_budget, select, store, surgery
 from surm.peft.matrix import StructuredMatrix
 from surm.preparation import Run
 from surm.workdir import Workdir
@@ -53,7 +53,7 @@ def finish(
 
 def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     """What `result.json` holds."""
-    config, data, count = prepared.config, prepared.data, surgery.count_parameters(prepared.model)
+    config, data, count = prepared.config, prepared.data, counts.count_parameters(prepared.model)
     spec = configs.spec(config)
     families, of_layer = _families(prepared.model), optim.layer_rates(config.optim, prepared.model)
     rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}

@@ -30,7 +30,7 @@ from surm import (
 from surm import config as configs
 from surm import mesh as meshes
 from surm import result as results
-from surm.peft import surgery
+from surm.peft import counts
 from surm.preparation import Run, prepare
 from surm.processes import StopRequest
 from surm.progress import Log, NonFiniteError, RunLog
@@ -109,7 +109,7 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     """What is said of a run when it starts."""
     config = prepared.config
     rates = [] if every else [optim.summary(config.optim, prepared.model)]
-    return "\n".join([surgery.table(prepared.model), estimate.headline(prepared, mesh, every), *rates])
+    return "\n".join([counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates])
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:

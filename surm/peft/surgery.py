@@ -1,4 +1,4 @@
-"""Putting an adapter into a model, taking it out, folding it in, switching it off, counting it.
+"""Putting an adapter into a model, taking it out, folding it in, switching it off.
 
 Every function returns a new model and leaves its argument as it was; the arrays themselves, which never change, are
 shared, so a new model costs no memory for the base.
@@ -20,21 +20,6 @@ from surm.peft.variables import AdapterParam, Trainable
 
 Model = TypeVar("Model", bound=nnx.Module)
 _SPEC = "peft_spec"
-
-
-@dataclasses.dataclass(frozen=True)
-class ParameterCount:
-    """Numbers of parameters.
-
-    Attributes:
-      adapter: trained by the method itself.
-      trainable: all that trains, the head included.
-      total: all parameters of the model, frozen and trained.
-    """
-
-    adapter: int
-    trainable: int
-    total: int
 
 
 def spec_of(model: nnx.Module) -> PeftSpec | None:
@@ -78,7 +63,7 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
               if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
     chosen = select.matching(spec.targets, frozen) if spec.position == "variables" else placement.norms(spec, frozen)
     _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
-    if count_parameters(model).trainable == 0:
+    if not nnx.to_flat_state(nnx.state(model, Trainable)):
         raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")
     setattr(model, _SPEC, spec)
     return model
@@ -215,44 +200,6 @@ def disabled(model: Model) -> Iterator[Model]:
     finally:
         for layer, enabled in zip(layers, before, strict=True):
             layer.enabled = enabled
-
-
-def count_parameters(model: nnx.Module) -> ParameterCount:
-    """Counts a model's parameters; of a model without an adapter, none trains.
-
-    Args:
-      model: any NNX module.
-
-    Returns:
-      The counts, as stored.
-    """
-    sizes = [(type(variable), variable[...].size) for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-    return ParameterCount(
-        adapter=sum(size for kind, size in sizes if issubclass(kind, AdapterParam)),
-        trainable=sum(size for kind, size in sizes if issubclass(kind, Trainable)),
-        total=sum(size for _, size in sizes),
-    )
-
-
-def table(model: nnx.Module) -> str:
-    """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
-    seen: set[int] = set()  # what several places share counts where it comes first
-    rows = [(path, "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family, _own(layer, seen))
-            for path, layer in layers_by_path(model).items()]  # fmt: skip
-    width = max((len(row[0]) for row in rows), default=0)
-    lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
-    count = count_parameters(model)
-    share = 100 * count.adapter / max(count.total, 1)
-    lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of all), "
-                 f"trainable {count.trainable:,}, total {count.total:,}")  # fmt: skip
-    return "\n".join(lines)
-
-
-def _own(layer: WrappedLinear, seen: set[int]) -> int:
-    """Trained numbers of a layer that were not seen before."""
-    trained = [node for _, node in select.walk(layer) if isinstance(node, AdapterParam) and id(node) not in seen]
-    seen.update(map(id, trained))
-    return sum(variable[...].size for variable in trained)
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.State]:

@@ -95,7 +95,7 @@ def test_a_family_with_room_for_the_sum_has_it_exactly(base, low_rank):
     first, second, found = map(updates, (*low_rank, result))
     for path in found:
         np.testing.assert_allclose(found[path], first[path] - 0.5 * second[path], rtol=1e-4, atol=1e-4)
-    assert surgery.spec_of(result) == spec and surgery.count_parameters(result).trainable > 65
+    assert surgery.spec_of(result) == spec and surm.count_parameters(result).trainable > 65
 
 
 def test_different_families_scales_and_targets_add_up(base):

@@ -187,7 +187,7 @@ def test_the_head_is_not_counted_as_adapter(small_vit):
     count = surm.count_parameters(attach(small_vit, method="full"))
     assert count.trainable == count.total == surm.count_parameters(small_vit).total
     assert count.trainable - count.adapter == 12 * 5 + 5
-    assert surm.count_parameters(small_vit) == surgery.ParameterCount(0, 0, count.total)
+    assert surm.count_parameters(small_vit) == surm.ParameterCount(0, 0, count.total)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_published_counts_on_vit_b16(changes, adapter):
 
 
 def test_the_table_lists_every_adapted_layer(small_vit):
-    text = surgery.table(attach(small_vit))
+    text = surm.peft.table(attach(small_vit))
     assert text.count("circulant") == 6
     assert "adapter 144 parameters" in text
 
