@@ -4,42 +4,58 @@ A config names data, a model and an adapter; training fits the adapter; a checkp
 
 `surm.matrices` holds the families as pure functions, `surm.peft` puts them into NNX models, `surm.models` has Vision
 Transformers and BERT and reads published weights, `python -m surm.train` runs a config, `surm.load_run` opens what it
-left.
+left. Names are imported when they are asked for: who only reads results waits for no jax.
 
 Source: "Structured Unrestricted-Rank Matrices for Parameter Efficient Fine-tuning", arXiv 2406.17740.
 """
 
-import os
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from surm.errors import InputError
-from surm.exchange import export_merged, export_peft, import_peft, to_low_rank
-from surm.peft import (
-    METHODS,
-    KernelLayout,
-    ParameterCount,
-    PeftSpec,
-    Trainable,
-    adapt_params,
-    attach,
-    count_parameters,
-    detach,
-    disabled,
-    load_adapter,
-    merge,
-    save_adapter,
-    serve_batch,
-    stack_adapters,
-    unmerge,
-    with_path,
-)
-from surm.peft.arithmetic import add, average
-from surm.peft.several import activate, adapters, combine
-from surm.peft.warm_start import difference, kernel_gradients, warm_start
 from surm.version import __version__
 
 if TYPE_CHECKING:
-    from surm.runs import LoadedRun
+    from surm import exchange, matrices, models, peft
+    from surm.exchange import export_merged, export_peft, import_peft, to_low_rank
+    from surm.peft import (
+        METHODS,
+        KernelLayout,
+        ParameterCount,
+        PeftSpec,
+        Trainable,
+        adapt_params,
+        attach,
+        count_parameters,
+        detach,
+        disabled,
+        load_adapter,
+        merge,
+        save_adapter,
+        serve_batch,
+        stack_adapters,
+        unmerge,
+        with_path,
+    )
+    from surm.peft.arithmetic import add, average
+    from surm.peft.several import activate, adapters, combine
+    from surm.peft.warm_start import difference, kernel_gradients, warm_start
+    from surm.runs import load_run
+
+_NAMES = {
+    "surm.exchange": ("export_merged", "export_peft", "import_peft", "to_low_rank"),
+    "surm.peft": (
+        "KernelLayout", "METHODS", "ParameterCount", "PeftSpec", "Trainable", "adapt_params", "attach",
+        "count_parameters", "detach", "disabled", "load_adapter", "merge", "save_adapter", "serve_batch",
+        "stack_adapters", "unmerge", "with_path",
+    ),
+    "surm.peft.arithmetic": ("add", "average"),
+    "surm.peft.several": ("activate", "adapters", "combine"),
+    "surm.peft.warm_start": ("difference", "kernel_gradients", "warm_start"),
+    "surm.runs": ("load_run",),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES = ("exchange", "matrices", "models", "peft")
 
 __all__ = [
     "InputError",
@@ -60,13 +76,17 @@ __all__ = [
     "detach",
     "difference",
     "disabled",
+    "exchange",
     "export_merged",
     "export_peft",
     "import_peft",
     "kernel_gradients",
     "load_adapter",
     "load_run",
+    "matrices",
     "merge",
+    "models",
+    "peft",
     "save_adapter",
     "serve_batch",
     "stack_adapters",
@@ -77,8 +97,16 @@ __all__ = [
 ]
 
 
-def load_run(folder: str | os.PathLike) -> "LoadedRun":
-    """Opens the folder of a finished run; see `surm.runs.load_run`."""
-    from surm import runs  # what reads data is only imported by those who need it
+def __getattr__(name: str) -> Any:
+    """A name of the list above, imported from its home and kept."""
+    if name in _MODULES:
+        return importlib.import_module(f"surm.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surm' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
 
-    return runs.load_run(folder)
+
+def __dir__() -> list[str]:
+    """What there is, asked for or not."""
+    return sorted({*globals(), *__all__})
