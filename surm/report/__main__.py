@@ -1,0 +1,75 @@
+"""Makes one page of many runs.
+
+    python -m surm.report runs/sweep --out report
+    python -m surm.report experiments/glue_methods/results --out report
+
+Reads every result.json under the given folders (and what experiments committed under `results`), puts seeds together,
+compares, and writes index.html, report.md and report.tex. What is no result is named and skipped. Imports no jax.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from surm import files
+from surm.errors import InputError
+from surm.report import compare, page, tables
+from surm.report.collect import collect
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    Args:
+      arguments: those behind the program's name; None for the process's own.
+
+    Returns:
+      0; 2 if there is nothing to report.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m surm.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", help="folders of runs or results, or files")
+    parser.add_argument("--out", default="report", help="folder to write to (default: report)")
+    parser.add_argument("--title", default="surm: results")
+    given = parser.parse_args(arguments)
+    try:
+        written = report(given.runs, given.out, given.title)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(written))
+    return 0
+
+
+def report(runs: Sequence[str], out: str, title: str) -> list[str]:
+    """Writes the page and the tables.
+
+    Args:
+      runs: folders or files.
+      out: the folder to write to; made if absent.
+      title: of the page.
+
+    Returns:
+      What is to be said: files skipped, tables found, the page's path.
+
+    Raises:
+      InputError: if a path is missing, nothing under the paths is a result, or `out` is a file.
+    """
+    folder = pathlib.Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out={out} is a file, expected a folder")
+    found = collect(runs)
+    compared = compare.tables(found.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.replace(folder / "report.md", tables.markdown(compared))
+    files.replace(folder / "report.tex", tables.latex(compared))
+    files.replace(folder / "index.html", page.page(found, compared, title))
+    said = [f"skipped {file}: {why}" for file, why in found.skipped.items()]
+    said += [f"{table.task}: {len(table.rows)} rows, the best {table.rows[0].label}" for table in compared]
+    return [*said, f"{len(found.results)} results in {folder / 'index.html'}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

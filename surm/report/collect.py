@@ -1,0 +1,131 @@
+"""Results found in folders and files: what runs left, and what experiments committed."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from surm.errors import InputError
+
+NEEDED = {"eval": dict, "metric": str, "config": dict, "method": str, "adapter_parameters": int}
+"""What a result must hold for a report, and of which type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One result: a run's, or an experiment's of several seeds.
+
+    Attributes:
+      file: where it was read.
+      data: what the file holds.
+      values: each metric's, one number a seed.
+      curves: the lines of `metrics.jsonl` beside it, if there are any: step, split, values.
+    """
+
+    file: pathlib.Path
+    data: dict[str, Any]
+    values: dict[str, list[float]]
+    curves: list[dict[str, Any]]
+
+    @property
+    def task(self) -> str:
+        """The data and the main metric: what results must have in common to be compared."""
+        source = str(self.data["config"].get("data", {}).get("source", ""))
+        name = source if ":" in source else pathlib.PurePath(source).name
+        return f"{name or 'unknown data'}, {self.data['metric']}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What there is under some paths.
+
+    Attributes:
+      results: those that can be read.
+      skipped: files that should be results, and why they are none.
+    """
+
+    results: list[Result]
+    skipped: dict[pathlib.Path, str]
+
+
+def collect(paths: Iterable[str | os.PathLike]) -> Found:
+    """Reads all results under some paths.
+
+    Args:
+      paths: folders of runs, of sweeps or of committed results, or files. Of a folder every `result.json` at any depth
+        counts, and every other JSON in it or in a folder called `results`, unless it is a run's.
+
+    Returns:
+      The results in the order of their paths; of a population its members.
+
+    Raises:
+      InputError: if a path does not exist, or there is no result under any.
+    """
+    results, skipped = [], {}
+    for file in dict.fromkeys(file for path in paths for file in _files(pathlib.Path(path))):
+        try:
+            data = read(file)
+        except InputError as error:
+            skipped[file] = str(error)
+            continue
+        if "population" not in data:  # its members have results of their own
+            results.append(Result(file, data, _values(data), _curves(file.with_name("metrics.jsonl"))))
+    if not results:
+        given = ", ".join(map(str, paths)) or "nothing"
+        first = next((f" ({file}: {why})" for file, why in skipped.items()), "")
+        raise InputError(f"no result under {given}{first}; expected folders of finished runs, which hold result.json")
+    return Found(results, skipped)
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+    """The result that a file holds; InputError in a line if it holds none."""
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"holds a {type(data).__name__}, expected an object")
+    if "metric" not in data and isinstance(data.get("eval"), dict):  # results before there were texts had one metric
+        (data["metric"], *_) = [*(name for name in data["eval"] if name != "loss"), None]
+    for name, kind in NEEDED.items():
+        if not isinstance(data.get(name), kind):
+            raise InputError(f"has no {name!r}: no result of a run, or of an older version")
+    if not _numbers(data["eval"]) or data["metric"] not in data["eval"]:
+        raise InputError(f"'eval' is {data['eval']!r}, expected numbers, {data['metric']!r} among them")
+    return data
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    if not path.exists():
+        raise InputError(f"there is no {str(path)!r}; expected a folder of runs, or a result")
+    if path.is_file():
+        return [path]
+    of_run = any((path / name).exists() for name in ("result.json", "config.json", "metrics.jsonl"))
+    beside = [] if of_run else path.glob("*.json")
+    committed = (file for file in path.rglob("*.json") if file.parent.name == "results")
+    return sorted({*path.rglob("result.json"), *beside, *committed})
+
+
+def _numbers(values: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values.values())
+
+
+def _values(data: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Each metric's values: of an experiment's seeds, else of the one run."""
+    seeds = data.get("seeds") or {}
+    return {name: list(seeds[name]) if isinstance(seeds.get(name), list) else [value]
+            for name, value in data["eval"].items()}  # fmt: skip
+
+
+def _curves(file: pathlib.Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; the last may be half written, in a run that was killed."""
+    lines = []
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [line for line in lines if isinstance(line, dict) and {"step", "split", "values"} <= line.keys()]

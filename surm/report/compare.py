@@ -1,0 +1,167 @@
+"""Results side by side: those of one task, seeds put together, the best first."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from surm.report.collect import Result
+
+IN_LABEL = ("peft.method", "peft.family", "peft.options", "peft.magnitude", "peft.rules")
+NEVER_TOLD = ("seed", "data.source", "data.data_dir", "init_adapter", "population")
+"""Keys of a config that say where something lies, or what is averaged over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Results that differ in nothing but the seed.
+
+    Attributes:
+      label: method, family and options, or the name that an experiment gave.
+      results: at least one.
+      config: the config by dotted key, without `NEVER_TOLD`.
+    """
+
+    label: str
+    results: tuple[Result, ...]
+    config: dict[str, str]
+
+    @property
+    def parameters(self) -> int:
+        """What the method trains, without the head."""
+        return self.results[0].data["adapter_parameters"]
+
+    def values(self, metric: str) -> list[float]:
+        """Of a metric, one number a seed."""
+        return [value for result in self.results for value in result.values.get(metric, ())]
+
+    def mean(self, metric: str) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values(metric))
+
+    def deviation(self, metric: str) -> float | None:
+        """Over seeds, with n - 1; None of one."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The median step, over results; None where none says."""
+        known = [s for result in self.results if (s := result.data.get("step_seconds_median"))]
+        return statistics.median(known) if known else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of one task, the best first.
+
+    Attributes:
+      task: data and main metric.
+      metrics: the main one, then others.
+      rows: sorted by the mean of the main metric.
+      differing: keys of the config that differ between rows, but those that labels tell.
+    """
+
+    task: str
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    differing: tuple[str, ...]
+
+    def p_values(self) -> list[float | None]:
+        """Of each row against the best: Welch's t-test, two-sided; None of the best itself and of single seeds."""
+        best = self.rows[0].values(self.metrics[0])
+        return [None, *(welch(row.values(self.metrics[0]), best) for row in self.rows[1:])]
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """One table for every task.
+
+    Args:
+      results: as collected.
+
+    Returns:
+      The tables, in the order in which their tasks come.
+    """
+    by_task: dict[str, list[Result]] = {}
+    for result in results:
+        by_task.setdefault(result.task, []).append(result)
+    return [_table(task, of_task) for task, of_task in by_task.items()]
+
+
+def _table(task: str, results: Sequence[Result]) -> Table:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(json.dumps([label(result.data), flat(result.data["config"])]), []).append(result)
+    rows = [Row(label(group[0].data), tuple(group), flat(group[0].data["config"])) for group in groups.values()]
+    main = results[0].data["metric"]
+    others = dict.fromkeys(name for result in results for name in result.data["eval"] if name not in (main, "loss"))
+    rows.sort(key=lambda row: (-row.mean(main), row.parameters, row.label))
+    keys = dict.fromkeys(key for row in rows for key in row.config if key not in IN_LABEL)
+    differing = [key for key in keys if len({row.config.get(key, "") for row in rows}) > 1]
+    return Table(task, (main, *others), tuple(rows), tuple(differing))
+
+
+def label(data: Mapping[str, Any]) -> str:
+    """What a person calls a result: the name that its experiment gave, else method, family and options.
+
+    Args:
+      data: of a result.
+
+    Returns:
+      A few words.
+
+    Examples:
+      >>> label({"method": "update", "family": "low_rank", "config": {"peft": {"options": "rank=8"}}})
+      'low_rank rank=8'
+    """
+    if data.get("name"):
+        return str(data["name"])
+    peft = data["config"].get("peft", {})
+    words = [] if data["method"] == "update" else [data["method"]]
+    words += [data.get("family"), peft.get("options"), peft.get("magnitude") and "with magnitude"]
+    words += [f"by rules {peft['rules']}"] if peft.get("rules") else []
+    return " ".join(str(word) for word in words if word)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A config by dotted key, values as text, without what is never told.
+
+    Args:
+      config: nested.
+      prefix: of the keys.
+
+    Returns:
+      The keys and values.
+    """
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        name = prefix + key
+        if name in NEVER_TOLD:
+            continue
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        else:
+            found[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return found
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Welch's t-test of two means, two-sided.
+
+    Args:
+      one: values.
+      other: values.
+
+    Returns:
+      The p-value; None if a sample has fewer than two values, or neither varies.
+
+    Examples:
+      >>> round(welch([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 3)
+      0.288
+    """
+    import scipy.stats
+
+    if min(len(one), len(other)) < 2 or statistics.pstdev(one) == statistics.pstdev(other) == 0:
+        return None
+    return float(scipy.stats.ttest_ind(one, other, equal_var=False).pvalue)

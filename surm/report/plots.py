@@ -1,0 +1,111 @@
+"""Figures of a table, as SVG: metric against trained parameters, and metric against step."""
+
+import io
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from surm.report.compare import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_CURVES = 12
+
+
+def pareto(table: Table) -> str:
+    """The main metric against the parameters that train, with deviations over seeds, and the front that nothing beats.
+
+    Args:
+      table: of one task.
+
+    Returns:
+      SVG.
+    """
+    metric, front = table.metrics[0], set(map(id, best_at_their_size(table)))
+    figure, axes = _figure(height=4.2)
+    for row in sorted(table.rows, key=lambda row: row.parameters):
+        on = id(row) in front
+        axes.errorbar(
+            [row.parameters], [100 * row.mean(metric)], yerr=[100 * (row.deviation(metric) or 0)],
+            fmt="o" if on else "s", color="C0" if on else "0.55", capsize=3, markersize=6 if on else 4,
+        )  # fmt: skip
+        axes.annotate(
+            row.label, (row.parameters, 100 * row.mean(metric)), xytext=(5, 4), textcoords="offset points", fontsize=7
+        )
+    steps = sorted((row for row in table.rows if id(row) in front), key=lambda row: row.parameters)
+    axes.plot([row.parameters for row in steps], [100 * row.mean(metric) for row in steps], color="C0", alpha=0.4)
+    positive = [row.parameters for row in table.rows if row.parameters]
+    axes.set_xscale("symlog", linthresh=min(positive, default=1))
+    axes.set(xlabel="trained parameters beside the head", ylabel=f"{metric} (%)", title=table.task)
+    return _svg(figure)
+
+
+def best_at_their_size(table: Table) -> list[Row]:
+    """The rows that no other beats or equals with as few parameters or fewer.
+
+    Args:
+      table: of one task.
+
+    Returns:
+      The rows, fewest parameters first.
+    """
+    front: list[Row] = []
+    for row in sorted(table.rows, key=lambda row: (row.parameters, -row.mean(table.metrics[0]))):
+        if not front or row.mean(table.metrics[0]) > front[-1].mean(table.metrics[0]):
+            front.append(row)
+    return front
+
+
+def curves(table: Table) -> str | None:
+    """The held-out main metric against the step, mean and spread over seeds; of the best rows, if there are many.
+
+    Args:
+      table: of one task.
+
+    Returns:
+      SVG; None if no run of the table has such a curve.
+    """
+    found = {row.label: points for row in table.rows if (points := _points(row, table.metrics[0]))}
+    if not found:
+        return None
+    figure, axes = _figure(height=3.6)
+    for label, points in [*found.items()][:_MOST_CURVES]:
+        steps = sorted(points)
+        means = [statistics.fmean(points[step]) for step in steps]
+        (line,) = axes.plot(steps, means, marker="." if len(steps) < 30 else "", linewidth=1.2, label=label)
+        if any(len(points[step]) > 1 for step in steps):
+            low, high = ([extreme(points[step]) for step in steps] for extreme in (min, max))
+            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    more = f", the best {_MOST_CURVES} of {len(found)}" if len(found) > _MOST_CURVES else ""
+    axes.set(xlabel="step", ylabel=f"{table.metrics[0]} (%)", title=f"{table.task}{more}")
+    axes.legend(fontsize=7)
+    return _svg(figure)
+
+
+def _points(row: Row, metric: str) -> dict[int, list[float]]:
+    """By step, of every seed, in percent."""
+    points: dict[int, list[float]] = {}
+    for result in row.results:
+        for line in result.curves:
+            if line["split"] != "train" and metric in line["values"]:
+                points.setdefault(line["step"], []).append(100 * line["values"][metric])
+    return points
+
+
+def _figure(height: float) -> "tuple[Any, Axes]":
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    """The same bytes for the same figure; scales with the page."""
+    import matplotlib
+
+    picture = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "surm", "svg.fonttype": "path"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()[picture.getvalue().index("<svg") :]

@@ -1,0 +1,88 @@
+"""Tables in Markdown for READMEs and in LaTeX for papers."""
+
+from collections.abc import Sequence
+
+from surm.report.compare import Row, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+}  # fmt: skip
+P_VALUE = 0.05
+"""Below it a row's mean differs from the best one's."""
+KEY = (
+    "Means ± standard deviations over seeds. p: of a difference in the first metric from the first row's mean "
+    "(Welch's t-test, two-sided); a dash where there are fewer than two seeds."
+)
+
+
+def headings(table: Table) -> list[str]:
+    """Of the columns."""
+    return ["method", "trained", "seeds", *table.metrics, "p", "step (ms)", *table.differing]
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The rows as text, in the order of the headings."""
+    rows = zip(table.rows, table.p_values(), strict=True)
+    return [
+        [
+            row.label,
+            f"{row.parameters:,}",
+            str(len(row.values(table.metrics[0]))),
+            *(measured(row, metric) for metric in table.metrics),
+            "" if row is table.rows[0] else "–" if p is None else f"{p:.3f}" if p >= 1e-3 else "<0.001",
+            "–" if row.step_seconds is None else f"{1000 * row.step_seconds:.0f}",
+            *(row.config.get(key, "") for key in table.differing),
+        ]
+        for row, p in rows
+    ]
+
+
+def measured(row: Row, metric: str) -> str:
+    """A metric's mean, and its deviation where there are several seeds: in percent.
+
+    Args:
+      row: of a table.
+      metric: its name.
+
+    Returns:
+      Such as `83.1 ± 0.8`; a dash where the row has none.
+    """
+    if not row.values(metric):
+        return "–"
+    deviation = row.deviation(metric)
+    return f"{100 * row.mean(metric):.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """All tables, with headings."""
+    parts = []
+    for table in tables:
+        numeric = ["---", *["---:"] * (len(headings(table)) - 1)]
+        lines = [headings(table), numeric, *([_escaped(cell) for cell in row] for row in cells(table))]
+        parts.append(f"## {table.task}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join([*parts, f"{KEY} Metrics in percent.\n"])
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", r"\|").replace("\n", " ")
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """All tables, each a `tabular` for the package booktabs; in bold the best mean and what does not differ from it."""
+    return "\n\n".join(_tabular(table) for table in tables) + "\n"
+
+
+def _tabular(table: Table) -> str:
+    lines = [rf"% {table.task}", rf"\begin{{tabular}}{{l{'r' * (len(headings(table)) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(map(_tex, headings(table))) + r" \\", r"\midrule"]
+    for place, (row, p) in enumerate(zip(cells(table), table.p_values(), strict=True)):
+        written = [_tex(cell) for cell in row]
+        if place == 0 or (p is not None and p >= P_VALUE):
+            written[3] = rf"\textbf{{{written[3]}}}"
+        lines.append(" & ".join(written) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
