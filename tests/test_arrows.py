@@ -40,7 +40,7 @@ def test_matrices_import_jax_alone(file):
         ("models", ("surm.peft", "surm.data", "surm.exchange", "surm.train")),
         ("exchange", ("surm.data", "surm.train")),
         ("data", ("surm.peft", "surm.models", "surm.train")),
-        ("report.py", ("jax", "flax", "surm.peft", "surm.models")),
+        ("report", ("jax", "flax", "surm.peft", "surm.models")),
         ("errors.py", ("surm",)),
     ],
 )

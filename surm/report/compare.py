@@ -60,7 +60,8 @@ class Table:
       task: data and main metric.
       metrics: the main one, then others.
       rows: sorted by the mean of the main metric.
-      differing: keys of the config that differ between rows, but those that labels tell.
+      differing: keys of the config that differ between rows, but those that labels tell, and those that only one
+        version's configs have.
     """
 
     task: str
@@ -98,7 +99,7 @@ def _table(task: str, results: Sequence[Result]) -> Table:
     others = dict.fromkeys(name for result in results for name in result.data["eval"] if name not in (main, "loss"))
     rows.sort(key=lambda row: (-row.mean(main), row.parameters, row.label))
     keys = dict.fromkeys(key for row in rows for key in row.config if key not in IN_LABEL)
-    differing = [key for key in keys if len({row.config.get(key, "") for row in rows}) > 1]
+    differing = [key for key in keys if len({row.config[key] for row in rows if key in row.config}) > 1]
     return Table(task, (main, *others), tuple(rows), tuple(differing))
 
 

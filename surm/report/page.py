@@ -21,7 +21,7 @@ th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid #0969da; }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
 tr.best td { font-weight: 600; }
-img { width: 100%; max-width: 900px; height: auto; display: block; margin: 1rem 0; }
+img { width: 100%; min-width: 640px; max-width: 900px; height: auto; display: block; margin: 1rem 0; }
 .note { color: #57606a; font-size: .9rem; }
 @media (max-width: 600px) { body { padding: .6rem; } th, td { padding: .25rem .45rem; font-size: .85rem; }
   td:first-child, th:first-child { max-width: 9.5rem; white-space: normal; } }
@@ -87,7 +87,7 @@ def _table(table: Table) -> str:
 
 def _image(svg: str, words: str) -> str:
     data = base64.b64encode(svg.encode()).decode()
-    return f'<img src="data:image/svg+xml;base64,{data}" alt="{_text(words)}">'
+    return f'<div class=wide><img src="data:image/svg+xml;base64,{data}" alt="{_text(words)}"></div>'
 
 
 def _skipped(found: Found) -> str:

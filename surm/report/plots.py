@@ -2,6 +2,7 @@
 
 import io
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from surm.report.compare import Row, Table
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_CURVES = 12
+_COLUMN, _LINE = 60, 13
+"""Pixels within which points share a column of labels, and that a line of a label is high."""
 
 
 def pareto(table: Table) -> str:
@@ -29,15 +32,34 @@ def pareto(table: Table) -> str:
             [row.parameters], [100 * row.mean(metric)], yerr=[100 * (row.deviation(metric) or 0)],
             fmt="o" if on else "s", color="C0" if on else "0.55", capsize=3, markersize=6 if on else 4,
         )  # fmt: skip
-        axes.annotate(
-            row.label, (row.parameters, 100 * row.mean(metric)), xytext=(5, 4), textcoords="offset points", fontsize=7
-        )
     steps = sorted((row for row in table.rows if id(row) in front), key=lambda row: row.parameters)
     axes.plot([row.parameters for row in steps], [100 * row.mean(metric) for row in steps], color="C0", alpha=0.4)
     positive = [row.parameters for row in table.rows if row.parameters]
     axes.set_xscale("symlog", linthresh=min(positive, default=1))
     axes.set(xlabel="trained parameters beside the head", ylabel=f"{metric} (%)", title=table.task)
+    axes.margins(x=0.12)
+    figure.draw_without_rendering()  # fixes the scales that labels are placed by
+    _label(axes, [(row.label, row.parameters, 100 * row.mean(metric)) for row in table.rows])
     return _svg(figure)
+
+
+def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Writes names beside points, those of a column of points below each other, with a line where they had to move."""
+    places = axes.transData.transform([(x, y) for _, x, y in points])
+    columns: dict[int, list[int]] = {}
+    for number in sorted(range(len(points)), key=lambda number: places[number][0]):
+        near = [first for first in columns if abs(places[first][0] - places[number][0]) < _COLUMN]
+        columns.setdefault(near[0] if near else number, []).append(number)
+    for numbers in columns.values():
+        lowest = -float("inf")
+        for number in sorted(numbers, key=lambda number: places[number][1]):
+            name, x, y = points[number]
+            lowest = max(places[number][1], lowest + _LINE)
+            up = 72 / axes.figure.dpi * (lowest - places[number][1])
+            axes.annotate(
+                name, (x, y), xytext=(7, up), textcoords="offset points", fontsize=7, in_layout=False,
+                verticalalignment="center", arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.6"},
+            )  # fmt: skip
 
 
 def best_at_their_size(table: Table) -> list[Row]:

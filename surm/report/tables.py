@@ -18,7 +18,9 @@ KEY = (
 
 def headings(table: Table) -> list[str]:
     """Of the columns."""
-    return ["method", "trained", "seeds", *table.metrics, "p", "step (ms)", *table.differing]
+    lasts = [key.rpartition(".")[2] for key in table.differing]
+    short = [last if lasts.count(last) == 1 else key for key, last in zip(table.differing, lasts, strict=True)]
+    return ["method", *table.metrics, "p", "trained", "seeds", "step (ms)", *short]
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -27,10 +29,10 @@ def cells(table: Table) -> list[list[str]]:
     return [
         [
             row.label,
-            f"{row.parameters:,}",
-            str(len(row.values(table.metrics[0]))),
             *(measured(row, metric) for metric in table.metrics),
             "" if row is table.rows[0] else "–" if p is None else f"{p:.3f}" if p >= 1e-3 else "<0.001",
+            f"{row.parameters:,}",
+            str(len(row.values(table.metrics[0]))),
             "–" if row.step_seconds is None else f"{1000 * row.step_seconds:.0f}",
             *(row.config.get(key, "") for key in table.differing),
         ]
@@ -79,7 +81,7 @@ def _tabular(table: Table) -> str:
     for place, (row, p) in enumerate(zip(cells(table), table.p_values(), strict=True)):
         written = [_tex(cell) for cell in row]
         if place == 0 or (p is not None and p >= P_VALUE):
-            written[3] = rf"\textbf{{{written[3]}}}"
+            written[1] = rf"\textbf{{{written[1]}}}"
         lines.append(" & ".join(written) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 

@@ -1,0 +1,192 @@
+"""Many runs in one report: what is read, put together, compared, and made into a page."""
+
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+import scipy.stats
+
+from surm.errors import InputError
+from surm.report import __main__ as command
+from surm.report import collect, compare, page, plots, tables
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+COMMITTED = [EXPERIMENTS / "glue_methods" / "results", EXPERIMENTS / "vit_families" / "results"]
+
+
+def result(accuracy: float, family: str = "circulant", seed: int = 0, source: str = "/data/cifar.npz", **more) -> dict:
+    config = {"data": {"source": source}, "optim": {"learning_rate": 1e-3}, "peft": {"options": ""}, "seed": seed}
+    return {
+        "eval": {"accuracy": accuracy, "loss": 1.0}, "metric": "accuracy", "config": config, "method": "update",
+        "family": family, "adapter_parameters": 100, "step_seconds_median": 0.5, "versions": {"jax": "1.2"},
+    } | more  # fmt: skip
+
+
+def written(folder: pathlib.Path, *results: dict) -> pathlib.Path:
+    for number, one in enumerate(results):
+        (folder / f"run{number}").mkdir(parents=True)
+        (folder / f"run{number}" / "result.json").write_text(json.dumps(one))
+    return folder
+
+
+def compared(folder: pathlib.Path) -> list[compare.Table]:
+    return compare.tables(collect.collect([folder]).results)
+
+
+def test_seeds_are_put_together_and_the_best_comes_first(tmp_path):
+    low, high = (0.50, 0.52, 0.51), (0.60, 0.63, 0.62)
+    runs = [result(value, "circulant", seed) for seed, value in enumerate(low)]
+    runs += [result(value, "toeplitz", seed, adapter_parameters=7) for seed, value in enumerate(high)]
+    (table,) = compared(written(tmp_path, *runs))
+    assert table.task == "cifar.npz, accuracy" and table.differing == ()
+    assert [row.label for row in table.rows] == ["toeplitz", "circulant"]
+    assert [row.parameters for row in table.rows] == [7, 100]
+    assert table.rows[1].mean("accuracy") == pytest.approx(statistics.fmean(low))
+    assert table.rows[1].deviation("accuracy") == pytest.approx(statistics.stdev(low))
+    assert table.p_values() == [None, pytest.approx(scipy.stats.ttest_ind(low, high, equal_var=False).pvalue)]
+    assert tables.cells(table)[1] == ["circulant", "51.0 ± 1.0", f"{table.p_values()[1]:.3f}", "100", "3", "500"]
+
+
+def test_what_differs_in_the_config_is_another_row_and_a_column(tmp_path):
+    other = result(0.7)
+    other["config"]["optim"]["learning_rate"] = 0.004
+    old = result(0.6, "kronecker")
+    del old["config"]["optim"]
+    (table,) = compared(written(tmp_path, result(0.5), other, old))
+    assert table.differing == ("optim.learning_rate",) and tables.headings(table)[-1] == "learning_rate"
+    assert [row[-1] for row in tables.cells(table)] == ["0.004", "", "0.001"]
+    assert table.p_values() == [None, None, None] and tables.cells(table)[1][2] == "–"  # single seeds
+
+
+def test_other_data_and_other_metrics_have_tables_of_their_own(tmp_path):
+    texts = result(0.8, source="tfds:glue/mrpc", metric="f1", eval={"f1": 0.8, "accuracy": 0.7, "loss": 1})
+    found = compared(written(tmp_path, result(0.5), texts, result(0.6, source="/elsewhere/cifar.npz")))
+    assert [(table.task, len(table.rows)) for table in found] == [
+        ("cifar.npz, accuracy", 1),  # the same data in two places, twice the same config: two values of one row
+        ("tfds:glue/mrpc, f1", 1),
+    ]
+    assert found[0].rows[0].values("accuracy") == [0.5, 0.6] and found[1].metrics == ("f1", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "cannot be read: Expecting property name"),
+        ("[1]", "holds a list, expected an object"),
+        ('{"eval": {"accuracy": 1}, "metric": "accuracy"}', "has no 'config': no result of a run, or of an older ver"),
+        (json.dumps(result(float("nan"))), "'eval' is {'accuracy': nan, 'loss': 1.0}, expected numbers"),
+        (json.dumps(result(0.5, metric="f1")), "expected numbers, 'f1' among them"),
+    ],
+)
+def test_what_is_no_result_is_skipped_and_named(tmp_path, capsys, text, why):
+    written(tmp_path / "runs", result(0.5))
+    broken = tmp_path / "runs" / "broken" / "result.json"
+    broken.parent.mkdir()
+    broken.write_text(text)
+    assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"skipped {broken}: ") and why in said and "1 results in" in said
+    assert "broken" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "there is no"),
+        (lambda folder: folder.mkdir(), "no result under"),
+        (lambda folder: written(folder, {"eval": 3}), "result.json: has no 'eval'"),
+    ],
+)
+def test_where_there_is_nothing_to_report_one_line_says_so(tmp_path, capsys, make, message):
+    make(tmp_path / "runs")
+    assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert command.main([str(written(tmp_path / "runs", result(0.5))), "--out", str(tmp_path / "out")]) == 2
+    assert "is a file, expected a folder" in capsys.readouterr().err
+
+
+def test_of_a_population_the_members_count(tmp_path):
+    written(tmp_path / "members", result(0.5), result(0.6, seed=1))
+    (tmp_path / "result.json").write_text(json.dumps(result(0.6, population=[{}, {}])))
+    assert [one.values["accuracy"] for one in collect.collect([tmp_path]).results] == [[0.5], [0.6]]
+
+
+def test_committed_results_make_a_page_that_needs_nothing_else(tmp_path, capsys):
+    assert command.main([*map(str, COMMITTED), "--out", str(tmp_path)]) == 0
+    count = int(re.search(r"(\d+) results in", capsys.readouterr().out).group(1))
+    assert count >= 50
+    html = (tmp_path / "index.html").read_text()
+    assert html.count("<h2>CoLA, matthews</h2>") == 1 and html.count("data:image/svg+xml;base64,") >= 5
+    assert not re.search(r"""(src|href)=["'](?!data:)""", html) and "http" not in re.sub(r"base64,[^\"]*", "", html)
+    markdown, latex = (tmp_path / "report.md").read_text(), (tmp_path / "report.tex").read_text()
+    for name in ("bottleneck 16", "low_displacement_rank r=1"):
+        assert f"| {name} |" in markdown and name.replace("_", r"\_") in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == markdown.count("\n## ") + 1
+    again = command.report([str(path) for path in COMMITTED], str(tmp_path / "again"), "surm: results")
+    assert (tmp_path / "again" / "index.html").read_text() == html and again
+
+
+def test_the_front_is_what_nothing_smaller_beats(tmp_path):
+    sizes = {"a": (10, 0.5), "b": (10, 0.6), "c": (20, 0.55), "d": (30, 0.7)}
+    runs = [result(value, name, adapter_parameters=size) for name, (size, value) in sizes.items()]
+    (table,) = compared(written(tmp_path, *runs))
+    assert [row.label for row in plots.best_at_their_size(table)] == ["b", "d"]
+
+
+def test_held_out_curves_are_drawn_where_runs_have_them(tmp_path):
+    written(tmp_path, result(0.5), result(0.6, seed=1))
+    (table,) = compared(tmp_path)
+    assert plots.curves(table) is None
+    lines = [{"step": step, "split": "test", "values": {"accuracy": step / 10}} for step in (1, 2)]
+    lines += [{"step": 1, "split": "train", "values": {"accuracy": 0.9}}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "run0" / "metrics.jsonl").write_text(text + '{"step": 3, "spl')  # killed while it wrote
+    (table,) = compared(tmp_path)
+    assert plots._points(table.rows[0], "accuracy") == {1: [10.0], 2: [20.0]}
+    assert plots.curves(table).startswith("<svg")
+
+
+def test_what_a_name_says_cannot_become_part_of_the_page(tmp_path):
+    found = collect.collect([written(tmp_path, result(0.5, name="<script>alert(1)</script> 5 & 6 |x|"))])
+    compared = compare.tables(found.results)
+    html = page.page(found, compared)
+    assert "<script>alert" not in html and "&lt;script&gt;alert(1)&lt;/script&gt; 5 &amp; 6" in html
+    assert r"\|x\|" in tables.markdown(compared) and r"5 \& 6" in tables.latex(compared)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"method": "adapter", "family": "kronecker", "config": {}}, "adapter kronecker"),
+        ({"method": "update", "family": "vera", "config": {"peft": {"magnitude": True}}}, "vera with magnitude"),
+        ({"method": "update", "family": "a+b", "config": {"peft": {"rules": "x => off"}}}, "a+b by rules x => off"),
+        ({"method": "head", "family": None, "config": {"peft": {"options": ""}}}, "head"),
+    ],
+)
+def test_labels(data, words):
+    assert compare.label(data) == words
+
+
+def test_no_jax_is_imported(tmp_path):
+    written(tmp_path / "runs", result(0.5))
+    program = (
+        "import sys; from surm.report.__main__ import main; code = main(sys.argv[1:]); "
+        "sys.exit(3 if 'jax' in sys.modules else code)"
+    )
+    arguments = [str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert subprocess.run([sys.executable, "-c", program, *arguments], check=False).returncode == 0
+
+
+def test_a_missing_path_is_an_error_of_the_library_too():
+    with pytest.raises(InputError, match="there is no 'nowhere'; expected a folder of runs, or a result"):
+        collect.collect(["nowhere"])
