@@ -19,6 +19,7 @@ setup(
     package_data={"surm.models": ["assets/*"], "surm.peft": ["measured/*"]},
     package_dir={"": "."},  # so that an editable install is a line in a .pth, which also holds beside the clone
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["surm=surm.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",

@@ -1,0 +1,140 @@
+"""surm: fine-tunes Transformers with structured, unrestricted-rank matrices, and shows what came of it.
+
+    surm train --config=configs/vit_digits.py --workdir=runs/digits     trains one config
+    surm sweep --config=configs/vit_digits.py --workdir=runs/sweep      trains what the config's sweep() lists
+    surm report runs/sweep --out report                                 one page of many runs
+    surm inspect runs/digits                                            what a run or an adapter is
+    surm export runs/digits --out peft                                  the adapter in Hugging Face PEFT's files
+    surm merge runs/digits --out merged                                 the whole model, the adapter folded in
+
+`surm COMMAND --help` says more of each; `python -m surm` is the same. Status 0: done; 1: runs of a sweep failed;
+2: something that was given cannot be used; 3: a loss was not finite; 128 + the signal's number: stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    Args:
+      arguments: those behind the program's name; None for the process's own.
+
+    Returns:
+      The exit status.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(__doc__)
+        return 0 if given else 2
+    if given[0] not in COMMANDS:
+        from surm.errors import nearest
+
+        print(f"error: no command is called {given[0]!r}; {nearest(given[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    return COMMANDS[given[0]](given[1:])
+
+
+# What a command needs is imported by it alone: `inspect` and `report` wait for no jax.
+def _train(arguments: list[str]) -> int:
+    from surm import train
+
+    return train.main(["surm train", *arguments])
+
+
+def _sweep(arguments: list[str]) -> int:
+    from surm import sweep
+
+    return sweep.main(["surm sweep", *arguments])
+
+
+def _report(arguments: list[str]) -> int:
+    from surm.report import __main__ as report
+
+    return report.main(arguments)
+
+
+def _inspect(arguments: list[str]) -> int:
+    from surm import inspection
+
+    parser = argparse.ArgumentParser(
+        prog="surm inspect", description=inspection.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="+", help="of a run or an adapter")
+    folders = parser.parse_args(arguments).folder
+    return _reporting_errors(
+        lambda: print("\n\n".join(inspection.shown(f, colour=sys.stdout.isatty()) for f in folders))
+    )
+
+
+def _export(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
+        "adapter_model.safetensors of Hugging Face PEFT: LoRA, C3A or LoKr, whichever it is.",
+    )  # fmt: skip
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--names", choices=("transformers4", "transformers5"), default="transformers5")
+    parser.add_argument(
+        "--rank", type=int, help="write the nearest LoRA of this rank, and say how near; for any family"
+    )
+    parser.add_argument("--encoder_only", action="store_true", help="leave out the head")
+    chosen = parser.parse_args(arguments)
+
+    def export() -> None:
+        import surm
+
+        model = surm.load_run(chosen.run).model
+        if chosen.rank is not None:
+            model, errors = surm.to_low_rank(model, rank=chosen.rank)
+            print("\n".join(f"{path}  relative error {error:.3f}" for path, error in errors.items()))
+        surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
+        print(f"written to {chosen.out}")
+
+    return _reporting_errors(export)
+
+
+def _merge(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="surm merge", description="Writes a finished run's whole model, its adapter folded in, as transformers "
+        "loads it: model.safetensors and config.json.",
+    )  # fmt: skip
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    chosen = parser.parse_args(arguments)
+
+    def merge() -> None:
+        import surm
+
+        run = surm.load_run(chosen.run)
+        surm.export_merged(chosen.out, run.model, labels=[str(name) for name in run.result["classes"]] or None)
+        print(f"written to {chosen.out}")
+
+    return _reporting_errors(merge)
+
+
+def _reporting_errors(act: Callable[[], None]) -> int:
+    """0, or 2 with one line where what was given cannot be used."""
+    from surm.errors import InputError
+
+    try:
+        act()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "sweep": _sweep,
+    "report": _report,
+    "inspect": _inspect,
+    "export": _export,
+    "merge": _merge,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What a run or an adapter is, in a few lines: family, targets, counts, base, metric.
+
+    surm inspect runs/digits
+    surm inspect runs/digits/adapter
+
+Reads JSON and the heads of safetensors files, nothing else: no jax, no weights.
+"""
+
+import json
+import math
+import os
+import pathlib
+import struct
+from typing import Any
+
+from surm.errors import InputError
+
+_BOLD, _PLAIN = "\033[1m", "\033[0m"
+_MOST_HEADER = 100 << 20  # what safetensors allows
+
+
+def shown(folder: str | os.PathLike, *, colour: bool = False) -> str:
+    """The lines.
+
+    Args:
+      folder: of a run, finished or not, of an adapter of ours or of Hugging Face PEFT's.
+      colour: whether names are written in bold, for a terminal.
+
+    Returns:
+      The folder's path, and below it names and values in two columns.
+
+    Raises:
+      InputError: if it is neither, or a file in it is damaged.
+    """
+    path = pathlib.Path(folder)
+    facts = facts_of(path)
+    width = max(map(len, facts))
+    start, end = (_BOLD, _PLAIN) if colour else ("", "")
+    return "\n".join([f"{start}{path}{end}", *(f"  {start}{name:<{width}}{end}  {facts[name]}" for name in facts)])
+
+
+def facts_of(path: pathlib.Path) -> dict[str, str]:
+    """What is to be said of a folder, by name, in order.
+
+    Args:
+      path: of a run or an adapter.
+
+    Returns:
+      Texts.
+
+    Raises:
+      InputError: as `shown`.
+    """
+    if not path.is_dir():
+        raise InputError(f"there is no folder {str(path)!r}; expected one of a run or of an adapter")
+    if (path / "result.json").is_file():
+        return _of_result(_read(path / "result.json"))
+    if (path / "adapter_config.json").is_file():
+        return _of_adapter(path, _read(path / "adapter_config.json"))
+    if (path / "config.json").is_file() and (path / ".lock").exists():
+        return _of_unfinished(path, _read(path / "config.json"))
+    raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json: no run, and no adapter")
+
+
+def _of_result(result: dict[str, Any]) -> dict[str, str]:
+    layers, optim = _part(result, "layers"), _part(_part(result, "config"), "optim")
+    seconds = f", {result['seconds']:.0f} s" if isinstance(result.get("seconds"), int | float) else ""
+    counts = [result.get(f"{name}_parameters", 0) for name in ("trainable", "total", "adapter")]
+    return _told(
+        what="a finished population" if "population" in result else "a finished run",
+        **_of_config(_part(result, "config"), result.get("family")),
+        layers=f"{len(layers)}, such as {next(iter(layers))}" if layers else "",
+        held_out=", ".join(f"{name} {value:.4f}" for name, value in _part(result, "eval").items()),
+        trained="{:,} of {:,} parameters, {:,} of them the adapter's".format(*counts),
+        rates=f"{result.get('learning_rate')}, head {optim.get('head_learning_rate')}",
+        steps=f"{result.get('steps')} of {optim.get('batch_size')} examples{seconds}",
+        made_with=", ".join(f"{name} {value}" for name, value in _part(result, "versions").items()),
+    )
+
+
+def _of_unfinished(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:
+    steps, log = 0, path / "metrics.jsonl"
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        try:
+            steps = max(steps, json.loads(line)["step"])
+        except (json.JSONDecodeError, KeyError, TypeError):  # half written
+            break
+    what = "a run that is not finished; the command it was started with goes on with it"
+    return _told(what=what, **_of_config(config, None), logged=f"{steps} steps")
+
+
+def _of_config(config: dict[str, Any], family: str | None) -> dict[str, str]:
+    """What a config says of method, base and data."""
+    peft = _part(config, "peft")
+    method = (peft.get("method"), family or peft.get("family"), peft.get("options"))
+    return {
+        "method": " ".join(str(word) for word in method if word),
+        "targets": str(peft.get("targets") or ""),
+        "base": str(_part(config, "model").get("weights") or "random weights"),
+        "data": str(_part(config, "data").get("source") or ""),
+    }
+
+
+def _part(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object in an object; empty if there is none."""
+    part = data.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _told(**facts: str) -> dict[str, str]:
+    """Those that say something, by names as people write them."""
+    return {name.replace("_", " "): text for name, text in facts.items() if text}
+
+
+def _of_adapter(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:
+    shapes = _shapes(path / "adapter_model.safetensors")
+    count = sum(math.prod(shape) for shape in shapes.values())
+    arrays = f"{len(shapes)}, {count:,} numbers, such as {next(iter(sorted(shapes)), 'none')}"
+    if "peft_type" in config:
+        return {
+            "what": f"an adapter of Hugging Face PEFT: {config['peft_type']} (surm.import_peft reads LORA, C3A, LOKR)",
+            "base": str(config.get("base_model_name_or_path")),
+            "targets": str(config.get("target_modules")),
+            "arrays": arrays,
+        }
+    spec, base = _part(config, "spec"), _part(config, "base")
+    told = {name: value for name, value in spec.items() if value not in ("", [], {}, None, False, 0.0)}
+    return {
+        "what": f"an adapter of surm {config.get('surm_version', '')}",
+        **{name: str(value) for name, value in told.items()},
+        "base": f"{base.get('name') or 'unnamed'} (sha256 {str(base.get('sha256'))[:12]}…)",
+        "arrays": arrays,
+    }
+
+
+def _shapes(file: pathlib.Path) -> dict[str, list[int]]:
+    """Of a safetensors file's arrays, read off its head."""
+    try:
+        with open(file, "rb") as opened:
+            (size,) = struct.unpack("<Q", opened.read(8))
+            if size > _MOST_HEADER:
+                raise ValueError(f"a head of {size} bytes")
+            head = json.loads(opened.read(size))
+        return {name: entry["shape"] for name, entry in head.items() if name != "__metadata__"}
+    except (OSError, struct.error, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{str(file)!r} is missing or damaged: {error}") from error
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{str(file)!r} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{str(file)!r} holds a {type(data).__name__}, expected an object")
+    return data
