@@ -15,6 +15,8 @@ from typing import Any
 
 from surm.errors import InputError
 
+WITH_FAMILY = ("update", "adapter", "loko")
+"""The methods that say a family; of all others a config's means nothing."""
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 _MOST_HEADER = 100 << 20  # what safetensors allows
 
@@ -92,7 +94,8 @@ def _of_unfinished(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]
 def _of_config(config: dict[str, Any], family: str | None) -> dict[str, str]:
     """What a config says of method, base and data."""
     peft = _part(config, "peft")
-    method = (peft.get("method"), family or peft.get("family"), peft.get("options"))
+    has_family = peft.get("method") in WITH_FAMILY
+    method = (peft.get("method"), family or (has_family and peft.get("family")), peft.get("options"))
     return {
         "method": " ".join(str(word) for word in method if word),
         "targets": str(peft.get("targets") or ""),
@@ -124,7 +127,10 @@ def _of_adapter(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:
             "arrays": arrays,
         }
     spec, base = _part(config, "spec"), _part(config, "base")
-    told = {name: value for name, value in spec.items() if value not in ("", [], {}, None, False, 0.0)}
+    idle = () if spec.get("method") in WITH_FAMILY else ("family",)
+    told = {
+        name: value for name, value in spec.items() if value not in ("", [], {}, None, False, 0.0) and name not in idle
+    }
     return {
         "what": f"an adapter of surm {config.get('surm_version', '')}",
         **{name: str(value) for name, value in told.items()},

@@ -1,0 +1,125 @@
+"""The command `surm`: what it hands on, what it shows, how it refuses."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import surm
+from surm import __main__ as command
+from surm import inspection, train
+from surm.models import vit
+from tests.conftest import SMALL
+from tests.peft.randomize import randomize
+from tests.test_train import arguments
+
+GOLDEN = pathlib.Path(__file__).parent / "exchange" / "golden" / "transformers5" / "vit_lora"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands") / "run"
+    assert command.main(["train", *arguments(folder, "--config.optim.steps=3")[1:]]) == 0
+    return folder
+
+
+def printed(capsys, *given: str, status: int = 0) -> str:
+    assert command.main(given) == status
+    out, err = capsys.readouterr()
+    assert bool(err) == bool(status)
+    return err if status else out
+
+
+def test_without_a_command_it_says_what_there_is(capsys):
+    assert all(f"surm {name} " in printed(capsys, "--help") for name in command.COMMANDS)
+    assert command.main([]) == 2
+
+
+def test_a_misspelt_command_is_refused_with_the_nearest(capsys):
+    assert printed(capsys, "trian", status=2) == "error: no command is called 'trian'; nearest: train\n"
+
+
+def test_train_is_the_module(run):
+    assert json.loads((run / "result.json").read_text())["steps"] == 3
+    assert train.main(["x", "--nonsense"]) == command.main(["train", "--nonsense"]) == 2
+
+
+def test_inspect_shows_what_a_run_and_its_adapter_are(run, capsys):
+    result = json.loads((run / "result.json").read_text())
+    text = printed(capsys, "inspect", str(run), str(run / "adapter"))
+    for part in (f"{result['trainable_parameters']:,} of {result['total_parameters']:,} parameters", "a finished run",
+                 f"accuracy {result['eval']['accuracy']:.4f}", "update circulant", f"{run}/adapter\n"):  # fmt: skip
+        assert part in text, part
+    assert f"{result['trainable_parameters']:,} numbers, such as blocks.0" in text and "\033" not in text
+    assert "\033[1mmethod" in inspection.shown(run, colour=True)
+
+
+def test_inspect_shows_an_adapter_of_hugging_faces_and_a_run_that_is_not_finished(run, tmp_path, capsys):
+    assert "an adapter of Hugging Face PEFT: LORA" in printed(capsys, "inspect", str(GOLDEN))
+    for name in ("config.json", ".lock", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "split": "train", "values": {}}\n{"step": 3, "sp')
+    text = printed(capsys, "inspect", str(tmp_path))
+    assert "a run that is not finished" in text and "2 steps" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder.rmdir(), "there is no folder"),
+        (lambda folder: None, "holds no result.json and no adapter_config.json: no run, and no adapter"),
+        (lambda folder: (folder / "result.json").write_text("{"), "result.json' is damaged: Expecting"),
+        (lambda folder: (folder / "result.json").write_text("[]"), "holds a list, expected an object"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is missing or damaged: [Errno 2]"),
+    ],
+)
+def test_inspect_refuses_in_a_line(tmp_path, capsys, make, message):
+    make(tmp_path)
+    said = printed(capsys, "inspect", str(tmp_path), status=2)
+    assert message in said and said.count("\n") == 1
+
+
+def test_a_result_with_parts_missing_is_shown_as_far_as_it_goes(tmp_path, capsys):
+    (tmp_path / "result.json").write_text('{"eval": {"accuracy": 0.5}, "config": null}')
+    assert "accuracy 0.5000" in printed(capsys, "inspect", str(tmp_path))
+
+
+def test_inspect_imports_no_jax(run):
+    program = "import sys; from surm.__main__ import main; main(sys.argv[1:]); sys.exit(3 * ('jax' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program, "inspect", str(run)], check=False, capture_output=True)
+    assert done.returncode == 0 and b"a finished run" in done.stdout and b"\033" not in done.stdout
+
+
+class Opened:
+    """A run as `surm.load_run` opens it, of a model that transformers has."""
+
+    def __init__(self, family: str):
+        spec = surm.PeftSpec(family=family, targets=r".*\.(query|value)", train="head")
+        self.model = randomize(surm.attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(0)), spec, nnx.Rngs(1)))
+        self.result = {"classes": ["cat", "dog", "owl", "fly", "ant"]}
+
+
+def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys, monkeypatch, images):
+    run = Opened("c3a")
+    monkeypatch.setattr(surm, "load_run", lambda folder: run)
+    assert "written to" in printed(capsys, "export", "run", "--out", str(tmp_path / "peft"))
+    again = surm.import_peft(tmp_path / "peft", vit.ViT(SMALL, 5, rngs=nnx.Rngs(0)))
+    run.model.eval()
+    np.testing.assert_allclose(again(images), run.model(images), atol=1e-5)
+    assert "relative error" in printed(capsys, "export", "run", "--out", str(tmp_path / "lora"), "--rank", "2")
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    printed(capsys, "merge", "run", "--out", str(tmp_path / "merged"))
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["id2label"]["2"] == "owl"
+
+
+def test_what_cannot_be_exported_ends_in_a_line(tmp_path, run, capsys):
+    for name in ("export", "merge"):
+        said = printed(capsys, name, str(run), "--out", str(tmp_path / name), status=2)
+        assert said.count("\n") == 1 and "expected a model with pooling='class'" in said
+        assert not (tmp_path / name).exists()
+        said = printed(capsys, name, str(tmp_path / "nowhere"), "--out", str(tmp_path / name), status=2)
+        assert said.startswith("error: ") and "nowhere" in said
