@@ -298,8 +298,8 @@ def test_every_method_lowers_its_loss_and_is_opened_again(tmp_path, more):
     if "rules" in more[0]:
         found = result(tmp_path / "run")
         families = {path.rpartition(".")[2]: one["family"] for path, one in found["layers"].items()}
-        assert families == {"query": "circulant", "value": "low_rank", "up": "kronecker"}
-        assert found["family"] == "circulant+low_rank+kronecker" and "circulant+low_rank" in report.summary(found, "")
+        assert families == {"value": "low_rank", "up": "kronecker"}
+        assert found["family"] == "low_rank+kronecker" and "low_rank+kronecker" in report.summary(found, "")
     images = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
     merged = surm.merge(opened.model)
     batch = opened.feed.inputs(next(iter(opened.feed.evaluation(opened.feed.ready(opened._split(images))))))

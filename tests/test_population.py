@@ -104,6 +104,7 @@ def test_a_resumed_population_does_without_the_adapter_it_began_with(finished, t
     assert result(tmp_path / "run")["best"]
 
 
+@pytest.mark.slow
 def test_one_value_of_a_list_counts_too(tmp_path):
     quick = [*QUICK, "--config.optim.steps=2"]
     assert train_one(tmp_path / "one", *quick, "--config.population=scale=3") == 0

@@ -251,13 +251,17 @@ def test_a_run_starts_from_another_runs_adapter(finished, tmp_path):
     assert train.main(arguments(tmp_path / "third", "--config.peft.family=toeplitz", *more)) == 2
 
 
+def slow(more: list[str]):
+    return pytest.param(more, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "more",
     [
         ["--config.peft.family=toeplitz"],
-        ["--config.peft.family=kronecker", "--config.peft.options=rank=16,terms=2"],
+        slow(["--config.peft.family=kronecker", "--config.peft.options=rank=16,terms=2"]),
         ["--config.peft.method=adapter", "--config.peft.family=low_displacement_rank"],
-        ["--config.peft.method=bitfit", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"],
+        slow(["--config.peft.method=bitfit", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"]),
         ["--config.peft.method=full", "--config.optim.gradient_clip=1.0", "--config.optim.weight_decay=0.1"],
         ["--config.peft.method=head", "--config.optim.schedule=linear"],
         ["--config.model.dtype=bfloat16", "--config.data.augment=crop_flip"],

@@ -18,6 +18,7 @@ from surm.matrices.params import Params, check_keys, check_shapes, check_sizes, 
 
 LEARNING_RATE = 1e-2
 LINEAR = ("m",)
+MEASURED_AS = "low_rank"
 
 
 def fixed(base: Float[Array, "n_out n_in"]) -> Params:

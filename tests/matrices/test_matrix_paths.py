@@ -172,7 +172,7 @@ def test_columns_are_those_of_the_dense_matrix_and_so_is_their_derivative(shape,
     assert_close(pull(jnp.asarray(cotangent))[0], sums, float64, scale=np.abs(sums) + 1)
 
 
-@pytest.mark.parametrize("m", [1, 4, 19])
+@pytest.mark.parametrize("m", [1, pytest.param(4, marks=pytest.mark.slow), 19])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 11), (16, 16), (3, 40)], ids=str)
 def test_the_product_of_any_two_toeplitz_matrices(shape, m, float64):
     n_out, n_in = shape

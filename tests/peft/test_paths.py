@@ -21,10 +21,10 @@ from surm.models.attention import Attention
 from surm.peft import paths, surgery
 from tests.matrices.cases import DISTINCT
 from tests.peft.randomize import randomize
-from tests.peft.test_surgery import EVERY_LINEAR, UPDATES, attach
+from tests.peft.test_surgery import EVERY_LINEAR, UPDATES, attach, every_update
 
 
-@pytest.mark.parametrize(("family", "options"), UPDATES)
+@every_update
 def test_the_paths_agree_in_values_and_gradients(small_vit, images, family, options):
     spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5}
     results = {}

@@ -15,13 +15,13 @@ from surm.peft import surgery
 from tests.conftest import SMALL
 from tests.matrices.cases import DISTINCT
 from tests.peft.randomize import randomize
-from tests.peft.test_surgery import UPDATES
+from tests.peft.test_surgery import KINDS, UPDATES
 
 IDS = np.array([2, 0, 2, 2, 3, 0])  # of four adapters: some twice, one never
 TINY = bert.BertConfig(30, 12, 2, 3, 24, positions=10, dropout=0.5)
 EVERY_SHAPE = (r"blocks\.0\.(attention\.query|mlp\.(up|down))",)
 UPDATES_AND_ADAPTERS = [
-    *(("update", family, options) for family, options in UPDATES),
+    *(pytest.param("update", *row, marks=() if row in KINDS else pytest.mark.slow) for row in UPDATES),
     *(("adapter", family, "") for family in DISTINCT if not hasattr(matrices.FAMILIES[family], "fixed")),
 ]
 OTHERS = [("bottleneck", {"options": "size=3"}), ("bitfit", {}), ("head", {}), ("full", {})]

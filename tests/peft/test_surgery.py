@@ -24,6 +24,11 @@ UPDATES = [
     ("block_circulant", "block_size=6"),
 ]
 UPDATES += [("lora_xs", "rank=3"), ("vera", ""), ("adalora", ""), ("lorta", "heads=3")]
+KINDS = [UPDATES[0], UPDATES[3], UPDATES[5], UPDATES[6], UPDATES[7], ("vera", "")]
+"""One of each way to multiply; `make slow` has them all."""
+every_update = pytest.mark.parametrize(
+    ("family", "options"), [pytest.param(*row, marks=() if row in KINDS else pytest.mark.slow) for row in UPDATES]
+)
 EVERY_LINEAR = (r"blocks\..*\.(query|key|value|output|up|down)",)
 
 
@@ -36,7 +41,7 @@ def attach(model, **changes):
 
 
 @pytest.mark.parametrize("method", ["update", "adapter"])
-@pytest.mark.parametrize(("family", "options"), UPDATES)
+@every_update
 def test_attaching_changes_no_output(small_vit, images, method, family, options):
     if method == "adapter" and hasattr(matrices.FAMILIES[family], "fixed"):
         with pytest.raises(InputError, match="made from the weight that it updates"):
@@ -47,7 +52,7 @@ def test_attaching_changes_no_output(small_vit, images, method, family, options)
     np.testing.assert_array_equal(adapted(images), small_vit(images))
 
 
-@pytest.mark.parametrize(("family", "options"), UPDATES)
+@every_update
 def test_every_adapter_array_has_a_gradient_at_the_start_or_after_a_step(small_vit, images, family, options):
     adapted = attach(small_vit, family=family, options=options, targets=EVERY_LINEAR)
     for seed in range(2):
@@ -62,7 +67,7 @@ def test_every_adapter_array_has_a_gradient_at_the_start_or_after_a_step(small_v
     assert alive == set(gradients)
 
 
-@pytest.mark.parametrize(("family", "options"), UPDATES)
+@every_update
 def test_merged_equals_unmerged_and_unmerge_restores_the_bits(small_vit, images, family, options):
     spec = {"family": family, "options": options, "targets": EVERY_LINEAR, "scale": 0.5, "path": "branch"}
     adapted = randomize(attach(small_vit, **spec))
