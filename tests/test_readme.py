@@ -48,11 +48,11 @@ def test_the_snippets_of_the_docs_run_one_after_the_other(page, tmp_path, monkey
 @pytest.mark.parametrize(
     ("text", "name", "measured"),
     [
-        (EXPERIMENTS, "cifar10", ["vit_families", "cifar10"]),
+        (EXPERIMENTS, "methods", ["step_time"]),
         (README, "glue", ["glue_methods"]),
         (README, "speed", ["speed"]),
     ],
-    ids=["cifar10", "glue", "speed"],
+    ids=["methods", "glue", "speed"],
 )
 def test_the_tables_are_those_of_the_committed_results(text, name, measured, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "experiments" / measured[0])  # as for a script

@@ -98,9 +98,9 @@ def measure(task: str, methods: list[str], source: pathlib.Path, rounds: int) ->
 
 def table() -> str:
     """Markdown: every method with what trains, the metric and the step, on both tasks; those on CIFAR-10 first."""
-    times = {task: json.loads((RESULTS / f"{task}_cpu.json").read_text())["rows"] for task in METHODS}
+    times = {task: _times(RESULTS / f"{task}_cpu.json") for task in METHODS}
     results = {task: _results(task) for task in METHODS}
-    names = sorted(dict.fromkeys([*METHODS["cifar10"], *METHODS["mrpc"]]), key=lambda name: _place(name, results))
+    names = sorted({name for of_task in results.values() for name in of_task}, key=lambda name: _place(name, results))
     rows = [
         "| method | trained | CIFAR-10 | step | trained | MRPC (f1, accuracy) | step |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -109,6 +109,10 @@ def table() -> str:
         cells = [cell for task in METHODS for cell in _cells(name, results[task], times[task])]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def _times(file: pathlib.Path) -> dict[str, dict]:
+    return json.loads(file.read_text())["rows"] if file.is_file() else {}
 
 
 def _results(task: str) -> dict[str, dict]:
@@ -129,7 +133,8 @@ def _cells(name: str, results: dict[str, dict], times: dict[str, dict]) -> list[
     metrics = [results[name]["seeds"][key] for key in ("f1", "accuracy") if key in results[name]["seeds"]]
     shown = ", ".join(f"{100 * statistics.fmean(values):.1f}" for values in metrics)
     shown += "" if results[name]["tuning"].get("validation", True) else "*"
-    return [f"{results[name]['adapter_parameters']:,}", shown, f"{times[name]['over']:.2f}"]
+    step = f"{times[name]['over']:.2f}" if name in times else "–"
+    return [f"{results[name]['adapter_parameters']:,}", shown, step]
 
 
 def main() -> None:
