@@ -15,6 +15,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from surm.errors import nearest
+from surm.status import status_of
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line.
@@ -30,8 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0 if given else 2
     if given[0] not in COMMANDS:
-        from surm.errors import nearest
-
         print(f"error: no command is called {given[0]!r}; {nearest(given[0], COMMANDS)}", file=sys.stderr)
         return 2
     return COMMANDS[given[0]](given[1:])
@@ -64,9 +65,12 @@ def _inspect(arguments: list[str]) -> int:
     )
     parser.add_argument("folder", nargs="+", help="of a run or an adapter")
     folders = parser.parse_args(arguments).folder
-    return _reporting_errors(
-        lambda: print("\n\n".join(inspection.shown(f, colour=sys.stdout.isatty()) for f in folders))
-    )
+
+    def show() -> int:
+        print("\n\n".join(inspection.shown(folder, colour=sys.stdout.isatty()) for folder in folders))
+        return 0
+
+    return status_of(show)
 
 
 def _export(arguments: list[str]) -> int:
@@ -83,7 +87,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument("--encoder_only", action="store_true", help="leave out the head")
     chosen = parser.parse_args(arguments)
 
-    def export() -> None:
+    def export() -> int:
         import surm
 
         model = surm.load_run(chosen.run).model
@@ -92,8 +96,9 @@ def _export(arguments: list[str]) -> int:
             print("\n".join(f"{path}  relative error {error:.3f}" for path, error in errors.items()))
         surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
         print(f"written to {chosen.out}")
+        return 0
 
-    return _reporting_errors(export)
+    return status_of(export)
 
 
 def _merge(arguments: list[str]) -> int:
@@ -105,26 +110,15 @@ def _merge(arguments: list[str]) -> int:
     parser.add_argument("--out", required=True, help="folder to write to")
     chosen = parser.parse_args(arguments)
 
-    def merge() -> None:
+    def merge() -> int:
         import surm
 
         run = surm.load_run(chosen.run)
         surm.export_merged(chosen.out, run.model, labels=[str(name) for name in run.result["classes"]] or None)
         print(f"written to {chosen.out}")
+        return 0
 
-    return _reporting_errors(merge)
-
-
-def _reporting_errors(act: Callable[[], None]) -> int:
-    """0, or 2 with one line where what was given cannot be used."""
-    from surm.errors import InputError
-
-    try:
-        act()
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(merge)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

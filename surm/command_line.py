@@ -1,18 +1,14 @@
 """The flags `--config` and `--workdir`, and how a command ends: every mistake is one line and a status."""
 
 import dataclasses
-import io
-import logging
 import os
 import pathlib
 import re
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import absl.logging
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
@@ -107,30 +103,6 @@ def parse(
         options={name: values[name].value for name in options},
         switches={name: values[name].value for name in switches},
     )
-
-
-def status_of(act: Callable[[], int]) -> int:
-    """Runs a command to its end and says in one line what stopped it.
-
-    Args:
-      act: what it does; returns its exit status.
-
-    Returns:
-      That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C.
-    """
-    absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
-    logging.getLogger("surm").setLevel(logging.WARNING)  # but surm's own warnings are for the user
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
-    try:
-        return act()
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
 
 
 def _check_keys(argv: list[str]) -> dict[str, str]:

@@ -4,6 +4,8 @@ import os
 import pathlib
 import uuid
 
+from surm.errors import InputError
+
 
 def replace(path: str | os.PathLike, data: bytes | str) -> None:
     """Writes a file in one step: under a name that nobody else uses first, then renamed.
@@ -23,3 +25,12 @@ def replace(path: str | os.PathLike, data: bytes | str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def made_folder(path: str | os.PathLike) -> pathlib.Path:
+    """A folder to write to, made if absent; InputError if the path is a file."""
+    folder = pathlib.Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 import surm
 from surm import config as configs
 from surm import optim, report
-from surm.peft import counts, rank_budget, select, store, surgery
-from surm.peft.matrix import StructuredMatrix
+from surm.peft import counts, rank_budget, store, surgery
 from surm.preparation import Run
 from surm.workdir import Workdir
 
@@ -55,7 +53,7 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     """What `result.json` holds."""
     config, data, count = prepared.config, prepared.data, counts.count_parameters(prepared.model)
     spec = configs.spec(config)
-    families, of_layer = _families(prepared.model), optim.layer_rates(config.optim, prepared.model)
+    matrices, of_layer = surgery.structured_matrices(prepared.model), optim.layer_rates(config.optim, prepared.model)
     rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}
     seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
@@ -65,14 +63,14 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "num_outputs": data.num_classes,
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
-        "family": "+".join(dict.fromkeys(families.values())) or None,
+        "family": "+".join(dict.fromkeys(delta.family for delta in matrices.values())) or None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
         "total_parameters": count.total,
         "steps": prepared.total_steps,
         "learning_rate": rates.pop() if len(rates) == 1 else None,
-        "layers": {path: {"family": family, "learning_rate": of_layer[path]} for path, family in families.items()},
+        "layers": {path: {"family": delta.family, "learning_rate": of_layer[path]} for path, delta in matrices.items()},
         "seconds": measured["seconds"],
         "step_seconds_median": statistics.median(seconds) if seconds else None,
         "peak_bytes": _peak_bytes(),
@@ -81,12 +79,6 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "overrides": measured["overrides"],
         "config": config.to_dict(),
     } | {name: measured[name] for name in ("members", "active_ranks") if name in measured}  # fmt: skip
-
-
-def _families(model: nnx.Module) -> dict[str, str]:
-    """The family of each layer that has a structured matrix, by path."""
-    deltas = {select.dotted(path): layer.delta for path, layer in surgery.wrapped_layers(model)}
-    return {path: delta.family for path, delta in deltas.items() if isinstance(delta, StructuredMatrix)}
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from surm import config as configs
 from surm.command_line import CommandLine
 from surm.errors import InputError, nearest, one_line
 from surm.launchers import Run
+from surm.status import status_of
 
 LAUNCHERS = ("local", "print", *launchers.TEMPLATES)
 OPTIONS = {
@@ -192,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     given = sys.argv if argv is None else argv
-    return command_line.status_of(lambda: _launch(command_line.parse(given, "surm.sweep", OPTIONS)))
+    return status_of(lambda: _launch(command_line.parse(given, "surm.sweep", OPTIONS)))
 
 
 if __name__ == "__main__":

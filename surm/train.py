@@ -34,6 +34,7 @@ from surm.peft import counts
 from surm.preparation import Run, prepare
 from surm.processes import StopRequest
 from surm.progress import Log, NonFiniteError, RunLog
+from surm.status import status_of
 from surm.step import answering
 from surm.stopping import Stopped
 from surm.workdir import Workdir
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     given = sys.argv if argv is None else argv
-    return processes.ending(lambda: command_line.status_of(lambda: _command(given)))
+    return processes.ending(lambda: status_of(lambda: _command(given)))
 
 
 def _command(argv: list[str]) -> int:

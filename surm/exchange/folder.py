@@ -11,7 +11,6 @@ import safetensors.numpy
 
 from surm import files
 from surm.errors import InputError, one_line
-from surm.peft import store
 
 
 def write(path: str | os.PathLike, arrays: dict[str, dict[str, np.ndarray]], texts: dict[str, dict[str, Any]]) -> None:
@@ -25,7 +24,7 @@ def write(path: str | os.PathLike, arrays: dict[str, dict[str, np.ndarray]], tex
     Raises:
       InputError: if the path is a file.
     """
-    folder = store.made_folder(path)
+    folder = files.made_folder(path)
     for name, held in arrays.items():
         # safetensors writes memory as it lies; a transposed array would come out scrambled
         contiguous = {key: np.ascontiguousarray(held[key]) for key in sorted(held)}

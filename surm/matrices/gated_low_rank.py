@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import low_rank
+from surm.matrices import low_rank, singular
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -24,7 +24,6 @@ from surm.matrices.params import (
     check_shapes,
     check_sizes,
     input_size,
-    working_dtype,
 )
 
 GATE = "e"
@@ -195,12 +194,5 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: i
       [4.0, 3.0]
     """
     check_sizes(*dense.shape)
-    r = components(rank, initial_rank)
-    u, s, vt = jnp.linalg.svd(dense.astype(working_dtype(dense)), full_matrices=False)
-    missing = max(r - len(s), 0)
-    found = {
-        "a": jnp.pad(vt[:r], ((0, missing), (0, 0))),
-        "b": jnp.pad(u[:, :r], ((0, 0), (0, missing))),
-        "e": jnp.pad(s[:r], (0, missing)),
-    }
-    return {name: array.astype(dense.dtype) for name, array in found.items()}
+    u, s, vt = singular.decompose(dense, components(rank, initial_rank))
+    return {name: array.astype(dense.dtype) for name, array in {"a": vt, "b": u, "e": s}.items()}

@@ -49,11 +49,8 @@ def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 16) -> Params:
     """
     check_sizes(*base.shape)
     check_positive("rank", rank)
-    u, s, vt = singular.decompose(base)
-    missing = max(rank - len(s), 0)
-    a = jnp.pad(s[:rank, None] * vt[:rank], ((0, missing), (0, 0)))
-    b = jnp.pad(u[:, :rank], ((0, 0), (0, missing)))
-    return {"a": a.astype(base.dtype), "b": b.astype(base.dtype)}
+    u, s, vt = singular.decompose(base, rank)
+    return {"a": (s[:, None] * vt).astype(base.dtype), "b": u.astype(base.dtype)}
 
 
 def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 16, dtype: DTypeLike = jnp.float32) -> Params:

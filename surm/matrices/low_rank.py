@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from surm.matrices import singular
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -22,7 +23,6 @@ from surm.matrices.params import (
     check_shapes,
     check_sizes,
     input_size,
-    working_dtype,
 )
 
 
@@ -166,10 +166,7 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
     """
     check_sizes(*dense.shape)
     check_positive("rank", rank)
-    u, s, vt = jnp.linalg.svd(dense.astype(working_dtype(dense)), full_matrices=False)
+    u, s, vt = singular.decompose(dense, rank)
     floor = jnp.where(s[0] > 0, jnp.sqrt(s[0]) / 100, 1)
-    of_a = jnp.maximum(jnp.sqrt(s[:rank]), floor)
-    missing = max(rank - s.shape[0], 0)
-    a = jnp.pad(vt[:rank] * of_a[:, None], ((0, missing), (0, 0)))
-    b = jnp.pad(u[:, :rank] * (s[:rank] / of_a)[None], ((0, 0), (0, missing)))
-    return {"a": a.astype(dense.dtype), "b": b.astype(dense.dtype)}
+    of_a = jnp.maximum(jnp.sqrt(s), floor)
+    return {"a": (of_a[:, None] * vt).astype(dense.dtype), "b": (u * (s / of_a)[None]).astype(dense.dtype)}

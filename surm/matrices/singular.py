@@ -12,15 +12,16 @@ from surm.matrices.params import working_dtype
 
 
 def decompose(
-    base: Float[Array, "n_out n_in"],
+    base: Float[Array, "n_out n_in"], rank: int | None = None
 ) -> tuple[Float[Array, "n_out s"], Float[Array, " s"], Float[Array, "s n_in"]]:
-    """The thin singular value decomposition W = U diag(σ) Vᵀ, s = min(n_out, n_in).
+    """The thin singular value decomposition W = U diag(σ) Vᵀ, or the first terms of it.
 
     A pair of vectors and its opposite are as good, and machines choose differently: here the entry of each column of U
     that is largest in size is positive, of several that are as large, up to rounding, the first.
 
     Args:
       base: W.
+      rank: s, the terms to keep; zeros fill up what exceeds min(n_out, n_in). None for min(n_out, n_in).
 
     Returns:
       U, σ in descending order, Vᵀ; float32 at least. Cost O(n_out n_in s).
@@ -36,4 +37,12 @@ def decompose(
     large = sizes > (1 - 1e-3) * sizes.max(0, keepdims=True)
     largest = jnp.take_along_axis(u, large.argmax(0)[None], axis=0)[0]
     signs = jnp.where(largest < 0, -1, 1).astype(u.dtype)
-    return u * signs[None], s, signs[:, None] * vt
+    u, vt = u * signs[None], signs[:, None] * vt
+    if rank is None:
+        return u, s, vt
+    missing = max(rank - len(s), 0)
+    return (
+        jnp.pad(u[:, :rank], ((0, 0), (0, missing))),
+        jnp.pad(s[:rank], (0, missing)),
+        jnp.pad(vt[:rank], ((0, missing), (0, 0))),
+    )

@@ -12,8 +12,7 @@ from surm.peft.matrix import StructuredMatrix
 
 def penalised(model: nnx.Module) -> list[StructuredMatrix]:
     """The matrices of a model whose family adds something to the loss, with a weight other than 0."""
-    found = [layer.delta for _, layer in surgery.wrapped_layers(model) if isinstance(layer.delta, StructuredMatrix)]
-    return [delta for delta in found if delta.training.get("penalty")]
+    return [delta for delta in surgery.structured_matrices(model).values() if delta.training.get("penalty")]
 
 
 def penalty(model: nnx.Module, progress: float | Float[Array, ""]) -> Float[Array, ""]:

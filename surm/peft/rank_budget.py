@@ -26,8 +26,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 from surm import matrices
-from surm.peft import select, surgery
-from surm.peft.matrix import StructuredMatrix
+from surm.peft import surgery
 
 Arrays = dict[str, jax.Array]
 
@@ -147,12 +146,11 @@ def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget
       The budgets; none for most models.
     """
     found: dict[tuple[str, FrozenDict], list[Gated]] = {}
-    for path, layer in surgery.wrapped_layers(model):
-        delta = layer.delta
-        if isinstance(delta, StructuredMatrix) and hasattr(matrices.FAMILIES[delta.family], "GATE"):
-            names = {name: select.dotted((*path, "delta", "parameters", name)) for name in delta.parameters}
+    for path, delta in surgery.structured_matrices(model).items():
+        if hasattr(matrices.FAMILIES[delta.family], "GATE"):
+            names = {name: f"{path}.delta.parameters.{name}" for name in delta.parameters}
             gates = delta.parameters[matrices.FAMILIES[delta.family].GATE][...]
-            one = Gated(select.dotted(path), names, len(gates), delta.target_rank)
+            one = Gated(path, names, len(gates), delta.target_rank)
             found.setdefault((delta.family, delta.training), []).append(one)
     return [
         RankBudget(matrices.FAMILIES[family], tuple(gated), training, steps, first)

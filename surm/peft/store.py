@@ -24,7 +24,6 @@ import surm.version
 from surm import files
 from surm.errors import InputError
 from surm.peft import surgery
-from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
 
@@ -49,7 +48,7 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
     if spec is None:
         raise InputError("the model has no adapter to save; attach one first")
     model = surgery.unmerge(model)
-    folder = made_folder(path)
+    folder = files.made_folder(path)
     arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
     weights = safetensors.numpy.save(dict(sorted(arrays.items())))
     config = {
@@ -62,15 +61,6 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
     }
     files.replace(folder / WEIGHTS, weights)
     files.replace(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def made_folder(path: str | os.PathLike) -> pathlib.Path:
-    """A folder to write to, made if absent; InputError if the path is a file."""
-    folder = pathlib.Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is a file, expected a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def load_adapter(path: str | os.PathLike, model: Model) -> Model:
@@ -136,8 +126,7 @@ def base_hash(model: nnx.Module) -> str:
 
 def _made_of_base(model: nnx.Module) -> dict[str, float]:
     """How long ΔW v is for some v, of the layers whose family makes arrays of the base that no file holds."""
-    layers = {path: layer.delta for path, layer in surgery.layers_by_path(model).items()}
-    made = {path: delta for path, delta in layers.items() if isinstance(delta, StructuredMatrix) and delta.fixed}
+    made = {path: delta for path, delta in surgery.structured_matrices(model).items() if delta.fixed}
     return {
         path: float(jnp.linalg.norm(delta.to_dense() @ jnp.cos(jnp.arange(delta.n_in)))) for path, delta in made.items()
     }

@@ -15,6 +15,7 @@ from flax import nnx
 from surm.errors import InputError
 from surm.peft import placement, select
 from surm.peft.layers import MergeableLinear, WrappedLinear
+from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam, Trainable
 
@@ -242,6 +243,12 @@ def wrapped_layers(model: nnx.Module) -> list[tuple[select.Path, WrappedLinear]]
 def layers_by_path(model: nnx.Module) -> dict[str, WrappedLinear]:
     """The layers of a model that have an adapter, each once, by a dotted path to it."""
     return {select.dotted(path): layer for path, layer in wrapped_layers(model)}
+
+
+def structured_matrices(model: nnx.Module) -> dict[str, StructuredMatrix]:
+    """The trained matrices of a model's layers that are of some family, by path."""
+    deltas = {path: layer.delta for path, layer in layers_by_path(model).items()}
+    return {path: delta for path, delta in deltas.items() if isinstance(delta, StructuredMatrix)}
 
 
 def plain_variables(model: nnx.Module, *kinds: type[nnx.Variable]) -> Iterator[tuple[str, nnx.Variable]]:

@@ -8,14 +8,13 @@ compares, and writes index.html, report.md and report.tex. What is no result is 
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from surm import files
-from surm.errors import InputError
 from surm.report import compare, page, tables
 from surm.report.collect import collect
+from surm.status import status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,13 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="report", help="folder to write to (default: report)")
     parser.add_argument("--title", default="surm: results")
     given = parser.parse_args(arguments)
-    try:
-        written = report(given.runs, given.out, given.title)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(written))
-    return 0
+
+    def write() -> int:
+        print("\n".join(report(given.runs, given.out, given.title)))
+        return 0
+
+    return status_of(write)
 
 
 def report(runs: Sequence[str], out: str, title: str) -> list[str]:
@@ -57,12 +55,9 @@ def report(runs: Sequence[str], out: str, title: str) -> list[str]:
     Raises:
       InputError: if a path is missing, nothing under the paths is a result, or `out` is a file.
     """
-    folder = pathlib.Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out={out} is a file, expected a folder")
     found = collect(runs)
     compared = compare.tables(found.results)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.made_folder(out)
     files.replace(folder / "report.md", tables.markdown(compared))
     files.replace(folder / "report.tex", tables.latex(compared))
     files.replace(folder / "index.html", page.page(found, compared, title))

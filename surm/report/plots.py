@@ -24,16 +24,15 @@ def pareto(table: Table) -> str:
     Returns:
       SVG.
     """
-    metric, front = table.metrics[0], set(map(id, best_at_their_size(table)))
+    metric, front = table.metrics[0], best_at_their_size(table)
     figure, axes = _figure(height=4.2)
     for row in sorted(table.rows, key=lambda row: row.parameters):
-        on = id(row) in front
+        on = any(row is best for best in front)
         axes.errorbar(
             [row.parameters], [100 * row.mean(metric)], yerr=[100 * (row.deviation(metric) or 0)],
             fmt="o" if on else "s", color="C0" if on else "0.55", capsize=3, markersize=6 if on else 4,
         )  # fmt: skip
-    steps = sorted((row for row in table.rows if id(row) in front), key=lambda row: row.parameters)
-    axes.plot([row.parameters for row in steps], [100 * row.mean(metric) for row in steps], color="C0", alpha=0.4)
+    axes.plot([row.parameters for row in front], [100 * row.mean(metric) for row in front], color="C0", alpha=0.4)
     positive = [row.parameters for row in table.rows if row.parameters]
     axes.set_xscale("symlog", linthresh=min(positive, default=1))
     axes.set(xlabel="trained parameters beside the head", ylabel=f"{metric} (%)", title=table.task)

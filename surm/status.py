@@ -1,0 +1,35 @@
+"""The exit status of a command, and the one line that says what stopped it. Imports no jax."""
+
+import io
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+import absl.logging
+
+from surm.errors import InputError
+
+
+def status_of(act: Callable[[], int]) -> int:
+    """Runs a command to its end and says in one line what stopped it.
+
+    Args:
+      act: what it does; returns its exit status.
+
+    Returns:
+      That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
+    logging.getLogger("surm").setLevel(logging.WARNING)  # but surm's own warnings are for the user
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
+    try:
+        return act()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
