@@ -212,3 +212,9 @@ def test_a_layer_with_two_names_answers_to_both(name):
     started, errors = warm_start.warm_start(model, {name: jnp.ones((3, 3))})
     assert started.first is started.second and max(errors.values()) < 1e-5
     assert started.first.delta.parameters["a"][...].shape == (1, 3)
+
+
+def test_a_loss_that_is_no_number_is_refused(base, images):
+    model = surm.attach(base, PeftSpec(targets=r".*\.query"), nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"the loss has shape \(3, 5\), expected one number"):
+        warm_start.kernel_gradients(model, lambda model: model(images))
