@@ -62,6 +62,13 @@ def test_what_differs_in_the_config_is_another_row_and_a_column(tmp_path):
     assert table.p_values() == [None, None, None] and tables.cells(table)[1][2] == "–"  # single seeds
 
 
+def test_a_key_that_only_newer_configs_have_is_no_difference(tmp_path):
+    old = result(0.6, "kronecker")
+    del old["config"]["optim"]
+    (table,) = compared(written(tmp_path, result(0.5), old))
+    assert table.differing == () and len(table.rows) == 2
+
+
 def test_other_data_and_other_metrics_have_tables_of_their_own(tmp_path):
     texts = result(0.8, source="tfds:glue/mrpc", metric="f1", eval={"f1": 0.8, "accuracy": 0.7, "loss": 1})
     found = compared(written(tmp_path, result(0.5), texts, result(0.6, source="/elsewhere/cifar.npz")))
