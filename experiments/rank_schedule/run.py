@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from surm import command_line, files, train
+from surm.report import figures
 from surm.result import versions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -73,7 +74,7 @@ def draw(results: list[dict[str, Any]], file: pathlib.Path) -> None:
     right.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     right.set(ylabel="components at the end", title="in each layer (4 on average)")
     left.legend()
-    figure.savefig(file, dpi=150)
+    figures.save(figure, file, [RESULTS / f"{result['family']}.json" for result in results])
 
 
 def main() -> None:

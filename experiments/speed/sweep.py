@@ -21,6 +21,7 @@ from surm import files, matrices
 from surm.matrices import dft, fourier
 from surm.memory import keep_freed_memory
 from surm.peft.paths import CONVOLUTIONAL
+from surm.report import figures
 from surm.result import versions
 
 SIZES = (128, 256, 512, 768, 1024, 2048, 4096, 8192)
@@ -90,7 +91,7 @@ def draw(result: dict) -> None:
     axes.set_title(f"{ROWS} vectors, float32, {result['versions']['machine']}", fontsize=9)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    figure.savefig(RESULTS / "sweep.png", dpi=110)
+    figures.save(figure, RESULTS / "sweep.png", [RESULTS / "sweep.json"])
 
 
 def main() -> None:

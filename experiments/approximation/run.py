@@ -1,0 +1,259 @@
+"""How near each family comes to a matrix: the error of its nearest member against the trained parameters.
+
+    python experiments/approximation/run.py
+    python experiments/approximation/run.py --targets=updates --runs=runs/weight_movement
+    python experiments/approximation/run.py --figure
+
+The error is ‖M - member‖_F / ‖M‖_F of what `project` finds: the nearest member where a closed form is known, a local
+optimum of alternating least squares for W(G,H), two Toeplitz factors, LoRTA and VeRA. Targets, in groups:
+
+    random    n×n for n = 64, 100, 144, ten draws each: Wishart BBᵀ with Gaussian B; the same with uniform B ≥ 0, whose
+              mean is far from zero; Gaussian; rank 4, and displacement rank 2, plus a tenth of noise
+    weights   query and value in every second block of the pretrained vit_micro (192×192) and MiniLM (384×384)
+    updates   what full fine-tuning on CIFAR-10 and MRPC added to them: the runs of `weight_movement`
+
+AdaLoRA, DoRA with dynamic rank, LoRA² and Aurora come as near as low rank of their rank, C3A as block circulant.
+W(G,H) is left out where r·n is above 576: a matrix takes minutes there. LoRA-XS, SVFT and VeRA need a weight that is
+updated: a Gaussian one for random targets, the pretrained for updates. Two CPU cores: half an hour.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+from flax import nnx
+from jaxtyping import Array, Float
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+import surm
+from surm import command_line, files, matrices, preparation
+from surm.peft import select
+from surm.report import figures
+from surm.result import versions
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RESULTS = pathlib.Path(__file__).parent / "results"
+SIZES, DRAWS, NOISE = (64, 100, 144), 10, 0.1
+TARGETS = r"blocks\.[135]\.attention\.(query|value)"
+
+FAMILIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "low rank": [("low_rank", {"rank": rank}) for rank in (1, 2, 4, 8, 16)],
+    "circulant": [("circulant", {"hadamard": False})],
+    "skew-circulant": [("skew_circulant", {"hadamard": False})],
+    "block circulant": [("block_circulant", {"block_size": "n/2"}), ("block_circulant", {"block_size": "n/4"})],
+    "Toeplitz, symmetric": [("toeplitz", {"factors": 1})],
+    "Toeplitz": [("toeplitz", {"factors": 1, "symmetric": False})],
+    "Toeplitz, two symmetric factors": [("toeplitz", {})],
+    "Kronecker": [("kronecker", {"terms": terms}) for terms in (1, 2, 4, 8)],
+    "W(G,H)": [("low_displacement_rank", {"rank": rank}) for rank in (1, 2, 4)],
+    "MELoRA": [("melora", {"rank": 1})],
+    "LoRTA": [("lorta", {"rank": 8, "heads": 4})],
+    "LoRA-XS": [("lora_xs", {"rank": 16})],
+    "SVFT": [("svft", {})],
+    "VeRA": [("vera", {})],
+}
+"""By the name of a line in the figure."""
+
+NAMES = {
+    "wishart": "Wishart BBᵀ",
+    "noncentred": "BBᵀ, B uniform",
+    "gaussian": "Gaussian",
+    "rank4": "rank 4 and noise",
+    "displacement2": "displacement rank 2 and noise",
+    "weights_vit": "weights of vit_micro",
+    "weights_minilm": "weights of MiniLM",
+    "updates_cifar10": "ΔW of vit_micro on CIFAR-10",
+    "updates_mrpc": "ΔW of MiniLM on MRPC",
+}
+
+
+class Target(NamedTuple):
+    """Matrices of one kind and size, and the weights that they would be added to; None where that makes no sense."""
+
+    name: str
+    matrices: Float[Array, "draws n n"]
+    bases: Float[Array, "draws n n"] | None
+
+
+def random_targets() -> Iterator[Target]:
+    """Ten draws of every kind and size."""
+    for n in SIZES:
+        keys = jax.random.split(jax.random.key(n), 6)
+        normal, noise, base = (jax.random.normal(key, (DRAWS, n, n)) for key in keys[:3])
+        uniform = jax.random.uniform(keys[3], (DRAWS, n, n))
+        left, right = jax.random.normal(keys[4], (2, DRAWS, n, 4))
+        g, h = jax.random.normal(keys[5], (2, DRAWS, 2, n))
+        yield Target("wishart", normal @ normal.mT, base)
+        yield Target("noncentred", uniform @ uniform.mT, base)
+        yield Target("gaussian", normal, base)
+        yield Target("rank4", left @ right.mT / 2 + NOISE * noise, base)
+        displaced = jax.vmap(functools.partial(_displaced, n))(g, h)
+        yield Target("displacement2", displaced + NOISE * noise, base)
+
+
+def _displaced(n: int, g: Float[Array, "2 n"], h: Float[Array, "2 n"]) -> Float[Array, "n n"]:
+    """A member of W(G,H) with entries of variance about 1."""
+    return matrices.FAMILIES["low_displacement_rank"].to_dense({"g": g, "h": h}, n, n) / (2 * n) ** 0.5
+
+
+def weights() -> Iterator[Target]:
+    """The pretrained kernels, n_out×n_in."""
+    for name, flags in (("vit", "vit_digits.py"), ("minilm", "bert_glue.py:weights=minilm")):
+        arguments = ["run", f"--config=configs/{flags}", "--workdir=none"]
+        with contextlib.chdir(ROOT):
+            config = command_line.parse(arguments).config
+            model = preparation.base_model(
+                config, preparation.weights_of(config), "image" if name == "vit" else "text", 2
+            )
+        yield Target(f"weights_{name}", _kernels(model), None)
+
+
+def _kernels(model: nnx.Module) -> Float[Array, "layers n n"]:
+    paths = select.linear_layers(model)
+    chosen = select.matching((TARGETS,), paths, "linear layer")
+    return jnp.stack([select.get(model, paths[path]).kernel[...].T for path in chosen])
+
+
+def updates(runs: pathlib.Path) -> Iterator[Target]:
+    """What full fine-tuning added to the same kernels, and those before."""
+    for task in ("cifar10", "mrpc"):
+        run = surm.load_run(str(runs / task / "full"))
+        with contextlib.chdir(ROOT):
+            before = preparation.prepare(run.config).model
+        deltas = surm.difference(run.model, before, targets=TARGETS)
+        bases = [select.get(before, select.parts(path)).kernel[...].T for path in deltas]
+        yield Target(f"updates_{task}", jnp.stack([*deltas.values()]), jnp.stack(bases))
+
+
+def errors(target: Target, family: str, options: dict[str, Any]) -> list[float]:
+    """The relative error of every draw."""
+    module, project = matrices.FAMILIES[family], _projecting(family, tuple(options.items()))
+    found = []
+    for number, matrix in enumerate(target.matrices):
+        unit = matrix / jnp.linalg.norm(matrix)
+        fixed = {}
+        if hasattr(module, "fixed"):
+            fixed = module.fixed(target.bases[number], **options)
+        params = project(unit, **({"fixed": fixed} if fixed else {}))
+        found.append(float(jnp.linalg.norm(unit - module.to_dense(params | fixed, *unit.shape))))
+    return found
+
+
+@functools.cache
+def _projecting(family: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(matrices.FAMILIES[family].project, **dict(options)))
+
+
+def measure(target: Target) -> Iterator[dict[str, Any]]:
+    """One row for every family and its options."""
+    n = target.matrices.shape[-1]
+    for line, members in FAMILIES.items():
+        for family, options in members:
+            has_no_base = hasattr(matrices.FAMILIES[family], "fixed") and target.bases is None
+            if has_no_base or (family == "low_displacement_rank" and options["rank"] * n > 576):
+                continue
+            given = {key: n // int(value[2:]) if isinstance(value, str) else value for key, value in options.items()}
+            of_draws = errors(target, family, given)
+            yield {
+                "target": target.name,
+                "n": n,
+                "line": line,
+                "family": family,
+                "options": given,
+                "parameters": matrices.FAMILIES[family].num_params(n, n, **given),
+                "mean": statistics.fmean(of_draws),
+                "std": statistics.stdev(of_draws),
+                "errors": [round(error, 5) for error in of_draws],
+            }
+
+
+def table(rows: list[dict[str, Any]], n: int = 144) -> str:
+    """The errors as Markdown: random targets of one size, then the real ones; a row for each family and its options."""
+    targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
+    shown = ["| member | parameters over n | " + " | ".join(NAMES[name] for name in targets) + " |"]
+    shown.append("|---|---:|" + "---:|" * len(targets))
+    chosen = [row for row in rows if row["n"] == n or row["target"].startswith(("weights", "updates"))]
+    for line, members in FAMILIES.items():
+        for place in range(len(members)):
+            found = {name: _of(chosen, name, line)[place] for name in targets if _of(chosen, name, line)}
+            row = next(iter(found.values()))
+            told = ", ".join(f"{key}={value}" for key, value in members[place][1].items() if key in ("rank", "terms"))
+            size = f"{row['parameters'] / row['n']:.3g}"
+            cells = [f"{found[name]['mean']:.3f}" if name in found else "" for name in targets]
+            shown.append(f"| {' '.join([line, told]).strip()} | {size} | {' | '.join(cells)} |")
+    return "\n".join(shown)
+
+
+def _of(rows: list[dict[str, Any]], target: str, line: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["target"] == target and row["line"] == line]
+
+
+def draw(rows: list[dict[str, Any]], file: pathlib.Path, sources: list[pathlib.Path]) -> None:
+    """A panel a target: error against parameters over n, a line a family."""
+    targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
+    figure, axes = plt.subplots(
+        -(-len(targets) // 3), 3, figsize=(13, 3.4 * -(-len(targets) // 3)), layout="constrained"
+    )
+    for place in axes.flat[len(targets) :]:
+        place.set_axis_off()
+    for place, name in zip(axes.flat, targets, strict=False):
+        n = max(row["n"] for row in rows if row["target"] == name)
+        of_size = [row for row in rows if row["n"] == n]
+        for number, line in enumerate(FAMILIES):
+            found = _of(of_size, name, line)
+            if found:
+                xs, ys = [row["parameters"] / n for row in found], [row["mean"] for row in found]
+                style = {"color": f"C{number % 10}", "marker": "o" if number < 10 else "s", "ms": 4}
+                place.errorbar(xs, ys, yerr=[row["std"] for row in found], label=line, lw=1, **style)
+        place.set(title=f"{NAMES[name]} ({n}×{n})", xscale="log", ylim=(0, 1.05))
+        place.set(xlabel="trained parameters over n", ylabel="relative error")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
+    figures.save(figure, file, sources)
+    plt.close(figure)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", default="random,weights,updates", help="groups, comma-separated; all by default")
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "weight_movement")
+    parser.add_argument("--figure", action="store_true", help="compute nothing")
+    parser.add_argument("--table", action="store_true", help="compute nothing, print the errors as Markdown")
+    arguments = parser.parse_args()
+    groups = {"random": random_targets, "weights": weights, "updates": lambda: updates(arguments.runs.resolve())}
+    chosen = [] if arguments.figure or arguments.table else arguments.targets.split(",")
+    if unknown := [name for name in chosen if name not in groups]:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(groups)}")
+    if "updates" in chosen and not (arguments.runs / "mrpc" / "full" / "result.json").is_file():
+        parser.error(f"--runs={arguments.runs} holds no mrpc/full; run experiments/weight_movement/run.py first")
+    RESULTS.mkdir(exist_ok=True)
+    for group in chosen:
+        rows = []
+        for target in groups[group]():
+            for row in measure(target):
+                rows.append(row)
+                print(f"{row['target']} {row['n']} {row['line']} {row['options']}: {row['mean']:.4f}", flush=True)
+        command = " ".join(["python experiments/approximation/run.py", *sys.argv[1:]])
+        result = {"command": command, "draws": DRAWS, "versions": versions(), "rows": rows}
+        files.replace(RESULTS / f"{group}.json", json.dumps(result) + "\n")
+    results = [RESULTS / f"{group}.json" for group in groups if (RESULTS / f"{group}.json").is_file()]
+    rows = [row for file in results for row in json.loads(file.read_text())["rows"]]
+    if arguments.table:
+        print(table(rows))
+    else:
+        draw(rows, RESULTS / "approximation.png", results)
+
+
+if __name__ == "__main__":
+    main()

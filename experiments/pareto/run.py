@@ -1,0 +1,211 @@
+"""Accuracy against trained parameters, every method: from few images, from all of them, and on texts.
+
+    python experiments/pareto/run.py --source=cifar10.npz
+    python experiments/pareto/run.py --figure
+
+Trains with 10, 50 and 200 images a class of CIFAR-10 (shipped backbone; the methods of `vit_families` but LoKO, whose
+step takes nine times as long, and a bottleneck and full fine-tuning). The budget is the same for every method: three
+learning rates as one population, the best chosen on 3,000 training images kept apart; then three seeds as another, at
+that rate, measured once on the 1,000 test images. All seeds train on the same images. `--figure` draws what is
+committed, beside what `vit_families` measured with 10,000 images and `glue_methods` on MRPC, and trains nothing;
+`--table` prints it as Markdown; `--missing` trains only what has no result yet. Two CPU cores: two hours.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import runpy
+import statistics
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from surm import command_line, files, train
+from surm.report import figures
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+vit = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))
+METHODS: dict[str, dict[str, Any]] = {
+    **{name: changes for name, changes in vit["METHODS"].items() if not name.startswith("loko")},
+    "bottleneck 16": {"peft.method": "bottleneck", "peft.options": "size=16"},
+    "full": {"peft.method": "full"},
+}
+RATES = vit["RATES"] | {"bottleneck 16": (4e-4, 1.6e-3, 6.4e-3), "full": (4e-5, 1.6e-4, 6.4e-4)}
+STEPS = {10: 60, 50: 100, 200: 160}
+"""Of 32 images, by the number of images a class."""
+SEEDS = 3
+
+
+def flags(method: str, images: int, source: str) -> list[str]:
+    """Those of `python -m surm.train` for a method and so many images a class, at no particular learning rate."""
+    recipe = vit["DATASETS"]["cifar10"]
+    small = {"data.train_examples": 10 * images, "optim.epochs": 0, "optim.steps": STEPS[images]}
+    fixed = {"optim.batch_size": 32, "data.source": source, "checkpoint_every_steps": 0}
+    return vit["flags"](recipe["config"], {**recipe["final"], **small, **fixed, **METHODS[method]})
+
+
+def measure(method: str, images: int, source: str) -> dict[str, Any]:
+    """Tunes a method and trains its seeds; the first seed's result, all seeds' metrics, and what tuning found."""
+    given = flags(method, images, source)
+    key = "head_learning_rate" if method == "head" else "learning_rate"
+    rates = RATES.get(method, vit["DATASETS"]["cifar10"]["rates"])
+    tried = _population(given, f"{key}={'|'.join(map(str, rates))}", "--config.data.eval_split=validation")
+    tuning = {
+        f"{rate:g}": member["eval"] and member["eval"]["accuracy"]  # None where the loss did not stay finite
+        for rate, member in zip(rates, tried["population"], strict=True)
+    }
+    best = max((rate for rate in tuning if tuning[rate] is not None), key=tuning.__getitem__)
+    chosen = f"--config.optim.{key}={best}"
+    found = _population(given, f"seed={'|'.join(map(str, range(SEEDS)))}", chosen)
+    members = [member["eval"] for member in found["population"] if member["eval"]]
+    shown = [flag.replace(source, pathlib.Path(source).name) for flag in given]
+    told = ("metric", "family", "method", "adapter_parameters", "trainable_parameters", "total_parameters", "steps")
+    found["config"]["data"]["source"] = pathlib.Path(source).name
+    return {
+        "name": method,
+        "images_per_class": images,
+        "command": " ".join(["python -m surm.train --workdir=DIR", *shown, chosen, "--config.population=seed=0|..."]),
+        "eval": members[0],
+        "seeds": {name: [values[name] for values in members] for name in members[0]},
+        "tuning": {"chosen_by": "accuracy", "validation": tuning},
+        **{name: found[name] for name in told},
+        "learning_rate": float(best),
+        "versions": found["versions"],
+        "config": found["config"],
+    }
+
+
+def _population(given: list[str], members: str, *more: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as workdir, contextlib.chdir(ROOT):
+        every = [*given, *more, f"--config.population={members}", f"--workdir={workdir}"]
+        return train.run(command_line.parse(["run", *every]).config, workdir)
+
+
+PANELS = {
+    **{f"CIFAR-10, {images} images a class: accuracy": (RESULTS, f"cifar10_{images}_*.json") for images in STEPS},
+    "CIFAR-10, 10,000 images: accuracy": (ROOT / "experiments" / "vit_families" / "results", "cifar10_*.json"),
+    "MRPC: F1": (ROOT / "experiments" / "glue_methods" / "results", "mrpc_*.json"),
+}
+"""What is drawn side by side: titles, and where the results are."""
+
+
+def sources() -> list[pathlib.Path]:
+    """All that the figure is drawn from."""
+    return [path for folder, names in PANELS.values() for path in folder.glob(names)]
+
+
+def panels() -> dict[str, list[dict[str, Any]]]:
+    """The results of every panel that has some, fewest parameters first."""
+    found = {title: _read(folder.glob(names)) for title, (folder, names) in PANELS.items()}
+    return {title: results for title, results in found.items() if results}
+
+
+def _read(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
+    results = [json.loads(path.read_text()) for path in sorted(paths)]
+    return sorted(results, key=lambda result: (result["adapter_parameters"], result["name"]))
+
+
+def values(result: dict[str, Any]) -> list[float]:
+    """The metric of every seed, in percent."""
+    return [100 * value for value in result["seeds"]["f1" if "f1" in result["seeds"] else "accuracy"]]
+
+
+def front(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that nothing with as few parameters surpasses, fewest parameters first."""
+    kept: list[dict[str, Any]] = []
+    for result in results:
+        if not kept or statistics.fmean(values(result)) > statistics.fmean(values(kept[-1])):
+            kept.append(result)
+    return kept
+
+
+def draw(file: pathlib.Path) -> None:
+    """A panel a data set: means over seeds with one standard deviation, the front, and what is on it by name."""
+    found = panels()
+    figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4.4), layout="constrained", squeeze=False)
+    names = list(dict.fromkeys(result["name"] for results in found.values() for result in results))
+    for place, (title, results) in zip(axes[0], found.items(), strict=True):
+        place.set_xscale("symlog", linthresh=1000)
+        for result in results:
+            number, of_seeds = names.index(result["name"]), values(result)
+            place.errorbar(
+                result["adapter_parameters"],
+                statistics.fmean(of_seeds),
+                yerr=statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
+                marker="osD^vP*X"[number // 10 % 8],
+                color=f"C{number % 10}",
+                label=result["name"],
+                capsize=2,
+                linestyle="none",
+            )
+        best = front(results)
+        xs, ys = [r["adapter_parameters"] for r in best], [statistics.fmean(values(r)) for r in best]
+        place.step([*xs, 10 * xs[-1]], [*ys, ys[-1]], where="post", color="0.6", linestyle="--", zorder=0)
+        place.set(title=title, xlabel="trained parameters beside the head", ylabel="percent")
+    handles = {}
+    for place in axes[0]:
+        for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
+    figures.save(figure, file, sources())
+    plt.close(figure)
+
+
+def table() -> str:
+    """The few-image results as Markdown: a row a method, mean ± standard deviation over seeds."""
+    by_name: dict[str, dict[int, dict[str, Any]]] = {}
+    for result in _read(RESULTS.glob("*.json")):
+        by_name.setdefault(result["name"], {})[result["images_per_class"]] = result
+    rows = ["| method | trained | " + " | ".join(f"{images} a class" for images in STEPS) + " |"]
+    rows.append("|---|---:|" + "---:|" * len(STEPS))
+    for name, found in by_name.items():
+        size = next(iter(found.values()))["adapter_parameters"]
+        cells = [_cell(found[images]) if images in found else "" for images in STEPS]
+        rows.append(f"| {name} | {size:,} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(result: dict[str, Any]) -> str:
+    return f"{statistics.fmean(values(result)):.1f} ± {statistics.stdev(values(result)):.1f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=pathlib.Path, help="a .npz of CIFAR-10 with a validation split")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; all by default")
+    parser.add_argument("--images", default=",".join(map(str, STEPS)), help="a class; comma-separated")
+    parser.add_argument("--missing", action="store_true", help="leave results that are there as they are")
+    parser.add_argument("--figure", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table())
+        return
+    methods, sizes = arguments.methods.split(","), arguments.images.split(",")
+    for given, known in ((methods, METHODS), (sizes, [*map(str, STEPS)])):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    if not arguments.figure and not (arguments.source and arguments.source.is_file()):
+        parser.error(f"--source={arguments.source}, expected a .npz of CIFAR-10")
+    RESULTS.mkdir(exist_ok=True)
+    for method in methods if not arguments.figure else ():
+        for images in map(int, sizes):
+            file = RESULTS / f"cifar10_{images}_{method.replace(' r=', '_r').replace(' ', '_')}.json"
+            if not (arguments.missing and file.is_file()):
+                result = measure(method, images, str(arguments.source.resolve()))
+                files.replace(file, json.dumps(result, indent=2) + "\n")
+                print(f"{method}, {images} a class: {_cell(result)} {result['tuning']['validation']}", flush=True)
+    draw(RESULTS / "pareto.png")
+
+
+if __name__ == "__main__":
+    main()
