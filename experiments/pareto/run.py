@@ -127,7 +127,7 @@ def front(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def draw(file: pathlib.Path) -> None:
+def draw() -> None:
     """A panel a data set: means over seeds with one standard deviation, the front, and what is on it by name."""
     found = panels()
     figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4.4), layout="constrained", squeeze=False)
@@ -155,7 +155,7 @@ def draw(file: pathlib.Path) -> None:
         for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
-    figures.save(figure, file, sources())
+    figures.save(figure, RESULTS / "pareto.png", sources())
     plt.close(figure)
 
 
@@ -204,7 +204,7 @@ def main() -> None:
                 result = measure(method, images, str(arguments.source.resolve()))
                 files.replace(file, json.dumps(result, indent=2) + "\n")
                 print(f"{method}, {images} a class: {_cell(result)} {result['tuning']['validation']}", flush=True)
-    draw(RESULTS / "pareto.png")
+    draw()
 
 
 if __name__ == "__main__":

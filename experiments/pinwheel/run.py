@@ -146,8 +146,14 @@ def measure(name: str, setting: str, seeds: int) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def committed() -> list[dict[str, Any]]:
+    """The results, one for each layer and setting."""
+    return json.loads((RESULTS / "pinwheel.json").read_text())["results"]
+
+
+def table() -> str:
     """The log-losses at the end as Markdown."""
+    results = committed()
     rows = ["| layer | trained in it | bottom frozen | bottom trained | and a top layer |", "|---|---:|---:|---:|---:|"]
     for name in NAMES:
         found = [result_of(results, name, setting) for setting in SETTINGS]
@@ -161,8 +167,9 @@ def result_of(results: list[dict[str, Any]], family: str, setting: str) -> dict[
     return next(result for result in results if (result["family"], result["setting"]) == (family, setting))
 
 
-def draw(results: list[dict[str, Any]], file: pathlib.Path) -> None:
+def draw() -> None:
     """The points, and a panel a setting: means over seeds with a band of one standard deviation."""
+    results = committed()
     figure, (left, *panels) = plt.subplots(1, 4, figsize=(16, 4), width_ratios=(2, 3, 3, 3), layout="constrained")
     x, spoke = pinwheel(jax.random.key(0))
     left.scatter(*x.T, c=spoke, s=2, cmap="tab10", vmax=9)
@@ -177,7 +184,7 @@ def draw(results: list[dict[str, Any]], file: pathlib.Path) -> None:
             panel.fill_between(result["steps"], mean - spread, mean + spread, color=f"C{number}", alpha=0.15, lw=0)
         panel.set(title=title, xlabel="step", ylabel="log-loss on new points (nats)", ylim=(0, 1.65))
     panels[0].legend(fontsize=7, ncols=2, loc="upper right")
-    figures.save(figure, file, [RESULTS / "pinwheel.json"])
+    figures.save(figure, RESULTS / "pinwheel.png", [RESULTS / "pinwheel.json"])
     plt.close(figure)
 
 
@@ -187,21 +194,19 @@ def main() -> None:
     parser.add_argument("--figure", action="store_true", help="train nothing")
     parser.add_argument("--table", action="store_true", help="train nothing, print the log-losses as Markdown")
     arguments = parser.parse_args()
-    file = RESULTS / "pinwheel.json"
-    RESULTS.mkdir(exist_ok=True)
-    if not (arguments.figure or arguments.table):
+    if arguments.table:
+        print(table())
+        return
+    if not arguments.figure:
         results = []
         for setting in SETTINGS:
             for name in NAMES:
                 results.append(found := measure(name, setting, SEEDS))
                 print(f"{setting} {name}: {found['end']} {found['tuning']}", flush=True)
-        command = "python experiments/pinwheel/run.py"
-        files.replace(file, json.dumps({"command": command, "versions": versions(), "results": results}) + "\n")
-    results = json.loads(file.read_text())["results"]
-    if arguments.table:
-        print(table(results))
-    else:
-        draw(results, RESULTS / "pinwheel.png")
+        result = {"command": "python experiments/pinwheel/run.py", "versions": versions(), "results": results}
+        RESULTS.mkdir(exist_ok=True)
+        files.replace(RESULTS / "pinwheel.json", json.dumps(result) + "\n")
+    draw()
 
 
 if __name__ == "__main__":

@@ -135,9 +135,15 @@ def measure(task: str, methods: list[str], source: pathlib.Path, workdir: pathli
     return {"task": task, "rows": rows, "versions": versions()}
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def committed() -> dict[str, dict[str, Any]]:
+    """The rows of every task that was measured."""
+    found = {task: RESULTS / f"{task}.json" for task in TITLES}
+    return {task: json.loads(file.read_text())["rows"] for task, file in found.items() if file.is_file()}
+
+
+def table() -> str:
     """Means over layers and blocks as Markdown: a row a method."""
-    tasks = {result["task"]: result["rows"] for result in results}
+    tasks = committed()
     heads = [f"{TITLES[task]}: moved | size | CKA" for task in tasks]
     rows = [f"| method | {' | '.join(heads)} |", "|---|" + "---:|---:|---:|" * len(tasks)]
     for method in dict.fromkeys(method for of_task in tasks.values() for method in of_task):
@@ -155,24 +161,23 @@ def _cells(row: dict[str, Any] | None) -> str:
     return " | ".join([*means, f"{statistics.fmean(row['cka']):.3f}"])
 
 
-def draw(results: list[dict[str, Any]], file: pathlib.Path) -> None:
+def draw() -> None:
     """For every task, how far the blocks' kernels moved, and how like full fine-tuning's their outputs are."""
-    figure, axes = plt.subplots(2, len(results), figsize=(5.5 * len(results), 6.5), layout="constrained", squeeze=False)
-    for (above, below), result in zip(axes.T, results, strict=True):
-        for number, (method, row) in enumerate(result["rows"].items()):
+    tasks = committed()
+    figure, axes = plt.subplots(2, len(tasks), figsize=(5.5 * len(tasks), 6.5), layout="constrained", squeeze=False)
+    for (above, below), (task, rows) in zip(axes.T, tasks.items(), strict=True):
+        for number, (method, row) in enumerate(rows.items()):
             blocks, color = range(1, len(row["cka"]) + 1), "k" if method == "before" else f"C{number}"
             below.plot(blocks, row["cka"], "o-", ms=3, color=color, label=method, ls=":" if method == "before" else "-")
             if method != "before":
                 above.plot(blocks, by_block(row["layers"]), "o-", ms=3, color=color, label=method)
-        above.set(
-            title=TITLES[result["task"]], xlabel="block", ylabel="1 - cos(W + ΔW, W), mean of q, k, v", yscale="log"
-        )
+        above.set(title=TITLES[task], xlabel="block", ylabel="1 - cos(W + ΔW, W), mean of q, k, v", yscale="log")
         below.set(xlabel="block", ylabel="linear CKA with full fine-tuning")
         for place in (above, below):
             place.set_xticks(list(blocks))
     axes[0, 0].legend(fontsize=7)
     axes[1, 0].legend(fontsize=7)
-    figures.save(figure, file, [RESULTS / f"{result['task']}.json" for result in results])
+    figures.save(figure, RESULTS / "movement.png", [RESULTS / f"{task}.json" for task in tasks])
     plt.close(figure)
 
 
@@ -194,27 +199,24 @@ def main() -> None:
     parser.add_argument("--figure", action="store_true", help="train nothing")
     parser.add_argument("--table", action="store_true", help="train nothing, print means as Markdown")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table())
+        return
     methods = arguments.methods.split(",")
     if unknown := [method for method in methods if method not in METHODS]:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
-    sources = {"cifar10": arguments.cifar10, "mrpc": arguments.glue}
-    only_shows = arguments.figure or arguments.table
-    if not only_shows and not any(sources.values()):
+    given = {task: path for task, path in (("cifar10", arguments.cifar10), ("mrpc", arguments.glue)) if path}
+    if not (arguments.figure or given):
         parser.error("expected --cifar10, --glue or both")
-    if missing := [str(path) for path in sources.values() if path and not path.exists()]:
+    if missing := [str(path) for path in given.values() if not path.exists()]:
         parser.error(f"there is no {missing[0]}")
     RESULTS.mkdir(exist_ok=True)
     memory.keep_freed_memory()
-    for task, source in sources.items():
-        if source and not only_shows:
-            result = measure(task, methods, source.resolve(), arguments.workdir.resolve())
-            result["command"] = "python experiments/weight_movement/run.py --cifar10=cifar10.npz --glue=glue"
-            files.replace(RESULTS / f"{task}.json", json.dumps(result, indent=2) + "\n")
-    results = [json.loads(file.read_text()) for task in sources if (file := RESULTS / f"{task}.json").is_file()]
-    if arguments.table:
-        print(table(results))
-    else:
-        draw(results, RESULTS / "movement.png")
+    for task, source in given.items() if not arguments.figure else ():
+        result = measure(task, methods, source.resolve(), arguments.workdir.resolve())
+        result["command"] = "python experiments/weight_movement/run.py --cifar10=cifar10.npz --glue=glue"
+        files.replace(RESULTS / f"{task}.json", json.dumps(result, indent=2) + "\n")
+    draw()
 
 
 if __name__ == "__main__":

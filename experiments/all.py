@@ -1,0 +1,89 @@
+"""Runs every experiment again, one after another, and writes the tables: from nothing to what is committed.
+
+    python experiments/all.py --data=DIR                       # or make experiments DATA=DIR
+    python experiments/all.py --data=DIR --only=pinwheel,speed
+    python experiments/all.py --list
+
+DIR holds cifar10.npz (x_train, y_train, x_val, y_val, x_test, y_test) and glue/ with GLUE's own CoLA, MRPC and SST-2.
+Hours are of two CPU cores. The speed comparison needs the extra `peers` (PyTorch, PEFT, transformers). What trains in a
+folder under runs/ goes on where it was stopped; results are replaced one by one.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Step(NamedTuple):
+    """One command: a script under experiments/, its arguments, and how long it takes."""
+
+    script: str
+    arguments: str
+    hours: float
+
+
+STEPS = (
+    Step("start_up/run.py", "", 0.1),
+    Step("paths/run.py", "", 1.5),
+    Step("speed/run.py", "--shape=bert_base --repeats=21", 0.5),
+    Step("speed/run.py", "--shape=vit_b16 --repeats=15", 0.5),
+    Step("speed/breakdown.py", "", 0.1),
+    Step("speed/sweep.py", "", 0.1),
+    Step("population/run.py", "", 0.1),
+    Step("serving/run.py", "--shape=vit_micro", 0.3),
+    Step("step_time/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.3),
+    Step("rank_schedule/run.py", "", 0.2),
+    Step("pinwheel/run.py", "", 0.3),
+    Step("gradient_share/run.py", "--source={data}/glue/MRPC", 0.1),
+    Step("gradient_share/run.py", "--source={data}/glue/MRPC --position=adapter", 0.1),
+    Step("vit_families/run.py", "--dataset=digits --methods=head,circulant", 0.1),
+    Step("vit_families/run.py", "--dataset=cifar10 --source={data}/cifar10.npz", 1.5),
+    Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --seeds=3", 9.0),
+    Step("glue_methods/run.py", "--data={data}/glue --tasks=cola,sst2", 9.0),
+    Step("weight_movement/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.5),
+    Step("approximation/run.py", "", 0.5),
+    Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
+)
+
+
+def command(step: Step, data: str) -> list[str]:
+    """What is run, from the project's root."""
+    return [sys.executable, f"experiments/{step.script}", *step.arguments.format(data=data).split()]
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, help="the folder that holds cifar10.npz and glue")
+    parser.add_argument("--only", help="folders under experiments/, comma-separated; all by default")
+    parser.add_argument("--list", action="store_true", help="show the commands and their hours, run nothing")
+    arguments = parser.parse_args()
+    folders = list(dict.fromkeys(step.script.split("/")[0] for step in STEPS))
+    chosen = arguments.only.split(",") if arguments.only else folders
+    if unknown := [name for name in chosen if name not in folders]:
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(folders)}")
+    steps = [step for step in STEPS if step.script.split("/")[0] in chosen]
+    if arguments.list:
+        for step in steps:
+            print(f"{step.hours:4.1f} h  python experiments/{step.script} {step.arguments.format(data='DIR')}".rstrip())
+        print(f"{sum(step.hours for step in steps):4.1f} h  altogether")
+        return 0
+    if any("{data}" in step.arguments for step in steps) and not (arguments.data and arguments.data.is_dir()):
+        parser.error(f"--data={arguments.data}, expected the folder that holds cifar10.npz and glue")
+    data, failed = str(arguments.data.resolve()) if arguments.data else "", []
+    for step in steps:
+        print(f"experiments/{step.script} {step.arguments}", flush=True)
+        if subprocess.run(command(step, data), cwd=ROOT, check=False).returncode:
+            failed.append(step.script)
+    subprocess.run([sys.executable, "scripts/write_tables.py"], cwd=ROOT, check=True)
+    for script in failed:
+        print(f"failed: experiments/{script}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

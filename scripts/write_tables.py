@@ -1,0 +1,80 @@
+"""Writes the tables in README.md, experiments/README.md and docs from the committed results.
+
+    python scripts/write_tables.py           # or make tables
+    python scripts/write_tables.py --check   # names those that differ, and fails
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; what belongs there is what the experiment prints with
+`--table`.
+"""
+
+import argparse
+import pathlib
+import re
+import runpy
+import sys
+from typing import NamedTuple
+
+from surm import files
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Table(NamedTuple):
+    """Where a table stands, under which name, and whose function makes it."""
+
+    page: str
+    name: str
+    experiment: str
+    function: str = "table"
+
+
+TABLES = (
+    Table("README.md", "glue", "glue_methods"),
+    Table("README.md", "speed", "speed"),
+    Table("experiments/README.md", "methods", "step_time"),
+    Table("experiments/README.md", "few images", "pareto"),
+    Table("experiments/README.md", "approximation", "approximation"),
+    Table("experiments/README.md", "pinwheel", "pinwheel"),
+    Table("experiments/README.md", "weight movement", "weight_movement"),
+    Table("docs/choosing.md", "rates", "glue_methods", "rates_table"),
+)
+
+
+def made(table: Table) -> str:
+    """What the committed results say."""
+    folder = str(ROOT / "experiments" / table.experiment)
+    sys.path.insert(0, folder)  # as for a script
+    try:
+        return runpy.run_path(f"{folder}/run.py")[table.function]()
+    finally:
+        sys.path.remove(folder)
+
+
+def with_table(text: str, name: str, rows: str) -> str:
+    """A page with a table in its place; ValueError if it has none of that name."""
+    place = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not place.search(text):
+        raise ValueError(f"no place for a table {name!r}, expected <!-- table {name} --> and <!-- end -->")
+    return place.sub(lambda found: f"{found[1]}{rows}\n{found[2]}", text, count=1)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    only_checks, differing = parser.parse_args().check, []
+    for table in TABLES:
+        page = ROOT / table.page
+        before = page.read_text()
+        after = with_table(before, table.name, made(table))
+        if after != before:
+            differing.append(f"{table.page}: {table.name}")
+            if not only_checks:
+                files.replace(page, after)
+    for told in differing:
+        print(f"{'differs' if only_checks else 'written'}: {told}")
+    return int(only_checks and bool(differing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
