@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 namespace: dict[str, str] = {}
 exec((ROOT / "surm" / "version.py").read_text(), namespace)
+NOTEBOOK = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]  # to run notebooks/; any Jupyter shows them
 
 setup(
     name="surm",
@@ -52,8 +53,10 @@ setup(
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.22"],
+        "notebook": NOTEBOOK,
         "test": [
             "beartype>=0.20",
+            *NOTEBOOK,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",

@@ -20,7 +20,7 @@ from surm.data.texts import TextSplit
 from surm.errors import InputError
 from surm.feed import Feed, feed_of
 from surm.peft import store
-from surm.workdir import Workdir, read_object
+from surm.workdir import LOCK, Workdir, read_object
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,8 +113,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     """
     path = pathlib.Path(folder)
     if not (path / "result.json").is_file():
-        why = "result.json is missing" if path.is_dir() else "there is no such folder"
-        raise InputError(f"{str(folder)!r} holds no finished run: {why}")
+        raise InputError(f"{str(folder)!r} holds {_instead_of_a_finished_run(path)}")
     result = read_object(path / "result.json")
     if "population" in result:
         best = path / "members" / result["best"]
@@ -137,3 +136,13 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         result=result,
         feed=feed_of(config, weights, base),
     )
+
+
+def _instead_of_a_finished_run(path: pathlib.Path) -> str:
+    """What a folder without a result is, and what to do where a run has begun in it."""
+    if (path / "config.json").is_file() and any((path / name).exists() for name in (LOCK, "metrics.jsonl")):
+        return (
+            "an unfinished run: wait for it, or start the command it was started with again, which goes on from the "
+            "last checkpoint"
+        )
+    return "no finished run: " + ("result.json is missing" if path.is_dir() else "there is no such folder")

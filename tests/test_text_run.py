@@ -229,8 +229,23 @@ def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(surm.InputError, match="holds no finished run: there is no such folder"):
         surm.load_run("/no/such/run")
-    with pytest.raises(surm.InputError, match="holds no finished run: result.json is missing"):
+    for name in ("config.json", ".lock"):  # one alone is of anything else
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(surm.InputError, match="holds no finished run: result.json is missing"):
+            surm.load_run(tmp_path)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("begun", ["metrics.jsonl", ".lock"])
+def test_a_run_that_has_not_finished_is_refused_with_what_to_do(tmp_path, begun):
+    for name in ("config.json", begun):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(surm.InputError) as raised:
         surm.load_run(tmp_path)
+    assert str(raised.value) == (
+        f"{str(tmp_path)!r} holds an unfinished run: wait for it, or start the command it was started with again, "
+        "which goes on from the last checkpoint"
+    )
 
 
 @pytest.mark.skipif(
