@@ -6,20 +6,19 @@ import json
 import pathlib
 import re
 import runpy
+import shlex
 import statistics
+import sys
 
 import pytest
 
-from surm import command_line, train
+from surm import __main__ as command
+from surm import command_line, processes, sweep, train
 from surm.config import default, leaves
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = (ROOT / "experiments" / "README.md").read_text()
-
-
-def table(experiment: str, *arguments: str) -> str:
-    return runpy.run_path(str(ROOT / "experiments" / experiment / "run.py"))["table"](*arguments)
 
 
 def result_of(path: str) -> dict:
@@ -45,19 +44,54 @@ def test_the_snippets_of_the_docs_run_one_after_the_other(page, tmp_path, monkey
     assert "surm" in names
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "measured"),
-    [
-        (EXPERIMENTS, "methods", ["step_time"]),
-        (README, "glue", ["glue_methods"]),
-        (README, "speed", ["speed"]),
-    ],
-    ids=["methods", "glue", "speed"],
-)
-def test_the_tables_are_those_of_the_committed_results(text, name, measured, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments" / measured[0])  # as for a script
-    shown = re.search(rf"<!-- table {name} -->\n(.*?)\n<!-- end -->", text, re.DOTALL).group(1)
-    assert shown == table(*measured)
+def commands(text: str) -> list[list[str]]:
+    """The words of every command in an indented block, over lines that end in a backslash, without comments."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL).replace("\\\n", " ")
+    lines = re.findall(r"^    ((?:surm|python) .*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_name_what_there_is(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(page.read_text()):
+        program, *flags = words[2:] if words[:2] == ["python", "-m"] else [f"surm.{words[1]}", *words[2:]]
+        if words[0] == "python" and words[1] != "-m":
+            assert (ROOT / words[1]).is_file(), words
+        elif program == "surm.train":
+            command_line.parse([program, *flags], program, processes.OPTIONS, train.SWITCHES)
+        elif program == "surm.sweep":
+            command_line.parse([program, *flags], program, sweep.OPTIONS)
+        else:
+            assert program.removeprefix("surm.") in command.COMMANDS, words
+
+
+WRITTEN = runpy.run_path(str(ROOT / "scripts" / "write_tables.py"))
+
+
+@pytest.mark.parametrize("table", WRITTEN["TABLES"], ids=lambda table: table.name.replace(" ", "_"))
+def test_the_tables_are_those_of_the_committed_results(table):
+    text = (ROOT / table.page).read_text()
+    assert WRITTEN["with_table"](text, table.name, WRITTEN["made"](table)) == text
+
+
+def test_a_table_that_differs_is_found_and_written(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "choosing.md").write_text(page.replace("| head |", "| heat |", 1))
+    names = WRITTEN["main"].__globals__
+    monkeypatch.setitem(names, "TABLES", [table for table in names["TABLES"] if table.name == "rates"])
+    rows = names["made"](names["TABLES"][0])
+    monkeypatch.setitem(names, "made", lambda table: rows)
+    monkeypatch.setitem(names, "ROOT", tmp_path)
+    for arguments, status, said in (["--check"], 1, "differs"), ([], 0, "written"), (["--check"], 0, ""):
+        monkeypatch.setattr(sys, "argv", ["write_tables.py", *arguments])
+        assert WRITTEN["main"]() == status
+        assert capsys.readouterr().out == (f"{said}: docs/choosing.md: rates\n" if said else "")
+    assert (tmp_path / "docs" / "choosing.md").read_text() == page
 
 
 def test_the_numbers_of_its_commands_are_those_of_the_committed_results():

@@ -171,7 +171,7 @@ def best(tuning: dict[float, dict[str, float] | None], metric: str) -> float:
 
 def table() -> str:
     """The committed results as Markdown: a row a method that ran on every task, fewest parameters first."""
-    results = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    results = _committed()
     tasks = [task for task in TASKS if any(result["task"] == task for result in results)]
     heads = [f"{TASKS[task]['folder']} ({', '.join(TASKS[task]['shown'])})" for task in tasks]
     rows = ["| method | trained beside the head | " + " | ".join(heads) + " |", "|---|---:|" + "---:|" * len(tasks)]
@@ -183,6 +183,21 @@ def table() -> str:
         cells = [_cell(found[task]) for task in tasks]
         rows.append(f"| {name} | {_size(found):,} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def rates_table() -> str:
+    """What tuning found on MRPC, as Markdown: the accuracy on 500 training examples kept apart, in percent, by rate."""
+    found = [result for result in _committed("mrpc") if result["tuning"]["validation"]]
+    rows = ["| method | at a quarter | at | four times that | chosen |", "|---|---:|---:|---:|---:|"]
+    for result in sorted(found, key=lambda result: (result["adapter_parameters"], result["name"])):
+        tuned = result["tuning"]["validation"].items()
+        cells = [f"{rate}: {100 * values['accuracy']:.1f}" if values else f"{rate}: –" for rate, values in tuned]
+        rows.append(f"| {result['name']} | {' | '.join(cells)} | {result['learning_rate']:g} |")
+    return "\n".join(rows)
+
+
+def _committed(task: str = "*") -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{task}_*.json"))]
 
 
 def _size(found: dict[str, dict]) -> int:

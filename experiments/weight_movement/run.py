@@ -34,6 +34,7 @@ from surm.models import bert
 from surm.peft import select
 from surm.report import figures
 from surm.result import versions
+from surm.runs import LoadedRun
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -63,7 +64,7 @@ def flags(task: str, method: str, source: pathlib.Path) -> list[str]:
     return glue["flags"](changes | {"optim.learning_rate": json.loads(chosen.read_text())["learning_rate"]})
 
 
-def trained(task: str, method: str, source: pathlib.Path, workdir: pathlib.Path) -> surm.LoadedRun:
+def trained(task: str, method: str, source: pathlib.Path, workdir: pathlib.Path) -> LoadedRun:
     """The run of a method, trained if it is not there."""
     folder = workdir / task / method.replace(" r=", "_r")
     with contextlib.chdir(ROOT):
