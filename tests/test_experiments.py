@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import runpy
+import subprocess
 import sys
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from flax import nnx
 
 import surm
+from surm.report import figures
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 
@@ -121,6 +123,185 @@ def test_a_batch_names_as_many_adapters_as_there_are_and_all_as_often():
     for number, often in ((1, 8), (4, 2), (8, 1), (100, 1)):
         ids, counts = np.unique(named_ids(number, 8), return_counts=True)
         assert (counts == often).all() and ids.min() >= 0 and ids.max() < number
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("pareto/run.py", ["--source=/nowhere"], "--source=/nowhere, expected a .npz of CIFAR-10"),
+        ("pareto/run.py", ["--source=/nowhere", "--methods=lora"], "unknown: lora; known: head, circulant"),
+        ("pareto/run.py", ["--source=/nowhere", "--images=11"], "unknown: 11; known: 10, 50, 200"),
+        ("weight_movement/run.py", [], "expected --cifar10, --glue or both"),
+        ("weight_movement/run.py", ["--glue=/nowhere"], "there is no /nowhere"),
+        ("weight_movement/run.py", ["--glue=/", "--methods=svd"], "unknown: svd; known: circulant"),
+        ("approximation/run.py", ["--targets=weight"], "unknown: weight; known: random, weights, updates"),
+        ("approximation/run.py", ["--targets=updates", "--runs=/nowhere"], "run experiments/weight_movement/run.py"),
+        ("all.py", ["--only=pinwheels"], "unknown: pinwheels; known: start_up, paths"),
+        ("all.py", ["--only=pareto"], "--data=None, expected the folder that holds cifar10.npz and glue"),
+        ("all.py", ["--data=/nowhere"], "--data=/nowhere, expected the folder"),
+    ],
+)
+def test_the_paper_s_experiments_refuse_in_one_line(monkeypatch, capsys, script, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXPERIMENTS / script), run_name="__main__")
+    assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_all_experiments_are_run_by_one_command(capsys, monkeypatch):
+    script = runpy.run_path(str(EXPERIMENTS / "all.py"))
+    scripts = {step.script for step in script["STEPS"]}
+    assert all((EXPERIMENTS / name).is_file() for name in scripts)
+    assert {name.split("/")[0] for name in scripts} == {path.parent.name for path in EXPERIMENTS.glob("*/run.py")}
+    monkeypatch.setattr(sys, "argv", ["all.py", "--list", "--only=pinwheel"])
+    assert script["main"]() == 0
+    assert " 0.3 h  python experiments/pinwheel/run.py\n" in capsys.readouterr().out
+
+
+def test_what_fails_is_named_and_the_others_run(capsys, monkeypatch):
+    script, called = runpy.run_path(str(EXPERIMENTS / "all.py")), []
+
+    def call(words, **_):
+        called.append(words[1])
+        return subprocess.CompletedProcess(words, int("sweep" in words[1]))
+
+    monkeypatch.setattr(script["subprocess"], "run", call)
+    monkeypatch.setattr(sys, "argv", ["all.py", "--only=speed"])
+    assert script["main"]() == 1
+    assert called == [*(f"experiments/speed/{name}.py" for name in ("run", "run", "breakdown", "sweep")),
+                      "scripts/write_tables.py"]  # fmt: skip
+    assert capsys.readouterr().err == "failed: experiments/speed/sweep.py\n"
+
+
+FIGURES = {
+    "approximation/results/approximation.png": ["approximation/results/*.json"],
+    "pareto/results/pareto.png": [
+        "pareto/results/*.json", "vit_families/results/cifar10_*.json", "glue_methods/results/mrpc_*.json"
+    ],
+    "pinwheel/results/pinwheel.png": ["pinwheel/results/*.json"],
+    "rank_schedule/results/schedule.png": ["rank_schedule/results/*.json"],
+    "speed/results/sweep.png": ["speed/results/sweep.json"],
+    "weight_movement/results/movement.png": ["weight_movement/results/*.json"],
+}  # fmt: skip
+
+
+def test_every_figure_is_drawn_from_the_committed_results():
+    assert {str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.png")} == FIGURES.keys()
+    for figure, patterns in FIGURES.items():
+        sources = [path for pattern in patterns for path in EXPERIMENTS.glob(pattern)]
+        assert figures.drawn_from(EXPERIMENTS / figure) == figures.digest(sources), f"{figure}: draw it again"
+
+
+METHOD_MD_7 = {  # Wishart, relative Frobenius error, of other draws than ours: the closed forms are the same
+    ("low rank", 64): 0.947, ("low rank", 100): 0.963, ("low rank", 144): 0.974,
+    ("Kronecker", 64): 0.696, ("Kronecker", 100): 0.700, ("Kronecker", 144): 0.704,
+    ("circulant", 64): 0.702, ("circulant", 100): 0.704, ("circulant", 144): 0.707,
+    ("Toeplitz", 64): 0.697, ("Toeplitz", 100): 0.700, ("Toeplitz", 144): 0.705,
+}  # fmt: skip
+
+
+def approximations() -> list[dict]:
+    return runpy.run_path(str(EXPERIMENTS / "approximation" / "run.py"))["committed"]()
+
+
+def test_the_approximation_of_a_wishart_matrix_is_as_known():
+    rows = [row for row in approximations() if row["target"] == "wishart"]
+    for (line, n), known in METHOD_MD_7.items():
+        row = next(row for row in rows if row["line"] == line and row["n"] == n)
+        assert row["mean"] == pytest.approx(known, abs=0.005), (line, n)
+        assert len(row["errors"]) == 10 and row["std"] < 0.02
+
+
+def test_low_rank_wins_where_the_target_is_nearly_of_low_rank_and_loses_elsewhere():
+    def error(target: str, line: str, place: int = 0) -> float:
+        found = [row for row in rows if row["target"] == target and row["line"] == line and row["n"] == 144]
+        return found[place]["mean"]
+
+    rows = approximations()
+    for target in ("wishart", "gaussian", "displacement2"):
+        assert error(target, "low rank") > error(target, "W(G,H)") > 0  # both of 2n parameters
+        assert error(target, "low rank") > error(target, "Toeplitz")
+    for target in ("noncentred", "rank4"):
+        assert error(target, "low rank", 2) < error(target, "W(G,H)", 2)  # of rank 4 both
+    assert error("displacement2", "W(G,H)", 1) < 0.2 < error("displacement2", "low rank", 4)
+
+
+def test_the_nearest_members_are_found_by_the_script():
+    script = runpy.run_path(str(EXPERIMENTS / "approximation" / "run.py"))
+    matrix = jax.random.normal(jax.random.key(0), (1, 8, 8))
+    target = script["Target"]("gaussian", matrix, matrix)
+    values = np.linalg.svd(matrix[0], compute_uv=False)
+    expected = float(np.sqrt(np.sum(values[2:] ** 2) / np.sum(values**2)))
+    assert script["errors"](target, "low_rank", {"rank": 2}) == pytest.approx([expected], rel=1e-4)
+    assert script["errors"](target, "svft", {}) == pytest.approx([0.0], abs=1e-5)  # the weight itself
+
+
+def test_the_pinwheel_shows_where_low_rank_stops():
+    script = runpy.run_path(str(EXPERIMENTS / "pinwheel" / "run.py"))
+    results = {(row["family"], row["setting"]): row for row in script["committed"]()}
+    assert {name for name, _ in results} == {*script["NAMES"]} and len(results) == 3 * len(script["NAMES"])
+    for (name, setting), row in results.items():
+        assert len(row["log_loss"]) == 10 and len(row["log_loss"][0]) == len(row["steps"]) == 40
+        assert row["parameters"] in ((127, 128) if name != "dense" else (64 * 64,))
+        if setting != "deep":
+            low, high = (0.7, 1.0) if name in ("low_rank r=1", "melora r=1") else (0.0, 0.3)
+            assert low < row["end"]["mean"] < high, (name, setting)
+
+
+def test_a_pinwheel_net_learns(monkeypatch):
+    script = runpy.run_path(str(EXPERIMENTS / "pinwheel" / "run.py"))
+    for name, value in {"STEPS": 20, "EVERY": 10, "POINTS": 200, "BATCH": 50, "RATES": (1e-2,)}.items():
+        monkeypatch.setitem(script["train"].__globals__, name, value)
+    result = script["measure"]("circulant", "frozen", 2)
+    assert result["parameters"] == 128 and np.shape(result["log_loss"]) == (2, 2)
+    assert all(end < start < np.log(5) for start, end in result["log_loss"])
+    assert script["measure"]("circulant", "trained", 2)["log_loss"] != result["log_loss"]
+    points, spokes = script["pinwheel"](jax.random.key(0))
+    assert points.shape == (200, 2) and [*np.bincount(spokes)] == [40] * 5
+
+
+def test_cka_and_movement_are_as_defined():
+    script = runpy.run_path(str(EXPERIMENTS / "weight_movement" / "run.py"))
+    x, y = np.random.default_rng(0).normal(size=(2, 50, 6)).astype(np.float32)
+    turned = 3 * x @ np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))[0] + 7
+    assert script["linear_cka"](x, turned) == pytest.approx(1, abs=1e-5)
+    h = np.eye(50) - 1 / 50
+    k, m = h @ x @ x.T @ h, h @ y @ y.T @ h  # by kernels, as it was defined
+    assert script["linear_cka"](x, y) == pytest.approx(np.vdot(k, m) / np.sqrt(np.vdot(k, k) * np.vdot(m, m)), rel=1e-5)
+
+
+def test_a_model_moves_by_the_angle_between_its_weights(small_vit):
+    script = runpy.run_path(str(EXPERIMENTS / "weight_movement" / "run.py"))
+    after = nnx.clone(small_vit)
+    kernel = after.blocks[0].attention.query.kernel
+    before = np.asarray(kernel[...], np.float64)
+    across = np.roll(before, 1)
+    across -= before * np.vdot(before, across) / np.vdot(before, before)
+    across *= np.linalg.norm(before) / np.linalg.norm(across)
+    kernel[...] = before + across  # at 45 degrees
+    found = script["moved"](after, small_vit)
+    assert found["blocks.0.attention.query"]["movement"] == pytest.approx(1 - np.sqrt(0.5), abs=1e-5)
+    assert found["blocks.0.attention.query"]["size"] == pytest.approx(1, abs=1e-5)
+    assert found["blocks.0.attention.value"]["movement"] == pytest.approx(0, abs=1e-6)
+    assert len(found) == 6
+
+
+def test_the_pareto_front_is_what_nothing_smaller_surpasses():
+    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
+    results = [
+        {"name": name, "adapter_parameters": size, "seeds": {"accuracy": values}}
+        for name, size, values in (("a", 0, [0.5]), ("b", 10, [0.4, 0.5]), ("c", 20, [0.6, 0.8]), ("d", 30, [0.7]))
+    ]
+    assert [result["name"] for result in script["front"](results)] == ["a", "c"]
+
+
+def test_the_pareto_plot_has_a_dozen_methods_in_every_full_panel():
+    panels = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))["panels"]()
+    for title in ("CIFAR-10, 10,000 images: accuracy", "MRPC: F1"):
+        assert len(panels[title]) >= 12
+    for title, results in panels.items():
+        if "a class" in title:
+            assert all(len(result["seeds"]["accuracy"]) == 3 for result in results)
 
 
 def test_start_up_is_as_it_was_measured():

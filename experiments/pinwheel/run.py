@@ -48,7 +48,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 NAMES = (*FAMILIES, "dense")
 WIDTH, SPOKES, POINTS, BATCH, STEPS, EVERY, SEEDS = 64, 5, 2000, 256, 2000, 50, 10
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-SETTINGS = {"frozen": "bottom layer frozen", "trained": "bottom layer trained", "deep": "bottom layer trained, and a top layer behind"}
+SETTINGS = {
+    "frozen": "bottom layer frozen",
+    "trained": "bottom layer trained",
+    "deep": "bottom layer trained, and a top layer behind",
+}
 
 Points = tuple[Float[Array, "points 2"], Int[Array, " points"]]
 Net = dict[str, Any]
