@@ -17,7 +17,7 @@ from surm.version import __version__
 
 if TYPE_CHECKING:
     from surm import exchange, matrices, models, peft
-    from surm.exchange import export_merged, export_peft, import_peft, to_low_rank
+    from surm.exchange import export_merged, export_peft, import_peft, save_model, to_low_rank
     from surm.peft import (
         METHODS,
         KernelLayout,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from surm.runs import load_run
 
 _NAMES = {
-    "surm.exchange": ("export_merged", "export_peft", "import_peft", "to_low_rank"),
+    "surm.exchange": ("export_merged", "export_peft", "import_peft", "save_model", "to_low_rank"),
     "surm.peft": (
         "KernelLayout", "METHODS", "ParameterCount", "PeftSpec", "Trainable", "adapt_params", "attach",
         "count_parameters", "detach", "disabled", "load_adapter", "merge", "save_adapter", "serve_batch",
@@ -88,6 +88,7 @@ __all__ = [
     "models",
     "peft",
     "save_adapter",
+    "save_model",
     "serve_batch",
     "stack_adapters",
     "to_low_rank",

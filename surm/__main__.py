@@ -103,18 +103,24 @@ def _export(arguments: list[str]) -> int:
 
 def _merge(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="surm merge", description="Writes a finished run's whole model, its adapter folded in, as transformers "
-        "loads it: model.safetensors and config.json.",
+        prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
+        "transformers loads it (model.safetensors and config.json), or to a file NAME.safetensors of our own, which "
+        "config.model.weights takes and which also holds what transformers has not, such as a model that pools by the mean.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")
     chosen = parser.parse_args(arguments)
 
     def merge() -> int:
         import surm
+        from surm import preparation
 
         run = surm.load_run(chosen.run)
-        surm.export_merged(chosen.out, run.model, labels=[str(name) for name in run.result["classes"]] or None)
+        if chosen.out.endswith(".safetensors"):
+            opened = preparation.weights_of(run.config)
+            surm.save_model(chosen.out, run.model, **({"mean": opened.mean, "std": opened.std} if opened else {}))
+        else:
+            surm.export_merged(chosen.out, run.model, labels=[str(name) for name in run.result["classes"]] or None)
         print(f"written to {chosen.out}")
         return 0
 

@@ -1,5 +1,6 @@
 """The command `surm`: what it hands on, what it shows, how it refuses."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ from flax import nnx
 import surm
 from surm import __main__ as command
 from surm import inspection, train
-from surm.models import vit
+from surm.models import convert, vit, weights
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 from tests.test_train import arguments
@@ -114,6 +115,25 @@ def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
     printed(capsys, "merge", "run", "--out", str(tmp_path / "merged"))
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["id2label"]["2"] == "owl"
+
+
+def test_merge_writes_a_file_of_its_own_that_answers_as_the_run(tmp_path, run, capsys):
+    printed(capsys, "merge", str(run), "--out", str(tmp_path / "new" / "merged.safetensors"))
+    opened = weights.open_weights(str(tmp_path / "new" / "merged.safetensors"))
+    trained = surm.load_run(run)
+    assert (opened.model, opened.mean, opened.std) == ("vit_micro", (0.5,) * 3, (0.5,) * 3)
+    fresh = vit.ViT(vit.preset(opened.model), trained.result["num_outputs"], rngs=nnx.Rngs(9))
+    again = dataclasses.replace(trained, model=convert.restore(fresh, opened, head=True))
+    digits = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
+    np.testing.assert_allclose(again.predict(digits), trained.predict(digits), atol=1e-5)
+
+
+def test_a_model_file_wants_a_preset_and_its_ending(tmp_path, small_vit):
+    with pytest.raises(surm.InputError, match="no preset has the model's shape ViTConfig.*there are: vit_micro"):
+        surm.save_model(tmp_path / "model.safetensors", small_vit)
+    with pytest.raises(surm.InputError, match=r"'model.bin' does not end in .safetensors"):
+        surm.save_model("model.bin", small_vit)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_what_cannot_be_exported_ends_in_a_line(tmp_path, run, capsys):

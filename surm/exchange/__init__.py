@@ -4,6 +4,7 @@
     lora, c3a, lokr            what one type of PEFT's keeps in them, the same functions in each; between: updates
     low_rank                   the nearest low-rank update, for families that PEFT lacks
     merged                     a whole model, its update folded in, as transformers loads it
+    model_file                 the same as a file of our own, for models that transformers has not
     names                      our paths <-> the names of transformers' modules
 
 `surm.peft` and `surm.models` know nothing of it.
@@ -11,7 +12,8 @@
 
 from surm.exchange.low_rank import to_low_rank
 from surm.exchange.merged import export_merged
+from surm.exchange.model_file import save_model
 from surm.exchange.peft_export import export_peft
 from surm.exchange.peft_import import import_peft
 
-__all__ = ["export_merged", "export_peft", "import_peft", "to_low_rank"]
+__all__ = ["export_merged", "export_peft", "import_peft", "save_model", "to_low_rank"]

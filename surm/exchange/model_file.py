@@ -1,0 +1,55 @@
+"""A whole model, its update folded in, as one file of our own that `config.model.weights` takes; any pooling."""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import safetensors.numpy
+
+from surm import files
+from surm.errors import InputError
+from surm.exchange import names
+from surm.models import bert, vit
+from surm.models.weights import HALVES
+from surm.peft import surgery
+
+
+def save_model(
+    path: str | os.PathLike,
+    model: vit.ViT | bert.Bert,
+    *,
+    mean: Sequence[float] = HALVES[0],
+    std: Sequence[float] = HALVES[1],
+) -> None:
+    """Writes a model with its update merged and its head: safetensors under our variable paths.
+
+    `surm.models.weights.open_weights` opens it, `convert.restore(model, opened, head=True)` reads it with the head;
+    a config trains from it by `model.weights`. A text model's tokenizer is no part of it.
+
+    Args:
+      path: the file, which ends in .safetensors; written in one step, its folder made if absent.
+      model: of one of the presets' shapes, with an adapter that merges, or none. Left untouched.
+      mean: subtracted from a pixel in 0..1, one number a channel.
+      std: divides the pixel after that.
+
+    Raises:
+      InputError: if no preset has the model's shape, the adapter does not merge, or the path has another ending.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{str(path)!r} does not end in .safetensors")
+    plain = surgery.detach(surgery.merge(model))
+    about = {"model": _preset(plain), "mean": list(mean), "std": list(std)}
+    arrays = {name: np.ascontiguousarray(array) for name, array in names.parameters(plain).items()}
+    files.made_folder(path.parent)
+    files.replace(path, safetensors.numpy.save(arrays, metadata={"surm": json.dumps(about)}))
+
+
+def _preset(model: vit.ViT | bert.Bert) -> str:
+    module = vit if isinstance(model, vit.ViT) else bert
+    for name, shape in module.PRESETS.items():
+        if shape == model.config:
+            return name
+    raise InputError(f"no preset has the model's shape {model.config}; there are: {', '.join(module.PRESETS)}")
