@@ -105,7 +105,7 @@ def _merge(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
         "transformers loads it (model.safetensors and config.json), or to a file NAME.safetensors of our own, which "
-        "config.model.weights takes and which also holds what transformers has not, such as a model that pools by the mean.",
+        "config.model.weights takes and which also holds what transformers has not, such as mean pooling.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")

@@ -36,7 +36,7 @@ def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequenc
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
-        raise InputError(f"{reason}; expected a model with pooling='class' (surm.save_model writes any, as a file of ours)")
+        raise InputError(f"{reason}; expected a model with pooling='class' (or save_model, for a file of our own)")
     plain = surgery.detach(surgery.merge(model))
     arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
               for ours, array in names.parameters(plain).items()}  # fmt: skip
