@@ -232,6 +232,8 @@ def draw() -> None:
                 place.errorbar(xs, ys, yerr=[row["std"] for row in found], label=line, lw=1, **style)
         place.set(title=f"{NAMES[name]} ({n}×{n})", xscale="log", ylim=(0, 1.05))
         place.set(xlabel="trained parameters over n", ylabel="relative error")
+        place.set_xticks(ticks := [1, 2, 4, 8, 16, 32], labels=ticks)
+        place.minorticks_off()
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     figures.save(figure, RESULTS / "approximation.png", sources())
     plt.close(figure)

@@ -133,7 +133,7 @@ def draw() -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4.4), layout="constrained", squeeze=False)
     names = list(dict.fromkeys(result["name"] for results in found.values() for result in results))
     for place, (title, results) in zip(axes[0], found.items(), strict=True):
-        place.set_xscale("symlog", linthresh=1000)
+        place.set_xscale("symlog", linthresh=1000, linscale=0.5)
         for result in results:
             number, of_seeds = names.index(result["name"]), values(result)
             place.errorbar(
@@ -150,11 +150,13 @@ def draw() -> None:
         xs, ys = [r["adapter_parameters"] for r in best], [statistics.fmean(values(r)) for r in best]
         place.step([*xs, 10 * xs[-1]], [*ys, ys[-1]], where="post", color="0.6", linestyle="--", zorder=0)
         place.set(title=title, xlabel="trained parameters beside the head", ylabel="percent")
+        place.set_xticks([0, *(10**k for k in range(3, 8) if 10**k < 3 * results[-1]["adapter_parameters"])])
     handles = {}
     for place in axes[0]:
         for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, fontsize=8)
+    columns = round(1.5 * len(found))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
     figures.save(figure, RESULTS / "pareto.png", sources())
     plt.close(figure)
 
