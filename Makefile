@@ -31,6 +31,7 @@ tables: $(VENV)/test
 	$(BIN)/python scripts/write_tables.py
 
 experiments: $(VENV)/parity
+	@test -n "$(DATA)" || { echo "make experiments DATA=DIR; what DIR holds: experiments/all.py" >&2; exit 1; }
 	$(BIN)/python experiments/all.py --data="$(DATA)"
 
 # One stamp an extra: an install that was cut off is repeated, a finished one is not.

@@ -62,17 +62,17 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    only_checks, differing = parser.parse_args().check, []
+    only_checks = parser.parse_args().check
+    pages, differing = {table.page: (ROOT / table.page).read_text() for table in TABLES}, []
     for table in TABLES:
-        page = ROOT / table.page
-        before = page.read_text()
-        after = with_table(before, table.name, made(table))
-        if after != before:
-            differing.append(f"{table.page}: {table.name}")
-            if not only_checks:
-                files.replace(page, after)
-    for told in differing:
-        print(f"{'differs' if only_checks else 'written'}: {told}")
+        after = with_table(pages[table.page], table.name, made(table))
+        if after != pages[table.page]:
+            differing.append(table)
+            pages[table.page] = after
+    for page in {table.page for table in differing} if not only_checks else ():
+        files.replace(ROOT / page, pages[page])
+    for table in differing:
+        print(f"{'differs' if only_checks else 'written'}: {table.page}: {table.name}")
     return int(only_checks and bool(differing))
 
 

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,7 +14,7 @@ from flax import nnx
 import surm
 from surm import __main__ as command
 from surm import inspection, train
-from surm.models import convert, vit, weights
+from surm.models import bert, convert, vit, weights
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 from tests.test_train import arguments
@@ -131,9 +132,23 @@ def test_merge_writes_a_file_of_its_own_that_answers_as_the_run(tmp_path, run, c
 def test_a_model_file_wants_a_preset_and_its_ending(tmp_path, small_vit):
     with pytest.raises(surm.InputError, match="no preset has the model's shape ViTConfig.*there are: vit_micro"):
         surm.save_model(tmp_path / "model.safetensors", small_vit)
-    with pytest.raises(surm.InputError, match=r"'model.bin' does not end in .safetensors"):
+    with pytest.raises(surm.InputError, match=r"'model.bin' is a folder or does not end in .safetensors"):
         surm.save_model("model.bin", small_vit)
+    micro = vit.ViT(vit.preset("vit_micro"), 2, rngs=nnx.Rngs(0))
+    with pytest.raises(surm.InputError, match=r"std=\[0.0\]; expected a number a channel, std above 0"):
+        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5], std=[0.0])
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_text_model_is_saved_whatever_its_dropout(tmp_path):
+    shape = bert.preset("bert_tiny", dropout=0.1)
+    model = bert.Bert(shape, 3, rngs=nnx.Rngs(0))
+    surm.save_model(tmp_path / "model.safetensors", model)
+    opened = weights.open_weights(str(tmp_path / "model.safetensors"))
+    again = convert.restore(bert.Bert(bert.preset(opened.model), 3, rngs=nnx.Rngs(1)), opened, head=True)
+    tokens = jnp.arange(10).reshape(2, 5)
+    model.eval()
+    np.testing.assert_array_equal(again(tokens), model(tokens))
 
 
 def test_what_cannot_be_exported_ends_in_a_line(tmp_path, run, capsys):

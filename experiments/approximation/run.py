@@ -1,6 +1,6 @@
 """How near each family comes to a matrix: the error of its nearest member against the trained parameters.
 
-    python experiments/approximation/run.py
+    python experiments/approximation/run.py --targets=random,weights
     python experiments/approximation/run.py --targets=updates --runs=runs/weight_movement
     python experiments/approximation/run.py --figure
 
@@ -23,6 +23,7 @@ import functools
 import json
 import pathlib
 import statistics
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,12 +38,14 @@ import matplotlib.pyplot as plt
 
 import surm
 from surm import command_line, files, matrices, preparation
+from surm.errors import InputError
 from surm.peft import select
 from surm.report import figures
 from surm.result import versions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
+TASKS = ("cifar10", "mrpc")
 SIZES, DRAWS, NOISE = (64, 100, 144), 10, 0.1
 TARGETS = r"blocks\.[135]\.attention\.(query|value)"
 
@@ -106,10 +109,10 @@ def _displaced(n: int, g: Float[Array, "2 n"], h: Float[Array, "2 n"]) -> Float[
     return matrices.FAMILIES["low_displacement_rank"].to_dense({"g": g, "h": h}, n, n) / (2 * n) ** 0.5
 
 
-def weights() -> Iterator[Target]:
+def pretrained() -> Iterator[Target]:
     """The pretrained kernels, n_out×n_in."""
-    for name, flags in (("vit", "vit_digits.py"), ("minilm", "bert_glue.py:weights=minilm")):
-        arguments = ["run", f"--config=configs/{flags}", "--workdir=none"]
+    for name, file in (("vit", "vit_digits.py"), ("minilm", "bert_glue.py:weights=minilm")):
+        arguments = ["run", f"--config=configs/{file}", "--workdir=none"]
         with contextlib.chdir(ROOT):
             config = command_line.parse(arguments).config
             model = preparation.base_model(
@@ -126,7 +129,7 @@ def _kernels(model: nnx.Module) -> Float[Array, "layers n n"]:
 
 def updates(runs: pathlib.Path) -> Iterator[Target]:
     """What full fine-tuning added to the same kernels, and those before."""
-    for task in ("cifar10", "mrpc"):
+    for task in TASKS:
         run = surm.load_run(str(runs / task / "full"))
         with contextlib.chdir(ROOT):
             before = preparation.prepare(run.config).model
@@ -154,6 +157,11 @@ def _projecting(family: str, options: tuple[tuple[str, Any], ...]) -> Any:
     return jax.jit(functools.partial(matrices.FAMILIES[family].project, **dict(options)))
 
 
+def resolved(options: dict[str, Any], n: int) -> dict[str, Any]:
+    """Options for one size: "n/2" becomes a number."""
+    return {key: n // int(value[2:]) if isinstance(value, str) else value for key, value in options.items()}
+
+
 def measure(target: Target) -> Iterator[dict[str, Any]]:
     """One row for every family and its options."""
     n = target.matrices.shape[-1]
@@ -162,7 +170,7 @@ def measure(target: Target) -> Iterator[dict[str, Any]]:
             has_no_base = hasattr(matrices.FAMILIES[family], "fixed") and target.bases is None
             if has_no_base or (family == "low_displacement_rank" and options["rank"] * n > 576):
                 continue
-            given = {key: n // int(value[2:]) if isinstance(value, str) else value for key, value in options.items()}
+            given = resolved(options, n)
             of_draws = errors(target, family, given)
             yield {
                 "target": target.name,
@@ -192,24 +200,23 @@ def sources() -> list[pathlib.Path]:
 
 def table() -> str:
     """The errors as Markdown: the largest random targets, then the real ones; a row for each family and its options."""
-    rows, n = committed(), max(SIZES)
+    rows = [row for row in committed() if row["n"] == max(SIZES) or row["target"].startswith(("weights", "updates"))]
     targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
     shown = ["| member | parameters over n | " + " | ".join(NAMES[name] for name in targets) + " |"]
     shown.append("|---|---:|" + "---:|" * len(targets))
-    chosen = [row for row in rows if row["n"] == n or row["target"].startswith(("weights", "updates"))]
     for line, members in FAMILIES.items():
-        for place in range(len(members)):
-            found = {name: _of(chosen, name, line)[place] for name in targets if _of(chosen, name, line)}
-            row = next(iter(found.values()))
-            told = ", ".join(f"{key}={value}" for key, value in members[place][1].items() if key in ("rank", "terms"))
-            size = f"{row['parameters'] / row['n']:.3g}"
-            cells = [f"{found[name]['mean']:.3f}" if name in found else "" for name in targets]
-            shown.append(f"| {' '.join([line, told]).strip()} | {size} | {' | '.join(cells)} |")
+        for _, options in members:
+            found = [_found(rows, name, line, options) for name in targets]
+            told = [f"{key}={value}" for key, value in options.items() if key in ("rank", "terms", "block_size")]
+            size = f"{found[0]['parameters'] / found[0]['n']:.3g}"
+            cells = [f"{row['mean']:.3f}" if row else "" for row in found]
+            shown.append(f"| {' '.join([line, *told])} | {size} | {' | '.join(cells)} |")
     return "\n".join(shown)
 
 
-def _of(rows: list[dict[str, Any]], target: str, line: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["target"] == target and row["line"] == line]
+def _found(rows: list[dict[str, Any]], target: str, line: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    of_line = (row for row in rows if row["target"] == target and row["line"] == line)
+    return next((row for row in of_line if row["options"] == resolved(options, row["n"])), None)
 
 
 def draw() -> None:
@@ -225,7 +232,7 @@ def draw() -> None:
         n = max(row["n"] for row in rows if row["target"] == name)
         of_size = [row for row in rows if row["n"] == n]
         for number, line in enumerate(FAMILIES):
-            found = _of(of_size, name, line)
+            found = [row for row in of_size if row["target"] == name and row["line"] == line]
             if found:
                 xs, ys = [row["parameters"] / n for row in found], [row["mean"] for row in found]
                 style = {"color": f"C{number % 10}", "marker": "o" if number < 10 else "s", "ms": 4}
@@ -250,12 +257,15 @@ def main() -> None:
     if arguments.table:
         print(table())
         return
-    groups = dict(zip(GROUPS, (random_targets, weights, lambda: updates(arguments.runs.resolve())), strict=True))
+    groups = dict(zip(GROUPS, (random_targets, pretrained, lambda: updates(arguments.runs.resolve())), strict=True))
     chosen = [] if arguments.figure else arguments.targets.split(",")
     if unknown := [name for name in chosen if name not in groups]:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(groups)}")
-    if "updates" in chosen and not (arguments.runs / "mrpc" / "full" / "result.json").is_file():
-        parser.error(f"--runs={arguments.runs} holds no mrpc/full; run experiments/weight_movement/run.py first")
+    full = [arguments.runs / task / "full" / "result.json" for task in TASKS]
+    if "updates" in chosen and (missing := [path for path in full if not path.is_file()]):
+        parser.error(f"there is no {missing[0]}: run experiments/weight_movement/run.py, or leave out updates")
+    if not (chosen or sources()):
+        parser.error("nothing is measured yet")
     RESULTS.mkdir(exist_ok=True)
     for group in chosen:
         rows = []
@@ -263,10 +273,13 @@ def main() -> None:
             rows.append(row)
             print(f"{row['target']} {row['n']} {row['line']} {row['options']}: {row['mean']:.4f}", flush=True)
         command = f"python experiments/approximation/run.py --targets={group}"
-        result = {"command": command, "draws": DRAWS, "versions": versions(), "rows": rows}
+        result = {"command": command, "versions": versions(), "rows": rows}
         files.replace(RESULTS / f"{group}.json", json.dumps(result) + "\n")
     draw()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

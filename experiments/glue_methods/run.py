@@ -188,7 +188,7 @@ def table() -> str:
 def rates_table() -> str:
     """What tuning found on MRPC, as Markdown: the accuracy on 500 training examples kept apart, in percent, by rate."""
     found = [result for result in _committed("mrpc") if result["tuning"]["validation"]]
-    rows = ["| method | at a quarter | at | four times that | chosen |", "|---|---:|---:|---:|---:|"]
+    rows = ["| method | rate: a quarter of | the middle one | four times | chosen |", "|---|---:|---:|---:|---:|"]
     for result in sorted(found, key=lambda result: (result["adapter_parameters"], result["name"])):
         tuned = result["tuning"]["validation"].items()
         cells = [f"{rate}: {100 * values['accuracy']:.1f}" if values else f"{rate}: –" for rate, values in tuned]

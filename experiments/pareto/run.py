@@ -7,7 +7,8 @@ Trains with 10, 50 and 200 images a class of CIFAR-10 (shipped backbone; the met
 step takes nine times as long, and a bottleneck and full fine-tuning). The budget is the same for every method: three
 learning rates as one population, the best chosen on 3,000 training images kept apart; then three seeds as another, at
 that rate, measured once on the 1,000 test images. All seeds train on the same images. `--figure` draws what is
-committed, beside what `vit_families` measured with 10,000 images and `glue_methods` on MRPC, and trains nothing;
+committed, beside what `vit_families` measured with 10,000 images and `glue_methods` on MRPC, and trains nothing: means
+with one standard deviation, what has one seed hollow with the standard error of a share, and the front of the others;
 `--table` prints it as Markdown; `--missing` trains only what has no result yet. Two CPU cores: two hours.
 """
 
@@ -16,7 +17,9 @@ import contextlib
 import json
 import pathlib
 import runpy
+import shlex
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +30,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from surm import command_line, files, train
+from surm.errors import InputError
+from surm.progress import NonFiniteError
 from surm.report import figures
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -57,22 +62,26 @@ def measure(method: str, images: int, source: str) -> dict[str, Any]:
     given = flags(method, images, source)
     key = "head_learning_rate" if method == "head" else "learning_rate"
     rates = RATES.get(method, vit["DATASETS"]["cifar10"]["rates"])
-    tried = _population(given, f"{key}={'|'.join(map(str, rates))}", "--config.data.eval_split=validation")
+    of_rates = f"--config.population={key}={'|'.join(map(str, rates))}"
+    tried = _population(given, of_rates, "--config.data.eval_split=validation")
     tuning = {
         f"{rate:g}": member["eval"] and member["eval"]["accuracy"]  # None where the loss did not stay finite
         for rate, member in zip(rates, tried["population"], strict=True)
     }
     best = max((rate for rate in tuning if tuning[rate] is not None), key=tuning.__getitem__)
     chosen = f"--config.optim.{key}={best}"
-    found = _population(given, f"seed={'|'.join(map(str, range(SEEDS)))}", chosen)
-    members = [member["eval"] for member in found["population"] if member["eval"]]
+    seeds = f"--config.population=seed={'|'.join(map(str, range(SEEDS)))}"
+    found = _population(given, seeds, chosen)
+    if failed := [member["member"] for member in found["population"] if not member["eval"]]:
+        raise NonFiniteError(f"{method}, {images} images a class: {', '.join(failed)} did not stay finite")
+    members = [member["eval"] for member in found["population"]]
     shown = [flag.replace(source, pathlib.Path(source).name) for flag in given]
     told = ("metric", "family", "method", "adapter_parameters", "trainable_parameters", "total_parameters", "steps")
     found["config"]["data"]["source"] = pathlib.Path(source).name
     return {
         "name": method,
         "images_per_class": images,
-        "command": " ".join(["python -m surm.train --workdir=DIR", *shown, chosen, "--config.population=seed=0|..."]),
+        "command": shlex.join(["python", "-m", "surm.train", "--workdir=DIR", *shown, chosen, seeds]),
         "eval": members[0],
         "seeds": {name: [values[name] for values in members] for name in members[0]},
         "tuning": {"chosen_by": "accuracy", "validation": tuning},
@@ -83,9 +92,9 @@ def measure(method: str, images: int, source: str) -> dict[str, Any]:
     }
 
 
-def _population(given: list[str], members: str, *more: str) -> dict[str, Any]:
+def _population(given: list[str], *more: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as workdir, contextlib.chdir(ROOT):
-        every = [*given, *more, f"--config.population={members}", f"--workdir={workdir}"]
+        every = [*given, *more, f"--workdir={workdir}"]
         return train.run(command_line.parse(["run", *every]).config, workdir)
 
 
@@ -119,16 +128,17 @@ def values(result: dict[str, Any]) -> list[float]:
 
 
 def front(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that nothing with as few parameters surpasses, fewest parameters first."""
+    """Of those with several seeds the ones that nothing as small or smaller surpasses, fewest parameters first."""
     kept: list[dict[str, Any]] = []
-    for result in results:
+    several = [result for result in results if len(values(result)) > 1]
+    for result in sorted(several, key=lambda result: (result["adapter_parameters"], -statistics.fmean(values(result)))):
         if not kept or statistics.fmean(values(result)) > statistics.fmean(values(kept[-1])):
             kept.append(result)
     return kept
 
 
 def draw() -> None:
-    """A panel a data set: means over seeds with one standard deviation, the front, and what is on it by name."""
+    """A panel a data set: means over seeds with one standard deviation, and the front."""
     found = panels()
     figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4.4), layout="constrained", squeeze=False)
     names = list(dict.fromkeys(result["name"] for results in found.values() for result in results))
@@ -139,16 +149,17 @@ def draw() -> None:
             place.errorbar(
                 result["adapter_parameters"],
                 statistics.fmean(of_seeds),
-                yerr=statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
+                yerr=statistics.stdev(of_seeds) if len(of_seeds) > 1 else _standard_error(result),
+                markerfacecolor=f"C{number % 10}" if len(of_seeds) > 1 else "none",
                 marker="osD^vP*X"[number // 10 % 8],
                 color=f"C{number % 10}",
                 label=result["name"],
                 capsize=2,
                 linestyle="none",
             )
-        best = front(results)
-        xs, ys = [r["adapter_parameters"] for r in best], [statistics.fmean(values(r)) for r in best]
-        place.step([*xs, 10 * xs[-1]], [*ys, ys[-1]], where="post", color="0.6", linestyle="--", zorder=0)
+        if best := front(results):
+            xs, ys = [r["adapter_parameters"] for r in best], [statistics.fmean(values(r)) for r in best]
+            place.step([*xs, 10 * xs[-1]], [*ys, ys[-1]], where="post", color="0.6", linestyle="--", zorder=0)
         place.set(title=title, xlabel="trained parameters beside the head", ylabel="percent")
         place.set_xticks([0, *(10**k for k in range(3, 8) if 10**k < 3 * results[-1]["adapter_parameters"])])
     handles = {}
@@ -159,6 +170,12 @@ def draw() -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
     figures.save(figure, RESULTS / "pareto.png", sources())
     plt.close(figure)
+
+
+def _standard_error(result: dict[str, Any]) -> float:
+    """Of an accuracy or, nearly, F1 on so many held-out examples, in percent."""
+    share = values(result)[0] / 100
+    return 100 * (share * (1 - share) / (408 if "f1" in result["eval"] else 1000)) ** 0.5
 
 
 def table() -> str:
@@ -210,4 +227,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (InputError, NonFiniteError) as error:
+        sys.exit(f"error: {error}")

@@ -7,7 +7,8 @@ Trains methods on CIFAR-10 (shipped backbone) and MRPC (MiniLM) as `vit_families
 rate they chose (full fine-tuning on CIFAR-10 at 1.6e-4), each in a folder under `--workdir` that is not trained again.
 For the query, key and value kernel W of every block, merged: 1 - cos(W + ΔW, W), entries as one vector, and the
 relative size ‖ΔW‖_F / ‖W‖_F; and the linear CKA (Kornblith et al. 2019) of every block's output, mean over tokens, on
-512 test examples, with what full fine-tuning has there. "before" is the pretrained model. Two CPU cores: half an hour.
+the first 512 test examples (MRPC has 408), with what full fine-tuning has there; by the unbiased estimate of HSIC (Song
+et al. 2012), so that unrelated features have 0. "before" is the pretrained model. Two CPU cores: half an hour.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import contextlib
 import json
 import pathlib
 import runpy
+import shlex
 import statistics
+import sys
 from typing import Any
 
 import jax
@@ -30,11 +33,13 @@ import matplotlib.pyplot as plt
 
 import surm
 from surm import command_line, files, memory, preparation, train
+from surm.errors import InputError
 from surm.models import bert
 from surm.peft import select
+from surm.progress import NonFiniteError
 from surm.report import figures
 from surm.result import versions
-from surm.runs import LoadedRun
+from surm.runs import LoadedRun, load_run
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -65,13 +70,12 @@ def flags(task: str, method: str, source: pathlib.Path) -> list[str]:
 
 
 def trained(task: str, method: str, source: pathlib.Path, workdir: pathlib.Path) -> LoadedRun:
-    """The run of a method, trained if it is not there."""
+    """The run of a method, trained if it is not there; InputError if what is there is another."""
     folder = workdir / task / method.replace(" r=", "_r")
     with contextlib.chdir(ROOT):
-        if not (folder / "result.json").is_file():
-            arguments = ["run", *flags(task, method, source), f"--workdir={folder}"]
-            train.run(command_line.parse(arguments).config, str(folder))
-        return surm.load_run(str(folder))
+        config = command_line.parse(["run", *flags(task, method, source), f"--workdir={folder}"]).config
+        train.run(config, str(folder))
+        return load_run(str(folder))
 
 
 def prepared(config: ml_collections.ConfigDict) -> preparation.Run:
@@ -109,9 +113,17 @@ def features(run: preparation.Run, model: nnx.Module) -> list[Float[np.ndarray, 
 
 
 def linear_cka(one: Float[np.ndarray, "examples width"], other: Float[np.ndarray, "examples width"]) -> float:
-    """‖Yᵀ X‖² / (‖Xᵀ X‖ ‖Yᵀ Y‖) of centred features, Frobenius norms: 1 for the same up to rotation and scale."""
-    x, y = (np.asarray(each, np.float64) - each.mean(axis=0, dtype=np.float64) for each in (one, other))
-    return float(np.linalg.norm(y.T @ x) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+    """HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)), K = X Xᵀ, L = Y Yᵀ: 1 for the same up to rotation, shift and scale."""
+    k, m = (np.asarray(each, np.float64) @ np.asarray(each, np.float64).T for each in (one, other))
+    return hsic(k, m) / (hsic(k, k) * hsic(m, m)) ** 0.5
+
+
+def hsic(k: Float[np.ndarray, "n n"], m: Float[np.ndarray, "n n"]) -> float:
+    """The unbiased estimate from two kernels (Song et al. 2012, eq. 5), times n (n - 3)."""
+    n = len(k)
+    k, m = (each - np.diag(np.diag(each)) for each in (k, m))
+    products = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(axis=0) @ m.sum(axis=1))
+    return float(np.vdot(k, m) + products)
 
 
 def measure(task: str, methods: list[str], source: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
@@ -169,7 +181,7 @@ def draw() -> None:
     for (above, below), (task, rows) in zip(axes.T, tasks.items(), strict=True):
         for number, (method, row) in enumerate(rows.items()):
             blocks, color = range(1, len(row["cka"]) + 1), "k" if method == "before" else f"C{number}"
-            below.plot(blocks, row["cka"], "o-", ms=3, color=color, label=method, ls=":" if method == "before" else "-")
+            below.plot(blocks, row["cka"], "o:" if method == "before" else "o-", ms=3, color=color, label=method)
             if method != "before":
                 above.plot(blocks, by_block(row["layers"]), "o-", ms=3, color=color, label=method)
         above.set(title=TITLES[task], xlabel="block", ylabel="1 - cos(W + ΔW, W), mean of q, k, v", yscale="log")
@@ -211,14 +223,22 @@ def main() -> None:
         parser.error("expected --cifar10, --glue or both")
     if missing := [str(path) for path in given.values() if not path.exists()]:
         parser.error(f"there is no {missing[0]}")
+    if not (given or committed()):
+        parser.error("nothing is measured yet")
     RESULTS.mkdir(exist_ok=True)
     memory.keep_freed_memory()
     for task, source in given.items() if not arguments.figure else ():
         result = measure(task, methods, source.resolve(), arguments.workdir.resolve())
-        result["command"] = "python experiments/weight_movement/run.py --cifar10=cifar10.npz --glue=glue"
+        told = shlex.join(
+            [f"--{'cifar10' if task == 'cifar10' else 'glue'}={source.name}", f"--methods={','.join(methods)}"]
+        )
+        result["command"] = f"python experiments/weight_movement/run.py {told}"
         files.replace(RESULTS / f"{task}.json", json.dumps(result, indent=2) + "\n")
     draw()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (InputError, NonFiniteError) as error:
+        sys.exit(f"error: {error}")

@@ -36,7 +36,7 @@ def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequenc
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
-        raise InputError(f"{reason}; expected a model with pooling='class' (or save_model, for a file of our own)")
+        raise InputError(f"{reason}; expected a model with pooling='class' (or, of a preset, save_model)")
     plain = surgery.detach(surgery.merge(model))
     arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
               for ours, array in names.parameters(plain).items()}  # fmt: skip

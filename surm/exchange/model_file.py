@@ -1,6 +1,8 @@
-"""A whole model, its update folded in, as one file of our own that `config.model.weights` takes; any pooling."""
+"""A whole model, its update folded in, as one file of our own that `config.model.weights` takes."""
 
+import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -35,11 +37,16 @@ def save_model(
       std: divides the pixel after that.
 
     Raises:
-      InputError: if no preset has the model's shape, the adapter does not merge, or the path has another ending.
+      InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, mean and std are not a
+        number a channel, or the path is a folder or has another ending.
     """
     path = pathlib.Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{str(path)!r} does not end in .safetensors")
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder or does not end in .safetensors; expected a file that does")
+    if not isinstance(model, vit.ViT | bert.Bert):
+        raise InputError(f"given a {type(model).__name__}, expected a ViT or a BERT")
+    if len(mean) != len(std) or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
+        raise InputError(f"mean={mean!r}, std={std!r}; expected a number a channel, std above 0")
     plain = surgery.detach(surgery.merge(model))
     about = {"model": _preset(plain), "mean": list(mean), "std": list(std)}
     arrays = {name: np.ascontiguousarray(array) for name, array in names.parameters(plain).items()}
@@ -48,8 +55,11 @@ def save_model(
 
 
 def _preset(model: vit.ViT | bert.Bert) -> str:
-    module = vit if isinstance(model, vit.ViT) else bert
+    """The one that has the model's shape; dropout is none of a trained model's."""
+    module, config = (vit, model.config) if isinstance(model, vit.ViT) else (bert, model.config)
+    if isinstance(config, bert.BertConfig):
+        config = dataclasses.replace(config, dropout=0.0)
     for name, shape in module.PRESETS.items():
-        if shape == model.config:
+        if shape == config:
             return name
-    raise InputError(f"no preset has the model's shape {model.config}; there are: {', '.join(module.PRESETS)}")
+    raise InputError(f"no preset has the model's shape {config}; there are: {', '.join(module.PRESETS)}")

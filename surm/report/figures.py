@@ -41,20 +41,24 @@ def drawn_from(file: str | os.PathLike) -> str:
       The digest of its sources as they were.
 
     Raises:
-      InputError: if it carries none.
+      InputError: if it carries none, or is no picture.
     """
     from PIL import Image
 
-    with Image.open(file) as picture:
-        told = picture.info.get(_KEY)
+    try:
+        with Image.open(file) as picture:
+            told = picture.info.get(_KEY)
+    except OSError as error:  # also of what is no picture
+        raise InputError(f"{str(file)!r} cannot be read: {error}") from error
     if told is None:
         raise InputError(f"{str(file)!r} does not say what it was drawn from")
     return told
 
 
 def digest(sources: Iterable[str | os.PathLike]) -> str:
-    """A hash of files' names and contents, whatever their order."""
-    found = hashlib.sha256()
-    for path in sorted(map(pathlib.Path, sources), key=lambda path: (path.parent.parent.name, path.name)):
-        found.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+    """A hash of files' contents and names, with the two folders that they lie in, whatever their order."""
+    lines = []
+    for path in map(pathlib.Path, sources):
+        name = "/".join(path.absolute().parts[-3:])
+        lines.append(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
