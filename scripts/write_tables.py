@@ -32,7 +32,6 @@ TABLES = (
     Table("README.md", "glue", "glue_methods"),
     Table("README.md", "speed", "speed"),
     Table("experiments/README.md", "methods", "step_time"),
-    Table("experiments/README.md", "few images", "pareto"),
     Table("experiments/README.md", "approximation", "approximation"),
     Table("experiments/README.md", "pinwheel", "pinwheel"),
     Table("experiments/README.md", "weight movement", "weight_movement"),

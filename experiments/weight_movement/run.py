@@ -188,8 +188,7 @@ def draw() -> None:
         below.set(xlabel="block", ylabel="linear CKA with full fine-tuning")
         for place in (above, below):
             place.set_xticks(list(blocks))
-    axes[0, 0].legend(fontsize=7)
-    axes[1, 0].legend(fontsize=7)
+    axes[1, 0].legend(fontsize=7)  # the colours are the same above
     figures.save(figure, RESULTS / "movement.png", [RESULTS / f"{task}.json" for task in tasks])
     plt.close(figure)
 
