@@ -256,9 +256,15 @@ def test_the_pinwheel_shows_where_low_rank_stops():
     for (name, setting), row in results.items():
         assert len(row["log_loss"]) == 10 and len(row["log_loss"][0]) == len(row["steps"]) == 40
         assert row["parameters"] in ((127, 128) if name != "dense" else (64 * 64,))
-        if setting != "deep":
-            low, high = (0.7, 1.0) if name in ("low_rank r=1", "melora r=1") else (0.0, 0.3)
-            assert low < row["end"]["mean"] < high, (name, setting)
+        low_rank = name in ("low_rank r=1", "melora r=1") and setting != "deep"
+        low, high = (0.7, 1.0) if low_rank else (0.0, 0.3)
+        assert low < row["end"]["mean"] < high, (name, setting)
+        assert (row["accuracy"] < 0.41) == low_rank  # two of five spokes
+    said = " ".join((EXPERIMENTS / "README.md").read_text().split())
+    frozen = results["low_rank r=1", "frozen"]
+    mean = f"{frozen['end']['mean']:.2f}"
+    assert f"{mean} to {max(frozen['tuning'].values()):.2f} at the six rates" in said and len(frozen["tuning"]) == 6
+    assert f"a log-loss of {mean} where" in (EXPERIMENTS.parent / "README.md").read_text()
 
 
 def test_a_pinwheel_net_learns(monkeypatch):
