@@ -15,7 +15,7 @@ demo: $(VENV)/demo
 
 test: $(VENV)/test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --ignore=tests/parity
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore=tests/parity
 
 slow: $(VENV)/test
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/parity

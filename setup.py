@@ -58,7 +58,7 @@ setup(
             "beartype>=0.20",
             *NOTEBOOK,
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "ruff>=0.12",
             "tensorboardX>=2.6",
             "wandb>=0.22",

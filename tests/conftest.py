@@ -24,6 +24,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, mlp_width=24, epsilon=1e-6)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: a worker that began a file of them last would be the only one at work in the end."""
+    items.sort(key=lambda item: item.path.parent.name != "tests")
+
+
 @pytest.fixture
 def small_vit() -> vit.ViT:
     return vit.ViT(SMALL, 5, rngs=nnx.Rngs(0))
