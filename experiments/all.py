@@ -44,15 +44,13 @@ STEPS = (
     Step("gradient_share/run.py", "--source={data}/glue/MRPC --position=adapter", 0.1),
     Step("vit_families/run.py", "--dataset=digits --methods=head,circulant", 0.1),
     Step("vit_families/run.py", "--dataset=cifar10 --source={data}/cifar10.npz", 1.5),
-    Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --seeds=3 --methods=OWN", 6.0),
-    Step("glue_methods/run.py", "--data={data}/glue --tasks=cola,sst2 --methods=OWN", 6.0),
-    Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --untuned --methods=RELATED", 1.2),
+    Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --seeds=3 --methods={own}", 6.0),
+    Step("glue_methods/run.py", "--data={data}/glue --tasks=cola,sst2 --methods={own}", 6.0),
+    Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --untuned --methods={related}", 1.2),
     Step("weight_movement/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.5),
     Step("approximation/run.py", "", 0.5),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
-
-
 OWN = (
     "head,low_rank r=1,circulant,toeplitz,kronecker,low_displacement_rank r=1,low_rank r=8,adapter circulant,"
     "adapter kronecker,adapter low_displacement_rank r=1,bottleneck 16,bottleneck 64,full"
@@ -67,9 +65,8 @@ DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")
 
 def command(step: Step, data: str) -> list[str]:
     """What is run, from the project's root."""
-    named = {"data": data, "OWN": OWN, "RELATED": RELATED}
-    words = [word.replace("=OWN", "={OWN}").replace("=RELATED", "={RELATED}") for word in step.arguments.split()]
-    return [sys.executable, f"experiments/{step.script}", *(word.format(**named) for word in words)]
+    words = [word.format(data=data, own=OWN, related=RELATED) for word in step.arguments.split()]
+    return [sys.executable, f"experiments/{step.script}", *words]
 
 
 def main() -> int:

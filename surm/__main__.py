@@ -113,12 +113,12 @@ def _merge(arguments: list[str]) -> int:
 
     def merge() -> int:
         import surm
-        from surm import preparation
+        from surm.models.weights import HALVES
 
         run = surm.load_run(chosen.run)
         if chosen.out.endswith(".safetensors"):
-            opened = preparation.weights_of(run.config)
-            surm.save_model(chosen.out, run.model, **({"mean": opened.mean, "std": opened.std} if opened else {}))
+            mean, std = run.feed.pixels or HALVES  # a text model has no pixels
+            surm.save_model(chosen.out, run.model, mean=mean, std=std)
         else:
             surm.export_merged(chosen.out, run.model, labels=[str(name) for name in run.result["classes"]] or None)
         print(f"written to {chosen.out}")

@@ -16,7 +16,7 @@ from surm.data.splits import Split
 from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.models import bert, vit
-from surm.models.weights import Weights
+from surm.models.weights import HALVES, Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Feed:
       training: opens the endless iterator over a split, in the order of a seed, with a share of every batch.
       evaluation: opens one pass over a split, likewise.
       order: in which that pass goes through the split.
+      pixels: what is subtracted from a pixel in 0..1 and what divides it then, a number a channel; None of texts.
     """
 
     ready: Callable[[Split], Split | tokens.TokenSplit]
@@ -36,6 +37,7 @@ class Feed:
     training: Callable[..., grain.DatasetIterator]
     evaluation: Callable[..., Iterator[dict[str, np.ndarray]]]
     order: Callable[[Split | tokens.TokenSplit], np.ndarray]
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def feed_of(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT | bert.Bert) -> Feed:
@@ -44,7 +46,7 @@ def feed_of(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
 
 
 def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT) -> Feed:
-    mean, std = (weights.mean, weights.std) if weights else ((0.5,) * 3, (0.5,) * 3)
+    mean, std = (weights.mean, weights.std) if weights else HALVES
     size, batch_size, threads = base.config.image_size, config.optim.batch_size, config.data.threads
 
     def inputs(batch: dict) -> dict:
@@ -58,7 +60,8 @@ def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
     def evaluation(split: Split, share: Share = WHOLE) -> Iterator:
         return pipeline.evaluation_batches(split, batch_size, size, threads=threads, share=share)
 
-    return Feed(lambda split: split, inputs, training, evaluation, order=lambda split: np.arange(len(split)))
+    order = lambda split: np.arange(len(split))  # noqa: E731
+    return Feed(lambda split: split, inputs, training, evaluation, order, pixels=(mean, std))
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:

@@ -15,6 +15,8 @@ from flax import nnx
 
 import surm
 from surm.report import figures
+from surm.report.collect import Result
+from surm.report.compare import Row, Table
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 
@@ -311,22 +313,22 @@ def test_a_model_moves_by_the_angle_between_its_weights(small_vit):
 
 def test_the_pareto_front_is_what_nothing_smaller_surpasses():
     script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
-    results = [
-        {"name": name, "adapter_parameters": size, "seeds": {"accuracy": values}}
+    rows = [
+        Row(name, (Result(EXPERIMENTS, {"adapter_parameters": size}, {"accuracy": values}, []),), {})
         for name, size, values in (
             ("a", 0, [0.5, 0.5]), ("b", 10, [0.4, 0.5]), ("worse", 20, [0.6, 0.6]), ("c", 20, [0.6, 0.8]),
             ("one seed", 30, [0.9]), ("d", 30, [0.7, 0.7]),
         )
     ]  # fmt: skip
-    assert [result["name"] for result in script["front"](results)] == ["a", "c"]
+    assert [row.label for row in script["front"](Table("", ("accuracy",), tuple(rows), ()))] == ["a", "c"]
 
 
 def test_the_pareto_plot_has_a_dozen_methods_in_every_full_panel():
     panels = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))["panels"]()
     for title in ("CIFAR-10, 10,000 images: accuracy", "MRPC: F1"):
-        assert len(panels[title]) >= 12
+        assert len(panels[title].rows) >= 12
     script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
-    assert [result["name"] for result in script["front"](panels["MRPC: F1"])] == [
+    assert [row.label for row in script["front"](panels["MRPC: F1"])] == [
         "head", "adapter low_displacement_rank r=1", "bottleneck 16"
     ]  # fmt: skip
     assert not script["front"](panels["CIFAR-10, 10,000 images: accuracy"])  # one seed

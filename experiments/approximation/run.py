@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib
-from flax import nnx
 from jaxtyping import Array, Float
 
 matplotlib.use("Agg")
@@ -39,13 +38,13 @@ import matplotlib.pyplot as plt
 import surm
 from surm import command_line, files, matrices, preparation
 from surm.errors import InputError
-from surm.peft import select
+from surm.peft import select, warm_start
 from surm.report import figures
 from surm.result import versions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
-TASKS = ("cifar10", "mrpc")
+TASKS, GROUPS = ("cifar10", "mrpc"), ("random", "weights", "updates")
 SIZES, DRAWS, NOISE = (64, 100, 144), 10, 0.1
 TARGETS = r"blocks\.[135]\.attention\.(query|value)"
 
@@ -118,13 +117,9 @@ def pretrained() -> Iterator[Target]:
             model = preparation.base_model(
                 config, preparation.weights_of(config), "image" if name == "vit" else "text", 2
             )
-        yield Target(f"weights_{name}", _kernels(model), None)
-
-
-def _kernels(model: nnx.Module) -> Float[Array, "layers n n"]:
-    paths = select.linear_layers(model)
-    chosen = select.matching((TARGETS,), paths, "linear layer")
-    return jnp.stack([select.get(model, paths[path]).kernel[...].T for path in chosen])
+        kernels = warm_start.weights(model)
+        chosen = select.matching((TARGETS,), kernels, "linear layer")
+        yield Target(f"weights_{name}", jnp.stack([kernels[path] for path in chosen]), None)
 
 
 def updates(runs: pathlib.Path) -> Iterator[Target]:
@@ -134,8 +129,9 @@ def updates(runs: pathlib.Path) -> Iterator[Target]:
         with contextlib.chdir(ROOT):
             before = preparation.prepare(run.config).model
         deltas = surm.difference(run.model, before, targets=TARGETS)
-        bases = [select.get(before, select.parts(path)).kernel[...].T for path in deltas]
-        yield Target(f"updates_{task}", jnp.stack([*deltas.values()]), jnp.stack(bases))
+        kernels = warm_start.weights(before)
+        bases = jnp.stack([kernels[path] for path in deltas])
+        yield Target(f"updates_{task}", jnp.stack([*deltas.values()]), bases)
 
 
 def errors(target: Target, family: str, options: dict[str, Any]) -> list[float]:
@@ -183,9 +179,6 @@ def measure(target: Target) -> Iterator[dict[str, Any]]:
                 "std": statistics.stdev(of_draws),
                 "errors": [round(error, 5) for error in of_draws],
             }
-
-
-GROUPS = ("random", "weights", "updates")
 
 
 def committed() -> list[dict[str, Any]]:

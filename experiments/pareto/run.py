@@ -14,6 +14,7 @@ with one standard deviation, what has one seed hollow with the standard error of
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import runpy
@@ -21,7 +22,6 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
@@ -33,6 +33,9 @@ from surm import command_line, files, train
 from surm.errors import InputError
 from surm.progress import NonFiniteError
 from surm.report import figures
+from surm.report.collect import collect
+from surm.report.compare import Row, Table
+from surm.report.plots import best_at_their_size
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -111,57 +114,50 @@ def sources() -> list[pathlib.Path]:
     return [path for folder, names in PANELS.values() for path in folder.glob(names)]
 
 
-def panels() -> dict[str, list[dict[str, Any]]]:
+def panels() -> dict[str, Table]:
     """The results of every panel that has some, fewest parameters first."""
-    found = {title: _read(folder.glob(names)) for title, (folder, names) in PANELS.items()}
-    return {title: results for title, results in found.items() if results}
+    files = {title: [*folder.glob(names)] for title, (folder, names) in PANELS.items()}
+    return {title: _panel(title, found) for title, found in files.items() if found}
 
 
-def _read(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    results = [json.loads(path.read_text()) for path in sorted(paths)]
-    return sorted(results, key=lambda result: (result["adapter_parameters"], result["name"]))
+def _panel(title: str, files: list[pathlib.Path]) -> Table:
+    rows = [Row(result.data["name"], (result,), {}) for result in collect(files).results]
+    metric = rows[0].results[0].data["metric"]
+    return Table(title, (metric,), tuple(sorted(rows, key=lambda row: (row.parameters, row.label))), ())
 
 
-def values(result: dict[str, Any]) -> list[float]:
-    """The metric of every seed, in percent."""
-    return [100 * value for value in result["seeds"]["f1" if "f1" in result["seeds"] else "accuracy"]]
-
-
-def front(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def front(table: Table) -> list[Row]:
     """Of those with several seeds the ones that nothing as small or smaller surpasses, fewest parameters first."""
-    kept: list[dict[str, Any]] = []
-    several = [result for result in results if len(values(result)) > 1]
-    for result in sorted(several, key=lambda result: (result["adapter_parameters"], -statistics.fmean(values(result)))):
-        if not kept or statistics.fmean(values(result)) > statistics.fmean(values(kept[-1])):
-            kept.append(result)
-    return kept
+    several = [row for row in table.rows if row.deviation(table.metrics[0]) is not None]
+    return best_at_their_size(dataclasses.replace(table, rows=tuple(several)))
 
 
 def draw() -> None:
     """A panel a data set: means over seeds with one standard deviation, and the front."""
     found = panels()
     figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4.4), layout="constrained", squeeze=False)
-    names = list(dict.fromkeys(result["name"] for results in found.values() for result in results))
-    for place, (title, results) in zip(axes[0], found.items(), strict=True):
+    names = list(dict.fromkeys(row.label for table in found.values() for row in table.rows))
+    for place, (title, table) in zip(axes[0], found.items(), strict=True):
         place.set_xscale("symlog", linthresh=1000, linscale=0.5)
-        for result in results:
-            number, of_seeds = names.index(result["name"]), values(result)
+        (metric,) = table.metrics
+        for row in table.rows:
+            number, deviation = names.index(row.label), row.deviation(metric)
             place.errorbar(
-                result["adapter_parameters"],
-                statistics.fmean(of_seeds),
-                yerr=statistics.stdev(of_seeds) if len(of_seeds) > 1 else _standard_error(result),
-                markerfacecolor=f"C{number % 10}" if len(of_seeds) > 1 else "none",
+                row.parameters,
+                100 * row.mean(metric),
+                yerr=100 * (_standard_error(row, metric) if deviation is None else deviation),
+                markerfacecolor="none" if deviation is None else f"C{number % 10}",
                 marker="osD^vP*X"[number // 10 % 8],
                 color=f"C{number % 10}",
-                label=result["name"],
+                label=row.label,
                 capsize=2,
                 linestyle="none",
             )
-        if best := front(results):
-            xs, ys = [r["adapter_parameters"] for r in best], [statistics.fmean(values(r)) for r in best]
+        if best := front(table):
+            xs, ys = [row.parameters for row in best], [100 * row.mean(metric) for row in best]
             place.step([*xs, 10 * xs[-1]], [*ys, ys[-1]], where="post", color="0.6", linestyle="--", zorder=0)
         place.set(title=title, xlabel="trained parameters beside the head", ylabel="percent")
-        place.set_xticks([0, *(10**k for k in range(3, 8) if 10**k < 3 * results[-1]["adapter_parameters"])])
+        place.set_xticks([0, *(10**k for k in range(3, 8) if 10**k < 3 * table.rows[-1].parameters)])
     handles = {}
     for place in axes[0]:
         for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
@@ -172,28 +168,28 @@ def draw() -> None:
     plt.close(figure)
 
 
-def _standard_error(result: dict[str, Any]) -> float:
-    """Of an accuracy or, nearly, F1 on so many held-out examples, in percent."""
-    share = values(result)[0] / 100
-    return 100 * (share * (1 - share) / (408 if "f1" in result["eval"] else 1000)) ** 0.5
+def _standard_error(row: Row, metric: str) -> float:
+    """Of an accuracy or, nearly, F1 on so many held-out examples."""
+    share = row.mean(metric)
+    return (share * (1 - share) / (408 if metric == "f1" else 1000)) ** 0.5
 
 
 def table() -> str:
     """The few-image results as Markdown: a row a method, mean ± standard deviation over seeds."""
-    by_name: dict[str, dict[int, dict[str, Any]]] = {}
-    for result in _read(RESULTS.glob("*.json")):
-        by_name.setdefault(result["name"], {})[result["images_per_class"]] = result
+    by_name: dict[str, dict[int, Row]] = {}
+    for panel in (panel for panel in panels().values() if "a class" in panel.task):
+        for row in panel.rows:
+            by_name.setdefault(row.label, {})[row.results[0].data["images_per_class"]] = row
     rows = ["| method | trained | " + " | ".join(f"{images} a class" for images in STEPS) + " |"]
     rows.append("|---|---:|" + "---:|" * len(STEPS))
-    for name, found in by_name.items():
-        size = next(iter(found.values()))["adapter_parameters"]
-        cells = [_cell(found[images]) if images in found else "" for images in STEPS]
-        rows.append(f"| {name} | {size:,} | {' | '.join(cells)} |")
+    for name, found in sorted(by_name.items(), key=lambda item: (next(iter(item[1].values())).parameters, item[0])):
+        cells = [_cell(found[images].values("accuracy")) if images in found else "" for images in STEPS]
+        rows.append(f"| {name} | {next(iter(found.values())).parameters:,} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _cell(result: dict[str, Any]) -> str:
-    return f"{statistics.fmean(values(result)):.1f} ± {statistics.stdev(values(result)):.1f}"
+def _cell(values: list[float]) -> str:
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
 
 
 def main() -> None:
@@ -218,11 +214,12 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for method in methods if not arguments.figure else ():
         for images in map(int, sizes):
-            file = RESULTS / f"cifar10_{images}_{method.replace(' r=', '_r').replace(' ', '_')}.json"
+            file = RESULTS / f"cifar10_{images}_{vit['file_name'](method)}.json"
             if not (arguments.missing and file.is_file()):
                 result = measure(method, images, str(arguments.source.resolve()))
                 files.replace(file, json.dumps(result, indent=2) + "\n")
-                print(f"{method}, {images} a class: {_cell(result)} {result['tuning']['validation']}", flush=True)
+                shown = _cell(result["seeds"]["accuracy"])
+                print(f"{method}, {images} a class: {shown} {result['tuning']['validation']}", flush=True)
     draw()
 
 

@@ -63,6 +63,11 @@ def flags(name: str, changes: dict[str, Any]) -> list[str]:
     return [f"--config=configs/{name}.py", *(f"--config.{key}={value}" for key, value in changes.items())]
 
 
+def file_name(method: str) -> str:
+    """A method's in the names of files: without spaces and equals signs."""
+    return method.replace(" r=", "_r").replace(" ", "_")
+
+
 def measure(dataset: str, method: str, source: str | None, seeds: int) -> dict[str, Any]:
     """Tunes one method and trains it; the first seed's result, every seed's metric, and what tuning found."""
     recipe = DATASETS[dataset]
@@ -114,8 +119,7 @@ def main() -> None:
     source = arguments.source and str(pathlib.Path(arguments.source).resolve())
     for method in arguments.methods.split(",") if not arguments.table else ():
         result = measure(arguments.dataset, method, source, arguments.seeds)
-        name = method.replace(" r=", "_r").replace(" ", "_")
-        file = RESULTS / f"{arguments.dataset}_{name}.json"
+        file = RESULTS / f"{arguments.dataset}_{file_name(method)}.json"
         files.replace(file, json.dumps(result, indent=2) + "\n")
         print(f"{method}: {result['seeds']} {result.get('tuning')}", flush=True)
     print(table(arguments.dataset))

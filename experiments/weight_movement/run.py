@@ -35,7 +35,7 @@ import surm
 from surm import command_line, files, memory, preparation, train
 from surm.errors import InputError
 from surm.models import bert
-from surm.peft import select
+from surm.peft import warm_start
 from surm.progress import NonFiniteError
 from surm.report import figures
 from surm.result import versions
@@ -54,7 +54,7 @@ TITLES = {"cifar10": "CIFAR-10, vit_micro", "mrpc": "MRPC, MiniLM"}
 
 def flags(task: str, method: str, source: pathlib.Path) -> list[str]:
     """Those of `python -m surm.train` for a method at the rate that its experiment chose."""
-    name = method.replace(" r=", "_r")
+    name = vit["file_name"](method)
     if task == "cifar10":
         recipe = vit["DATASETS"]["cifar10"]
         methods = vit["METHODS"] | {"full": {"peft.method": "full"}}
@@ -71,7 +71,7 @@ def flags(task: str, method: str, source: pathlib.Path) -> list[str]:
 
 def trained(task: str, method: str, source: pathlib.Path, workdir: pathlib.Path) -> LoadedRun:
     """The run of a method, trained if it is not there; InputError if what is there is another."""
-    folder = workdir / task / method.replace(" r=", "_r")
+    folder = workdir / task / vit["file_name"](method)
     with contextlib.chdir(ROOT):
         config = command_line.parse(["run", *flags(task, method, source), f"--workdir={folder}"]).config
         train.run(config, str(folder))
@@ -88,9 +88,9 @@ def prepared(config: ml_collections.ConfigDict) -> preparation.Run:
 
 def moved(after: nnx.Module, before: nnx.Module) -> dict[str, dict[str, float]]:
     """By layer, 1 - cos(W + ΔW, W) and ‖ΔW‖ / ‖W‖."""
-    found = {}
+    found, weights = {}, warm_start.weights(before)
     for path, delta in surm.difference(after, before, targets=TARGETS).items():
-        weight = np.asarray(select.get(before, select.parts(path)).kernel[...].T, np.float64).ravel()
+        weight = np.asarray(weights[path], np.float64).ravel()
         delta = np.asarray(delta, np.float64).ravel()
         cosine = weight @ (weight + delta) / (np.linalg.norm(weight) * np.linalg.norm(weight + delta))
         found[path] = {"movement": 1 - cosine, "size": np.linalg.norm(delta) / np.linalg.norm(weight)}

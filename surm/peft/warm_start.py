@@ -75,7 +75,7 @@ def difference(
       InputError: if a layer is in one model alone or of another shape in the other, a pattern matches nothing, or a
         model has adapters that are not linear.
     """
-    after, before = (_weights(surgery.detach(surgery.merge(model))) for model in (finetuned, base))
+    after, before = (weights(surgery.detach(surgery.merge(model))) for model in (finetuned, base))
     if targets:
         chosen = select.matching((targets,) if isinstance(targets, str) else targets, before, "linear layer")
         before = {path: before[path] for path in chosen}
@@ -188,8 +188,8 @@ def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -
         raise InputError(f"{path}: the given matrix has entries that are not finite")
 
 
-def _weights(model: nnx.Module) -> dict[str, Float[Array, "n_out n_in"]]:
-    """The weights of all linear layers of a plain model."""
+def weights(model: nnx.Module) -> dict[str, Float[Array, "n_out n_in"]]:
+    """The weights of all linear layers of a model without adapters, by dotted path."""
     return {dotted: select.get(model, path).kernel[...].T for dotted, path in select.linear_layers(model).items()}
 
 
