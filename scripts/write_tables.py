@@ -15,6 +15,7 @@ import sys
 from typing import NamedTuple
 
 from surm import files
+from surm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -76,4 +77,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (InputError, ValueError) as error:  # a result that is damaged, a page without the place
+        sys.exit(f"error: {error}")

@@ -199,6 +199,28 @@ FIGURES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("experiment", "file"), [("pinwheel", "pinwheel"), ("approximation", "weights"), ("weight_movement", "cifar10")]
+)
+def test_a_damaged_result_is_one_line(monkeypatch, tmp_path, experiment, file):
+    script = runpy.run_path(str(EXPERIMENTS / experiment / "run.py"))
+    monkeypatch.setitem(script["committed"].__globals__, "RESULTS", tmp_path)
+    (tmp_path / f"{file}.json").write_text('{"rows": [')
+    with pytest.raises(surm.InputError, match=f"{file}.json' cannot be read as JSON") as raised:
+        script["committed"]()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_result_is_not_left_out_of_the_pareto_plot(monkeypatch, tmp_path):
+    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
+    good = EXPERIMENTS / "vit_families" / "results" / "cifar10_head.json"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_text(good.read_text()[: None if name == "one" else 99])
+    monkeypatch.setitem(script["panels"].__globals__, "PANELS", {"title": (tmp_path, "*.json")})
+    with pytest.raises(surm.InputError, match="two.json' cannot be read"):
+        script["panels"]()
+
+
 def test_every_figure_is_drawn_from_the_committed_results():
     assert {str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.png")} == FIGURES.keys()
     for figure, patterns in FIGURES.items():

@@ -38,6 +38,7 @@ import matplotlib.pyplot as plt
 import surm
 from surm import command_line, files, matrices, preparation
 from surm.errors import InputError
+from surm.exchange.folder import read_object
 from surm.peft import select, warm_start
 from surm.report import figures
 from surm.result import versions
@@ -183,7 +184,7 @@ def measure(target: Target) -> Iterator[dict[str, Any]]:
 
 def committed() -> list[dict[str, Any]]:
     """The rows of every group that was measured."""
-    return [row for file in sources() for row in json.loads(file.read_text())["rows"]]
+    return [row for file in sources() for row in read_object(file)["rows"]]
 
 
 def sources() -> list[pathlib.Path]:

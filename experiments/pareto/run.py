@@ -121,7 +121,10 @@ def panels() -> dict[str, Table]:
 
 
 def _panel(title: str, files: list[pathlib.Path]) -> Table:
-    rows = [Row(result.data["name"], (result,), {}) for result in collect(files).results]
+    found = collect(files)
+    for file, why in found.skipped.items():
+        raise InputError(f"{str(file)!r} {why}")
+    rows = [Row(result.data["name"], (result,), {}) for result in found.results]
     metric = rows[0].results[0].data["metric"]
     return Table(title, (metric,), tuple(sorted(rows, key=lambda row: (row.parameters, row.label))), ())
 

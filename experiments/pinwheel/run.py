@@ -16,6 +16,7 @@ import argparse
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from surm import files, matrices
+from surm.errors import InputError
+from surm.exchange.folder import read_object
 from surm.report import figures
 from surm.result import versions
 
@@ -165,7 +168,7 @@ def measure(name: str, setting: str, seeds: int) -> dict[str, Any]:
 
 def committed() -> list[dict[str, Any]]:
     """The results, one for each layer and setting."""
-    return json.loads((RESULTS / "pinwheel.json").read_text())["results"]
+    return read_object(RESULTS / "pinwheel.json")["results"]
 
 
 def table() -> str:
@@ -231,4 +234,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

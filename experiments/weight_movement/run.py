@@ -34,6 +34,7 @@ import matplotlib.pyplot as plt
 import surm
 from surm import command_line, files, memory, preparation, train
 from surm.errors import InputError
+from surm.exchange.folder import read_object
 from surm.models import bert
 from surm.peft import warm_start
 from surm.progress import NonFiniteError
@@ -151,7 +152,7 @@ def measure(task: str, methods: list[str], source: pathlib.Path, workdir: pathli
 def committed() -> dict[str, dict[str, Any]]:
     """The rows of every task that was measured."""
     found = {task: RESULTS / f"{task}.json" for task in TITLES}
-    return {task: json.loads(file.read_text())["rows"] for task, file in found.items() if file.is_file()}
+    return {task: read_object(file)["rows"] for task, file in found.items() if file.is_file()}
 
 
 def table() -> str:
