@@ -47,7 +47,7 @@ STEPS = (
     Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --seeds=3 --methods={own}", 6.0),
     Step("glue_methods/run.py", "--data={data}/glue --tasks=cola,sst2 --methods={own}", 6.0),
     Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --untuned --methods={related}", 1.2),
-    Step("weight_movement/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.5),
+    Step("weight_movement/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.7),
     Step("approximation/run.py", "", 0.5),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )

@@ -35,6 +35,7 @@ TABLES = (
     Table("experiments/README.md", "methods", "step_time"),
     Table("experiments/README.md", "approximation", "approximation"),
     Table("experiments/README.md", "pinwheel", "pinwheel"),
+    Table("experiments/README.md", "few images", "pareto"),
     Table("experiments/README.md", "weight movement", "weight_movement"),
     Table("docs/choosing.md", "rates", "glue_methods", "rates_table"),
 )

@@ -80,6 +80,7 @@ def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
         ("serving/run.py", ["--numbers=48"], "--numbers=48, expected numbers that divide --batch=64 or are above it"),
         ("paths/run.py", ["--families=lora"], "--families of circulant"),
         ("paths/run.py", ["--dtypes=float16"], "--dtypes of float32, bfloat16"),
+        ("paths/run.py", ["--shapes=768"], "--shapes of 128x128, 384x384"),
         ("population/run.py", ["--sizes=6"], "--sizes of 1, 2, 3 or multiples of 4"),
     ],
 )
@@ -354,6 +355,39 @@ def test_the_pareto_plot_has_a_dozen_methods_in_every_full_panel():
         "head", "adapter low_displacement_rank r=1", "bottleneck 16"
     ]  # fmt: skip
     assert not script["front"](panels["CIFAR-10, 10,000 images: accuracy"])  # one seed
+    for images in script["STEPS"]:
+        rows = panels[f"CIFAR-10, {images} images a class: accuracy"].rows
+        assert {row.label for row in rows} == script["METHODS"].keys()
+        assert all(len(row.values("accuracy")) == 3 for row in rows)
+
+
+def test_what_is_said_of_few_images_is_as_it_was_measured():
+    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
+    panels = [script["panels"]()[f"CIFAR-10, {images} images a class: accuracy"] for images in script["STEPS"]]
+    means = [{row.label: 100 * row.mean("accuracy") for row in panel.rows} for panel in panels]
+    said = " ".join((EXPERIMENTS / "README.md").read_text().split())
+    heads = "{:.1f}, {:.1f} and {:.1f}".format(*(found["head"] for found in means))
+    gains = "{:.1f}, {:.1f} and {:.1f}".format(*(found["full"] - found["head"] for found in means))
+    assert f"the head alone reaches {heads}, full fine-tuning {gains} more" in said
+    far = [label for found in means for label in found if round(abs(found[label] - found["head"]), 1) > 1.2]
+    assert far == ["lora2"]
+    assert f"one seed that fell to {100 * min(panels[2].rows[-3].values('accuracy')):.1f}" in said
+
+
+def test_what_is_said_of_a_gpu_is_as_it_was_measured():
+    rows = json.loads((EXPERIMENTS / "speed" / "results" / "bert_base_gpu_bfloat16_64.json").read_text())["rows"]
+    said = (EXPERIMENTS / "README.md").read_text().split("On an H100")[1].split("The peak")[0].replace("\n", " ")
+    over = {label: f"{row['over_own_floor']:.2f}" for label, row in rows.items()}
+    for label, name in {
+        "low_rank r=8, auto": "LoRA of rank 8 takes", "kronecker, auto": "Kronecker", "circulant, auto": "circulant",
+        "low_displacement_rank r=1, auto": "W(G,H)", "toeplitz, auto": "Toeplitz", "HF PEFT LoRA r=8": "PEFT's LoRA",
+        "HF PEFT FourierFT": "FourierFT", "HF PEFT LoKr": "LoKr", "HF PEFT C3A": "C3A",
+    }.items():  # fmt: skip
+        assert f"{name} {over[label]}" in said
+    of_c3a = sorted(row["over_c3a"] for label, row in rows.items() if label.endswith(", auto"))
+    assert f"that is {of_c3a[0]:.2f} to {of_c3a[-2]:.2f}, but for Toeplitz, {of_c3a[-1]:.2f}." in said
+    seconds = [f"{1000 * rows[label]['median_seconds']:.1f}" for label in ("floor", "HF PEFT floor")]
+    assert f"takes {seconds[0]} ms, PyTorch's {seconds[1]}." in said
 
 
 def test_start_up_is_as_it_was_measured():

@@ -4,12 +4,13 @@
     python experiments/pareto/run.py --figure
 
 Trains with 10, 50 and 200 images a class of CIFAR-10 (shipped backbone; the methods of `vit_families` but LoKO, whose
-step takes nine times as long, and a bottleneck and full fine-tuning). The budget is the same for every method: three
-learning rates as one population, the best chosen on 3,000 training images kept apart; then three seeds as another, at
-that rate, measured once on the 1,000 test images. All seeds train on the same images. `--figure` draws what is
-committed, beside what `vit_families` measured with 10,000 images and `glue_methods` on MRPC, and trains nothing: means
-with one standard deviation, what has one seed hollow with the standard error of a share, and the front of the others;
-`--table` prints it as Markdown; `--missing` trains only what has no result yet. Two CPU cores: two hours.
+step takes nine times as long, and a bottleneck and full fine-tuning). The budget is the same for every method: five
+learning rates as one population, the three that `vit_families` tries and one to each side, a factor of four apart; the
+best is chosen on 4,000 training images kept apart; then three seeds as another, at that rate, measured once on the
+1,000 test images. All seeds train on the same images. `--figure` draws what is committed, beside what `vit_families`
+measured with 10,000 images and `glue_methods` on MRPC, and trains nothing: means with one standard deviation, what has
+one seed hollow with the standard error of a share, and the front of the others; `--table` prints it as Markdown;
+`--missing` trains only what has no result yet. Two CPU cores: two hours.
 """
 
 import argparse
@@ -65,6 +66,7 @@ def measure(method: str, images: int, source: str) -> dict[str, Any]:
     given = flags(method, images, source)
     key = "head_learning_rate" if method == "head" else "learning_rate"
     rates = RATES.get(method, vit["DATASETS"]["cifar10"]["rates"])
+    rates = (rates[0] / 4, *rates, 4 * rates[-1])
     of_rates = f"--config.population={key}={'|'.join(map(str, rates))}"
     tried = _population(given, of_rates, "--config.data.eval_split=validation")
     tuning = {
@@ -138,9 +140,11 @@ def front(table: Table) -> list[Row]:
 def draw() -> None:
     """A panel a data set: means over seeds with one standard deviation, and the front."""
     found = panels()
-    figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4.4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
     names = list(dict.fromkeys(row.label for table in found.values() for row in table.rows))
-    for place, (title, table) in zip(axes[0], found.items(), strict=True):
+    for place in axes.flat[len(found) :]:
+        place.axis("off")
+    for place, (title, table) in zip(axes.flat, found.items(), strict=False):
         place.set_xscale("symlog", linthresh=1000, linscale=0.5)
         (metric,) = table.metrics
         for row in table.rows:
@@ -162,11 +166,10 @@ def draw() -> None:
         place.set(title=title, xlabel="trained parameters beside the head", ylabel="percent")
         place.set_xticks([0, *(10**k for k in range(3, 8) if 10**k < 3 * table.rows[-1].parameters)])
     handles = {}
-    for place in axes[0]:
+    for place in axes.flat:
         for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    columns = round(1.5 * len(found))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+    axes.flat[-1].legend(handles.values(), handles.keys(), loc="center", ncols=2, fontsize=8)
     figures.save(figure, RESULTS / "pareto.png", sources())
     plt.close(figure)
 

@@ -5,12 +5,14 @@
 
 One layer, forward and backward, the gradients of its input and of its update asked for. At every point of the grid all
 paths, and the layer without an update as the floor, take turns, in an order drawn anew for every repeat; the median
-counts. A repeat is as many calls as fill five milliseconds. Every family is put into surm/peft/measured/PLATFORM.json
-when it is done, in place of what was there of it. Off a CPU layers multiply in less than float32's precision, and no
-path is fused.
+counts. A repeat is as many calls as fill five milliseconds. All programs of a family are compiled before any is timed.
+Every family is put into surm/peft/measured/PLATFORM.json when it is done, in place of all that was there of it (so with
+--shapes=768x768, for a start on a new device, all others go by that). Off a CPU layers multiply in less than float32's
+precision, and no path is fused. Two CPU cores: an hour and a half.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import itertools
 import json
@@ -103,11 +105,15 @@ def seconds_of(run: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def measure(point: Point, repeats: int) -> dict:
-    """Median seconds of every path at one point, and of the floor."""
+def steps(point: Point) -> dict[str, Callable[[], object]]:
+    """Every path of one point, and the floor under the empty name."""
     fusible = not fused.obstacle(plain_layer(point))
     names = [name for name in paths.available("update", point.family) if fusible or name not in paths.FUSED]
-    runs = {name: step(point, name) for name in names} | {"": step(point, None)}
+    return {name: step(point, name) for name in names} | {"": step(point, None)}
+
+
+def measure(point: Point, runs: dict[str, Callable[[], object]], repeats: int) -> dict:
+    """Median seconds of every path at one point, and of the floor."""
     calls = {name: math.ceil(FILLED_SECONDS / min(seconds_of(run, 1) for _ in range(2))) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = random.Random(0)
@@ -149,26 +155,40 @@ def put(points: list[dict], dtype: str, family: str) -> None:
     files.replace(file, f'{{"made": {json.dumps(made)},\n"points": [\n{lines}\n]}}\n')
 
 
+def _named(shape: tuple[int, int]) -> str:
+    """How the command line calls a shape."""
+    return "x".join(map(str, shape))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--families", default=",".join(VARIANTS), help="comma-separated; all by default")
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated; all by default")
+    parser.add_argument("--shapes", default=",".join(map(_named, SHAPES)), help="comma-separated; all by default")
     arguments = parser.parse_args()
-    families, dtypes = arguments.families.split(","), arguments.dtypes.split(",")
-    if arguments.repeats < 1 or not {*families} <= VARIANTS.keys() or not {*dtypes} <= {*DTYPES}:
-        parser.error(
-            f"expected --repeats of at least 1, --families of {', '.join(VARIANTS)}, --dtypes of {', '.join(DTYPES)}"
-        )
+    asked = {name: getattr(arguments, name).split(",") for name in ("families", "dtypes", "shapes")}
+    known = {"families": [*VARIANTS], "dtypes": [*DTYPES], "shapes": [*map(_named, SHAPES)]}
+    if arguments.repeats < 1 or any(not {*asked[name]} <= {*known[name]} for name in asked):
+        expected = [f"--{name} of {', '.join(names)}" for name, names in known.items()]
+        parser.error(", ".join(["expected --repeats of at least 1", *expected]))
     keep_freed_memory()
-    chosen = [point for point in grid() if point.family in families and point.dtype in dtypes]
+    chosen = [
+        point
+        for point in grid()
+        if point.family in asked["families"]
+        and point.dtype in asked["dtypes"]
+        and _named((point.n_out, point.n_in)) in asked["shapes"]
+    ]
     for (dtype, family), of_family in itertools.groupby(chosen, key=lambda point: (point.dtype, point.family)):
-        points = []
-        for point in of_family:
-            points.append(measure(point, arguments.repeats))
-            print(json.dumps(points[-1]), flush=True)
-        put(points, dtype, family)
+        points, measured = [*of_family], []
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # over before anything is timed
+            runs = [*pool.map(steps, points)]
+        for point, of_point in zip(points, runs, strict=True):
+            measured.append(measure(point, of_point, arguments.repeats))
+            print(json.dumps(measured[-1]), flush=True)
+        put(measured, dtype, family)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ not counted; a ratio is the median over repeats of the ratio within a repeat. Wh
 and asks for beside its arguments is what JAX and XLA say of it; the peak is that of two steps in a process of its own,
 above what the process held before the model was built (so with the weights; of JAX on a GPU it is that of the process).
 That is read where Linux has it. HF PEFT wants the extra [peers]; --peers=none leaves it out. A run of every method with
-auto and the peers is written to results/; --table prints the committed ones of CPUs as Markdown. Two CPU cores: a
-quarter of an hour a shape. On a GPU both JAX and PyTorch use it.
+auto and the peers is written to results/; --table prints the committed ones as Markdown. Two CPU cores: a quarter of an
+hour a shape. On a GPU both JAX and PyTorch use it; a minute and a half.
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import dataclasses
 import json
@@ -53,6 +54,12 @@ SPECS: dict[str, dict] = {
     "low_rank r=8": {"family": "low_rank", "options": "rank=8"},
 }
 PATHS = ("auto", *paths.available("update", "circulant"))
+TABLE = {
+    "bert_base": "bert_base_cpu_float32_8",
+    "vit_b16": "vit_b16_cpu_float32_8",
+    "bert_base on an H100": "bert_base_gpu_bfloat16_64",
+}
+"""The results that --table prints, by what it calls them."""
 
 
 def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
@@ -164,20 +171,19 @@ def measure(setting: Setting, measured: dict[str, tuple[str, str]], repeats: int
 
 
 def table() -> str:
-    """The committed results of CPUs as a Markdown table: a column for everything measured, a row for every shape."""
-    names = {shape: f"{shape}_cpu_float32_8.json" for shape in ours.SHAPES}
-    of_shape = {shape: json.loads((RESULTS / name).read_text())["rows"] for shape, name in names.items()}
-    rows = of_shape["bert_base"]
+    """The committed results as a Markdown table: a column for everything measured, a row for every setting."""
+    of_setting = {label: json.loads((RESULTS / f"{name}.json").read_text())["rows"] for label, name in TABLE.items()}
+    rows = of_setting["bert_base"]
     of_peers = [label for label in rows if label.startswith("HF PEFT") and "floor" not in label]
     steps = [label for label in rows if label.endswith(", auto") or label in of_peers]
     heads = [label.removesuffix(", auto").replace("HF PEFT", "PEFT's") for label in steps]
     lines = [["", *heads], ["---", *["---:"] * len(steps)]]
     lines.append(["trained beside the head", *(f"{rows[label]['trained_parameters']:,}" for label in steps)])
-    for shape, rows in of_shape.items():
+    for setting, rows in of_setting.items():
         cells = [f"{rows[label]['over_own_floor']:.2f} ({rows[label]['over_c3a']:.2f})" for label in steps]
-        lines.append([f"[{shape}](experiments/speed/results/{names[shape]})", *cells])
-    peaks = [[f"{rows[label]['peak_bytes'] / 2**30:.2f}" for rows in of_shape.values()] for label in steps]
-    lines.append([f"peak memory, GiB ({', '.join(of_shape)})", *map(", ".join, peaks)])
+        lines.append([f"[{setting}](experiments/speed/results/{TABLE[setting]}.json)", *cells])
+    peaks = [[f"{rows[label]['peak_bytes'] / 2**30:.2f}" for rows in of_setting.values()] for label in steps]
+    lines.append([f"peak memory, GiB ({', '.join(of_setting)})", *map(", ".join, peaks)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -216,7 +222,9 @@ def main() -> None:
 
         if (hf.DEVICE == "cuda") != (jax.default_backend() == "gpu"):
             parser.error(f"JAX runs on {jax.default_backend()}, PyTorch on {hf.DEVICE}: expected one device for both")
-    peaks = {label: peak_bytes(setting, label) for label in measured}
+    # A GPU's memory is told by process, a CPU's has to hold one alone.
+    with concurrent.futures.ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else 8) as pool:
+        peaks = dict(zip(measured, pool.map(lambda label: peak_bytes(setting, label), measured), strict=True))
     result = measure(setting, measured, arguments.repeats)
     for label, row in result["rows"].items():
         row["peak_bytes"] = peaks[label]
