@@ -4,16 +4,19 @@
     surm sweep --config=configs/vit_digits.py --workdir=runs/sweep      trains what the config's sweep() lists
     surm report runs/sweep --out report                                 one page of many runs
     surm inspect runs/digits                                            what a run or an adapter is
-    surm export runs/digits --out peft                                  the adapter in Hugging Face PEFT's files
-    surm merge runs/digits --out merged                                 the whole model, the adapter folded in
+    surm export runs/mrpc --out peft --encoder_only                     the adapter in Hugging Face PEFT's files
+    surm merge runs/digits --out merged.safetensors                     the whole model, the adapter folded in
 
 `surm COMMAND --help` says more of each; `python -m surm` is the same. Status 0: done; 1: runs of a sweep failed;
 2: something that was given cannot be used; 3: a loss was not finite; 128 + the signal's number: stopped.
 """
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from surm.errors import nearest
 from surm.status import status_of
@@ -38,15 +41,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMANDS[given[0]](given[1:])
 
 
+@contextlib.contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+    """Ctrl-C ends the process at once, while others are imported: inside them an exception can be lost."""
+    if threading.current_thread() is not threading.main_thread():  # where there are no signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # What a command needs is imported by it alone: `inspect` and `report` wait for no jax.
 def _train(arguments: list[str]) -> int:
-    from surm import train
+    with _ended_by_interrupts():
+        from surm import train
 
     return train.main(["surm train", *arguments])
 
 
 def _sweep(arguments: list[str]) -> int:
-    from surm import sweep
+    with _ended_by_interrupts():
+        from surm import sweep
 
     return sweep.main(["surm sweep", *arguments])
 
@@ -76,7 +94,9 @@ def _inspect(arguments: list[str]) -> int:
 def _export(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
-        "adapter_model.safetensors of Hugging Face PEFT: LoRA, C3A or LoKr, whichever it is.",
+        "adapter_model.safetensors of Hugging Face PEFT: LoRA, C3A or LoKr, whichever it is. Models that transformers "
+        "has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
+        "--encoder_only. Files of these names that are there are replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--out", required=True, help="folder to write to")
@@ -88,12 +108,12 @@ def _export(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
 
     def export() -> int:
-        import surm
+        with _ended_by_interrupts():
+            import surm.runs
 
         model = surm.load_run(chosen.run).model
         if chosen.rank is not None:
-            model, errors = surm.to_low_rank(model, rank=chosen.rank)
-            print("\n".join(f"{path}  relative error {error:.3f}" for path, error in errors.items()))
+            model, _ = surm.to_low_rank(model, rank=chosen.rank)  # which prints how near
         surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
         print(f"written to {chosen.out}")
         return 0
@@ -105,15 +125,17 @@ def _merge(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
         "transformers loads it (model.safetensors and config.json), or to a file NAME.safetensors of our own, which "
-        "config.model.weights takes and which also holds what transformers has not, such as mean pooling.",
+        "config.model.weights takes (without its head) and which also holds what transformers has not, such as mean "
+        "pooling, as the shipped backbone has. What is there is replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")
     chosen = parser.parse_args(arguments)
 
     def merge() -> int:
-        import surm
-        from surm.models.weights import HALVES
+        with _ended_by_interrupts():
+            import surm.runs
+            from surm.models.weights import HALVES
 
         run = surm.load_run(chosen.run)
         if chosen.out.endswith(".safetensors"):

@@ -1,5 +1,6 @@
 """Files that are whole or absent, never half-written."""
 
+import contextlib
 import os
 import pathlib
 import uuid
@@ -22,8 +23,11 @@ def replace(path: str | os.PathLike, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # nobody knows the partial one
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
 
 

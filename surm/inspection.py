@@ -15,6 +15,7 @@ from typing import Any
 import safetensors
 
 from surm.errors import InputError
+from surm.report import collect
 
 WITH_FAMILY = ("update", "adapter", "loko")
 """The methods that say a family; of all others a config's means nothing."""
@@ -56,7 +57,7 @@ def facts_of(path: pathlib.Path) -> dict[str, str]:
     if not path.is_dir():
         raise InputError(f"there is no folder {str(path)!r}; expected one of a run or of an adapter")
     if (path / "result.json").is_file():
-        return _of_result(_read(path / "result.json"))
+        return _of_result(_result(path / "result.json"))
     if (path / "adapter_config.json").is_file():
         return _of_adapter(path, _read(path / "adapter_config.json"))
     if (path / "config.json").is_file() and (path / ".lock").exists():
@@ -64,18 +65,29 @@ def facts_of(path: pathlib.Path) -> dict[str, str]:
     raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json: no run, and no adapter")
 
 
+def _result(file: pathlib.Path) -> dict[str, Any]:
+    """A run's; parts may be missing, but what was measured."""
+    result = _read(file)
+    measured, is_none = result.get("eval"), "expected numbers: no result of a run, or of an older version"
+    if not isinstance(measured, dict) or not collect.all_numbers(measured):
+        raise InputError(f"{str(file)!r} has {measured!r} as 'eval', {is_none}")
+    return result
+
+
 def _of_result(result: dict[str, Any]) -> dict[str, str]:
     layers, optim = _part(result, "layers"), _part(_part(result, "config"), "optim")
     seconds = f", {result['seconds']:.0f} s" if isinstance(result.get("seconds"), int | float) else ""
-    counts = [result.get(f"{name}_parameters", 0) for name in ("trainable", "total", "adapter")]
+    counts = [result.get(f"{name}_parameters") for name in ("trainable", "total", "adapter")]
+    steps = f"{result.get('steps')} of {optim.get('batch_size')} examples{seconds}"
+    rates = f"{result.get('learning_rate')}, head {optim.get('head_learning_rate')}"
     return _told(
         what="a finished population" if "population" in result else "a finished run",
         **_of_config(_part(result, "config"), result.get("family")),
         layers=f"{len(layers)}, such as {next(iter(layers))}" if layers else "",
         held_out=", ".join(f"{name} {value:.4f}" for name, value in _part(result, "eval").items()),
-        trained="{:,} of {:,} parameters, {:,} of them the adapter's".format(*counts),
-        rates=f"{result.get('learning_rate')}, head {optim.get('head_learning_rate')}",
-        steps=f"{result.get('steps')} of {optim.get('batch_size')} examples{seconds}",
+        trained="" if None in counts else "{:,} of {:,} parameters, {:,} of them the adapter's".format(*counts),
+        rates=rates if "learning_rate" in result else "",
+        steps=steps if "steps" in result else "",
         made_with=", ".join(f"{name} {value}" for name, value in _part(result, "versions").items()),
     )
 
@@ -87,8 +99,7 @@ def _of_unfinished(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]
             steps = max(steps, json.loads(line)["step"])
         except (json.JSONDecodeError, KeyError, TypeError):  # half written
             break
-    what = "a run that is not finished; the command it was started with goes on with it"
-    return _told(what=what, **_of_config(config, None), logged=f"{steps} steps")
+    return _told(what=f"a run that {collect.UNFINISHED}", **_of_config(config, None), logged=f"{steps} steps")
 
 
 def _of_config(config: dict[str, Any], family: str | None) -> dict[str, str]:

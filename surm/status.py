@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -26,9 +27,15 @@ def status_of(act: Callable[[], int]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
     try:
-        return act()
+        status = act()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who read the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may fail on what is left in the buffer either
+        return 128 + signal.SIGPIPE
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename
+        print(f"error: {f'{error.filename!r}: {error.strerror}' if named else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

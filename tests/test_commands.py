@@ -1,8 +1,11 @@
 """The command `surm`: what it hands on, what it shows, how it refuses."""
 
 import dataclasses
+import errno
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -13,7 +16,7 @@ from flax import nnx
 
 import surm
 from surm import __main__ as command
-from surm import inspection, train
+from surm import files, inspection, status, train
 from surm.models import bert, convert, vit, weights
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
@@ -87,7 +90,57 @@ def test_inspect_refuses_in_a_line(tmp_path, capsys, make, message):
 
 def test_a_result_with_parts_missing_is_shown_as_far_as_it_goes(tmp_path, capsys):
     (tmp_path / "result.json").write_text('{"eval": {"accuracy": 0.5}, "config": null}')
-    assert "accuracy 0.5000" in printed(capsys, "inspect", str(tmp_path))
+    said = printed(capsys, "inspect", str(tmp_path))
+    assert "accuracy 0.5000" in said and not {"trained", "rates", "steps"} & {*said.split()}
+
+
+@pytest.mark.parametrize("measured", ['"eval": {"accuracy": "high"}', '"accuracy": 0.5', '"eval": 0.5'])
+def test_a_result_without_numbers_is_none(tmp_path, capsys, measured):
+    (tmp_path / "result.json").write_text(f'{{{measured}, "steps": 3}}')
+    assert command.main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "as 'eval', expected numbers: no result of a run, or of an older version" in said and said.count("\n") == 1
+
+
+def test_who_reads_no_further_is_told_nothing(run):
+    program = "import sys; from surm.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    ended, there = os.pipe()
+    os.close(ended)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "inspect", str(run)], stdout=there, stderr=subprocess.PIPE, check=False
+    )
+    os.close(there)
+    assert done.returncode == 141 and done.stderr == b""
+
+
+def test_an_interrupt_among_the_imports_ends_it_at_once():
+    program = """if True:
+        import os, signal, sys
+        class Interrupted:
+            def find_spec(self, name, *rest):
+                if name == "jax":
+                    os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Interrupted())
+        from surm.__main__ import main
+        main(["train", "--config=configs/vit_digits.py", "--workdir=runs/none"])
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGINT and done.stderr == b""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        command.main(["train", "--help"])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(tmp_path, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    file = tmp_path / "page.html"
+    assert status.status_of(lambda: files.replace(file, "text") or 0) == 2
+    assert capsys.readouterr().err == f"error: '{file}': No space left on device\n"
+    assert not [*tmp_path.iterdir()]
 
 
 def test_inspect_imports_no_jax(run):

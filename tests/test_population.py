@@ -92,6 +92,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_population_does_without_the_adapter_it_began_with(finished, tmp_path, monkeypatch):
     (tmp_path / "adapter").symlink_to(finished / "members" / "learning_rate=0.008,scale=1.0,seed=0" / "adapter")
     more = [*QUICK, "--config.population=learning_rate=8e-3|2e-2", f"--config.init_adapter={tmp_path / 'adapter'}",

@@ -162,6 +162,7 @@ def test_a_sweep_asked_to_stop_saves_the_run_under_way_and_goes_on(tmp_path, dat
     assert first.result()["steps"] == second.result()["steps"] == 300
 
 
+@pytest.mark.slow
 def test_a_printed_command_trains_its_run(tmp_path, data):
     file = swept(tmp_path, r"[{'peft.targets': r'.*\.(query|value)', 'peft.options': ''}]")
     arguments = ["surm.sweep", f"--config={file}", f"--workdir={tmp_path / 'my runs'}", data, "--config.optim.steps=1"]

@@ -80,6 +80,7 @@ def test_a_loaded_run_answers_as_it_was_measured(finished):
     assert loaded.metrics[-1]["values"] == loaded.result["eval"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch):
     options = ["--config.optim.steps=9", "--config.checkpoint_every_steps=5", "--config.peft.dropout=0.2"]
     whole = run(tmp_path / "whole", *material, *options)

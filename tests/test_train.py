@@ -258,11 +258,11 @@ def slow(more: list[str]):
 @pytest.mark.parametrize(
     "more",
     [
-        ["--config.peft.family=toeplitz"],
+        slow(["--config.peft.family=toeplitz"]),
         slow(["--config.peft.family=kronecker", "--config.peft.options=rank=16,terms=2"]),
         ["--config.peft.method=adapter", "--config.peft.family=low_displacement_rank"],
         slow(["--config.peft.method=bitfit", "--config.optim.name=sgd", "--config.optim.learning_rate=0.01"]),
-        ["--config.peft.method=full", "--config.optim.gradient_clip=1.0", "--config.optim.weight_decay=0.1"],
+        slow(["--config.peft.method=full", "--config.optim.gradient_clip=1.0", "--config.optim.weight_decay=0.1"]),
         ["--config.peft.method=head", "--config.optim.schedule=linear"],
         ["--config.model.dtype=bfloat16", "--config.data.augment=crop_flip"],
     ],
@@ -353,7 +353,7 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path, capsys):
     assert "other weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [[], ["--config.population=seed=0|1"]], ids=["one run", "a population"])
+@pytest.mark.parametrize("more", [[], slow(["--config.population=seed=0|1"])], ids=["one run", "a population"])
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, capsys, more, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train.main(["surm.train", f"--config={CONFIG}", "--dry_run", "--config.optim.steps=2", *more]) == 0

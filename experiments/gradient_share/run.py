@@ -14,11 +14,13 @@ import contextlib
 import json
 import pathlib
 import statistics
+import sys
 
 import jax
 import jax.numpy as jnp
 
 from surm import command_line, files, matrices, metrics, preparation
+from surm.errors import InputError
 from surm.peft import surgery
 from surm.result import versions
 
@@ -96,4 +98,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -4,9 +4,9 @@
     python experiments/speed/breakdown.py --shape=bert_base --method=circulant
 
 Steps run under JAX's profiler; an operation's time is that between its start and its end in the trace, the mean over
-the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's
-where it has batch axes; what else there is goes by the name XLA gave the fusion (multiply_erf is GELU). Written to
-results/breakdown_SHAPE_METHOD.json, METHOD `floor` without one.
+the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's where it has batch
+axes; what else there is goes by the name XLA gave the fusion (multiply_erf is GELU). Written to
+results/breakdown_SHAPE_METHOD.json, METHOD `floor` without one. Two CPU cores: a few minutes.
 """
 
 import argparse

@@ -25,6 +25,7 @@ import jax
 
 from surm import command_line, files, memory, optim, preparation, step
 from surm import config as configs
+from surm.errors import InputError
 from surm.peft import surgery
 from surm.result import versions
 
@@ -169,4 +170,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -5,7 +5,8 @@
 
 The recipe on CIFAR-10: three learning rates for every method, each a short run on a part of the training set, the best
 chosen on the validation split; then the full run, measured once on the test split. Digits are the demo: the config as
-it stands, nothing tuned here. `--table` prints the results as Markdown and trains nothing.
+it stands, nothing tuned here. `--table` prints the results as Markdown and trains nothing. Two CPU cores: an hour and a
+half on CIFAR-10.
 """
 
 import argparse
@@ -13,10 +14,12 @@ import contextlib
 import json
 import pathlib
 import statistics
+import sys
 import tempfile
 from typing import Any
 
 from surm import command_line, files, train
+from surm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -132,4 +135,7 @@ def _train(name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

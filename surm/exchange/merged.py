@@ -36,7 +36,10 @@ def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequenc
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
-        raise InputError(f"{reason}; expected a model with pooling='class' (or, of a preset, save_model)")
+        raise InputError(
+            f"{reason}; expected a model with pooling='class'; of a preset save_model writes "
+            "it, or surm merge --out NAME.safetensors"
+        )
     plain = surgery.detach(surgery.merge(model))
     arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
               for ours, array in names.parameters(plain).items()}  # fmt: skip

@@ -88,7 +88,7 @@ def _naming(model: ViT | Bert, names: str, encoder_only: bool) -> Naming:
     if reason and isinstance(model, ViT):
         raise InputError(f"{reason}; expected a model with pooling='class'")
     if reason and not encoder_only:
-        raise InputError(f"{reason}; encoder_only=True writes the adapter without the head")
+        raise InputError(f"{reason}; encoder_only=True, or --encoder_only, writes the adapter without the head")
     return naming._replace(prefix="") if encoder_only else naming
 
 

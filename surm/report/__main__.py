@@ -3,8 +3,9 @@
     python -m surm.report runs/sweep --out report
     python -m surm.report experiments/glue_methods/results --out report
 
-Reads every result.json under the given folders (and what experiments committed under `results`), puts seeds together,
-compares, and writes index.html, report.md and report.tex. What is no result is named and skipped. Imports no jax.
+Reads every result.json under the given folders (and the training results that experiments committed under `results`),
+puts seeds together, compares what trained on the same data, and writes index.html, report.md and report.tex in place of
+what is there. What is no result, and what has not finished, is named and skipped. Imports no jax.
 """
 
 import argparse
@@ -62,8 +63,13 @@ def report(runs: Sequence[str], out: str, title: str) -> list[str]:
     files.replace(folder / "report.tex", tables.latex(compared))
     files.replace(folder / "index.html", page.page(found, compared, title))
     said = [f"skipped {file}: {why}" for file, why in found.skipped.items()]
-    said += [f"{table.task}: {len(table.rows)} rows, the best {table.rows[0].label}" for table in compared]
-    return [*said, f"{len(found.results)} results in {folder / 'index.html'}"]
+    said += [f"{table.task}: {_count(table.rows, 'row')}, the best {table.rows[0].label}" for table in compared]
+    return [*said, f"{_count(found.results, 'result')} in {folder / 'index.html'}"]
+
+
+def _count(things: Sequence[object], word: str) -> str:
+    """How many there are."""
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from surm.errors import InputError
 
 NEEDED = {"eval": dict, "metric": str, "config": dict, "method": str, "adapter_parameters": int}
 """What a result must hold for a report, and of which type."""
+KINDS = {dict: "an object", str: "text", int: "a whole number"}
+UNFINISHED = "is not finished; the command it was started with goes on with it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Result:
 
     @property
     def task(self) -> str:
-        """The data and the main metric: what results must have in common to be compared."""
-        source = str(self.data["config"].get("data", {}).get("source", ""))
+        """The data, how much of it was trained on, and the main metric: what results must have in common."""
+        data = self.data["config"].get("data", {})
+        source, examples = str(data.get("source", "")), data.get("train_examples")
         name = source if ":" in source else pathlib.PurePath(source).name
-        return f"{name or 'unknown data'}, {self.data['metric']}"
+        some = f", {examples:,} training examples" if isinstance(examples, int) and examples else ""
+        split = " on validation" if data.get("eval_split") == "validation" else ""
+        return f"{name or 'unknown data'}{some}, {self.data['metric']}{split}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Found:
 
     Attributes:
       results: those that can be read.
-      skipped: files that should be results, and why they are none.
+      skipped: files that should be results, and folders of runs without one, and why.
     """
 
     results: list[Result]
@@ -64,7 +69,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
     Raises:
       InputError: if a path does not exist, or there is no result under any.
     """
-    results, skipped = [], {}
+    results, skipped = [], {path: UNFINISHED for path in map(pathlib.Path, paths) for path in _unfinished(path)}
     for file in dict.fromkeys(file for path in paths for file in _files(pathlib.Path(path))):
         try:
             data = read(file)
@@ -91,11 +96,20 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     if "metric" not in data and isinstance(data.get("eval"), dict):  # results before there were texts had one metric
         (data["metric"], *_) = [*(name for name in data["eval"] if name != "loss"), None]
     for name, kind in NEEDED.items():
-        if not isinstance(data.get(name), kind):
+        if name not in data:
             raise InputError(f"has no {name!r}: no result of a run, or of an older version")
-    if not _numbers(data["eval"]) or data["metric"] not in data["eval"]:
+        if not isinstance(data[name], kind):
+            raise InputError(f"has {data[name]!r} as {name!r}, expected {KINDS[kind]}")
+    if not all_numbers(data["eval"]) or data["metric"] not in data["eval"]:
         raise InputError(f"'eval' is {data['eval']!r}, expected numbers, {data['metric']!r} among them")
     return data
+
+
+def _unfinished(path: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of runs that began and have no result."""
+    locks = path.rglob(".lock") if path.is_dir() else ()
+    folders = (lock.parent for lock in locks if lock.with_name("config.json").is_file())
+    return sorted(folder for folder in folders if not (folder / "result.json").is_file())
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -109,7 +123,8 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted({*path.rglob("result.json"), *beside, *committed})
 
 
-def _numbers(values: Mapping[str, Any]) -> bool:
+def all_numbers(values: Mapping[str, Any]) -> bool:
+    """Whether all values are finite numbers."""
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values.values())
 
 

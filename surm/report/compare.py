@@ -47,8 +47,9 @@ class Row:
 
     @property
     def step_seconds(self) -> float | None:
-        """The median step, over results; None where none says."""
-        known = [s for result in self.results if (s := result.data.get("step_seconds_median"))]
+        """The median step, over results, of a member of a population its share; None where none says."""
+        steps = ((result.data.get("step_seconds_median"), result.data.get("members", 1)) for result in self.results)
+        known = [seconds / members for seconds, members in steps if seconds]
         return statistics.median(known) if known else None
 
 
@@ -68,6 +69,20 @@ class Table:
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     differing: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """Of each row one that no other has: its label, with the settings that tell it from those of the same label."""
+        names: list[str] = []
+        for row in self.rows:
+            others, name = [other for other in self.rows if other.label == row.label and other is not row], row.label
+            for key in self.differing:
+                unlike = [other for other in others if other.config.get(key) != row.config.get(key)]
+                if unlike:
+                    name += f", {key.rpartition('.')[2]} {row.config.get(key, '–')}"
+                    others = [other for other in others if other not in unlike]
+            names.append(name)
+        alike = [names[:place].count(name) for place, name in enumerate(names)]
+        return [f"{name} ({before + 1})" if before else name for name, before in zip(names, alike, strict=True)]
 
     def p_values(self) -> list[float | None]:
         """Of each row against the best: Welch's t-test, two-sided; None of the best itself and of single seeds."""
@@ -93,8 +108,8 @@ def tables(results: Sequence[Result]) -> list[Table]:
 def _table(task: str, results: Sequence[Result]) -> Table:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(json.dumps([label(result.data), flat(result.data["config"])]), []).append(result)
-    rows = [Row(label(group[0].data), tuple(group), flat(group[0].data["config"])) for group in groups.values()]
+        groups.setdefault(json.dumps([label(result.data), settings(result.data)]), []).append(result)
+    rows = [Row(label(group[0].data), tuple(group), settings(group[0].data)) for group in groups.values()]
     main = results[0].data["metric"]
     others = dict.fromkeys(name for result in results for name in result.data["eval"] if name not in (main, "loss"))
     rows.sort(key=lambda row: (-row.mean(main), row.parameters, row.label))
@@ -123,6 +138,31 @@ def label(data: Mapping[str, Any]) -> str:
     words += [data.get("family"), peft.get("options"), peft.get("magnitude") and "with magnitude"]
     words += [f"by rules {peft['rules']}"] if peft.get("rules") else []
     return " ".join(str(word) for word in words if word)
+
+
+def settings(data: Mapping[str, Any]) -> dict[str, str]:
+    """The config of a result by dotted key, with the rate and the steps that it came to in place of what was asked for.
+
+    Args:
+      data: of a result.
+
+    Returns:
+      The keys and values, values as text.
+
+    Examples:
+      >>> config = {"optim": {"learning_rate": None, "epochs": 2, "steps": 0}}
+      >>> settings({"method": "update", "config": config, "learning_rate": 0.004, "steps": 12})
+      {'optim.learning_rate': '0.004', 'optim.steps': '12'}
+    """
+    found = flat(data["config"])
+    if "optim.learning_rate" in found and data["method"] == "head":
+        found["optim.learning_rate"] = "–"  # nothing has it
+    elif "optim.learning_rate" in found and data.get("learning_rate") is not None:
+        found["optim.learning_rate"] = f"{data['learning_rate']:g}"
+    if "optim.steps" in found and "steps" in data:
+        found.pop("optim.epochs", None)
+        found["optim.steps"] = str(data["steps"])
+    return found
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -37,8 +37,11 @@ def pareto(table: Table) -> str:
     axes.set_xscale("symlog", linthresh=min(positive, default=1))
     axes.set(xlabel="trained parameters beside the head", ylabel=f"{metric} (%)", title=table.task)
     axes.margins(x=0.12)
+    if len({row.parameters for row in table.rows}) == 1:  # too narrow for a tick of its own
+        axes.set_xticks([table.rows[0].parameters], [f"{table.rows[0].parameters:,}"])
     figure.draw_without_rendering()  # fixes the scales that labels are placed by
-    _label(axes, [(row.label, row.parameters, 100 * row.mean(metric)) for row in table.rows])
+    points = [(row.parameters, 100 * row.mean(metric)) for row in table.rows]
+    _label(axes, [(name, *point) for name, point in zip(table.names(), points, strict=True)])
     return _svg(figure)
 
 
@@ -86,7 +89,7 @@ def curves(table: Table) -> str | None:
     Returns:
       SVG; None if no run of the table has such a curve.
     """
-    found = {row.label: points for row in table.rows if (points := _points(row, table.metrics[0]))}
+    found = _held_out(table)
     if not found:
         return None
     figure, axes = _figure(height=3.6)
@@ -99,8 +102,15 @@ def curves(table: Table) -> str | None:
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     more = f", the best {_MOST_CURVES} of {len(found)}" if len(found) > _MOST_CURVES else ""
     axes.set(xlabel="step", ylabel=f"{table.metrics[0]} (%)", title=f"{table.task}{more}")
+    axes.set_xlim(left=0)
     axes.legend(fontsize=7)
     return _svg(figure)
+
+
+def _held_out(table: Table) -> dict[str, dict[int, list[float]]]:
+    """The points of every row that has some, by a name that is its alone."""
+    of_rows = ((name, _points(row, table.metrics[0])) for name, row in zip(table.names(), table.rows, strict=True))
+    return {name: points for name, points in of_rows if points}
 
 
 def _points(row: Row, metric: str) -> dict[int, list[float]]:

@@ -12,7 +12,8 @@ P_VALUE = 0.05
 """Below it a row's mean differs from the best one's."""
 KEY = (
     "Means ± standard deviations over seeds. p: of a difference in the first metric from the first row's mean "
-    "(Welch's t-test, two-sided); a dash where there are fewer than two seeds."
+    "(Welch's t-test, two-sided); a dash where there are fewer than two seeds. Step: as each run found it on its "
+    "machine and beside what else ran there; of a population's member its share."
 )
 
 

@@ -115,11 +115,8 @@ TALL, WIDE = (12, 6), (8, 13)  # even, odd
 TWO_SHAPES = [c for c in CASES if c.shape in (TALL, WIDE)]
 two_shapes = pytest.mark.parametrize("case", TWO_SHAPES, ids=str)
 # Every family with each of its options.
-one_shape = pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.shape == WIDE or (c.options and c.shape == TALL)],
-    ids=str,
-)
+ONE_SHAPE = [c for c in CASES if c.shape == WIDE or (c.options and c.shape == TALL)]
+one_shape = pytest.mark.parametrize("case", ONE_SHAPE, ids=str)
 
 
 @functools.cache

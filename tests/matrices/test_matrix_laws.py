@@ -13,7 +13,7 @@ import pytest
 
 from surm.matrices import FAMILIES, options
 
-from .cases import Case, assert_close, dense_of, every_case, one_shape, product, two_shapes
+from .cases import ONE_SHAPE, Case, assert_close, dense_of, every_case, one_shape, product, two_shapes
 
 
 def vectors(case: Case, dtype: str, salt: int = 0) -> jax.Array:
@@ -141,12 +141,18 @@ def check_projection_of_a_member(case: Case, dtype: str) -> None:
     assert_close(dense_of(case, found), dense, dtype)
 
 
+FLOAT32 = ("circulant", "low_rank", "low_displacement_rank", "svft")
+"""By averages, by singular vectors, by alternating; `make slow` has them all."""
+
+
 @every_case
 def test_projecting_a_member_gives_it_back(case, float64):
     check_projection_of_a_member(case, float64)
 
 
-@one_shape
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c.name in FLOAT32 else pytest.mark.slow) for c in ONE_SHAPE], ids=str
+)
 def test_projecting_a_member_gives_it_back_in_float32(case):
     check_projection_of_a_member(case, "float32")
 

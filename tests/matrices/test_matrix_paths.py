@@ -136,9 +136,13 @@ def test_an_upper_half_of_another_shape_is_refused():
 
 # the last strip is narrower in the first three: 17, 37 and 97 columns have no divisor near their root
 STRIPS = [(20, 17), (5, 37), (97, 97), (37, 5), (90, 90)]
+SLOW_STRIPS = ((5, 37), (37, 5))
+every_strip = pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW_STRIPS else s for s in STRIPS], ids=str
+)
 
 
-@pytest.mark.parametrize("shape", STRIPS, ids=str)
+@every_strip
 @pytest.mark.parametrize(
     "member", [("toeplitz", ()), ("low_displacement_rank", ()), ("low_displacement_rank", (("rank", 3),))], ids=str
 )
@@ -173,7 +177,9 @@ def test_columns_are_those_of_the_dense_matrix_and_so_is_their_derivative(shape,
 
 
 @pytest.mark.parametrize("m", [1, pytest.param(4, marks=pytest.mark.slow), 19])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (7, 11), (16, 16), (3, 40)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 9), pytest.param((9, 1), marks=pytest.mark.slow), (7, 11), (16, 16), (3, 40)], ids=str
+)
 def test_the_product_of_any_two_toeplitz_matrices(shape, m, float64):
     n_out, n_in = shape
     random = np.random.default_rng(0)

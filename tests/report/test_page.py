@@ -33,6 +33,14 @@ def written(folder: pathlib.Path, *results: dict) -> pathlib.Path:
     return folder
 
 
+def begun(folder: pathlib.Path) -> pathlib.Path:
+    """A run that was killed."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", ".lock"):
+        (folder / name).write_text("{}")
+    return folder
+
+
 def compared(folder: pathlib.Path) -> list[compare.Table]:
     return compare.tables(collect.collect([folder]).results)
 
@@ -96,7 +104,7 @@ def test_what_is_no_result_is_skipped_and_named(tmp_path, capsys, text, why):
     broken.write_text(text)
     assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"skipped {broken}: ") and why in said and "1 results in" in said
+    assert said.startswith(f"skipped {broken}: ") and why in said and "1 result in" in said
     assert "broken" in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -105,7 +113,8 @@ def test_what_is_no_result_is_skipped_and_named(tmp_path, capsys, text, why):
     [
         (lambda folder: None, "there is no"),
         (lambda folder: folder.mkdir(), "no result under"),
-        (lambda folder: written(folder, {"eval": 3}), "result.json: has no 'eval'"),
+        (lambda folder: written(folder, {"eval": 3}), "result.json: has 3 as 'eval', expected an object"),
+        (lambda folder: begun(folder), "is not finished; the command it was started with goes on with it"),
     ],
 )
 def test_where_there_is_nothing_to_report_one_line_says_so(tmp_path, capsys, make, message):
@@ -114,6 +123,57 @@ def test_where_there_is_nothing_to_report_one_line_says_so(tmp_path, capsys, mak
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_finished_is_named(tmp_path, capsys):
+    written(tmp_path / "runs", result(0.5))
+    killed = begun(tmp_path / "runs" / "killed")
+    assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith(f"skipped {killed}: is not finished")
+    (killed / "result.json").write_text(json.dumps(result(0.6)))
+    assert not collect.collect([tmp_path / "runs"]).skipped
+
+
+def test_what_trained_on_less_data_or_was_measured_on_other_has_a_table_of_its_own(tmp_path):
+    few, chosen = result(0.4), result(0.6)
+    few["config"]["data"]["train_examples"] = 1000
+    chosen["config"]["data"] |= {"train_examples": 0, "eval_split": "validation"}
+    assert [table.task for table in compared(written(tmp_path, result(0.5), few, chosen))] == [
+        "cifar.npz, accuracy", "cifar.npz, 1,000 training examples, accuracy", "cifar.npz, accuracy on validation"
+    ]  # fmt: skip
+
+
+def test_the_rate_and_the_steps_are_those_that_a_run_had(tmp_path):
+    runs = [result(0.5), result(0.6, steps=30, learning_rate=0.004), result(0.4, method="head", learning_rate=0.02)]
+    runs[1]["config"]["optim"] = {"learning_rate": None, "epochs": 3, "steps": 0}
+    runs[0]["config"]["optim"] |= {"epochs": 0, "steps": 20}
+    runs[0]["steps"] = 20
+    (table,) = compared(written(tmp_path, *runs))
+    assert table.differing == ("optim.learning_rate", "optim.steps")
+    assert [row[-2:] for row in tables.cells(table)] == [["0.004", "30"], ["0.001", "20"], ["–", ""]]
+
+
+def test_of_a_population_a_member_takes_its_share_of_a_step(tmp_path):
+    (table,) = compared(written(tmp_path, result(0.5, members=4)))
+    assert table.rows[0].step_seconds == 0.125
+
+
+def test_figures_tell_rows_of_one_label_apart(tmp_path):
+    runs = [result(0.5 + rate + batch / 100) for rate in (0.1, 0.2) for batch in (1, 2)] + [result(0.2, "toeplitz")]
+    for number, run in enumerate(runs[:4]):
+        run["config"]["optim"] = {"learning_rate": (0.1, 0.2)[number // 2], "batch_size": 1 + number % 2}
+        run["config"]["other"] = number  # tells no more
+    (table,) = compared(written(tmp_path, *runs))
+    assert table.names() == [
+        f"circulant, learning_rate {rate}, batch_size {batch}" for rate in (0.2, 0.1) for batch in (2, 1)
+    ] + ["toeplitz"]  # fmt: skip
+    for number in range(5):
+        line = {"step": 1, "split": "test", "values": {"accuracy": 0.1}}
+        (tmp_path / f"run{number}" / "metrics.jsonl").write_text(json.dumps(line))
+    (table,) = compared(tmp_path)
+    assert plots._held_out(table) == {name: {1: [10.0]} for name in table.names()}
+    alike = compare.Table("", ("accuracy",), (compare.Row("a", (), {}), compare.Row("a", (), {})), ())
+    assert alike.names() == ["a", "a (2)"]
 
 
 def test_a_file_is_no_folder_to_write_to(tmp_path, capsys):
