@@ -71,18 +71,22 @@ class Table:
     differing: tuple[str, ...]
 
     def names(self) -> list[str]:
-        """Of each row one that no other has: its label, with the settings that tell it from those of the same label."""
-        names: list[str] = []
-        for row in self.rows:
-            others, name = [other for other in self.rows if other.label == row.label and other is not row], row.label
-            for key in self.differing:
-                unlike = [other for other in others if other.config.get(key) != row.config.get(key)]
-                if unlike:
-                    name += f", {key.rpartition('.')[2]} {row.config.get(key, '–')}"
-                    others = [other for other in others if other not in unlike]
-            names.append(name)
+        """Of each row one that no other has: its label, with a few settings that tell it from others of that label."""
+        names = [", ".join([row.label, *self._telling(row)]) for row in self.rows]
         alike = [names[:place].count(name) for place, name in enumerate(names)]
         return [f"{name} ({before + 1})" if before else name for name, before in zip(names, alike, strict=True)]
+
+    def _telling(self, row: Row) -> list[str]:
+        """Settings of a row, each the one in which most of those that are left of the same label differ."""
+        others, told = [other for other in self.rows if other.label == row.label and other is not row], []
+        while others:
+            unlike = {key: [one for one in others if one.config.get(key) != row.config.get(key)] for key in self.differing}
+            key = max(unlike, key=lambda key: len(unlike[key]), default="")
+            if not unlike.get(key):
+                break
+            told.append(f"{key.rpartition('.')[2]} {row.config.get(key, '–')}")
+            others = [other for other in others if other not in unlike[key]]
+        return told
 
     def p_values(self) -> list[float | None]:
         """Of each row against the best: Welch's t-test, two-sided; None of the best itself and of single seeds."""

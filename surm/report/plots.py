@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_CURVES = 12
-_COLUMN, _LINE = 60, 13
-"""Pixels within which points share a column of labels, and that a line of a label is high."""
+_POINT = 5
+"""Pixels that a point takes."""
+_BESIDE = ((7, 0), (-7, 0), (7, 8), (7, -8), (-7, 8), (-7, -8), (7, 16), (7, -16))
+"""Where a name is tried, in points to the right of its point and above it."""
 
 
 def pareto(table: Table) -> str:
@@ -40,28 +42,29 @@ def pareto(table: Table) -> str:
     if len({row.parameters for row in table.rows}) == 1:  # too narrow for a tick of its own
         axes.set_xticks([table.rows[0].parameters], [f"{table.rows[0].parameters:,}"])
     figure.draw_without_rendering()  # fixes the scales that labels are placed by
-    points = [(row.parameters, 100 * row.mean(metric)) for row in table.rows]
-    _label(axes, [(name, *point) for name, point in zip(table.names(), points, strict=True)])
+    named = zip(table.names(), table.rows, strict=True)
+    of_front_first = sorted(named, key=lambda pair: not any(pair[1] is best for best in front))
+    _label(axes, [(name, row.parameters, 100 * row.mean(metric)) for name, row in of_front_first])
     return _svg(figure)
 
 
 def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
-    """Writes names beside points, those of a column of points below each other, with a line where they had to move."""
-    places = axes.transData.transform([(x, y) for _, x, y in points])
-    columns: dict[int, list[int]] = {}
-    for number in sorted(range(len(points)), key=lambda number: places[number][0]):
-        near = [first for first in columns if abs(places[first][0] - places[number][0]) < _COLUMN]
-        columns.setdefault(near[0] if near else number, []).append(number)
-    for numbers in columns.values():
-        lowest = -float("inf")
-        for number in sorted(numbers, key=lambda number: places[number][1]):
-            name, x, y = points[number]
-            lowest = max(places[number][1], lowest + _LINE)
-            up = 72 / axes.figure.dpi * (lowest - places[number][1])
-            axes.annotate(
-                name, (x, y), xytext=(7, up), textcoords="offset points", fontsize=7, in_layout=False,
-                verticalalignment="center", arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.6"},
+    """Writes names beside points, the first of them first; what would lie on another name or point goes without."""
+    from matplotlib.transforms import Bbox
+
+    places = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken = [Bbox.from_bounds(x - _POINT / 2, y - _POINT / 2, _POINT, _POINT) for x, y in places]
+    for name, x, y in points:
+        for right, up in _BESIDE:
+            text = axes.annotate(
+                name, (x, y), xytext=(right, up), textcoords="offset points", fontsize=7, in_layout=False,
+                verticalalignment="center", horizontalalignment="left" if right > 0 else "right",
             )  # fmt: skip
+            box = text.get_window_extent()
+            if axes.bbox.containsx(box.x1) and axes.bbox.containsx(box.x0) and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def best_at_their_size(table: Table) -> list[Row]:

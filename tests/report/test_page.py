@@ -162,7 +162,7 @@ def test_figures_tell_rows_of_one_label_apart(tmp_path):
     runs = [result(0.5 + rate + batch / 100) for rate in (0.1, 0.2) for batch in (1, 2)] + [result(0.2, "toeplitz")]
     for number, run in enumerate(runs[:4]):
         run["config"]["optim"] = {"learning_rate": (0.1, 0.2)[number // 2], "batch_size": 1 + number % 2}
-        run["config"]["other"] = number  # tells no more
+        run["config"]["other"] = number // 2  # tells no more
     (table,) = compared(written(tmp_path, *runs))
     assert table.names() == [
         f"circulant, learning_rate {rate}, batch_size {batch}" for rate in (0.2, 0.1) for batch in (2, 1)
@@ -174,6 +174,20 @@ def test_figures_tell_rows_of_one_label_apart(tmp_path):
     assert plots._held_out(table) == {name: {1: [10.0]} for name in table.names()}
     alike = compare.Table("", ("accuracy",), (compare.Row("a", (), {}), compare.Row("a", (), {})), ())
     assert alike.names() == ["a", "a (2)"]
+
+
+def test_names_in_a_figure_lie_on_no_other(tmp_path):
+    import matplotlib.figure
+
+    axes = matplotlib.figure.Figure(figsize=(8, 4), dpi=100).subplots()
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.figure.draw_without_rendering()
+    points = [(f"method number {number}", 50.0, 50 + number / 50) for number in range(30)] + [("alone", 98.0, 2.0)]
+    plots._label(axes, points)
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert {"method number 0", "alone"} <= boxes.keys() and 4 <= len(boxes) <= 9
+    assert all(box.count_overlaps([*boxes.values()]) == 1 for box in boxes.values())  # with itself
+    assert all(axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1) for box in boxes.values())
 
 
 def test_a_file_is_no_folder_to_write_to(tmp_path, capsys):
