@@ -78,14 +78,15 @@ class Table:
 
     def _telling(self, row: Row) -> list[str]:
         """Settings of a row, each the one in which most of those that are left of the same label differ."""
-        others, told = [other for other in self.rows if other.label == row.label and other is not row], []
+        others, told = [one for one in self.rows if one.label == row.label and one is not row], []
+        own = row.config.get
         while others:
-            unlike = {key: [one for one in others if one.config.get(key) != row.config.get(key)] for key in self.differing}
+            unlike = {key: [one for one in others if one.config.get(key) != own(key)] for key in self.differing}
             key = max(unlike, key=lambda key: len(unlike[key]), default="")
             if not unlike.get(key):
                 break
-            told.append(f"{key.rpartition('.')[2]} {row.config.get(key, '–')}")
-            others = [other for other in others if other not in unlike[key]]
+            told.append(f"{key.rpartition('.')[2]} {own(key, '–')}")
+            others = [one for one in others if one not in unlike[key]]
         return told
 
     def p_values(self) -> list[float | None]:
