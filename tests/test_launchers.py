@@ -70,7 +70,8 @@ def test_each_task_of_the_slurm_array_gets_the_command_of_its_run(tmp_path, monk
     assert subprocess.run(["bash", file], env=environment | {"SLURM_ARRAY_TASK_ID": "2"}).returncode == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_slurm_task_whose_time_is_up_saves_and_queues_again(tmp_path, data, number):
     arguments = command(swept(tmp_path, "sweeps.product(seed=[0, 1])"), tmp_path / "runs", data,
                         "--config.optim.steps=300")  # fmt: skip

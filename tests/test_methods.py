@@ -277,6 +277,7 @@ SLOW = [
     ["--config.peft.method=loko", "--config.peft.family=low_rank", "--config.optim.learning_rate=1e-4",
      "--config.optim.head_learning_rate=1e-3"],
     ["--config.peft.magnitude=True"],
+    ["--config.peft.rules=.*value => family=low_rank, rank=2; .*up => family=kronecker, scale=0.5; .*key => off"],
 ]  # fmt: skip
 
 
@@ -284,7 +285,6 @@ SLOW = [
     "more",
     [
         ["--config.peft.method=hadamard_adapter", "--config.peft.options=norm='.*norm2'"],
-        ["--config.peft.rules=.*value => family=low_rank, rank=2; .*up => family=kronecker, scale=0.5; .*key => off"],
         *(pytest.param(more, marks=pytest.mark.slow) for more in SLOW),
     ],
     ids=lambda more: more[0].split("=")[1][:20],

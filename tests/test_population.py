@@ -70,6 +70,7 @@ def test_a_member_is_its_own_run(finished, tmp_path, name, alone):
     np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_members_differ_in_all_that_they_may(tmp_path):
     lists = "schedule=cosine|constant,label_smoothing=0|0.1,gradient_clip=0.5,weight_decay=0.1,ema_decay=0.6,momentum=0"
     of_one = ["schedule=constant", "label_smoothing=0.1", "gradient_clip=0.5", "weight_decay=0.1", "ema_decay=0.6"]

@@ -84,6 +84,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
     assert result(whole)["versions"]["device"].startswith("2 ")
 
 
+@pytest.mark.slow
 def test_asked_to_stop_in_one_process_all_stop_and_go_on(whole, tmp_path):
     running = started(tmp_path / "run", 2, *LONG)
     wait_for(running, tmp_path / "run", "checkpoints/5")

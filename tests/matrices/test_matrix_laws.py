@@ -13,7 +13,18 @@ import pytest
 
 from surm.matrices import FAMILIES, options
 
-from .cases import ONE_SHAPE, Case, assert_close, dense_of, every_case, one_shape, product, two_shapes
+from .cases import (
+    CASES,
+    ONE_SHAPE,
+    TWO_SHAPES,
+    Case,
+    assert_close,
+    dense_of,
+    every_case,
+    one_shape,
+    product,
+    two_shapes,
+)
 
 
 def vectors(case: Case, dtype: str, salt: int = 0) -> jax.Array:
@@ -145,7 +156,9 @@ FLOAT32 = ("circulant", "low_rank", "low_displacement_rank", "svft")
 """By averages, by singular vectors, by alternating; `make slow` has them all."""
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in (*TWO_SHAPES, *ONE_SHAPE) else pytest.mark.slow) for c in CASES], ids=str
+)
 def test_projecting_a_member_gives_it_back(case, float64):
     check_projection_of_a_member(case, float64)
 
