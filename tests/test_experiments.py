@@ -153,6 +153,17 @@ def test_the_paper_s_experiments_refuse_in_one_line(monkeypatch, capsys, script,
     assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [("gradient_share", ["--source=nope"]), ("vit_families", ["--dataset=cifar10", "--source=nope", "--methods=head"])],
+)
+def test_data_that_is_not_there_is_one_line(monkeypatch, script, arguments):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXPERIMENTS / script / "run.py"), run_name="__main__")
+    assert ended.value.code.startswith("error: data.source=") and "nope" in ended.value.code
+
+
 def test_all_experiments_are_run_by_one_command(capsys, monkeypatch):
     script = runpy.run_path(str(EXPERIMENTS / "all.py"))
     scripts = {step.script for step in script["STEPS"]}
