@@ -27,7 +27,7 @@ def replace(path: str | os.PathLike, data: bytes | str) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno:  # nobody knows the partial one
-            raise type(error)(error.errno, error.strerror, str(path)) from error
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

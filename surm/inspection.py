@@ -60,7 +60,7 @@ def facts_of(path: pathlib.Path) -> dict[str, str]:
         return _of_result(_result(path / "result.json"))
     if (path / "adapter_config.json").is_file():
         return _of_adapter(path, _read(path / "adapter_config.json"))
-    if (path / "config.json").is_file() and (path / ".lock").exists():
+    if collect.is_unfinished(path):
         return _of_unfinished(path, _read(path / "config.json"))
     raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json: no run, and no adapter")
 
@@ -68,9 +68,10 @@ def facts_of(path: pathlib.Path) -> dict[str, str]:
 def _result(file: pathlib.Path) -> dict[str, Any]:
     """A run's; parts may be missing, but what was measured."""
     result = _read(file)
-    measured, is_none = result.get("eval"), "expected numbers: no result of a run, or of an older version"
+    measured = result.get("eval")
     if not isinstance(measured, dict) or not collect.all_numbers(measured):
-        raise InputError(f"{str(file)!r} has {measured!r} as 'eval', {is_none}")
+        expected = "expected numbers: no result of a run, or of an older version"
+        raise InputError(f"{str(file)!r} has {measured!r} as 'eval', {expected}")
     return result
 
 

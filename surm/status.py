@@ -19,7 +19,8 @@ def status_of(act: Callable[[], int]) -> int:
       act: what it does; returns its exit status.
 
     Returns:
-      That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C.
+      That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C,
+      128 + SIGPIPE's where nobody reads the output any more.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
     logging.getLogger("surm").setLevel(logging.WARNING)  # but surm's own warnings are for the user
@@ -33,9 +34,12 @@ def status_of(act: Callable[[], int]) -> int:
     except BrokenPipeError:  # who read the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may fail on what is left in the buffer either
         return 128 + signal.SIGPIPE
-    except (InputError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename
-        print(f"error: {f'{error.filename!r}: {error.strerror}' if named else error}", file=sys.stderr)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        what = f"{error.filename!r}: {error.strerror}" if error.filename else error
+        print(f"error: {what}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

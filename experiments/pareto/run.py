@@ -20,7 +20,6 @@ import json
 import pathlib
 import runpy
 import shlex
-import statistics
 import sys
 import tempfile
 from typing import Any
@@ -34,9 +33,10 @@ from surm import command_line, files, train
 from surm.errors import InputError
 from surm.progress import NonFiniteError
 from surm.report import figures
-from surm.report.collect import collect
+from surm.report.collect import Result, collect
 from surm.report.compare import Row, Table
 from surm.report.plots import best_at_their_size
+from surm.report.tables import measured
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -103,8 +103,9 @@ def _population(given: list[str], *more: str) -> dict[str, Any]:
         return train.run(command_line.parse(["run", *every]).config, workdir)
 
 
+FEW = {images: f"CIFAR-10, {images} images a class: accuracy" for images in STEPS}
 PANELS = {
-    **{f"CIFAR-10, {images} images a class: accuracy": (RESULTS, f"cifar10_{images}_*.json") for images in STEPS},
+    **{title: (RESULTS, f"cifar10_{images}_*.json") for images, title in FEW.items()},
     "CIFAR-10, 10,000 images: accuracy": (ROOT / "experiments" / "vit_families" / "results", "cifar10_*.json"),
     "MRPC: F1": (ROOT / "experiments" / "glue_methods" / "results", "mrpc_*.json"),
 }
@@ -182,20 +183,15 @@ def _standard_error(row: Row, metric: str) -> float:
 
 def table() -> str:
     """The few-image results as Markdown: a row a method, mean ± standard deviation over seeds."""
-    by_name: dict[str, dict[int, Row]] = {}
-    for panel in (panel for panel in panels().values() if "a class" in panel.task):
-        for row in panel.rows:
-            by_name.setdefault(row.label, {})[row.results[0].data["images_per_class"]] = row
-    rows = ["| method | trained | " + " | ".join(f"{images} a class" for images in STEPS) + " |"]
-    rows.append("|---|---:|" + "---:|" * len(STEPS))
-    for name, found in sorted(by_name.items(), key=lambda item: (next(iter(item[1].values())).parameters, item[0])):
-        cells = [_cell(found[images].values("accuracy")) if images in found else "" for images in STEPS]
-        rows.append(f"| {name} | {next(iter(found.values())).parameters:,} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def _cell(values: list[float]) -> str:
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+    found = panels()
+    columns = {images: {row.label: row for row in found[title].rows} for images, title in FEW.items() if title in found}
+    sizes = {label: row.parameters for column in columns.values() for label, row in column.items()}
+    lines = ["| method | trained | " + " | ".join(f"{images} a class" for images in columns) + " |"]
+    lines.append("|---|---:|" + "---:|" * len(columns))
+    for label in sorted(sizes, key=lambda label: (sizes[label], label)):
+        cells = [measured(column[label], "accuracy") if label in column else "" for column in columns.values()]
+        lines.append(f"| {label} | {sizes[label]:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -224,7 +220,7 @@ def main() -> None:
             if not (arguments.missing and file.is_file()):
                 result = measure(method, images, str(arguments.source.resolve()))
                 files.replace(file, json.dumps(result, indent=2) + "\n")
-                shown = _cell(result["seeds"]["accuracy"])
+                shown = measured(Row(method, (Result(file, result, result["seeds"], []),), {}), "accuracy")
                 print(f"{method}, {images} a class: {shown} {result['tuning']['validation']}", flush=True)
     draw()
 

@@ -5,14 +5,13 @@
 
 One layer, forward and backward, the gradients of its input and of its update asked for. At every point of the grid all
 paths, and the layer without an update as the floor, take turns, in an order drawn anew for every repeat; the median
-counts. A repeat is as many calls as fill five milliseconds. All programs of a family are compiled before any is timed.
-Every family is put into surm/peft/measured/PLATFORM.json when it is done, in place of all that was there of it (so with
---shapes=768x768, for a start on a new device, all others go by that). Off a CPU layers multiply in less than float32's
-precision, and no path is fused. Two CPU cores: an hour and a half.
+counts. A repeat is as many calls as fill five milliseconds. Every family is put into surm/peft/measured/PLATFORM.json
+when it is done, in place of all that was there of it (so with --shapes=768x768, for a start on a new device, all others
+go by that). Off a CPU layers multiply in less than float32's precision, and no path is fused. Two CPU cores: an hour
+and a half.
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
 import itertools
 import json
@@ -105,15 +104,11 @@ def seconds_of(run: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def steps(point: Point) -> dict[str, Callable[[], object]]:
-    """Every path of one point, and the floor under the empty name."""
+def measure(point: Point, repeats: int) -> dict:
+    """Median seconds of every path at one point, and of the floor."""
     fusible = not fused.obstacle(plain_layer(point))
     names = [name for name in paths.available("update", point.family) if fusible or name not in paths.FUSED]
-    return {name: step(point, name) for name in names} | {"": step(point, None)}
-
-
-def measure(point: Point, runs: dict[str, Callable[[], object]], repeats: int) -> dict:
-    """Median seconds of every path at one point, and of the floor."""
+    runs = {name: step(point, name) for name in names} | {"": step(point, None)}
     calls = {name: math.ceil(FILLED_SECONDS / min(seconds_of(run, 1) for _ in range(2))) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = random.Random(0)
@@ -182,13 +177,11 @@ def main() -> None:
         and _named((point.n_out, point.n_in)) in asked["shapes"]
     ]
     for (dtype, family), of_family in itertools.groupby(chosen, key=lambda point: (point.dtype, point.family)):
-        points, measured = [*of_family], []
-        with concurrent.futures.ThreadPoolExecutor() as pool:  # over before anything is timed
-            runs = [*pool.map(steps, points)]
-        for point, of_point in zip(points, runs, strict=True):
-            measured.append(measure(point, of_point, arguments.repeats))
-            print(json.dumps(measured[-1]), flush=True)
-        put(measured, dtype, family)
+        points = []
+        for point in of_family:
+            points.append(measure(point, arguments.repeats))
+            print(json.dumps(points[-1]), flush=True)
+        put(points, dtype, family)
 
 
 if __name__ == "__main__":

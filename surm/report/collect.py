@@ -69,8 +69,9 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
     Raises:
       InputError: if a path does not exist, or there is no result under any.
     """
-    results, skipped = [], {path: UNFINISHED for path in map(pathlib.Path, paths) for path in _unfinished(path)}
-    for file in dict.fromkeys(file for path in paths for file in _files(pathlib.Path(path))):
+    given = [pathlib.Path(path) for path in paths]
+    results, skipped = [], {folder: UNFINISHED for path in given for folder in _unfinished(path)}
+    for file in dict.fromkeys(file for path in given for file in _files(path)):
         try:
             data = read(file)
         except InputError as error:
@@ -79,9 +80,9 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
         if "population" not in data:  # its members have results of their own
             results.append(Result(file, data, _values(data), _curves(file.with_name("metrics.jsonl"))))
     if not results:
-        given = ", ".join(map(str, paths)) or "nothing"
+        where = ", ".join(map(str, given)) or "nothing"
         first = next((f" ({file}: {why})" for file, why in skipped.items()), "")
-        raise InputError(f"no result under {given}{first}; expected folders of finished runs, which hold result.json")
+        raise InputError(f"no result under {where}{first}; expected folders of finished runs, which hold result.json")
     return Found(results, skipped)
 
 
@@ -105,11 +106,15 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     return data
 
 
+def is_unfinished(folder: pathlib.Path) -> bool:
+    """Whether a folder is that of a run that began and has no result."""
+    begun = (folder / "config.json").is_file() and (folder / ".lock").exists()
+    return begun and not (folder / "result.json").is_file()
+
+
 def _unfinished(path: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of runs that began and have no result."""
-    locks = path.rglob(".lock") if path.is_dir() else ()
-    folders = (lock.parent for lock in locks if lock.with_name("config.json").is_file())
-    return sorted(folder for folder in folders if not (folder / "result.json").is_file())
+    """The folders of unfinished runs under a path."""
+    return sorted(lock.parent for lock in path.rglob(".lock") if is_unfinished(lock.parent))
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:

@@ -160,10 +160,11 @@ def settings(data: Mapping[str, Any]) -> dict[str, str]:
       {'optim.learning_rate': '0.004', 'optim.steps': '12'}
     """
     found = flat(data["config"])
-    if "optim.learning_rate" in found and data["method"] == "head":
-        found["optim.learning_rate"] = "–"  # nothing has it
-    elif "optim.learning_rate" in found and data.get("learning_rate") is not None:
-        found["optim.learning_rate"] = f"{data['learning_rate']:g}"
+    if "optim.learning_rate" in found:
+        if data["method"] == "head":
+            found["optim.learning_rate"] = "–"  # nothing has it
+        elif data.get("learning_rate") is not None:
+            found["optim.learning_rate"] = f"{data['learning_rate']:g}"
     if "optim.steps" in found and "steps" in data:
         found.pop("optim.epochs", None)
         found["optim.steps"] = str(data["steps"])

@@ -27,9 +27,10 @@ def pareto(table: Table) -> str:
       SVG.
     """
     metric, front = table.metrics[0], best_at_their_size(table)
+    of_front = {id(row) for row in front}
     figure, axes = _figure(height=4.2)
     for row in sorted(table.rows, key=lambda row: row.parameters):
-        on = any(row is best for best in front)
+        on = id(row) in of_front
         axes.errorbar(
             [row.parameters], [100 * row.mean(metric)], yerr=[100 * (row.deviation(metric) or 0)],
             fmt="o" if on else "s", color="C0" if on else "0.55", capsize=3, markersize=6 if on else 4,
@@ -43,8 +44,8 @@ def pareto(table: Table) -> str:
         axes.set_xticks([table.rows[0].parameters], [f"{table.rows[0].parameters:,}"])
     figure.draw_without_rendering()  # fixes the scales that labels are placed by
     named = zip(table.names(), table.rows, strict=True)
-    of_front_first = sorted(named, key=lambda pair: not any(pair[1] is best for best in front))
-    _label(axes, [(name, row.parameters, 100 * row.mean(metric)) for name, row in of_front_first])
+    front_first = sorted(named, key=lambda pair: id(pair[1]) not in of_front)
+    _label(axes, [(name, row.parameters, 100 * row.mean(metric)) for name, row in front_first])
     return _svg(figure)
 
 
