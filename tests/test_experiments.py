@@ -399,6 +399,36 @@ def test_what_is_said_of_a_gpu_is_as_it_was_measured():
     assert f"that is {of_c3a[0]:.2f} to {of_c3a[-2]:.2f}, but for Toeplitz, {of_c3a[-1]:.2f}." in said
     seconds = [f"{1000 * rows[label]['median_seconds']:.1f}" for label in ("floor", "HF PEFT floor")]
     assert f"takes {seconds[0]} ms, PyTorch's {seconds[1]}." in said
+    advice = (EXPERIMENTS.parent / "docs" / "choosing.md").read_text().split("**On a GPU.**")[1].replace("\n", " ")
+    kronecker, circulant, of_displacement, toeplitz, low_rank = (
+        f"{rows[f'{name}, auto']['over_own_floor']:.1f}"
+        for name in ("kronecker", "circulant", "low_displacement_rank r=1", "toeplitz", "low_rank r=8")
+    )
+    assert (
+        f"Kronecker {kronecker}, of circulant {circulant}, of W(G,H) {of_displacement} and of Toeplitz {toeplitz} "
+        in advice
+    )
+    assert f"LoRA of rank 8 {low_rank} times" in advice
+
+
+def test_what_is_said_of_how_far_weights_moved_is_as_it_was_measured():
+    rows = runpy.run_path(str(EXPERIMENTS / "weight_movement" / "run.py"))["committed"]()
+    moved = {
+        (task, method): f"{np.mean([layer['movement'] for layer in row['layers'].values()]):.3f}"
+        for task, of_task in rows.items()
+        for method, row in of_task.items()
+        if "layers" in row
+    }
+    both = {method: (moved["cifar10", method], moved["mrpc", method]) for _, method in moved}
+    said = " ".join((EXPERIMENTS / "README.md").read_text().split("Circulant turns")[1].split("What `")[0].split())
+    assert "the kernels by {} on CIFAR-10 and by {} on MRPC".format(*both["circulant"]) in said
+    assert "W(G,H) by {} and {}".format(*both["low_displacement_rank r=1"]) in said
+    assert "LoRA of rank 8 by {} and {}".format(*both["low_rank r=8"]) in said
+    assert f"LoRA of rank 1 moves by {both['low_rank r=1'][0]}" in said
+    before = [np.mean(rows[task]["before"]["cka"]) for task in ("cifar10", "mrpc")]
+    assert "before ({:.3f} on CIFAR-10, {:.3f} on MRPC".format(*before) in said
+    assert all(np.mean(row["cka"]) >= np.mean(of_task["before"]["cka"]) for of_task in rows.values()
+               for row in of_task.values())  # fmt: skip
 
 
 def test_start_up_is_as_it_was_measured():
