@@ -131,7 +131,7 @@ def test_a_run_that_is_not_finished_is_named(tmp_path, capsys):
     assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.startswith(f"skipped {killed}: is not finished")
     (killed / "result.json").write_text(json.dumps(result(0.6)))
-    assert not collect.collect([tmp_path / "runs"]).skipped
+    assert not collect.collect(iter([tmp_path / "runs"])).skipped
 
 
 def test_what_trained_on_less_data_or_was_measured_on_other_has_a_table_of_its_own(tmp_path):
