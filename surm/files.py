@@ -1,11 +1,25 @@
-"""Files that are whole or absent, never half-written."""
+"""Places by name, and files that are whole or absent, never half-written."""
 
 import contextlib
 import os
 import pathlib
 import uuid
 
+from etils import epath
+
 from surm.errors import InputError
+
+
+def path(name: str | os.PathLike) -> epath.Path:
+    """The place that a name means: a local path, with ~ for the home folder.
+
+    Args:
+      name: as a person wrote it.
+
+    Returns:
+      The path.
+    """
+    return epath.Path(os.path.expanduser(os.fspath(name)))
 
 
 def replace(path: str | os.PathLike, data: bytes | str) -> None:
