@@ -39,7 +39,7 @@ class Checkpoints:
     def _opened(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(self._keep)
-        best = policies.BestN(get_metric_fn=_main, n=self._keep_best, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(get_metric_fn=_ranked, n=self._keep_best, keep_checkpoints_without_metrics=False)
         self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([newest, best]) if self._keep_best else newest,
@@ -70,6 +70,20 @@ class Checkpoints:
         """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
+    def measured(self) -> dict[int, float | None]:
+        """The steps that are kept, with the metric of each, as it was given to `save`; None where it was not."""
+        steps = sorted(self._manager.all_steps())
+        found = {step: self._manager.metrics(step) for step in steps}
+        return {step: None if metrics is None else _main(metrics) for step, metrics in found.items()}
+
+    def state(self, step: int) -> Any:
+        """The state of a step that is kept, as numpy arrays; InputError if it cannot be read."""
+        try:
+            return jax.tree.map(np.asarray, self._restored(step, state=ocp.args.StandardRestore()))
+        except Exception as error:  # orbax raises what it meets in damaged files, of many types
+            said = one_line(f"{type(error).__name__}: {error}")
+            raise InputError(f"the checkpoint {str(self._folder / str(step))!r} cannot be read ({said})") from error
+
     def save(self, step: int, state: Any, notes: dict[str, Any], metric: float | None = None) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is.
 
@@ -87,7 +101,7 @@ class Checkpoints:
         if failure or self._failed:
             self._manager = self._opened()
         if step != self.latest_step:
-            metrics = None if metric is None else {"main": metric}
+            metrics = None if metric is None else {"main": metric, "step": step}
             self._failed = self._failure(
                 lambda: self._manager.save(
                     step,
@@ -174,6 +188,11 @@ class Checkpoints:
 
 def _main(metrics: dict[str, float]) -> float:
     return metrics["main"]
+
+
+def _ranked(metrics: dict[str, float]) -> tuple[float, float]:
+    """By the metric; of equals the earlier is better."""
+    return metrics["main"], -metrics.get("step", 0)
 
 
 def _check_like(expected: Any, found: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from surm.data.pipeline import AUGMENTATIONS
+from surm import choosing, metrics, ranges
 from surm.errors import InputError, nearest
 from surm.peft.spec import METHODS, PeftSpec
 
@@ -21,21 +21,29 @@ def default() -> ml_collections.ConfigDict:
       data:   `source` (`digits`; `tfds:NAME`; a path to an .npz, or to a folder of texts), `data_dir` (of TFDS),
               `train_examples` (a class-balanced subset; 0 = all), `validation_examples` (taken out of the training
               split to serve as the validation split; 0 = none), `subset_seed` of both, `eval_split` (`test` or
-              `validation`), `threads`; of images `augment` (`none` or `crop_flip`); of texts `task` (of GLUE,
-              `classification` or `regression`; `auto`: by the folder's name), `text_columns` and `label_column` (of
-              tables of one's own), `tokenizer` (a tokenizer.json; empty: the weights' own), `lengths` in tokens that
-              batches are filled up to (longer texts are cut to the last).
+              `validation`), `sampling` (`uniform`, or `balanced`: every class equally often), `threads`; of images
+              `augment` (`none` or `crop_flip`); of texts `task` (of GLUE, `classification` or `regression`; `auto`: by
+              the folder's name), `text_columns` and `label_column` (of tables of one's own), `tokenizer` (a
+              tokenizer.json; empty: the weights' own), `lengths` in tokens that batches are filled up to (longer
+              texts are cut to the last).
       model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
               `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
               or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in
               and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
               every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
+      eval:   `metrics` (names separated by commas, the first is the main one: `accuracy`, `f1`, `macro_f1`,
+              `balanced_accuracy`, `matthews`, `auc`, `pearson`, `spearman`, `loss`; empty: the task's own), `choose`
+              (whose adapter is saved and measured: the `last` step's, or the `best`'s on the validation split, which
+              is looked at every `eval_every_steps`; the test split is measured once, with it), `patience` (so many
+              looks without a better one end the run; 0 = off).
       optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter, whose rates are the variances that it starts from),
               `learning_rate` (None = the method's and family's own), `head_learning_rate`, `weight_decay`,
               `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule` (`cosine`,
               `linear` or `constant`), `warmup_fraction` of all steps, `gradient_clip` (global norm; 0 =
-              off), `label_smoothing`, `batch_size`, and `epochs` or `steps` (0 = not given; one of them, not both).
+              off), `label_smoothing`, `class_weights` (of the loss: `none`; `balanced`, by how rare a class is;
+              `1,2.5,1` in the order of the classes; `cat=2.5` by name), `batch_size`, and `epochs` or `steps` (0 = not
+              given; one of them, not both).
               `accumulation_steps` (parts that a batch is taken in, one after the other: the same step with less
               memory, but for dropout, which is drawn anew for every part), `ema_decay` (of an average of the trained
               arrays, which is what is measured and saved; 0 = none), `head_first_fraction` (of the steps, in which the
@@ -73,6 +81,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.subset_seed = 0
     config.data.eval_split = "test"
     config.data.augment = "none"
+    config.data.sampling = "uniform"
     config.data.threads = 2
     config.data.task = "auto"
     config.data.text_columns = "sentence"
@@ -103,6 +112,11 @@ def default() -> ml_collections.ConfigDict:
     config.peft.path = "auto"
     config.peft.activation = "gelu"
 
+    config.eval = ml_collections.ConfigDict()
+    config.eval.metrics = ""
+    config.eval.choose = "last"
+    config.eval.patience = 0
+
     config.optim = ml_collections.ConfigDict()
     config.optim.name = "adamw"
     config.optim.learning_rate = config_dict.placeholder(float)
@@ -114,6 +128,7 @@ def default() -> ml_collections.ConfigDict:
     config.optim.warmup_fraction = 0.05
     config.optim.gradient_clip = 0.0
     config.optim.label_smoothing = 0.0
+    config.optim.class_weights = "none"
     config.optim.batch_size = 64
     config.optim.accumulation_steps = 1
     config.optim.ema_decay = 0.0
@@ -144,7 +159,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key in known:
         if key not in given:
             raise InputError(f"config lacks the key {key!r}; start from surm.config.default()")
-    _check_ranges(given)
+    ranges.check(given)
     if not config.optim.epochs and not config.optim.steps:
         raise InputError("neither config.optim.epochs nor config.optim.steps is given: how long shall it train?")
     if config.optim.epochs and config.optim.steps:
@@ -157,6 +172,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     lengths(config)
+    choosing.check(config)
+    metrics.listed(config.eval.metrics)
     _check_optimizer(config, spec(config))
 
 
@@ -175,6 +192,11 @@ def _check_optimizer(config: ml_collections.ConfigDict, spec: PeftSpec) -> None:
             raise InputError(
                 f"config.optim.{key}={config.optim[key]}, but loko has no gradient to do that to; expected {expected}"
             )
+    if config.optim.class_weights != "none":
+        raise InputError(
+            f"config.optim.class_weights={config.optim.class_weights!r}, but loko has no loss to weigh; expected "
+            "'none'; config.data.sampling='balanced' works with it"
+        )
     if any(one.training.get("penalty") for one in (spec, *spec.ruled())):
         raise InputError(
             "loko has no loss that a family could add a penalty to; expected config.peft.options=penalty=0"
@@ -263,46 +285,6 @@ def apply_durations(config: ml_collections.ConfigDict, overrides: dict[str, obje
         config.optim.epochs = 0
     elif "optim.epochs" in overrides and "optim.steps" not in overrides:
         config.optim.steps = 0
-
-
-def _check_ranges(given: dict[str, object]) -> None:
-    at_least = {
-        "optim.batch_size": 1, "optim.epochs": 0, "optim.steps": 0, "optim.warmup_fraction": 0,
-        "optim.gradient_clip": 0, "optim.weight_decay": 0, "optim.head_weight_decay": 0, "data.train_examples": 0,
-        "data.validation_examples": 0, "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0,
-        "checkpoint_every_steps": 0, "keep_checkpoints": 1, "keep_best_checkpoints": 0, "seed": 0,
-        "model.image_size": 0,        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
-        "optim.label_smoothing": 0, "optim.accumulation_steps": 1, "optim.ema_decay": 0, "members_at_once": 0,
-        "optim.head_first_fraction": 0,
-        "profile_steps": 0,
-    }  # fmt: skip
-    at_most = {
-        "optim.warmup_fraction": 1,
-        "optim.label_smoothing": 1,
-        "optim.momentum": 1,
-        "optim.ema_decay": 1,
-        "optim.head_first_fraction": 1,
-    }
-    for key, low in at_least.items():
-        if given[key] is not None and not low <= given[key] < float("inf"):
-            raise InputError(f"config.{key}={given[key]}, expected at least {low}")
-    for key, high in at_most.items():
-        if given[key] is not None and not given[key] <= high:
-            raise InputError(f"config.{key}={given[key]}, expected at most {high}")
-    for key in ("mesh.data", "mesh.model"):
-        if given[key] != -1 and given[key] < 1:
-            raise InputError(f"config.{key}={given[key]}, expected at least 1, or -1 for all that is left")
-    choices = {
-        "data.augment": AUGMENTATIONS,
-        "data.eval_split": ("test", "validation"),
-        "optim.name": ("adamw", "sgd", "loko"),
-        "optim.schedule": ("cosine", "linear", "constant"),
-        "model.dtype": ("float32", "bfloat16"),
-        "model.pooling": ("auto", "class", "mean"),
-    }
-    for key, names in choices.items():
-        if given[key] not in names:
-            raise InputError(f"config.{key}={given[key]!r}, expected {' or '.join(names)}")
 
 
 def leaves(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from surm.loop import Program, narrowed
+from surm.loop import Program
 from surm.members import Member
 from surm.peft import surgery
+from surm.placing import narrowed
 from surm.preparation import Run
 from surm.step import initial_state
 

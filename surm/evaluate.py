@@ -1,6 +1,7 @@
 """Metrics of a model over a whole split."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,19 +10,29 @@ from flax import nnx
 from surm import metrics
 from surm.peft import surgery
 
+CONFUSION = "confusion"
+MOST_CLASSES = 32
+"""Of more classes no confusion matrix is made."""
+
 Batch = dict[str, np.ndarray]
 Inputs = Callable[[Batch], dict[str, jax.Array]]
 Answers = dict[str, jax.Array]
-"""Of a batch: `loss` and `predicted`, with a first axis of members where there are several, `label` and `mask`."""
+"""Of a batch: `loss` and `predicted` (and `scores`), with a first axis of members where there are several, `label` and
+`mask`."""
+OF_MODEL = ("loss", "predicted", "scores")
+"""Those that differ between members."""
 
 
-def answer(graphdef: nnx.GraphDef, inputs: Inputs, *, regression: bool = False) -> Callable[..., Answers]:
+def answer(
+    graphdef: nnx.GraphDef, inputs: Inputs, *, regression: bool = False, scored: bool = False
+) -> Callable[..., Answers]:
     """What a model says to a batch.
 
     Args:
       graphdef: of the model in evaluation mode, from `surgery.split`.
       inputs: from a batch to the model's keyword arguments.
       regression: whether labels are numbers to be met.
+      scored: whether a metric asks for the scores of all classes (`surm.metrics.SCORED`).
 
     Returns:
       A function (trainable, frozen, batch, scale of updates or None) -> answers; not compiled.
@@ -31,35 +42,59 @@ def answer(graphdef: nnx.GraphDef, inputs: Inputs, *, regression: bool = False) 
         trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
     ) -> Answers:
         outputs = surgery.join(graphdef, trainable, frozen, scale=scale)(**inputs(batch))
-        return {
+        answers = {
             "loss": metrics.losses(outputs, batch["label"], regression=regression),
             "predicted": metrics.predictions(outputs, regression=regression),
             "label": batch["label"],
             "mask": batch["mask"],
         }
+        return answers | ({"scores": metrics.scores(outputs)} if scored else {})
 
     return answered
 
 
-def measured(answers: Iterable[Answers], names: Sequence[str] = ("accuracy",)) -> list[dict[str, float]]:
+def measured(
+    answers: Iterable[Answers], names: Sequence[str] = ("accuracy",), *, classes: int = 1
+) -> list[dict[str, Any]]:
     """The metrics of what was answered to all batches of a pass.
 
     Args:
       answers: batch by batch.
-      names: of the metrics, from `surm.metrics.METRICS`.
+      names: of the metrics, from `surm.metrics`; those of scores need answers with scores.
+      classes: how many there are; 1 for regression.
 
     Returns:
       For every member (one, where there is no axis of members) the metrics, then the mean `loss`, over all real
-      examples, in double precision.
+      examples, in double precision; and of up to `MOST_CLASSES` classes under `CONFUSION` the counts of
+      `surm.metrics.confusion`.
     """
-    losses, predicted, labels = [], [], []
-    for found in map(jax.device_get, answers):
-        losses.append(np.atleast_2d(found["loss"])[:, found["mask"]])
-        predicted.append(np.atleast_2d(found["predicted"])[:, found["mask"]])
-        labels.append(found["label"][found["mask"]])
-    losses, predicted, labels = np.concatenate(losses, 1), np.concatenate(predicted, 1), np.concatenate(labels)
+    found: dict[str, list[np.ndarray]] = {}
+    for batch in map(jax.device_get, answers):
+        for name in batch.keys() - {"mask"}:
+            rows = batch[name] if name == "label" else _by_member(name, batch[name])
+            found.setdefault(name, []).append(
+                rows[..., batch["mask"], :] if name == "scores" else rows[..., batch["mask"]]
+            )
+    whole = {name: np.concatenate(parts, axis=parts[0].ndim - 1 - (name == "scores")) for name, parts in found.items()}
     return [
-        {name: metrics.METRICS[name](of_member, labels) for name in names}
-        | {"loss": float(np.mean(loss, dtype=np.float64))}
-        for of_member, loss in zip(predicted, losses, strict=True)
+        _metrics({name: whole[name][member] for name in OF_MODEL if name in whole}, whole["label"], names, classes)
+        for member in range(len(whole["loss"]))
     ]
+
+
+def _by_member(name: str, answers: np.ndarray) -> np.ndarray:
+    """Answers with an axis of members, of length 1 where there was none."""
+    return answers.reshape(-1, *answers.shape[-2 if name == "scores" else -1 :])
+
+
+def _metrics(
+    of_member: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str], classes: int
+) -> dict[str, Any]:
+    predicted, found = of_member["predicted"], {}
+    for name in names:
+        if name in metrics.SCORED:
+            found[name] = metrics.SCORED[name](of_member["scores"], labels)
+        elif name in metrics.METRICS:
+            found[name] = metrics.METRICS[name](predicted, labels)
+    found["loss"] = float(np.mean(of_member["loss"], dtype=np.float64))
+    return found | ({CONFUSION: metrics.confusion(predicted, labels, classes)} if 1 < classes <= MOST_CLASSES else {})

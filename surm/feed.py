@@ -48,13 +48,21 @@ def feed_of(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
 def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT) -> Feed:
     mean, std = (weights.mean, weights.std) if weights else HALVES
     size, batch_size, threads = base.config.image_size, config.optim.batch_size, config.data.threads
+    balanced = config.data.sampling == "balanced"
 
     def inputs(batch: dict) -> dict:
         return {"images": pipeline.normalize(batch["image"], mean, std)}
 
     def training(split: Split, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
         return pipeline.training_batches(
-            split, batch_size, size, seed=seed, augment=config.data.augment, threads=threads, share=share
+            split,
+            batch_size,
+            size,
+            seed=seed,
+            augment=config.data.augment,
+            balanced=balanced,
+            threads=threads,
+            share=share,
         )
 
     def evaluation(split: Split, share: Share = WHOLE) -> Iterator:
@@ -69,6 +77,7 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
     tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
     tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
+    balanced = config.data.sampling == "balanced"
     if lengths[-1] > base.config.max_length:
         raise InputError(
             f"config.data.lengths={config.data.lengths!r} goes up to {lengths[-1]} tokens, but the model has "
@@ -93,7 +102,9 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
         return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
 
     def training(split: tokens.TokenSplit, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
-        return tokens.training_batches(split, batch_size, lengths, seed=seed, threads=threads, share=share)
+        return tokens.training_batches(
+            split, batch_size, lengths, seed=seed, balanced=balanced, threads=threads, share=share
+        )
 
     def evaluation(split: tokens.TokenSplit, share: Share = WHOLE) -> Iterator:
         return tokens.evaluation_batches(split, batch_size, lengths, threads=threads, share=share)

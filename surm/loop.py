@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm import checkpoint, evaluate, optim, processes
+from surm import checkpoint, evaluate, metrics, optim, placing, processes, signature
 from surm import config as configs
 from surm import mesh as meshes
+from surm.choosing import Best
 from surm.data.share import Share
 from surm.errors import InputError
 from surm.peft import store, surgery
-from surm.peft.variables import FixedParam
 from surm.preparation import Run
 from surm.processes import StopRequest
 from surm.progress import Log, Progress, Trace
@@ -83,9 +82,9 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
     answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
 
-    def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, float]:
+    def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, Any]:
         found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
-        return evaluate.measured(found, prepared.data.metrics)[0]
+        return evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)[0]
 
     return Program(
         initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
@@ -101,35 +100,8 @@ def answer_of(prepared: Run) -> Callable[..., evaluate.Answers]:
     """What a run's model says to a batch; see `surm.evaluate.answer`."""
     prepared.model.eval()
     graphdef = surgery.split(prepared.model)[0]
-    return evaluate.answer(graphdef, prepared.inputs, regression=prepared.data.regression)
-
-
-def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
-    """The frozen part of a model with its matrices in the dtype that the model computes in.
-
-    Every use would round them so anyway: results are the same, bit for bit. Vectors stay as they are, norms need them;
-    so do a method's own fixed matrices.
-
-    Args:
-      frozen: from `surgery.split`.
-      dtype: of all of the model's computations; any other would change results.
-
-    Returns:
-      The same, narrower.
-    """
-
-    def rounded(leaf: jax.Array | FixedParam) -> jax.Array | FixedParam:
-        if isinstance(leaf, FixedParam) or leaf.ndim <= 1 or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        return leaf.astype(dtype)
-
-    return jax.tree.map(rounded, frozen, is_leaf=lambda node: isinstance(node, FixedParam))
-
-
-def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:
-    """The frozen part of a run's model on its devices, in the type that it computes in."""
-    frozen = narrowed(surgery.split(prepared.model)[2], prepared.config.model.dtype)
-    return meshes.put_base(mesh, frozen, sharded=prepared.config.mesh.shard_base)
+    scored = not metrics.SCORED.keys().isdisjoint(prepared.data.metrics)
+    return evaluate.answer(graphdef, prepared.inputs, regression=prepared.data.regression, scored=scored)
 
 
 class Loop:
@@ -153,12 +125,15 @@ class Loop:
         self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
         self.state, self.batches = program.initial(), program.batches
         self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # at which step last, and what was found
-        self.frozen = placed(prepared, mesh)
+        self.confused: tuple[int, str, Any] = (-1, "", None)  # the same of the confusion matrix
+        self.frozen = placing.placed(prepared, mesh)
         self.mesh = mesh
+        self.best = None if prepared.validation_batches is None else self._first_best()
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
-        nnx.update(prepared.model, jax.tree.map(_off_device, surgery.split(prepared.model)[2], self.frozen))
+        nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
         processes.check_same("base or data", self.belongs_to)
-        self.start = self._resume()
+        self.inputs = signature.of_inputs(prepared)
+        self.start = self.reached = self._resume()
 
     @property
     def seconds(self) -> float:
@@ -179,33 +154,79 @@ class Loop:
                 if _due(step, config.eval_every_steps):
                     progress.flush()
                     self.evaluate(step)
+                if self.best and self.best.exhausted:
+                    break
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
                     self.save(step)
                 trace.before(step, progress.flush)
                 progress.before()
                 self.state, values = self.program.step(self.state, self.frozen, next(self.batches))
-                progress.step(step + 1, values)
+                self.reached = step + 1
+                progress.step(self.reached, values)
             progress.flush()
-        self.save(total)
+        if self.best or config.keep_best_checkpoints:  # the last step may be the best
+            self.evaluate(self.reached)
+        self.save(self.reached)
         if number := asked.signal():
-            raise Stopped(number, total)
+            raise Stopped(number, self.reached)
         return progress.step_seconds
 
     def evaluate(self, step: int) -> Any:
-        """The metrics on all held-out splits, logged; read from the log where they are there already."""
-        split = self.prepared.config.data.eval_split
-        values = self.log.logged(step, split)  # by this run, before it was stopped
-        if values is None:
-            share, measure = self.program.share, self.program.measure
-            values = {
-                name + ending: value
-                for ending, open_batches in self.prepared.evaluation_batches.items()
-                for name, value in measure(self.state, self.frozen, open_batches(share)).items()
-            }
-            self.log.take(step, split, values)
+        """The metrics of the splits that are watched, logged: those that are held out, or the one that chooses."""
+        if self.best is None:
+            values = self._measured(step, self.split, self.prepared.evaluation_batches, self.state)
+        else:
+            values = self._measured(step, "validation", {"": self.prepared.validation_batches}, self.state)
+            self.best.take(step, values, lambda: meshes.take(self.mesh, answering(self.state)))
         self.evaluated = step, values
         return values
+
+    def end(self) -> tuple[TrainState, dict[str, Any]]:
+        """What the run ends with: the last step's state, or the best's, and what was measured with it."""
+        if self.best is None:
+            measured = {"eval": self.evaluate(self.reached), "confusion": self._confusion(self.reached, self.state)}
+            return meshes.take(self.mesh, self.state), measured
+        arrays = jax.tree.map(lambda now, own: meshes.put(now.sharding, own), answering(self.state), self.best.arrays)
+        state = {"trainable": arrays}
+        values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
+        measured = {"eval": values, "confusion": self._confusion(self.best.step, state)}
+        measured |= {"chosen_step": self.best.step, "validation": self.best.values, "steps_taken": self.reached}
+        return {"trainable": self.best.arrays}, measured
+
+    @property
+    def split(self) -> str:
+        """The name of the held-out split that is reported."""
+        return self.prepared.config.data.eval_split
+
+    def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
+        """The metrics of a split, logged; read from the log where they are there already."""
+        values = self.log.logged(step, split)  # by this run, before it was stopped
+        if values is None:
+            values = self._measure(batches, state)
+            self.confused = step, split, values.pop(evaluate.CONFUSION, None)
+            self.log.take(step, split, values)
+        return values
+
+    def _measure(self, batches: dict[str, Any], state: TrainState) -> dict[str, Any]:
+        """The metrics by name, of every split with its ending."""
+        return {
+            name + ending: value
+            for ending, open_batches in batches.items()
+            for name, value in self.program.measure(state, self.frozen, open_batches(self.program.share)).items()
+            if not ending or name != evaluate.CONFUSION
+        }
+
+    def _confusion(self, step: int, state: TrainState) -> Any:
+        """Counted with the metrics, or anew, where those were read from the log; None of too many classes."""
+        if self.confused[:2] != (step, self.split):
+            found = self._measure(self.prepared.evaluation_batches, state).get(evaluate.CONFUSION)
+            self.confused = step, self.split, found
+        return self.confused[2]
+
+    def _first_best(self) -> Best:
+        patience, main = self.prepared.config.eval.patience, self.prepared.data.metrics[0]
+        return Best(main, patience, meshes.take(self.mesh, answering(self.state)))
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
@@ -214,13 +235,17 @@ class Loop:
         if self.saved is None:
             return
         notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds, **self.belongs_to}
-        evaluated_at, values = self.evaluated
-        metric = float(np.nanmax(values[self.prepared.data.metrics[0]])) if evaluated_at == step else None
+        notes |= {"inputs": self.inputs}
+        if self.best:
+            state["best"], notes["best"] = self.best.arrays, self.best.notes
+        (evaluated_at, values), main = self.evaluated, self.prepared.data.metrics[0]
+        metric = float(np.nanmax(metrics.goodness(main, values[main]))) if evaluated_at == step else None
         self.saved.save(step, state, notes, metric)
 
     def _resume(self) -> int:
         """Takes over what the newest checkpoint holds; the number of steps taken before."""
         state = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), self.state)
+        state |= {"best": self.best.arrays} if self.best else {}
 
         def newest() -> tuple[int, dict[str, Any]] | None:
             nonlocal state
@@ -235,6 +260,8 @@ class Loop:
             return 0
         step, notes = newest_of_first
         state = processes.copied_from_first(state)
+        if self.best:
+            self.best.restore(notes["best"], state.pop("best"))
         self.state = jax.tree.map(lambda now, value: meshes.put(now.sharding, value), self.state, state)
         print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
         self.batches.set_state(notes["data"])
@@ -243,19 +270,15 @@ class Loop:
         return step
 
     def _check_belongs(self, notes: dict[str, Any]) -> None:
-        for what, expected in self.belongs_to.items():
-            if notes[what] != expected:
-                raise InputError(
-                    f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are now; "
-                    "name another workdir"
-                )
-
-
-def _off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
-    """What has a copy on the devices waits in the host's memory for the end of the run: its hash is of the original."""
-    if used is original or jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key):
-        return original
-    return np.asarray(original)
+        what = [name for name, expected in self.belongs_to.items() if notes[name] != expected]
+        if not what and not signature.same(notes.get("inputs", self.inputs), self.inputs):
+            what = ["pixels or tokens"]
+        if what:
+            moved = "; ".join(str(change) for change in self.folder.changes if change.decision == "content")
+            raise InputError(
+                f"the checkpoint of {str(self.folder.path)!r} belongs to other {what[0]} than the config's are now"
+                f"{moved and f' ({moved})'}; name another workdir"
+            )
 
 
 def _digests(state: TrainState) -> dict[str, str]:

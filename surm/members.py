@@ -178,7 +178,8 @@ def finish(
         )
         trainable = {path: value[number] for path, value in answering(measured["state"]).items()}
         evaluated = {name: float(value[number]) for name, value in measured["eval"].items()}
-        more = {"overrides": measured["overrides"] | member.overrides, "members": len(every)}
+        confusion = None if measured["confusion"] is None else measured["confusion"][number]
+        more = {"overrides": measured["overrides"] | member.overrides, "members": len(every), "confusion": confusion}
         own.write_json("config.json", member.config.to_dict())
         results.append(result.finish(run, own, trainable, measured | {"eval": evaluated} | more))
     best = min((found for found in results if found), key=report.place)

@@ -105,7 +105,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     def answer_of_one(of_one: tuple[TrainState, Hyperparameters], frozen: nnx.State, batch: Batch) -> Any:
         state, numbers = of_one
         found = one_answer(answering(state), frozen, batch, numbers.scale)
-        return {name: found[name] for name in ("loss", "predicted")}
+        return {name: found[name] for name in evaluate.OF_MODEL if name in found}
 
     def steps(states: TrainState, numbers: Hyperparameters, frozen: nnx.State, batches: Batch) -> Any:
         return _mapped(lambda of_one: step_of_one(of_one, frozen, batches), (states, numbers, slots), at_once)
@@ -122,7 +122,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
 
     def measure(states: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> Values:
         found = (all_answers(states, numbers, frozen, put(batch)) for batch in batches)
-        each = evaluate.measured(found, prepared.data.metrics)
+        each = evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(

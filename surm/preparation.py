@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from surm import balance, held_out, optim, start
 from surm import config as configs
-from surm import optim
 from surm.data import glue, sources
 from surm.data.splits import Dataset
 from surm.errors import InputError
@@ -22,7 +22,7 @@ from surm.evaluate import Inputs
 from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
 from surm.models.weights import Weights, open_weights
-from surm.peft import counts, store, surgery
+from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
 
 
@@ -60,6 +60,8 @@ class Run:
       training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
         every batch (`surm.data.share`).
       evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
+      validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
+      class_weights: of the loss, one a class; None where all weigh the same.
     """
 
     config: ml_collections.ConfigDict
@@ -70,6 +72,8 @@ class Run:
     resumed: bool
     training_batches: Callable[..., grain.DatasetIterator]
     evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
+    validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
+    class_weights: np.ndarray | None = None
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
@@ -85,14 +89,14 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     Raises:
       InputError: where something does not fit.
     """
-    data = _data(config)
+    data = held_out.measured_as_asked(config, _data(config))
     check_read(config, data)
+    splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
+    if (class_weights := balance.class_weights(config, data)) is not None:
+        print(balance.told(class_weights, data), flush=True)
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed)
     feed = feed_of(config, weights, model)
-    held_out = {"": data.split(config.data.eval_split)}
-    if config.data.eval_split == "test":
-        held_out |= {f"_{name}": split for name, split in data.also.items()}
     return Run(
         config=config,
         model=model,
@@ -102,8 +106,10 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         resumed=resumed,
         training_batches=functools.partial(feed.training, feed.ready(data.train)),
         evaluation_batches={
-            ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in held_out.items()
+            ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
         },
+        validation_batches=chooses and functools.partial(feed.evaluation, feed.ready(chooses)),
+        class_weights=class_weights,
     )
 
 
@@ -118,14 +124,9 @@ def adapted(
     _check_stages(config, spec, model)
     if not config.init_adapter or resumed:
         return model
-    loaded = store.load_adapter(config.init_adapter, base)
-    before, now = surgery.spec_of(loaded).to_json(), spec.to_json()
-    if other := [f"{name} {before[name]!r}, now {now[name]!r}" for name in now if before[name] != now[name]]:
-        raise InputError(
-            f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}"
-        )
-    graphdef, _, frozen = surgery.split(model)
-    return surgery.join(graphdef, surgery.split(loaded)[1], frozen)
+    return start.from_adapter(
+        config, model, base, lambda outputs: base_model(config, weights, data.kind, outputs), names=data.class_names
+    )
 
 
 def _data(config: ml_collections.ConfigDict) -> Dataset:
@@ -223,8 +224,9 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
             f"config.{columns[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
             f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
         )
-    if data.regression and config.optim.label_smoothing:
-        raise InputError("config.optim.label_smoothing is set, but the labels are numbers, not classes")
+    for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
+        if data.regression and given[key] != default[key]:
+            raise InputError(f"config.{key} is set, but the labels are numbers, not classes")
 
 
 def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.Module) -> None:

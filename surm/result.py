@@ -22,6 +22,9 @@ from surm.peft import counts, rank_budget, store, surgery
 from surm.preparation import Run
 from surm.workdir import Workdir
 
+OPTIONAL = ("members", "active_ranks", "chosen_step", "validation")
+"""What only some results hold."""
+
 
 def finish(
     prepared: Run, folder: Workdir, trainable: dict[str, np.ndarray], measured: dict[str, Any]
@@ -32,7 +35,8 @@ def finish(
       prepared: the run.
       folder: where it belongs.
       trainable: the trained arrays.
-      measured: `eval`, `seconds`, `steps` (seconds of each), `overrides`, and of a population's member `members`.
+      measured: `eval`, `confusion` (or None), `seconds`, `steps` (seconds of each), `overrides`; of a population's
+        member `members`; where the best step is chosen `chosen_step`, `validation` and `steps_taken`.
 
     Returns:
       What `result.json` holds; where a budget decides on ranks, `active_ranks` by layer among it.
@@ -63,12 +67,13 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "num_outputs": data.num_classes,
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
+        **({"confusion": np.asarray(measured["confusion"]).tolist()} if measured.get("confusion") is not None else {}),
         "family": "+".join(dict.fromkeys(delta.family for delta in matrices.values())) or None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
         "total_parameters": count.total,
-        "steps": prepared.total_steps,
+        "steps": measured.get("steps_taken", prepared.total_steps),
         "learning_rate": rates.pop() if len(rates) == 1 else None,
         "layers": {path: {"family": delta.family, "learning_rate": of_layer[path]} for path, delta in matrices.items()},
         "seconds": measured["seconds"],
@@ -78,7 +83,7 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
         "overrides": measured["overrides"],
         "config": config.to_dict(),
-    } | {name: measured[name] for name in ("members", "active_ranks") if name in measured}  # fmt: skip
+    } | {name: measured[name] for name in OPTIONAL if name in measured}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -137,12 +137,21 @@ def _outputs(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
 def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
     """Sums over a batch: of the losses, whose gradient is wanted, and of what else is to be known."""
     answers, regression = _outputs(prepared, graphdef), prepared.data.regression
+    weights = None if prepared.class_weights is None else jnp.asarray(prepared.class_weights)
 
     def sums(trainable, frozen, batch, key, now):
         outputs = answers(trainable, frozen, batch, key, now)
         labels, mask = batch["label"], batch["mask"]
-        losses = metrics.losses(outputs, labels, regression=regression, label_smoothing=now.label_smoothing)
+        losses = metrics.losses(
+            outputs,
+            labels,
+            regression=regression,
+            label_smoothing=now.label_smoothing,
+            class_weights=weights,
+        )
         found = {"loss": jnp.sum(losses, where=mask)}
+        if weights is not None:
+            found["weight"] = jnp.sum(weights[labels], where=mask)
         if not regression:
             found["accuracy"] = jnp.sum(metrics.predictions(outputs) == labels, where=mask, dtype=losses.dtype)
         return found["loss"], found
@@ -151,7 +160,10 @@ def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Arra
 
 
 def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
-    """The gradient of the mean loss of a batch, and the means; part by part, if it comes in parts."""
+    """The gradient of the mean loss of a batch, and the means; part by part, if it comes in parts.
+
+    Sums are divided by the number of examples, the loss and its gradient by the `weight` of all where there is one.
+    """
     of = jax.grad(sums, has_aux=True)
 
     def in_parts(trainable, frozen, batch, key, now):
@@ -169,9 +181,11 @@ def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str,
         return jax.lax.scan(add, nothing, (pieces, keys))[0]
 
     def gradients(trainable, frozen, batch, key, now):
-        found = (of if parts == 1 else in_parts)(trainable, frozen, batch, key, now)
+        found, sums = (of if parts == 1 else in_parts)(trainable, frozen, batch, key, now)
         count = jnp.sum(batch["mask"])
-        return jax.tree.map(lambda total: total / count, found)
+        weight = sums.pop("weight", count)
+        means = {name: total / (weight if name == "loss" else count) for name, total in sums.items()}
+        return jax.tree.map(lambda total: total / weight, found), means
 
     return gradients
 

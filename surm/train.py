@@ -17,10 +17,12 @@ from surm import (
     checkpoint,
     command_line,
     estimate,
+    going_on,
     loop,
     members,
     memory,
     optim,
+    placing,
     population,
     processes,
     report,
@@ -64,16 +66,24 @@ def run(
     processes.check_same("config", dict(configs.leaves(config)))
     every, mesh = members.listed(config), meshes.mesh_of(config)
     folder = processes.agree(lambda: Workdir(workdir, config, writes=processes.is_first()))
-    if (finished := processes.from_first(folder.result)) is not None:
-        print(f"{workdir} holds the finished run of this config; remove it to train again")
+    finished, longer = processes.from_first(folder.result), processes.from_first(lambda: folder.longer)
+    if finished is not None and not longer:
+        print(_finished(workdir, folder))
         return finished
     processes.from_first(folder.refuse_if_busy)
-    resumed = processes.from_first(lambda: folder.has_checkpoint)
-    prepared = processes.agree(lambda: prepare(config, resumed=resumed))
+    for own in [config, *(member.config for member in every)] if longer else []:
+        going_on.check(folder.changes, own, workdir, has_adapter=False)
+    reached = processes.from_first(lambda: folder.newest_step)
+    prepared = processes.agree(lambda: prepare(config, resumed=reached is not None))
+    if longer:
+        going_on.check_length(finished, reached, prepared.total_steps, workdir)
+    if finished is not None and prepared.total_steps == finished["steps"]:
+        print(_finished(workdir, folder))
+        return finished
     with contextlib.ExitStack() as held, stopping.requests() as stop:
         processes.from_first(lambda: held.enter_context(folder.claimed()))
-        if (finished := processes.from_first(folder.result)) is not None:  # by a run that was at work meanwhile
-            return finished
+        if not longer and (finished := processes.from_first(folder.result)) is not None:
+            return finished  # by a run that was at work meanwhile
         print(_heading(prepared, mesh, every), flush=True)
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         held.callback(log.close)
@@ -102,7 +112,7 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
     every, mesh = members.listed(config), meshes.mesh_of(config)
     prepared = prepare(config)
     with jax.set_mesh(mesh):
-        of_step = estimate.of_step(_program(prepared, every, mesh), loop.placed(prepared, mesh))
+        of_step = estimate.of_step(_program(prepared, every, mesh), placing.placed(prepared, mesh))
         return f"{_heading(prepared, mesh, every)}\n{of_step}"
 
 
@@ -128,9 +138,16 @@ def _train(
     )
     with of_first as saved:
         running = loop.Loop(prepared, folder, saved, program, log, mesh)
+        folder.accept()
         steps = running.train(StopRequest(stop, mesh))
-        evaluated = running.evaluate(prepared.total_steps)
-    return {"state": meshes.take(mesh, running.state), "eval": evaluated, "seconds": running.seconds, "steps": steps}
+        state, measured = running.end()
+    return measured | {"state": state, "seconds": running.seconds, "steps": steps}
+
+
+def _finished(workdir: str, folder: Workdir) -> str:
+    """What is said where there is nothing to train."""
+    but = f" (but for {'; '.join(map(str, folder.changes))}, and nothing was read anew)" if folder.changes else ""
+    return f"{workdir} holds the finished run of this config{but}; remove it to train again"
 
 
 SWITCHES = {

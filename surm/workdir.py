@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import ml_collections
 
 from surm import config as configs
-from surm import files
+from surm import files, going_on
 from surm.errors import InputError
 
 LOCK = ".lock"
@@ -38,6 +38,7 @@ class Workdir:
         if writes and self.path.exists() and not self.path.is_dir():
             raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
         self.config, self.writes = config, writes
+        self.changes: list[going_on.Change] = []  # of the config since the run was stopped
         if writes:
             self._refuse_another()
 
@@ -68,8 +69,24 @@ class Workdir:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            self.write_json("config.json", self.config.to_dict())
+            if not self.changes:
+                self.write_json("config.json", self.config.to_dict())
             yield
+
+    @property
+    def longer(self) -> bool:
+        """Whether the run shall have another length than it had."""
+        return any(change.decision == "length" for change in self.changes)
+
+    def accept(self) -> None:
+        """Takes over a config that differs, once its data and weights are known to be those of the checkpoint."""
+        if not (self.writes and self.changes):
+            return
+        if self.longer:  # what it ended with is no result of the longer run
+            for result in [self.path / "result.json", *self.path.glob("members/*/result.json")]:
+                result.unlink(missing_ok=True)
+        self.write_json("config.json", self.config.to_dict())
+        print(f"going on with another config: {'; '.join(map(str, self.changes))}", flush=True)
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -77,9 +94,10 @@ class Workdir:
         return self.path / "checkpoints"
 
     @property
-    def has_checkpoint(self) -> bool:
-        """Whether a whole checkpoint is there to go on from."""
-        return self.checkpoints.is_dir() and any(path.name.isdecimal() for path in self.checkpoints.iterdir())
+    def newest_step(self) -> int | None:
+        """The step of the newest whole checkpoint, None if there is none to go on from."""
+        there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return max((int(path.name) for path in there if path.name.isdecimal()), default=None)
 
     @property
     def adapter(self) -> pathlib.Path:
@@ -143,13 +161,9 @@ class Workdir:
                     "another workdir"
                 )
             return
-        differences = configs.differences(configs.of_an_earlier_run(read_object(file)), self.config)
-        if differences:
-            more = [f"and {len(differences) - 5} more"] if len(differences) > 5 else []
-            raise InputError(
-                f"workdir {str(self.path)!r} holds the run of another config; they differ in "
-                f"{'; '.join([*differences[:5], *more])}; name another workdir or remove this one"
-            )
+        before = configs.of_an_earlier_run(read_object(file))
+        self.changes = going_on.changes(dict(configs.leaves(before)), dict(configs.leaves(self.config)))
+        going_on.check(self.changes, self.config, str(self.path), has_adapter=self.adapter.is_dir())
 
 
 def read_object(file: pathlib.Path) -> dict[str, Any]:

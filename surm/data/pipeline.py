@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from surm.data.balanced import BalancedSplit
 from surm.data.share import WHOLE, Share, Shared
 from surm.data.splits import Split
 from surm.errors import InputError
@@ -68,6 +69,7 @@ def training_batches(
     *,
     seed: int,
     augment: str = "none",
+    balanced: bool = False,
     threads: int = 2,
     share: Share = WHOLE,
 ) -> grain.DatasetIterator:
@@ -79,6 +81,7 @@ def training_batches(
       image_size: side of the images, in pixels.
       seed: decides order and augmentation.
       augment: one of `AUGMENTATIONS`.
+      balanced: whether every class comes equally often (`surm.data.balanced`); batches then are always full.
       threads: threads that read and transform ahead.
       share: which rows of every batch are read here.
 
@@ -90,7 +93,11 @@ def training_batches(
     """
     if augment not in AUGMENTATIONS:
         raise InputError(f"data.augment={augment!r}, expected one of {', '.join(AUGMENTATIONS)}")
-    examples = grain.MapDataset.source(split).seed(seed).shuffle().map(Resize(image_size))
+    if balanced:
+        examples = grain.MapDataset.source(BalancedSplit(split, seed)).seed(seed)
+    else:
+        examples = grain.MapDataset.source(split).seed(seed).shuffle()
+    examples = examples.map(Resize(image_size))
     if augment == "crop_flip":
         examples = examples.random_map(CropFlip())
     return iter(_batched(examples, batch_size, share).repeat().to_iter_dataset(read_ahead(threads)))

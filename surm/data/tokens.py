@@ -17,6 +17,7 @@ import grain
 import numpy as np
 import tokenizers
 
+from surm.data.balanced import drawn
 from surm.data.pipeline import read_ahead
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
@@ -157,6 +158,7 @@ class Batches:
       seed: decides the order, pass by pass; None for one order, the shortest first.
       passes: how often the split is gone through.
       share: which rows of every batch are read here.
+      balanced: whether every class comes equally often (`surm.data.balanced`).
 
     Raises:
       InputError: if the lengths are not in order, or an example is longer than the last.
@@ -168,6 +170,7 @@ class Batches:
     seed: int | None = None
     passes: int = 1
     share: Share = WHOLE
+    balanced: bool = False
 
     def __post_init__(self):
         if list(self.lengths) != sorted(set(self.lengths)):
@@ -191,7 +194,9 @@ class Batches:
     @functools.cached_property
     def _plan_of(self) -> Callable[[int], list[np.ndarray]]:
         """Which examples each batch of a pass holds; the last two passes asked for are remembered."""
-        return functools.lru_cache(maxsize=2)(functools.partial(_plan, self.split.lengths, self.batch_size, self.seed))
+        labels = self.split.labels if self.balanced else None
+        plan = functools.partial(_plan, self.split.lengths, self.batch_size, self.seed, labels=labels)
+        return functools.lru_cache(maxsize=2)(plan)
 
     def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         longest = self.split.lengths[chosen].max()
@@ -214,13 +219,15 @@ class Batches:
         return batch
 
 
-def _plan(lengths: np.ndarray, batch_size: int, seed: int | None, number_of_pass: int) -> list[np.ndarray]:
-    """Cuts a pass into batches; shuffled, and of similar lengths, if there is a seed."""
+def _plan(
+    lengths: np.ndarray, batch_size: int, seed: int | None, number_of_pass: int, *, labels: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Cuts a pass into batches; shuffled, and of similar lengths, if there is a seed; balanced, if there are labels."""
     cuts = range(batch_size, len(lengths), batch_size)
     if seed is None:
         return np.split(by_length(lengths), cuts)
     rng = np.random.default_rng((seed, number_of_pass))
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(len(lengths)) if labels is None else drawn(labels, rng)
     window = _WINDOW * batch_size
     parts = [order[start : start + window] for start in range(0, len(order), window)]
     order = np.concatenate([part[by_length(lengths[part])] for part in parts])
@@ -239,6 +246,7 @@ def training_batches(
     lengths: Sequence[int],
     *,
     seed: int,
+    balanced: bool = False,
     threads: int = 2,
     share: Share = WHOLE,
 ) -> grain.DatasetIterator:
@@ -249,6 +257,7 @@ def training_batches(
       batch_size: examples a batch.
       lengths: that a batch may have, in order; the last must hold every example.
       seed: decides the order.
+      balanced: whether every class comes equally often.
       threads: threads that put batches together ahead.
       share: which rows of every batch are read here.
 
@@ -256,7 +265,7 @@ def training_batches(
       An iterator with `get_state` and `set_state`.
     """
     passes = 2**31 // math.ceil(len(split) / batch_size)
-    source = Batches(split, batch_size, tuple(lengths), seed, passes, share)
+    source = Batches(split, batch_size, tuple(lengths), seed, passes, share, balanced)
     return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead(threads)))
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
@@ -78,17 +78,31 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
       InputError: if files are missing, truncated, foreign or of different runs, the base is another one (both are
         named), or shapes do not fit (both differences are listed).
     """
+    saved = read_adapter(path)
+    adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0))
+    adapted.eval()
+    check_base(saved, adapted)
+    graphdef, expected, frozen = surgery.split(adapted)
+    check_arrays(str(saved.folder), saved.arrays, expected)
+    loaded = surgery.join(graphdef, {name: jnp.asarray(saved.arrays[name]) for name in expected}, frozen)
+    check_made(saved, loaded)
+    return loaded
+
+
+class Saved(NamedTuple):
+    """What an adapter's folder holds: its JSON, the spec in it, and the trained arrays by path."""
+
+    folder: pathlib.Path
+    config: dict[str, Any]
+    spec: PeftSpec
+    arrays: dict[str, np.ndarray]
+
+
+def read_adapter(path: str | os.PathLike) -> Saved:
+    """Reads an adapter without a model to put it on; errors as of `load_adapter`, as far as files tell."""
     folder = pathlib.Path(path)
     config = read_config(folder)
-    spec, arrays = _spec(folder, config), _read_weights(folder, config)
-    adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), spec, nnx.Rngs(0))
-    adapted.eval()
-    _check_base(folder, config, adapted)
-    graphdef, expected, frozen = surgery.split(adapted)
-    check_arrays(str(folder), arrays, expected)
-    loaded = surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
-    _check_made(folder, config.get("made_of_base") or {}, _made_of_base(loaded))
-    return loaded
+    return Saved(folder, config, _spec(folder, config), _read_weights(folder, config))
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -132,9 +146,10 @@ def _made_of_base(model: nnx.Module) -> dict[str, float]:
     }
 
 
-def _check_made(folder: pathlib.Path, saved: dict[str, float], here: dict[str, float]) -> None:
+def check_made(saved: Saved, model: nnx.Module) -> None:
     """Refuses an adapter whose family makes other arrays of the base here than where it was trained."""
-    for path, length in saved.items():
+    folder, here = saved.folder, _made_of_base(model)
+    for path, length in (saved.config.get("made_of_base") or {}).items():
         if not math.isclose(length, here.get(path, length), rel_tol=1e-2, abs_tol=1e-6):
             raise InputError(
                 f"adapter {str(folder)!r}: what its family makes of the base differs here at {path}, where singular "
@@ -175,8 +190,9 @@ def _read_weights(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, np.
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
 
 
-def _check_base(folder: pathlib.Path, config: dict[str, Any], adapted: nnx.Module) -> None:
-    trained_on, given = config.get("base"), base_hash(adapted)
+def check_base(saved: Saved, adapted: nnx.Module) -> None:
+    """Refuses an adapter that was trained on another base than that of a model with it."""
+    folder, trained_on, given = saved.folder, saved.config.get("base"), base_hash(adapted)
     if not isinstance(trained_on, dict) or not isinstance(trained_on.get("sha256"), str):
         raise InputError(f"{str(folder / CONFIG)!r} does not name its base")
     if trained_on["sha256"] != given:

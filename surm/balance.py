@@ -1,0 +1,97 @@
+"""Data whose classes differ in number: weights of the loss, by class."""
+
+import math
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from surm.data.splits import Dataset
+from surm.errors import InputError, nearest
+
+
+def class_weights(config: ml_collections.ConfigDict, data: Dataset) -> Float[np.ndarray, " classes"] | None:
+    """What the loss of an example of each class is multiplied by.
+
+    Args:
+      config: its `optim.class_weights` is `none`; `balanced`, n / (classes · n_c), as scikit-learn has it; or numbers,
+        in the order of the classes or by name, `cat=2.5,dog=1`, those that are not named 1.
+      data: the training split decides what is balanced.
+
+    Returns:
+      One float32 a class; None for no weights.
+
+    Raises:
+      InputError: if the text is nothing of that.
+    """
+    text = config.optim.class_weights.strip()
+    if text == "none":
+        return None
+    if text == "balanced":
+        return _balanced(data)
+    found = _named(text, data) if "=" in text else _ordered(text, data)
+    return np.array(found, np.float32)
+
+
+def told(weights: Float[np.ndarray, " classes"], data: Dataset) -> str:
+    """The weights in a line, with the number of training examples of each class; of many classes the extremes."""
+    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    each = [
+        f"{name} {weight:.3g} ({count:,})" for name, weight, count in zip(_names(data), weights, counts, strict=True)
+    ]
+    if len(each) > 12:
+        lightest, heaviest = np.argmin(weights), np.argmax(weights)
+        return f"class weights from {each[lightest]} to {each[heaviest]} examples"
+    return f"class weights (and training examples): {', '.join(each)}"
+
+
+def _balanced(data: Dataset) -> np.ndarray:
+    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    there = np.count_nonzero(counts)
+    return np.where(counts > 0, len(data.train) / (there * np.maximum(counts, 1)), 1).astype(np.float32)
+
+
+def _ordered(text: str, data: Dataset) -> list[float]:
+    parts = text.split(",")
+    if len(parts) != data.num_classes:
+        raise InputError(
+            f"config.optim.class_weights={text!r} lists {len(parts)} numbers, expected {data.num_classes}, one a "
+            f"class: {_some(_names(data))}; or 'balanced', or 'none'"
+        )
+    return [_number(text, part) for part in parts]
+
+
+def _named(text: str, data: Dataset) -> list[float]:
+    names, given = _names(data), {}
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        if name.strip() not in names:
+            raise InputError(
+                f"config.optim.class_weights={text!r} names the class {name.strip()!r}; {nearest(name.strip(), names)}"
+            )
+        if name.strip() in given:
+            raise InputError(f"config.optim.class_weights={text!r} names the class {name.strip()!r} twice")
+        given[name.strip()] = _number(text, number)
+    return [given.get(name, 1.0) for name in names]
+
+
+def _number(text: str, part: str) -> float:
+    try:
+        number = float(part)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InputError(
+            f"config.optim.class_weights={text!r}: {part.strip()!r}, expected a number above 0, as in '1,2.5' or "
+            "'cat=2.5'; or 'balanced', or 'none'"
+        )
+    return number
+
+
+def _names(data: Dataset) -> list[str]:
+    """What the classes are called; numbers where the source does not say."""
+    return [str(name) for name in data.class_names or range(data.num_classes)]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -1,0 +1,106 @@
+"""The best step of a run: chosen by the validation split, never by the one that is reported.
+
+What answers at the best step is kept with every checkpoint, so no rotation of checkpoints loses it, and a run that was
+stopped goes on choosing as if it had not been. Of equals the earlier is kept.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from surm import metrics
+from surm.errors import InputError
+
+Arrays = dict[str, np.ndarray]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """What is chosen by a split is not reported on it; and there must be something to choose from.
+
+    Args:
+      config: a run's configuration.
+
+    Raises:
+      InputError: where `config.eval` asks for what the other keys do not allow.
+    """
+    if config.eval.patience and config.eval.choose != "best":
+        raise InputError(
+            f"config.eval.patience={config.eval.patience} stops by the validation split, but config.eval.choose="
+            f"{config.eval.choose!r}; set config.eval.choose='best', which also keeps the best step's adapter"
+        )
+    if config.eval.choose != "best":
+        return
+    if not config.eval_every_steps:
+        raise InputError(
+            "config.eval.choose='best' chooses among the steps that are evaluated, but config.eval_every_steps=0 "
+            "evaluates the last alone; set it to how often the validation split shall be looked at"
+        )
+    if config.data.eval_split != "test":
+        raise InputError(
+            f"config.eval.choose='best' chooses by the validation split and reports the test split, but "
+            f"config.data.eval_split={config.data.eval_split!r}; set config.data.eval_split='test'"
+        )
+    if config.population:
+        raise InputError(
+            "config.eval.choose='best' and config.population exclude each other: members have one checkpoint together; "
+            "python -m surm.sweep trains them one by one"
+        )
+
+
+@dataclasses.dataclass
+class Best:
+    """The best of the steps looked at so far.
+
+    Attributes:
+      metric: what decides, a name of `surm.metrics`.
+      patience: looks without a better one after which the run shall end; 0 for never.
+      arrays: what answers at the best step; before the first look what answers then.
+      step: the best one, None before the first look.
+      values: all metrics there.
+      looked_at: the last step looked at.
+      since: looks since the best.
+    """
+
+    metric: str
+    patience: int
+    arrays: Arrays
+    step: int | None = None
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    looked_at: int = -1
+    since: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there has been nothing better for as long as there is patience."""
+        return bool(self.patience) and self.since >= self.patience
+
+    def take(self, step: int, values: dict[str, float], arrays: Callable[[], Arrays]) -> None:
+        """Looks at a step; one that was looked at already changes nothing.
+
+        Args:
+          step: of the run.
+          values: metrics of the validation split.
+          arrays: what answers at the step; called if it is the best.
+        """
+        if step <= self.looked_at:
+            return
+        better = self.step is None or (
+            metrics.goodness(self.metric, values[self.metric]) > metrics.goodness(self.metric, self.values[self.metric])
+        )
+        self.looked_at, self.since = step, 0 if better else self.since + 1
+        if better:
+            self.step, self.values, self.arrays = step, values, arrays()
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """All but the arrays, as JSON values."""
+        return {"step": self.step, "values": self.values, "looked_at": self.looked_at, "since": self.since}
+
+    def restore(self, notes: dict[str, Any], arrays: Arrays) -> None:
+        """Goes on from what a checkpoint holds."""
+        self.arrays = arrays
+        for name, value in notes.items():
+            setattr(self, name, value)
