@@ -105,13 +105,14 @@ def _export(arguments: list[str]) -> int:
         "--rank", type=int, help="write the nearest LoRA of this rank, and say how near; for any family"
     )
     parser.add_argument("--encoder_only", action="store_true", help="leave out the head")
+    _add_step(parser)
     chosen = parser.parse_args(arguments)
 
     def export() -> int:
         with _ended_by_interrupts():
             import surm.runs
 
-        model = surm.load_run(chosen.run).model
+        model = surm.load_run(chosen.run, step=chosen.step).model
         if chosen.rank is not None:
             model, _ = surm.to_low_rank(model, rank=chosen.rank)  # which prints how near
         surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
@@ -119,6 +120,16 @@ def _export(arguments: list[str]) -> int:
         return 0
 
     return status_of(export)
+
+
+def _add_step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--step", type=_step, help="of a step whose checkpoint is kept, or best; what the run ended with if not given"
+    )
+
+
+def _step(text: str) -> int | str:
+    return text if text == "best" else int(text)
 
 
 def _merge(arguments: list[str]) -> int:
@@ -130,6 +141,7 @@ def _merge(arguments: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")
+    _add_step(parser)
     chosen = parser.parse_args(arguments)
 
     def merge() -> int:
@@ -137,7 +149,7 @@ def _merge(arguments: list[str]) -> int:
             import surm.runs
             from surm.models.weights import HALVES
 
-        run = surm.load_run(chosen.run)
+        run = surm.load_run(chosen.run, step=chosen.step)
         if chosen.out.endswith(".safetensors"):
             mean, std = run.feed.pixels or HALVES  # a text model has no pixels
             surm.save_model(chosen.out, run.model, mean=mean, std=std)

@@ -37,7 +37,7 @@ def told(weights: Float[np.ndarray, " classes"], data: Dataset) -> str:
     """The weights in a line, with the number of training examples of each class; of many classes the extremes."""
     counts = np.bincount(data.train.labels, minlength=data.num_classes)
     each = [
-        f"{name} {weight:.3g} ({count:,})" for name, weight, count in zip(_names(data), weights, counts, strict=True)
+        f"{name}: {weight:.3g} ({count:,})" for name, weight, count in zip(_names(data), weights, counts, strict=True)
     ]
     if len(each) > 12:
         lightest, heaviest = np.argmin(weights), np.argmax(weights)

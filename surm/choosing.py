@@ -5,13 +5,12 @@ stopped goes on choosing as if it had not been. Of equals the earlier is kept.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from surm import metrics
 from surm.errors import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -26,28 +25,34 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: where `config.eval` asks for what the other keys do not allow.
     """
-    if config.eval.patience and config.eval.choose != "best":
+    choose = config.eval.choose
+    if choose == "last" and config.eval.patience:
         raise InputError(
             f"config.eval.patience={config.eval.patience} stops by the validation split, but config.eval.choose="
-            f"{config.eval.choose!r}; set config.eval.choose='best', which also keeps the best step's adapter"
+            "'last'; set config.eval.choose='best' (or 'least_loss'), which also keeps the best step's adapter"
         )
-    if config.eval.choose != "best":
+    if choose == "last":
         return
     if not config.eval_every_steps:
         raise InputError(
-            "config.eval.choose='best' chooses among the steps that are evaluated, but config.eval_every_steps=0 "
+            f"config.eval.choose={choose!r} chooses among the steps that are evaluated, but config.eval_every_steps=0 "
             "evaluates the last alone; set it to how often the validation split shall be looked at"
         )
     if config.data.eval_split != "test":
         raise InputError(
-            f"config.eval.choose='best' chooses by the validation split and reports the test split, but "
+            f"config.eval.choose={choose!r} chooses by the validation split and reports the test split, but "
             f"config.data.eval_split={config.data.eval_split!r}; set config.data.eval_split='test'"
         )
     if config.population:
         raise InputError(
-            "config.eval.choose='best' and config.population exclude each other: members have one checkpoint together; "
-            "python -m surm.sweep trains them one by one"
+            f"config.eval.choose={choose!r} and config.population exclude each other, as members have one checkpoint "
+            "together; python -m surm.sweep trains them one by one"
         )
+
+
+def goodness(metric: str, values: Mapping[str, Any]) -> Any:
+    """What is chosen by, more of it the better: a metric, or the loss with its sign turned."""
+    return -values[metric] if metric == "loss" else values[metric]
 
 
 @dataclasses.dataclass
@@ -55,7 +60,7 @@ class Best:
     """The best of the steps looked at so far.
 
     Attributes:
-      metric: what decides, a name of `surm.metrics`.
+      metric: what decides, a name of `surm.metrics`, or `loss`.
       patience: looks without a better one after which the run shall end; 0 for never.
       arrays: what answers at the best step; before the first look what answers then.
       step: the best one, None before the first look.
@@ -87,12 +92,17 @@ class Best:
         """
         if step <= self.looked_at:
             return
-        better = self.step is None or (
-            metrics.goodness(self.metric, values[self.metric]) > metrics.goodness(self.metric, self.values[self.metric])
-        )
+        better = self.step is None or goodness(self.metric, values) > goodness(self.metric, self.values)
         self.looked_at, self.since = step, 0 if better else self.since + 1
         if better:
             self.step, self.values, self.arrays = step, values, arrays()
+
+    def told(self, step: int) -> str:
+        """Why a run ends after a step, in a line."""
+        return (
+            f"no better {self.metric} on the validation split in {self.since} evaluations: the run ends after step "
+            f"{step}, the best was step {self.step} (config.eval.patience)"
+        )
 
     @property
     def notes(self) -> dict[str, Any]:

@@ -33,10 +33,10 @@ def default() -> ml_collections.ConfigDict:
               every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
       eval:   `metrics` (names separated by commas, the first is the main one: `accuracy`, `f1`, `macro_f1`,
-              `balanced_accuracy`, `matthews`, `auc`, `pearson`, `spearman`, `loss`; empty: the task's own), `choose`
-              (whose adapter is saved and measured: the `last` step's, or the `best`'s on the validation split, which
-              is looked at every `eval_every_steps`; the test split is measured once, with it), `patience` (so many
-              looks without a better one end the run; 0 = off).
+              `balanced_accuracy`, `matthews`, `auc`, `pearson`, `spearman`; empty: the task's own), `choose` (whose
+              adapter is saved and measured: the `last` step's, or that of the `best` main metric or the `least_loss`
+              on the validation split, which is looked at every `eval_every_steps`; the test split is measured once,
+              with it), `patience` (so many looks without a better one end the run; 0 = off).
       optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter, whose rates are the variances that it starts from),
               `learning_rate` (None = the method's and family's own), `head_learning_rate`, `weight_decay`,
               `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule` (`cosine`,

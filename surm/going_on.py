@@ -120,7 +120,7 @@ def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Cha
         if before.get(key) != now.get(key):
             decision = DECISIONS.get(key, "decides")
             if decision == "choice":
-                decision = "decides" if now.get("eval.choose") == "best" else "free"
+                decision = "decides" if now.get("eval.choose") != "last" else "free"
             found.append(Change(key, before.get(key), now.get(key), decision))
     return found
 

@@ -25,7 +25,7 @@ def measured_as_asked(config: ml_collections.ConfigDict, data: Dataset) -> Datas
     """
     asked = metrics.listed(config.eval.metrics)
     for name in asked:
-        if data.regression != (name in metrics.OF_NUMBERS) and name not in metrics.LESS_IS_BETTER:
+        if data.regression != (name in metrics.OF_NUMBERS):
             kind = "numbers" if data.regression else "classes"
             raise InputError(
                 f"config.eval.metrics={config.eval.metrics!r} names {name!r}, but the labels are {kind}; expected "
@@ -56,14 +56,14 @@ def choosing(config: ml_collections.ConfigDict, data: Dataset) -> Split | None:
     Raises:
       InputError: if there is none; the message offers to hold one out.
     """
-    if config.eval.choose != "best":
+    if config.eval.choose == "last":
         return None
     if data.validation is None:
-        count = len(data.train)
+        count, tenth = len(data.train), max(len(data.train) // 10, 1)
         raise InputError(
-            f"config.eval.choose='best' chooses by a validation split, but data.source={config.data.source!r} has "
-            f"none; config.data.validation_examples={max(count // 10, 1)} holds that many of its {count} training "
-            "examples out"
+            f"config.eval.choose={config.eval.choose!r} chooses by a validation split, but data.source="
+            f"{config.data.source!r} has none; config.data.validation_examples={tenth} holds that many of its "
+            f"{count} training examples out"
         )
     if "auc" in data.metrics:
         _check_auc("validation", data.validation, data)
@@ -75,7 +75,7 @@ def _possible(data: Dataset) -> list[str]:
     of_classes = [name for name in (*metrics.METRICS, *metrics.SCORED) if name not in metrics.OF_NUMBERS]
     if data.num_classes != 2:
         of_classes.remove("f1")
-    return list(metrics.OF_NUMBERS) if data.regression else [*of_classes, *metrics.LESS_IS_BETTER]
+    return list(metrics.OF_NUMBERS) if data.regression else of_classes
 
 
 def _check_auc(name: str, split: Split, data: Dataset) -> None:

@@ -63,8 +63,10 @@ class Run:
         return [sys.executable, "-m", "surm.train", *self.flags]
 
     def result(self) -> dict[str, Any] | None:
-        """What `result.json` holds, None if there is none; InputError if the folder holds the run of another config."""
-        return Workdir(self.folder, self.config).result()
+        """What `result.json` holds, None if there is none, or the run shall be longer than it was; InputError if the
+        folder holds the run of another config."""
+        folder = Workdir(self.folder, self.config)
+        return None if folder.longer else folder.result()
 
 
 def train_here(runs: Sequence[Run]) -> tuple[dict[str, str], list[int]]:

@@ -14,10 +14,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from surm import checkpoint, evaluate, metrics, optim, placing, processes, signature
+from surm import checkpoint, choosing, evaluate, metrics, optim, placing, processes, signature
 from surm import config as configs
 from surm import mesh as meshes
-from surm.choosing import Best
 from surm.data.share import Share
 from surm.errors import InputError
 from surm.peft import store, surgery
@@ -127,7 +126,7 @@ class Loop:
         self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # at which step last, and what was found
         self.confused: tuple[int, str, Any] = (-1, "", None)  # the same of the confusion matrix
         self.frozen = placing.placed(prepared, mesh)
-        self.mesh = mesh
+        self.mesh, self.split = mesh, prepared.config.data.eval_split  # that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
         nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
@@ -155,6 +154,7 @@ class Loop:
                     progress.flush()
                     self.evaluate(step)
                 if self.best and self.best.exhausted:
+                    print(self.best.told(step), flush=True)
                     break
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
@@ -195,9 +195,10 @@ class Loop:
         return {"trainable": self.best.arrays}, measured
 
     @property
-    def split(self) -> str:
-        """The name of the held-out split that is reported."""
-        return self.prepared.config.data.eval_split
+    def chooses_by(self) -> str:
+        """What says which step is best."""
+        main = self.prepared.data.metrics[0]
+        return "loss" if self.prepared.config.eval.choose == "least_loss" else main
 
     def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
         """The metrics of a split, logged; read from the log where they are there already."""
@@ -224,9 +225,9 @@ class Loop:
             self.confused = step, self.split, found
         return self.confused[2]
 
-    def _first_best(self) -> Best:
-        patience, main = self.prepared.config.eval.patience, self.prepared.data.metrics[0]
-        return Best(main, patience, meshes.take(self.mesh, answering(self.state)))
+    def _first_best(self) -> choosing.Best:
+        patience = self.prepared.config.eval.patience
+        return choosing.Best(self.chooses_by, patience, meshes.take(self.mesh, answering(self.state)))
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
@@ -238,8 +239,8 @@ class Loop:
         notes |= {"inputs": self.inputs}
         if self.best:
             state["best"], notes["best"] = self.best.arrays, self.best.notes
-        (evaluated_at, values), main = self.evaluated, self.prepared.data.metrics[0]
-        metric = float(np.nanmax(metrics.goodness(main, values[main]))) if evaluated_at == step else None
+        (evaluated_at, values), by = self.evaluated, self.chooses_by
+        metric = float(np.nanmax(choosing.goodness(by, values))) if evaluated_at == step else None
         self.saved.save(step, state, notes, metric)
 
     def _resume(self) -> int:

@@ -148,16 +148,8 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 SCORED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"auc": auc}
 """Every metric of scores by name: a function of the scores of all classes and of labels; of each, more is better."""
 
-OF_NUMBERS = ("pearson", "spearman", "loss")
+OF_NUMBERS = ("pearson", "spearman")
 """Those that regression has."""
-
-LESS_IS_BETTER = ("loss",)
-"""What a run measures and less of which is better."""
-
-
-def goodness(name: str, value: float) -> float:
-    """A number of which more is better."""
-    return -value if name in LESS_IS_BETTER else value
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -171,8 +163,13 @@ def listed(text: str) -> tuple[str, ...]:
       ('macro_f1', 'auc')
     """
     names = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
-    known = {*METRICS, *SCORED, *LESS_IS_BETTER}
+    known = {*METRICS, *SCORED}
     for name in names:
+        if name == "loss":
+            raise InputError(
+                f"config.eval.metrics={text!r} names 'loss', which is measured anyway; config.eval.choose='least_loss' "
+                "chooses by it"
+            )
         if name not in known:
             raise InputError(f"config.eval.metrics={text!r} names {name!r}; {nearest(name, known)}")
     if len({*names}) < len(names):

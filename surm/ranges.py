@@ -45,7 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.augment": AUGMENTATIONS,
     "data.eval_split": ("test", "validation"),
     "data.sampling": ("uniform", "balanced"),
-    "eval.choose": ("last", "best"),
+    "eval.choose": ("last", "best", "least_loss"),
     "model.dtype": ("float32", "bfloat16"),
     "model.pooling": ("auto", "class", "mean"),
     "optim.name": ("adamw", "sgd", "loko"),

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from surm import config as configs
-from surm import preparation
+from surm import kept, preparation
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
@@ -99,19 +99,24 @@ class LoadedRun:
         return [tuple(map(str, text)) for text in texts]
 
 
-def load_run(folder: str | os.PathLike) -> LoadedRun:
+def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> LoadedRun:
     """Opens the folder of a finished run.
 
     Args:
       folder: the `--workdir` of `python -m surm.train`.
+      step: whose trained arrays the model shall have: a step whose checkpoint is kept, or `best` of those; None for
+        what the run ended with, its `adapter`. Metrics and result are the run's in any case.
 
     Returns:
       The run; its weights are opened by the name in its config.
 
     Raises:
-      InputError: if the folder holds no finished run, its result is damaged, or its weights cannot be opened any more.
+      InputError: if the folder holds no finished run, its result is damaged, its weights cannot be opened any more, or
+        no checkpoint of the step is kept.
     """
     path = pathlib.Path(folder)
+    if not (step is None or step == kept.BEST or (isinstance(step, int) and not isinstance(step, bool))):
+        raise InputError(f"step={step!r}, expected a number of steps, 'best' or None")
     if not (path / "result.json").is_file():
         raise InputError(f"{str(folder)!r} holds {_instead_of_a_finished_run(path)}")
     result = read_object(path / "result.json")
@@ -129,9 +134,10 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
     weights = preparation.weights_of(config)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
+    model = store.load_adapter(path / "adapter", base)
     return LoadedRun(
         config=config,
-        model=store.load_adapter(path / "adapter", base),
+        model=model if step is None else kept.at_step(path, model, step, result),
         metrics=Workdir(path, config).metrics(),
         result=result,
         feed=feed_of(config, weights, base),

@@ -14,9 +14,18 @@ def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
             f"{result['method']} {what}".strip() + f": held-out {values}",
             f"trained {result['trainable_parameters']:,} of {result['total_parameters']:,} parameters, "
             f"{result['adapter_parameters']:,} of them the adapter's",
+            *_chosen(result),
             f"{result['steps']} steps in {result['seconds']:.0f} s; results in {folder}",
         ]
     )
+
+
+def _chosen(result: Mapping[str, Any]) -> list[str]:
+    """Of a run that chose its best step, which it is and what it was chosen by."""
+    if "chosen_step" not in result:
+        return []
+    values = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
+    return [f"those of step {result['chosen_step']}, the best on the validation split: {values}"]
 
 
 def of_population(result: dict[str, Any], folder: str | os.PathLike) -> str:

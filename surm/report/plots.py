@@ -121,8 +121,9 @@ def _points(row: Row, metric: str) -> dict[int, list[float]]:
     """By step, of every seed, in percent."""
     points: dict[int, list[float]] = {}
     for result in row.results:
-        for line in result.curves:
-            if line["split"] != "train" and metric in line["values"]:
+        watched = "validation" if any(line["split"] == "validation" for line in result.curves) else "test"
+        for line in result.curves:  # a run that chooses its best step has one point of the test split besides
+            if line["split"] == watched and metric in line["values"]:
                 points.setdefault(line["step"], []).append(100 * line["values"][metric])
     return points
 

@@ -1,0 +1,69 @@
+"""The trained arrays of a step whose checkpoint a finished run has kept."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from surm import checkpoint
+from surm.errors import InputError
+from surm.peft import store, surgery
+from surm.step import answering
+
+BEST = "best"
+
+
+def at_step(path: pathlib.Path, model: nnx.Module, step: int | str, result: Mapping[str, Any]) -> nnx.Module:
+    """A run's model as it was after a step.
+
+    Args:
+      path: the run's folder.
+      model: with the run's adapter.
+      step: a number of steps, or `best`: of those that are kept the one with the best main metric, the earlier of
+        equals; of a run that chose its best itself, that one.
+      result: what its `result.json` holds.
+
+    Returns:
+      The model with the trained arrays of that step (their average, where the run keeps one); in evaluation mode.
+
+    Raises:
+      InputError: if no checkpoint of that step is kept (those that are are named), or `best` was not measured.
+    """
+    chosen = result.get("chosen_step")
+    if chosen is not None and step in (BEST, chosen):
+        return model
+    folder = path / "checkpoints"
+    if not folder.is_dir() or not any(one.name.isdecimal() for one in folder.iterdir()):
+        raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, so its adapter is all there is")
+    with checkpoint.Checkpoints(folder, keep=sys.maxsize) as saved:
+        number = _best(path, saved.measured(), result) if step == BEST else step
+        if number not in (steps := sorted(saved.measured())):
+            raise InputError(
+                f"{str(path)!r} keeps no checkpoint of step {number}, but of {', '.join(map(str, steps))}"
+                f"{chosen is not None and f' and the chosen one, {chosen}' or ''}; config.keep_checkpoints and "
+                "config.keep_best_checkpoints say how many a run keeps"
+            )
+        arrays = answering(saved.state(number))
+    graphdef, expected, frozen = surgery.split(model)
+    store.check_arrays(str(folder / str(number)), arrays, expected)
+    return surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
+
+
+def _best(path: pathlib.Path, measured: Mapping[int, float | None], result: Mapping[str, Any]) -> int:
+    known = {step: metric for step, metric in measured.items() if metric is not None}
+    if not known:
+        raise InputError(
+            f"{str(path)!r} keeps no checkpoint that was measured, but of steps {', '.join(map(str, measured))}; "
+            "config.keep_best_checkpoints, with config.eval_every_steps, keeps the best; or name one of these"
+        )
+    best = max(known, key=lambda step: (known[step], -step))
+    split = result["config"]["data"]["eval_split"]
+    print(f"the best of the steps kept, {', '.join(map(str, known))}, on the {split} split is {best}", flush=True)
+    return best
+
+
+def _of_population(path: pathlib.Path) -> str:
+    return " (those of a population are of all its members together)" if path.parent.name == "members" else ""
