@@ -162,7 +162,7 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
     of_seed: dict[int, TrainState] = {}
     for member in every:
         if member.config.seed not in of_seed:
-            model = preparation.adapted(member.config, weights, prepared.data, resumed=prepared.resumed)
+            model = preparation.adapted(member.config, weights, prepared.data, resumed=prepared.resumed, quiet=True)
             if store.base_hash(model) != base:
                 raise InputError(
                     f"config.population: seed={member.config.seed} has another frozen base than seed="

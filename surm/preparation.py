@@ -114,7 +114,12 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
 
 
 def adapted(
-    config: ml_collections.ConfigDict, weights: Weights | None, data: Dataset, *, resumed: bool = False
+    config: ml_collections.ConfigDict,
+    weights: Weights | None,
+    data: Dataset,
+    *,
+    resumed: bool = False,
+    quiet: bool = False,
 ) -> vit.ViT | bert.Bert:
     """The model that a config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
     base = base_model(config, weights, data.kind, data.num_classes)
@@ -125,7 +130,12 @@ def adapted(
     if not config.init_adapter or resumed:
         return model
     return start.from_adapter(
-        config, model, base, lambda outputs: base_model(config, weights, data.kind, outputs), names=data.class_names
+        config,
+        model,
+        base,
+        lambda outputs: base_model(config, weights, data.kind, outputs),
+        names=data.class_names,
+        quiet=quiet,
     )
 
 

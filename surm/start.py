@@ -54,6 +54,7 @@ def from_adapter(
     base_with: Callable[[int], Model],
     *,
     names: Sequence[str] = (),
+    quiet: bool = False,
 ) -> Model:
     """A model with a fresh adapter, filled with the trained arrays that `config.init_adapter` names.
 
@@ -63,6 +64,7 @@ def from_adapter(
       base: the same without.
       base_with: makes that base with a head of so many outputs.
       names: of the classes; empty where they are not known.
+      quiet: whether nothing is said, as it was said before.
 
     Returns:
       The model, filled.
@@ -80,7 +82,7 @@ def from_adapter(
     if renamed := _renamed(folder, names):
         anew = [path for path in taken if path.startswith(HEAD)]
     _check_arrays(config, given, taken, expected, anew)
-    for line in _told(given, expected, anew, renamed, configs.spec(config)):
+    for line in () if quiet else _told(given, expected, anew, renamed, configs.spec(config)):
         print(f"config.init_adapter={config.init_adapter!r}: {line}", flush=True)
     arrays = {path: jnp.asarray(array, expected[path].dtype) for path, array in taken.items() if path not in anew}
     started = surgery.join(graphdef, {**expected, **arrays}, frozen)
