@@ -5,6 +5,7 @@ stopped goes on choosing as if it had not been. Of equals the earlier is kept.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,6 +49,30 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.eval.choose={choose!r} and config.population exclude each other, as members have one checkpoint "
             "together; python -m surm.sweep trains them one by one"
         )
+
+
+def remarks(config: ml_collections.ConfigDict, total: int) -> list[str]:
+    """What is odd about how often a run looks and saves, in lines.
+
+    Args:
+      config: a run's configuration.
+      total: steps of the run.
+
+    Returns:
+      The lines; none for most runs.
+    """
+    every, saved, found = config.eval_every_steps, config.checkpoint_every_steps, []
+    if config.eval.choose != "last" and every >= total:
+        found.append(
+            f"config.eval_every_steps={every} of {total} steps: the last step alone is looked at, so there is nothing "
+            "to choose from"
+        )
+    if config.keep_best_checkpoints and not (every and saved and math.lcm(every, saved) < total):
+        found.append(
+            f"config.keep_best_checkpoints={config.keep_best_checkpoints} keeps steps that are evaluated and saved; "
+            f"with config.eval_every_steps={every} and config.checkpoint_every_steps={saved} only the last step is both"
+        )
+    return found
 
 
 def goodness(metric: str, values: Mapping[str, Any]) -> Any:

@@ -141,8 +141,8 @@ def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: s
     if deciding := [f"{one.key}: {one.before!r} against {one.now!r}" for one in found if one.decision == "decides"]:
         more = [f"and {len(deciding) - 5} more"] if len(deciding) > 5 else []
         raise InputError(
-            f"workdir {workdir!r} holds the run of another config; they differ in "
-            f"{'; '.join([*deciding[:5], *more])}; name another workdir or remove this one{elsewhere}"
+            f"workdir {workdir!r} holds the run of another config; they differ (there against here) "
+            f"in {'; '.join([*deciding[:5], *more])}; name another workdir or remove this one{elsewhere}"
         )
     lengths = [one for one in found if one.decision == "length"]
     if lengths and (why := bound_to_length(config.optim, PeftSpec(**config.peft.to_dict()))):

@@ -41,6 +41,8 @@ def measured_as_asked(config: ml_collections.ConfigDict, data: Dataset) -> Datas
 
 def reported(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Split]:
     """The splits that are reported, by the ending of their metrics' names."""
+    if config.data.eval_split == "validation" and data.validation is None:
+        raise InputError(f"config.data.eval_split='validation', but {_no_validation(config, data)}")
     held_out = {"": data.split(config.data.eval_split)}
     if config.data.eval_split == "test":
         held_out |= {f"_{name}": split for name, split in data.also.items()}
@@ -59,15 +61,22 @@ def choosing(config: ml_collections.ConfigDict, data: Dataset) -> Split | None:
     if config.eval.choose == "last":
         return None
     if data.validation is None:
-        count, tenth = len(data.train), max(len(data.train) // 10, 1)
         raise InputError(
-            f"config.eval.choose={config.eval.choose!r} chooses by a validation split, but data.source="
-            f"{config.data.source!r} has none; config.data.validation_examples={tenth} holds that many of its "
-            f"{count} training examples out"
+            f"config.eval.choose={config.eval.choose!r} chooses by a validation split, but "
+            f"{_no_validation(config, data)}"
         )
     if "auc" in data.metrics:
         _check_auc("validation", data.validation, data)
     return data.validation
+
+
+def _no_validation(config: ml_collections.ConfigDict, data: Dataset) -> str:
+    """That there is no validation split, and how to have one."""
+    count, tenth = len(data.train), max(len(data.train) // 10, 1)
+    return (
+        f"data.source={config.data.source!r} has none; config.data.validation_examples={tenth} holds that many of its "
+        f"{count} training examples out"
+    )
 
 
 def _possible(data: Dataset) -> list[str]:

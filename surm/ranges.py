@@ -61,7 +61,8 @@ def check(given: Mapping[str, object]) -> None:
     """
     for key, low in AT_LEAST.items():
         if given[key] is not None and not low <= given[key] < float("inf"):
-            raise InputError(f"config.{key}={given[key]}, expected at least {low}")
+            finite = "" if given[key] < low else ", and a finite number"
+            raise InputError(f"config.{key}={given[key]}, expected at least {low}{finite}")
     for key, high in AT_MOST.items():
         if given[key] is not None and not given[key] <= high:
             raise InputError(f"config.{key}={given[key]}, expected at most {high}")

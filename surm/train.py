@@ -15,6 +15,7 @@ import ml_collections
 
 from surm import (
     checkpoint,
+    choosing,
     command_line,
     estimate,
     going_on,
@@ -120,7 +121,8 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     """What is said of a run when it starts."""
     config = prepared.config
     rates = [] if every else [optim.summary(config.optim, prepared.model)]
-    return "\n".join([counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates])
+    odd = choosing.remarks(config, prepared.total_steps)
+    return "\n".join([counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:

@@ -67,7 +67,10 @@ def parsed(*arguments: str):
         ("--config.model.image_size=33", "patch_size=8 does not divide image_size=33"),
         ("--config.optim.batch_size=0", "batch_size=0, expected at least 1"),
         ("--config.optim.name=adam", "name='adam', expected adamw or sgd"),
-        ("--config.init_adapter=/nowhere", "adapter_config.json is missing"),
+        (
+            "--config.init_adapter=/nowhere",
+            "'/nowhere' is no folder; expected a finished run's folder, or an adapter's",
+        ),
         ("--workdr=x", "Did you mean: workdir"),
         ("--config.peft.path=fast", "path='fast'; update circulant has branch, branch_dft, branch_dense, fused, "),
         ("--config.data.text_columns=title", "data.text_columns is set, but data.source='digits' holds images"),
