@@ -129,6 +129,8 @@ def _add_step(parser: argparse.ArgumentParser) -> None:
 
 
 def _step(text: str) -> int | str:
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of steps, or best")
     return text if text == "best" else int(text)
 
 

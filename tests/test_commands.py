@@ -160,7 +160,7 @@ class Opened:
 
 def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys, monkeypatch, images):
     run = Opened("c3a")
-    monkeypatch.setattr(surm, "load_run", lambda folder: run)
+    monkeypatch.setattr(surm, "load_run", lambda folder, step: run)
     assert "written to" in printed(capsys, "export", "run", "--out", str(tmp_path / "peft"))
     again = surm.import_peft(tmp_path / "peft", vit.ViT(SMALL, 5, rngs=nnx.Rngs(0)))
     run.model.eval()
@@ -180,6 +180,19 @@ def test_merge_writes_a_file_of_its_own_that_answers_as_the_run(tmp_path, run, c
     again = dataclasses.replace(trained, model=convert.restore(fresh, opened, head=True))
     digits = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8)
     np.testing.assert_allclose(again.predict(digits), trained.predict(digits), atol=1e-5)
+
+
+def test_a_kept_step_is_exported_and_merged(tmp_path, run, capsys):
+    kept = json.loads((run / "result.json").read_text())["steps"]
+    printed(capsys, "merge", str(run), "--out", str(tmp_path / "a.safetensors"), "--step", str(kept))
+    for name in ("merge", "export"):
+        error = printed(capsys, name, str(run), "--out", str(tmp_path / "b"), "--step", "2", status=2)
+        assert f"keeps no checkpoint of step 2, but of {kept}; config.keep_checkpoints" in error
+        error = printed(capsys, name, str(run), "--out", str(tmp_path / "b"), "--step", "best", status=2)
+        assert "keeps no checkpoint that was measured, but of steps 3; config.keep_best_checkpoints" in error
+    printed(capsys, "merge", str(run), "--out", str(tmp_path / "whole.safetensors"))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_model_file_wants_a_preset_and_its_ending(tmp_path, small_vit):
