@@ -125,19 +125,19 @@ def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Cha
     return found
 
 
-def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: str, *, has_adapter: bool) -> None:
+def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: str, *, adapter: bool = False) -> None:
     """Refuses changes that make another run of it.
 
     Args:
       found: from `changes`.
       config: the one that goes on.
       workdir: the run's folder, for the message.
-      has_adapter: whether there is an adapter in it to start from elsewhere.
+      adapter: whether there is an adapter in it to start from elsewhere.
 
     Raises:
       InputError: for a key that decides, or another length where steps depend on it; the message says what else to do.
     """
-    elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if has_adapter else ""
+    elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if adapter else ""
     if deciding := [f"{one.key}: {one.before!r} against {one.now!r}" for one in found if one.decision == "decides"]:
         more = [f"and {len(deciding) - 5} more"] if len(deciding) > 5 else []
         raise InputError(

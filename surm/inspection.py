@@ -86,11 +86,32 @@ def _of_result(result: dict[str, Any]) -> dict[str, str]:
         **_of_config(_part(result, "config"), result.get("family")),
         layers=f"{len(layers)}, such as {next(iter(layers))}" if layers else "",
         held_out=", ".join(f"{name} {value:.4f}" for name, value in _part(result, "eval").items()),
+        chosen=_chosen(result),
+        mistaken=_mistaken(result),
         trained="" if None in counts else "{:,} of {:,} parameters, {:,} of them the adapter's".format(*counts),
         rates=rates if "learning_rate" in result else "",
         steps=steps if "steps" in result else "",
         made_with=", ".join(f"{name} {value}" for name, value in _part(result, "versions").items()),
     )
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    """Which step it is that was measured, where the best was chosen."""
+    values = ", ".join(f"{name} {value:.4f}" for name, value in _part(result, "validation").items())
+    return f"step {result.get('chosen_step')}, the best on the validation split: {values}" if values else ""
+
+
+def _mistaken(result: dict[str, Any], most: int = 4) -> str:
+    """The commonest mistakes of the confusion matrix."""
+    counts = result.get("confusion") or []
+    names = result.get("classes") or range(len(counts))
+    wrong = [
+        (count, f"{true} as {taken}: {count}")
+        for true, row in zip(names, counts, strict=False)
+        for taken, count in zip(names, row, strict=False)
+        if count and true != taken
+    ]
+    return ", ".join(text for _, text in sorted(wrong, key=lambda one: -one[0])[:most])
 
 
 def _of_unfinished(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:

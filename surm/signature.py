@@ -1,9 +1,11 @@
 """What a model is given of a few examples, in a few numbers: whether pixels and tokens are made as they were before."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from surm.data.share import Share
 from surm.preparation import Run
 
 _EXAMPLES = 4
@@ -13,10 +15,14 @@ Signature = dict[str, list[float]]
 
 
 def of_inputs(prepared: Run) -> Signature:
-    """Of the first held-out examples: the mean of each input, of its squares, and its product with a cosine."""
-    batch = next(iter(prepared.evaluation_batches[""]()))
-    inputs = prepared.inputs({name: rows[:_EXAMPLES] for name, rows in batch.items()})
-    return {name: _numbers(np.asarray(rows, np.float64).ravel()) for name, rows in inputs.items() if rows is not None}
+    """Of a few held-out examples: the mean of each input, of its squares, and its product with a cosine."""
+    one_a_batch = Share(0, prepared.config.optim.batch_size)  # more would be read ahead
+    found: dict[str, list[np.ndarray]] = {}
+    for batch in itertools.islice(prepared.evaluation_batches[""](one_a_batch), _EXAMPLES):
+        for name, rows in prepared.inputs(batch).items():
+            if rows is not None:
+                found.setdefault(name, []).append(np.asarray(rows, np.float64).ravel())
+    return {name: _numbers(np.concatenate(rows)) for name, rows in found.items()}
 
 
 def same(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> bool:

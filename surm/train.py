@@ -5,6 +5,7 @@ fresh; the loop itself is in `surm.loop`.
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,8 +73,8 @@ def run(
         print(_finished(workdir, folder))
         return finished
     processes.from_first(folder.refuse_if_busy)
-    for own in [config, *(member.config for member in every)] if longer else []:
-        going_on.check(folder.changes, own, workdir, has_adapter=False)
+    for member in every if longer else []:
+        processes.agree(functools.partial(going_on.check, folder.changes, member.config, workdir))
     reached = processes.from_first(lambda: folder.newest_step)
     prepared = processes.agree(lambda: prepare(config, resumed=reached is not None))
     if longer:

@@ -163,7 +163,7 @@ class Workdir:
             return
         before = configs.of_an_earlier_run(read_object(file))
         self.changes = going_on.changes(dict(configs.leaves(before)), dict(configs.leaves(self.config)))
-        going_on.check(self.changes, self.config, str(self.path), has_adapter=self.adapter.is_dir())
+        going_on.check(self.changes, self.config, str(self.path), adapter=self.adapter.is_dir())
 
 
 def read_object(file: pathlib.Path) -> dict[str, Any]:

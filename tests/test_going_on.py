@@ -162,9 +162,26 @@ def test_what_depends_on_the_length_of_a_run(more, why):
 
 
 @pytest.mark.slow
+def test_a_population_goes_on_longer_as_if_it_had_been_so_long_from_the_start(source, tmp_path):
+    given = [
+        small_runs.config(source, **SAVED, **{"population": "seed=0|1", "optim.steps": steps}) for steps in (2, 6, 6)
+    ]
+    train.run(given[0], str(tmp_path / "run"))
+    again = train.run(given[1], str(tmp_path / "run"))
+    undisturbed = train.run(given[2], str(tmp_path / "undisturbed"))
+    assert again["population"] == undisturbed["population"] and again["steps"] == 6
+    for name in ("seed=0", "seed=1"):
+        one, other = (tmp_path / folder / "members" / name for folder in ("run", "undisturbed"))
+        for array in arrays(one):
+            np.testing.assert_array_equal(arrays(one)[array], arrays(other)[array])
+        assert held(one)["optim.steps"] == 6
+
+
+@pytest.mark.slow
 def test_a_member_of_a_population_is_asked_too(source, tmp_path):
     more = {"population": "schedule=constant|cosine", "optim.steps": 2}
     train.run(small_runs.config(source, **more), str(tmp_path / "run"))
+    assert train.run(small_runs.config(source, **more), str(tmp_path / "run"))["steps"] == 2
     with pytest.raises(InputError, match="the cosine schedule falls to 0"):
         train.run(small_runs.config(source, **more | {"optim.steps": 4}), str(tmp_path / "run"))
     assert (tmp_path / "run" / "result.json").exists()

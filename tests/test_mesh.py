@@ -35,7 +35,7 @@ QUICK = [
 POPULATION = "--config.population=seed=0|1,learning_rate=8e-3|2e-2,scale=0.5|1.0"
 RUNS = {
     "images": (
-        [*QUICK, "--config.optim.accumulation_steps=2"],
+        [*QUICK, "--config.optim.accumulation_steps=2", "--config.optim.class_weights=1,2,3,4,5,6,7,8,9,10"],
         ["data=-1"],
         ["data=4 model=2", "data=2 model=4 shard_base=True"],
     ),
