@@ -156,6 +156,7 @@ class Loop:
         self.frozen = placed(prepared, mesh)
         self.mesh = mesh
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
+        self.belongs_to |= {"preparation of images": prepared.processor.to_json()} if prepared.processor else {}
         nnx.update(prepared.model, jax.tree.map(_off_device, surgery.split(prepared.model)[2], self.frozen))
         processes.check_same("base or data", self.belongs_to)
         self.start = self._resume()
@@ -244,7 +245,9 @@ class Loop:
 
     def _check_belongs(self, notes: dict[str, Any]) -> None:
         for what, expected in self.belongs_to.items():
-            if notes[what] != expected:
+            if what not in notes and self.prepared.processor and self.prepared.processor.squashes:
+                continue  # checkpoints of 0.1.0 do not say how images were prepared: they were squashed
+            if notes.get(what) != expected:
                 raise InputError(
                     f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are now; "
                     "name another workdir"

@@ -21,6 +21,7 @@ from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
+from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, store, surgery
 from surm.peft.spec import PeftSpec
@@ -60,6 +61,7 @@ class Run:
       training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
         every batch (`surm.data.share`).
       evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
+      processor: what becomes of every picture; None of texts.
     """
 
     config: ml_collections.ConfigDict
@@ -70,6 +72,7 @@ class Run:
     resumed: bool
     training_batches: Callable[..., grain.DatasetIterator]
     evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
+    processor: Processor | None = None
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
@@ -104,6 +107,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         evaluation_batches={
             ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in held_out.items()
         },
+        processor=feed.processor,
     )
 
 
