@@ -167,13 +167,14 @@ class Processor:
         """As preprocessor_config.json, from which transformers makes the same pixels of pictures in colour."""
         exact = self.resize is None or isinstance(self.resize, Squash)
         kind = "CLIPImageProcessor" if not exact else "DeiTImageProcessor" if self.crop else "ViTImageProcessor"
-        size = {} if self.resize is None else {"size": self.resize.to_json(), "resample": self.resample}
+        size = {} if self.resize is None else {"size": self.resize.to_json()}
         crop = {} if self.crop is None else {"crop_size": {"height": self.crop[0], "width": self.crop[1]}}
         normalised = (self.mean, self.std) != (0, 1)
         return {
             "image_processor_type": kind,
             "do_convert_rgb": self.white,
             "do_resize": self.resize is not None,
+            "resample": self.resample,
             "do_center_crop": self.crop is not None,
             "do_rescale": self.factor != 1,
             "rescale_factor": self.factor,

@@ -52,14 +52,14 @@ SIZES = (
 )
 
 
-def stated(
-    own: dict[str, Any], read: Callable[[str], dict[str, Any]], name: str, config: dict[str, Any]
+def of_weights(
+    own: dict[str, Any], read: Callable[[str], dict[str, Any] | None], name: str, config: dict[str, Any]
 ) -> Processor | None:
     """The processor that weights bring: of their own metadata, else of the files beside them.
 
     Args:
       own: the metadata; its mean and std alone say that there is no other preparation.
-      read: the object in a file beside the weights, empty where there is no such file.
+      read: the object in a file beside the weights, None where there is no such file.
       name: of the weights, for messages.
       config: their config.json.
 
@@ -78,20 +78,28 @@ def stated(
     return _beside(read, name, config)
 
 
-def _beside(read: Callable[[str], dict[str, Any]], name: str, config: dict[str, Any]) -> Processor | None:
-    file, nested = "processor_config.json", read("processor_config.json").get("image_processor")
+def _beside(read: Callable[[str], dict[str, Any] | None], name: str, config: dict[str, Any]) -> Processor | None:
+    file, nested = "processor_config.json", (read("processor_config.json") or {}).get("image_processor")
     alone = read("preprocessor_config.json")
     if nested is None:  # as transformers 4 wrote it; version 5 reads the nested one first
         file, nested = "preprocessor_config.json", alone
+    if nested is None:
+        return None
     if not isinstance(nested, dict):
         raise InputError(f"{file} of {name!r} says image_processor={nested!r:.80}; expected an object")
-    if not nested:
-        return None
     found = parsed(nested, f"{file} of {name!r}", config)
-    if alone and alone is not nested and parsed(alone, "", config) != found:
+    if alone is not None and alone is not nested and not _says(alone, found, config):
         note = f"{file} of {name!r} differs from preprocessor_config.json there, and is followed, as by transformers 5"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
+
+
+def _says(stated: dict[str, Any], expected: Processor, config: dict[str, Any]) -> bool:
+    """Whether a file that is not followed says the same."""
+    try:
+        return parsed(stated, "", config) == expected
+    except InputError:
+        return False
 
 
 def parsed(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> Processor:
@@ -113,7 +121,7 @@ def parsed(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> Proce
       ShortestEdge(edge=336, longest=None)
     """
     kind, notes = _class_of(stated, origin, config)
-    fields = {**CLASSES[kind], **{key: value for key, value in stated.items() if value is not None}}
+    fields = {**CLASSES[kind], **stated}  # null is no default there: it stands for false, and for no value
     _refuse(fields, origin)
     resize, crop = _sizes(kind, fields, origin)
     rescales, normalises = _flag(fields, "do_rescale", origin), _flag(fields, "do_normalize", origin)
@@ -220,9 +228,9 @@ def _named(size: object, *, square: bool) -> dict[str, Any]:
 
 
 def _flag(fields: dict[str, Any], key: str, origin: str) -> bool:
-    if not isinstance(fields[key], bool):
+    if not isinstance(fields[key], bool | None):
         raise InputError(f"{origin} says {key}={fields[key]!r:.80}; expected true or false")
-    return fields[key]
+    return bool(fields[key])
 
 
 def _whole(

@@ -13,6 +13,7 @@ are prepared otherwise than by squashing them (`surm.models.processor`).
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -183,8 +184,7 @@ def _open_files(
         arrays |= more
     own = _own_entry(name, metadata.get("surm", "{}"))
     config = _read_json(folder / "config.json") if folder else {}
-    beside = lambda file: _read_json(folder / file) if folder else {}  # noqa: E731
-    processor = processor_files.stated(own, beside, name, config)
+    processor = processor_files.of_weights(own, functools.partial(_beside, folder), name, config)
     mean, std = _pixels(name, own, processor, config)
     pooling = _pooling(folder) if folder else None
     return Weights(name, arrays, mean, std, config, own.get("model"), path, pooling, processor)
@@ -211,6 +211,11 @@ def _read_json(file: pathlib.Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
     return content
+
+
+def _beside(folder: pathlib.Path | None, file: str) -> dict | None:
+    """The object in a file of the weights' folder; None where there is no such file."""
+    return _read_json(folder / file) if folder and (folder / file).is_file() else None
 
 
 def _pooling(folder: pathlib.Path) -> str | None:
