@@ -121,7 +121,7 @@ class Processor:
           channels: how many it reads.
 
         Returns:
-          A processor whose results are side×side×channels.
+          A processor whose results are side×side×channels, with a mean and a standard deviation for each channel.
 
         Raises:
           InputError: if its results are no squares, or mean or std are not a number a channel.
@@ -142,7 +142,8 @@ class Processor:
         if ratio != 1:
             resize = None if resize is None else type(resize)(**_scaled(dataclasses.asdict(resize), ratio))
             crop = None if crop is None else (side, side)
-        return dataclasses.replace(self, resize=resize, crop=crop, channels=channels, side=side)
+        mean, std = each(self.mean, channels), each(self.std, channels)
+        return dataclasses.replace(self, resize=resize, crop=crop, mean=mean, std=std, channels=channels, side=side)
 
     @property
     def made(self) -> int:
@@ -169,7 +170,7 @@ class Processor:
         kind = "CLIPImageProcessor" if not exact else "DeiTImageProcessor" if self.crop else "ViTImageProcessor"
         size = {} if self.resize is None else {"size": self.resize.to_json()}
         crop = {} if self.crop is None else {"crop_size": {"height": self.crop[0], "width": self.crop[1]}}
-        normalised = (self.mean, self.std) != (0, 1)
+        normalised = ({*each(self.mean, 1)}, {*each(self.std, 1)}) != ({0}, {1})
         return {
             "image_processor_type": kind,
             "do_convert_rgb": self.white,

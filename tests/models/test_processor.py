@@ -134,7 +134,7 @@ def test_what_does_not_fit_the_model_is_refused(stated, line):
 def test_a_class_of_three_numbers_does_not_fit_one_channel():
     with pytest.raises(InputError, match=r"image_mean=.*, but the model reads 1 channel; expected a number for each"):
         read("clip").fitted(224, 1)
-    assert read().fitted(224, 1).mean == 0.5
+    assert read().fitted(224, 1).mean == (0.5,)
 
 
 @pytest.mark.parametrize(
