@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm.errors import InputError
+from surm.errors import InputError, few
 from surm.models.tables import TABLES, Table, keep
 from surm.models.vit import ViT, ViTConfig, resize_positions
-from surm.models.weights import Weights, few
+from surm.models.weights import Weights
 
 Model = TypeVar("Model", bound=nnx.Module)
 

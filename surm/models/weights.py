@@ -23,7 +23,7 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which suc
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from surm.errors import InputError, one_line
+from surm.errors import InputError, few, one_line
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -106,12 +106,6 @@ def assets() -> list[str]:
     folder = resources.files("surm.models") / "assets"
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return sorted(name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors"))
-
-
-def few(names: list[str], count: int = 8) -> str:
-    """The first names of a list and the number of the others, on one line, for an error message."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return one_line(", ".join(names[:count]) or "none") + more
 
 
 def _open_asset(name: str) -> Weights:
