@@ -1,8 +1,6 @@
 """How examples reach a model: what its weights ask for, as batches of what its kind reads."""
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 
 import grain
@@ -10,13 +8,14 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
-from surm.data import pipeline, tokens
+from surm.data import pipeline, tokenizer, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.models import bert, vit
 from surm.models.weights import HALVES, Weights
+from surm.notes import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +64,8 @@ def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vi
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    own = pathlib.Path(os.path.expanduser(config.data.tokenizer)) if config.data.tokenizer else None
-    tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
-    tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
+    opened = tokenizer.opened(config.data.tokenizer or (weights.path if weights else None))
+    tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     if lengths[-1] > base.config.max_length:
         raise InputError(
@@ -75,14 +73,13 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
             f"positions for {base.config.max_length}"
         )
 
+    longest = min(lengths[-1], opened.limit or lengths[-1])
+
     def ready(split: Split) -> tokens.TokenSplit:
-        encoded = tokens.encode(split, tokenizer, lengths[-1])
+        encoded = tokens.encode(split, opened.tokenizer, longest, side=opened.side, segmented=opened.segmented)
         if encoded.cut:
-            print(
-                f"{encoded.cut} of {len(encoded)} examples are longer than {lengths[-1]} tokens (the last of "
-                "config.data.lengths), and cut",
-                flush=True,
-            )
+            why = "the last of config.data.lengths" if longest == lengths[-1] else "model_max_length of the tokenizer"
+            say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}), and cut")
         return encoded
 
     # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.

@@ -59,7 +59,7 @@ NO_MATTER = {
     "errors", "trim_offsets", "add_bos_token", "add_eos_token", "verbose", "return_token_type_ids", "stride",
     "max_length", "truncation_strategy", "truncation", "padding", "pad_to_multiple_of", "pad_token_type_id",
     "pad_token_id", "return_tensors", "return_attention_mask", "use_fast", "legacy", "sp_model_kwargs",
-    "tokenizer_type", "device_map", "slow_tokenizer_class", "files_loaded", "do_word_tokenize", "transformers_version", "_commit_hash",
+    "tokenizer_type", "device_map", "slow_tokenizer_class", "files_loaded", "transformers_version", "_commit_hash",
     "from_slow", "use_auth_token", "cache_dir", "force_download", "revision", "trust_remote_code", "subfolder",
 }  # fmt: skip
 

@@ -76,8 +76,8 @@ def encode(
     special = tokenizer.num_special_tokens_to_add(number == 2)
     if max_length < special + number:
         raise InputError(
-            f"data.lengths goes up to {max_length} tokens, which leaves no room for {number} text{'s' * (number > 1)} "
-            f"beside {special} special tokens"
+            f"texts are cut to {max_length} tokens, which leaves no room for {number} text{'s' * (number > 1)} beside "
+            f"{special} special tokens; see config.data.lengths, and model_max_length in tokenizer_config.json"
         )
     tokenizer.enable_truncation(max_length, strategy="longest_first", direction=side)
     tokens, segments, lengths, cut = [], [], [], 0

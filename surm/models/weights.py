@@ -27,7 +27,7 @@ from surm.errors import InputError, few, one_line
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json")
+DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt", "merges.txt")
 INDEX = "model.safetensors.index.json"
 CONVERSION = (
     "pickles are never loaded, since opening one runs its code; convert it once in Python with transformers: "
