@@ -84,15 +84,31 @@ def _of_folder(folder: epath.Path) -> Opened:
     stated = tokenizer_files.read(folder)
     if stated.bare:
         return Opened(_plain(_of_saved(saved)))
-    tokenizer = _built(stated) if stated.kind in BUILT else _as_saved(stated)
+    anew = stated.kind in BUILT and _fits(stated)
+    tokenizer = _plain(_built(stated) if anew else _as_saved(stated))
     _say_other_numbers(tokenizer, stated)
+    return Opened(tokenizer, _limit(stated), _side(stated), _segmented(tokenizer, stated, anew))
+
+
+def _fits(stated: Stated) -> bool:
+    """Whether the class makes something of tokenizer.json's vocabulary; in transformers words vanish where not."""
+    model = ((stated.saved or {}).get("model") or {}).get("type")
+    if model in BUILT[stated.kind].models:
+        return True
+    if stated.named:
+        raise InputError(f"{SAVED_FILE} holds a {model} vocabulary, of which {stated.kind} makes nothing; {ITSELF}")
+    say(f"{SAVED_FILE} holds a {model} vocabulary and is used as it stands: a {stated.kind} would make nothing of it")
+    return False
+
+
+def _segmented(tokenizer: tokenizers.Tokenizer, stated: Stated, anew: bool) -> bool:
     names = stated.settings.get("model_input_names")
-    segmented = BUILT[stated.kind].segmented if stated.kind in BUILT else False
     if names is not None:
-        segmented = "token_type_ids" in names
-    elif not segmented and any(tokenizer.encode("a", "a").type_ids):
+        return "token_type_ids" in names
+    told = BUILT[stated.kind].segmented if anew else stated.kind in BUILT
+    if not told and any(tokenizer.encode("a", "a").type_ids):
         say(f"{SETTINGS} names no token_type_ids in model_input_names: a pair's second text is not told apart")
-    return Opened(_plain(tokenizer), _limit(stated), _side(stated), segmented)
+    return told
 
 
 def _of_saved(file: epath.Path) -> tokenizers.Tokenizer:
@@ -118,9 +134,6 @@ def _as_saved(stated: Stated) -> tokenizers.Tokenizer:
 def _built(stated: Stated) -> tokenizers.Tokenizer:
     """What the class makes of the vocabulary."""
     of = BUILT[stated.kind]
-    model = ((stated.saved or {}).get("model") or {}).get("type")
-    if model not in of.models:
-        raise InputError(f"{SAVED_FILE} holds a {model} vocabulary, of which {stated.kind} makes nothing; {ITSELF}")
     special = of.special | {key: stated.settings[key] for key in SPECIAL if key in stated.settings}
     if nameless := [key for key in of.special if special[key] is None]:
         raise InputError(f"{SETTINGS} says {nameless[0]}=null, which {stated.kind} needs")

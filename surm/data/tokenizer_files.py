@@ -71,6 +71,7 @@ class Stated:
     Attributes:
       folder: where they lie.
       kind: the class, a value of `CLASSES`.
+      named: whether a file names the class, rather than the kind of model alone.
       settings: as tokenizer_config.json spells them, after special_tokens_map.json.
       added: tokens to be added, by the number that a file states.
       saved: what tokenizer.json holds; None if there is none.
@@ -79,6 +80,7 @@ class Stated:
 
     folder: epath.Path
     kind: str
+    named: bool
     settings: dict[str, Any]
     added: dict[int, AddedToken]
     saved: dict | None
@@ -102,7 +104,7 @@ def read(folder: epath.Path) -> Stated:
     saved = files.json_object(folder / SAVED_FILE)
     settings = dict(stated or {})
     _check_plain(settings)
-    kind = _class_of(settings, config)
+    kind, named = _class_of(settings, config), bool(settings.get("tokenizer_class") or config.get("tokenizer_class"))
     settings = _renamed(settings)
     if "added_tokens_decoder" in settings:
         added = _numbered(SETTINGS, settings["added_tokens_decoder"])
@@ -116,7 +118,7 @@ def read(folder: epath.Path) -> Stated:
             if not isinstance(value, str | AddedToken):
                 raise InputError(f"{str(folder / SETTINGS)!r} says {key}={value!r}; expected a text")
             settings[key] = by_text.get(str(value), value)
-    return Stated(folder, kind, settings, added, saved, bare=stated is None and not config)
+    return Stated(folder, kind, named, settings, added, saved, bare=stated is None and not config)
 
 
 def _check_plain(settings: dict) -> None:
