@@ -180,7 +180,7 @@ def test_our_own_paths_restore_as_they_are():
     _same(_parameters(restored), arrays)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, ml_dtypes.float8_e4m3fn])
 def test_other_precisions_become_the_models(dtype):
     arrays = {key: array.astype(dtype) for key, array in _weights().arrays.items()}
     found = _parameters(restore(_model(), dataclasses.replace(_weights(), arrays=arrays), head=True))
