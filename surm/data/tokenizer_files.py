@@ -62,6 +62,7 @@ NO_MATTER = {
     "tokenizer_type", "device_map", "slow_tokenizer_class", "files_loaded", "transformers_version", "_commit_hash",
     "from_slow", "use_auth_token", "cache_dir", "force_download", "revision", "trust_remote_code", "subfolder",
 }  # fmt: skip
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,18 +210,17 @@ def _of_saved(saved: dict | None) -> dict[int, AddedToken]:
 def _numbered(file: str, tokens: object) -> dict[int, AddedToken]:
     if not isinstance(tokens, dict) or not all(isinstance(token, dict) for token in tokens.values()):
         raise InputError(f"{file} has added tokens that are not objects by their number")
-    try:
-        return {int(index): _added_token(file, token) for index, token in tokens.items()}
-    except ValueError as error:
-        raise InputError(f"{file} has added tokens under {few(sorted(map(str, tokens)))}; expected numbers") from error
+    if not all(str(index).isdecimal() for index in tokens):
+        raise InputError(f"{file} has added tokens under {few(sorted(map(str, tokens)))}; expected numbers")
+    return {int(index): _added_token(file, token) for index, token in tokens.items()}
 
 
 def _added_token(file: str, fields: dict) -> AddedToken:
     fields = {key: value for key, value in fields.items() if key not in ("id", "__type")}
-    try:
-        return AddedToken(**fields)
-    except TypeError as error:
-        raise InputError(f"{file} describes a token as {fields!r}, not as the tokenizers library does") from error
+    flags = all(isinstance(fields.get(name, False), bool) for name in _FLAGS)
+    if fields.keys() - {"content", *_FLAGS} or not isinstance(fields.get("content"), str) or not flags:
+        raise InputError(f"{file} describes a token as {fields!r}; expected its content, and {few(_FLAGS)} by name")
+    return AddedToken(**fields)
 
 
 def _token(value: object) -> object:
