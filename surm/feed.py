@@ -1,8 +1,6 @@
 """How examples reach a model: what its weights ask for, as batches of what its kind reads."""
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 
 import grain
@@ -10,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
-from surm.data import pictures, pipeline, tokens
+from surm.data import pictures, pipeline, tokenizer, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.errors import InputError
@@ -18,6 +16,7 @@ from surm.evaluate import Inputs
 from surm.models import bert, vit
 from surm.models.processor import Processor, plain
 from surm.models.weights import HALVES, Weights
+from surm.notes import say
 
 LOOKED_AT = 8  # pictures of a split, before anything is trained
 
@@ -83,21 +82,19 @@ def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
     """
     if weights is None or weights.processor is None:
         if weights is not None and str(weights.config.get("model_type")).startswith("clip"):
-            print(
+            say(
                 f"{weights.name!r} brings no preprocessor_config.json: images are squashed to squares, bilinearly; "
                 "CLIP's own processor resizes the shorter side, bicubically, and crops the middle",
-                flush=True,
             )
         return squashing(weights, shape)
     processor = weights.processor
     fitted = processor.fitted(shape.image_size, shape.channels)
     for note in processor.notes:
-        print(note, flush=True)
+        say(note)
     if (fitted.resize, fitted.crop) != (processor.resize, processor.crop):
-        print(
+        say(
             f"{processor.origin} makes images of {processor.made}×{processor.made}, the model reads {fitted.side}×"
             f"{fitted.side}: every size there is scaled by {fitted.side}/{processor.made}",
-            flush=True,
         )
     return fitted
 
@@ -117,7 +114,7 @@ def _images(config: ml_collections.ConfigDict, processor: Processor) -> Feed:
     def ready(split: Split) -> Split:
         for line in _conversions(split, processor):
             if line not in said:
-                print(line, flush=True)
+                say(line)
                 said.add(line)
         return split
 
@@ -148,9 +145,8 @@ def _conversions(split: Split, processor: Processor) -> list[str]:
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    own = pathlib.Path(os.path.expanduser(config.data.tokenizer)) if config.data.tokenizer else None
-    tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
-    tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
+    opened = tokenizer.opened(config.data.tokenizer or (weights.path if weights else None))
+    tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     if lengths[-1] > base.config.max_length:
         raise InputError(
@@ -158,14 +154,13 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
             f"positions for {base.config.max_length}"
         )
 
+    longest = min(lengths[-1], opened.limit or lengths[-1])
+
     def ready(split: Split) -> tokens.TokenSplit:
-        encoded = tokens.encode(split, tokenizer, lengths[-1])
+        encoded = tokens.encode(split, opened.tokenizer, longest, side=opened.side, segmented=opened.segmented)
         if encoded.cut:
-            print(
-                f"{encoded.cut} of {len(encoded)} examples are longer than {lengths[-1]} tokens (the last of "
-                "config.data.lengths), and cut",
-                flush=True,
-            )
+            why = "the last of config.data.lengths" if longest == lengths[-1] else "model_max_length of the tokenizer"
+            say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}), and cut")
         return encoded
 
     # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.

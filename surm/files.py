@@ -1,13 +1,14 @@
 """Places by name, and files that are whole or absent, never half-written."""
 
 import contextlib
+import json
 import os
 import pathlib
 import uuid
 
 from etils import epath
 
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 
 
 def path(name: str | os.PathLike) -> epath.Path:
@@ -20,6 +21,30 @@ def path(name: str | os.PathLike) -> epath.Path:
       The path.
     """
     return epath.Path(os.path.expanduser(os.fspath(name)))
+
+
+def json_object(file: epath.Path) -> dict | None:
+    """The JSON object that a file holds.
+
+    Args:
+      file: where it lies.
+
+    Returns:
+      The object; None if there is no such file.
+
+    Raises:
+      InputError: if the file cannot be read, or holds something else.
+    """
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        said = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{str(file)!r} cannot be read as JSON ({said})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
+    return content
 
 
 def replace(path: str | os.PathLike, data: bytes | str) -> None:

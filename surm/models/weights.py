@@ -21,17 +21,15 @@ import os
 import pathlib
 from importlib import resources
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which such files cannot be read
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from surm.errors import InputError, one_line
-from surm.models import processor_files
+from surm.errors import InputError, few, one_line
+from surm.models import arrays, processor_files
 from surm.models.processor import Processor, each
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json")
+DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt", "merges.txt")
 INDEX = "model.safetensors.index.json"
 CONVERSION = (
     "pickles are never loaded, since opening one runs its code; convert it once in Python with transformers: "
@@ -116,12 +114,6 @@ def assets() -> list[str]:
     return sorted(name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors"))
 
 
-def few(names: list[str], count: int = 8) -> str:
-    """The first names of a list and the number of the others, on one line, for an error message."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return one_line(", ".join(names[:count]) or "none") + more
-
-
 def _open_asset(name: str) -> Weights:
     asset = name.removeprefix("asset:")
     if asset not in assets():
@@ -162,6 +154,7 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise InputError(f"{str(folder)!r} lacks {few(missing)}, named in its {INDEX}")
+    arrays.check_index(folder, index, INDEX)
     return files
 
 
@@ -178,27 +171,13 @@ def _download(name: str) -> pathlib.Path:
 def _open_files(
     name: str, files: list[pathlib.Path], path: pathlib.Path | None, folder: pathlib.Path | None
 ) -> Weights:
-    arrays, metadata = {}, {}
-    for file in files:
-        more, metadata = _read_arrays(file)
-        arrays |= more
+    read, metadata = arrays.read(files)
     own = _own_entry(name, metadata.get("surm", "{}"))
     config = _read_json(folder / "config.json") if folder else {}
     processor = processor_files.of_weights(own, functools.partial(_beside, folder), name, config)
     mean, std = _pixels(name, own, processor, config)
     pooling = _pooling(folder) if folder else None
-    return Weights(name, arrays, mean, std, config, own.get("model"), path, pooling, processor)
-
-
-def _read_arrays(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if not os.access(file, os.R_OK):
-        raise InputError(f"{str(file)!r} cannot be read: permission denied")
-    try:
-        with safe_open(file, framework="np") as opened:
-            return {key: opened.get_tensor(key) for key in sorted(opened.keys())}, opened.metadata() or {}
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        guess = "is not a whole safetensors file; cut short, or a git LFS pointer?"
-        raise InputError(f"{str(file)!r} {guess} ({_reason(error)})") from error
+    return Weights(name, read, mean, std, config, own.get("model"), path, pooling, processor)
 
 
 def _read_json(file: pathlib.Path) -> dict:
