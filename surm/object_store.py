@@ -4,6 +4,7 @@ epath reaches what is no local path through a file system of fsspec. Its usual o
 python-dateutil than the tested versions have, and obstore's own ends the interpreter with SIGABRT (0.12.1).
 """
 
+import datetime
 import functools
 import io
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, 
 from surm.errors import one_line
 
 Value = TypeVar("Value")
-_PATIENCE = {"max_retries": 5, "retry_timeout": 60}
+_PATIENCE = {"max_retries": 5, "retry_timeout": datetime.timedelta(seconds=60)}
 """Of one request: the store's own would be ten times, three minutes."""
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import surm
-from surm import files, locks, report, train
+from surm import files, locks, train
 from surm.config import default
 from surm.report.__main__ import main as report_main
+from surm.report.collect import collect
 from surm.workdir import Workdir
 from tests import stores
 from tests.test_train import arguments
@@ -76,7 +77,7 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(place, tmp_path, capsys):
     assert train.main(arguments(f"{place}/run", *more)) == 0  # not trained again
     assert "holds the finished run" in capsys.readouterr().out
     assert report_main([str(run), str(local), "--out", f"{place}/report"]) == 0
-    assert "gs://" in (page := (files.path(place) / "report" / "index.html").read_text()) or "s3://" in page or page
+    assert "accuracy" in (files.path(place) / "report" / "index.html").read_text()
     assert train.main(arguments(f"{place}/run", *more, "--config.seed=5")) == 2
     assert "seed: 0 against 5" in capsys.readouterr().err
 
@@ -160,8 +161,9 @@ def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_trained(bucke
     assert error.startswith("error: workdir ") and error.count("\n") == 1 and "cannot be" in error
 
 
-def test_curves_and_populations_lie_in_a_store(place, capsys):
-    more = ["--config.optim.steps=3", "--config.population=seed=0|1"]
+@pytest.mark.slow
+def test_a_population_lies_in_a_store(place):
+    more = ["--config.optim.steps=3", "--config.population=scale=1|2"]
     assert train.main(arguments(f"{place}/run", *more)) == 0
-    found = report.collect([place])
-    assert [result.file.parent.name for result in found.results] == ["seed=0", "seed=1"]
+    found = collect([place])
+    assert [result.file.parent.name for result in found.results] == ["scale=1.0", "scale=2.0"]
