@@ -1,5 +1,6 @@
 """Runs in object stores that are killed, started twice or swept: real commands against servers on this machine."""
 
+import json
 import os
 import random
 import signal
@@ -55,15 +56,9 @@ def test_a_run_that_is_killed_twice_ends_as_if_nobody_had_touched_it(place, tmp_
     name = "adapter/adapter_model.safetensors"
     assert (files.path(cut) / name).read_bytes() == (files.path(whole) / name).read_bytes()
     assert values(cut) == values(whole)
-    results = [files.path(folder).joinpath("result.json").read_text() for folder in (cut, whole)]
-    assert _evaluated(results[0]) == _evaluated(results[1])
-    assert len(checkpoints(cut)) == 1 and checkpoints(cut) == {f"{step}.tar" for step in checkpoints(whole)}
-
-
-def _evaluated(text: str) -> object:
-    import json
-
-    return json.loads(text)["eval"]
+    one, other = (json.loads((files.path(folder) / "result.json").read_text()) for folder in (cut, whole))
+    assert one["eval"] == other["eval"]
+    assert checkpoints(cut) == {f"{step}.tar" for step in checkpoints(whole)}
 
 
 @pytest.mark.slow
