@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from flax import nnx
 from jaxtyping import Float
 from PIL import Image
 
 from surm import config as configs
-from surm import preparation
+from surm import files, preparation
 from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
@@ -110,7 +110,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     Raises:
       InputError: if the folder holds no finished run, its result is damaged, or its weights cannot be opened any more.
     """
-    path = pathlib.Path(folder)
+    path = files.path(folder)
     if not (path / "result.json").is_file():
         raise InputError(f"{str(folder)!r} holds {_instead_of_a_finished_run(path)}")
     result = read_object(path / "result.json")
@@ -138,7 +138,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     )
 
 
-def _processor(path: pathlib.Path, result: dict[str, Any], weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: vit.ViTConfig) -> Processor:
     """What became of every picture in training; a line where the weights' files say something else now."""
     now = trained = squashing(weights, shape)  # as in runs of 0.1.0, whatever the files said
     if weights is not None and weights.processor is not None:
@@ -189,7 +189,7 @@ def _with_channels(array: np.ndarray, what: str, expected: str) -> np.ndarray:
     return array[..., None] if array.ndim == dimensions - 1 else array
 
 
-def _instead_of_a_finished_run(path: pathlib.Path) -> str:
+def _instead_of_a_finished_run(path: epath.Path) -> str:
     """What a folder without a result is, and what to do where a run has begun in it."""
     if (path / "config.json").is_file() and any((path / name).exists() for name in (LOCK, "metrics.jsonl")):
         return (

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 from flax import nnx
 
 import surm.version
@@ -78,7 +78,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
       InputError: if files are missing, truncated, foreign or of different runs, the base is another one (both are
         named), or shapes do not fit (both differences are listed).
     """
-    folder = pathlib.Path(path)
+    folder = files.path(path)
     config = read_config(folder)
     spec, arrays = _spec(folder, config), _read_weights(folder, config)
     adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), spec, nnx.Rngs(0))
@@ -91,7 +91,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
     return loaded
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_config(folder: epath.Path) -> dict[str, Any]:
     """Reads and checks an adapter's JSON; InputError if it is missing, damaged or of another program."""
     file = folder / CONFIG
     if not file.is_file():
@@ -132,7 +132,7 @@ def _made_of_base(model: nnx.Module) -> dict[str, float]:
     }
 
 
-def _check_made(folder: pathlib.Path, saved: dict[str, float], here: dict[str, float]) -> None:
+def _check_made(folder: epath.Path, saved: dict[str, float], here: dict[str, float]) -> None:
     """Refuses an adapter whose family makes other arrays of the base here than where it was trained."""
     for path, length in saved.items():
         if not math.isclose(length, here.get(path, length), rel_tol=1e-2, abs_tol=1e-6):
@@ -157,25 +157,25 @@ def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) ->
         raise InputError(f"{where!r} does not fit the model: {'; '.join(problems[:8])}{more}")
 
 
-def _spec(folder: pathlib.Path, config: dict[str, Any]) -> PeftSpec:
+def _spec(folder: epath.Path, config: dict[str, Any]) -> PeftSpec:
     try:
         return PeftSpec(**config["spec"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{str(folder / CONFIG)!r} holds no usable spec: {error}") from error
 
 
-def _read_weights(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
+def _read_weights(folder: epath.Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(f"no adapter in {str(folder)!r}: {WEIGHTS} is missing")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != config.get("weights_sha256"):
         raise InputError(f"{str(file)!r} is truncated, or not the file that {CONFIG} beside it was written with")
-    with safetensors.safe_open(file, framework="numpy") as opened:
+    with safetensors.safe_open(files.local(file), framework="numpy") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
 
 
-def _check_base(folder: pathlib.Path, config: dict[str, Any], adapted: nnx.Module) -> None:
+def _check_base(folder: epath.Path, config: dict[str, Any], adapted: nnx.Module) -> None:
     trained_on, given = config.get("base"), base_hash(adapted)
     if not isinstance(trained_on, dict) or not isinstance(trained_on.get("sha256"), str):
         raise InputError(f"{str(folder / CONFIG)!r} does not name its base")
