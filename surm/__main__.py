@@ -137,9 +137,9 @@ def _step(text: str) -> int | str:
 def _merge(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
-        "transformers loads it (model.safetensors and config.json), or to a file NAME.safetensors of our own, which "
-        "config.model.weights takes (without its head) and which also holds what transformers has not, such as mean "
-        "pooling, as the shipped backbone has. What is there is replaced.",
+        "transformers loads it (model.safetensors, config.json and, of images, preprocessor_config.json), or to a file "
+        "NAME.safetensors of our own, which config.model.weights takes (without its head) and which also holds what "
+        "transformers has not, such as mean pooling, as the shipped backbone has. What is there is replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")
@@ -149,14 +149,13 @@ def _merge(arguments: list[str]) -> int:
     def merge() -> int:
         with _ended_by_interrupts():
             import surm.runs
-            from surm.models.weights import HALVES
 
         run = surm.load_run(chosen.run, step=chosen.step)
         if chosen.out.endswith(".safetensors"):
-            mean, std = run.feed.pixels or HALVES  # a text model has no pixels
-            surm.save_model(chosen.out, run.model, mean=mean, std=std)
+            surm.save_model(chosen.out, run.model, processor=run.feed.processor)
         else:
-            surm.export_merged(chosen.out, run.model, labels=[str(name) for name in run.result["classes"]] or None)
+            labels = [str(name) for name in run.result["classes"]] or None
+            surm.export_merged(chosen.out, run.model, labels=labels, processor=run.feed.processor)
         print(f"written to {chosen.out}")
         return 0
 

@@ -24,8 +24,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "gelu_10": lambda x: jnp.clip(gelu(x), -10, 10),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "mish": jax.nn.mish,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "hardswish": jax.nn.hard_swish,
+    "identity": lambda x: x,
+    "laplace": lambda x: 0.5 * (1 + jax.lax.erf((x - 0.707107) / (0.282095 * 2**0.5))),
+    "sqrtsoftplus": lambda x: jnp.sqrt(jax.nn.softplus(x)),
 }
-"""Of the models' MLPs."""
+"""Of the models' MLPs; the spellings of Hugging Face's config.json are `surm.models.hf_config.HF_ACTIVATIONS`."""
 
 BRANCH_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,

@@ -1,10 +1,10 @@
 """Checkpoints of a run: trained arrays, optimiser, step, random key, data position; never the base.
 
 The only module that knows orbax. A checkpoint appears under its final name when it is whole. Of several processes of a
-run the first one alone has them: what trains is small, and is sent around.
+run the first one alone has them: what trains is small, and is sent around. Where they lie, in an object store for
+instance, is for `surm.checkpoint_files` to know.
 """
 
-import pathlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from surm import checkpoint_files
 from surm.errors import InputError, one_line
 from surm.stopping import Stopped
 
@@ -25,7 +27,7 @@ DAMAGED = "damaged_"
 class Checkpoints:
     """The checkpoints in one folder; a context manager that waits for the last write."""
 
-    def __init__(self, folder: pathlib.Path, keep: int, keep_best: int = 0):
+    def __init__(self, folder: epath.Path, keep: int, keep_best: int = 0):
         """Opens (or makes) the folder; what an interrupted write has left is removed before the next one starts.
 
         Args:
@@ -33,14 +35,15 @@ class Checkpoints:
           keep: how many of the newest to keep.
           keep_best: how many of those with the highest metric to keep besides.
         """
-        self._folder, self._keep, self._keep_best = folder, keep, keep_best
+        self._place, self._keep, self._keep_best = checkpoint_files.Place(folder), keep, keep_best
         self._manager, self._failed = self._opened(), ""
 
     def _opened(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
         newest = policies.LatestN(self._keep)
         best = policies.BestN(get_metric_fn=_ranked, n=self._keep_best, keep_checkpoints_without_metrics=False)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        folder = self._place.folder
+        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([newest, best]) if self._keep_best else newest,
             best_fn=_main,  # chooses nothing here, but makes orbax write metrics down
@@ -50,7 +53,7 @@ class Checkpoints:
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
         )
         return ocp.CheckpointManager(
-            self._folder.absolute(),
+            folder.absolute(),
             options=options,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()},
         )
@@ -82,7 +85,8 @@ class Checkpoints:
             return jax.tree.map(np.asarray, self._restored(step, state=ocp.args.StandardRestore()))
         except Exception as error:  # orbax raises what it meets in damaged files, of many types
             said = one_line(f"{type(error).__name__}: {error}")
-            raise InputError(f"the checkpoint {str(self._folder / str(step))!r} cannot be read ({said})") from error
+            where = str(self._place.place / str(step))
+            raise InputError(f"the checkpoint {where!r} cannot be read ({said})") from error
 
     def save(self, step: int, state: Any, notes: dict[str, Any], metric: float | None = None) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is.
@@ -96,21 +100,27 @@ class Checkpoints:
           notes: what else the run needs to go on, such as the data position, as JSON values.
           metric: the main one on the held-out split, where it is known.
         """
-        if failure := self._failure(self._manager.wait_until_finished):
+        if failure := self._failure(self._written):
             self._say(failure)
         if failure or self._failed:
             self._manager = self._opened()
         if step != self.latest_step:
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes))
             metrics = None if metric is None else {"main": metric, "step": step}
-            self._failed = self._failure(
-                lambda: self._manager.save(
-                    step,
-                    args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)),
-                    metrics=metrics,
-                    force=True,
-                )
-            )
+            self._failed = self._failure(lambda: self._manager.save(step, args=items, metrics=metrics, force=True))
             self._say(self._failed)
+        self._send()
+
+    def _send(self) -> None:
+        """Has what is whole in a local folder go to the store, if the checkpoints lie in one."""
+        if self._place.is_remote:
+            self._failed = self._failed or self._failure(self._manager.wait_until_finished)
+            self._place.write()
+
+    def _written(self) -> None:
+        """Waits until all is written; raises what stopped it."""
+        self._manager.wait_until_finished()
+        self._place.wait()
 
     def newest(
         self, like: State, check: Callable[[dict[str, Any]], None] = lambda notes: None
@@ -146,9 +156,9 @@ class Checkpoints:
         if errors:
             step, error = next(iter(errors.items()))
             raise InputError(
-                f"the checkpoint {str(self._folder / str(step))!r} cannot be read "
+                f"the checkpoint {str(self._place.place / str(step))!r} cannot be read "
                 f"({one_line(f'{type(error).__name__}: {error}')}), nor any before it; remove "
-                f"{str(self._folder)!r} to start afresh, or name another workdir"
+                f"{str(self._place.place)!r} to start afresh, or name another workdir"
             ) from error
         return None
 
@@ -158,14 +168,15 @@ class Checkpoints:
         return restored
 
     def _closed(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._written()
+        finally:
+            self._manager.close()
 
     def _set_aside(self, errors: dict[int, Exception]) -> None:
         for step, error in errors.items():
-            before = len([*self._folder.glob(f"{DAMAGED}{step}*")])
-            aside = self._folder / f"{DAMAGED}{step}{f'_{before + 1}' if before else ''}"
-            (self._folder / str(step)).rename(aside)
+            before = sum(name.startswith(f"{DAMAGED}{step}") for name in self._place.names())
+            aside = self._place.rename(step, f"{DAMAGED}{step}{f'_{before + 1}' if before else ''}")
             said = one_line(f"{type(error).__name__}: {error}")
             print(f"warning: the checkpoint of step {step} cannot be read ({said}); it is {aside} now", file=sys.stderr)
         if errors:
@@ -178,7 +189,7 @@ class Checkpoints:
         except Exception as error:  # orbax raises what the file system's driver meets, of many types
             # What orbax leaves unfinished is reported when the process ends, after our last line.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            return f"a checkpoint in {self._folder} failed: {one_line(error)}"
+            return f"a checkpoint in {self._place.place} failed: {one_line(error)}"
         return ""
 
     def _say(self, failure: str) -> None:

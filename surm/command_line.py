@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from surm import config as configs
+from surm import files
 from surm.errors import InputError, one_line
 
 
@@ -97,7 +98,7 @@ def parse(
             raise InputError(f"--{name} is missing: python -m {program} --config=FILE --workdir=DIR")
     return CommandLine(
         config=chosen,
-        workdir=os.path.expanduser(values.workdir or ""),
+        workdir=str(files.path(values.workdir)) if values.workdir else "",
         config_file=config_flags.get_config_filename(values["config"]),
         overrides=overrides,
         options={name: values[name].value for name in options},

@@ -23,9 +23,10 @@ def default() -> ml_collections.ConfigDict:
               split to serve as the validation split; 0 = none), `subset_seed` of both, `eval_split` (`test` or
               `validation`), `sampling` (`uniform`, or `balanced`: every class equally often), `threads`; of images
               `augment` (`none` or `crop_flip`); of texts `task` (of GLUE, `classification` or `regression`; `auto`: by
-              the folder's name), `text_columns` and `label_column` (of tables of one's own), `tokenizer` (a
-              tokenizer.json; empty: the weights' own), `lengths` in tokens that batches are filled up to (longer
-              texts are cut to the last).
+              the folder's name), `text_columns` and `label_column` (of tables of one's own), `tokenizer` (a folder,
+              followed as transformers does; a tokenizer.json, used as it stands; empty: the weights' folder), `lengths`
+              in tokens that batches are filled up to (longer texts are cut to the last, or to the tokenizer's
+              model_max_length).
       model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
               `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
               or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in

@@ -1,7 +1,7 @@
 """What is raised when a user's input cannot be used, the name they may have meant, and other errors in a line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -49,3 +49,9 @@ def one_line(what: object) -> str:
     """
     text = " ".join(str(what).split()) or type(what).__name__
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def few(names: Sequence[str], count: int = 8) -> str:
+    """The first names of a list and the number of the others, on one line, for an error message."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return one_line(", ".join(names[:count]) or "none") + more

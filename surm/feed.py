@@ -1,8 +1,6 @@
 """How examples reach a model: what its weights ask for, as batches of what its kind reads."""
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Iterator
 
 import grain
@@ -10,13 +8,17 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
-from surm.data import pipeline, tokens
+from surm.data import pictures, pipeline, tokenizer, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.models import bert, vit
+from surm.models.processor import Processor, plain
 from surm.models.weights import HALVES, Weights
+from surm.notes import say
+
+LOOKED_AT = 8  # pictures of a split, before anything is trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Feed:
       training: opens the endless iterator over a split, in the order of a seed, with a share of every batch.
       evaluation: opens one pass over a split, likewise.
       order: in which that pass goes through the split.
-      pixels: what is subtracted from a pixel in 0..1 and what divides it then, a number a channel; None of texts.
+      processor: what becomes of every picture; None of texts.
     """
 
     ready: Callable[[Split], Split | tokens.TokenSplit]
@@ -37,45 +39,121 @@ class Feed:
     training: Callable[..., grain.DatasetIterator]
     evaluation: Callable[..., Iterator[dict[str, np.ndarray]]]
     order: Callable[[Split | tokens.TokenSplit], np.ndarray]
-    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    processor: Processor | None = None
 
 
-def feed_of(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT | bert.Bert) -> Feed:
-    """How examples reach a model: the normalisation or the tokenizer of its weights, the batches of its config."""
-    return _images(config, weights, base) if isinstance(base, vit.ViT) else _texts(config, weights, base)
+def feed_of(
+    config: ml_collections.ConfigDict,
+    weights: Weights | None,
+    base: vit.ViT | bert.Bert,
+    processor: Processor | None = None,
+) -> Feed:
+    """How examples reach a model.
+
+    Args:
+      config: a run's configuration, which decides on the batches.
+      weights: whose tokenizer or processor it is; None for a model that starts at random.
+      base: the model.
+      processor: of a finished run, what became of its pictures; None for what the weights say.
+
+    Returns:
+      The functions of that feed.
+
+    Raises:
+      InputError: if the weights' tokenizer or processor does not fit the model.
+    """
+    if isinstance(base, vit.ViT):
+        return _images(config, processor or processor_of(weights, base.config))
+    return _texts(config, weights, base)
 
 
-def _images(config: ml_collections.ConfigDict, weights: Weights | None, base: vit.ViT) -> Feed:
-    mean, std = (weights.mean, weights.std) if weights else HALVES
-    size, batch_size, threads = base.config.image_size, config.optim.batch_size, config.data.threads
-    balanced = config.data.sampling == "balanced"
+def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+    """What becomes of every picture: what the weights' files say, fitted to the model, with a line where that is odd.
+
+    Args:
+      weights: those that were opened; None for a model that starts at random.
+      shape: of the model; where it reads other sizes than the files make, all of theirs are scaled alike.
+
+    Returns:
+      The processor; where no file says one, pictures are squashed to the model's square, bilinearly.
+
+    Raises:
+      InputError: if it does not make what the model reads.
+    """
+    if weights is None or weights.processor is None:
+        if weights is not None and str(weights.config.get("model_type")).startswith("clip"):
+            say(
+                f"{weights.name!r} brings no preprocessor_config.json: images are squashed to squares, bilinearly; "
+                "CLIP's own processor resizes the shorter side, bicubically, and crops the middle",
+            )
+        return squashing(weights, shape)
+    processor = weights.processor
+    fitted = processor.fitted(shape.image_size, shape.channels)
+    for note in processor.notes:
+        say(note)
+    if (fitted.resize, fitted.crop) != (processor.resize, processor.crop):
+        say(
+            f"{processor.origin} makes images of {processor.made}×{processor.made}, the model reads {fitted.side}×"
+            f"{fitted.side}: every size there is scaled by {fitted.side}/{processor.made}",
+        )
+    return fitted
+
+
+def squashing(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+    """The processor that squashes, with the weights' mean and standard deviation; arguments as of `processor_of`."""
+    mean, std = HALVES if weights is None else (weights.mean, weights.std)
+    if (mean, std) == HALVES:
+        mean, std = 0.5, 0.5  # of any number of channels
+    origin = repr(weights.name) if weights else ""
+    return plain(mean, std, side=shape.image_size, channels=shape.channels, origin=origin)
+
+
+def _images(config: ml_collections.ConfigDict, processor: Processor) -> Feed:
+    batch_size, threads, said = config.optim.batch_size, config.data.threads, set()
+
+    def ready(split: Split) -> Split:
+        for line in _conversions(split, processor):
+            if line not in said:
+                say(line)
+                said.add(line)
+        return split
 
     def inputs(batch: dict) -> dict:
-        return {"images": pipeline.normalize(batch["image"], mean, std)}
+        return {"images": pipeline.normalize(batch["image"], processor.mean, processor.std, processor.factor)}
 
     def training(split: Split, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
         return pipeline.training_batches(
             split,
             batch_size,
-            size,
+            processor,
             seed=seed,
             augment=config.data.augment,
-            balanced=balanced,
+            balanced=config.data.sampling == "balanced",
             threads=threads,
             share=share,
         )
 
     def evaluation(split: Split, share: Share = WHOLE) -> Iterator:
-        return pipeline.evaluation_batches(split, batch_size, size, threads=threads, share=share)
+        return pipeline.evaluation_batches(split, batch_size, processor, threads=threads, share=share)
 
-    order = lambda split: np.arange(len(split))  # noqa: E731
-    return Feed(lambda split: split, inputs, training, evaluation, order, pixels=(mean, std))
+    return Feed(ready, inputs, training, evaluation, lambda split: np.arange(len(split)), processor)
+
+
+def _conversions(split: Split, processor: Processor) -> list[str]:
+    """What is done to the channels of a few pictures of a split, in lines; InputError if one cannot be prepared."""
+    lines = []
+    for index in sorted({round(number) for number in np.linspace(0, len(split) - 1, LOOKED_AT)}):
+        image = split[index]["image"]
+        pictures.prepared(image, processor)
+        given, wanted = image.shape[-1], processor.channels
+        if done := pictures.conversion(given, wanted, white=processor.white):
+            lines.append(f"images of {given} channels, the model reads {wanted}: {done}")
+    return lines
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    own = pathlib.Path(os.path.expanduser(config.data.tokenizer)) if config.data.tokenizer else None
-    tokenizer = tokens.open_tokenizer(own or (weights.path if weights else None))
-    tokens.check_vocabulary(tokenizer, base.config.vocabulary, pretrained=weights is not None)
+    opened = tokenizer.opened(config.data.tokenizer or (weights.path if weights else None))
+    tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     balanced = config.data.sampling == "balanced"
     if lengths[-1] > base.config.max_length:
@@ -84,14 +162,13 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
             f"positions for {base.config.max_length}"
         )
 
+    longest = min(lengths[-1], opened.limit or lengths[-1])
+
     def ready(split: Split) -> tokens.TokenSplit:
-        encoded = tokens.encode(split, tokenizer, lengths[-1])
+        encoded = tokens.encode(split, opened.tokenizer, longest, side=opened.side, segmented=opened.segmented)
         if encoded.cut:
-            print(
-                f"{encoded.cut} of {len(encoded)} examples are longer than {lengths[-1]} tokens (the last of "
-                "config.data.lengths), and cut",
-                flush=True,
-            )
+            why = "the last of config.data.lengths" if longest == lengths[-1] else "model_max_length of the tokenizer"
+            say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}), and cut")
         return encoded
 
     # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.

@@ -1,39 +1,88 @@
 """Places by name, and files that are whole or absent, never half-written."""
 
+import atexit
 import contextlib
+import json
 import os
 import pathlib
+import shutil
+import tempfile
+import urllib.parse
 import uuid
+from collections.abc import Iterator
 
 from etils import epath
 
-from surm.errors import InputError
+from surm import buckets
+from surm.errors import InputError, one_line
 
 
 def path(name: str | os.PathLike) -> epath.Path:
-    """The place that a name means: a local path, with ~ for the home folder.
+    """The place that a name means: a local path, with ~ for the home folder, gs://BUCKET/... or s3://BUCKET/...
 
     Args:
-      name: as a person wrote it.
+      name: as a person wrote it; file:///PATH is a local path.
 
     Returns:
       The path.
+
+    Raises:
+      InputError: for any other scheme, a bucket that cannot be called so, or where a scheme's package is not installed.
     """
-    return epath.Path(os.path.expanduser(os.fspath(name)))
+    text = os.fspath(name)
+    if text.startswith("file:///"):
+        return epath.Path(urllib.parse.unquote(text.removeprefix("file://")))
+    return buckets.place(text) or epath.Path(os.path.expanduser(text))
+
+
+def absolute(place: epath.Path) -> epath.Path:
+    """A place by its full name; that of a store's is full as it is, which epath does not know."""
+    return place if buckets.holds(place) else place.absolute()
+
+
+def json_object(file: epath.Path) -> dict | None:
+    """The JSON object that a file holds.
+
+    Args:
+      file: where it lies.
+
+    Returns:
+      The object; None if there is no such file.
+
+    Raises:
+      InputError: if the file cannot be read, or holds something else.
+    """
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        said = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(f"{str(file)!r} cannot be read as JSON ({said})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
+    return content
 
 
 def replace(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file in one step: under a name that nobody else uses first, then renamed.
+    """Writes a file in one step: under a name that nobody else uses first, then renamed; an object of a store as it is.
 
     Args:
       path: the file; its folder must exist.
       data: what it will hold; text is written as UTF-8.
+
+    Raises:
+      OSError: if it cannot be written; what was there is there still.
     """
+    content = data.encode() if isinstance(data, str) else data
+    if buckets.holds(path):
+        _put(epath.Path(path), content)
+        return
     path = pathlib.Path(path)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(partial, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
         os.replace(partial, path)
@@ -45,10 +94,54 @@ def replace(path: str | os.PathLike, data: bytes | str) -> None:
         raise
 
 
-def made_folder(path: str | os.PathLike) -> pathlib.Path:
+def _put(place: epath.Path, content: bytes) -> None:
+    """Writes an object, which a store does in one step."""
+    try:
+        place.write_bytes(content)
+    except Exception as error:
+        if isinstance(error, OSError) or buckets.failed(error):
+            raise OSError(f"{str(place)!r} cannot be written: {one_line(error)}") from error
+        raise
+
+
+def made_folder(name: str | os.PathLike) -> epath.Path:
     """A folder to write to, made if absent; InputError if the path is a file."""
-    folder = pathlib.Path(path)
+    folder = path(name)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{str(folder)!r} is a file, expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def below(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder, at any depth."""
+    scheme = "".join(str(folder).partition("://")[:2]) if buckets.holds(folder) else ""
+    for root, _, names in folder.walk():
+        at = epath.Path(f"{scheme}{os.fspath(root).removeprefix(scheme)}")  # of a store epath gives it without scheme
+        yield from (at / name for name in names)
+
+
+def local(place: epath.Path) -> pathlib.Path:
+    """A place on this machine's own disk that holds the same: the place itself, or a copy of what a store holds.
+
+    Args:
+      place: a file or a folder, which need not exist.
+
+    Returns:
+      Its path here; a copy goes when the process ends.
+    """
+    if not buckets.holds(place):
+        return pathlib.Path(place)
+    here = scratch() / str(place).replace("://", "/", 1)
+    for source in [place] if place.is_file() else below(place) if place.is_dir() else []:
+        copied = here / source.relative_to(place)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(source.read_bytes())
+    return here
+
+
+def scratch() -> pathlib.Path:
+    """A new folder on this machine's own disk, which goes when the process ends."""
+    folder = tempfile.mkdtemp(prefix="surm_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pathlib.Path(folder)

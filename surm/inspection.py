@@ -9,11 +9,12 @@ Reads JSON and the heads of safetensors files, nothing else: no jax, no weights.
 import json
 import math
 import os
-import pathlib
 from typing import Any
 
 import safetensors
+from etils import epath
 
+from surm import files
 from surm.errors import InputError
 from surm.report import collect
 
@@ -35,14 +36,14 @@ def shown(folder: str | os.PathLike, *, colour: bool = False) -> str:
     Raises:
       InputError: if it is neither, or a file in it is damaged.
     """
-    path = pathlib.Path(folder)
+    path = files.path(folder)
     facts = facts_of(path)
     width = max(map(len, facts))
     start, end = (_BOLD, _PLAIN) if colour else ("", "")
     return "\n".join([f"{start}{path}{end}", *(f"  {start}{name:<{width}}{end}  {facts[name]}" for name in facts)])
 
 
-def facts_of(path: pathlib.Path) -> dict[str, str]:
+def facts_of(path: epath.Path) -> dict[str, str]:
     """What is to be said of a folder, by name, in order.
 
     Args:
@@ -65,7 +66,7 @@ def facts_of(path: pathlib.Path) -> dict[str, str]:
     raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json: no run, and no adapter")
 
 
-def _result(file: pathlib.Path) -> dict[str, Any]:
+def _result(file: epath.Path) -> dict[str, Any]:
     """A run's; parts may be missing, but what was measured."""
     result = _read(file)
     measured = result.get("eval")
@@ -114,7 +115,7 @@ def _mistaken(result: dict[str, Any], most: int = 4) -> str:
     return ", ".join(text for _, text in sorted(wrong, key=lambda one: -one[0])[:most])
 
 
-def _of_unfinished(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:
+def _of_unfinished(path: epath.Path, config: dict[str, Any]) -> dict[str, str]:
     steps, log = 0, path / "metrics.jsonl"
     for line in log.read_text().splitlines() if log.is_file() else ():
         try:
@@ -148,7 +149,7 @@ def _told(**facts: str) -> dict[str, str]:
     return {name.replace("_", " "): text for name, text in facts.items() if text}
 
 
-def _of_adapter(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:
+def _of_adapter(path: epath.Path, config: dict[str, Any]) -> dict[str, str]:
     shapes = _shapes(path / "adapter_model.safetensors")
     count = sum(math.prod(shape) for shape in shapes.values())
     arrays = f"{len(shapes)}, {count:,} numbers, such as {next(iter(sorted(shapes)), 'none')}"
@@ -172,17 +173,18 @@ def _of_adapter(path: pathlib.Path, config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _shapes(file: pathlib.Path) -> dict[str, list[int]]:
+def _shapes(file: epath.Path) -> dict[str, list[int]]:
     """Of a safetensors file's arrays, none of which is read."""
     try:
-        file.stat()  # names the file that is missing, which safetensors does not
-        with safetensors.safe_open(file, framework="numpy") as opened:
+        if not file.exists():
+            raise FileNotFoundError("there is no such file")
+        with safetensors.safe_open(files.local(file), framework="numpy") as opened:
             return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  it is no dict
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{str(file)!r} is missing or damaged: {error}") from error
 
 
-def _read(file: pathlib.Path) -> dict[str, Any]:
+def _read(file: epath.Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -1,14 +1,14 @@
 """The trained arrays of a step whose checkpoint a finished run has kept."""
 
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 
-from surm import checkpoint
+from surm import checkpoint, checkpoint_files
 from surm.errors import InputError
 from surm.peft import store, surgery
 from surm.step import answering
@@ -16,7 +16,7 @@ from surm.step import answering
 BEST = "best"
 
 
-def at_step(path: pathlib.Path, model: nnx.Module, step: int | str, result: Mapping[str, Any]) -> nnx.Module:
+def at_step(path: epath.Path, model: nnx.Module, step: int | str, result: Mapping[str, Any]) -> nnx.Module:
     """A run's model as it was after a step.
 
     Args:
@@ -36,7 +36,8 @@ def at_step(path: pathlib.Path, model: nnx.Module, step: int | str, result: Mapp
     if chosen is not None and step in (BEST, chosen):
         return model
     folder = path / "checkpoints"
-    if not folder.is_dir() or not any(one.name.isdecimal() for one in folder.iterdir()):
+    names = [one.name.removesuffix(checkpoint_files.SUFFIX) for one in folder.iterdir()] if folder.is_dir() else []
+    if not any(name.isdecimal() for name in names):
         raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, so its adapter is all there is")
     with checkpoint.Checkpoints(folder, keep=sys.maxsize) as saved:
         number = _best(path, saved.measured(), result) if step == BEST else step
@@ -52,7 +53,7 @@ def at_step(path: pathlib.Path, model: nnx.Module, step: int | str, result: Mapp
     return surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
 
 
-def _best(path: pathlib.Path, measured: Mapping[int, float | None], result: Mapping[str, Any]) -> int:
+def _best(path: epath.Path, measured: Mapping[int, float | None], result: Mapping[str, Any]) -> int:
     known = {step: metric for step, metric in measured.items() if metric is not None}
     if not known:
         raise InputError(
@@ -65,5 +66,5 @@ def _best(path: pathlib.Path, measured: Mapping[int, float | None], result: Mapp
     return best
 
 
-def _of_population(path: pathlib.Path) -> str:
+def _of_population(path: epath.Path) -> str:
     return " (those of a population are of all its members together)" if path.parent.name == "members" else ""

@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from etils import epath
 
-from surm import files, stopping, sweeps
+from surm import buckets, files, stopping, sweeps
 from surm.errors import InputError, nearest
 from surm.workdir import Workdir
 
@@ -49,11 +50,11 @@ class Run:
     name: str
     overrides: sweeps.Overrides
     config: ml_collections.ConfigDict
-    folder: pathlib.Path
+    folder: epath.Path
     flags: list[str]
 
     @property
-    def log(self) -> pathlib.Path:
+    def log(self) -> epath.Path:
         """Where its output goes, one attempt after the other; beside the run's own files, which never refuse it."""
         return self.folder / "log.txt"
 
@@ -101,7 +102,9 @@ _OTHER = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}
 def _train(run: Run, asked: list[int]) -> int:
     """Trains one run; its exit status, negative if a signal killed it."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with open(run.log, "ab") as log:
+    here = files.local(run.log)
+    here.parent.mkdir(parents=True, exist_ok=True)
+    with open(here, "ab") as log:
         log.write(f"$ {shlex.join(run.command)}\n".encode())
         log.flush()
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # or what is printed would follow the error
@@ -125,22 +128,27 @@ def _train(run: Run, asked: list[int]) -> int:
         if process.poll() is None:  # interrupted for the second time
             process.kill()
             process.wait()
+        if buckets.holds(run.log):
+            files.replace(run.log, here.read_bytes())
 
 
 def _reason(run: Run, status: int) -> str:
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
-    lines = re.split(r"[\r\n]+", run.log.read_text(errors="replace").strip())
+    lines = re.split(r"[\r\n]+", run.log.read_bytes().decode(errors="replace").strip())
     return lines[-1].strip()
 
 
-def script(launcher: str, runs: Sequence[Run], workdir: pathlib.Path, template: str | None) -> pathlib.Path:
+def script(launcher: str, runs: Sequence[Run], workdir: epath.Path, template: str | None) -> epath.Path:
     """Writes the script that trains runs elsewhere.
+
+    Of a sweep in an object store the script, and what the runs print, lie in a folder of the sweep's name here: neither
+    a shell nor Slurm writes to a store.
 
     Args:
       launcher: a key of `TEMPLATES`.
       runs: those to train.
-      workdir: the sweep's folder, which the script is written to.
+      workdir: the sweep's folder, which the script is written to where it is local.
       template: a person's own, None for the one in `scripts/`.
 
     Returns:
@@ -151,26 +159,27 @@ def script(launcher: str, runs: Sequence[Run], workdir: pathlib.Path, template: 
       OSError: if the script cannot be written.
     """
     source = pathlib.Path(template) if template is not None else SCRIPTS / TEMPLATES[launcher]
+    here = epath.Path(workdir.name) if buckets.holds(workdir) else workdir
     common = {
         "array": f"0-{len(runs) - 1}",
         "directory": shlex.quote(os.getcwd()),
-        "output": shlex.quote(f"{workdir.absolute()}".replace("%", "%%") + "/slurm-%A_%a.out"),
+        "output": shlex.quote(f"{here.absolute()}".replace("%", "%%") + "/slurm-%A_%a.out"),
     }
     each = [
         {
             "index": str(index),
             "flags": shlex.join(run.flags),
             "quoted_flags": shlex.quote(shlex.join(run.flags)),
-            "log": shlex.quote(str(run.log)),
+            "log": shlex.quote(str(here / run.name / run.log.name)),
             "python": shlex.quote(sys.executable),
             "workload": workload_name(run),
         }
         for index, run in enumerate(runs)
     ]
     text = _filled(_read(source), common, each, str(source))
-    workdir.mkdir(parents=True, exist_ok=True)
-    files.replace(workdir / TEMPLATES[launcher], text)
-    return workdir / TEMPLATES[launcher]
+    here.mkdir(parents=True, exist_ok=True)
+    files.replace(here / TEMPLATES[launcher], text)
+    return here / TEMPLATES[launcher]
 
 
 def workload_name(run: Run) -> str:

@@ -129,6 +129,7 @@ class Loop:
         self.mesh, self.split = mesh, prepared.config.data.eval_split  # that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()
         self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
+        self.belongs_to |= {"preparation of images": prepared.processor.to_json()} if prepared.processor else {}
         nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
         processes.check_same("base or data", self.belongs_to)
         self.inputs = signature.of_inputs(prepared)
@@ -197,8 +198,7 @@ class Loop:
     @property
     def chooses_by(self) -> str:
         """What says which step is best."""
-        main = self.prepared.data.metrics[0]
-        return "loss" if self.prepared.config.eval.choose == "least_loss" else main
+        return "loss" if self.prepared.config.eval.choose == "least_loss" else self.prepared.data.metrics[0]
 
     def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
         """The metrics of a split, logged; read from the log where they are there already."""
@@ -271,13 +271,15 @@ class Loop:
         return step
 
     def _check_belongs(self, notes: dict[str, Any]) -> None:
-        what = [name for name, expected in self.belongs_to.items() if notes[name] != expected]
-        if not what and not signature.same(notes.get("inputs", self.inputs), self.inputs):
-            what = ["pixels or tokens"]
-        if what:
+        of_old = self.prepared.processor and self.prepared.processor.squashes  # in 0.1.0, where that was not noted
+        known = {what: own for what, own in self.belongs_to.items() if what in notes or not of_old}
+        other = [what for what, own in known.items() if notes.get(what) != own]
+        if not other and not signature.same(notes.get("inputs", self.inputs), self.inputs):
+            other = ["pixels or tokens"]
+        if other:
             moved = "; ".join(str(change) for change in self.folder.changes if change.decision == "content")
             raise InputError(
-                f"the checkpoint of {str(self.folder.path)!r} belongs to other {what[0]} than the config's are now"
+                f"the checkpoint of {str(self.folder.path)!r} belongs to other {other[0]} than the config's are now"
                 f"{moved and f' ({moved})'}; name another workdir"
             )
 

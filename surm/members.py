@@ -228,4 +228,5 @@ def folders_of(folder: Workdir, every: Sequence[Member]) -> list[Workdir]:
         if folder.writes:
             path.mkdir(parents=True, exist_ok=True)
         found.append(Workdir(path, member.config, writes=folder.writes))
+        found[-1].lock = folder.lock  # of the population: it is held, or lost, for all
     return found

@@ -21,6 +21,7 @@ from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
+from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
@@ -60,6 +61,7 @@ class Run:
       training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
         every batch (`surm.data.share`).
       evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
+      processor: what becomes of every picture; None of texts.
       validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
       class_weights: of the loss, one a class; None where all weigh the same.
     """
@@ -72,6 +74,7 @@ class Run:
     resumed: bool
     training_batches: Callable[..., grain.DatasetIterator]
     evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
+    processor: Processor | None = None
     validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
     class_weights: np.ndarray | None = None
 
@@ -108,6 +111,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         evaluation_batches={
             ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
         },
+        processor=feed.processor,
         validation_batches=chooses and functools.partial(feed.evaluation, feed.ready(chooses)),
         class_weights=class_weights,
     )

@@ -1,7 +1,6 @@
 """What a training loop says while it runs: a progress bar, `metrics.jsonl`, and a stop when numbers cease."""
 
 import math
-import pathlib
 import statistics
 import sys
 import time
@@ -12,8 +11,9 @@ import jax
 import ml_collections
 import numpy as np
 import tqdm
+from etils import epath
 
-from surm import processes, writers
+from surm import mirror, processes, writers
 from surm.workdir import Workdir
 
 _TIMED = 7  # steps, the first two of which wait for the compiler, before it is said how long the rest will take
@@ -73,6 +73,8 @@ class RunLog:
             self._folder.log(step, split, numbers)
             for writer in self._writers:
                 writer.write(step, split, numbers)
+            if split != "train":
+                self._folder.flush()
 
     def logged(self, step: int, split: str) -> Values | None:
         """See `Log`."""
@@ -86,6 +88,7 @@ class RunLog:
 
     def flush(self) -> None:
         """See `Log`."""
+        self._folder.flush()
         for writer in self._writers:
             writer.flush()
 
@@ -98,9 +101,9 @@ class RunLog:
 class Trace:
     """JAX's profiler for a few steps of a run."""
 
-    def __init__(self, folder: pathlib.Path, first: int, steps: int):
+    def __init__(self, folder: epath.Path, first: int, steps: int):
         """Traces so many steps from the first on into a folder; none, if there are to be none."""
-        self._folder, self._first, self._behind, self._on = folder, first, first + steps, False
+        self._folder, self._first, self._behind, self._on = mirror.Mirror(folder), first, first + steps, False
 
     def __enter__(self) -> "Trace":
         return self
@@ -112,7 +115,7 @@ class Trace:
         """Starts or stops where a step is the one to do it at; what runs is finished first, by `flush`."""
         if step == self._first < self._behind:
             flush()
-            jax.profiler.start_trace(self._folder)
+            jax.profiler.start_trace(self._folder.here)
             self._on = True
         elif self._on and step == self._behind:
             flush()
@@ -122,6 +125,7 @@ class Trace:
         if self._on:
             jax.profiler.stop_trace()
             self._on = False
+            self._folder.send()
 
 
 class Progress:

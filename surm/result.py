@@ -68,6 +68,7 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
         **({"confusion": np.asarray(measured["confusion"]).tolist()} if measured.get("confusion") is not None else {}),
+        "processor": prepared.processor.to_json() if prepared.processor else None,
         "family": "+".join(dict.fromkeys(delta.family for delta in matrices.values())) or None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,

@@ -3,22 +3,27 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from flax import nnx
 from jaxtyping import Float
+from PIL import Image
 
 from surm import config as configs
-from surm import kept, preparation
+from surm import files, kept, preparation
+from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
-from surm.feed import Feed, feed_of
+from surm.feed import Feed, feed_of, squashing
+from surm.models import processor_files, vit
+from surm.models.processor import Processor
+from surm.models.weights import Weights
 from surm.peft import store
 from surm.workdir import LOCK, Workdir, read_object
 
@@ -45,8 +50,8 @@ class LoadedRun:
         """The model's outputs for examples, prepared just as in training.
 
         Args:
-          examples: uint8 images of one size, N×H×W[×C]; or texts: strings, or pairs of them, as in training; any
-            iterable of them.
+          examples: uint8 images of any size: an array N×H×W[×C], or any iterable of arrays H×W[×C] or of Pillow's
+            images, which may differ in size and channels; or texts: strings, or pairs of them, as in training.
 
         Returns:
           One row an example, in order: logits of `result["classes"]`, or one number for regression.
@@ -77,13 +82,7 @@ class LoadedRun:
         labels = np.zeros(len(examples), np.int32)
         if self.result["kind"] == "text":
             return TextSplit(self._texts(examples), labels)
-        try:
-            images = np.asarray(examples)
-        except ValueError as error:
-            raise InputError(f"the images do not make one array ({error}), expected uint8 N×H×W[×C]") from error
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
-            raise InputError(f"images are {images.dtype} of shape {images.shape}, expected uint8 N×H×W[×C]")
-        return ArraySplit(images[..., None] if images.ndim == 3 else images, labels)
+        return ArraySplit(_images(examples), labels)
 
     def _texts(self, examples: Sequence[Any]) -> list[tuple[str, ...]]:
         number = self.result["num_texts"]
@@ -114,9 +113,9 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
       InputError: if the folder holds no finished run, its result is damaged, its weights cannot be opened any more, or
         no checkpoint of the step is kept.
     """
-    path = pathlib.Path(folder)
     if not (step is None or step == kept.BEST or (isinstance(step, int) and not isinstance(step, bool))):
         raise InputError(f"step={step!r}, expected a number of steps, 'best' or None")
+    path = files.path(folder)
     if not (path / "result.json").is_file():
         raise InputError(f"{str(folder)!r} holds {_instead_of_a_finished_run(path)}")
     result = read_object(path / "result.json")
@@ -135,16 +134,68 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     weights = preparation.weights_of(config)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     model = store.load_adapter(path / "adapter", base)
+    processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
     return LoadedRun(
         config=config,
         model=model if step is None else kept.at_step(path, model, step, result),
         metrics=Workdir(path, config).metrics(),
         result=result,
-        feed=feed_of(config, weights, base),
+        feed=feed_of(config, weights, base, processor),
     )
 
 
-def _instead_of_a_finished_run(path: pathlib.Path) -> str:
+def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+    """What became of every picture in training; a line where the weights' files say something else now."""
+    now = trained = squashing(weights, shape)  # as in runs of 0.1.0, whatever the files said
+    if weights is not None and weights.processor is not None:
+        now = weights.processor.fitted(shape.image_size, shape.channels)
+    if result.get("processor") is not None:
+        noted = processor_files.parsed(result["processor"], repr(str(path / "result.json")), {})
+        trained = noted.fitted(shape.image_size, shape.channels)
+    if now != trained:
+        said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
+        print(f"images are prepared as {str(path)!r} was trained, {said}", flush=True)
+    return trained
+
+
+def _images(examples: Sequence[Any]) -> np.ndarray:
+    """Pictures as one array N×H×W×C or, where they come one by one, as an array of arrays."""
+    if isinstance(examples, np.ndarray | jax.Array) and examples.dtype != object:
+        shape = "×".join(map(str, examples.shape))
+        if examples.ndim == 3 and examples.shape[-1] in (3, 4):
+            raise InputError(
+                f"images are an array of {shape}; expected a list of it, [image], if that is one image in colour, or "
+                f"images[..., None] if it is {len(examples)} grey ones"
+            )
+        return _with_channels(np.asarray(examples), "images are", "N×H×W[×C]")
+    images = np.empty(len(examples), object)
+    for number, example in enumerate(examples):
+        images[number] = _image(example, f"image {number} is")
+    return images
+
+
+def _image(given: Any, what: str) -> np.ndarray:
+    """One picture, H×W×C."""
+    if isinstance(given, Image.Image):
+        return pictures.of_pillow(given)
+    if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+        raise InputError(f"{what} {given!r:.80}; expected a uint8 array H×W[×C], or an image of Pillow's")
+    try:
+        return _with_channels(np.asarray(given), what, "H×W[×C]")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{what} no array ({error}); expected uint8 H×W[×C]") from error
+
+
+def _with_channels(array: np.ndarray, what: str, expected: str) -> np.ndarray:
+    dimensions = expected.count("×") + 1
+    if array.dtype != np.uint8 or array.ndim not in (dimensions - 1, dimensions) or not array.size:
+        raise InputError(f"{what} {array.dtype} of shape {array.shape}, expected uint8 {expected}, 0 to 255")
+    return array[..., None] if array.ndim == dimensions - 1 else array
+
+
+def _instead_of_a_finished_run(path: epath.Path) -> str:
     """What a folder without a result is, and what to do where a run has begun in it."""
     if (path / "config.json").is_file() and any((path / name).exists() for name in (LOCK, "metrics.jsonl")):
         return (

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import absl.logging
 
-from surm.errors import InputError
+from surm import buckets
+from surm.errors import InputError, one_line
 
 
 def status_of(act: Callable[[], int]) -> int:
@@ -40,6 +41,11 @@ def status_of(act: Callable[[], int]) -> int:
     except OSError as error:
         what = f"{error.filename!r}: {error.strerror}" if error.filename else error
         print(f"error: {what}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not buckets.failed(error):
+            raise
+        print(f"error: a store did not answer as it should: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,7 +10,6 @@ looked at, and completed, by the same command.
 """
 
 import inspect
-import pathlib
 import runpy
 import shlex
 import signal
@@ -19,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from surm import command_line, launchers, report, sweeps
+from surm import command_line, files, launchers, report, sweeps
 from surm import config as configs
 from surm.command_line import CommandLine
 from surm.errors import InputError, nearest, one_line
@@ -97,7 +96,7 @@ def _run(line: CommandLine, overrides: sweeps.Overrides) -> Run:
     name = sweeps.name(overrides)
     if both := sorted(line.overrides.keys() & overrides.keys()):
         raise InputError(f"--config.{both[0]} is given, but sweep() sets it too; leave it out")
-    folder = pathlib.Path(line.workdir) / name
+    folder = files.path(line.workdir) / name
     given = sweeps.flags({**line.overrides, **overrides})
     flags = [f"--config={line.config_file}", *given, f"--workdir={folder}"]
     try:
@@ -158,7 +157,7 @@ def write_script(runs: Sequence[Run], launcher: str, workdir: str, template: str
     """Writes the script for what is missing and prints the table and how to start it."""
     print(table(runs, {}))
     if missing := _missing(runs):
-        written = launchers.script(launcher, missing, pathlib.Path(workdir), template)
+        written = launchers.script(launcher, missing, files.path(workdir), template)
         print(f"to train what is missing: {launchers.STARTED_WITH[launcher]} {shlex.quote(str(written))}")
     return 0
 

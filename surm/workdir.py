@@ -1,23 +1,27 @@
 """The folder of a run: which config it belongs to, its metrics as they come, its result at the end.
 
 config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json, and .lock, which keeps other runs out
+
+The folder may lie in an object store. Nothing can be appended to there: the lines of metrics.jsonl are kept, and the
+file is written anew before every checkpoint, and every `WRITTEN_EVERY` seconds where a line comes.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import pathlib
+import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import ml_collections
+from etils import epath
 
+from surm import buckets, checkpoint_files, files, going_on, locks
 from surm import config as configs
-from surm import files, going_on
-from surm.errors import InputError
+from surm.errors import InputError, one_line
+from surm.locks import LOCK  # noqa: F401  it is one of the folder's files
 
-LOCK = ".lock"
+WRITTEN_EVERY = 60.0
 
 
 class Workdir:
@@ -34,41 +38,28 @@ class Workdir:
         Raises:
           InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
         """
-        self.path = pathlib.Path(path)
-        if writes and self.path.exists() and not self.path.is_dir():
-            raise InputError(f"workdir {str(path)!r} is a file, expected a folder")
+        self.path = files.path(path)
         self.config, self.writes = config, writes
         self.changes: list[going_on.Change] = []  # of the config since the run was stopped
+        self.lock = locks.of(self.path)
+        self._lines: list[str] | None = None  # of metrics.jsonl, where nothing can be appended to it
+        self._written, self._unwritten = time.monotonic(), False
         if writes:
-            self._refuse_another()
+            self._look()
 
     def refuse_if_busy(self) -> None:
         """Raises InputError if another run is at work in the folder; sooner than `claimed`, which decides."""
-        if os.access(self.path / LOCK, os.R_OK):
-            with open(self.path / LOCK) as lock:
-                self._hold(lock, fcntl.LOCK_SH)
+        self.lock.refuse_if_busy()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Makes the folder and keeps other runs out of it for the length of a `with` block.
-
-        The lock belongs to the process: however the process ends, the folder is free again.
+        """Makes the folder and keeps other runs out of it for the length of a `with` block; see `surm.locks`.
 
         Raises:
           InputError: if the folder cannot be written, or another run is at work in it.
         """
-        file = self.path / LOCK
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        except OSError as error:
-            raise InputError(f"workdir {str(self.path)!r} cannot be written ({error}); name another") from error
-        with open(file, "r+") as lock:
-            self._hold(lock, fcntl.LOCK_EX)
+        with self.lock.held():
             self._refuse_another()  # that came and went since this one looked
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
             if not self.changes:
                 self.write_json("config.json", self.config.to_dict())
             yield
@@ -89,7 +80,7 @@ class Workdir:
         print(f"going on with another config: {'; '.join(map(str, self.changes))}", flush=True)
 
     @property
-    def checkpoints(self) -> pathlib.Path:
+    def checkpoints(self) -> epath.Path:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
 
@@ -97,10 +88,11 @@ class Workdir:
     def newest_step(self) -> int | None:
         """The step of the newest whole checkpoint, None if there is none to go on from."""
         there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return max((int(path.name) for path in there if path.name.isdecimal()), default=None)
+        names = [path.name.removesuffix(checkpoint_files.SUFFIX) for path in there]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
 
     @property
-    def adapter(self) -> pathlib.Path:
+    def adapter(self) -> epath.Path:
         """Where the adapter lies at the end."""
         return self.path / "adapter"
 
@@ -113,17 +105,36 @@ class Workdir:
         """Appends one line to `metrics.jsonl`."""
         if not self.writes:
             return
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, "split": split, "values": values}) + "\n")
+        line = json.dumps({"step": step, "split": split, "values": values}) + "\n"
+        if not buckets.holds(self.path):
+            with open(self.path / "metrics.jsonl", "a") as file:
+                file.write(line)
+            return
+        self._kept_lines().append(line)
+        self._unwritten = True
+        if time.monotonic() - self._written > WRITTEN_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Has all that was logged written; raises OSError if that cannot be, or another run has the folder now."""
+        self.lock.check()
+        if self._unwritten:
+            files.replace(self.path / "metrics.jsonl", "".join(self._kept_lines()))
+            self._written, self._unwritten = time.monotonic(), False
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
         file = self.path / "metrics.jsonl"
         try:
-            lines = file.read_text().splitlines() if file.is_file() else []
-            return [json.loads(line) for line in lines if line.endswith("}}")]
+            lines = self._kept_lines() if self._unwritten else file.read_text().splitlines() if file.is_file() else []
+            return [json.loads(line) for line in lines if line.rstrip("\n").endswith("}}")]
         except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
             raise _damaged(file, error) from error
+
+    def _kept_lines(self) -> list[str]:
+        if self._lines is None:
+            self._lines = [json.dumps(line) + "\n" for line in self.metrics()]
+        return self._lines
 
     def logged(self, step: int, split: str) -> dict[str, float] | None:
         """The values of one line, None if it has not been written."""
@@ -135,22 +146,25 @@ class Workdir:
         if not self.writes:
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
+        self._lines, self._unwritten = None, False
         files.replace(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a JSON file, whole or not at all."""
+        self.lock.check()
         files.replace(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def _hold(self, lock: TextIO, kind: int) -> None:
-        """Locks the file until it is closed; InputError if another run holds it."""
+    def _look(self) -> None:
+        """Refuses a path that is a file, a store that does not answer, and the folder of another run."""
         try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = lock.read().strip() or "unknown"
-            raise InputError(
-                f"workdir {str(self.path)!r}: another run, process {holder}, is in it; wait for it, stop it, or "
-                "name another workdir"
-            ) from error
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"workdir {str(self.path)!r} is a file, expected a folder")
+            self._refuse_another()
+        except Exception as error:
+            if not buckets.holds(self.path) or isinstance(error, InputError):
+                raise
+            raise InputError(f"workdir {str(self.path)!r} cannot be read ({one_line(error)}); is the bucket there, and "
+                             "are its credentials in the environment?") from error  # fmt: skip
 
     def _refuse_another(self) -> None:
         file = self.path / "config.json"
@@ -166,7 +180,7 @@ class Workdir:
         going_on.check(self.changes, self.config, str(self.path), adapter=self.adapter.is_dir())
 
 
-def read_object(file: pathlib.Path) -> dict[str, Any]:
+def read_object(file: epath.Path) -> dict[str, Any]:
     """Reads a JSON object from a run's folder; InputError if it is damaged."""
     try:
         value = json.loads(file.read_text())
@@ -177,5 +191,5 @@ def read_object(file: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _damaged(file: pathlib.Path, error: Exception) -> InputError:
+def _damaged(file: epath.Path, error: Exception) -> InputError:
     return InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another")

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import ml_collections
 
-from surm import files
+from surm import files, mirror
 from surm.errors import InputError, nearest, one_line
 from surm.workdir import Workdir
 
@@ -35,14 +35,15 @@ class TensorBoard:
 
     def __init__(self, folder: Workdir):
         """Writes below a run's folder."""
-        self._folder, self._events = folder.path / "tensorboard", None
+        self._folder, self._events = mirror.Mirror(folder.path / "tensorboard"), None
 
     def start(self, step: int) -> None:
         """See `Writer`; TensorBoard drops the steps that come again."""
         import tensorboardX
 
-        before = self._folder.is_dir() and any(self._folder.iterdir())
-        self._events = tensorboardX.SummaryWriter(str(self._folder), purge_step=step + 1 if before else None)
+        place = self._folder.place
+        before = place.is_dir() and any(place.iterdir())
+        self._events = tensorboardX.SummaryWriter(str(self._folder.here), purge_step=step + 1 if before else None)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """See `Writer`; the names are `split/metric`."""
@@ -52,11 +53,13 @@ class TensorBoard:
     def flush(self) -> None:
         """See `Writer`."""
         self._events.flush()
+        self._folder.send()
 
     def close(self) -> None:
         """See `Writer`."""
         if self._events:
             self._events.close()
+            self._folder.send()
 
 
 class WeightsAndBiases:
@@ -71,16 +74,18 @@ class WeightsAndBiases:
     def __init__(self, folder: Workdir):
         """Writes below a run's folder."""
         self._folder, self._run = folder, None
+        self._local = mirror.Mirror(folder.path / "wandb")
 
     def start(self, _: int) -> None:
         """See `Writer`; raises InputError if Weights & Biases cannot be reached or lets nobody in."""
         import wandb
 
-        path = self._folder.path.absolute()
+        path = files.absolute(self._folder.path)
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "surm"), name=path.name, group=path.parent.name,
-                id=self._id(), resume="allow", reinit="create_new", dir=path, config=self._folder.config.to_dict(),
+                id=self._id(), resume="allow", reinit="create_new", dir=self._local.here.parent.absolute(),
+                config=self._folder.config.to_dict(),
             )  # fmt: skip
         except wandb.errors.Error as error:
             raise InputError(
@@ -99,6 +104,7 @@ class WeightsAndBiases:
         """See `Writer`."""
         if self._run:
             self._run.finish()
+            self._local.send()
 
     def _id(self) -> str:
         file = self._folder.path / "wandb_id"

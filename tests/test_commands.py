@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ import surm
 from surm import __main__ as command
 from surm import files, inspection, status, train
 from surm.models import bert, convert, vit, weights
+from surm.models.processor import plain
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 from tests.test_train import arguments
@@ -156,6 +158,7 @@ class Opened:
         spec = surm.PeftSpec(family=family, targets=r".*\.(query|value)", train="head")
         self.model = randomize(surm.attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(0)), spec, nnx.Rngs(1)))
         self.result = {"classes": ["cat", "dog", "owl", "fly", "ant"]}
+        self.feed = types.SimpleNamespace(processor=plain(0.5, 0.25, side=16, channels=3))
 
 
 def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys, monkeypatch, images):
@@ -169,6 +172,8 @@ def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
     printed(capsys, "merge", "run", "--out", str(tmp_path / "merged"))
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["id2label"]["2"] == "owl"
+    processor = json.loads((tmp_path / "merged" / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 16, "width": 16} and processor["image_std"] == [0.25] * 3
 
 
 def test_merge_writes_a_file_of_its_own_that_answers_as_the_run(tmp_path, run, capsys):

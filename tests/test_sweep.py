@@ -95,7 +95,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
     accuracies = [float(row[-5]) for row in rows[1:-1]]
     assert accuracies == sorted(accuracies, reverse=True)
 
-    written = {name: (run.folder / "result.json").stat().st_mtime_ns for name, run in runs.items() if name != failed}
+    written = {name: os.stat(run.folder / "result.json").st_mtime_ns for name, run in runs.items() if name != failed}
     for name in written:
         held = json.loads((runs[name].folder / "result.json").read_text())
         common = {"data.source": data.partition("=")[2], "optim.steps": 2, "optim.batch_size": 4, "log_every_steps": 1,
@@ -110,7 +110,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
         f"[1/1] {failed}: its output is in {runs[failed].log}"
     ]
     assert [line.split()[-1] for line in second.stdout.splitlines()[-6:]] == ["finished"] * 6
-    assert written == {name: (runs[name].folder / "result.json").stat().st_mtime_ns for name in written}
+    assert written == {name: os.stat(runs[name].folder / "result.json").st_mtime_ns for name in written}
     results = [run.result() for run in runs.values()]
     assert {result["trainable_parameters"] for result in results} == {192 * 10 + 10 + 2 * 192, 192 * 10 + 10 + 3 * 192}
 

@@ -149,7 +149,7 @@ def test_a_run_compiles_once_a_length_and_never_again(material):
             "path='fused' with dropout=0.15; expected branch, branch_dft, branch_dense or auto",
         ),
         (["--config.data.augment=crop_flip"], "config.data.augment is set, but data.source="),
-        (["--config.data.lengths=2"], "goes up to 2 tokens, which leaves no room for 1 text beside 2 special"),
+        (["--config.data.lengths=2"], "cut to 2 tokens, which leaves no room for 1 text beside 2 special"),
         (["--config.data.source=tfds:glue/mprc"], "nearest: mrpc"),
     ],
 )

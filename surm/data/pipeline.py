@@ -1,6 +1,6 @@
 """From a split to batches: shuffling, resizing, augmentation, padding, all in grain.
 
-A batch is `{"image": uint8 B×S×S×3, "label": int32 B, "mask": bool B}`. Every pass covers each example exactly once;
+A batch is `{"image": uint8 B×S×S×C, "label": int32 B, "mask": bool B}`. Every pass covers each example exactly once;
 the last batch of a pass is padded with masked examples, so metrics are exact and shapes never change. The position
 in the stream is a small dict (`iterator.get_state()`), and a restored iterator goes on as if never stopped.
 """
@@ -13,9 +13,9 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from surm.data.balanced import BalancedSplit
+from surm.data.pictures import Rule, Square, prepared
 from surm.data.share import WHOLE, Share, Shared
 from surm.data.splits import Split
 from surm.errors import InputError
@@ -25,21 +25,14 @@ AUGMENTATIONS = ("none", "crop_flip")
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Makes every image `size`×`size`×3: bilinear where the size differs, grey repeated."""
+    """Makes every image what a rule says; a number stands for a `Square` of that side with three channels."""
 
-    size: int
+    rule: Rule | int
 
     def __call__(self, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Resizes one example and marks it as real (not padding)."""
-        image = example["image"]
-        if image.shape[:2] != (self.size, self.size):
-            pixels = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-            image = np.asarray(pixels.resize((self.size, self.size), Image.Resampling.BILINEAR))
-        if image.ndim == 2:
-            image = image[..., None]
-        if image.shape[-1] == 1:
-            image = np.repeat(image, 3, axis=-1)
-        return {"image": image, "label": example["label"], "mask": np.bool_(True)}
+        """Prepares one example and marks it as real (not padding)."""
+        rule = Square(self.rule) if isinstance(self.rule, int) else self.rule
+        return {"image": prepared(example["image"], rule), "label": example["label"], "mask": np.bool_(True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +50,19 @@ class CropFlip(grain.transforms.RandomMap):
         return {**example, "image": image[:, ::-1] if rng.random() < 0.5 else image}
 
 
-def normalize(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Turns uint8 images into float32, on the device: (image/255 − mean) / std, channel by channel."""
-    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+def normalize(
+    images: jax.Array, mean: float | tuple[float, ...], std: float | tuple[float, ...], factor: float = 1 / 255
+) -> jax.Array:
+    """Turns uint8 images into float32, on the device: (factor · image − mean) / std, channel by channel."""
+    scaled = images.astype(jnp.float32)
+    scaled = scaled / 255 if factor == 1 / 255 else scaled * factor  # the quotient is the nearer to image/255
+    return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
 def training_batches(
     split: Split,
     batch_size: int,
-    image_size: int,
+    rule: Rule | int,
     *,
     seed: int,
     augment: str = "none",
@@ -78,7 +75,7 @@ def training_batches(
     Args:
       split: the examples.
       batch_size: examples a batch; the last batch of each pass is padded to it.
-      image_size: side of the images, in pixels.
+      rule: what becomes of every image; a number for a square of that side, in pixels, with three channels.
       seed: decides order and augmentation.
       augment: one of `AUGMENTATIONS`.
       balanced: whether every class comes equally often (`surm.data.balanced`); batches then are always full.
@@ -97,28 +94,28 @@ def training_batches(
         examples = grain.MapDataset.source(BalancedSplit(split, seed)).seed(seed)
     else:
         examples = grain.MapDataset.source(split).seed(seed).shuffle()
-    examples = examples.map(Resize(image_size))
+    examples = examples.map(Resize(rule))
     if augment == "crop_flip":
         examples = examples.random_map(CropFlip())
     return iter(_batched(examples, batch_size, share).repeat().to_iter_dataset(read_ahead(threads)))
 
 
 def evaluation_batches(
-    split: Split, batch_size: int, image_size: int, *, threads: int = 2, share: Share = WHOLE
+    split: Split, batch_size: int, rule: Rule | int, *, threads: int = 2, share: Share = WHOLE
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over a split in order, without augmentation.
 
     Args:
       split: the examples.
       batch_size: examples a batch; the last batch is padded to it.
-      image_size: side of the images, in pixels.
+      rule: what becomes of every image; a number for a square of that side, in pixels, with three channels.
       threads: threads that read and transform ahead.
       share: which rows of every batch are read here.
 
     Returns:
       An iterator over ⌈len(split) / batch_size⌉ batches.
     """
-    examples = grain.MapDataset.source(split).map(Resize(image_size))
+    examples = grain.MapDataset.source(split).map(Resize(rule))
     return iter(_batched(examples, batch_size, share).to_iter_dataset(read_ahead(threads)))
 
 

@@ -10,7 +10,6 @@ their number, so a position in the stream is one integer.
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -21,9 +20,10 @@ from surm.data.balanced import drawn
 from surm.data.pipeline import read_ahead
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
+from surm.data.tokenizer import check_vocabulary as check_vocabulary
+from surm.data.tokenizer import open_tokenizer as open_tokenizer
 from surm.errors import InputError, one_line
 
-FILE = "tokenizer.json"
 _WINDOW = 16  # batches whose texts are sorted by length among themselves
 _CHUNK = 4096  # texts encoded at a time
 
@@ -55,63 +55,17 @@ class TokenSplit:
         return np.diff(self.starts)
 
 
-def open_tokenizer(path: pathlib.Path | None) -> tokenizers.Tokenizer:
-    """Reads a tokenizer.
-
-    Args:
-      path: a tokenizer.json, a folder that holds one, or the weights beside one; None if there is none.
-
-    Returns:
-      The tokenizer, with neither truncation nor filling.
-
-    Raises:
-      InputError: if there is no tokenizer.json, or it cannot be read.
-    """
-    remedy = (
-        "config.data.tokenizer may name another file; one is made in Python with transformers: "
-        "AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR)"
-    )
-    if path is None:
-        raise InputError(f"the weights bring no {FILE}; {remedy}")
-    file = path / FILE if path.is_dir() else path.parent / FILE if path.suffix == ".safetensors" else path
-    if not file.is_file():
-        raise InputError(f"no tokenizer at {str(file)!r}; {remedy}")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exceptions
-        said = one_line(error)
-        raise InputError(f"{str(file)!r} is not a tokenizer of the tokenizers library ({said}); {remedy}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, *, pretrained: bool = True) -> None:
-    """Checks that a tokenizer and a word table belong together, as far as their sizes tell.
-
-    Args:
-      tokenizer: from `open_tokenizer`.
-      rows: of the word table.
-      pretrained: whether the table's rows have a meaning already; then it may have only a few rows to spare.
-
-    Raises:
-      InputError: if the tokenizer knows tokens that have no row, or the table has 1,024 rows or more to spare.
-    """
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if highest >= rows or (pretrained and rows - highest > 1024):
-        raise InputError(
-            f"the tokenizer's tokens go up to {highest}, but the model's word table has {rows} rows; "
-            "tokenizer and weights do not belong together"
-        )
-
-
-def encode(split: Split, tokenizer: tokenizers.Tokenizer, max_length: int) -> TokenSplit:
+def encode(
+    split: Split, tokenizer: tokenizers.Tokenizer, max_length: int, *, side: str = "right", segmented: bool = True
+) -> TokenSplit:
     """Encodes a split.
 
     Args:
       split: examples `{"texts": (str,) or (str, str), "label": ...}`.
       tokenizer: from `open_tokenizer`; adds its own special tokens.
       max_length: tokens at most; the longer text of a pair is shortened first.
+      side: where a text that is too long is cut, `right` or `left`.
+      segmented: whether the second text of a pair is told apart.
 
     Returns:
       The tokens of all examples.
@@ -123,10 +77,10 @@ def encode(split: Split, tokenizer: tokenizers.Tokenizer, max_length: int) -> To
     special = tokenizer.num_special_tokens_to_add(number == 2)
     if max_length < special + number:
         raise InputError(
-            f"data.lengths goes up to {max_length} tokens, which leaves no room for {number} text{'s' * (number > 1)} "
-            f"beside {special} special tokens"
+            f"texts are cut to {max_length} tokens, which leaves no room for {number} text{'s' * (number > 1)} beside "
+            f"{special} special tokens; see config.data.lengths, and model_max_length in tokenizer_config.json"
         )
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    tokenizer.enable_truncation(max_length, strategy="longest_first", direction=side)
     tokens, segments, lengths, cut = [], [], [], 0
     for start in range(0, len(split), _CHUNK):
         examples = [split[index]["texts"] for index in range(start, min(start + _CHUNK, len(split)))]
@@ -134,7 +88,7 @@ def encode(split: Split, tokenizer: tokenizers.Tokenizer, max_length: int) -> To
         for encoding in _encode_batch(tokenizer, pairs):
             cut += bool(encoding.overflowing)
             tokens.append(np.array(encoding.ids, np.int32))
-            segments.append(np.array(encoding.type_ids, np.uint8))
+            segments.append(np.array(encoding.type_ids, np.uint8) * segmented)
             lengths.append(len(encoding.ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return TokenSplit(np.concatenate(tokens), np.concatenate(segments), starts, split.labels, cut)

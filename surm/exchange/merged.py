@@ -1,4 +1,4 @@
-"""A whole model, its update folded in, as transformers loads it: model.safetensors and config.json."""
+"""A whole model, its update folded in, as transformers loads it, with what becomes of pictures."""
 
 import os
 from collections import Counter
@@ -11,24 +11,34 @@ from surm.errors import InputError
 from surm.exchange import folder, names
 from surm.models.bert import Bert, BertConfig
 from surm.models.hf_config import HF_ACTIVATIONS
+from surm.models.processor import Processor
 from surm.models.vit import ViT, ViTConfig
 from surm.peft import surgery
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
 
 
-def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequence[str] | None = None) -> None:
+def export_merged(
+    path: str | os.PathLike,
+    model: ViT | Bert,
+    *,
+    labels: Sequence[str] | None = None,
+    processor: Processor | None = None,
+) -> None:
     """Writes a model with its update merged and its head, for `AutoModelForImageClassification` or its like for texts.
 
-    The keys are those of transformers 4, which versions 4 and 5 both read. What prepares the input (the tokeniser's
-    files, preprocessor_config.json) is no part of a model of ours: copy it from where the base came from.
+    The keys are those of transformers 4, which versions 4 and 5 both read. What prepares texts, the tokeniser's files,
+    is no part of a model of ours: copy it from where the base came from.
 
     Args:
       path: the folder; made if absent. Files in it are replaced, each in one step.
       model: a ViT with a class token, or a BERT or RoBERTa that pools its first token; with an adapter that merges, or
         none. Left untouched.
       labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
+      processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).feed.processor`; written
+        as preprocessor_config.json. None writes none: copy that of the base then.
 
     Raises:
       InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not
@@ -45,7 +55,8 @@ def export_merged(path: str | os.PathLike, model: ViT | Bert, *, labels: Sequenc
               for ours, array in names.parameters(plain).items()}  # fmt: skip
     outputs = plain.head.kernel.shape[1]
     config = _config(plain) | _labels(outputs, labels)
-    folder.write(path, {WEIGHTS: arrays}, {CONFIG: config})
+    texts = {CONFIG: config} | ({PROCESSOR: processor.to_json()} if processor else {})
+    folder.write(path, {WEIGHTS: arrays}, texts)
 
 
 def _labels(outputs: int, labels: Sequence[str] | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from surm import files
 from surm.errors import InputError
 from surm.exchange import names
 from surm.models import bert, vit
+from surm.models.processor import Processor, each
 from surm.models.weights import HALVES
 from surm.peft import surgery
 
@@ -24,6 +25,7 @@ def save_model(
     *,
     mean: Sequence[float] = HALVES[0],
     std: Sequence[float] = HALVES[1],
+    processor: Processor | None = None,
 ) -> None:
     """Writes a model with its update merged and its head: safetensors under our variable paths.
 
@@ -35,6 +37,8 @@ def save_model(
       model: of one of the presets' shapes, with an adapter that merges, or none. Left untouched.
       mean: subtracted from a pixel in 0..1, one number a channel.
       std: divides the pixel after that.
+      processor: all that becomes of pictures, as `surm.load_run(DIR).feed.processor`; takes the place of mean and std,
+        which alone mean that pictures are squashed to a square, bilinearly.
 
     Raises:
       InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, mean and std are not a
@@ -45,11 +49,15 @@ def save_model(
         raise InputError(f"{str(path)!r} is a folder or does not end in .safetensors; expected a file that does")
     if not isinstance(model, vit.ViT | bert.Bert):
         raise InputError(f"given a {type(model).__name__}, expected a ViT or a BERT")
+    if processor is not None:
+        mean, std = (each(value, processor.channels) for value in (processor.mean, processor.std))
     if len(mean) != len(std) or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
         raise InputError(f"mean={mean!r}, std={std!r}; expected a number a channel, std above 0")
-    plain = surgery.detach(surgery.merge(model))
-    about = {"model": _preset(plain), "mean": list(mean), "std": list(std)}
-    arrays = {name: np.ascontiguousarray(array) for name, array in names.parameters(plain).items()}
+    merged = surgery.detach(surgery.merge(model))
+    about = {"model": _preset(merged), "mean": list(mean), "std": list(std)}
+    if processor is not None and not processor.squashes:  # earlier versions read files without it
+        about["processor"] = processor.to_json()
+    arrays = {name: np.ascontiguousarray(array) for name, array in names.parameters(merged).items()}
     files.made_folder(path.parent)
     files.replace(path, safetensors.numpy.save(arrays, metadata={"surm": json.dumps(about)}))
 

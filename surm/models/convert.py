@@ -10,22 +10,26 @@ A sentence encoder's pooling is not in its config.json: `dataclasses.replace(con
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm.errors import InputError
-from surm.models.tables import TABLES, Table, keep
+from surm.errors import InputError, few
+from surm.models import keys
+from surm.models.tables import Table, keep
 from surm.models.vit import ViT, ViTConfig, resize_positions
-from surm.models.weights import Weights, few
+from surm.models.weights import Weights
+from surm.notes import say
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 def convert(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Renames and reshapes published arrays to our variables; the table is recognised by the keys.
+
+    Names that training wrapped around a model's own ("module.", "_orig_mod.", "model.") are taken off first.
 
     Args:
       arrays: key in the file -> array.
@@ -34,37 +38,51 @@ def convert(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
       Our variable path -> array. Keys that mean nothing to the table keep their name.
 
     Raises:
-      InputError: if no table fits, or two keys are the same variable.
+      InputError: if no table fits, two keys are the same variable, or the file holds several wrapped models.
 
     Examples:
       >>> arrays = {"embeddings.class_embedding": np.ones(8), "pre_layrnorm.weight": np.ones(8)}
       >>> {path: array.shape for path, array in convert(arrays).items()}
       {'embed.class_token': (1, 8), 'embed.norm.scale': (8,)}
     """
-    table = _table(arrays)
+    return _converted(arrays).arrays
+
+
+class _Converted(NamedTuple):
+    """What a file holds, as ours.
+
+    Attributes:
+      arrays: our variable path (or the key, where it means nothing to the table) -> array.
+      origin: of these the keys, without a wrapper's name.
+      table: whose keys they are.
+      unused: keys that are known to be of no use.
+      taken: names of wrappers that were taken off.
+    """
+
+    arrays: dict[str, np.ndarray]
+    origin: dict[str, str]
+    table: Table
+    unused: set[str]
+    taken: list[str]
+
+
+def _converted(arrays: dict[str, np.ndarray]) -> _Converted:
+    arrays, taken = keys.unwrapped(arrays)
+    table = keys.table_of(arrays)
     converted, origin = {}, {}
     shorts = {key: re.sub(f"^{table.prefix}", "", key) for key in arrays}
     ignored = table.ignored
     if table.instead and any(re.fullmatch(table.instead[0], short) for short in shorts.values()):
         ignored = f"{ignored}|{table.instead[1]}"
+    unused = {key for key, short in shorts.items() if re.fullmatch(ignored, short)}
     for key, array in arrays.items():
-        short = shorts[key]
-        if re.fullmatch(ignored, short):
+        if key in unused:
             continue
-        path, transform = _apply(table, short)
+        path, transform = _apply(table, shorts[key])
         if path in converted:
             raise InputError(f"keys {origin[path]!r} and {key!r} are both the variable {path!r}")
         converted[path], origin[path] = transform(array), key
-    return converted
-
-
-def _table(keys: Iterable[str]) -> Table:
-    keys = list(keys)
-    for table in TABLES:
-        if any(re.fullmatch(f"(?:{table.prefix})?(?:{table.marker})", key) for key in keys):
-            return table
-    known = ", ".join(table.name for table in TABLES)
-    raise InputError(f"weights of an unknown model, with keys {few(sorted(keys), 4)}; known: {known}")
+    return _Converted(converted, origin, table, unused, taken)
 
 
 def _apply(table: Table, key: str) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
@@ -78,7 +96,8 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
     """Loads weights into a copy of a model; the model itself is left as it was.
 
     A ViT's learned positions are resized where the model's patch grid differs from the file's. A pooler that only the
-    file or only the model has is left out, or stays as it is: `has_pooler` tells.
+    file or only the model has is left out, or stays as it is: `has_pooler` tells. Keys that the model has no use for (a
+    loss, a decoder, another head) are passed over and said in a line.
 
     Args:
       model: gives the structure, the dtypes and, without `head`, the head.
@@ -89,18 +108,24 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
       A new model of the same structure, all of it from the file (but for the head).
 
     Raises:
-      InputError: if variables are missing, superfluous or of another shape; all three are listed.
+      InputError: if variables are missing or of another shape, the file's encoder has more than the model's (all three
+        are listed), or the head is asked for and says yes or no to each class (problem_type in config.json).
     """
     model = nnx.clone(model)
     variables = {".".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    arrays = convert(weights.arrays)
+    found = _converted(weights.arrays)
+    arrays = found.arrays
+    if head and weights.config.get("problem_type") == "multi_label_classification":
+        given = f"{weights.name!r} says problem_type='multi_label_classification'"
+        raise InputError(f"{given}, but a head here chooses one class; expected no head, or one of another kind")
     if not head:
         variables, arrays = _without("head.", variables), _without("head.", arrays)
     if not (_any_under("pooler.", variables) and _any_under("pooler.", arrays)):
         variables, arrays = _without("pooler.", variables), _without("pooler.", arrays)
     if isinstance(model, ViT):
         arrays = _resized_positions(arrays, model.config)
-    _check(weights.name, arrays, variables)
+    _check(weights.name, arrays, variables, found)
+    _say_unused(weights.name, found, {*variables, "head.kernel", "head.bias"})
     for path, variable in variables.items():
         variable.set_value(jnp.asarray(arrays[path], variable.dtype))
     return model
@@ -132,20 +157,29 @@ def _resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict
     return {**arrays, "embed.position": np.asarray(resized)}
 
 
-def _check(name: str, arrays: dict[str, np.ndarray], variables: dict[str, nnx.Variable]) -> None:
+def _check(name: str, arrays: dict[str, np.ndarray], variables: dict[str, nnx.Variable], found: _Converted) -> None:
     different = [
         f"{path}: file {_shape(arrays[path])}, model {tuple(variables[path].shape)}"
         for path in sorted(arrays.keys() & variables.keys())
         if _shape(arrays[path]) != str(tuple(variables[path].shape))
     ]
+    missing, more = sorted(variables.keys() - arrays.keys()), sorted(arrays.keys() - variables.keys())
     parts = {
-        "missing in the file": sorted(variables.keys() - arrays.keys()),
-        "not in the model": sorted(arrays.keys() - variables.keys()),
+        "missing in the file": missing,
+        "not in the model": [path for path in more if re.fullmatch(found.table.body, path)],
         "different": different,
+        "the file has": keys.meant(found.table, missing, {path: found.origin.get(path, path) for path in more}),
     }
-    found = [f"{title}: {few(paths)}" for title, paths in parts.items() if paths]
-    if found:
-        raise InputError(f"{name!r} does not fit the model; " + "; ".join(found))
+    wrong = [f"{title}: {few(paths)}" for title, paths in parts.items() if paths]
+    if wrong:
+        raise InputError(f"{name!r} does not fit the model; " + "; ".join(wrong))
+
+
+def _say_unused(name: str, found: _Converted, used: set[str]) -> None:
+    for wrapper in found.taken:
+        say(f"{name!r}: {wrapper!r} is taken off its keys")
+    if unused := found.unused | {key for path, key in found.origin.items() if path not in used}:
+        say(f"{name!r} holds more than the model has use for, passed over: {keys.grouped(unused)}")
 
 
 def _shape(array: np.ndarray) -> str:

@@ -43,6 +43,9 @@ class Rule(NamedTuple):
     transform: Callable[[np.ndarray], np.ndarray] = keep
 
 
+_BODY = r"(?:embed|blocks|norm)\..*"  # of our variables
+
+
 class Table(NamedTuple):
     """How one publisher names its arrays.
 
@@ -50,7 +53,9 @@ class Table(NamedTuple):
       name: for messages.
       prefix: pattern removed from the front of every key where it stands.
       marker: pattern that a key must match for the table to be the right one.
-      ignored: pattern of keys that our models have no use for.
+      ignored: pattern of keys that our models have no use for, though they stand where others matter.
+      body: pattern of keys and of our variables that make up the encoder: one of them that the model lacks makes it
+        another function. All other keys that the model lacks are passed over.
       rules: the rest, by full match; a key that none matches keeps its name, and `restore` will report it.
       instead: two patterns; where a key matches the first, those that match the second are ignored.
     """
@@ -59,6 +64,7 @@ class Table(NamedTuple):
     prefix: str
     marker: str
     ignored: str
+    body: str
     rules: tuple[Rule, ...]
     instead: tuple[str, str] | None = None
 
@@ -85,13 +91,14 @@ _ENCODER_LAYER = (
 )
 
 
-OURS = Table(name="surm", prefix="", marker=r"embed\..+", ignored="$.", rules=(Rule("(.+)", r"\1"),))
+OURS = Table(name="surm", prefix="", marker=r"embed\..+", ignored="$.", body=_BODY, rules=(Rule("(.+)", r"\1"),))
 
 HF_VIT = Table(
     name="Hugging Face ViT",
     prefix=r"vit\.",
     marker=r"embeddings\.patch_embeddings\.projection\.weight",
     ignored=r"pooler\..*|embeddings\.mask_token",
+    body=rf"{_BODY}|(?:embeddings|encoder|layers|layernorm)\b.*",
     rules=(
         Rule(r"embeddings\.cls_token", "embed.class_token", _rows),
         Rule(r"embeddings\.position_embeddings", "embed.position", _rows),
@@ -124,6 +131,7 @@ HF_CLIP = Table(
     marker=r"embeddings\.class_embedding",
     # A CLIP classifier sees the mean of the tokens before the last norm, so it cannot be our head.
     ignored=r"text_model\..*|(text|visual)_projection\..*|logit_scale|embeddings\.position_ids|classifier\..*",
+    body=rf"{_BODY}|(?:embeddings|encoder|pre_layrnorm|post_layernorm)\b.*",
     rules=(
         Rule(r"embeddings\.class_embedding", "embed.class_token", _rows),
         Rule(r"embeddings\.position_embedding\.weight", "embed.position", _rows),
@@ -141,23 +149,28 @@ HF_CLIP = Table(
     ),
 )
 
+_BERT_ENCODER = (
+    Rule(r"embeddings\.word_embeddings\.weight", "embed.word.embedding"),
+    Rule(r"embeddings\.token_type_embeddings\.weight", "embed.segment.embedding"),
+    Rule(r"embeddings\.position_embeddings\.weight", "embed.position.embedding"),
+    *_bert_norm(r"embeddings\.LayerNorm", "embed.norm"),
+    *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.query", r"blocks.\1.attention.query"),
+    *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.key", r"blocks.\1.attention.key"),
+    *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.value", r"blocks.\1.attention.value"),
+    *_ENCODER_LAYER,
+    *_bert_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
+    *_bert_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
+)
+
 HF_BERT = Table(
     name="Hugging Face BERT or RoBERTa",
-    prefix=r"(?:bert|roberta)\.",
+    prefix=r"(?:bert|roberta|camembert|data2vec_text|ernie)\.",
     marker=r"embeddings\.word_embeddings\.weight",
     # Heads of pretraining, and buffers that hold 0, 1, 2, ...
     ignored=r"cls\..*|lm_head\..*|qa_outputs\..*|embeddings\.(position_ids|token_type_ids)",
+    body=rf"{_BODY}|(?:embeddings|encoder).*",
     rules=(
-        Rule(r"embeddings\.word_embeddings\.weight", "embed.word.embedding"),
-        Rule(r"embeddings\.token_type_embeddings\.weight", "embed.segment.embedding"),
-        Rule(r"embeddings\.position_embeddings\.weight", "embed.position.embedding"),
-        *_bert_norm(r"embeddings\.LayerNorm", "embed.norm"),
-        *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.query", r"blocks.\1.attention.query"),
-        *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.key", r"blocks.\1.attention.key"),
-        *_linear(r"encoder\.layer\.(\d+)\.attention\.self\.value", r"blocks.\1.attention.value"),
-        *_ENCODER_LAYER,
-        *_bert_norm(r"encoder\.layer\.(\d+)\.attention\.output\.LayerNorm", r"blocks.\1.norm1"),
-        *_bert_norm(r"encoder\.layer\.(\d+)\.output\.LayerNorm", r"blocks.\1.norm2"),
+        *_BERT_ENCODER,
         *_linear(r"pooler\.dense", "pooler"),
         *_linear("classifier", "head"),
         # RoBERTa's classifier is a pooler and a head under other names.
@@ -167,4 +180,15 @@ HF_BERT = Table(
     instead=(r"classifier\.dense\..*", r"pooler\..*"),  # RoBERTa's classifier does not use the encoder's pooler
 )
 
-TABLES: tuple[Table, ...] = (OURS, HF_VIT, HF_CLIP, HF_BERT)
+# A BERT but for its classifier, whose hidden layer goes through a GELU, not through tanh: it cannot be ours.
+HF_ELECTRA = Table(
+    name="Hugging Face ELECTRA",
+    prefix=r"electra\.",
+    marker=r"electra\.embeddings\.word_embeddings\.weight",
+    ignored=r"(?:classifier|discriminator_predictions|generator_predictions|generator_lm_head|qa_outputs)\..*"
+    r"|embeddings\.(position_ids|token_type_ids)",
+    body=HF_BERT.body,
+    rules=_BERT_ENCODER,
+)
+
+TABLES: tuple[Table, ...] = (OURS, HF_VIT, HF_CLIP, HF_BERT, HF_ELECTRA)

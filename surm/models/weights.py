@@ -8,10 +8,12 @@
 Only safetensors are read. A pickle (.bin, .pt, .ckpt, ...) runs code when it is opened, so none ever is.
 
 Our own files keep arrays under the model's variable paths ("blocks.0.attention.query.kernel"), and in the
-metadata entry "surm" a JSON object `{"model": preset, "mean": [...], "std": [...]}`.
+metadata entry "surm" a JSON object `{"model": preset, "mean": [...], "std": [...]}`, with a "processor" where pictures
+are prepared otherwise than by squashing them (`surm.models.processor`).
 """
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -19,15 +21,15 @@ import os
 import pathlib
 from importlib import resources
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, without which such files cannot be read
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from surm.errors import InputError, one_line
+from surm.errors import InputError, few, one_line
+from surm.models import arrays, processor_files
+from surm.models.processor import Processor, each
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json")
+DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt", "merges.txt")
 INDEX = "model.safetensors.index.json"
 CONVERSION = (
     "pickles are never loaded, since opening one runs its code; convert it once in Python with transformers: "
@@ -45,12 +47,13 @@ class Weights:
     Attributes:
       name: as given to `open_weights`.
       arrays: key in the file -> array, in the file's shapes and dtypes.
-      mean: subtracted from a pixel in 0..1, one number a channel.
+      mean: subtracted from a pixel in 0..1 (or as its processor rescales it), one number a channel.
       std: divides the pixel after that.
       config: the config.json beside the arrays; empty if there is none.
       model: the preset that the file says it fits (our own files), or None.
       path: the file or folder that was read; None for an asset.
       pooling: of a sentence-transformers folder `mean`, where it asks for the mean of the tokens, or `other`.
+      processor: how its files say that pictures become pixels, mean and std included; None where they do not.
     """
 
     name: str
@@ -61,13 +64,15 @@ class Weights:
     model: str | None = None
     path: pathlib.Path | None = None
     pooling: str | None = None
+    processor: Processor | None = None
 
 
 def open_weights(name: str) -> Weights:
     """Opens weights by name; see the head of this module for the names.
 
-    The pixel normalisation is the file's own ("surm" metadata), else that of preprocessor_config.json, else
-    CLIP's for a CLIP config.json, else 0.5 for mean and standard deviation.
+    How pictures become pixels is said by the file's own metadata ("surm"), else by processor_config.json (transformers
+    5) or preprocessor_config.json beside it; else there is only a normalisation, CLIP's for a CLIP config.json, else
+    0.5 for mean and standard deviation.
 
     Args:
       name: `asset:NAME`, `hf:OWNER/NAME`, `package:NAME`, or the path of a .safetensors file or of a folder.
@@ -76,7 +81,8 @@ def open_weights(name: str) -> Weights:
       The weights.
 
     Raises:
-      InputError: if there is nothing of that name, or it is no safetensors file, or JSON beside it is broken.
+      InputError: if there is nothing of that name, or it is no safetensors file, or JSON beside it is broken or asks
+        for what cannot be followed.
 
     Examples:
       >>> open_weights("asset:none_such")  # doctest: +ELLIPSIS
@@ -106,12 +112,6 @@ def assets() -> list[str]:
     folder = resources.files("surm.models") / "assets"
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return sorted(name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors"))
-
-
-def few(names: list[str], count: int = 8) -> str:
-    """The first names of a list and the number of the others, on one line, for an error message."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return one_line(", ".join(names[:count]) or "none") + more
 
 
 def _open_asset(name: str) -> Weights:
@@ -154,6 +154,7 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise InputError(f"{str(folder)!r} lacks {few(missing)}, named in its {INDEX}")
+    arrays.check_index(folder, index, INDEX)
     return files
 
 
@@ -170,25 +171,13 @@ def _download(name: str) -> pathlib.Path:
 def _open_files(
     name: str, files: list[pathlib.Path], path: pathlib.Path | None, folder: pathlib.Path | None
 ) -> Weights:
-    arrays, metadata = {}, {}
-    for file in files:
-        more, metadata = _read_arrays(file)
-        arrays |= more
+    read, metadata = arrays.read(files)
     own = _own_entry(name, metadata.get("surm", "{}"))
     config = _read_json(folder / "config.json") if folder else {}
-    mean, std = _pixels(name, _stated_pixels(own, _processor(folder) if folder else {}, config))
-    return Weights(name, arrays, mean, std, config, own.get("model"), path, _pooling(folder) if folder else None)
-
-
-def _read_arrays(file: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if not os.access(file, os.R_OK):
-        raise InputError(f"{str(file)!r} cannot be read: permission denied")
-    try:
-        with safe_open(file, framework="np") as opened:
-            return {key: opened.get_tensor(key) for key in sorted(opened.keys())}, opened.metadata() or {}
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        guess = "is not a whole safetensors file; cut short, or a git LFS pointer?"
-        raise InputError(f"{str(file)!r} {guess} ({_reason(error)})") from error
+    processor = processor_files.of_weights(own, functools.partial(_beside, folder), name, config)
+    mean, std = _pixels(name, own, processor, config)
+    pooling = _pooling(folder) if folder else None
+    return Weights(name, read, mean, std, config, own.get("model"), path, pooling, processor)
 
 
 def _read_json(file: pathlib.Path) -> dict:
@@ -201,6 +190,11 @@ def _read_json(file: pathlib.Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
     return content
+
+
+def _beside(folder: pathlib.Path | None, file: str) -> dict | None:
+    """The object in a file of the weights' folder; None where there is no such file."""
+    return _read_json(folder / file) if folder and (folder / file).is_file() else None
 
 
 def _pooling(folder: pathlib.Path) -> str | None:
@@ -220,23 +214,20 @@ def _own_entry(name: str, text: str) -> dict:
     return entry
 
 
-def _processor(folder: pathlib.Path) -> dict:
-    # transformers 5 writes the image processor of a two-tower model one level down, in another file.
-    nested = _read_json(folder / "processor_config.json").get("image_processor")
-    return _read_json(folder / "preprocessor_config.json") or (nested if isinstance(nested, dict) else {})
-
-
-def _stated_pixels(own: dict, processor: dict, config: dict) -> tuple[object, object]:
+def _pixels(
+    name: str, own: dict, processor: Processor | None, config: dict
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, a number a channel."""
+    if processor is not None:
+        channels = config.get("num_channels")
+        channels = channels if isinstance(channels, int) else 3
+        return each(processor.mean, channels), each(processor.std, channels)
     if "mean" in own or "std" in own:
-        return own.get("mean"), own.get("std")
-    if processor.get("do_normalize") is False:
-        return (0.0,) * 3, (1.0,) * 3
-    if "image_mean" in processor or "image_std" in processor:
-        return processor.get("image_mean"), processor.get("image_std")
+        return _own_pixels(name, own.get("mean"), own.get("std"))
     return CLIP_PIXELS if str(config.get("model_type")).startswith("clip") else HALVES
 
 
-def _pixels(name: str, stated: tuple[object, object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _own_pixels(name: str, *stated: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
     try:
         mean, std = (tuple(float(number) for number in numbers) for numbers in stated)
         usable = len(mean) == len(std) > 0 and all(map(math.isfinite, mean + std)) and min(std) > 0
@@ -244,7 +235,7 @@ def _pixels(name: str, stated: tuple[object, object]) -> tuple[tuple[float, ...]
         usable = False
     if not usable:
         given = f"mean={stated[0]!r}, std={stated[1]!r}"
-        raise InputError(f"{name!r} states {given} for pixels; expected a number a channel, std above 0")
+        raise InputError(f"the metadata of {name!r} says {given} for pixels; expected a number a channel, std above 0")
     return mean, std
 
 

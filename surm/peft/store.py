@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 from flax import nnx
 
 import surm.version
@@ -92,7 +92,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
 class Saved(NamedTuple):
     """What an adapter's folder holds: its JSON, the spec in it, and the trained arrays by path."""
 
-    folder: pathlib.Path
+    folder: epath.Path
     config: dict[str, Any]
     spec: PeftSpec
     arrays: dict[str, np.ndarray]
@@ -100,12 +100,12 @@ class Saved(NamedTuple):
 
 def read_adapter(path: str | os.PathLike) -> Saved:
     """Reads an adapter without a model to put it on; errors as of `load_adapter`, as far as files tell."""
-    folder = pathlib.Path(path)
+    folder = files.path(path)
     config = read_config(folder)
     return Saved(folder, config, _spec(folder, config), _read_weights(folder, config))
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_config(folder: epath.Path) -> dict[str, Any]:
     """Reads and checks an adapter's JSON; InputError if it is missing, damaged or of another program."""
     file = folder / CONFIG
     if not file.is_file():
@@ -172,21 +172,21 @@ def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) ->
         raise InputError(f"{where!r} does not fit the model: {'; '.join(problems[:8])}{more}")
 
 
-def _spec(folder: pathlib.Path, config: dict[str, Any]) -> PeftSpec:
+def _spec(folder: epath.Path, config: dict[str, Any]) -> PeftSpec:
     try:
         return PeftSpec(**config["spec"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{str(folder / CONFIG)!r} holds no usable spec: {error}") from error
 
 
-def _read_weights(folder: pathlib.Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
+def _read_weights(folder: epath.Path, config: dict[str, Any]) -> dict[str, np.ndarray]:
     file = folder / WEIGHTS
     if not file.is_file():
         raise InputError(f"no adapter in {str(folder)!r}: {WEIGHTS} is missing")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != config.get("weights_sha256"):
         raise InputError(f"{str(file)!r} is truncated, or not the file that {CONFIG} beside it was written with")
-    with safetensors.safe_open(file, framework="numpy") as opened:
+    with safetensors.safe_open(files.local(file), framework="numpy") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
 
 

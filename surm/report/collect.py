@@ -8,6 +8,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from etils import epath
+
+from surm import files
 from surm.errors import InputError
 
 NEEDED = {"eval": dict, "metric": str, "config": dict, "method": str, "adapter_parameters": int}
@@ -27,7 +30,7 @@ class Result:
       curves: the lines of `metrics.jsonl` beside it, if there are any: step, split, values.
     """
 
-    file: pathlib.Path
+    file: epath.Path
     data: dict[str, Any]
     values: dict[str, list[float]]
     curves: list[dict[str, Any]]
@@ -53,7 +56,7 @@ class Found:
     """
 
     results: list[Result]
-    skipped: dict[pathlib.Path, str]
+    skipped: dict[epath.Path, str]
 
 
 def collect(paths: Iterable[str | os.PathLike]) -> Found:
@@ -69,9 +72,10 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
     Raises:
       InputError: if a path does not exist, or there is no result under any.
     """
-    given = [pathlib.Path(path) for path in paths]
-    results, skipped = [], {folder: UNFINISHED for path in given for folder in _unfinished(path)}
-    for file in dict.fromkeys(file for path in given for file in _files(path)):
+    given = [files.path(path) for path in paths]
+    there = {path: _there(path) for path in given}
+    results, skipped = [], {folder: UNFINISHED for path in given for folder in _unfinished(there[path])}
+    for file in dict.fromkeys(file for path in given for file in _files(path, there[path])):
         try:
             data = read(file)
         except InputError as error:
@@ -86,7 +90,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
     return Found(results, skipped)
 
 
-def read(file: pathlib.Path) -> dict[str, Any]:
+def read(file: epath.Path) -> dict[str, Any]:
     """The result that a file holds; InputError in a line if it holds none."""
     try:
         data = json.loads(file.read_text())
@@ -106,26 +110,33 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     return data
 
 
-def is_unfinished(folder: pathlib.Path) -> bool:
+def is_unfinished(folder: epath.Path) -> bool:
     """Whether a folder is that of a run that began and has no result."""
     begun = (folder / "config.json").is_file() and (folder / ".lock").exists()
     return begun and not (folder / "result.json").is_file()
 
 
-def _unfinished(path: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of unfinished runs under a path."""
-    return sorted(lock.parent for lock in path.rglob(".lock") if is_unfinished(lock.parent))
-
-
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
+def _there(path: epath.Path) -> list[epath.Path]:
+    """The files that a path is or has below it."""
     if not path.exists():
         raise InputError(f"there is no {str(path)!r}; expected a folder of runs, or a result")
-    if path.is_file():
-        return [path]
-    of_run = any((path / name).exists() for name in ("result.json", "config.json", "metrics.jsonl"))
-    beside = [] if of_run else path.glob("*.json")
-    committed = (file for file in path.rglob("*.json") if file.parent.name == "results")
-    return sorted({*path.rglob("result.json"), *beside, *committed})
+    return [*files.below(path)] if path.is_dir() else [path]
+
+
+def _unfinished(there: list[epath.Path]) -> list[epath.Path]:
+    """The folders of unfinished runs among files; a lock is a file, in an object store a folder."""
+    locks = {folder for file in there for folder in (file, file.parent) if folder.name == ".lock"}
+    return sorted(lock.parent for lock in locks if is_unfinished(lock.parent))
+
+
+def _files(path: epath.Path, there: list[epath.Path]) -> list[epath.Path]:
+    if there == [path]:
+        return there
+    of_run = any(path / name in there for name in ("result.json", "config.json", "metrics.jsonl"))
+    beside = [file for file in there if file.parent == path and not of_run]
+    committed = [file for file in there if file.parent.name == "results"]
+    named = {file for file in there if file.name == "result.json"}
+    return sorted(named | {file for file in (*beside, *committed) if file.suffix == ".json"})
 
 
 def all_numbers(values: Mapping[str, Any]) -> bool:
@@ -140,7 +151,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, list[float]]:
             for name, value in data["eval"].items()}  # fmt: skip
 
 
-def _curves(file: pathlib.Path) -> list[dict[str, Any]]:
+def _curves(file: epath.Path) -> list[dict[str, Any]]:
     """The whole lines of a log; the last may be half written, in a run that was killed."""
     lines = []
     for line in file.read_text().splitlines() if file.is_file() else ():

@@ -35,7 +35,13 @@ def _model(name: str = "vit", classes: int = 7, **changes) -> ViT:
     return ViT(config, classes, rngs=nnx.Rngs(0))
 
 
-def _parameters(model: ViT) -> dict[str, np.ndarray]:
+def _any(name: str) -> ViT | bert.Bert:
+    if name in ("vit", "clip"):
+        return _model(name)
+    return bert.Bert(config_from_hf(_weights(name).config), 5, rngs=nnx.Rngs(0))
+
+
+def _parameters(model: ViT | bert.Bert) -> dict[str, np.ndarray]:
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in state}
 
@@ -174,7 +180,7 @@ def test_our_own_paths_restore_as_they_are():
     _same(_parameters(restored), arrays)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, ml_dtypes.float8_e4m3fn])
 def test_other_precisions_become_the_models(dtype):
     arrays = {key: array.astype(dtype) for key, array in _weights().arrays.items()}
     found = _parameters(restore(_model(), dataclasses.replace(_weights(), arrays=arrays), head=True))
@@ -217,12 +223,95 @@ def test_positions_of_no_square_grid_are_a_mismatch():
 
 
 def test_all_differences_come_in_one_line():
-    weights = _changed(remove="layernorm_after", vit__layernorm__bias=np.ones(9), vit__unheard_of=np.ones(3))
+    extra = {"vit__encoder__unheard_of": np.ones(3), "vit__loss__weight": np.ones(3)}
+    weights = _changed(remove="layernorm_after", vit__layernorm__bias=np.ones(9), **extra)
     message = _refused(_model(), weights)
     assert "'" + weights.name + "' does not fit" in message
     assert "missing in the file: blocks.0.norm2.bias, blocks.0.norm2.scale, blocks.1.norm2.bias" in message
-    assert "not in the model: unheard_of" in message
+    assert "not in the model: encoder.unheard_of;" in message and "loss" not in message
     assert "norm.bias: file (9,), model (16,)" in message
+
+
+UNUSED = {
+    "a decoder of masked images": (
+        "vit",
+        {"decoder.0.weight": (192, 16, 1, 1), "decoder.0.bias": (192,)},
+        "decoder.* (2)",
+    ),
+    "class weights of a loss": ("bert", {"loss_fct.weight": (3,)}, "loss_fct.weight"),
+    "a second head": ("bert", {"domain.weight": (2, 16), "domain.bias": (2,)}, "domain.* (2)"),
+    "a head of pretraining": (
+        "bert",
+        {"cls.predictions.bias": (9,), "bert.embeddings.position_ids": (1, 9)},
+        "bert.emb",
+    ),
+    "a teacher": (
+        "bert",
+        {"teacher.encoder.layer.0.output.dense.weight": (2, 2)},
+        "teacher.encoder.layer.0.output.dense.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_keys_that_the_model_has_no_use_for_are_said_and_passed_over(case, capsys):
+    name, extra, said = UNUSED[case]
+    model, arrays = _any(name), {key: np.ones(size, np.float32) for key, size in extra.items()}
+    restored = restore(model, dataclasses.replace(_weights(name), arrays=_weights(name).arrays | arrays))
+    assert f"passed over: {said}" in capsys.readouterr().out
+    _same(_parameters(restored), _parameters(restore(model, _weights(name))))
+
+
+@pytest.mark.parametrize("name", ["vit", "clip", "bert", "roberta"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "0.auto_model."])
+def test_a_wrappers_name_is_taken_off_and_said(name, wrapper, capsys):
+    arrays = {wrapper + key: array for key, array in _weights(name).arrays.items()}
+    found = restore(_any(name), dataclasses.replace(_weights(name), arrays=arrays))
+    assert "is taken off its keys" in capsys.readouterr().out
+    _same(_parameters(found), _parameters(restore(_any(name), _weights(name))))
+
+
+def test_a_compiled_part_is_found_again(capsys):
+    arrays = {key.replace("encoder.", "encoder._orig_mod."): array for key, array in _weights("bert").arrays.items()}
+    found = restore(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
+    assert capsys.readouterr().out.startswith(f"{_weights('bert').name!r}: '_orig_mod.' is taken off its keys\n")
+    _same(_parameters(found), _parameters(restore(_any("bert"), _weights("bert"))))
+
+
+def test_an_unknown_wrapper_is_named():
+    arrays = {f"net.student.{key}": array for key, array in _weights("bert").arrays.items()}
+    message = _refused(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
+    assert "behind 'net.student.bert.': save the file without that prefix" in message
+
+
+def test_two_wrapped_models_are_refused():
+    arrays = {
+        f"{name}.{key}": array for key, array in _weights("bert").arrays.items() for name in ("model", "backbone")
+    }
+    message = _refused(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
+    assert "weights of several models, behind backbone., model.; expected those of one" in message
+
+
+def test_a_key_inside_of_the_encoder_is_never_passed_over():
+    for key in ("bert.encoder.layer.0.crossattention.self.query.weight", "bert.embeddings.task_type_embeddings.weight"):
+        weights = _changed("bert", **{key.replace(".", "__"): np.ones((16, 16), np.float32)})
+        assert f"not in the model: {key.removeprefix('bert.')}" in _refused(_any("bert"), weights)
+    shallow = dataclasses.replace(config_from_hf(_weights("bert").config), depth=1)
+    message = _refused(bert.Bert(shallow, 5, rngs=nnx.Rngs(0)), _weights("bert"))
+    assert "not in the model: blocks.1.attention.key.bias" in message and message.endswith("and 8 more")
+
+
+def test_a_misspelt_key_is_named_beside_the_one_expected():
+    arrays = {key.replace("layernorm_after", "layer_norm_after"): array for key, array in _weights().arrays.items()}
+    message = _refused(_model(), dataclasses.replace(_weights(), arrays=arrays))
+    named = "'vit.encoder.layer.0.layer_norm_after.bias' where 'encoder.layer.0.layernorm_after.bias' is expected"
+    assert "missing in the file: blocks.0.norm2.bias, " in message and named in message
+
+
+def test_a_head_for_several_labels_at_once_is_refused():
+    multi = dataclasses.replace(_weights(), config=_weights().config | {"problem_type": "multi_label_classification"})
+    assert "problem_type='multi_label_classification'" in _refused(_model(), multi, head=True)
+    restore(_model(), multi)  # as a base its head is not asked for
 
 
 def test_many_differences_are_counted():
@@ -289,6 +378,28 @@ def test_activations_are_translated(theirs, ours):
     assert config_from_hf({"model_type": "vit", "hidden_act": theirs}).activation == ours
 
 
+@pytest.mark.parametrize("kind", ["camembert", "xlm-roberta", "data2vec-text"])
+def test_kinds_that_are_a_roberta_by_another_name(kind):
+    published = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "vocab_size": 50265}
+    assert config_from_hf({"model_type": kind, **published}) == bert.preset("roberta_base")
+
+
+def test_kinds_that_are_a_bert_or_a_vit_by_another_name():
+    sizes = {"hidden_size": 768, "embedding_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    assert config_from_hf({"model_type": "electra", **sizes}) == bert.preset("bert_base")
+    assert config_from_hf({"model_type": "ernie"}) == bert.preset("bert_base")
+    assert config_from_hf({"model_type": "vit_mae"}) == ViTConfig(224, 16, 768, 12, 12, 3072)
+    assert config_from_hf({"model_type": "vit_msn"}).epsilon == 1e-6
+    assert config_from_hf({"model_type": "chinese_clip_vision_model"}) == config_from_hf({"model_type": "clip"})
+
+
+def test_fields_that_are_not_known_are_said_and_those_that_do_not_matter_are_not(capsys):
+    config_from_hf({"model_type": "bert", "hidden_dropout_prob": 0.3, "id2label": {"0": "no"}, "problem_type": None})
+    assert capsys.readouterr().out == ""
+    config_from_hf({"model_type": "bert", "rope_theta": 1e4, "alibi": True})
+    assert capsys.readouterr().out == "config.json says alibi, rope_theta, which is not known here and passed over\n"
+
+
 def test_an_image_size_may_be_a_pair():
     assert config_from_hf({"model_type": "vit", "image_size": [384, 384]}).image_size == 384
 
@@ -301,7 +412,7 @@ def test_an_image_size_may_be_a_pair():
         ({"model_type": ["vit"]}, r"model_type=\['vit'\]"),
         ({"model_type": "clip_text_model"}, "model_type='clip_text_model'"),
         ({"model_type": "clip", "vision_config": [1]}, "vision_config that is not an object"),
-        ({"model_type": "vit", "hidden_act": "silu"}, "hidden_act='silu'; expected gelu or"),
+        ({"model_type": "vit", "hidden_act": "prelu"}, "hidden_act='prelu'; expected another, nearest: relu"),
         ({"model_type": "vit", "hidden_act": {}}, "hidden_act={}"),
         ({"model_type": "vit", "qkv_bias": False}, "qkv_bias=False"),
         ({"model_type": "vit", "hidden_size": "768"}, "hidden_size='768'; expected a whole number"),
@@ -315,6 +426,12 @@ def test_an_image_size_may_be_a_pair():
         ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ({"model_type": "roberta", "pad_token_id": None, "max_position_embeddings": 2}, "first_position=2, expected"),
         ({"model_type": "vit", "patch_size": 15}, "patch_size=15 does not divide image_size=224"),
+        ({"model_type": "bert", "add_cross_attention": True}, "add_cross_attention=True; expected an encoder without"),
+        ({"model_type": "bert", "pruned_heads": {"0": [1]}}, "pruned_heads={'0': .*; expected no pruned heads"),
+        ({"model_type": "bert", "auto_map": {"AutoModel": "m.M"}}, "auto_map=.*code that comes with weights is never"),
+        ({"model_type": "clip", "quantization_config": {"quant_method": "awq"}}, "quantization_config=.*dequantize"),
+        ({"model_type": "ernie", "use_task_id": True}, "use_task_id=True; expected no table of tasks"),
+        ({"model_type": "electra"}, "embedding_size=128, hidden_size=256; expected both alike"),
     ],
 )
 def test_unusable_configs_say_what_was_expected(config, message):

@@ -109,6 +109,57 @@ def test_every_precision_is_read_as_stored(tmp_path, dtype):
     _same(open_weights(str(tmp_path / "x.safetensors")).arrays, arrays)
 
 
+def _file(path: pathlib.Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> pathlib.Path:
+    """Writes a safetensors file by hand, of types that the library's own writer lacks."""
+    head, data = {}, b""
+    for key, (dtype, shape, held) in tensors.items():
+        head[key] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(held)]}
+        data += held
+    text = json.dumps(head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"), [("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)]
+)
+def test_eight_bit_numbers_are_read_as_stored(tmp_path, stored, dtype):
+    array, other = np.array([[0.5, -2, 0.0625], [1, 3, -0.25]], dtype), np.arange(3, dtype=np.float32)
+    tensors = {"z": ("F32", [3], other.tobytes()), "a": (stored, [2, 3], array.tobytes())}
+    _same(open_weights(str(_file(tmp_path / "x.safetensors", tensors))).arrays, {"a": array, "z": other})
+
+
+@pytest.mark.parametrize("scale", ["a.weight_scale", "a.weight_scale_inv", "a.scale"])
+def test_eight_bit_numbers_beside_a_scale_are_refused(tmp_path, scale):
+    tensors = {"a.weight": ("F8_E4M3", [2], b"\1\2"), scale: ("F32", [1], b"\0\0\0\0")}
+    message = _refused(_file(tmp_path / "x.safetensors", tensors))
+    assert f"a.weight holds eight-bit numbers beside {scale}: the weights are quantised; expected" in message
+
+
+def test_types_that_are_no_plain_numbers_are_named(tmp_path):
+    message = _refused(_file(tmp_path / "x.safetensors", {"s": ("F8_E8M0", [2], b"\1\2")}))
+    assert "holds s of F8_E8M0; expected numbers of BF16" in message
+
+
+def test_shards_that_disagree_with_their_index_or_each_other(folder, capsys):
+    index, first, second = (
+        folder / name for name in ("model.safetensors.index.json", "a.safetensors", "b.safetensors")
+    )
+    (folder / "model.safetensors").unlink()
+    save_file({"x": np.ones(1)}, first)
+    save_file({"y": np.ones(1)}, second)
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}))
+    assert "says that a.safetensors holds 'y', which b.safetensors does" in _refused(folder)
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "z": "b.safetensors"}}))
+    assert "says that b.safetensors holds 'z', which none does" in _refused(folder)
+    save_file({"x": np.zeros(1), "y": np.ones(1)}, second)
+    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    assert "b.safetensors' holds x, which another file of the same weights holds too" in _refused(folder)
+    save_file({"y": np.ones(1), "w": np.ones(1)}, second)
+    assert open_weights(str(folder)).arrays.keys() == {"w", "x", "y"}
+    assert "leaves out w, which its files hold" in capsys.readouterr().out
+
+
 def test_an_asset_states_its_model_and_pixels(own):
     weights = open_weights("asset:tiny")
     _same(weights.arrays, {"norm.scale": np.arange(3.0)})

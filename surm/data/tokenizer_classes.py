@@ -1,0 +1,181 @@
+"""The tokenizers that transformers 5 builds anew from a vocabulary and a few settings, whatever tokenizer.json adds.
+
+Each function makes the parts in front of and after the vocabulary as `BertTokenizer`, `RobertaTokenizer`,
+`CamembertTokenizer` and `XLMRobertaTokenizer` of transformers 5.23 do; equality is tested in tests/parity.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from surm import files
+from surm.data.tokenizer_files import ITSELF, SAVED_FILE, SETTINGS, Stated
+from surm.errors import InputError
+
+Special = Mapping[str, str | AddedToken | None]
+CONVERTED = "make one in Python with transformers: AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR)"
+
+
+class Class(NamedTuple):
+    """A class of transformers.
+
+    Attributes:
+      special: its special tokens' defaults.
+      models: the kinds of vocabulary it takes; None where tokenizer.json does not say.
+      segmented: whether the model is told which text of a pair a token belongs to, unless the settings say otherwise.
+      front: vocabulary and what cuts texts up, from what the files say and the special tokens.
+      ends: what stands around texts, from the tokenizer and the special tokens.
+      extra: further special tokens, where the files name none.
+    """
+
+    special: dict[str, str | AddedToken]
+    models: tuple[str | None, ...]
+    segmented: bool
+    front: Callable[[Stated, Special], Tokenizer]
+    ends: Callable[[Tokenizer, Special], Any]
+    extra: tuple[str, ...] = ()
+
+
+def flag(settings: dict, key: str, default: bool | None) -> bool | None:
+    """A setting that is true or false (or null, where that is its default)."""
+    value = settings.get(key, default)
+    if not isinstance(value, bool) and not (value is default is None):
+        raise InputError(f"{SETTINGS} says {key}={value!r}; expected true or false")
+    return value
+
+
+def _bert(stated: Stated, special: Special) -> Tokenizer:
+    vocabulary = _saved_vocabulary(stated) if stated.saved else _lines(stated.folder / "vocab.txt")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=str(special["unk_token"])))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=flag(stated.settings, "tokenize_chinese_chars", True),
+        strip_accents=flag(stated.settings, "strip_accents", None),
+        lowercase=flag(stated.settings, "do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _roberta(stated: Stated, special: Special) -> Tokenizer:
+    del special
+    vocabulary, merges = _saved_merges(stated) if stated.saved else _merges(stated.folder)
+    empty = {"continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False, "dropout": None}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, **empty))
+    spaced = flag(stated.settings, "add_prefix_space", False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    return tokenizer
+
+
+def _sentencepiece(unknown: Callable[[list, Special], int]) -> Callable[[Stated, Special], Tokenizer]:
+    def front(stated: Stated, special: Special) -> Tokenizer:
+        if not stated.saved:
+            raise InputError(
+                f"{str(stated.folder)!r} holds no {SAVED_FILE}, and a .model file is not read; {CONVERTED}"
+            )
+        vocabulary = [tuple(entry) for entry in _saved_vocabulary(stated)]
+        model = models.Unigram(vocabulary, unk_id=unknown(vocabulary, special), byte_fallback=False)
+        tokenizer = Tokenizer(model)
+        if (table := _precompiled(stated.saved)) is not None:
+            tokenizer.normalizer = normalizers.Precompiled(table)
+        scheme = "always" if flag(stated.settings, "add_prefix_space", True) else "never"
+        space = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
+        return tokenizer
+
+    return front
+
+
+def _by_name(vocabulary: list, special: Special) -> int:
+    return next((index for index, (text, _) in enumerate(vocabulary) if text == str(special["unk_token"])), 0)
+
+
+def _bert_ends(tokenizer: Tokenizer, special: Special) -> Any:
+    cls, sep = str(special["cls_token"]), str(special["sep_token"])
+    return processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(text, number(tokenizer, text)) for text in (cls, sep)],
+    )
+
+
+def _roberta_ends(tokenizer: Tokenizer, special: Special) -> Any:
+    cls, sep = str(special["cls_token"]), str(special["sep_token"])
+    return processors.RobertaProcessing((sep, number(tokenizer, sep)), (cls, number(tokenizer, cls)))
+
+
+def _sentence_ends(tokenizer: Tokenizer, special: Special) -> Any:
+    begin, end = str(special["bos_token"]), str(special["eos_token"])
+    return processors.TemplateProcessing(
+        single=[begin, "$A", end],
+        pair=[begin, "$A", end, end, "$B", end],
+        special_tokens=[(text, number(tokenizer, text)) for text in (begin, end)],
+    )
+
+
+def number(tokenizer: Tokenizer, text: str) -> int:
+    """The number of a token that must be there."""
+    found = tokenizer.token_to_id(text)
+    if found is None:
+        raise InputError(f"texts stand between special tokens, but the vocabulary has no {text!r}; {ITSELF}")
+    return found
+
+
+def _saved_vocabulary(stated: Stated) -> Any:
+    return stated.saved["model"]["vocab"]
+
+
+def _saved_merges(stated: Stated) -> tuple[dict, list]:
+    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in stated.saved["model"]["merges"]]
+    return _saved_vocabulary(stated), merges
+
+
+def _lines(file: epath.Path) -> dict[str, int]:
+    if not file.is_file():
+        raise InputError(f"{str(file.parent)!r} holds neither {SAVED_FILE} nor {file.name}; {CONVERTED}")
+    return {line.rstrip(): index for index, line in enumerate(file.read_text().removesuffix("\n").split("\n"))}
+
+
+def _merges(folder: epath.Path) -> tuple[dict, list]:
+    vocabulary = files.json_object(folder / "vocab.json")
+    if vocabulary is None or not (folder / "merges.txt").is_file():
+        raise InputError(f"{str(folder)!r} holds neither {SAVED_FILE} nor vocab.json and merges.txt; {CONVERTED}")
+    lines = (folder / "merges.txt").read_text().splitlines()
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    if wrong := [pair for pair in merges if len(pair) != 2]:
+        raise InputError(f"{str(folder / 'merges.txt')!r} holds the line {' '.join(wrong[0])!r}; expected pairs")
+    return vocabulary, merges
+
+
+def _precompiled(saved: dict) -> bytes | None:
+    """The table of characters that sentencepiece's normaliser keeps, wherever it stands among the normalisers."""
+    stated = saved.get("normalizer") or {}
+    for part in stated.get("normalizers", [stated]) if isinstance(stated, dict) else []:
+        if part.get("type") == "Precompiled" and part.get("precompiled_charsmap"):
+            return base64.b64decode(part["precompiled_charsmap"])
+    return None
+
+
+_WORDS = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
+_ENDS = {
+    "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
+    "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
+_CAMEMBERT = _ENDS | {"mask_token": AddedToken("<mask>", lstrip=True, special=True)}
+_WORD_KINDS = ("WordPiece", "WordLevel", None)
+
+BUILT: dict[str, Class] = {
+    "BertTokenizer": Class(_WORDS, _WORD_KINDS, True, _bert, _bert_ends),
+    "DistilBertTokenizer": Class(_WORDS, _WORD_KINDS, False, _bert, _bert_ends),
+    "RobertaTokenizer": Class(_ENDS, ("BPE", None), False, _roberta, _roberta_ends),
+    "CamembertTokenizer": Class(
+        _CAMEMBERT, ("Unigram", None), False, _sentencepiece(_by_name), _sentence_ends,
+        extra=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
+    ),
+    "XLMRobertaTokenizer": Class(
+        _ENDS, ("Unigram", None), False, _sentencepiece(lambda vocabulary, special: 3), _sentence_ends
+    ),
+}  # fmt: skip

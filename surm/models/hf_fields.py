@@ -1,0 +1,73 @@
+"""Every field of a config.json that is no part of the shape: what it must say, or that it does not matter here."""
+
+from typing import Any
+
+from surm.errors import InputError, few
+from surm.notes import say
+
+NOTHING = (None, False, 0, "", [], {})
+# field -> what it may say, and what is expected where it says something else; any of them changes the function
+MUST: dict[str, tuple[tuple[Any, ...], str]] = {
+    "is_decoder": (NOTHING, "an encoder"),
+    "is_encoder_decoder": (NOTHING, "an encoder"),
+    "add_cross_attention": (NOTHING, "an encoder without cross-attention"),
+    "position_embedding_type": ((None, "absolute"), "'absolute'"),
+    "qkv_bias": ((None, True), "maps with a bias"),
+    "pruned_heads": (NOTHING, "no pruned heads; save_pretrained of a model whose heads are all there"),
+    "use_task_id": (NOTHING, "no table of tasks beside those of words, segments and positions"),
+    "quantization_config": (NOTHING, "weights as they are; dequantize() in transformers, then save_pretrained"),
+    "compression_config": (NOTHING, "weights as they are; dequantize() in transformers, then save_pretrained"),
+    "auto_map": (NOTHING, "none: code that comes with weights is never run"),
+    "adapters": (NOTHING, "no adapters inside the weights; merge them first"),
+}
+SHAPE = {
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "layer_norm_eps", "image_size", "patch_size", "num_channels", "vocab_size", "max_position_embeddings",
+    "type_vocab_size", "pad_token_id", "embedding_size",
+}  # fmt: skip
+# Dropout is a setting of training (config.model.dropout); heads are new, or of the size that their weights have.
+NO_MATTER = {
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "classifier_dropout",
+    "initializer_range", "initializer_factor", "problem_type", "id2label", "label2id", "num_labels", "_num_labels",
+    "finetuning_task", "task_specific_params", "architectures", "transformers_version", "torch_dtype", "dtype",
+    "_name_or_path", "name_or_path", "_commit_hash", "use_cache", "chunk_size_feed_forward", "gradient_checkpointing",
+    "output_hidden_states", "output_attentions", "output_past", "return_dict", "use_return_dict", "torchscript",
+    "use_bfloat16", "tie_word_embeddings", "tie_encoder_decoder", "bos_token_id", "eos_token_id", "sep_token_id",
+    "cls_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id", "tokenizer_class", "prefix",
+    "pooler_act", "pooler_output_size", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+    "pooler_size_per_head", "pooler_type", "directionality", "encoder_stride", "projection_dim", "text_config",
+    "vision_config", "text_config_dict", "vision_config_dict", "logit_scale_init_value", "summary_type",
+    "summary_use_proj", "summary_activation", "summary_last_dropout", "task_type_vocab_size", "mask_ratio",
+    "norm_pix_loss", "decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads",
+    "decoder_intermediate_size", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation",
+    "cross_attention_hidden_size", "sentence_transformers", "language", "name", "xla_device", "use_mask_token",
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "suppress_tokens",
+    "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "begin_suppress_tokens", "tf_legacy_loss", "return_loss", "onnx_export",
+}  # fmt: skip
+
+
+def check(fields: dict[str, Any]) -> None:
+    """Refuses a field that makes the model another function; says which are not known.
+
+    Args:
+      fields: of config.json, those of a vision tower among them.
+
+    Raises:
+      InputError: if a field says what is not followed here.
+    """
+    for name, (accepted, expected) in MUST.items():
+        if name in fields and not any(
+            fields[name] == value and type(fields[name]) is type(value) for value in accepted
+        ):
+            raise InputError(f"config.json says {name}={_short(fields[name])}; expected {expected}")
+    unknown = sorted(fields.keys() - MUST.keys() - SHAPE - NO_MATTER)
+    if unknown:
+        say(f"config.json says {few(unknown)}, which is not known here and passed over")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

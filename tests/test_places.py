@@ -1,0 +1,169 @@
+"""Places in object stores, against servers that listen on this machine: as on a disk, and no less safe."""
+
+import json
+import os
+import pathlib
+import threading
+import time
+import uuid
+
+import numpy as np
+import pytest
+
+import surm
+from surm import files, locks, train
+from surm.config import default
+from surm.report.__main__ import main as report_main
+from surm.report.collect import collect
+from surm.workdir import Workdir
+from tests import stores
+from tests.test_train import arguments
+
+
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request):
+    """A store's address; every test that asks for a place there gets another one."""
+    with stores.serving(request.param) as environment, stores.environment(environment):
+        yield f"{request.param}://{stores.BUCKET}"
+
+
+@pytest.fixture
+def place(bucket):
+    return f"{bucket}/{uuid.uuid4().hex}"
+
+
+def values(workdir) -> list[tuple]:
+    text = (files.path(workdir) / "metrics.jsonl").read_text()
+    return [(line["step"], line["split"], line["values"]) for line in map(json.loads, text.splitlines())]
+
+
+def test_what_is_written_is_there_whole_and_listed_at_once(place):
+    folder = files.made_folder(place)
+    assert not folder.exists()
+    files.replace(folder / "a" / "one.txt", "één")
+    files.replace(folder / "two.bin", b"\x00" * 7_000_000)
+    assert (folder / "a" / "one.txt").read_text() == "één" and (folder / "two.bin").read_bytes() == b"\x00" * 7_000_000
+    assert sorted(each.name for each in folder.iterdir()) == ["a", "two.bin"]
+    assert {*files.below(folder)} == {folder / "a" / "one.txt", folder / "two.bin"}
+    assert folder.is_dir() and (folder / "a").is_dir() and (folder / "two.bin").is_file()
+    files.replace(folder / "two.bin", b"new")
+    assert (folder / "two.bin").read_bytes() == b"new"
+    (folder / "two.bin").unlink()
+    assert not (folder / "two.bin").exists() and [each.name for each in folder.iterdir()] == ["a"]
+
+
+def test_a_copy_here_holds_what_a_store_holds(place):
+    folder = files.path(place)
+    files.replace(folder / "a" / "one.txt", "1")
+    here = files.local(folder)
+    assert isinstance(here, pathlib.Path) and (here / "a" / "one.txt").read_text() == "1"
+    assert files.local(folder / "a" / "one.txt").read_text() == "1"
+    files.replace(folder / "a" / "one.txt", "2")  # an adapter that was saved again, say
+    assert (files.local(folder) / "a" / "one.txt").read_text() == "2"
+
+
+def test_a_run_in_a_store_is_the_run_on_a_disk(place, tmp_path, capsys):
+    more = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard"]
+    assert train.main(arguments(tmp_path / "run", *more)) == 0
+    assert train.main(arguments(f"{place}/run", *more)) == 0
+    run, local = files.path(place) / "run", tmp_path / "run"
+    assert values(run) == values(local)
+    name = "adapter/adapter_model.safetensors"
+    assert (run / name).read_bytes() == (local / name).read_bytes()
+    assert {each.name for each in run.iterdir()} == {each.name for each in local.iterdir()}
+    assert any(each.name.startswith("events") for each in (run / "tensorboard").iterdir())
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    assert np.array_equal(surm.load_run(str(run)).predict(images), surm.load_run(local).predict(images))
+    assert train.main(arguments(f"{place}/run", *more)) == 0  # not trained again
+    assert "holds the finished run" in capsys.readouterr().out
+    assert report_main([str(run), str(local), "--out", f"{place}/report"]) == 0
+    assert "accuracy" in (files.path(place) / "report" / "index.html").read_text()
+    assert train.main(arguments(f"{place}/run", *more, "--config.seed=5")) == 2
+    assert "seed: 0 against 5" in capsys.readouterr().err
+
+
+def test_another_run_is_kept_out_while_one_is_in(place):
+    first, second = Workdir(place, default()), Workdir(place, default())
+    with first.claimed():
+        for act in (second.refuse_if_busy, second.claimed().__enter__):
+            with pytest.raises(surm.InputError, match=rf"another run, process {os.getpid()} on .*, is in it"):
+                act()
+    second.refuse_if_busy()
+    with second.claimed():
+        pass
+
+
+def test_of_many_that_come_together_one_at_most_is_in(place):
+    inside, most, refused = [], [], []
+
+    def come():
+        try:
+            with Workdir(place, default()).claimed():
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.3)
+                inside.pop()
+        except surm.InputError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=come) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most and {*most} == {1} and len(most) + len(refused) == 4
+
+
+def flag(place, **owner) -> None:
+    """Of a run on another machine, unless said otherwise."""
+    owner = {"host": "far", "machine": "far", "process": 1, "began": "1", "holds": True, "beats": 1} | owner
+    files.replace(files.path(place) / ".lock" / "of-another", json.dumps(owner))
+
+
+def test_a_flag_of_another_machine_keeps_out_while_it_is_renewed(place, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    flag(place)
+    threading.Timer(0.3, lambda: flag(place, beats=2)).start()
+    with pytest.raises(surm.InputError, match="another run, process 1 on far, is in it"):
+        Workdir(place, default()).refuse_if_busy()
+
+
+def test_a_flag_that_is_silent_is_nobodys(place, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    monkeypatch.setattr(locks, "SILENCE", 0.4)
+    flag(place)
+    began = time.monotonic()
+    with Workdir(place, default()).claimed():
+        assert time.monotonic() - began > 0.4
+        assert "of-another" not in [each.name for each in (files.path(place) / ".lock").iterdir()]
+
+
+def test_a_run_that_lost_its_folder_writes_no_more(place, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.05)
+    run = Workdir(place, default())
+    with run.claimed():
+        run.log(1, "train", {"loss": 1.0})
+        flag(place)
+        for _ in range(100):
+            time.sleep(0.05)
+            if run.lock._lost:
+                break
+        with pytest.raises(OSError, match="another one has taken over; it ends here"):
+            run.flush()
+        with pytest.raises(OSError, match="taken over"):
+            run.write_json("result.json", {})
+    assert not (files.path(place) / "result.json").exists()
+
+
+def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_trained(bucket, capsys):
+    assert train.main(arguments(f"{bucket}-of-nobody/run")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: workdir ") and error.count("\n") == 1 and "cannot be" in error
+
+
+@pytest.mark.slow
+def test_a_population_lies_in_a_store(place):
+    more = ["--config.optim.steps=3", "--config.population=scale=1|2"]
+    assert train.main(arguments(f"{place}/run", *more)) == 0
+    found = collect([place])
+    assert [result.file.parent.name for result in found.results] == ["scale=1.0", "scale=2.0"]
