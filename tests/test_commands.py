@@ -193,8 +193,10 @@ def test_a_model_file_wants_a_preset_and_its_ending(tmp_path, small_vit):
     with pytest.raises(surm.InputError, match=r"'model.bin' is a folder or does not end in .safetensors"):
         surm.save_model("model.bin", small_vit)
     micro = vit.ViT(vit.preset("vit_micro"), 2, rngs=nnx.Rngs(0))
-    with pytest.raises(surm.InputError, match=r"std=\[0.0\]; expected a number a channel, std above 0"):
-        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5], std=[0.0])
+    with pytest.raises(surm.InputError, match=r"std=\[0.5, 0.5, 0.0\]; expected a number a channel, std above 0"):
+        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5] * 3, std=[0.5, 0.5, 0.0])
+    with pytest.raises(surm.InputError, match=r"mean=\[0.5\], std=\[1.0\]; expected a number a channel"):
+        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5], std=[1.0])
     assert not [*tmp_path.iterdir()]
 
 

@@ -51,7 +51,9 @@ def save_model(
         raise InputError(f"given a {type(model).__name__}, expected a ViT or a BERT")
     if processor is not None:
         mean, std = (each(value, processor.channels) for value in (processor.mean, processor.std))
-    if len(mean) != len(std) or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
+    channels = model.config.channels if isinstance(model, vit.ViT) else len(mean)
+    fits = channels == len(mean) == len(std)
+    if not fits or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
         raise InputError(f"mean={mean!r}, std={std!r}; expected a number a channel, std above 0")
     merged = surgery.detach(surgery.merge(model))
     about = {"model": _preset(merged), "mean": list(mean), "std": list(std)}
