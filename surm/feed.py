@@ -13,7 +13,7 @@ from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.errors import InputError
 from surm.evaluate import Inputs
-from surm.models import bert, vit
+from surm.models import bert, processor_files, vit
 from surm.models.processor import Processor, plain
 from surm.models.weights import HALVES, Weights
 from surm.notes import say
@@ -81,7 +81,7 @@ def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
       InputError: if it does not make what the model reads.
     """
     if weights is None or weights.processor is None:
-        if weights is not None and str(weights.config.get("model_type")).startswith("clip"):
+        if weights is not None and processor_files.is_clip(weights.config):
             say(
                 f"{weights.name!r} brings no preprocessor_config.json: images are squashed to squares, bilinearly; "
                 "CLIP's own processor resizes the shorter side, bicubically, and crops the middle",

@@ -24,6 +24,7 @@ from surm.feed import Feed, feed_of, squashing
 from surm.models import processor_files, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights
+from surm.notes import say
 from surm.peft import store
 from surm.workdir import LOCK, Workdir, read_object
 
@@ -148,7 +149,7 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
         trained = noted.fitted(shape.image_size, shape.channels)
     if now != trained:
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
-        print(f"images are prepared as {str(path)!r} was trained, {said}", flush=True)
+        say(f"images are prepared as {str(path)!r} was trained, {said}")
     return trained
 
 

@@ -224,7 +224,7 @@ def _pixels(
         return each(processor.mean, channels), each(processor.std, channels)
     if "mean" in own or "std" in own:
         return _own_pixels(name, own.get("mean"), own.get("std"))
-    return CLIP_PIXELS if str(config.get("model_type")).startswith("clip") else HALVES
+    return CLIP_PIXELS if processor_files.is_clip(config) else HALVES
 
 
 def _own_pixels(name: str, *stated: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
