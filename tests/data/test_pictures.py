@@ -62,9 +62,11 @@ def test_as_many_channels_as_the_model_reads_are_kept(channels):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), np.uint8)
     small = prepared(image, Square(8, channels=channels))
     assert small.shape == (8, 8, channels)
-    if channels != 4:  # of four Pillow weighs colours by alpha, as transformers does
-        first = Image.fromarray(image[..., -1]).resize((8, 8), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(small[..., -1], np.asarray(first))
+    last = Image.fromarray(image[..., -1]).resize((8, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(small[..., -1], np.asarray(last))
+    if channels == 4:  # Pillow weighs colours by alpha, for transformers too
+        whole = Image.fromarray(image).resize((8, 8), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(small, np.asarray(whole))
     np.testing.assert_array_equal(prepared(image[:8, :8], Square(8, channels=channels)), image[:8, :8])
 
 
