@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 
 from surm import config as configs
 from surm import files, preparation
@@ -172,7 +172,7 @@ def _images(examples: Sequence[Any]) -> np.ndarray:
 def _image(given: Any, what: str) -> np.ndarray:
     """One picture, H×W×C."""
     if isinstance(given, Image.Image):
-        return pictures.of_pillow(given)
+        return pictures.of_pillow(ImageOps.exif_transpose(given))  # upright, as a file is read
     if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
         raise InputError(f"{what} {given!r:.80}; expected a uint8 array H×W[×C], or an image of Pillow's")
     try:

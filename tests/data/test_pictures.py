@@ -103,9 +103,15 @@ def test_what_pillow_holds(picture, expected):
     np.testing.assert_array_equal(of_pillow(picture), expected)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "F"])
-def test_more_bits_than_eight_are_refused(mode):
-    with pytest.raises(InputError, match=f"an image in Pillow's mode {mode!r}; expected eight bits a channel"):
+def test_sixteen_bits_become_eight():
+    values = np.array([[0, 128, 129, 257, 65406, 65407, 65535]], np.uint16)
+    picture = Image.fromarray(values)
+    assert picture.mode == "I;16" and of_pillow(picture)[..., 0].tolist() == [[0, 0, 1, 1, 254, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_more_bits_are_refused(mode):
+    with pytest.raises(InputError, match=f"an image in Pillow's mode {mode!r}; expected 8 or 16 bits"):
         of_pillow(Image.new(mode, (4, 4)))
 
 
