@@ -108,9 +108,14 @@ class KernelLayout:
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of one matrix, or its parameters, as one of a stack of them."""
-        for _ in self.stacked:
-            function = jax.vmap(function)
-        return function
+        return each(function, len(self.stacked))
+
+
+def each(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
+    """A function of one matrix, or its parameters, as one of a stack of them that has so many axes."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
 
 
 def _axes(field: str, given: Any) -> tuple[int, ...]:

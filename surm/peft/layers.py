@@ -1,0 +1,141 @@
+"""A frozen linear layer with a trained update of its kernel; beside it what else is put around layers, by its name."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from surm import matrices
+from surm.errors import InputError
+from surm.matmul import dot_general, matmul
+from surm.peft import fused, linear_maps, paths
+from surm.peft.adapters import (
+    AdaptedLinear,
+    Affine,
+    Bottleneck,
+    BottleneckLinear,
+    Hadamard,
+    HadamardLinear,
+)
+from surm.peft.dropout import reseed_dropout
+from surm.peft.matrix import StructuredMatrix, multiplying
+from surm.peft.spec import PeftSpec
+from surm.peft.variables import AdapterParam
+from surm.peft.wrapped import MergeableLinear, WrappedLinear, like_answer
+
+__all__ = [
+    "AdaptedLinear",
+    "Affine",
+    "Bottleneck",
+    "BottleneckLinear",
+    "Hadamard",
+    "HadamardLinear",
+    "MergeableLinear",
+    "UpdatedLinear",
+    "WrappedLinear",
+    "reseed_dropout",
+]
+
+
+class UpdatedLinear(MergeableLinear):
+    """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
+
+    Several paths lead there, see `surm.peft.paths`. With a `magnitude` m the rows of the weight then keep their
+    direction and get the norm m, which starts as the weight's (where a run keeps that in half precision, up to its
+    rounding): y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
+    constants in the derivative (arXiv 2402.09353, section 4.3).
+
+    Of a layer with several axes of inputs or outputs, x and y are the vectors along them (`surm.peft.linear_maps`).
+    """
+
+    def __init__(self, base: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
+        """Wraps a layer; the output is unchanged until the update has trained."""
+        self._check_magnitude(base, spec)
+        of, kernel = linear_maps.linear_map(base), base.kernel[...]
+        sizes, stack = of.layout.sizes(kernel.shape), of.layout.stack(kernel.shape)
+        delta = StructuredMatrix(spec, *sizes, stack=stack, base=of.layout.matrices(kernel), rngs=rngs)
+        super().__init__(base, delta, spec, rngs=rngs)
+        self.magnitude = AdapterParam(of.row_norms(kernel)) if spec.magnitude else None
+
+    def __call__(self, x: Float[Array, "..."], **options: Any) -> Float[Array, "..."]:
+        """Applies the layer with its update."""
+        if self.merged or not self.enabled:
+            return self.answer(x, options)
+        y = self._updated(x, options)
+        if self.magnitude is None:
+            return y
+        bias = 0 if self.bias is None else self.map.bias_beside(self.bias[...], y).astype(y.dtype)
+        gain = self.map.beside(self._gain(), y)
+        return y + ((gain - 1) * (y - bias)).astype(y.dtype)  # where the gain is 1, y to the last bit
+
+    def _updated(self, x: Float[Array, "..."], options: dict[str, Any]) -> Float[Array, "..."]:
+        path = self._path(x)
+        if path in paths.FUSED:
+            through_dense = path == "fused_dense"
+            matvec = functools.partial(self._matvec, through_dense=through_dense)
+            y = fused.product(self.base, self.delta.values(), self._dense, matvec, x, keep=through_dense)
+            return like_answer(y, options)
+        y = self.answer(x, options)
+        update = self.delta(self.map.vectors(self.dropped(x)).astype(y.dtype), path, self.base.precision)
+        return y + like_answer(self.map.output((self.scale * update).astype(y.dtype), y), options)
+
+    def follow(self, spec: PeftSpec) -> None:
+        """Multiplies and scales as a spec says, otherwise that of the layer; InputError if the layer cannot."""
+        self._check_fusible(spec.path)
+        super().follow(spec)
+        self.scale = spec.scale
+
+    @staticmethod
+    def _check_magnitude(base: nnx.Module, spec: PeftSpec) -> None:
+        if spec.magnitude and linear_maps.more_than_multiplies(base):
+            raise InputError(f"magnitude=True, but the layer is {linear_maps.named(base)}, which answers in a way of "
+                             "its own; expected a layer whose answer is its kernel's product and a bias")  # fmt: skip
+
+    def _check_fusible(self, path: str) -> None:
+        if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
+            beside = [other for other in paths.available("update", self.delta.family) if other not in paths.FUSED]
+            raise InputError(f"path={path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
+
+    def _path(self, x: Array) -> str:
+        self._check_fusible(self.path)  # anew: `jax.default_matmul_precision` may have been another then
+        if self.path != "auto":
+            return self.path
+        fusible = self.dropout is None and not fused.obstacle(self.base)
+        dtype = self.base.dtype or self.base.kernel.dtype
+        return self.delta.quickest_path(self.map.vectors(x), dtype, fusible=fusible)
+
+    def _dense(self, params: matrices.Params) -> Float[Array, "*stack n_out n_in"]:
+        return self.scale * self.delta.dense(params)
+
+    def _matvec(
+        self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, through_dense: bool
+    ) -> Float[Array, "*batch n_out"]:
+        with multiplying(self.base.precision):
+            if not through_dense:
+                return self.scale * self.delta.matvec(params, x)
+            plain = self.base.dot_general is not dot_general or self.base.precision is not None
+            multiply = jnp.matmul if plain else matmul
+            return self.scale * self.delta.dense_matvec(params, x, multiply)
+
+    def _gain(self) -> Float[Array, "*stack n_out"]:
+        """What the magnitude multiplies the outputs by."""
+        kernel = self.base.kernel[...]
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        norms = self.map.row_norms(self._summed(kernel.astype(wide), self._dense(self.delta.values())))
+        return self.magnitude[...] / jax.lax.stop_gradient(norms)
+
+    def _summed(self, kernel: Float[Array, "..."], update: Float[Array, "*stack n_out n_in"]) -> Float[Array, "..."]:
+        return kernel + self.map.layout.kernel(update, kernel.shape)
+
+    def folded(self) -> Iterable[tuple[str, Array]]:
+        """The kernel with the update in it, by the definition of the family."""
+        kernel, of = self.base.kernel[...], self.map
+        kernel = self._summed(kernel, self.scale * self.delta.to_dense()).astype(kernel.dtype)
+        if self.magnitude is not None:
+            gains = self.magnitude[...] / of.row_norms(kernel)
+            kernel = of.layout.kernel(of.layout.matrices(kernel) * gains[..., None], kernel.shape)
+        yield "kernel", kernel
