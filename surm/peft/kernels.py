@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
@@ -116,6 +117,16 @@ def each(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
     for _ in range(axes):
         function = jax.vmap(function)
     return function
+
+
+def is_floating(array: Any) -> bool:
+    """Whether numbers can be added to an array as they are: floating point of 16 bits or more."""
+    return jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 2
+
+
+def in_words(array: Any) -> str:
+    """Type and shape of an array, for messages."""
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def _axes(field: str, given: Any) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.errors import InputError
-from surm.peft.kernels import KernelLayout
+from surm.peft.kernels import KernelLayout, in_words, is_floating
 
 
 class Axes(NamedTuple):
@@ -90,7 +90,7 @@ def _together(array: Array, axes: Axes) -> Array:
 
 def _apart(vectors: Array, axes: Axes, shape: Sequence[int]) -> Array:
     order = (*axes.stacked, *axes.rest, *axes.vector)
-    return _transposed(vectors.reshape([shape[axis] for axis in order]), np.argsort(order))
+    return _transposed(vectors.reshape([shape[axis] for axis in order]), np.argsort(order).tolist())
 
 
 def _transposed(array: Array, order: Sequence[int]) -> Array:
@@ -198,7 +198,7 @@ def linear_map(layer: nnx.Module) -> LinearMap:
     if not isinstance(kernel, nnx.Variable) or not hasattr(kernel, "ndim"):
         held = type(kernel.get_value() if isinstance(kernel, nnx.Variable) else kernel).__name__
         raise InputError(f"is {named(layer)} whose kernel is a {held}, as of a quantised layer; expected an array")
-    if not jnp.issubdtype(kernel.dtype, jnp.floating) or kernel.dtype.itemsize < 2:
+    if not is_floating(kernel):
         raise InputError(f"is {named(layer)} whose kernel is {in_words(kernel)}; expected floating point of 16 bits or "
                          "more")  # fmt: skip
     found, own = _MAPS[_class(layer)](layer)
@@ -236,8 +236,3 @@ def named(module: object) -> str:
     kind = type(module)
     name = f"nnx.{kind.__name__}" if kind.__module__.startswith("flax.nnx") else kind.__name__
     return f"{'an' if name[0] in 'AEIOaeio' or name.startswith('nnx.') else 'a'} {name}"
-
-
-def in_words(array: Array | nnx.Variable) -> str:
-    """Type and shape of an array, for messages."""
-    return f"{array.dtype}{list(array.shape)}"

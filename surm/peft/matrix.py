@@ -12,7 +12,7 @@ from flax import nnx
 from flax.core import FrozenDict
 from jax.lax import DotAlgorithm, DotAlgorithmPreset, Precision, PrecisionLike
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm import matrices
 from surm.errors import InputError
@@ -69,11 +69,10 @@ class StructuredMatrix(nnx.Module):
           InputError: if an option does not fit the shape, or the family has trained arrays that layers share and there
             is a stack.
         """
-        family, stack = matrices.FAMILIES[spec.family], tuple(stack)
-        init = functools.partial(family.init, n_out=n_out, n_in=n_in, **spec.structure)
+        self.family, self.n_out, self.n_in, self.stack = spec.family, n_out, n_in, tuple(stack)
+        family, fixed = matrices.FAMILIES[spec.family], {}
         try:
-            values = kernels.each(init, len(stack))(jax.random.split(rngs.params(), stack) if stack else rngs.params())
-            fixed = {}
+            values = self.initial(spec, rngs.params())
             if hasattr(family, "fixed"):
                 fixed = kernels.each(_compiled(family.fixed, spec.structure), len(stack))(base)
         except InputError:
@@ -85,10 +84,15 @@ class StructuredMatrix(nnx.Module):
                              "cannot; expected another family there")  # fmt: skip
         self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
         self.fixed = nnx.Dict({name: FixedParam(value) for name, value in fixed.items()})
-        self.family, self.n_out, self.n_in = spec.family, n_out, n_in
         self.target_rank = spec.structure.get("rank", matrices.options(spec.family).get("rank"))
         self.training = spec.training
         self.own_axes = tuple((name, array.ndim - len(stack)) for name, array in (values | fixed).items() if stack)
+
+    def initial(self, spec: PeftSpec, key: PRNGKeyArray) -> matrices.Params:
+        """Parameters of a zero matrix by a spec, of a stack of others each."""
+        family = matrices.FAMILIES[self.family]
+        init = functools.partial(family.init, n_out=self.n_out, n_in=self.n_in, **spec.structure)
+        return kernels.each(init, len(self.stack))(jax.random.split(key, self.stack) if self.stack else key)
 
     def stacked(self, params: matrices.Params | None = None) -> int:
         """Over how many axes there is a matrix each: inside `nnx.scan` and `nnx.vmap` fewer than outside.

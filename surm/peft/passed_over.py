@@ -7,10 +7,11 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.peft import linear_maps, select
+from surm.peft.kernels import in_words
 from surm.peft.variables import Trainable
 
 Walked = list[tuple[select.Path, nnx.Pytree | nnx.Variable]]
-_CLASSES = ", ".join(f"nnx.{kind.__name__}" for kind in linear_maps.LAYERS)
+_CLASSES = "a layer of " + " or ".join(f"nnx.{kind.__name__}" for kind in linear_maps.LAYERS)
 _NORMALISING = (nnx.SpectralNorm, nnx.WeightNorm)
 
 
@@ -105,5 +106,5 @@ def _in_words(module: nnx.Module) -> str:
     """A module with the arrays that it holds, for messages."""
     named = [(name, child) for name, child in select.children(module)
              if isinstance(child, nnx.Param) and hasattr(child, "shape")]  # fmt: skip
-    held = ", ".join(f"{name} {linear_maps.in_words(child)}" for name, child in named[:3])
+    held = ", ".join(f"{name} {in_words(child)}" for name, child in named[:3])
     return linear_maps.named(module) + (f" that holds {held}" if held else "")

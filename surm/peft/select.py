@@ -94,7 +94,7 @@ def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
     """Every module and variable with every path to it: a layer used under two names comes twice."""
     found = []
 
-    def visit(node: nnx.Pytree | nnx.Variable, path: Path, above: frozenset[int]) -> None:
+    def visit(node: object, path: Path, above: frozenset[int]) -> None:
         if isinstance(node, nnx.Pytree | nnx.Variable):
             found.append((path, node))
         if not isinstance(node, nnx.Variable) and id(node) not in above:

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from surm.errors import InputError
-from surm.peft import placement, select
+from surm.peft import arguments, placement, select
 from surm.peft.layers import MergeableLinear, WrappedLinear
 from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import PeftSpec
@@ -66,7 +66,9 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[s
     Raises:
       InputError: as of `attach`.
     """
-    _check_arguments(model, spec, rngs)
+    arguments.check(model, spec, rngs)
+    if spec_of(model) is not None:
+        raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)
     if spec.train:
         paths = select.variables(model)
@@ -82,26 +84,6 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[s
         raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")
     setattr(model, _SPEC, spec)
     return model
-
-
-def _check_arguments(model: Any, spec: Any, rngs: Any) -> None:
-    if not (isinstance(model, nnx.Module) and isinstance(spec, PeftSpec) and isinstance(rngs, nnx.Rngs)):
-        given = ", ".join(_class(one) for one in (model, spec, rngs))
-        raise InputError(
-            f"attach takes an nnx.Module, a PeftSpec and an nnx.Rngs, got {given}; surm.adapt_params takes the "
-            "parameters of any other JAX model, surm.models those of PyTorch's ViT, BERT and RoBERTa"
-        )
-    if spec_of(model) is not None:
-        raise InputError("the model has an adapter already; detach it first")
-    for path, _ in select.walk(model):
-        if path and isinstance(path[-1], str) and ("." in path[-1] or path[-1].isdecimal()):
-            raise InputError(f"the model has a part named {path[-1]!r}; expected a name without dots that is no number")
-
-
-def _class(one: Any) -> str:
-    """What is given, for messages: a class that was not called says so."""
-    kind, which = (one, "the class ") if isinstance(one, type) else (type(one), "")
-    return f"{which}{kind.__module__}.{kind.__name__}"
 
 
 def detach(model: Model) -> Model:
