@@ -11,16 +11,26 @@ from flax import nnx
 
 import surm
 from surm import InputError, PeftSpec
-from surm.peft import linear_maps, surgery
+from surm.peft import surgery
 from tests.peft.randomize import randomize
 
 
 class Case(NamedTuple):
-    """A layer, the shape of what it reads, and how ΔW, by output and input, lies in its kernel."""
+    """A layer.
+
+    Attributes:
+      layer: makes it.
+      shape: of what it reads.
+      kernel: how ΔW, by output and input, lies in its kernel.
+      outputs: the axes of what it writes that tell outputs apart.
+      stacked: the axes over which there is a matrix each.
+    """
 
     layer: Callable[[nnx.Rngs], nnx.Module]
     shape: tuple[int, ...]
     kernel: Callable[[np.ndarray], np.ndarray]
+    outputs: tuple[int, ...] = (-1,)
+    stacked: tuple[int, ...] = ()
 
 
 def general(*args, **options):
@@ -33,16 +43,16 @@ def einsum(*args, **options):
 
 CASES = {
     "linear": Case(lambda rngs: nnx.Linear(6, 4, rngs=rngs), (5, 6), lambda d: d.T),
-    "query": Case(general(6, (2, 3)), (5, 3, 6), lambda d: d.T.reshape(6, 2, 3)),
+    "query": Case(general(6, (2, 3)), (5, 3, 6), lambda d: d.T.reshape(6, 2, 3), (-2, -1)),
     "out": Case(general((2, 3), 4, axis=(-2, -1)), (5, 2, 3), lambda d: d.T.reshape(2, 3, 4)),
     "apart": Case(general((2, 3), 4, axis=(1, -1)), (5, 2, 7, 3), lambda d: d.T.reshape(2, 3, 4)),
-    "first": Case(general(6, (2, 2), axis=0, use_bias=False), (6, 5), lambda d: d.T.reshape(6, 2, 2)),
-    "batch": Case(general(6, (2, 3), batch_axis={0: 4}), (4, 5, 6), lambda d: d.mT.reshape(4, 6, 2, 3)),
-    "ellipsis": Case(einsum("...d,dhk->...hk", (6, 2, 3), (2, 3)), (5, 1, 6), lambda d: d.T.reshape(6, 2, 3)),
+    "first": Case(general(6, (2, 2), axis=0, use_bias=False), (6, 5), lambda d: d.T.reshape(6, 2, 2), (-2, -1)),
+    "batch": Case(general(6, (2, 3), batch_axis={0: 4}), (4, 5, 6), lambda d: d.mT.reshape(4, 6, 2, 3), (-2, -1), (0,)),
+    "ellipsis": Case(einsum("...d,dhk->...hk", (6, 2, 3), (2, 3)), (5, 1, 6), lambda d: d.T.reshape(6, 2, 3), (-2, -1)),
     "heads": Case(einsum("bthk,hkd->btd", (2, 3, 4), (4,)), (5, 1, 2, 3), lambda d: d.T.reshape(2, 3, 4)),
-    "experts": Case(einsum("ebd,edf->ebf", (4, 6, 3), (4, 3)), (4, 5, 6), lambda d: d.mT),
-    "middle": Case(einsum("bed,edf->bef", (4, 6, 3), (4, 3)), (5, 4, 6), lambda d: d.mT),
-    "turned": Case(einsum("btd,fd->tfb", (4, 6)), (5, 3, 6), lambda d: d),
+    "experts": Case(einsum("ebd,edf->ebf", (4, 6, 3), (4, 3)), (4, 5, 6), lambda d: d.mT, (-1,), (0,)),
+    "middle": Case(einsum("bed,edf->bef", (4, 6, 3), (4, 3)), (5, 4, 6), lambda d: d.mT, (-1,), (1,)),
+    "turned": Case(einsum("btd,fd->tfb", (4, 6)), (5, 3, 6), lambda d: d, (1,)),
     "kernel's order": Case(einsum("bhk,dkh->bd", (4, 3, 2), (4,)), (5, 2, 3), lambda d: d.reshape(4, 2, 3).mT),
 }
 SPECS = {
@@ -68,12 +78,12 @@ def pairs(everywhere: str, *others: str) -> pytest.MarkDecorator:
     )
 
 
-def attached(case: Case, **spec) -> tuple[nnx.Module, jax.Array]:
+def attached(case: Case, **given) -> tuple[nnx.Module, jax.Array]:
     model = nnx.Dict(layer=case.layer(nnx.Rngs(0)))
     if getattr(model.layer, "bias", None) is not None:
         model.layer.bias[...] = jax.random.normal(jax.random.key(5), model.layer.bias.shape)
-    return surm.attach(model, PeftSpec(targets="layer", scale=0.5, **spec) if "method" not in spec else
-                       PeftSpec(targets="layer", **spec), nnx.Rngs(1)), jax.random.normal(jax.random.key(2), case.shape)  # fmt: skip
+    spec = PeftSpec(targets="layer", **given if "method" in given else {"scale": 0.5} | given)
+    return surm.attach(model, spec, nnx.Rngs(1)), jax.random.normal(jax.random.key(2), case.shape)
 
 
 def with_kernel(layer: nnx.Module, kernel) -> nnx.Module:
@@ -133,17 +143,13 @@ def test_what_is_trained_folds_into_the_kernel_and_comes_out_of_it_again(name, s
         np.testing.assert_array_equal(adapted.layer(x), fresh.layer.base(x))
 
 
-def vectors(case: Case, layer: nnx.Module, y: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+def vectors(case: Case, y: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """An output with what tells outputs apart last, and the way back."""
-    front, last = {"batch": ((0, 1), (2, 3)), "turned": ((0, 2), (1,)), "experts": ((0, 1), (2,)),
-                   "middle": ((1, 0), (2,))}.get(next(name for name, one in CASES.items() if one is case), (None, None))  # fmt: skip
-    count = len(layer.base.out_features) if isinstance(layer.base, nnx.LinearGeneral) else 1
-    count = 2 if case is CASES["ellipsis"] else count
-    front = tuple(range(y.ndim - count)) if front is None else front
-    last = tuple(range(y.ndim - count, y.ndim)) if last is None else last
-    shape = [y.shape[axis] for axis in (*front, *last)]
-    back = lambda flat: flat.reshape(shape).transpose(np.argsort((*front, *last)))  # noqa: E731
-    return y.transpose(*front, *last).reshape(*shape[: len(front)], -1), back
+    last = [axis % y.ndim for axis in case.outputs]
+    order = [*case.stacked, *(axis for axis in range(y.ndim) if axis not in (*case.stacked, *last)), *last]
+    turned = y.transpose(order)
+    flat = turned.reshape(*turned.shape[: y.ndim - len(last)], -1)
+    return flat, lambda flat: flat.reshape(turned.shape).transpose(np.argsort(order))
 
 
 @pairs("adapter", "bottleneck", "hadamard")
@@ -152,11 +158,10 @@ def test_what_stands_behind_a_layer_reads_all_its_outputs_as_one_vector(name, sp
     fresh, x = attached(case, **SPECS[spec])
     np.testing.assert_array_equal(fresh.layer(x), fresh.layer.base(x))
     layer = randomize(fresh).layer
-    h, back = vectors(case, layer, layer.base(x))
-    stacked = name in ("batch", "experts", "middle")
+    h, back = vectors(case, layer.base(x))
 
     def beside(values):
-        return values[:, None] if stacked else values
+        return values[:, None] if case.stacked else values
 
     delta = layer.delta
     if spec == "adapter":
@@ -206,20 +211,33 @@ class Net(nnx.Module):
         return self.head(self.attention(x).mean(1))
 
 
-def test_flax_attention_is_adapted_saved_stacked_combined_and_served(tmp_path):
-    base, x = Net(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (3, 5, 8))
-    spec = PeftSpec(family="low_rank", options="rank=2", targets=".*", train="head", dropout=0.5)
-    fresh = surm.attach(base, spec, nnx.Rngs(1))
-    fresh.eval()
+EVERYWHERE = PeftSpec(family="low_rank", options="rank=2", targets=".*", train="head", dropout=0.5)
+
+
+def adapted_net() -> tuple[Net, nnx.Module, jax.Array]:
+    base = Net(nnx.Rngs(0))
+    adapted = surm.attach(base, EVERYWHERE, nnx.Rngs(1))
+    adapted.eval()
+    return base, adapted, jax.random.normal(jax.random.key(0), (3, 5, 8))
+
+
+def test_flax_attention_is_adapted_counted_and_saved(tmp_path):
+    base, fresh, x = adapted_net()
     np.testing.assert_array_equal(fresh(x), base(x))
     assert sorted(surgery.layers_by_path(fresh)) == [f"attention.{name}" for name in ("key", "out", "query", "value")]
     assert surm.count_parameters(fresh).adapter == 2 * (2 * (8 + 8) + 2 * (8 + 4))
     assert [row.split()[:2] for row in surm.peft.table(fresh).splitlines()[:2]] == [
         ["attention.key", "4×8"], ["attention.out", "8×8"],
     ]  # fmt: skip
-    one, other = randomize(fresh, seed=1), randomize(fresh, seed=2)
+    one = randomize(fresh)
     surm.save_adapter(tmp_path, one)
     np.testing.assert_array_equal(surm.load_adapter(tmp_path, base)(x), one(x))
+
+
+@pytest.mark.slow
+def test_flax_attention_is_stacked_combined_served_and_started_warm():
+    base, fresh, x = adapted_net()
+    one, other = randomize(fresh, seed=1), randomize(fresh, seed=2)
     answers = surm.serve_batch(one, surm.stack_adapters([one, other]), x, [1, 0, 1])
     np.testing.assert_allclose(answers, jnp.stack([other(x)[0], one(x)[1], other(x)[2]]), atol=1e-5)
     both = surm.combine({"one": one, "other": other}, head="one")
@@ -229,13 +247,14 @@ def test_flax_attention_is_adapted_saved_stacked_combined_and_served(tmp_path):
     again, errors = surm.to_low_rank(one, rank=2)
     assert max(errors.values()) < 1e-5
     np.testing.assert_allclose(again(x), one(x), atol=1e-4)
-    moved = surm.difference(surm.merge(one), base, r"attention\..*")
-    started, errors = surm.warm_start(fresh, moved)
+    started, errors = surm.warm_start(fresh, surm.difference(surm.merge(one), base, r"attention\..*"))
     assert max(errors.values()) < 1e-4
     mean, _ = surm.average([one, one])
     np.testing.assert_allclose(mean(x), one(x), atol=1e-4)
-    twice = surm.peft.surgery.with_scale(one, 2.0)
-    np.testing.assert_allclose(surm.with_scale(twice, 1.0)(x) if hasattr(surm, "with_scale") else one(x), one(x))
+    twice = surgery.with_scale(one, 2.0).attention.out
+    np.testing.assert_allclose(twice(x.reshape(3, 5, 4, 2)) - one.attention.out(x.reshape(3, 5, 4, 2)),
+                               one.attention.out(x.reshape(3, 5, 4, 2)) - base.attention.out(x.reshape(3, 5, 4, 2)),
+                               atol=1e-5)  # fmt: skip
 
 
 def test_attention_spread_by_out_sharding_answers_the_same():
