@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from surm.errors import InputError, nearest
-from surm.peft import linear_maps
+from surm.peft import linear_maps, other_names
 
 Path = tuple[str | int, ...]
 _HOLDERS = (list, tuple, dict)
@@ -63,7 +63,9 @@ def _near(pattern: str, paths: Sequence[str], what: str) -> str:
     """What a pattern that matches nothing may have meant."""
     inside = [path for path in paths if compiled(pattern).search(path)]
     if not inside:
-        return f", a regular expression, matches no {what}; {nearest(_plain(pattern), paths)}"
+        hint = "; patterns are joined by |, not by commas" if "," in pattern else ""
+        hint += f"; {other_names.TARGETS[pattern]}" if pattern in other_names.TARGETS else ""
+        return f", a regular expression, matches no {what}; {nearest(_plain(pattern), paths)}{hint}"
     more = f" (+{len(inside) - 3} more)" if len(inside) > 3 else ""
     around = f".*({pattern}).*"
     whole = f"; {around!r} matches those" if all(re.fullmatch(around, path) for path in inside) else ""
@@ -108,7 +110,7 @@ def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
 def children(node: object) -> list[tuple[str | int, object]]:
     """The modules, variables and what may hold some right under a module, by name or number."""
     if isinstance(node, dict):
-        named = node.items()
+        named = ((name, child) for name, child in node.items() if isinstance(name, str | int))
     else:
         named = enumerate(node) if isinstance(node, nnx.List | list | tuple) else vars(node).items()
     return [(name, child) for name, child in named if isinstance(child, (nnx.Pytree, nnx.Variable, *_HOLDERS))]
@@ -122,8 +124,8 @@ def places(walked: list[tuple[Path, nnx.Pytree | nnx.Variable]]) -> dict[int, li
     return found
 
 
-def get(model: nnx.Module, path: Path) -> nnx.Module | nnx.Variable:
-    """What stands at a path."""
+def get(model: nnx.Module, path: Path) -> Any:
+    """What stands at a path: a module, a variable, or what holds some."""
     return functools.reduce(_child, path, model)
 
 
@@ -156,7 +158,8 @@ def compiled(pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        shell = f"; {'.' + pattern!r} is one" if pattern.startswith("*") else ""
+        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}{shell}") from error
 
 
 def _plain(pattern: str) -> str:

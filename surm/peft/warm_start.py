@@ -42,7 +42,8 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
 
     Args:
       model: with an update, from `attach` or `load_adapter`; left untouched.
-      deltas: for each adapted layer, by dotted path, what is to be added to its weight: n_out×n_in.
+      deltas: for each adapted layer, by dotted path, what is to be added to its weight: n_out×n_in,
+        of stacked layers with their axes in front.
 
     Returns:
       A new model, not merged, and the relative error of each layer in Frobenius norm.
@@ -61,7 +62,7 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
 
 def difference(
     finetuned: nnx.Module, base: nnx.Module, targets: Sequence[str] | str = ()
-) -> dict[str, Float[Array, "n_out n_in"]]:
+) -> dict[str, Float[Array, "*stack n_out n_in"]]:
     """What a fine-tune has added to the weights of a model's linear layers.
 
     Args:
@@ -86,7 +87,9 @@ def difference(
     return {path: after[path].astype(wide) - weight.astype(wide) for path, weight in before.items()}
 
 
-def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) -> dict[str, Float[Array, "n_out n_in"]]:
+def kernel_gradients(
+    model: Model, loss: Callable[[Model], Float[Array, ""]]
+) -> dict[str, Float[Array, "*stack n_out n_in"]]:
     """The gradient of a loss in the frozen weights of all adapted layers, as if they trained.
 
     Args:
@@ -118,7 +121,7 @@ def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) ->
     return {select.dotted(path): layouts[path].matrices(gradient) for path, gradient in found.items()}
 
 
-def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"], spec: PeftSpec) -> float:
+def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"], spec: PeftSpec) -> float:
     """Brings one layer's update near a matrix, in place.
 
     Args:
@@ -179,7 +182,7 @@ def _by_layer(
     return given
 
 
-def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -> None:
+def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"]) -> None:
     matrix = layer.delta
     shared = [name for name in getattr(matrices.FAMILIES[matrix.family], "SHARED", ()) if name in matrix.parameters]
     if shared:
@@ -191,7 +194,7 @@ def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -
         raise InputError(f"{path}: the given matrix has entries that are not finite")
 
 
-def weights(model: nnx.Module) -> dict[str, Float[Array, "n_out n_in"]]:
+def weights(model: nnx.Module) -> dict[str, Float[Array, "*stack n_out n_in"]]:
     """The weights of all linear layers of a model without adapters, by dotted path."""
     layers = {dotted: select.get(model, path) for dotted, path in select.linear_layers(model).items()}
     return {path: linear_map(layer).layout.matrices(layer.kernel[...]) for path, layer in layers.items()}

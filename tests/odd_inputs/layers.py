@@ -5,7 +5,7 @@ from flax import nnx
 
 import surm
 from surm.models import vit
-from surm.peft import surgery
+from surm.peft import arguments, surgery
 from tests.odd_inputs.row import Line, Odd
 
 VIT = vit.ViTConfig(image_size=4, patch_size=2, width=4, depth=1, heads=2, mlp_width=4, epsilon=1e-6)
@@ -80,7 +80,8 @@ def old_file(folder):
 
 
 ROWS = [
-    Odd("flax's attention under .*", lambda _: adapted(lambda rngs: nnx.MultiHeadAttention(2, 4, rngs=rngs), train="head"),
+    Odd("flax's attention under .*",
+        lambda _: adapted(lambda rngs: nnx.MultiHeadAttention(2, 4, rngs=rngs), train="head"),
         [f"body.{name}" for name in ("key", "out", "query", "value")]),
     Odd("layers in a list that nnx.data marks",
         lambda _: adapted(lambda rngs: nnx.Dict(all=nnx.data([linear()(rngs), linear()(rngs)])), r"body\..*"),
@@ -88,8 +89,8 @@ ROWS = [
     Odd("layers in a tuple", lambda _: adapted(lambda rngs: nnx.Dict(all=nnx.data((linear()(rngs),))), r"body\..*"),
         ["body.all.0"]),
     Odd("a convolution under .*", lambda _: adapted(lambda rngs: nnx.Conv(4, 4, (1,), rngs=rngs)),
-        Line("pattern '.*' matches body, an nnx.Conv that holds bias float32[4], kernel float32[1, 4, 4]; expected a layer "
-             "of nnx.Linear or nnx.LinearGeneral or nnx.Einsum; exclude='body' leaves it as it is, train='body'")),
+        Line("pattern '.*' matches body, an nnx.Conv that holds bias float32[4], kernel float32[1, 4, 4]; expected a "
+             "layer of nnx.Linear or nnx.LinearGeneral or nnx.Einsum; exclude='body' leaves it as it is, train")),
     Odd("a convolution under .* that is excluded",
         lambda _: adapted(lambda rngs: nnx.Conv(4, 4, (1,), rngs=rngs), exclude="body"), ["head"]),
     Odd("a convolution alone", lambda _: adapted(lambda rngs: nnx.Conv(4, 4, (1,), rngs=rngs), "body"),
@@ -97,12 +98,13 @@ ROWS = [
     Odd("an embedding alone", lambda _: adapted(lambda rngs: nnx.Embed(9, 4, rngs=rngs), "body"),
         Line("but body, an nnx.Embed that holds embedding float32[9, 4]")),
     Odd("an embedding under .*", lambda _: adapted(lambda rngs: nnx.Embed(9, 4, rngs=rngs)), ["head"]),
-    Odd("a layer of one's own with a kernel", lambda _: adapted(Kernel), Line("'.*' matches body, a Kernel that holds")),
+    Odd("a layer of one's own with a kernel", lambda _: adapted(Kernel),
+        Line("'.*' matches body, a Kernel that holds")),
     Odd("a layer of one's own, nothing else but the head", lambda _: adapted(Custom),
         Line("pattern '.*' matches head alone, and passes over body, a Custom that holds weight float32[4, 4]")),
     Odd("a layer of one's own, the head trained", lambda _: adapted(Custom, train="head"), Line("train='head'")),
     Odd("a quantised layer", lambda _: adapted(lambda rngs: Quantised(4, 4, rngs=rngs)),
-        Line("body: is a Quantised whose kernel is a dict, as of a quantised layer; expected an array; name it in exclude")),
+        Line("body: is a Quantised whose kernel is a dict, as of a quantised layer; expected an array; name")),
     Odd("an int8 kernel", lambda _: adapted(
         lambda rngs: holding(linear()(rngs), jnp.ones((4, 4), jnp.int8)), "body"),
         Line("body: is an nnx.Linear whose kernel is int8[4, 4]; expected floating point of 16 bits or more")),
@@ -117,11 +119,16 @@ ROWS = [
         lambda _: adapted(lambda rngs: nnx.SpectralNorm(linear()(rngs), rngs=rngs)),
         Line("body.layer_instance: stands in an nnx.SpectralNorm")),
     Odd("a module for its layers", lambda _: adapted(lambda rngs: nnx.MultiHeadAttention(2, 4, rngs=rngs), "body"),
-        Line(r"matches no linear layer, but body, an nnx.MultiHeadAttention that holds layers; 'body\\..*' matches those")),
+        Line(r"but body, an nnx.MultiHeadAttention that holds layers; 'body\\..*' matches those")),
     Odd("a variable for its layer", lambda _: adapted(linear(), "body.kernel"),
         Line("matches no linear layer, but body.kernel, a variable; expected the layer that holds it, 'body'")),
     Odd("the end of a path for the whole", lambda _: of_vit(targets="query"),
         Line("matches no linear layer whole, but a part of blocks.0.attention.query; '.*(query).*' matches those")),
+    Odd("patterns joined by a comma", lambda _: of_vit(targets=".*query,.*value"),
+        Line("patterns are joined by |, not by commas")),
+    Odd("a pattern of a shell", lambda _: of_vit(targets="*query"),
+        Line("pattern '*query' is not a regular expression: nothing to repeat at position 0; '.*query' is one")),
+    Odd("PEFT's word for all layers", lambda _: of_vit(targets="all-linear"), Line("PEFT's 'all-linear' is '.*'")),
     Odd(".* where the head trains", lambda _: of_vit(targets=".*"), ["embed.patch"]),
     Odd(".* where the head's bias trains", lambda _: adapted(linear(), train="head.bias"), ["body", "head"]),
     Odd("the head by targets and train", lambda _: of_vit(targets="head"),
@@ -132,6 +139,7 @@ ROWS = [
         Line("where no targets are given, 'update' has '(.*\\\\.)?(query|key|value)': set targets")),
     Odd("a part with a dot in its name",
         lambda _: adapted(lambda rngs: nnx.Dict({"a.b": linear()(rngs)})), Line("a part named 'a.b'; expected a name")),
-    Odd("a class for a model", lambda _: surm.attach(Model, surm.PeftSpec(), nnx.Rngs(0)), Line("got the class")),
+    Odd("a class for a model", lambda _: arguments.check(Model, surm.PeftSpec(), nnx.Rngs(0)),
+        Line("got the class tests.odd_inputs.layers.Model, surm.peft.spec.PeftSpec")),
     Odd("an adapter of 0.1.0 with a head named twice", old_file, (["body", "head"], True)),
 ]  # fmt: skip
