@@ -43,6 +43,18 @@ def refused(pattern: str, walked: Walked, layers: Iterable[str]) -> InputError:
     return InputError(f"{matches}, {_in_words(nodes[path])}; expected {_CLASSES}; train={path!r} trains it as a whole")
 
 
+def names_others(pattern: str, walked: Walked, layers: Iterable[str]) -> bool:
+    """Whether a pattern matches a module that holds no layer, such as a convolution that is to stay as it is."""
+    within = {select.dotted(place) for layer in layers for place in _above(select.parts(layer))}
+    match = select.compiled(pattern).fullmatch
+    found = (select.dotted(path) for path, node in walked if path and isinstance(node, nnx.Module))
+    return any(match(path) and path not in within for path in found)
+
+
+def _above(path: select.Path) -> list[select.Path]:
+    return [path[:end] for end in range(len(path))]
+
+
 def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Walked, layers: Collection[str]) -> None:
     """Refuses patterns that match what has a kernel, but cannot be adapted; says what else of matrices they pass over.
 
@@ -82,7 +94,7 @@ def check_parent(model: nnx.Module, places: Iterable[select.Path]) -> None:
 
 def _holders(walked: Walked) -> Mapping[str, nnx.Module]:
     """The frozen modules with a kernel, or other matrices and no linear layer inside, that are no linear layers."""
-    within = {path[:end] for path, node in walked if isinstance(node, linear_maps.LAYERS) for end in range(len(path))}
+    within = {place for path, node in walked if isinstance(node, linear_maps.LAYERS) for place in _above(path)}
     found = {}
     for path, node in walked:
         if not isinstance(node, nnx.Module) or isinstance(node, (*linear_maps.LAYERS, nnx.Embed)):

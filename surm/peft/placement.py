@@ -80,16 +80,13 @@ def _check_pattern(
     """InputError if a pattern matches no layer, or claims those alone that train as a whole."""
     match = select.compiled(pattern).fullmatch
     matched = [name for name in every if match(name)]
-    if pattern in spec.exclude or spec.rules.get(pattern, {}) is None:
-        if not matched and not any(match(select.dotted(path)) for path, _ in walked):
-            select.matching([pattern], every, "linear layer")
-        return
-    if not matched:
+    off = pattern in spec.exclude or spec.rules.get(pattern, {}) is None
+    if not matched and not (off and passed_over.names_others(pattern, walked, every)):
         error = passed_over.refused(pattern, walked, every)
-        if spec.targets == METHODS[spec.method].targets:
+        if not off and spec.targets == METHODS[spec.method].targets:
             raise InputError(f"{error}; where no targets are given, {spec.method!r} has {pattern!r}: set targets")
         raise error
-    if all(every[name] in whole for name in matched):
+    if not off and all(every[name] in whole for name in matched):
         raise InputError(f"pattern {pattern!r} matches {matched[0]}, which train={', '.join(map(repr, spec.train))} "
                          "trains as a whole, so it takes no adapter; expected one of them to name it")  # fmt: skip
 

@@ -120,6 +120,8 @@ ROWS = [
         Line("body.layer_instance: stands in an nnx.SpectralNorm")),
     Odd("a module for its layers", lambda _: adapted(lambda rngs: nnx.MultiHeadAttention(2, 4, rngs=rngs), "body"),
         Line(r"but body, an nnx.MultiHeadAttention that holds layers; 'body\\..*' matches those")),
+    Odd("an excluded module for its layers", lambda _: of_vit(targets=r"blocks\..*", exclude=r"blocks\.0"),
+        Line(r"'blocks\\.0' matches no linear layer, but blocks.0, a Block that holds layers")),
     Odd("a variable for its layer", lambda _: adapted(linear(), "body.kernel"),
         Line("matches no linear layer, but body.kernel, a variable; expected the layer that holds it, 'body'")),
     Odd("the end of a path for the whole", lambda _: of_vit(targets="query"),
