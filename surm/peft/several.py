@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from surm.errors import InputError, nearest
 from surm.peft import bases, paths, select, surgery
 from surm.peft.layers import MergeableLinear, UpdatedLinear, WrappedLinear
+from surm.peft.linear_maps import linear_map
 from surm.peft.spec import PeftSpec
 from surm.peft.wrapped import like_answer
 
@@ -77,12 +78,12 @@ class Member(nnx.Module):
         """What multiplies ΔW; of a stack of layers one number each."""
         return self.weight[...] * self.scale
 
-    def __call__(self, x: Float[Array, "..."], dtype: DTypeLike, layer: WrappedLinear) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "..."], dtype: DTypeLike, base: nnx.Module) -> Float[Array, "..."]:
         """What the update adds to a layer that answers in a type, as vectors; itself in float32 at least."""
-        x, path = layer.map.vectors(x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
+        x, path = linear_map(base).vectors(x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
         if path == "auto":
-            path = self.matrix.quickest_path(x, layer.base.dtype or layer.kernel.dtype, fusible=False)
-        return self.factor() * self.matrix(x, path, layer.base.precision)
+            path = self.matrix.quickest_path(x, base.dtype or base.kernel.dtype, fusible=False)
+        return self.factor() * self.matrix(x, path, base.precision)
 
 
 class Sum(nnx.Module):
@@ -118,7 +119,7 @@ class CombinedLinear(MergeableLinear):
         y = self.answer(x, options)
         if self.merged or not self.enabled:
             return y
-        change = sum(member(x, y.dtype, self) for member in self.delta.members).astype(y.dtype)
+        change = sum(member(x, y.dtype, self.base) for member in self.delta.members).astype(y.dtype)
         return y + like_answer(self.map.output(change, y), options)
 
     def folded(self) -> Iterable[tuple[str, Array]]:

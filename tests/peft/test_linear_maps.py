@@ -46,6 +46,7 @@ CASES = {
     "query": Case(general(6, (2, 3)), (5, 3, 6), lambda d: d.T.reshape(6, 2, 3), (-2, -1)),
     "out": Case(general((2, 3), 4, axis=(-2, -1)), (5, 2, 3), lambda d: d.T.reshape(2, 3, 4)),
     "apart": Case(general((2, 3), 4, axis=(1, -1)), (5, 2, 7, 3), lambda d: d.T.reshape(2, 3, 4)),
+    "sorted by flax": Case(general((2, 3), 4, axis=(-1, -2)), (5, 2, 3), lambda d: d.T.reshape(2, 3, 4)),
     "first": Case(general(6, (2, 2), axis=0, use_bias=False), (6, 5), lambda d: d.T.reshape(6, 2, 2), (-2, -1)),
     "batch": Case(general(6, (2, 3), batch_axis={0: 4}), (4, 5, 6), lambda d: d.mT.reshape(4, 6, 2, 3), (-2, -1), (0,)),
     "ellipsis": Case(einsum("...d,dhk->...hk", (6, 2, 3), (2, 3)), (5, 1, 6), lambda d: d.T.reshape(6, 2, 3), (-2, -1)),
