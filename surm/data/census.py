@@ -30,8 +30,8 @@ def check(data: Dataset) -> None:
     """Raises InputError if all examples that are trained on are of one class, which nothing can be learned from."""
     if not data.regression and len(present := np.unique(data.train.labels)) == 1:
         raise InputError(
-            f"all {len(data.train):,} training examples are of the class {data.class_names[present[0]]!r}, expected two "
-            "or more classes; is config.data.train_examples too low?"
+            f"all {len(data.train):,} training examples are of the class {data.class_names[present[0]]!r}, expected "
+            "two or more classes; is config.data.train_examples too low?"
         )
 
 

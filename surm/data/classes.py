@@ -175,6 +175,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 def _whole(labels: np.ndarray, where: str) -> np.ndarray:
     """Floating-point labels as integers; InputError names the first that is no whole number."""
+    labels = labels.astype(np.float64)
     wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (np.abs(labels) > 2**53)
     if wrong.any():
         first = int(np.argmax(wrong))

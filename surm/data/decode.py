@@ -52,8 +52,8 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 
 
 def _check_depth(image: Image.Image) -> None:
-    """Refuses pixels whose range nothing tells: 32-bit integers, but for a PNG's 16 bits, and floating point."""
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+    """Refuses pixels whose range nothing tells: 32-bit integers and floating point."""
+    if image.mode in ("F", "I"):
         raise InputError(f"pixels of mode {image.mode} have no known range, expected 8 or 16 bits")
 
 

@@ -108,20 +108,34 @@ def _folder(folder: epath.Path, options: Options) -> Dataset:
 def _of_tables(
     opened: Mapping[str, Table], found: Mapping[str, Sequence[epath.Path]], place: epath.Path, options: Options
 ) -> Dataset:
-    """Opens tables as images, if they have a column of those and no task of texts is asked for, else as texts."""
+    """Opens tables as images, if they have a column of those and no task of texts is asked for, else as texts.
+
+    Args:
+      opened: those that a reader of their own has opened; the others are opened here.
+      found: files by split.
+      place: the source.
+      options: of the source.
+
+    Returns:
+      The splits.
+    """
+    where, named = repr(str(place)), texts.plain_name(place)
     if "train" not in found:
-        raise InputError(f"{str(place)!r} has no train.tsv (nor .csv, .jsonl or .parquet); it has {', '.join(found)}")
-    columns = opened or {"train": tables.open_table(found["train"])}
-    if options.task == "auto" and columns["train"].image_columns and texts.plain_name(place) not in glue.TASKS:
-        opened = opened or {name: tables.open_table(of_split) for name, of_split in found.items()}
-        return arrow_images.open_tables(opened, found, options, repr(str(place)))
-    name = texts.task_of(place, columns) if options.task == "auto" else options.task
-    _check_task(name, texts.plain_name(place), str(place))
+        raise InputError(f"{where} has no train.tsv (nor .csv, .jsonl or .parquet); it has {', '.join(found)}")
+    train = opened.get("train") or tables.open_table(found["train"])
+    if options.task == "auto" and train.image_columns and named not in glue.TASKS:
+        every = {
+            name: opened.get(name) or tables.open_table(found[name]) for name in found if name in split_names.NAMES
+        }
+        return arrow_images.open_tables(every, found, options, where)
+    name = texts.task_of(place, train) if options.task == "auto" else options.task
+    _check_task(name, named, str(place))
     task = glue.task(name, options.text_columns, options.label_column)
-    if not opened:
-        named_by = (*task.columns, task.label) if task.header else ()
-        opened = {key: tables.open_table(of_split, task.header, named_by) for key, of_split in found.items()}
-    return texts.table_texts(opened, task, options, repr(str(place)))
+    wanted = texts.wanted(found, task, options, where)
+    named_by = (*task.columns, task.label) if task.header else ()
+    opened = opened if task.header else {"train": train, **opened}
+    every = {name: opened.get(name) or tables.open_table(found[name], task.header, named_by) for name in wanted}
+    return texts.table_texts(every, task, options, where)
 
 
 def _file(file: epath.Path, options: Options) -> Dataset:

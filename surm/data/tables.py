@@ -41,7 +41,7 @@ def open_table(
 
 
 def find(folder: epath.Path) -> dict[str, list[epath.Path]]:
-    """The files of each split: in the folder, in its `data`, or in a folder for each split, as the hub has them.
+    """The files of each split: in the folder, in its `data`, or as .parquet in a folder for each split, as the hub has them.
 
     Args:
       folder: where to look.
@@ -56,12 +56,12 @@ def find(folder: epath.Path) -> dict[str, list[epath.Path]]:
         if place.is_dir() and (found := split_names.by_split(_tables(place))):
             return found
     folders = split_names.by_split(path for path in folder.iterdir() if path.is_dir())
-    inside = {name: sorted(_tables(paths[0]), key=lambda path: path.name) for name, paths in folders.items()}
+    inside = {name: sorted(_tables(paths[0], arrow.PARQUET)) for name, paths in folders.items()}
     return {name: files for name, files in inside.items() if files}
 
 
-def _tables(folder: epath.Path) -> list[epath.Path]:
-    return [path for path in folder.iterdir() if is_table(path)]
+def _tables(folder: epath.Path, suffixes: Sequence[str] = SUFFIXES) -> list[epath.Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in suffixes and is_table(path)]
 
 
 def is_table(path: epath.Path) -> bool:

@@ -65,8 +65,8 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
     """Reads the splits of a set of tables.
 
     Args:
-      found: by split. A task of GLUE is held out on its dev tables, whose labels are public; a table of one's own on
-        `test`, or on `validation` where there is no labelled test table.
+      found: those of `wanted`. A task of GLUE is held out on its dev tables, whose labels are public; a table of one's
+        own on `test`, or on `validation` where there is no labelled test table.
       task: says what the columns mean.
       options: of the source.
       where: the source in messages.
@@ -78,8 +78,7 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
       InputError: if a table or column is missing, a row has too few or too many columns, a text is empty, or a label is
         unknown; the message names file and row.
     """
-    wanted = _wanted(found, task, options, where)
-    read = {name: _read(found[name], task) for name in wanted}
+    read = {name: _read(table, task) for name, table in found.items()}
     declared = _declared(found["train"], read["train"].task)
     names = declared if declared is not None else _distinct(found["train"], read["train"])
     kept = {name: one for name, one in read.items() if name == "train" or not _left_out(one, found[name])}
@@ -100,15 +99,15 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
     )
 
 
-def task_of(folder: epath.Path, found: Mapping[str, Table]) -> str:
-    """The task of GLUE that a folder's name says it holds; InputError if it says none."""
-    name = plain_name(folder)
+def task_of(place: epath.Path, train: Table) -> str:
+    """The task of GLUE that the name of a folder of tables says it holds; InputError if it says none."""
+    name = plain_name(place)
     if name not in glue.TASKS:
-        columns = next(iter(found.values())).columns if found else ()
         raise InputError(
-            f"the folder {str(folder)!r} does not say by its name what it holds; set config.data.task to one of "
+            f"{str(place)!r} does not say by its name what it holds, a table of the columns {_quoted(train.columns)}"
+            f"{_of_language(train.columns)}; set config.data.task to one of "
             f"{', '.join([*glue.OWN_METRICS, *glue.TASKS])}, and for the first two config.data.text_columns and "
-            f"config.data.label_column to some of its columns {_quoted(columns)}"
+            "config.data.label_column to columns"
         )
     return name
 
@@ -123,18 +122,31 @@ def held_out_names(task: glue.Task) -> list[str]:
     return [split_names.split_of(stem) for stem in task.held_out]
 
 
-def _wanted(found: Mapping[str, Table], task: glue.Task, options: Options, where: str) -> list[str]:
-    """The splits that are read, checked to be there."""
+def wanted(found: Mapping[str, object], task: glue.Task, options: Options, where: str) -> list[str]:
+    """The splits that a task is read from, checked to be there.
+
+    Args:
+      found: the splits that there are.
+      task: what the tables hold.
+      options: of the source.
+      where: the source in messages.
+
+    Returns:
+      Their names.
+
+    Raises:
+      InputError: if a split of a task of GLUE is missing.
+    """
     if task.own:
         return [name for name in ("train", "validation", "test") if name in found]
-    wanted = ["train", *([] if options.test_examples else held_out_names(task))]
-    for name, stem in zip(wanted, ["train", *task.held_out], strict=False):
+    names = ["train", *([] if options.test_examples else held_out_names(task))]
+    for name, stem in zip(names, ["train", *task.held_out], strict=False):
         if name not in found:
             other = "" if stem == "train" else f", {name}.csv"
             raise InputError(
                 f"{where} has no {stem}.tsv (nor {stem}.csv{other}, .jsonl or .parquet), which the task of GLUE needs"
             )
-    return wanted
+    return names
 
 
 def _main(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
@@ -184,8 +196,8 @@ def _check_columns(table: Table, task: glue.Task) -> None:
 
 def _way_on(header: Sequence[str], task: glue.Task) -> str:
     """What to set, where a column is missing."""
-    if {*header} & {"messages", "conversations"} or {*header} == {"text"}:
-        return ", which train language models; no task of this version reads them"
+    if language := _of_language(header):
+        return language
     if len(header) == 1 and (marks := [mark for mark in ";\t|" if mark in header[0]]):
         return f", which look separated by {marks[0]!r}; expected ',' in a .csv and a tab in a .tsv"
     if task.own:
@@ -193,6 +205,15 @@ def _way_on(header: Sequence[str], task: glue.Task) -> str:
     return (
         "; of a table of your own set config.data.task=classification (or regression), config.data.text_columns and "
         "config.data.label_column"
+    )
+
+
+def _of_language(columns: Sequence[str]) -> str:
+    """A word on columns that language models are trained on."""
+    held = {*columns}
+    found = held & {"messages", "conversations"} or held >= {"prompt", "completion"} or held == {"text"}
+    return (
+        " (language models train on such; no task of this version does, but for classes and numbers)" if found else ""
     )
 
 
