@@ -41,7 +41,7 @@ def open_table(
 
 
 def find(folder: epath.Path) -> dict[str, list[epath.Path]]:
-    """The files of each split: in the folder, in its `data`, or as .parquet in a folder for each split, as the hub has them.
+    """The files of each split: in the folder, in its `data`, or, of .parquet, in a folder for each split.
 
     Args:
       folder: where to look.
