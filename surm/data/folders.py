@@ -1,4 +1,4 @@
-"""What a folder holds that no source can be made of, in words for a message."""
+"""What a folder or file holds that no source can be made of, in words for a message."""
 
 import collections
 
@@ -6,6 +6,15 @@ from etils import epath
 
 from surm.data import decode
 
+_REMEDIES = {
+    (".zip", ".tar", ".gz", ".tgz", ".xz", ".7z"): "unpack it and name the folder",
+    (".arrow",): "name the folder that datasets saved it in",
+    (".npy", ".h5", ".hdf5", ".mat"): "numpy.savez makes an .npz of its arrays",
+    (".pkl", ".pickle", ".pt", ".pth"): "pickles are not read, numpy.savez makes an .npz of arrays",
+    (".xlsx", ".xls", ".ods", ".txt"): "save it as a .csv whose first line names the columns",
+    (".tfrecord",): "TensorFlow Datasets prepares it as array_record",
+    decode.SUFFIXES: "name a folder with a folder for each class",
+}
 _SHOWN = 4  # kinds of files that are named
 
 
@@ -25,6 +34,12 @@ def described(folder: epath.Path) -> str:
     more = ["files of other kinds"] if len(kinds) > _SHOWN else []
     inside = [f"the folder{'s' * (len(folders) > 1)} {', '.join(folders[:_SHOWN])}"] if folders else []
     return ", ".join([*told, *more, *inside] or ["nothing"]) + _meant(folder, folders, kinds)
+
+
+def remedy(file: epath.Path) -> str:
+    """What to do with a file that is no source, if its suffix tells."""
+    found = [what for suffixes, what in _REMEDIES.items() if file.suffix.lower() in suffixes]
+    return f" ({found[0]})" if found else ""
 
 
 def _meant(folder: epath.Path, folders: list[str], kinds: collections.Counter[str]) -> str:

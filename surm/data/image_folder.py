@@ -72,6 +72,8 @@ def open_folder(folder: epath.Path, options: Options) -> Dataset:
     """
     roots = split_names.by_split(path for path in _shown(folder) if path.is_dir())
     roots = {name: paths for name, paths in roots.items() if name in split_names.NAMES}
+    if not roots:
+        _check_meant(folder)
     found = {name: _scan(paths[0]) for name, paths in roots.items()} or {"train": _scan(folder)}
     _say_passed_over(folder, sum((one.others for one in found.values()), collections.Counter()))
     where = repr(str(folder))
@@ -90,6 +92,13 @@ def open_folder(folder: epath.Path, options: Options) -> Dataset:
     decode.check_all(((str(file.relative_to(folder)), _opener(file)) for file in every), where)
     train, validation, test = options.parts(splits, where)
     return Dataset(train, validation, test, len(names), class_names=names)
+
+
+def _check_meant(folder: epath.Path) -> None:
+    """Refuses a folder whose only folder holds the splits."""
+    inner = [path for path in _shown(folder) if path.is_dir()]
+    if len(inner) == 1 and split_names.by_split(path for path in _shown(inner[0]) if path.is_dir()):
+        raise InputError(f"{str(folder)!r} holds the folder {inner[0].name}; is {str(inner[0])!r} meant?")
 
 
 def _scan(root: epath.Path) -> _Found:

@@ -73,8 +73,9 @@ def load(
         return _folder(place, options)
     if source and place.exists():
         return _file(place, options)
+    of_hub = "; of the hub: datasets.load_dataset(NAME).save_to_disk(DIR) in Python" if source.startswith("hf:") else ""
     raise InputError(
-        f"data.source={source!r} is not known, and there is no such folder; expected {SOURCES}; "
+        f"data.source={source!r} is not known, and there is no such folder{of_hub}; expected {SOURCES}; "
         f"{nearest(source, _KNOWN)}"
     )
 
@@ -141,7 +142,9 @@ def _of_tables(
 def _file(file: epath.Path, options: Options) -> Dataset:
     """Opens one table, of which `options.test_examples` are held out."""
     if not tables.is_table(file):
-        raise InputError(f"data.source={str(file)!r} is a file of another kind; expected {SOURCES}")
+        raise InputError(
+            f"data.source={str(file)!r} is a file of another kind{folders.remedy(file)}; expected {SOURCES}"
+        )
     return _of_tables({}, {"train": [file]}, file, options)
 
 

@@ -8,6 +8,7 @@ Each may be .tsv, .csv, .jsonl or .parquet (`surm.data.tables`).
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -114,7 +115,8 @@ def task_of(place: epath.Path, train: Table) -> str:
 
 def plain_name(folder: epath.Path) -> str:
     """A folder's name as tasks are called: SST-2 is sst2."""
-    return folder.absolute().name.lower().replace("-", "")
+    local = "://" not in str(folder)
+    return (epath.Path(os.path.abspath(folder)) if local else folder).name.lower().replace("-", "")
 
 
 def held_out_names(task: glue.Task) -> list[str]:

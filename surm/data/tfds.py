@@ -9,6 +9,7 @@ to be encoded (cifar10, mnist); builders that hand over image files (food101, ox
 """
 
 import contextlib
+import hashlib
 import http.client
 import importlib.util
 import io
@@ -32,6 +33,7 @@ from surm.errors import InputError, nearest, one_line
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10
+_LONG = 100_000  # records to go through that are worth a word
 _NONE = Options()
 _NAME = re.compile(r"(\w+)(/[\w.+-]+)?(:[\d.*]+)?")
 
@@ -46,7 +48,7 @@ class TfdsSplit:
         self._records = records
         self._mode = "L" if channels == 1 else "RGB"
         self._parse = tf_example_pb2.Example.FromString
-        self._labels: np.ndarray | None = None
+        self._scanned: tuple[np.ndarray, list[bytes]] | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -60,21 +62,32 @@ class TfdsSplit:
 
     @property
     def labels(self) -> np.ndarray:
-        """All labels, in order; one pass over the records, no image decoded, kept afterwards."""
-        if self._labels is None:
-            self._labels = np.array([self.label(index) for index in range(len(self))], np.int32)
-        return self._labels
+        """All labels, in order; InputError if an example has none."""
+        return self._scan()[0]
 
     def label(self, index: int) -> int:
         """One label; −1 is TFDS's mark of an example without."""
         return self._features(index)["label"].int64_list.value[0]
 
     def content(self, index: np.ndarray) -> Iterator[bytes]:
-        """The serialised examples, each after its size."""
-        for place in index:
-            record = self._records[int(place)]
-            yield f"{len(record)} ".encode()
-            yield record
+        """A hash of every serialised example."""
+        digests = self._scan()[1]
+        yield from (digests[place] for place in index)
+
+    def _scan(self) -> tuple[np.ndarray, list[bytes]]:
+        """Labels and hashes: one pass over the records, no image decoded, kept afterwards."""
+        if self._scanned is None:
+            if len(self) > _LONG:
+                print(f"reading {len(self):,} records once, for their labels and their hash", flush=True)
+            labels, digests = np.empty(len(self), np.int32), []
+            for index in range(len(self)):
+                record = self._records[index]
+                labels[index] = self._parse(record).features.feature["label"].int64_list.value[0]
+                digests.append(hashlib.sha256(record).digest())
+            if len(wrong := np.flatnonzero(labels < 0)):
+                raise InputError(f"example {wrong[0]} of {len(self):,} has no label, but others of its split have one")
+            self._scanned = labels, digests
+        return self._scanned
 
     def _features(self, index: int) -> Any:
         return self._parse(self._records[index]).features.feature

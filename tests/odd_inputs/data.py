@@ -86,6 +86,12 @@ ROWS = [
     Odd("images without a class folder", _loaded(_images("train", "test")), Line("lie in no class folder")),
     Odd("a folder in the folder that was meant", _loaded(_images(*(f"data set/x/{name}" for name in PAIR))),
         Line("meant?")),
+    Odd("a folder around the one that was meant", _loaded(_images(*(f"x/{name}" for name in PAIR))),
+        Line("holds the folder x; is ")),
+    Odd("a packed folder", lambda folder: _file(folder, "set.tar.gz"), Line("(unpack it and name the folder)")),
+    Odd("a table of Excel", lambda folder: _file(folder, "Data.XLSX"), Line("(save it as a .csv whose first")),
+    Odd("a data set of the hub by its name", lambda folder: sources.load("hf:nyu-mll/glue"),
+        Line("datasets.load_dataset(NAME).save_to_disk(DIR)")),
     Odd("an empty folder", _loaded(lambda folder: None), Line("holds nothing; expected")),
     Odd("a table with Windows' line ends", _loaded(_texts("csv", ROWS_OF_TEXT.replace("\n", "\r\n")), **OWN),
         (["no", "yes"], {"train": 2, "test": 2})),
@@ -115,6 +121,11 @@ ROWS = [
     Odd("a class of one example", _heading(["dog", "cat", "cat"]), ["classes of one training example: 'dog' (1)"]),
     Odd("ordinary classes", _heading(["dog", "cat", "cat", "dog"]), []),
 ]  # fmt: skip
+
+
+def _file(folder: pathlib.Path, name: str) -> None:
+    (folder / name).write_bytes(b"PK")
+    sources.load(str(folder / name))
 
 
 def _check(write: Write, folder: pathlib.Path, key: str, value: str) -> None:
