@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from surm import buckets
 from surm.data.table import Row, Table
 from surm.errors import InputError, one_line
 
@@ -113,8 +114,8 @@ def _stream(file: epath.Path) -> Any:
     """Reads a stream of record batches, where it is local without taking it into memory."""
     import pyarrow
 
-    local = "://" not in str(file)
-    source = pyarrow.memory_map(os.fspath(file)) if local else pyarrow.py_buffer(file.read_bytes())
+    stored = buckets.holds(file)
+    source = pyarrow.py_buffer(file.read_bytes()) if stored else pyarrow.memory_map(os.fspath(file))
     try:
         return pyarrow.ipc.open_stream(source)
     except pyarrow.ArrowInvalid:

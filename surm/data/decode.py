@@ -1,7 +1,8 @@
 """From the bytes of an image file to pixels, and a look at many files that decodes none without need.
 
-Whatever the file holds becomes uint8 H×W×1 (grey) or H×W×3: upright by its EXIF orientation, palettes and CMYK as
-RGB, transparency dropped, both as Pillow converts them; 16 bits of grey as round(v/257). Of several frames the first.
+Whatever the file holds becomes uint8 H×W×1 (grey), H×W×3 or, with transparency, H×W×4: upright by its EXIF orientation;
+palettes, CMYK and other spaces of colour as Pillow converts them; 16 bits of grey as round(v/257); of several frames
+the first.
 """
 
 import io
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from surm.data import pictures
 from surm.errors import InputError, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -31,24 +33,18 @@ def pixels(file: BinaryIO) -> np.ndarray:
       file: opened for reading.
 
     Returns:
-      uint8 H×W×C, C = 1 or 3.
+      uint8 H×W×C, C = 1, 3 or 4.
 
     Raises:
       Exception: of many types, as Pillow raises them; InputError for pixels of more than 16 bits.
     """
     with Image.open(file) as image:
         image.load()
+        _check_depth(image)
         upright = ImageOps.exif_transpose(image)
-        array = _eight_bits(upright)
-    return array.reshape(*array.shape[:2], -1)
-
-
-def _eight_bits(image: Image.Image) -> np.ndarray:
-    _check_depth(image)
-    if image.mode.startswith("I"):
-        return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    grey = image.mode in ("1", "L", "LA", "La")
-    return np.asarray(image.convert("L" if grey else "RGB"))
+        if upright.mode.startswith("I"):
+            return ((np.asarray(upright)[..., None].astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return pictures.of_pillow(upright)
 
 
 def _check_depth(image: Image.Image) -> None:

@@ -17,10 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
+from surm import buckets
 from surm.data import classes, decode, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.errors import InputError
+
+_CHUNK = 2**20  # bytes read at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +117,7 @@ def _scan(root: epath.Path) -> _Found:
 
 def _images_below(folder: epath.Path, others: collections.Counter[str], above: set[str]) -> Iterator[epath.Path]:
     """All images in a folder and the folders in it, in order; a link to a folder above is not followed."""
-    real = os.path.realpath(folder) if "://" not in str(folder) else str(folder)
+    real = str(folder) if buckets.holds(folder) else os.path.realpath(folder)
     if real in above:
         return
     for path in sorted(_shown(folder), key=lambda path: path.name):
@@ -178,4 +181,7 @@ def _opener(file: epath.Path) -> decode.Opener:
 
 def _digest(file: epath.Path) -> bytes:
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").digest()
+        digest = hashlib.sha256()
+        while chunk := opened.read(_CHUNK):  # hashlib.file_digest asks for more than a store's files can
+            digest.update(chunk)
+    return digest.digest()

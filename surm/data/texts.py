@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from surm import buckets
 from surm.data import classes, glue, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset, Split
@@ -115,8 +116,8 @@ def task_of(place: epath.Path, train: Table) -> str:
 
 def plain_name(folder: epath.Path) -> str:
     """A folder's name as tasks are called: SST-2 is sst2."""
-    local = "://" not in str(folder)
-    return (epath.Path(os.path.abspath(folder)) if local else folder).name.lower().replace("-", "")
+    whole = folder if buckets.holds(folder) else epath.Path(os.path.abspath(folder))
+    return whole.name.lower().replace("-", "")
 
 
 def held_out_names(task: glue.Task) -> list[str]:

