@@ -18,14 +18,16 @@ def default() -> ml_collections.ConfigDict:
     """The configuration of a run, every key at its default; locked, so that a mistyped key is an error.
 
     Returns:
-      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz, or to a folder of texts), `data_dir` (of TFDS),
-              `train_examples` (a class-balanced subset; 0 = all), `validation_examples` (taken out of the training
-              split to serve as the validation split; 0 = none), `subset_seed` of both, `eval_split` (`test` or
-              `validation`), `threads`; of images `augment` (`none` or `crop_flip`); of texts `task` (of GLUE,
-              `classification` or `regression`; `auto`: by the folder's name), `text_columns` and `label_column` (of
-              tables of one's own), `tokenizer` (a folder, followed as transformers does; a tokenizer.json, used as it
-              stands; empty: the weights' folder), `lengths` in tokens that batches are filled up to (longer texts are
-              cut to the last, or to the tokenizer's model_max_length).
+      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz, to a folder of images or tables, or to one table),
+              `data_dir` (of TFDS), `train_examples` (a class-balanced subset; 0 = all), `validation_examples` (taken
+              out of the training split to serve as the validation split; 0 = none), `test_examples` (likewise as the
+              held-out split of a source that has none), `subset_seed` of all three, `eval_split` (`test` or
+              `validation`), `threads`; of images `augment` (`none` or `crop_flip`) and `image_column` (of a table;
+              `auto`: its only one); of texts `task` (of GLUE, `classification` or `regression`; `auto`: by the
+              folder's name), `text_columns` (of tables of one's own; `label_column` of images in tables, too),
+              `tokenizer` (a folder, followed as transformers does; a tokenizer.json, used as it stands; empty: the
+              weights' folder), `lengths` in tokens that batches are filled up to (longer texts are cut to the last, or
+              to the tokenizer's model_max_length).
       model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
               `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
               or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in
@@ -71,6 +73,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.data_dir = ""
     config.data.train_examples = 0
     config.data.validation_examples = 0
+    config.data.test_examples = 0
     config.data.subset_seed = 0
     config.data.eval_split = "test"
     config.data.augment = "none"
@@ -78,6 +81,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.task = "auto"
     config.data.text_columns = "sentence"
     config.data.label_column = "label"
+    config.data.image_column = "auto"
     config.data.tokenizer = ""
     config.data.lengths = "16,32,64,96,128"
 
@@ -270,7 +274,8 @@ def _check_ranges(given: dict[str, object]) -> None:
     at_least = {
         "optim.batch_size": 1, "optim.epochs": 0, "optim.steps": 0, "optim.warmup_fraction": 0,
         "optim.gradient_clip": 0, "optim.weight_decay": 0, "optim.head_weight_decay": 0, "data.train_examples": 0,
-        "data.validation_examples": 0, "data.threads": 1, "log_every_steps": 1, "eval_every_steps": 0,
+        "data.validation_examples": 0, "data.test_examples": 0, "data.threads": 1, "log_every_steps": 1,
+        "eval_every_steps": 0,
         "checkpoint_every_steps": 0, "keep_checkpoints": 1, "keep_best_checkpoints": 0, "seed": 0,
         "model.image_size": 0,        "optim.learning_rate": 0, "optim.head_learning_rate": 0, "optim.momentum": 0,
         "optim.label_smoothing": 0, "optim.accumulation_steps": 1, "optim.ema_decay": 0, "members_at_once": 0,

@@ -247,7 +247,8 @@ class Loop:
         for what, expected in self.belongs_to.items():
             if what not in notes and self.prepared.processor and self.prepared.processor.squashes:
                 continue  # checkpoints of 0.1.0 do not say how images were prepared: they were squashed
-            if notes.get(what) != expected:
+            same = notes.get(what) == expected or (what == "examples" and self.prepared.data.is_of(notes[what]))
+            if not same:
                 raise InputError(
                     f"the checkpoint of {str(self.folder.path)!r} belongs to other {what} than the config's are now; "
                     "name another workdir"
