@@ -115,7 +115,7 @@ def test_a_model_that_is_not_finite_is_refused_and_nothing_is_written(writer, tm
     model = adapted(family="low_rank")
     layer = model.blocks[0].attention.query
     layer.delta.parameters["a"][...] = layer.delta.parameters["a"][...].at[0, 0].set(jnp.nan)
-    with pytest.raises(surm.InputError, match=r"attention.*(query|q_proj).* holds \d+ of \d+ numbers that are not finite"):
+    with pytest.raises(surm.InputError, match=r"attention.*q.* holds \d+ of \d+ numbers that are not finite"):
         write(tmp_path / "out", model)
     assert not (tmp_path / "out").exists()
 

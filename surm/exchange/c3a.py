@@ -20,7 +20,7 @@ PREFIX = "c3a_"
 FAMILIES = ("c3a", "block_circulant", "circulant")
 READS = {"block_size": 256, "block_size_pattern": {}}
 TRAINING = ("init_weights",)
-ACCEPTS = {"bias": ("none",)}
+ACCEPTS = {"bias": ("none", "all", "c3a_only")}
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:

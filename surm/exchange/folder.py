@@ -2,10 +2,10 @@
 
 import json
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from surm import files, tensors
 from surm.errors import InputError, one_line
@@ -29,7 +29,7 @@ def write(path: str | os.PathLike, arrays: dict[str, dict[str, np.ndarray]], tex
         files.replace(folder / name, data)
 
 
-def read_object(file: pathlib.Path) -> dict[str, Any]:
+def read_object(file: epath.Path) -> dict[str, Any]:
     """Reads a JSON object; InputError if the file holds none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

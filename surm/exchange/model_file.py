@@ -38,8 +38,8 @@ def save_model(
         which alone mean that pictures are squashed to a square, bilinearly.
 
     Raises:
-      InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge or is not finite, mean and std are
-        not a number a channel, or the path is a folder or has another ending.
+      InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, a number is not finite,
+        mean and std are not a number a channel, or the path is a folder or has another ending.
     """
     path = pathlib.Path(path)
     if path.suffix != ".safetensors" or path.is_dir():

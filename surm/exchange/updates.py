@@ -52,6 +52,7 @@ def check_fields(
     reads: Mapping[str, Any],
     training: Iterable[str],
     accepts: Mapping[str, tuple] | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> None:
     """Refuses a config with an option that is set and that we cannot follow.
 
@@ -61,18 +62,22 @@ def check_fields(
       reads: fields that are read.
       training: fields that matter only before or in training.
       accepts: fields that may have some values alone.
+      reasons: why others cannot be followed, by field.
 
     Raises:
       InputError: naming the first such option, and what is supported.
     """
+    why = {name: f" ({reason})" for name, reason in (reasons or {}).items()}
     for name, values in (accepts or {}).items():
         if name in config and not any(config[name] is value or config[name] == value for value in values):
-            raise InputError(f"{where} says {name}={config[name]!r}; supported: {', '.join(map(repr, values))}")
+            supported = f"{', '.join(map(repr, values))}{why.get(name, '')}"
+            raise InputError(f"{where} says {name}={config[name]!r}; supported: {supported}")
     known = {*ELSEWHERE, *reads, *training, *(accepts or {})}
     for name in sorted(config.keys() - known):
         if config[name] not in (None, False, "none", "", [], {}):
             supported = ", ".join((*reads, *(accepts or {})))
-            raise InputError(f"{where} says {name}={config[name]!r}, which is not supported; supported: {supported}")
+            given = f"{where} says {name}={str(config[name])[:80]}"
+            raise InputError(f"{given}, which is not supported{why.get(name, '')}; supported: {supported}")
 
 
 def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name: str, module: str) -> float:
@@ -101,6 +106,11 @@ def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name:
             raise InputError(f"{pattern_name} holds {pattern!r}, which is not a regular expression: {error}") from error
         if found:
             return _finite(f"{pattern_name}[{pattern!r}]", value)
+    return number_of(config, name, default)
+
+
+def number_of(config: Mapping[str, Any], name: str, default: int) -> float:
+    """A number of the config that holds for all modules; InputError if it is no finite number."""
     return _finite(name, config.get(name, default))
 
 

@@ -91,13 +91,23 @@ OURS = {
     "kronecker ruled": {"options": "rank=4", "rules": r".*\.0\.attention\.value => scale=3"},
     "kronecker oblong": {"options": "rank=4", "targets": r".*\.mlp\.down"},
 }
+MORE = {
+    "low_rank all biases": {"options": "rank=3", "train": ("head", r".*\.bias")},
+    "low_rank own biases": {"options": "rank=3", "train": ("head", QV + r"\.bias", r".*\.1\.norm1")},
+    "low_rank all biases, one norm": {"options": "rank=3", "train": ("head", r".*\.bias", r".*\.1\.norm1")},
+    "c3a own biases": {"options": "block_size=4", "train": ("head", QV + r"\.bias")},
+    "adalora": {"options": "rank=2,initial_rank=3", "scale": 2.0},
+    "adalora uneven": {"options": "rank=2,initial_rank=5", "rules": ".*value => rank=1, initial_rank=2, scale=-3"},
+    "adalora all biases": {"options": "rank=2", "train": ("head", r".*\.bias")},
+}  # on every kind of model
 
 
-@pytest.mark.parametrize(("kind", "case"), each(OURS))
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match")  # AdaLoRA's, which PEFT follows
+@pytest.mark.parametrize(("kind", "case"), [*each(OURS), *((kind, case) for kind in OUTPUTS for case in MORE)])
 def test_peft_answers_as_we_do(kind, case, pairs, tmp_path):
     pair = pairs[kind]
-    spec = surm.PeftSpec(**{"family": case.split()[0], "targets": QV, "train": ("head", r".*\.1\.norm1")} | OURS[case])
-    model = noisy(surm.attach(pair.ours, spec, nnx.Rngs(1)))
+    spec = {"family": case.split()[0], "targets": QV, "train": ("head", r".*\.1\.norm1")} | (OURS | MORE)[case]
+    model = noisy(surm.attach(pair.ours, surm.PeftSpec(**spec), nnx.Rngs(1)))
     export_peft(tmp_path, model)
     loaded = peft.PeftModel.from_pretrained(pair.fresh(), tmp_path)
     check(pair.answer(model), pair.theirs(loaded), pair.before)
@@ -132,23 +142,49 @@ def theirs(pair) -> dict[str, peft.PeftConfig]:
         "lokr of factors": peft.LoKrConfig(
             r=1, alpha=2, decompose_both=True, target_modules=[query], rank_pattern={r".*\.0\..*" + query: 6}, **head
         ),
+        "lora, all biases": peft.LoraConfig(r=2, target_modules=[query, value], bias="all", **head),
+        "lora, own biases": peft.LoraConfig(r=2, target_modules=[query, up], bias="lora_only", **head, **sequences),
+        "lora, biases without a head": peft.LoraConfig(r=2, target_modules=[query], bias="all"),
+        "lora by rows": peft.LoraConfig(r=2, target_modules=[query], fan_in_fan_out=True, **head),
+        "c3a, own biases": peft.C3AConfig(block_size=4, target_modules=[query, value], bias="c3a_only", **head),
+        "adalora": peft.AdaLoraConfig(init_r=3, target_r=2, lora_alpha=5, total_step=9, target_modules=[query, value],
+                                      lora_dropout=0.1, **head, **sequences),
+        "adalora pruned": peft.AdaLoraConfig(init_r=6, target_r=1, tinit=1, tfinal=1, total_step=5, **head,
+                                             target_modules=[query, value, up], bias="lora_only"),
     }  # fmt: skip
 
 
 THEIRS = ("lora uneven", "lora", "lora chosen", "lora by pattern", "dora", "c3a", "c3a everywhere", "lokr",
           "lokr of factors")  # fmt: skip
+MORE_OF_THEIRS = ("lora, all biases", "lora, own biases", "lora, biases without a head", "lora by rows",
+                  "c3a, own biases", "adalora", "adalora pruned")  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "case"), each(THEIRS))
-def test_we_answer_as_peft_does(kind, case, pairs, tmp_path):
-    pair = pairs[kind]
-    model = peft.get_peft_model(pair.fresh(), theirs(pair)[case])
+def randomised(model: peft.PeftModel) -> peft.PeftModel:
+    """With other values in all that trains; and without the components that AdaLoRA's schedule takes."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 noise = 0.5 * torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(parameter + noise if "magnitude" in name else noise)
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+    config = model.peft_config["default"]
+    if isinstance(config, peft.AdaLoraConfig) and config.tfinal:
+        for step in range(config.total_step - config.tfinal + 1):
+            model.base_model.update_and_allocate(step)
+        assert len({sum(kept) for kept in config.rank_pattern.values()}) > 1
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True but the target module is")
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. . LoRA tensor.s. have invalid shape")  # all components pruned
+@pytest.mark.parametrize(
+    ("kind", "case"), [*each(THEIRS), *((kind, case) for kind in OUTPUTS for case in MORE_OF_THEIRS)]
+)
+def test_we_answer_as_peft_does(kind, case, pairs, tmp_path):
+    pair = pairs[kind]
+    model = randomised(peft.get_peft_model(pair.fresh(), theirs(pair)[case]))
     model.save_pretrained(tmp_path)
     check(pair.answer(import_peft(tmp_path, pair.ours)), pair.theirs(model), pair.before)
 
