@@ -9,12 +9,13 @@ and false, and the tensors have r' rows. The scale does not follow r'. A layer w
 Source: peft.tuners.adalora; AdaLoRA, arXiv 2303.10512.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from surm.errors import InputError
-from surm.exchange.updates import Tensors, Update, number_of, rate, refuse_magnitude, take, usual, whole
+from surm.exchange.updates import Tensors, Update, number_of, rate, refuse_magnitude, take, usual
 
 PREFIX = "lora_"
 FAMILIES = ("adalora",)
@@ -49,7 +50,7 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
     ranks = {module: len(update.params["e"]) for module, update in updates.items()}
     initial = max(ranks.values())
     scale, _ = usual({module: update.scale for module, update in updates.items()})
-    alpha = whole(scale * initial) if scale > 0 else initial
+    alpha = _alpha(scale, initial)
     dropout, _ = usual({module: update.dropout for module, update in updates.items()})
     left, _ = usual({module: update.options["rank"] for module, update in updates.items()})
     fields = {
@@ -58,6 +59,12 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
         "tinit": 0, "tfinal": 0, "total_step": 1,  # PEFT reads no config without steps
     }  # fmt: skip
     return fields, {module: _tensors(update, alpha / (initial + _SMALL)) for module, update in updates.items()}
+
+
+def _alpha(scale: float, initial: int) -> float:
+    """The α that makes a scale, so that E stays as it is; a whole number that it misses by rounding alone."""
+    exact = scale * (initial + _SMALL) if scale > 0 else initial
+    return round(exact) if math.isclose(exact, round(exact), rel_tol=1e-9) else exact
 
 
 def _rank_pattern(ranks: dict[str, int], initial: int) -> dict[str, list[bool]] | None:
