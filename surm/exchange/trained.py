@@ -62,7 +62,7 @@ def beside(
     own = {path for path in trained if module_of(keys[path]) in adapted}
     if whole := [path for path in own if not _is_bias(keys[path])]:
         raise InputError(
-            f"{whole[0]} trains and its layer has an update; PEFT holds one or the other: expected other targets, or "
+            f"{min(whole)} trains and its layer has an update; PEFT holds one or the other: expected other targets, or "
             "other train"
         )
     bias = _bias(keys, trained, own, adapted, options)

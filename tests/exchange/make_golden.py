@@ -30,8 +30,10 @@ def cases() -> dict[str, tuple[str, peft.PeftConfig]]:
                            alpha_pattern={f"0.*{VIT_QV[1]}": 1}, **head)  # fmt: skip
     rslora = peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=4, use_rslora=True, target_modules=["query", "key"])
     dora = peft.LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=VIT_QV, **head)
-    adalora = peft.AdaLoraConfig(task_type="SEQ_CLS", init_r=4, target_r=1, lora_alpha=3, tinit=1, tfinal=1, total_step=4,
-                                 target_modules=["query", "dense"], bias="lora_only")  # fmt: skip
+    adalora = peft.AdaLoraConfig(
+        task_type="SEQ_CLS", init_r=4, target_r=1, lora_alpha=3, tinit=1, tfinal=1, total_step=4, bias="lora_only",
+        target_modules=["query", "dense"],
+    )  # fmt: skip
     return {
         "vit_dora": ("vit", dora),
         "vit_lora": ("vit", lora),
