@@ -61,7 +61,7 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
     return fields, {module: _tensors(update, alpha / (initial + _SMALL)) for module, update in updates.items()}
 
 
-def _alpha(scale: float, initial: int) -> float:
+def _alpha(scale: float, initial: int) -> float | int:
     """The α that makes a scale, so that E stays as it is; a whole number that it misses by rounding alone."""
     exact = scale * (initial + _SMALL) if scale > 0 else initial
     return round(exact) if math.isclose(exact, round(exact), rel_tol=1e-9) else exact

@@ -23,6 +23,7 @@ TRAINING = (
     "eva_config", "corda_config", "lora_ga_config", "loftq_config",  # of initial values, which decide below
     "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",  # of other layers than linear ones
     "fan_in_fan_out",  # which PEFT switches off for linear layers
+    "merge_weights",  # of PEFT before 0.3: when to merge
 )  # fmt: skip
 ACCEPTS = {
     "bias": ("none", "all", "lora_only"), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),

@@ -80,6 +80,9 @@ def _read_config(folder: epath.Path) -> dict[str, Any]:
     if config.get("format") == store.FORMAT:
         raise InputError(f"{str(folder)!r} is an adapter in surm's own format; surm.load_adapter reads it")
     peft_type = config.get("peft_type")
+    if "peft_type" not in config:
+        whose = "; AdapterHub's library writes such files, whose adapters are others" if "model_class" in config else ""
+        raise InputError(f"{str(file)!r} has no peft_type, so it is none of Hugging Face PEFT's{whose}")
     if not isinstance(peft_type, str) or peft_type not in TYPES:
         raise InputError(f"{str(file)!r} says peft_type={peft_type!r}; supported: {', '.join(TYPES)}")
     kind = TYPES[peft_type]

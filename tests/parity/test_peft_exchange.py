@@ -1,5 +1,7 @@
 """PEFT on transformers loads what we export and answers as we do, and the other way round; merged models likewise."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ import transformers
 from flax import nnx
 
 import surm
-from surm.exchange import export_merged, export_peft, import_peft, lokr, to_low_rank
+from surm.exchange import export_merged, export_peft, import_peft, lokr, peft_files, to_low_rank
+from surm.exchange.updates import check_fields
 from surm.models import bert, vit
 from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
@@ -226,6 +229,19 @@ def test_merged_models_load_whole(kind, family, pairs, tmp_path):
     assert loaded.config.id2label[1] == "class 1"
     expected = pair.answer(model)
     assert np.abs(pair.theirs(loaded) - expected).max() < TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("peft_type", peft_files.TYPES)
+def test_no_default_of_pefts_is_an_obstacle(peft_type):
+    more = {"total_step": 1} if peft_type == "ADALORA" else {}
+    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**more)
+    fields = json.loads(json.dumps(config.to_dict(), default=str)) | {"peft_type": peft_type}
+    kind = peft_files.TYPES[peft_type]
+    check_fields("there", fields, kind.READS, kind.TRAINING, kind.ACCEPTS)
+    ours = {**kind.READS, **dict.fromkeys(kind.TRAINING), **kind.ACCEPTS}
+    old = {"merge_weights"}  # of PEFT before 0.3
+    assert ours.keys() - old <= fields.keys(), "a name that PEFT does not have"
+    assert {name: fields[name] for name in kind.READS} == dict(kind.READS)
 
 
 def test_sides_are_split_as_peft_splits_them():
