@@ -2,28 +2,37 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
+from flax.core import FrozenDict
 
 from surm import files, tensors
 from surm.errors import InputError, one_line
 
 
-def write(path: str | os.PathLike, arrays: dict[str, dict[str, np.ndarray]], texts: dict[str, dict[str, Any]]) -> None:
+def write(
+    path: str | os.PathLike,
+    arrays: dict[str, dict[str, np.ndarray]],
+    texts: dict[str, dict[str, Any]],
+    copies: Mapping[str, bytes] = FrozenDict(),
+) -> None:
     """Writes files to a folder, made if absent, each in one step.
 
     Args:
       path: the folder.
       arrays: name of a safetensors file -> its arrays by key.
       texts: name of a JSON file -> its object.
+      copies: name of any other file -> what it holds.
 
     Raises:
       InputError: if the path is a file, or an array holds a number that is not finite; then nothing is written.
     """
     made: dict[str, bytes | str] = {name: tensors.encoded(held, {"format": "pt"}) for name, held in arrays.items()}
     made |= {name: json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n" for name, value in texts.items()}
+    made |= copies
     folder = files.made_folder(path)
     for name, data in made.items():
         files.replace(folder / name, data)
