@@ -192,6 +192,33 @@ def test_we_answer_as_peft_does(kind, case, pairs, tmp_path):
     check(pair.answer(import_peft(tmp_path, pair.ours)), pair.theirs(model), pair.before)
 
 
+@pytest.mark.parametrize("names", ["transformers4", "transformers5"])
+@pytest.mark.parametrize("kind", ["vit", "bert"])
+def test_which_names_load_is_as_the_docs_say(kind, names, pairs, tmp_path):
+    model = noisy(surm.attach(pairs[kind].ours, surm.PeftSpec(family="low_rank", train="head"), nnx.Rngs(1)))
+    export_peft(tmp_path, model, names=names)
+    if kind == "vit" and names != f"transformers{transformers.__version__[0]}":
+        with pytest.raises(ValueError, match="No modules were targeted for adaptation"):
+            peft.PeftModel.from_pretrained(pairs[kind].fresh(), tmp_path)
+    else:
+        loaded = peft.PeftModel.from_pretrained(pairs[kind].fresh(), tmp_path)
+        check(pairs[kind].answer(model), pairs[kind].theirs(loaded), pairs[kind].before)
+
+
+@pytest.mark.parametrize("case", ["low_rank", "low_rank all biases", "c3a", "kronecker", "adalora", "low_rank dora"])
+def test_what_load_adapter_takes_is_as_the_docs_say(case, pairs, tmp_path):
+    spec = {"family": case.split()[0], "targets": QV, "train": "head"} | (OURS | MORE)[case]
+    pair = pairs["vit"]
+    model = noisy(surm.attach(pair.ours, surm.PeftSpec(**spec), nnx.Rngs(1)))
+    export_peft(tmp_path, model)
+    loaded = pair.fresh()
+    loaded.load_adapter(str(tmp_path))
+    if case == "low_rank dora":
+        assert np.abs(pair.theirs(loaded) - pair.answer(model)).max() > 0.05 * np.abs(pair.answer(model)).max()
+    else:
+        check(pair.answer(model), pair.theirs(loaded), pair.before)
+
+
 def test_a_stand_in_of_low_rank_is_a_lora(pairs, tmp_path):
     images = pairs["vit"]
     model = noisy(surm.attach(images.ours, surm.PeftSpec(family="toeplitz", train="head"), nnx.Rngs(1)))
