@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from surm.errors import InputError
-from surm.exchange.updates import Tensors, Update, number_of, rate, refuse_magnitude, take, usual
+from surm.exchange.updates import Tensors, Update, number_of, one_dropout, rate, refuse_magnitude, take, usual
 
 PREFIX = "lora_"
 FAMILIES = ("adalora",)
@@ -51,7 +51,7 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
     initial = max(ranks.values())
     scale, _ = usual({module: update.scale for module, update in updates.items()})
     alpha = _alpha(scale, initial)
-    dropout, _ = usual({module: update.dropout for module, update in updates.items()})
+    dropout = one_dropout(updates)
     left, _ = usual({module: update.options["rank"] for module, update in updates.items()})
     fields = {
         "lora_alpha": alpha, "init_r": initial, "target_r": left, "lora_dropout": dropout, "bias": "none",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from surm.errors import InputError
-from surm.exchange.updates import Tensors, Update, number_for, rate, take, usual, whole
+from surm.exchange.updates import Tensors, Update, number_for, one_dropout, rate, take, usual, whole
 
 PREFIX = "lora_"
 FAMILIES = ("low_rank",)
@@ -55,8 +55,11 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
     alpha, alphas = usual({module: whole(update.scale * len(update.params["a"])) for module, update in updates.items()})
     magnitudes = {update.magnitude is not None for update in updates.values()}
     if len(magnitudes) > 1:
-        raise InputError("some layers have magnitude=True and some have not; PEFT's use_dora is one for all")
-    dropout, _ = usual({module: update.dropout for module, update in updates.items()})
+        raise InputError(
+            "some layers have magnitude=True and some have not; PEFT's use_dora is one for all. surm.export_merged "
+            "writes the whole model"
+        )
+    dropout = one_dropout(updates)
     fields = {
         "r": rank, "rank_pattern": ranks, "lora_alpha": alpha, "alpha_pattern": alphas, "use_rslora": False,
         "use_dora": magnitudes.pop(), "lora_dropout": dropout, "bias": "none", "fan_in_fan_out": False,

@@ -1,6 +1,7 @@
 """The adapter of a model written as Hugging Face PEFT keeps one; see `surm.exchange.peft_files`."""
 
 import os
+import re
 
 import numpy as np
 
@@ -69,7 +70,8 @@ def _check_method(spec: PeftSpec | None) -> None:
     if spec is None:
         raise InputError("the model has no adapter to export; attach one first")
     if spec.position != "update":
-        raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'")
+        way_on = "" if spec.position in ("adapter", "bottleneck") else f". {_WHOLE}"  # those two do not merge
+        raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'{way_on}")
 
 
 def _type_for(families: set[str]) -> str:
@@ -100,7 +102,8 @@ def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str,
         path = select.dotted(place)
         module = module_of(naming.theirs(f"{path}.kernel"))
         if path == CONVOLUTION:
-            raise InputError(f"{path} has an update, but is a convolution in transformers; expected other targets")
+            expected = f"exclude={re.escape(path)!r} or other targets"
+            raise InputError(f"{path} has an update, but is a convolution in transformers; expected {expected}")
         if encoder_only and of_head(module):
             raise InputError(f"{path} has an update, which encoder_only=True would leave out; expected other targets")
         n_in, n_out = layer.base.kernel.shape

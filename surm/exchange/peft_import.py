@@ -114,7 +114,8 @@ def _layer(where: str, base: Model, module: str) -> str:
     """Our path of a layer that is adapted."""
     path = module_of(_path(where, base, f"{module}.weight"))
     if path not in select.linear_layers(base) or path == CONVOLUTION:
-        raise InputError(f"{where!r} adapts {module}, which is {path} here; expected a linear layer, and once")
+        what = ", a convolution in transformers" if path == CONVOLUTION else ""
+        raise InputError(f"{where!r} adapts {module}, which is {path} here{what}; expected a linear layer")
     return path
 
 
@@ -124,7 +125,7 @@ def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[
     for module, update in read.items():
         path = layers[module]
         if path in updates:
-            raise InputError(f"{where!r} adapts {module}, which is {path} here; expected a linear layer, and once")
+            raise InputError(f"{where!r} adapts {path} twice, once as {module}; expected every layer once")
         n_in, n_out = select.get(base, linear[path]).kernel.shape
         if (update.n_out, update.n_in) != (n_out, n_in):
             given = f"{module} of {update.n_out}×{update.n_in}"

@@ -164,6 +164,16 @@ def usual(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     return most, {module: value for module, value in values.items() if value != most}
 
 
+def one_dropout(updates: Mapping[str, Update]) -> float:
+    """The dropout of most updates, as PEFT has one for all; a line where others differ. It acts in training alone."""
+    dropout, others = usual({module: update.dropout for module, update in updates.items()})
+    if others:
+        print(
+            f"PEFT has one dropout for all layers: {dropout:g} is written, which {min(others)} differs from", flush=True
+        )
+    return dropout
+
+
 def refuse_magnitude(updates: Mapping[str, Update], peft_type: str) -> None:
     """InputError if an update has a magnitude, in a type of PEFT that has none."""
     for module, update in updates.items():
