@@ -94,8 +94,8 @@ def _inspect(arguments: list[str]) -> int:
 def _export(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
-        "adapter_model.safetensors of Hugging Face PEFT: LoRA, C3A or LoKr, whichever it is. Models that transformers "
-        "has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
+        "adapter_model.safetensors of Hugging Face PEFT: LoRA, AdaLoRA, C3A or LoKr, whichever it is. Models that "
+        "transformers has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
         "--encoder_only. Files of these names that are there are replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 
 from surm import files, tensors
@@ -41,7 +40,7 @@ def save_model(
       InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, a number is not finite,
         mean and std are not a number a channel, or the path is a folder or has another ending.
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if path.suffix != ".safetensors" or path.is_dir():
         raise InputError(f"{str(path)!r} is a folder or does not end in .safetensors; expected a file that does")
     if not isinstance(model, vit.ViT | bert.Bert):

@@ -11,6 +11,7 @@ from surm import files
 from surm.errors import InputError
 from surm.exchange.peft_files import CONFIG, PICKLE, WEIGHTS
 from surm.models import hub
+from surm.notes import say
 
 _CONVERSION = "is a pickle, which is never loaded: load it in PEFT and save_pretrained it again"
 
@@ -56,7 +57,7 @@ def find(name: str | os.PathLike) -> Adapter:
         raise InputError(f"no adapter in {name!r}: {CONFIG} is missing")
     if len(below) > 1:
         raise InputError(f"{name!r} holds {len(below)} adapters; expected the folder of one: {_listed(name, below)}")
-    print(f"{name}: read is the adapter in its folder {below[0].name}, the only one", flush=True)
+    say(f"{name}: read is the adapter in its folder {below[0].name}, the only one")
     return Adapter(_below(name, below[0].name), below[0])
 
 

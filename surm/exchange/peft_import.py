@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
+from surm import files
 from surm.errors import InputError, few
 from surm.exchange import peft_folder
 from surm.exchange.folder import read_object
@@ -20,6 +21,7 @@ from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.models.bert import Bert
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
+from surm.notes import say
 from surm.peft import PeftSpec, select, store, surgery
 
 Model = TypeVar("Model", ViT, Bert)
@@ -50,7 +52,7 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
     """
     found = peft_folder.find(path)
     where, config = found.name, _read_config(found.folder)
-    kind, arrays = TYPES[config["peft_type"]], open_weights(str(peft_folder.weights(found))).arrays
+    kind, arrays = TYPES[config["peft_type"]], open_weights(str(files.local(peft_folder.weights(found)))).arrays
     tensors, saved = _sorted_out(where, config["peft_type"], arrays)
     base = surgery.detach(surgery.unmerge(model))
     layers = {module: _layer(where, base, module) for module in tensors}
@@ -173,10 +175,10 @@ def _say_missing_biases(
     bias, every = config.get("bias", NONE), select.variables(base)
     lost = [path for layer in adapted if (path := f"{layer}.bias") in every and path not in given]
     if bias != NONE and lost:
-        print(
+        say(
             f"{where}: says bias={bias!r}, but holds none of {few(lost, 2)}: they stay the base's (PEFT before 0.21 "
-            "did not write those of 'lora_only')", flush=True,
-        )  # fmt: skip
+            "did not write those of 'lora_only')"
+        )
 
 
 def _names(base: Model, keys: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from surm.errors import InputError
+from surm.notes import say
 
 
 class Update(NamedTuple):
@@ -168,9 +169,7 @@ def one_dropout(updates: Mapping[str, Update]) -> float:
     """The dropout of most updates, as PEFT has one for all; a line where others differ. It acts in training alone."""
     dropout, others = usual({module: update.dropout for module, update in updates.items()})
     if others:
-        print(
-            f"PEFT has one dropout for all layers: {dropout:g} is written, which {min(others)} differs from", flush=True
-        )
+        say(f"PEFT has one dropout for all layers: {dropout:g} is written, that of {min(others)} is not")
     return dropout
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import transformers
 from flax import nnx
+from PIL import Image
 from tokenizers import Tokenizer
 
 import surm
-from surm.models import bert
+from surm.models import bert, vit
+from surm.models.processor import plain
 from tests.data import small_texts
 from tests.exchange.models import noisy
 
@@ -50,6 +52,21 @@ def test_texts(how, tmp_path):
         expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         scores = {one["label"]: one["score"] for one in found}
         np.testing.assert_allclose([scores[name] for name in ("bad", "good", "none")], expected, rtol=1e-4)
+
+
+def test_images(tmp_path):
+    shape = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, mlp_width=24, epsilon=1e-6)
+    spec = surm.PeftSpec(family="circulant", train="head")
+    model = noisy(surm.attach(vit.ViT(shape, 3, rngs=nnx.Rngs(0)), spec, nnx.Rngs(1)))
+    processor = plain((0.4, 0.5, 0.6), 0.25, side=16, channels=3)
+    surm.export_merged(tmp_path, model, labels=["cat", "dog", "owl"], processor=processor)
+    pipe = transformers.pipeline("image-classification", str(tmp_path), device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    logits = np.asarray(model((images / np.float32(255) - np.float32([0.4, 0.5, 0.6])) / np.float32(0.25)))
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = pipe([Image.fromarray(image) for image in images], top_k=3)
+    scores = [{one["label"]: one["score"] for one in each} for each in found]
+    np.testing.assert_allclose([[each[name] for name in ("cat", "dog", "owl")] for each in scores], expected, rtol=1e-4)
 
 
 def test_a_number_is_no_probability(tmp_path):
