@@ -1,6 +1,7 @@
 """How examples reach a model: what its weights ask for, as batches of what its kind reads."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 
 import grain
@@ -32,6 +33,7 @@ class Feed:
       evaluation: opens one pass over a split, likewise.
       order: in which that pass goes through the split.
       processor: what becomes of every picture; None of texts.
+      tokenizer: the folder or file that makes tokens of texts; None of images.
     """
 
     ready: Callable[[Split], Split | tokens.TokenSplit]
@@ -40,6 +42,7 @@ class Feed:
     evaluation: Callable[..., Iterator[dict[str, np.ndarray]]]
     order: Callable[[Split | tokens.TokenSplit], np.ndarray]
     processor: Processor | None = None
+    tokenizer: str | os.PathLike | None = None
 
 
 def feed_of(
@@ -145,7 +148,8 @@ def _conversions(split: Split, processor: Processor) -> list[str]:
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    opened = tokenizer.opened(config.data.tokenizer or (weights.path if weights else None))
+    place = config.data.tokenizer or (weights.path if weights else None)
+    opened = tokenizer.opened(place)
     tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     if lengths[-1] > base.config.max_length:
@@ -176,4 +180,5 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
     def evaluation(split: tokens.TokenSplit, share: Share = WHOLE) -> Iterator:
         return tokens.evaluation_batches(split, batch_size, lengths, threads=threads, share=share)
 
-    return Feed(ready, inputs, training, evaluation, order=lambda split: tokens.by_length(split.lengths))
+    order = lambda split: tokens.by_length(split.lengths)  # noqa: E731
+    return Feed(ready, inputs, training, evaluation, order, tokenizer=place)

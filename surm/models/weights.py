@@ -1,7 +1,7 @@
 """Weights opened by name: the arrays of a file as they are, beside what must be known to use them.
 
     asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
-    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache
+    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache; see `surm.models.hub`
     package:NAME    an installed Python package that carries weights, in its folder or in a folder `model` of it
     PATH            a .safetensors file, or a folder holding model.safetensors (or its shards and their index)
 
@@ -24,7 +24,7 @@ from importlib import resources
 import numpy as np
 
 from surm.errors import InputError, few, one_line
-from surm.models import arrays, processor_files
+from surm.models import arrays, hub, processor_files
 from surm.models.processor import Processor, each
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
@@ -94,7 +94,7 @@ def open_weights(name: str) -> Weights:
     if name.startswith("asset:"):
         return _open_asset(name)
     if name.startswith("hf:"):
-        return _open_folder(name, _download(name))
+        return _open_folder(name, hub.fetched(name, DOWNLOADED))
     if name.startswith("package:"):
         return _open_folder(name, _package_folder(name))
     path = pathlib.Path(os.path.expanduser(name))
@@ -156,16 +156,6 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
         raise InputError(f"{str(folder)!r} lacks {few(missing)}, named in its {INDEX}")
     arrays.check_index(folder, index, INDEX)
     return files
-
-
-def _download(name: str) -> pathlib.Path:
-    remedy = "download it elsewhere and name the folder, or let HF_HOME point at a cache that holds it"
-    try:
-        from huggingface_hub import snapshot_download
-
-        return pathlib.Path(snapshot_download(name.removeprefix("hf:"), allow_patterns=list(DOWNLOADED)))
-    except Exception as error:  # its own, or those of requests or httpx, by version
-        raise InputError(f"{name!r} cannot be fetched ({_reason(error)}); {remedy}") from error
 
 
 def _open_files(

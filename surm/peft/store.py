@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
 import safetensors
-import safetensors.numpy
 from etils import epath
 from flax import nnx
 
 import surm.version
-from surm import files
+from surm import files, tensors
 from surm.errors import InputError
 from surm.peft import surgery
 from surm.peft.spec import PeftSpec
@@ -44,15 +43,14 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
       base_name: what the base is called, such as `asset:vit_micro`; for people, the hash decides.
 
     Raises:
-      InputError: if the model has no adapter, or the path is a file.
+      InputError: if the model has no adapter or one with numbers that are not finite, or the path is a file; then
+        nothing is written.
     """
     spec = surgery.spec_of(model)
     if spec is None:
         raise InputError("the model has no adapter to save; attach one first")
     model = surgery.unmerge(model)
-    folder = files.made_folder(path)
-    arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
-    weights = safetensors.numpy.save(dict(sorted(arrays.items())))
+    weights = tensors.encoded(surgery.split(model)[1])
     config = {
         "format": FORMAT,
         "surm_version": surm.version.__version__,
@@ -61,8 +59,10 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
         "made_of_base": _made_of_base(model),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    folder = files.made_folder(path)
     files.replace(folder / WEIGHTS, weights)
-    files.replace(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    files.replace(folder / CONFIG, text)
 
 
 def load_adapter(path: str | os.PathLike, model: Model) -> Model:
