@@ -5,8 +5,8 @@
 # words, with its normaliser, pre-tokenizer and post-processor. The tokenizers library encodes "hello world" with it as
 # [CLS] hello world [SEP]. AutoTokenizer takes from it nothing but the vocabulary, puts that into a byte-level BPE without
 # merges and without an unknown token, and so finds no token for any word: without a warning, every text becomes
-# <s></s>, with two ids that lie behind the vocabulary. (transformers 4 used tokenizer.json as it was. In 5 it is used as
-# it is where tokenizer_config.json says tokenizer_class "PreTrainedTokenizerFast".)
+# <s></s>, with two ids that lie behind the vocabulary. (tokenizer.json is used as it is where tokenizer_config.json says
+# tokenizer_class "PreTrainedTokenizerFast".)
 #
 # Seen:
 #   tokenizers          [2, 4, 5, 3]
