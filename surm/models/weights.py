@@ -189,7 +189,9 @@ def _beside(folder: pathlib.Path | None, file: str) -> dict | None:
 
 def _pooling(folder: pathlib.Path) -> str | None:
     stated = _read_json(folder / "1_Pooling" / "config.json")
-    modes = [mode for mode, wanted in stated.items() if mode.startswith("pooling_mode") and wanted is True]
+    modes = [mode for mode, wanted in stated.items() if mode.startswith("pooling_mode_") and wanted is True]
+    if isinstance(stated.get("pooling_mode"), str):  # the one field of newer files
+        modes = [f"pooling_mode_{stated['pooling_mode']}_tokens"]
     return None if not stated else "mean" if modes == ["pooling_mode_mean_tokens"] else "other"
 
 
