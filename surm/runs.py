@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from surm import config as configs
-from surm import files, preparation
+from surm import files, named_paths, preparation
 from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
@@ -126,6 +126,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         configs.check(config)
     except InputError as error:
         raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
+    named_paths.found_again(config, result, path)
     weights = preparation.weights_of(config)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
