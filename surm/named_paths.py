@@ -21,28 +21,34 @@ def written_out(config: ml_collections.ConfigDict) -> dict[str, dict[str, str]]:
     return {"full_names": full} if full else {}
 
 
-def found_again(config: ml_collections.ConfigDict, result: Mapping[str, Any], folder: epath.Path) -> None:
-    """Puts full names in the place of those that a config has from the folder that its run was started in.
+def found_again(
+    config: ml_collections.ConfigDict, result: Mapping[str, Any], folder: epath.Path
+) -> ml_collections.ConfigDict:
+    """A config with full names in the place of those that it has from the folder that its run was started in.
 
     Args:
-      config: of a finished run; changed.
+      config: of a finished run.
       result: of that run, with what `written_out` found when it ran.
       folder: the run's, for the message.
+
+    Returns:
+      Another config, whose files are there.
 
     Raises:
       InputError: if what a name means is neither where it was nor in the current folder; both are named.
     """
-    full = result.get("full_names") or {}
+    full, found = result.get("full_names") or {}, config.copy_and_resolve_references()
     for key in KEYS:
         if (name := _relative(config, key)) is None or key not in full:
             continue
         if files.path(full[key]).exists():
-            config.update_from_flattened_dict({key: full[key]})
+            found.update_from_flattened_dict({key: full[key]})
         elif not name.exists():
             raise InputError(
                 f"the run {str(folder)!r} was trained with config.{key}={str(name)!r}; there is nothing at "
                 f"{full[key]!r}, where it lay, nor at {str(name.absolute())!r}; put it in either place"
             )
+    return found
 
 
 def _relative(config: ml_collections.ConfigDict, key: str) -> epath.Path | None:
