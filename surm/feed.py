@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
+from surm import files
 from surm.data import pictures, pipeline, tokenizer, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
@@ -148,8 +149,8 @@ def _conversions(split: Split, processor: Processor) -> list[str]:
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    place = config.data.tokenizer or (weights.path if weights else None)
-    opened = tokenizer.opened(place)
+    own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
+    opened = tokenizer.opened(own or (weights.path if weights else None))
     tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     if lengths[-1] > base.config.max_length:

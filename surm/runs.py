@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 
 from surm import config as configs
-from surm import files, preparation
+from surm import files, named_paths, preparation
 from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
@@ -127,7 +127,8 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         configs.check(config)
     except InputError as error:
         raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
-    weights = preparation.weights_of(config)
+    here = named_paths.found_again(config, result, path)
+    weights = preparation.weights_of(here)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
     return LoadedRun(
@@ -135,7 +136,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         model=store.load_adapter(path / "adapter", base),
         metrics=Workdir(path, config).metrics(),
         result=result,
-        feed=feed_of(config, weights, base, processor),
+        feed=feed_of(here, weights, base, processor),
     )
 
 

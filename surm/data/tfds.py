@@ -13,8 +13,6 @@ import hashlib
 import http.client
 import importlib.util
 import io
-import os
-import pathlib
 import re
 import urllib.error
 import urllib.parse
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from surm import buckets, files
 from surm.data import glue
 from surm.data.options import Options
 from surm.data.splits import Dataset
@@ -183,8 +182,9 @@ def _builder(name: str, data_dir: str | None) -> Any:
     parts = _NAME.fullmatch(name)
     if parts is None:  # also refuses namespaces, which TFDS looks up in the network for half a minute
         raise InputError(f"'tfds:{name}' is not a name; expected tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
+    local_dir = _local(data_dir)
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=local_dir)
     except Exception as error:  # an unknown name, config or version: many unrelated types
         reason = _why_not(parts[1], (parts[2] or "")[1:], data_dir, error)
         raise InputError(f"tfds:{name} cannot be opened: {reason}") from error
@@ -209,8 +209,15 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
     return f"{said} ({INSTALL})" if isinstance(error, ImportError) else said
 
 
+def _local(data_dir: str | None) -> str | None:
+    """Where prepared data lie, which is read a record at a time from anywhere in it, and so from a disk."""
+    if data_dir and buckets.holds(files.path(data_dir)):
+        raise InputError(f"data.data_dir={data_dir!r} lies in an object store, expected a local path; copy it")
+    return str(files.path(data_dir)) if data_dir else None
+
+
 def _folders(path: str | None) -> list[str]:
-    folder = pathlib.Path(os.path.expanduser(path)) if path else None
+    folder = files.path(path) if path else None
     found = folder.iterdir() if folder and folder.is_dir() else ()
     return sorted(entry.name for entry in found if entry.is_dir() and entry.name != "downloads")
 

@@ -17,12 +17,12 @@ import functools
 import importlib.util
 import json
 import math
-import os
 import pathlib
 from importlib import resources
 
 import numpy as np
 
+from surm import files
 from surm.errors import InputError, few, one_line
 from surm.models import arrays, hub, processor_files
 from surm.models.processor import Processor, each
@@ -97,9 +97,10 @@ def open_weights(name: str) -> Weights:
         return _open_folder(name, hub.fetched(name, DOWNLOADED))
     if name.startswith("package:"):
         return _open_folder(name, _package_folder(name))
-    path = pathlib.Path(os.path.expanduser(name))
-    if not name or not os.path.exists(path):  # False, unlike Path.exists, for names no file can have
+    place = files.path(name)
+    if not name or not place.exists():
         raise InputError(f"no weights at {name!r}; expected {NAMES}")
+    path = files.local(place, but=PICKLES)
     if path.is_dir():
         return _open_folder(name, path)
     if path.suffix.lower() in PICKLES:
