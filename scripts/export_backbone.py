@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from surm import evaluate, files
+from surm import evaluate, files, tensors
 from surm.data import pipeline, sources
 from surm.models import convert, vit, weights
 from surm.peft import store, surgery
@@ -48,7 +48,7 @@ def export(run: pathlib.Path, target: pathlib.Path, model: str) -> None:
     arrays = safetensors.numpy.load_file(run / "adapter" / store.WEIGHTS)
     halves = {name: array.astype(np.float16) for name, array in arrays.items()}
     about = {"model": model, "mean": [0.5] * 3, "std": [0.5] * 3}
-    files.replace(target, safetensors.numpy.save(halves, metadata={"surm": json.dumps(about)}))
+    files.replace(target, tensors.encoded(halves, {"surm": json.dumps(about)}))
 
 
 def measure(name: str, config: ml_collections.ConfigDict) -> float:

@@ -94,8 +94,8 @@ def _inspect(arguments: list[str]) -> int:
 def _export(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
-        "adapter_model.safetensors of Hugging Face PEFT: LoRA, C3A or LoKr, whichever it is. Models that transformers "
-        "has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
+        "adapter_model.safetensors of Hugging Face PEFT: LoRA, AdaLoRA, C3A or LoKr, whichever it is. Models that "
+        "transformers has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
         "--encoder_only. Files of these names that are there are replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="folder of a finished run")
@@ -137,7 +137,8 @@ def _step(text: str) -> int | str:
 def _merge(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
-        "transformers loads it (model.safetensors, config.json and, of images, preprocessor_config.json), or to a file "
+        "transformers loads it (model.safetensors, config.json and preprocessor_config.json or, of texts, the "
+        "tokenizer's files), or to a file "
         "NAME.safetensors of our own, which config.model.weights takes (without its head) and which also holds what "
         "transformers has not, such as mean pooling, as the shipped backbone has. What is there is replaced.",
     )  # fmt: skip
@@ -155,7 +156,8 @@ def _merge(arguments: list[str]) -> int:
             surm.save_model(chosen.out, run.model, processor=run.feed.processor)
         else:
             labels = [str(name) for name in run.result["classes"]] or None
-            surm.export_merged(chosen.out, run.model, labels=labels, processor=run.feed.processor)
+            also = {"processor": run.feed.processor, "tokenizer": run.feed.tokenizer}
+            surm.export_merged(chosen.out, run.model, labels=labels, **also)
         print(f"written to {chosen.out}")
         return 0
 

@@ -18,25 +18,25 @@ def default() -> ml_collections.ConfigDict:
     """The configuration of a run, every key at its default; locked, so that a mistyped key is an error.
 
     Returns:
-      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz, or to a folder of texts), `data_dir` (of TFDS),
-              `train_examples` (a class-balanced subset; 0 = all), `validation_examples` (taken out of the training
-              split to serve as the validation split; 0 = none), `subset_seed` of both, `eval_split` (`test` or
+      data:   `source` (`digits`; `tfds:NAME`; a path to an .npz, to a folder of images or tables, or to one table),
+              `data_dir` (of TFDS), `train_examples` (a class-balanced subset; 0 = all), `validation_examples` (taken
+              out of the training split to serve as the validation split; 0 = none), `test_examples` (likewise as the
+              held-out split of a source that has none), `subset_seed` of all three, `eval_split` (`test` or
               `validation`), `sampling` (`uniform`, or `balanced`: every class equally often), `threads`; of images
-              `augment` (`none` or `crop_flip`); of texts `task` (of GLUE, `classification` or `regression`; `auto`: by
-              the folder's name), `text_columns` and `label_column` (of tables of one's own), `tokenizer` (a folder,
-              followed as transformers does; a tokenizer.json, used as it stands; empty: the weights' folder), `lengths`
-              in tokens that batches are filled up to (longer texts are cut to the last, or to the tokenizer's
-              model_max_length).
+              `augment` (`none` or `crop_flip`) and `image_column` (of a table; `auto`: its only one); of texts `task`
+              (of GLUE, `classification` or `regression`; `auto`: by the folder's name), `text_columns` (of tables of
+              one's own; `label_column` of images in tables, too), `tokenizer` (a folder, followed as transformers does;
+              a tokenizer.json, used as it stands; empty: the weights' folder), `lengths` in tokens that batches are
+              filled up to (longer texts are cut to the last, or to the tokenizer's model_max_length).
       model:  `name` (a preset, or `auto`: what the weights say), `weights` (`none`; `asset:NAME`; a folder or file;
               `hf:OWNER/NAME`; `package:NAME`), `image_size` in pixels (0 = the preset's), `pooling` (`class`, `mean`,
               or `auto`: what the weights say), `dropout` in the frozen model itself (of texts), `dtype` to compute in
               and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
               every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
-      eval:   `metrics` (names separated by commas, the first is the main one: `accuracy`, `f1`, `macro_f1`,
-              `balanced_accuracy`, `matthews`, `auc`, `pearson`, `spearman`; empty: the task's own), `choose` (whose
-              adapter is saved and measured: the `last` step's, or that of the `best` main metric or the `least_loss`
-              on the validation split, which is looked at every `eval_every_steps`; the test split is measured once,
+      eval:   `metrics` (some of `surm.metrics`, separated by commas, the first is the main one; empty: the task's own),
+              `choose` (whose adapter is saved and measured: the `last` step's, or that of the `best` main metric or the
+              `least_loss` on the validation split, looked at every `eval_every_steps`; the test split is measured once,
               with it), `patience` (so many looks without a better one end the run; 0 = off).
       optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter, whose rates are the variances that it starts from),
               `learning_rate` (None = the method's and family's own), `head_learning_rate`, `weight_decay`,
@@ -79,6 +79,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.data_dir = ""
     config.data.train_examples = 0
     config.data.validation_examples = 0
+    config.data.test_examples = 0
     config.data.subset_seed = 0
     config.data.eval_split = "test"
     config.data.augment = "none"
@@ -87,6 +88,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.task = "auto"
     config.data.text_columns = "sentence"
     config.data.label_column = "label"
+    config.data.image_column = "auto"
     config.data.tokenizer = ""
     config.data.lengths = "16,32,64,96,128"
 

@@ -1,6 +1,7 @@
 """How examples reach a model: what its weights ask for, as batches of what its kind reads."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 
 import grain
@@ -8,12 +9,13 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
+from surm import files
 from surm.data import pictures, pipeline, tokenizer, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.errors import InputError
 from surm.evaluate import Inputs
-from surm.models import bert, vit
+from surm.models import bert, processor_files, vit
 from surm.models.processor import Processor, plain
 from surm.models.weights import HALVES, Weights
 from surm.notes import say
@@ -32,6 +34,7 @@ class Feed:
       evaluation: opens one pass over a split, likewise.
       order: in which that pass goes through the split.
       processor: what becomes of every picture; None of texts.
+      tokenizer: the folder or file that makes tokens of texts; None of images.
     """
 
     ready: Callable[[Split], Split | tokens.TokenSplit]
@@ -40,6 +43,7 @@ class Feed:
     evaluation: Callable[..., Iterator[dict[str, np.ndarray]]]
     order: Callable[[Split | tokens.TokenSplit], np.ndarray]
     processor: Processor | None = None
+    tokenizer: str | os.PathLike | None = None
 
 
 def feed_of(
@@ -81,7 +85,7 @@ def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
       InputError: if it does not make what the model reads.
     """
     if weights is None or weights.processor is None:
-        if weights is not None and str(weights.config.get("model_type")).startswith("clip"):
+        if weights is not None and processor_files.is_clip(weights.config):
             say(
                 f"{weights.name!r} brings no preprocessor_config.json: images are squashed to squares, bilinearly; "
                 "CLIP's own processor resizes the shorter side, bicubically, and crops the middle",
@@ -152,7 +156,8 @@ def _conversions(split: Split, processor: Processor) -> list[str]:
 
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
-    opened = tokenizer.opened(config.data.tokenizer or (weights.path if weights else None))
+    own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
+    opened = tokenizer.opened(own or (weights.path if weights else None))
     tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     balanced = config.data.sampling == "balanced"
@@ -186,4 +191,5 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
     def evaluation(split: tokens.TokenSplit, share: Share = WHOLE) -> Iterator:
         return tokens.evaluation_batches(split, batch_size, lengths, threads=threads, share=share)
 
-    return Feed(ready, inputs, training, evaluation, order=lambda split: tokens.by_length(split.lengths))
+    order = lambda split: tokens.by_length(split.lengths)  # noqa: E731
+    return Feed(ready, inputs, training, evaluation, order, tokenizer=place)

@@ -1,6 +1,7 @@
 """Places by name, and files that are whole or absent, never half-written."""
 
 import atexit
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -121,11 +122,12 @@ def below(folder: epath.Path) -> Iterator[epath.Path]:
         yield from (at / name for name in names)
 
 
-def local(place: epath.Path) -> pathlib.Path:
+def local(place: epath.Path, *, but: tuple[str, ...] = ()) -> pathlib.Path:
     """A place on this machine's own disk that holds the same: the place itself, or a copy of what a store holds.
 
     Args:
       place: a file or a folder, which need not exist.
+      but: endings of names that are not copied.
 
     Returns:
       Its path here; a copy goes when the process ends.
@@ -133,11 +135,20 @@ def local(place: epath.Path) -> pathlib.Path:
     if not buckets.holds(place):
         return pathlib.Path(place)
     here = scratch() / str(place).replace("://", "/", 1)
-    for source in [place] if place.is_file() else below(place) if place.is_dir() else []:
-        copied = here / source.relative_to(place)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        copied.write_bytes(source.read_bytes())
+    sources = [place] if place.is_file() else [*below(place)] if place.is_dir() else []
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+        wanted = [source for source in sources if not source.name.endswith(but)]
+        for copied in [threads.submit(_fetch, source, here / source.relative_to(place)) for source in wanted]:
+            copied.result()
     return here
+
+
+_AT_ONCE = 16  # requests to a store
+
+
+def _fetch(source: epath.Path, target: pathlib.Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
 
 
 def scratch() -> pathlib.Path:

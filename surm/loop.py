@@ -188,10 +188,9 @@ class Loop:
         if self.best is None:
             measured = {"eval": self.evaluate(self.reached), "confusion": self._confusion(self.reached, self.state)}
             return meshes.take(self.mesh, self.state), measured
-        arrays = jax.tree.map(lambda now, own: meshes.put(now.sharding, own), answering(self.state), self.best.arrays)
-        state = {"trainable": arrays}
-        values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
-        measured = {"eval": values, "confusion": self._confusion(self.best.step, state)}
+        state = {"trainable": meshes.put_everywhere(self.mesh, self.best.arrays)}
+        measured = {"eval": self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)}
+        measured |= {"confusion": self._confusion(self.best.step, state)}
         measured |= {"chosen_step": self.best.step, "validation": self.best.values, "steps_taken": self.reached}
         return {"trainable": self.best.arrays}, measured
 
@@ -221,13 +220,13 @@ class Loop:
     def _confusion(self, step: int, state: TrainState) -> Any:
         """Counted with the metrics, or anew, where those were read from the log; None of too many classes."""
         if self.confused[:2] != (step, self.split):
-            found = self._measure(self.prepared.evaluation_batches, state).get(evaluate.CONFUSION)
-            self.confused = step, self.split, found
+            values = self._measure(self.prepared.evaluation_batches, state)
+            self.confused = step, self.split, values.get(evaluate.CONFUSION)
         return self.confused[2]
 
     def _first_best(self) -> choosing.Best:
-        patience = self.prepared.config.eval.patience
-        return choosing.Best(self.chooses_by, patience, meshes.take(self.mesh, answering(self.state)))
+        arrays = meshes.take(self.mesh, answering(self.state))
+        return choosing.Best(self.chooses_by, self.prepared.config.eval.patience, arrays)
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
@@ -235,12 +234,12 @@ class Loop:
         self.log.flush()
         if self.saved is None:
             return
-        notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds, **self.belongs_to}
-        notes |= {"inputs": self.inputs}
+        notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds}
+        notes |= {"inputs": self.inputs, **self.belongs_to}
         if self.best:
             state["best"], notes["best"] = self.best.arrays, self.best.notes
-        (evaluated_at, values), by = self.evaluated, self.chooses_by
-        metric = float(np.nanmax(choosing.goodness(by, values))) if evaluated_at == step else None
+        at, values = self.evaluated
+        metric = float(np.nanmax(choosing.goodness(self.chooses_by, values))) if at == step else None
         self.saved.save(step, state, notes, metric)
 
     def _resume(self) -> int:
@@ -274,6 +273,7 @@ class Loop:
         of_old = self.prepared.processor and self.prepared.processor.squashes  # in 0.1.0, where that was not noted
         known = {what: own for what, own in self.belongs_to.items() if what in notes or not of_old}
         other = [what for what, own in known.items() if notes.get(what) != own]
+        other = [] if other == ["examples"] and self.prepared.data.is_of(notes["examples"]) else other
         if not other and not signature.same(notes.get("inputs", self.inputs), self.inputs):
             other = ["pixels or tokens"]
         if other:

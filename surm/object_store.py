@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import fsspec
+import fsspec.spec
 import obstore.store
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 
@@ -97,12 +98,19 @@ class ObjectStore(fsspec.AbstractFileSystem):
             raise FileNotFoundError(path)
         return _object(f"{bucket}/{key}", _asked(path, lambda: _store(bucket).head(key))["size"])
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.IOBase:
         if mode == "rb":
-            return io.BytesIO(self.cat_file(path))
+            return _Read(self, path)
         if mode == "wb":
             return _Written(functools.partial(self.pipe_file, path))
         raise ValueError(f"an object is opened to read (rb) or to write (wb), got {mode!r}")
+
+
+class _Read(fsspec.spec.AbstractBufferedFile):
+    """An object that is read a part at a time."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self.fs.cat_file(self.path, start, end)
 
 
 class _Written(io.BytesIO):

@@ -15,7 +15,7 @@ from flax import nnx
 
 from surm import balance, held_out, optim, start
 from surm import config as configs
-from surm.data import glue, sources
+from surm.data import census, glue, sources
 from surm.data.splits import Dataset
 from surm.errors import InputError
 from surm.evaluate import Inputs
@@ -42,9 +42,12 @@ KINDS: dict[str, Kind] = {
         bert,
         bert.BertConfig,
         bert.Bert,
-        ("data.task", "data.text_columns", "data.label_column", "data.tokenizer", "data.lengths", "model.dropout"),
+        ("data.tokenizer", "data.lengths", "model.dropout"),
     ),
 }
+
+SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
+"""Keys of `config.data` that only some sources are read by (`surm.data.splits.Dataset.keys`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,15 +148,19 @@ def adapted(
 
 def _data(config: ml_collections.ConfigDict) -> Dataset:
     wanted = config.data
-    columns = {"text_columns": wanted.text_columns, "label_column": wanted.label_column}
-    data = sources.load(wanted.source, data_dir=wanted.data_dir or None, task=wanted.task, **columns)
+    given = {key: wanted[key] for key in ("task", "text_columns", "label_column", "image_column", "test_examples")}
+    data = sources.load(wanted.source, data_dir=wanted.data_dir or None, seed=wanted.subset_seed, **given)
     data = sources.hold_out(data, wanted.validation_examples, seed=wanted.subset_seed)
-    train = sources.balanced_subset(data.train, wanted.train_examples, data.num_classes, seed=wanted.subset_seed)
+    train = sources.balanced_subset(
+        data.train, wanted.train_examples, data.num_classes, seed=wanted.subset_seed, names=data.class_names
+    )
     mean, deviation = (train.labels.mean(), train.labels.std()) if data.regression else (0, 1)
     if abs(mean) > 30 or not 0.03 < deviation < 30:
         found = f"mean {mean:g} and standard deviation {deviation:g}"
         print(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them", flush=True)
-    return dataclasses.replace(data, train=train)
+    data = dataclasses.replace(data, train=train)
+    census.check(data)
+    return data
 
 
 def weights_of(config: ml_collections.ConfigDict) -> Weights | None:
@@ -230,14 +237,15 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     """Raises InputError for a key that is set but that a run on such data does not read, rather than pass it over."""
     given, default = dict(configs.leaves(config)), dict(configs.leaves(configs.default()))
     unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
-    if set_in_vain := sorted(key for key in unread if given[key] != default[key]):
-        raise InputError(f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s")
-    columns = [key for key in ("data.text_columns", "data.label_column") if given[key] != default[key]]
-    if columns and config.data.task not in glue.OWN_METRICS:
+    unread += [f"data.{key}" for key in SOURCE_KEYS if key not in data.keys]
+    set_in_vain = sorted(key for key in unread if given[key] != default[key])
+    if set_in_vain and data.kind == "text" and set_in_vain[0] in ("data.text_columns", "data.label_column"):
         raise InputError(
-            f"config.{columns[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
+            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
             f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
         )
+    if set_in_vain:
+        raise InputError(f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s")
     for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
         if data.regression and given[key] != default[key]:
             raise InputError(f"config.{key} is set, but the labels are numbers, not classes")

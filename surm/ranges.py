@@ -7,6 +7,7 @@ from surm.errors import InputError
 
 AT_LEAST: dict[str, int] = {
     "checkpoint_every_steps": 0,
+    "data.test_examples": 0,
     "data.threads": 1,
     "data.train_examples": 0,
     "data.validation_examples": 0,

@@ -17,7 +17,7 @@ import optax
 
 import surm
 from surm import config as configs
-from surm import optim, report
+from surm import named_paths, optim, report
 from surm.peft import counts, rank_budget, store, surgery
 from surm.preparation import Run
 from surm.workdir import Workdir
@@ -59,6 +59,7 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     spec = configs.spec(config)
     matrices, of_layer = surgery.structured_matrices(prepared.model), optim.layer_rates(config.optim, prepared.model)
     rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}
+    full_names = named_paths.written_out(config)
     seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
         "eval": measured["eval"],
@@ -84,7 +85,7 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
         "versions": versions(),
         "overrides": measured["overrides"],
         "config": config.to_dict(),
-    } | {name: measured[name] for name in OPTIONAL if name in measured}  # fmt: skip
+    } | {name: measured[name] for name in OPTIONAL if name in measured} | full_names  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -12,10 +12,10 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 
 from surm import config as configs
-from surm import files, kept, preparation
+from surm import files, kept, named_paths, preparation
 from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
@@ -24,6 +24,7 @@ from surm.feed import Feed, feed_of, squashing
 from surm.models import processor_files, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights
+from surm.notes import say
 from surm.peft import store
 from surm.workdir import LOCK, Workdir, read_object
 
@@ -131,7 +132,8 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         configs.check(config)
     except InputError as error:
         raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
-    weights = preparation.weights_of(config)
+    here = named_paths.found_again(config, result, path)
+    weights = preparation.weights_of(here)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     model = store.load_adapter(path / "adapter", base)
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
@@ -140,7 +142,7 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         model=model if step is None else kept.at_step(path, model, step, result),
         metrics=Workdir(path, config).metrics(),
         result=result,
-        feed=feed_of(config, weights, base, processor),
+        feed=feed_of(here, weights, base, processor),
     )
 
 
@@ -154,7 +156,7 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
         trained = noted.fitted(shape.image_size, shape.channels)
     if now != trained:
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
-        print(f"images are prepared as {str(path)!r} was trained, {said}", flush=True)
+        say(f"images are prepared as {str(path)!r} was trained, {said}")
     return trained
 
 
@@ -177,7 +179,7 @@ def _images(examples: Sequence[Any]) -> np.ndarray:
 def _image(given: Any, what: str) -> np.ndarray:
     """One picture, H×W×C."""
     if isinstance(given, Image.Image):
-        return pictures.of_pillow(given)
+        return pictures.of_pillow(ImageOps.exif_transpose(given))  # upright, as a file is read
     if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
         raise InputError(f"{what} {given!r:.80}; expected a uint8 array H×W[×C], or an image of Pillow's")
     try:

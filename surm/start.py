@@ -19,8 +19,8 @@ from flax import nnx
 from surm import config as configs
 from surm import files
 from surm.errors import InputError
-from surm.exchange import import_peft
-from surm.models import bert, vit
+from surm.exchange import import_peft, peft_folder
+from surm.models import bert, hub, vit
 from surm.models.weights import open_weights
 from surm.peft import select, store, surgery, variables
 from surm.peft.spec import PeftSpec
@@ -91,11 +91,14 @@ def from_adapter(
 
 
 def _folder(name: str) -> epath.Path:
-    """Where the adapter lies: the folder itself, or that of a run's."""
+    """Where the adapter lies: the folder itself, that of a run's, or of PEFT's one folder down or on the hub."""
     path = files.path(name)
     for folder in (path, path / "adapter"):
         if (folder / store.CONFIG).is_file():
             return folder
+    elsewhere = path.is_dir() and any((folder / store.CONFIG).is_file() for folder in path.iterdir())
+    if elsewhere or name.startswith(hub.PREFIX):
+        return peft_folder.find(name).folder
     if (path / "members").is_dir():
         members = sorted(one.name for one in (path / "members").iterdir())
         raise InputError(
@@ -118,9 +121,7 @@ def _is_pefts(folder: epath.Path) -> bool:
 
 def _of_surm(folder: epath.Path, base: Model) -> Given:
     saved = store.read_adapter(folder)
-    model = surgery.attach(base, saved.spec, nnx.Rngs(0))
-    model.eval()
-    store.check_base(saved, model)
+    model = store.attached(saved, base)
     own = {path for path, array in surgery.split(model)[1].items() if not path.startswith(HEAD)}
     store.check_arrays(
         str(folder),
@@ -145,7 +146,7 @@ def _outputs(folder: epath.Path) -> int | None:
         return None
     found = [
         array.shape[0]
-        for name, array in open_weights(str(file)).arrays.items()
+        for name, array in open_weights(str(files.local(file))).arrays.items()
         if re.search(r"(^|\.)(classifier|score)(\.out_proj)?(\.modules_to_save)?(\.default)?\.bias$", name)
         and ".dense." not in name
     ]

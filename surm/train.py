@@ -34,6 +34,7 @@ from surm import (
 from surm import config as configs
 from surm import mesh as meshes
 from surm import result as results
+from surm.data import census
 from surm.peft import counts
 from surm.preparation import Run, prepare
 from surm.processes import StopRequest
@@ -122,8 +123,8 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     """What is said of a run when it starts."""
     config = prepared.config
     rates = [] if every else [optim.summary(config.optim, prepared.model)]
-    odd = choosing.remarks(config, prepared.total_steps)
-    return "\n".join([counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
+    labels, odd = census.heading(prepared.data), choosing.remarks(config, prepared.total_steps)
+    return "\n".join([counts.table(prepared.model), estimate.headline(prepared, mesh, every), *labels, *rates, *odd])
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:

@@ -158,7 +158,7 @@ class Opened:
         spec = surm.PeftSpec(family=family, targets=r".*\.(query|value)", train="head")
         self.model = randomize(surm.attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(0)), spec, nnx.Rngs(1)))
         self.result = {"classes": ["cat", "dog", "owl", "fly", "ant"]}
-        self.feed = types.SimpleNamespace(processor=plain(0.5, 0.25, side=16, channels=3))
+        self.feed = types.SimpleNamespace(processor=plain(0.5, 0.25, side=16, channels=3), tokenizer=None)
 
 
 def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys, monkeypatch, images):
@@ -206,8 +206,10 @@ def test_a_model_file_wants_a_preset_and_its_ending(tmp_path, small_vit):
     with pytest.raises(surm.InputError, match=r"'model.bin' is a folder or does not end in .safetensors"):
         surm.save_model("model.bin", small_vit)
     micro = vit.ViT(vit.preset("vit_micro"), 2, rngs=nnx.Rngs(0))
-    with pytest.raises(surm.InputError, match=r"std=\[0.0\]; expected a number a channel, std above 0"):
-        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5], std=[0.0])
+    with pytest.raises(surm.InputError, match=r"std=\[0.5, 0.5, 0.0\]; expected a number a channel, std above 0"):
+        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5] * 3, std=[0.5, 0.5, 0.0])
+    with pytest.raises(surm.InputError, match=r"mean=\[0.5\], std=\[1.0\]; expected a number a channel"):
+        surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5], std=[1.0])
     assert not [*tmp_path.iterdir()]
 
 

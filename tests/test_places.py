@@ -7,16 +7,22 @@ import threading
 import time
 import uuid
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax import nnx
 
 import surm
-from surm import files, locks, train
+from surm import files, inspection, locks, train
 from surm.config import default
+from surm.models.weights import open_weights
+from surm.peft import store, surgery
 from surm.report.__main__ import main as report_main
 from surm.report.collect import collect
 from surm.workdir import Workdir
 from tests import stores
+from tests.test_named_paths import WEIGHTS
 from tests.test_train import arguments
 
 
@@ -167,3 +173,31 @@ def test_a_population_lies_in_a_store(place):
     assert train.main(arguments(f"{place}/run", *more)) == 0
     found = collect([place])
     assert [result.file.parent.name for result in found.results] == ["scale=1.0", "scale=2.0"]
+
+
+def test_weights_lie_in_a_store(place):
+    asset = open_weights("asset:vit_micro")
+    folder, data = files.path(place) / "model", safetensors.numpy.save({"head": np.arange(6.0, dtype=np.float32)})
+    files.replace(folder / "model.safetensors", data)
+    files.replace(folder / "config.json", '{"model_type": "vit"}')
+    files.replace(folder / "pytorch_model.bin", b"what nobody reads")
+    files.replace(files.path(place) / "own.safetensors", WEIGHTS.read_bytes())
+    opened = open_weights(f"{place}/model")
+    assert opened.config == {"model_type": "vit"} and np.array_equal(opened.arrays["head"], np.arange(6.0))
+    assert sorted(each.name for each in opened.path.iterdir()) == ["config.json", "model.safetensors"]
+    own = open_weights(f"{place}/own.safetensors")
+    assert own.arrays.keys() == asset.arrays.keys() and own.mean == asset.mean
+    with pytest.raises(surm.InputError, match=f"no weights at '{place}/none'"):
+        open_weights(f"{place}/none")
+
+
+def test_an_adapter_that_is_saved_again_is_the_new_one(place):
+    base = nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(0)))
+    model, x = surm.attach(base, surm.PeftSpec(targets=".*"), nnx.Rngs(1)), jnp.ones((2, 6))
+    for number in range(2):
+        graphdef, trained, frozen = surgery.split(model)
+        model = surgery.join(graphdef, {name: value + number + 1 for name, value in trained.items()}, frozen)
+        surm.save_adapter(f"{place}/adapter", model)
+        assert np.array_equal(surm.load_adapter(f"{place}/adapter", base)(x), model(x))
+    assert sorted(each.name for each in (files.path(place) / "adapter").iterdir()) == [store.CONFIG, store.WEIGHTS]
+    assert "an adapter of surm" in inspection.shown(f"{place}/adapter")

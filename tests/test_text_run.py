@@ -224,7 +224,7 @@ def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     arguments = [*material, f"--config.data.tokenizer={tmp_path}"]
     assert train.main(["surm.train", f"--workdir={tmp_path / 'r'}", *arguments]) == 2
-    assert "go up to 40000, but the model's word table has 30522 rows" in capsys.readouterr().err
+    assert "go up to 40000, 'strange', but the model's word table has 30522 rows" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):

@@ -1,12 +1,14 @@
 """The tasks of GLUE: which columns hold the texts, what the labels are called, how answers are measured.
 
-Columns are those of the benchmark's own TSV files; `fields` are the names of the same texts in TensorFlow Datasets.
+Columns are those of the benchmark's own TSV files; `fields` are the names of the same texts in TensorFlow Datasets and
+on the hub, where the label's column is always called `label`.
 
 Source: Wang et al., "GLUE: a multi-task benchmark", arXiv 1804.07461, table 1 and section 3; metrics as there, and for
 tasks with two the one that the paper of this method reports (arXiv 2406.17740) comes first.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from surm.errors import InputError, nearest
 
@@ -24,6 +26,7 @@ class Task:
       header: the columns of files that do not name them.
       fields: names of the texts in TensorFlow Datasets; empty for those of `columns`.
       has_broken_rows: whether the published files hold rows that are cut short or empty, to be left out and counted.
+      hub_labels: what the hub calls the classes, in the same order, where that is something else.
     """
 
     columns: tuple[str, ...]
@@ -34,6 +37,12 @@ class Task:
     header: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     has_broken_rows: bool = False
+    hub_labels: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Whether this is a table of one's own, no task of GLUE."""
+        return not self.held_out
 
     @property
     def regression(self) -> bool:
@@ -45,10 +54,19 @@ _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 TASKS: dict[str, Task] = {
-    "cola": Task(("sentence",), metrics=("matthews", "accuracy"), header=("source", "label", "star", "sentence")),
-    "sst2": Task(("sentence",)),
-    "mrpc": Task(("#1 String", "#2 String"), "Quality", metrics=("f1", "accuracy"), fields=_PAIR),
-    "qqp": Task(("question1", "question2"), "is_duplicate", metrics=("accuracy", "f1"), has_broken_rows=True),
+    "cola": Task(
+        ("sentence",), metrics=("matthews", "accuracy"), header=("source", "label", "star", "sentence"),
+        hub_labels=("unacceptable", "acceptable"),
+    ),
+    "sst2": Task(("sentence",), hub_labels=("negative", "positive")),
+    "mrpc": Task(
+        ("#1 String", "#2 String"), "Quality", metrics=("f1", "accuracy"), fields=_PAIR,
+        hub_labels=("not_equivalent", "equivalent"),
+    ),
+    "qqp": Task(
+        ("question1", "question2"), "is_duplicate", metrics=("accuracy", "f1"), has_broken_rows=True,
+        hub_labels=("not_duplicate", "duplicate"),
+    ),
     "stsb": Task(_PAIR, "score", (), metrics=("spearman", "pearson")),
     "mnli": Task(
         _PAIR, "gold_label", ("entailment", "neutral", "contradiction"),
@@ -56,13 +74,27 @@ TASKS: dict[str, Task] = {
     ),
     "qnli": Task(("question", "sentence"), labels=_ENTAILMENT),
     "rte": Task(_PAIR, labels=_ENTAILMENT),
-    "wnli": Task(_PAIR),
+    "wnli": Task(_PAIR, hub_labels=("not_entailment", "entailment")),
 }  # fmt: skip
 
 OWN_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "matthews"),
     "regression": ("pearson", "spearman"),
 }
+
+
+def layout(task: Task, columns: Sequence[str]) -> Task:
+    """The task with the names of columns that a table has: the benchmark's own, or the hub's.
+
+    Args:
+      task: from `task`.
+      columns: of the table.
+
+    Returns:
+      The layout of which the table has more columns; the benchmark's own if that decides nothing.
+    """
+    hub = dataclasses.replace(task, columns=task.fields or task.columns, label="label", header=())
+    return max((task, hub) if not task.own else (task,), key=lambda one: len({*one.columns, one.label} & {*columns}))
 
 
 def task(name: str, text_columns: str = "sentence", label_column: str = "label") -> Task:

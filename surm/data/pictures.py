@@ -120,7 +120,7 @@ def of_pillow(picture: Image.Image) -> np.ndarray:
     """A picture that Pillow holds as uint8 H×W×C: palettes become colours, transparency a fourth channel.
 
     Args:
-      picture: in one of Pillow's modes of eight bits a channel.
+      picture: in one of Pillow's modes of 8 bits a channel, or of 16, which become round(v/257).
 
     Returns:
       One, three or four channels.
@@ -128,9 +128,11 @@ def of_pillow(picture: Image.Image) -> np.ndarray:
     Raises:
       InputError: if it has more bits, which cannot be scaled without knowing how far they go.
     """
+    if picture.mode.startswith("I;16"):
+        return ((np.asarray(picture)[..., None].astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if picture.mode in ("I", "F"):
+        raise InputError(f"an image in Pillow's mode {picture.mode!r}; expected 8 or 16 bits, whose range is known")
     clear = "A" in picture.getbands() or picture.info.get("transparency") is not None
-    if picture.mode.startswith(("I", "F")):
-        raise InputError(f"an image in Pillow's mode {picture.mode!r}; expected eight bits a channel, as of mode 'RGB'")
     grey = picture.mode in ("1", "L") and not clear
     array = np.asarray(picture.convert("RGBA" if clear else "L" if grey else "RGB"))
     return array[..., None] if array.ndim == 2 else array

@@ -1,26 +1,31 @@
-"""Data by name: digits, a local .npz, a folder of texts, or a TensorFlow Datasets name.
+"""Data by name: digits, an .npz, TensorFlow Datasets, a folder of images or of tables, or one table.
 
 Every source ends as a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, or of
 `{"texts": (str, ...), "label": ...}`, which is what grain reads. Nothing here needs TensorFlow.
 """
 
 import dataclasses
-import os
-import pathlib
-import zipfile
-import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
-from surm.data import glue, texts
+from surm import files
+from surm.data import arrow_images, folders, glue, image_folder, saved_datasets, split_names, tables, texts
+from surm.data.arrays import npz_images
+from surm.data.options import Options
 from surm.data.splits import ArraySplit, Dataset, Split, Subset
+from surm.data.table import Table
 from surm.data.tfds import tfds_images, tfds_texts
-from surm.errors import InputError, nearest, one_line
+from surm.errors import InputError, nearest
 
 _KNOWN = ["digits", *(f"tfds:glue/{task}" for task in glue.TASKS)]
-SOURCES = "'digits', 'tfds:NAME', the path of an .npz, or a folder with train.tsv and dev.tsv"
-REQUIRED_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-OPTIONAL_ARRAYS = ("x_val", "y_val")
+SOURCES = (
+    "'digits', 'tfds:NAME', the path of an .npz, of a folder with train/CLASS/*.jpg, of a folder with train and test "
+    "(or dev) as .csv, .tsv, .jsonl or .parquet, or of a folder that datasets saved"
+)
+
+_NONE = Options()
 
 
 def load(
@@ -30,17 +35,25 @@ def load(
     task: str = "auto",
     text_columns: str = "sentence",
     label_column: str = "label",
+    image_column: str = "auto",
+    test_examples: int = 0,
+    seed: int = 0,
 ) -> Dataset:
     """Opens a data set by name.
 
     Args:
       source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION), images or `tfds:glue/TASK`; the path of an .npz
-        with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels
-        integers from 0; or a folder of tables (see `surm.data.texts`).
+        with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels as in
+        `surm.data.classes.of_array`; a folder of class folders (`surm.data.image_folder`); a folder of tables, or one
+        table (`surm.data.tables`), of texts (`surm.data.texts`) or images (`surm.data.arrow_images`); or a folder that
+        `datasets` saved (`surm.data.saved_datasets`).
       data_dir: where TensorFlow Datasets keeps prepared data; None for its own default.
-      task: what a folder of tables holds (see `surm.data.glue`); `auto` goes by the folder's name.
+      task: what a table of texts holds (see `surm.data.glue`); `auto` goes by the folder's name.
       text_columns: of a table of one's own, one name or two separated by a comma.
       label_column: of a table of one's own.
+      image_column: of a table of images; `auto` is its only one.
+      test_examples: taken out of the training split to be held out, where the source has no such split; 0 = none.
+      seed: decides which.
 
     Returns:
       The splits.
@@ -48,28 +61,91 @@ def load(
     Raises:
       InputError: if the source is unknown, missing or malformed; the message names the array, key, row or remedy.
     """
+    options = Options(task, text_columns, label_column, image_column, test_examples, seed)
     if source == "digits":
-        return digits()
-    if source.startswith("tfds:glue"):
-        named = source.removeprefix("tfds:glue").strip("/").partition(":")[0]
-        if named in glue.TASKS and task not in ("auto", named):
-            raise InputError(f"data.task={task!r}, but data.source={source!r} is {named!r}; expected 'auto'")
-        return tfds_texts(source.removeprefix("tfds:"), data_dir)
+        return digits(options)
     if source.startswith("tfds:"):
-        return tfds_images(source.removeprefix("tfds:"), data_dir)
-    path = pathlib.Path(os.path.expanduser(source))
-    if path.suffix == ".npz":
-        return npz_images(path)
-    if source and path.is_dir():
-        name = texts.task_of(path) if task == "auto" else task
-        _check_task(name, texts.plain_name(path), source)
-        return texts.folder_texts(path, glue.task(name, text_columns, label_column))
-    if source and path.exists():
-        raise InputError(f"data.source={source!r} is a file of another kind; expected {SOURCES}")
+        return _tfds(source.removeprefix("tfds:"), data_dir, options)
+    place = files.path(source)
+    if place.suffix.lower() == ".npz":
+        return npz_images(place, options, SOURCES)
+    if source and place.is_dir():
+        return _folder(place, options)
+    if source and place.exists():
+        return _file(place, options)
+    of_hub = "; of the hub: datasets.load_dataset(NAME).save_to_disk(DIR) in Python" if source.startswith("hf:") else ""
     raise InputError(
-        f"data.source={source!r} is not known, and there is no such folder; expected {SOURCES}; "
+        f"data.source={source!r} is not known, and there is no such folder{of_hub}; expected {SOURCES}; "
         f"{nearest(source, _KNOWN)}"
     )
+
+
+def _tfds(name: str, data_dir: str | None, options: Options) -> Dataset:
+    if not name.startswith("glue"):
+        return tfds_images(name, data_dir, options)
+    named = name.removeprefix("glue").strip("/").partition(":")[0]
+    if named in glue.TASKS and options.task not in ("auto", named):
+        raise InputError(f"data.task={options.task!r}, but data.source='tfds:{name}' is {named!r}; expected 'auto'")
+    return tfds_texts(name, data_dir, options)
+
+
+def _folder(folder: epath.Path, options: Options) -> Dataset:
+    """Opens a folder by what it holds."""
+    if saved_datasets.is_saved(folder):
+        return _of_tables(*saved_datasets.find(folder), folder, options)
+    found, images = tables.find(folder), image_folder.holds_classes(folder)
+    if found and images:
+        raise InputError(
+            f"{str(folder)!r} holds both tables ({split_names.told(found)}) and folders of images; expected one of "
+            "them: move the other away"
+        )
+    if images:
+        return image_folder.open_folder(folder, options)
+    if found:
+        return _of_tables({}, found, folder, options)
+    raise InputError(f"{str(folder)!r} holds {folders.described(folder)}; expected {SOURCES}")
+
+
+def _of_tables(
+    opened: Mapping[str, Table], found: Mapping[str, Sequence[epath.Path]], place: epath.Path, options: Options
+) -> Dataset:
+    """Opens tables as images, if they have a column of those and no task of texts is asked for, else as texts.
+
+    Args:
+      opened: those that a reader of their own has opened; the others are opened here.
+      found: files by split.
+      place: the source.
+      options: of the source.
+
+    Returns:
+      The splits.
+    """
+    where, named = repr(str(place)), texts.plain_name(place)
+    if "train" not in found:
+        raise InputError(f"{where} has no train.tsv (nor .csv, .jsonl or .parquet); it has {', '.join(found)}")
+    train = opened.get("train") or tables.open_table(found["train"])
+    if options.task == "auto" and train.image_columns and named not in glue.TASKS:
+        every = {
+            name: opened.get(name) or tables.open_table(found[name]) for name in found if name in split_names.NAMES
+        }
+        return arrow_images.open_tables(every, found, options, where)
+    name = texts.task_of(place, train) if options.task == "auto" else options.task
+    _check_task(name, named, str(place))
+    task = glue.task(name, options.text_columns, options.label_column)
+    wanted = texts.wanted(found, task, options, where)
+    named_by = (*task.columns, task.label) if task.header else ()
+    opened = opened if task.header else {"train": train, **opened}
+    every = {name: opened.get(name) or tables.open_table(found[name], task.header, named_by) for name in wanted}
+    return texts.table_texts(every, task, options, where)
+
+
+def _file(file: epath.Path, options: Options) -> Dataset:
+    """Opens one table, of which `options.test_examples` are held out."""
+    if not tables.is_table(file):
+        raise InputError(
+            f"data.source={str(file)!r} is a file of another kind{folders.remedy(file)}; expected {SOURCES}"
+        )
+    return _of_tables({}, {"train": [file]}, file, options)
 
 
 def _check_task(task: str, named: str, source: str) -> None:
@@ -78,7 +154,7 @@ def _check_task(task: str, named: str, source: str) -> None:
         raise InputError(f"data.task={task!r}, but data.source={source!r} holds {named!r} by its name")
 
 
-def digits() -> Dataset:
+def digits(options: Options = _NONE) -> Dataset:
     """Scikit-learn's handwritten digits: 1,797 real 8×8 images of ten classes, embedded in the package.
 
     Split once and for all, stratified, with a fixed seed: 1,077 to train, 360 to validate, 360 to test.
@@ -94,39 +170,11 @@ def digits() -> Dataset:
     rest, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
     train, validation = train_test_split(rest, test_size=360, random_state=0, stratify=labels[rest])
     parts = [ArraySplit(images[index], labels[index]) for index in (train, validation, test)]
-    return Dataset(*parts, num_classes=10)
+    train, validation, test = options.parts(dict(zip(("train", "validation", "test"), parts, strict=True)), "'digits'")
+    return Dataset(train, validation, test, num_classes=10, class_names=tuple(map(str, range(10))))
 
 
-def npz_images(path: pathlib.Path) -> Dataset:
-    """Reads a local .npz into memory.
-
-    Args:
-      path: of the file; see `load` for the arrays it must hold.
-
-    Returns:
-      The splits; there are as many classes as the training labels say.
-
-    Raises:
-      InputError: if there is no such file, it is damaged, or an array is missing or not what is expected.
-    """
-    if not path.is_file():
-        raise InputError(f"no data file {str(path)!r}; data.source expects {SOURCES}")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{str(path)!r} is not an .npz, or is cut short; expected what numpy.savez writes")
-    names, arrays = _read_npz(path)
-    required = REQUIRED_ARRAYS + (OPTIONAL_ARRAYS if names & set(OPTIONAL_ARRAYS) else ())
-    if missing := [name for name in required if name not in names]:
-        raise InputError(
-            f"{str(path)!r} has no array {', '.join(missing)}; it has {', '.join(sorted(names)) or 'none'}"
-        )
-    train = _array_split(path, arrays, "train")
-    num_classes = int(train.labels.max()) + 1
-    test = _array_split(path, arrays, "test", num_classes)
-    validation = _array_split(path, arrays, "val", num_classes) if "x_val" in names else None
-    return Dataset(train, validation, test, num_classes)
-
-
-def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int) -> Split:
+def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int, names: Sequence[str] = ()) -> Split:
     """Chooses examples so that every class has the same number, give or take one.
 
     Args:
@@ -134,6 +182,7 @@ def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int)
       examples: how many; 0 means all.
       num_classes: labels are 0 .. num_classes − 1; 1 where there are no classes to balance.
       seed: decides which examples; a larger subset of the same seed contains the smaller.
+      names: of the classes, for messages; their numbers where there are none.
 
     Returns:
       The subset (or the split itself).
@@ -152,7 +201,8 @@ def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int)
         want = examples // num_classes + (label < examples % num_classes)
         members = order[shuffled == label]
         if len(members) < want:
-            whose = f"class {label}, which has {len(members)}" if num_classes > 1 else f"{len(members)} examples"
+            called = names[label] if names else label
+            whose = f"class {called}, which has {len(members)}" if num_classes > 1 else f"{len(members)} examples"
             raise InputError(f"data.train_examples={examples} wants {want} of {whose}")
         chosen.append(members[:want])
     return Subset(split, np.sort(np.concatenate(chosen)))
@@ -181,34 +231,3 @@ def hold_out(data: Dataset, examples: int, *, seed: int) -> Dataset:
     order = np.random.default_rng((seed, 1)).permutation(len(data.train))
     taken, left = (Subset(data.train, np.sort(part)) for part in (order[:examples], order[examples:]))
     return dataclasses.replace(data, train=left, validation=taken)
-
-
-def _read_npz(path: pathlib.Path) -> tuple[set[str], dict[str, np.ndarray]]:
-    """The names of all arrays in the file, and those of the contract."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [name for name in archive.files if name in REQUIRED_ARRAYS + OPTIONAL_ARRAYS]
-            return set(archive.files), {name: archive[name] for name in wanted}
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{str(path)!r} cannot be read as an .npz of plain arrays: {one_line(error)}") from error
-
-
-def _array_split(
-    path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, num_classes: int | None = None
-) -> ArraySplit:
-    images, labels, where = arrays[f"x_{name}"], arrays[f"y_{name}"], f"{str(path)!r}:"
-    if images.dtype != np.uint8:
-        raise InputError(f"{where} x_{name} is {images.dtype}, expected uint8 images (0..255)")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:]:
-        raise InputError(f"{where} x_{name} has shape {images.shape}, expected N×H×W, N×H×W×1 or N×H×W×3")
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images):
-        raise InputError(f"{where} y_{name} is {labels.dtype} of shape {labels.shape}, expected {len(images)} integers")
-    if len(labels) == 0:
-        raise InputError(f"{where} x_{name} holds no image")
-    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
-        raise InputError(f"{where} y_{name} holds labels {labels.min()} to {labels.max()}, expected labels from 0")
-    if num_classes is not None and labels.max() >= num_classes:
-        raise InputError(f"{where} y_{name} holds label {labels.max()}, but y_train has only {num_classes} classes")
-    return ArraySplit(images, labels.astype(np.int32))

@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from surm.errors import InputError
+
+_AT_A_TIME = 1024  # images of an array that are hashed in one go
+CONTENT = "content:"  # begins every fingerprint but those of 0.1.0, which looked at 64 images a split
 
 
 class Split(Protocol):
@@ -24,6 +27,9 @@ class Split(Protocol):
     def labels(self) -> np.ndarray:
         """All labels, in order, without decoding an image."""
 
+    def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
+        """What tells the examples at these places, labels aside, from any others; images as they are stored."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -38,7 +44,8 @@ class Dataset:
       regression: whether labels are numbers to be met.
       also: further held-out splits, by a name that their metrics carry.
       kind: what the examples hold.
-      class_names: what the classes are called, in order; empty where the source does not say.
+      class_names: what the classes are called, in order; empty for regression.
+      keys: of `config.data`, those beside the common ones that the source was read by.
     """
 
     train: Split
@@ -50,6 +57,7 @@ class Dataset:
     also: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     kind: Literal["image", "text"] = "image"
     class_names: tuple[str, ...] = ()
+    keys: frozenset[str] = frozenset()
 
     def split(self, name: str) -> Split:
         """The split called `train`, `validation` or `test`; InputError if there is none of that name."""
@@ -59,18 +67,49 @@ class Dataset:
             raise InputError(f"the data has no split {name!r}; it has {', '.join(present)}")
         return found
 
+    def splits(self) -> dict[str, Split]:
+        """All splits that there are, by name."""
+        every = {"train": self.train, "validation": self.validation, "test": self.test, **self.also}
+        return {name: split for name, split in every.items() if split is not None}
+
     def fingerprint(self) -> str:
-        """A hash of sizes, classes and examples: of every text, and of 64 images a split."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test, **self.also}
-        sizes = {name: len(split) for name, split in splits.items() if split is not None}
-        digest = hashlib.sha256(repr((self.kind, self.num_classes, self.class_names, sizes)).encode())
+        """A hash of the whole content: the classes, all labels, every text, every image as it is stored."""
+        every = self.splits()
+        sizes = {name: len(split) for name, split in every.items()}
+        digest = hashlib.sha256(repr((self.kind, self.regression, self.class_names, sizes)).encode())
+        for split in every.values():
+            digest.update(np.ascontiguousarray(split.labels).tobytes())
+            for piece in split.content(np.arange(len(split))):
+                digest.update(piece)
+        return CONTENT + digest.hexdigest()
+
+    def fingerprint_of_0_1(self) -> str:
+        """What 0.1.0 wrote into checkpoints instead: of images, it looked at 64 a split."""
+        every = self.splits()
+        sizes = {name: len(split) for name, split in every.items()}
+        names = self.class_names if self.kind == "text" else ()
+        digest = hashlib.sha256(repr((self.kind, self.num_classes, names, sizes)).encode())
         for name, size in sizes.items():
             for index in range(0, size, 1 if self.kind == "text" else math.ceil(size / 64)):
-                example = splits[name][index]
+                example = every[name][index]
                 for key in sorted(example):
                     value = example[key]
                     digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         return digest.hexdigest()
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Whether a checkpoint with this fingerprint was trained on the same data."""
+        now = self.fingerprint() if fingerprint.startswith(CONTENT) else self.fingerprint_of_0_1()
+        return fingerprint == now
+
+
+Part = TypeVar("Part")
+
+
+def held_out(found: Mapping[str, Part]) -> tuple[Part | None, Part | None]:
+    """The validation split and the test split of those that are there; a sole one of them is the test split."""
+    validation, test = found.get("validation"), found.get("test")
+    return (validation, test) if test is not None else (None, validation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +124,12 @@ class ArraySplit:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {"image": self.images[index], "label": self.labels[index]}
+
+    def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
+        """Form and pixels of the images."""
+        yield repr((self.images.dtype.str, self.images.shape[1:])).encode()
+        for start in range(0, len(index), _AT_A_TIME):
+            yield np.ascontiguousarray(self.images[index[start : start + _AT_A_TIME]]).data.cast("B")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,3 +149,7 @@ class Subset:
     def labels(self) -> np.ndarray:
         """Labels of the subset."""
         return self.parent.labels[self.indices]
+
+    def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
+        """What tells the examples at these places from any others."""
+        return self.parent.content(self.indices[index])

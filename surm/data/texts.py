@@ -1,26 +1,30 @@
-"""Labelled texts from folders of tables: GLUE's own layout, or CSV and TSV files of one's own.
+"""Labelled texts from tables: GLUE's own layout, the hub's, or a table of one's own.
 
-    DIR/train.tsv   DIR/dev.tsv                        a task of GLUE (MNLI has dev_matched.tsv and dev_mismatched.tsv)
-    DIR/train.csv   DIR/test.csv   [DIR/dev.csv]       one's own: .csv or .tsv, first line the names of the columns
+    DIR/train.tsv   DIR/dev.tsv                  a task of GLUE (MNLI has dev_matched.tsv and dev_mismatched.tsv)
+    DIR/train.csv   DIR/validation.csv           the same with the hub's names of files, columns and classes
+    DIR/train.csv   DIR/test.csv   [DIR/dev.csv] one's own: the first line names the columns
 
-A .csv may quote; a .tsv does not: a tab ends a column, a line ends a row, and quotation marks are text.
+Each may be .tsv, .csv, .jsonl or .parquet (`surm.data.tables`).
 """
 
-import csv
 import dataclasses
-import math
 import os
-import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from etils import epath
 
-from surm.data import glue
+from surm import buckets
+from surm.data import classes, glue, split_names
+from surm.data.options import Options
 from surm.data.splits import Dataset, Split
+from surm.data.table import BrokenRow, Row, Table
 from surm.errors import InputError, nearest
 
-SUFFIXES = (".tsv", ".csv")
-_LONGEST_FIELD = 2**31 - 1  # of a .csv, in characters; Python's own limit is 131,072
+_UNLABELLED = {"-1", "-1.0", ""}  # what stands for a label that is not public
+_TEXTS_AT_A_TIME = 4096  # that are hashed in one go
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,172 +40,249 @@ class TextSplit:
     def __getitem__(self, index: int) -> dict[str, object]:
         return {"texts": self.texts[index], "label": self.labels[index]}
 
+    def content(self, index: np.ndarray) -> Iterator[bytes]:
+        """The texts, quoted."""
+        for start in range(0, len(index), _TEXTS_AT_A_TIME):
+            yield repr([self.texts[place] for place in index[start : start + _TEXTS_AT_A_TIME]]).encode()
 
-def folder_texts(folder: pathlib.Path, task: glue.Task) -> Dataset:
-    """Reads the splits of a folder.
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """The texts of a split with their labels, as they are written.
+
+    Attributes:
+      places: where each row stands.
+      texts: of each.
+      labels: of each.
+      task: with the columns that the table has.
+    """
+
+    places: list[str]
+    texts: list[tuple[str, ...]]
+    labels: list[Any]
+    task: glue.Task
+
+
+def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, where: str) -> Dataset:
+    """Reads the splits of a set of tables.
 
     Args:
-      folder: holds the files above. A task of GLUE is held out on its dev files, whose labels are public; a table of
-        one's own on `test`, or on `dev` (or `validation`) where there is no test file.
+      found: those of `wanted`. A task of GLUE is held out on its dev tables, whose labels are public; a table of one's
+        own on `test`, or on `validation` where there is no labelled test table.
       task: says what the columns mean.
+      options: of the source.
+      where: the source in messages.
 
     Returns:
       The splits.
 
     Raises:
-      InputError: if a file or column is missing, a row has too few or too many columns, a text is empty, or a label is
+      InputError: if a table or column is missing, a row has too few or too many columns, a text is empty, or a label is
         unknown; the message names file and row.
     """
-    own = not task.held_out
-    train_file = _file(folder, "train")
-    train_rows = list(_rows(train_file, task))
-    names = _class_names(train_file, task, train_rows)
-    train = _split(train_file, train_rows, task, names)
-    held_out = {}
-    if own and _find(folder, "dev") and _find(folder, "validation"):
-        raise InputError(f"{str(folder)!r} holds both a dev and a validation file; expected one of them")
-    for stem in ("test", "dev", "validation") if own else task.held_out:
-        if not own or _find(folder, stem):
-            file = _file(folder, stem)
-            held_out[stem] = _split(file, list(_rows(file, task)), task, names)
-    if not held_out:
-        raise InputError(f"{str(folder)!r} has no test or dev file beside {train_file.name}")
-    main, *others = held_out.values()
+    read = {name: _read(table, task) for name, table in found.items()}
+    declared = _declared(found["train"], read["train"].task)
+    names = declared if declared is not None else _distinct(found["train"], read["train"])
+    kept = {name: one for name, one in read.items() if name == "train" or not _left_out(one, found[name])}
+    splits = {name: _split(one, names, declared or ()) for name, one in kept.items()}
+    also = {} if task.own else _others(splits, task)
+    train, validation, test = options.parts(_main(splits, task), where)
     return Dataset(
         train=train,
-        validation=others[0] if own and others else None,
-        test=main,
+        validation=validation,
+        test=test,
         num_classes=1 if task.regression else len(names),
         metrics=task.metrics,
         regression=task.regression,
-        also={} if own else {stem.removeprefix("dev_"): held_out[stem] for stem in task.held_out[1:]},
+        also=also,
         kind="text",
         class_names=names,
+        keys=frozenset({"task", "text_columns", "label_column"} if task.own else {"task"}),
     )
 
 
-def task_of(folder: pathlib.Path) -> str:
-    """The task of GLUE that a folder's name says it holds; InputError if it says none."""
-    name = plain_name(folder)
+def task_of(place: epath.Path, train: Table) -> str:
+    """The task of GLUE that the name of a folder of tables says it holds; InputError if it says none."""
+    name = plain_name(place)
     if name not in glue.TASKS:
         raise InputError(
-            f"the folder {str(folder)!r} does not say by its name what it holds; set config.data.task to one of "
-            f"{', '.join([*glue.TASKS, *glue.OWN_METRICS])}"
+            f"{str(place)!r} does not say by its name what it holds, a table of the columns {_quoted(train.columns)}"
+            f"{_of_language(train.columns)}; set config.data.task to one of "
+            f"{', '.join([*glue.OWN_METRICS, *glue.TASKS])}, and for the first two config.data.text_columns and "
+            "config.data.label_column to columns"
         )
     return name
 
 
-def plain_name(folder: pathlib.Path) -> str:
+def plain_name(folder: epath.Path) -> str:
     """A folder's name as tasks are called: SST-2 is sst2."""
-    return pathlib.Path(os.path.abspath(folder)).name.lower().replace("-", "")
+    whole = folder if buckets.holds(folder) else epath.Path(os.path.abspath(folder))
+    return whole.name.lower().replace("-", "")
 
 
-def _find(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
-    found = [folder / (stem + suffix) for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()]
-    if len(found) > 1:
-        raise InputError(f"{str(folder)!r} holds both {found[0].name} and {found[1].name}; expected one of them")
-    return found[0] if found else None
+def held_out_names(task: glue.Task) -> list[str]:
+    """The splits that a task of GLUE is held out on, as `surm.data.split_names` calls them."""
+    return [split_names.split_of(stem) for stem in task.held_out]
 
 
-def _file(folder: pathlib.Path, stem: str) -> pathlib.Path:
-    file = _find(folder, stem)
-    if file is None:
-        raise InputError(f"{str(folder)!r} has no {stem}.tsv and no {stem}.csv")
-    return file
+def wanted(found: Mapping[str, object], task: glue.Task, options: Options, where: str) -> list[str]:
+    """The splits that a task is read from, checked to be there.
+
+    Args:
+      found: the splits that there are.
+      task: what the tables hold.
+      options: of the source.
+      where: the source in messages.
+
+    Returns:
+      Their names.
+
+    Raises:
+      InputError: if a split of a task of GLUE is missing.
+    """
+    if task.own:
+        return [name for name in ("train", "validation", "test") if name in found]
+    names = ["train", *([] if options.test_examples else held_out_names(task))]
+    for name, stem in zip(names, ["train", *task.held_out], strict=False):
+        if name not in found:
+            other = "" if stem == "train" else f", {name}.csv"
+            raise InputError(
+                f"{where} has no {stem}.tsv (nor {stem}.csv{other}, .jsonl or .parquet), which the task of GLUE needs"
+            )
+    return names
 
 
-def _rows(file: pathlib.Path, task: glue.Task) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows with the number of their line, as column -> value."""
-    lines = _lines(file)
-    header = list(task.header)
-    if not header:
-        header = next(lines, (0, []))[1]
-    for column in (*task.columns, task.label):
-        if header.count(column) != 1:
-            given = f"its columns are {', '.join(map(repr, header))}" if any(header) else "the file is empty"
-            keys = "" if task.held_out else "; name them in config.data.text_columns and config.data.label_column"
-            count = f"{header.count(column)} columns" if column in header else "no column"
-            raise InputError(f"{str(file)!r} has {count} {column!r}; {given}{keys}")
-    broken = []
-    for number, values in lines:
-        row = dict(zip(header, values, strict=False))
-        wrong = _wrong(task, header, values, row)
+def _main(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
+    """The splits of a run, without those that a task of GLUE is held out on besides."""
+    if task.own:
+        return dict(splits)
+    first = held_out_names(task)[0]
+    return {"train": splits["train"]} | ({"test": splits[first]} if first in splits else {})
+
+
+def _others(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
+    return {name.partition("_")[2]: splits[name] for name in held_out_names(task)[1:] if name in splits}
+
+
+def _read(table: Table, task: glue.Task) -> _Read:
+    task = glue.layout(task, table.columns)
+    _check_columns(table, task)
+    read, broken = _Read([], [], [], task), []
+    for row in table.rows((*task.columns, task.label)):
+        wrong = str(row) if isinstance(row, BrokenRow) else _wrong(row, task.columns)
         if not wrong:
-            yield number, row
+            place, values = row
+            read.places.append(place)
+            read.texts.append(tuple(values[column] for column in task.columns))
+            read.labels.append("" if values[task.label] is None else values[task.label])
         elif task.has_broken_rows:
-            broken.append(number)
+            broken.append(wrong)
         else:
-            raise InputError(f"{str(file)!r}, line {number}: {wrong}")
+            raise InputError(wrong)
     if broken:
-        print(f"{file}: left out {len(broken)} broken rows, the first in line {broken[0]}", flush=True)
+        print(f"{table.where}: left out {len(broken)} broken rows, the first is {broken[0]}", flush=True)
+    if not read.labels:
+        raise InputError(f"{table.where} holds no row")
+    return read
 
 
-def _wrong(task: glue.Task, header: list[str], values: list[str], row: dict[str, str]) -> str:
-    """What is wrong with a row, if anything."""
-    if len(values) != len(header):
-        return f"{len(values)} column{'s' * (len(values) != 1)}, expected {len(header)}"
-    empty = [column for column in task.columns if not row[column].strip()]
-    return f"the text in column {empty[0]!r} is empty" if empty else ""
+def _check_columns(table: Table, task: glue.Task) -> None:
+    header = table.columns
+    for column in (*task.columns, task.label):
+        if header.count(column) == 1:
+            continue
+        count = f"{header.count(column)} columns" if column in header else "no column"
+        given = f"its columns are {_quoted(header)}" if any(header) else "the file is empty"
+        close = f"; {nearest(column, header)}" if any(header) and column not in header else ""
+        raise InputError(f"{table.where} has {count} {column!r}; {given}{_way_on(header, task)}{close}")
 
 
-def _lines(file: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a table, cut into columns, each with its number; a byte-order mark of UTF-8 is passed over."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            if file.suffix == ".csv":
-                csv.field_size_limit(_LONGEST_FIELD)
-                reader, number = csv.reader(opened, strict=True), 1
-                for values in reader:
-                    if values:
-                        yield number, values
-                    number = reader.line_num + 1  # where the next row begins; it may hold line breaks
-            else:
-                for number, line in enumerate(opened.read().replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-                    if line:
-                        yield number, line.split("\t")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{str(file)!r} is not UTF-8 text ({error.reason})") from error
-    except OSError as error:
-        raise InputError(f"{str(file)!r} cannot be read ({error.strerror})") from error
-    except csv.Error as error:
-        raise InputError(f"{str(file)!r}, in the row that begins in line {number}: {error}") from error
+def _way_on(header: Sequence[str], task: glue.Task) -> str:
+    """What to set, where a column is missing."""
+    if language := _of_language(header):
+        return language
+    if len(header) == 1 and (marks := [mark for mark in ";\t|" if mark in header[0]]):
+        return f", which look separated by {marks[0]!r}; expected ',' in a .csv and a tab in a .tsv"
+    if task.own:
+        return "; name them in config.data.text_columns and config.data.label_column"
+    return (
+        "; of a table of your own set config.data.task=classification (or regression), config.data.text_columns and "
+        "config.data.label_column"
+    )
 
 
-def _class_names(file: pathlib.Path, task: glue.Task, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
-    if task.labels is not None:
-        return task.labels
-    names = {row[task.label] for _, row in rows}
-    if "" in names or len(names) < 2 or len(names) == len(rows) > 20:
-        found = "an empty label" if "" in names else f"{len(names)} labels in {len(rows)} rows"
+def _of_language(columns: Sequence[str]) -> str:
+    """A word on columns that language models are trained on."""
+    held = {*columns}
+    found = held & {"messages", "conversations"} or held >= {"prompt", "completion"} or held == {"text"}
+    return (
+        " (language models train on such; no task of this version does, but for classes and numbers)" if found else ""
+    )
+
+
+def _wrong(row: Row, columns: Sequence[str]) -> str:
+    """What is wrong with the texts of a row, if anything."""
+    place, values = row
+    for column in columns:
+        text = values[column]
+        if text is not None and not isinstance(text, str):
+            return f"{place}: the text in column {column!r} is a {type(text).__name__}, expected a string"
+        if not text or not text.strip():
+            return f"{place}: the text in column {column!r} is empty"
+    return ""
+
+
+def _declared(table: Table, task: glue.Task) -> tuple[str, ...] | None:
+    """The classes that the task or the table declares, in order, empty for regression; None if neither does."""
+    declared = table.class_names.get(task.label)
+    if task.labels and declared and declared not in (task.labels, task.hub_labels):
         raise InputError(
-            f"{str(file)!r}: column {task.label!r} holds {found}, expected the names of two or more classes"
+            f"{table.where} calls the classes of its column {task.label!r} {_quoted(declared)}; expected "
+            f"{_quoted(task.hub_labels or task.labels)} of this task of GLUE"
         )
-    return tuple(sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
+    return declared if task.labels is None else task.labels
 
 
-def _split(
-    file: pathlib.Path, rows: list[tuple[int, dict[str, str]]], task: glue.Task, names: tuple[str, ...]
-) -> Split:
-    if not rows:
-        raise InputError(f"{str(file)!r} holds no row")
-    classes = {name: index for index, name in enumerate(names)}
-    texts, labels = [], []
-    for number, row in rows:
-        where = f"{str(file)!r}, line {number}"
-        texts.append(tuple(row[column] for column in task.columns))
-        labels.append(_label(where, row[task.label], task, classes))
-    return TextSplit(texts, np.array(labels, np.float32 if task.regression else np.int32))
+def _distinct(table: Table, train: _Read) -> tuple[str, ...]:
+    """The classes of a table that declares none."""
+    column = classes.of_values(_label_texts(train, ()))
+    return classes.of_training(column, f"{table.where}: column {train.task.label!r}")
 
 
-def _label(where: str, text: str, task: glue.Task, classes: dict[str, int]) -> float | int:
-    if not task.regression:
-        if text not in classes:
-            raise InputError(f"{where}: label {text!r} in column {task.label!r}; {nearest(text, classes)}")
-        return classes[text]
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not abs(number) <= float(np.finfo(np.float32).max):
-        raise InputError(f"{where}: {text!r} in column {task.label!r}, expected a number")
-    return number
+def _left_out(read: _Read, table: Table) -> bool:
+    """Whether a held-out table has no labels, which is said."""
+    absent = {classes.name_of(label) for label in read.labels} <= _UNLABELLED and not read.task.regression
+    if absent:
+        print(f"{table.where} is left out: none of its {len(read.labels):,} rows has a label", flush=True)
+    return absent
+
+
+def _split(read: _Read, names: tuple[str, ...], declared: tuple[str, ...]) -> TextSplit:
+    column = read.task.label
+    if read.task.regression:
+        labels = np.array([classes.number(label) for label in read.labels], np.float32)
+        if len(wrong := np.flatnonzero(np.isnan(labels))):
+            first = wrong[0]
+            raise InputError(f"{read.places[first]}: {read.labels[first]!r} in column {column!r}, expected a number")
+        return TextSplit(read.texts, labels)
+    texts = _label_texts(read, declared)
+    where = lambda example: f"{read.places[example]}: label {texts[example]!r} in column {column!r}"  # noqa: E731
+    return TextSplit(read.texts, classes.numbered(classes.of_values(texts), names, where))
+
+
+def _label_texts(read: _Read, declared: Sequence[str]) -> list[str]:
+    """Labels as names of classes; of declared classes, numbers and what the hub calls them become their names."""
+    alias = dict(zip(read.task.hub_labels, declared, strict=False))
+
+    def text(label: Any) -> str:
+        name = classes.name_of(label)
+        number = re.fullmatch(r"(\d+)(\.0+)?", name)
+        if name not in declared and number and int(number[1]) < len(declared):
+            return declared[int(number[1])]
+        return name if name in declared else alias.get(name, name)
+
+    return [text(label) for label in read.labels]
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -9,11 +9,10 @@ to be encoded (cifar10, mnist); builders that hand over image files (food101, ox
 """
 
 import contextlib
+import hashlib
 import http.client
 import importlib.util
 import io
-import os
-import pathlib
 import re
 import urllib.error
 import urllib.parse
@@ -24,13 +23,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from surm import buckets, files
 from surm.data import glue
+from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.data.texts import TextSplit
 from surm.errors import InputError, nearest, one_line
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10
+_LONG = 100_000  # records to go through that are worth a word
+_NONE = Options()
 _NAME = re.compile(r"(\w+)(/[\w.+-]+)?(:[\d.*]+)?")
 
 
@@ -44,7 +47,7 @@ class TfdsSplit:
         self._records = records
         self._mode = "L" if channels == 1 else "RGB"
         self._parse = tf_example_pb2.Example.FromString
-        self._labels: np.ndarray | None = None
+        self._scanned: tuple[np.ndarray, list[bytes]] | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -58,20 +61,38 @@ class TfdsSplit:
 
     @property
     def labels(self) -> np.ndarray:
-        """All labels, in order; one pass over the records, no image decoded, kept afterwards."""
-        if self._labels is None:
-            self._labels = np.array([self.label(index) for index in range(len(self))], np.int32)
-        return self._labels
+        """All labels, in order; InputError if an example has none."""
+        return self._scan()[0]
 
     def label(self, index: int) -> int:
         """One label; −1 is TFDS's mark of an example without."""
         return self._features(index)["label"].int64_list.value[0]
 
+    def content(self, index: np.ndarray) -> Iterator[bytes]:
+        """A hash of every serialised example."""
+        digests = self._scan()[1]
+        yield from (digests[place] for place in index)
+
+    def _scan(self) -> tuple[np.ndarray, list[bytes]]:
+        """Labels and hashes: one pass over the records, no image decoded, kept afterwards."""
+        if self._scanned is None:
+            if len(self) > _LONG:
+                print(f"reading {len(self):,} records once, for their labels and their hash", flush=True)
+            labels, digests = np.empty(len(self), np.int32), []
+            for index in range(len(self)):
+                record = self._records[index]
+                labels[index] = self._parse(record).features.feature["label"].int64_list.value[0]
+                digests.append(hashlib.sha256(record).digest())
+            if len(wrong := np.flatnonzero(labels < 0)):
+                raise InputError(f"example {wrong[0]} of {len(self):,} has no label, but others of its split have one")
+            self._scanned = labels, digests
+        return self._scanned
+
     def _features(self, index: int) -> Any:
         return self._parse(self._records[index]).features.feature
 
 
-def tfds_images(name: str, data_dir: str | None = None) -> Dataset:
+def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
     """Opens a data set that TFDS has prepared as array_record, or has it prepared.
 
     The held-out split is `test`, or `validation` where there is no (labelled) test split.
@@ -79,6 +100,7 @@ def tfds_images(name: str, data_dir: str | None = None) -> Dataset:
     Args:
       name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`, as TFDS understands them.
       data_dir: the folder that holds NAME/VERSION; None for TFDS's own default.
+      options: of the source.
 
     Returns:
       The splits.
@@ -93,24 +115,19 @@ def tfds_images(name: str, data_dir: str | None = None) -> Dataset:
         read = _records(builder, ("train", "validation", "test"))
         wrapped = {key: TfdsSplit(records, image.shape[-1]) for key, records in read.items()}
         splits = {key: split for key, split in wrapped.items() if split.label(0) >= 0}
-    test = splits.get("test") or splits.get("validation")
-    if "train" not in splits or test is None:
-        raise InputError(
-            f"tfds:{name} in {builder.data_dir} has the labelled splits {', '.join(splits) or 'none'}; "
-            "expected train and test (or validation)"
-        )
-    validation = splits.get("validation") if "test" in splits else None
     if not label.num_classes:  # some builders learn it while they prepare
         raise InputError(f"tfds:{name} does not say how many classes its labels have")
-    return Dataset(splits["train"], validation, test, label.num_classes)
+    train, validation, test = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
+    return Dataset(train, validation, test, label.num_classes, class_names=tuple(label.names))
 
 
-def tfds_texts(name: str, data_dir: str | None = None) -> Dataset:
+def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
     """Opens a task of GLUE that TFDS has prepared as array_record, or has it prepared.
 
     Args:
       name: `glue/TASK`, perhaps with a version, as in `glue/mrpc:2.0.0`.
       data_dir: the folder that holds glue/TASK/VERSION; None for TFDS's own default.
+      options: of the source; these tasks have held-out splits of their own.
 
     Returns:
       The splits in memory; held out are those that TFDS calls validation, since the test labels are not public.
@@ -129,6 +146,7 @@ def tfds_texts(name: str, data_dir: str | None = None) -> Dataset:
         if missing := {"train", *held_out} - read.keys():
             raise InputError(f"there is no {', '.join(sorted(missing))}; there is {', '.join(read) or 'nothing'}")
         train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
+    train, _, test = options.parts({"train": train, "test": test}, f"tfds:{name}")
     return Dataset(
         train=train,
         validation=None,
@@ -139,6 +157,7 @@ def tfds_texts(name: str, data_dir: str | None = None) -> Dataset:
         also={stem.removeprefix("dev_"): split for stem, split in zip(task.held_out[1:], others, strict=True)},
         kind="text",
         class_names=task.labels,
+        keys=frozenset({"task"}),
     )
 
 
@@ -163,8 +182,9 @@ def _builder(name: str, data_dir: str | None) -> Any:
     parts = _NAME.fullmatch(name)
     if parts is None:  # also refuses namespaces, which TFDS looks up in the network for half a minute
         raise InputError(f"'tfds:{name}' is not a name; expected tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
+    local_dir = _local(data_dir)
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=local_dir)
     except Exception as error:  # an unknown name, config or version: many unrelated types
         reason = _why_not(parts[1], (parts[2] or "")[1:], data_dir, error)
         raise InputError(f"tfds:{name} cannot be opened: {reason}") from error
@@ -189,8 +209,15 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
     return f"{said} ({INSTALL})" if isinstance(error, ImportError) else said
 
 
+def _local(data_dir: str | None) -> str | None:
+    """Where prepared data lie, which is read a record at a time from anywhere in it, and so from a disk."""
+    if data_dir and buckets.holds(files.path(data_dir)):
+        raise InputError(f"data.data_dir={data_dir!r} lies in an object store, expected a local path; copy it")
+    return str(files.path(data_dir)) if data_dir else None
+
+
 def _folders(path: str | None) -> list[str]:
-    folder = pathlib.Path(os.path.expanduser(path)) if path else None
+    folder = files.path(path) if path else None
     found = folder.iterdir() if folder and folder.is_dir() else ()
     return sorted(entry.name for entry in found if entry.is_dir() and entry.name != "downloads")
 

@@ -246,11 +246,13 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, *, pretrained: 
     Raises:
       InputError: if the tokenizer knows tokens that have no row.
     """
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    numbers = tokenizer.get_vocab(with_added_tokens=True)
+    token = max(numbers, key=numbers.__getitem__, default="")
+    highest = numbers.get(token, -1)
     if highest >= rows:
         raise InputError(
-            f"the tokenizer's tokens go up to {highest}, but the model's word table has {rows} rows; "
-            "tokenizer and weights do not belong together"
+            f"the tokenizer's tokens go up to {highest}, {token!r}, but the model's word table has {rows} rows; "
+            "tokenizer and weights do not belong together, or tokens were added to the first alone"
         )
     if pretrained and rows - highest > 1024:
         say(f"the model's word table has {rows:,} rows, of which the tokenizer has use for {highest + 1:,}")

@@ -20,7 +20,7 @@ PREFIX = "c3a_"
 FAMILIES = ("c3a", "block_circulant", "circulant")
 READS = {"block_size": 256, "block_size_pattern": {}}
 TRAINING = ("init_weights",)
-ACCEPTS = {"bias": ("none",)}
+ACCEPTS = {"bias": ("none", "all", "c3a_only")}
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
@@ -51,7 +51,10 @@ def _kernel(module: str, update: Update) -> np.ndarray:
         columns = math.prod(update.params.values()).reshape(1, 1, -1)
     else:
         size = f"{update.n_out}×{update.n_in}"
-        raise InputError(f"{module}: a circulant of {size} is not block circulant, as C3A's are; expected square")
+        raise InputError(
+            f"{module}: a circulant of {size} is not block circulant, as C3A's are; expected a square "
+            "one. surm.to_low_rank makes a LoRA near it"
+        )
     return np.float32(update.n_in * update.scale) * np.roll(columns[:, :, ::-1], 1, axis=2)
 
 

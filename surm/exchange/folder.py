@@ -2,38 +2,43 @@
 
 import json
 import os
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
-import safetensors.numpy
+from etils import epath
+from flax.core import FrozenDict
 
-from surm import files
+from surm import files, tensors
 from surm.errors import InputError, one_line
 
 
-def write(path: str | os.PathLike, arrays: dict[str, dict[str, np.ndarray]], texts: dict[str, dict[str, Any]]) -> None:
+def write(
+    path: str | os.PathLike,
+    arrays: dict[str, dict[str, np.ndarray]],
+    texts: dict[str, dict[str, Any]],
+    copies: Mapping[str, bytes] = FrozenDict(),
+) -> None:
     """Writes files to a folder, made if absent, each in one step.
 
     Args:
       path: the folder.
       arrays: name of a safetensors file -> its arrays by key.
       texts: name of a JSON file -> its object.
+      copies: name of any other file -> what it holds.
 
     Raises:
-      InputError: if the path is a file.
+      InputError: if the path is a file, or an array holds a number that is not finite; then nothing is written.
     """
+    made: dict[str, bytes | str] = {name: tensors.encoded(held, {"format": "pt"}) for name, held in arrays.items()}
+    made |= {name: json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n" for name, value in texts.items()}
+    made |= copies
     folder = files.made_folder(path)
-    for name, held in arrays.items():
-        # safetensors writes memory as it lies; a transposed array would come out scrambled
-        contiguous = {key: np.ascontiguousarray(held[key]) for key in sorted(held)}
-        files.replace(folder / name, safetensors.numpy.save(contiguous, metadata={"format": "pt"}))
-    for name, value in texts.items():
-        files.replace(folder / name, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    for name, data in made.items():
+        files.replace(folder / name, data)
 
 
-def read_object(file: pathlib.Path) -> dict[str, Any]:
+def read_object(file: epath.Path) -> dict[str, Any]:
     """Reads a JSON object; InputError if the file holds none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

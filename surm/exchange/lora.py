@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from surm.errors import InputError
-from surm.exchange.updates import Tensors, Update, number_for, rate, take, usual, whole
+from surm.exchange.updates import Tensors, Update, number_for, one_dropout, rate, take, usual, whole
 
 PREFIX = "lora_"
 FAMILIES = ("low_rank",)
@@ -19,12 +19,23 @@ READS = {
     "r": 8, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False,
     "lora_dropout": 0.0,
 }  # fmt: skip
-TRAINING = ("eva_config", "megatron_core", "qalora_group_size")
-# The other initial values (pissa, olora, corda, loftq, lora_ga) change the frozen weights as well.
+TRAINING = (
+    "eva_config", "corda_config", "lora_ga_config", "loftq_config",  # of initial values, which decide below
+    "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",  # of other layers than linear ones
+    "fan_in_fan_out",  # which PEFT switches off for linear layers
+    "merge_weights",  # of PEFT before 0.3: when to merge
+)  # fmt: skip
 ACCEPTS = {
-    "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
+    "bias": ("none", "all", "lora_only"), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
     "use_rslora": (False, True, None), "use_dora": (False, True, None),
 }  # fmt: skip
+REASONS = {
+    "init_lora_weights": "such initial values change the frozen weights too; PEFT's save_pretrained with "
+    "path_initial_model_for_weight_conversion makes a LoRA of the original base",
+    "lora_bias": "merge it in PEFT",
+    "trainable_token_indices": "merge it in PEFT, which puts the rows into the embedding",
+}
+"""Why some fields cannot be followed, and the way on."""
 _MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -44,8 +55,11 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
     alpha, alphas = usual({module: whole(update.scale * len(update.params["a"])) for module, update in updates.items()})
     magnitudes = {update.magnitude is not None for update in updates.values()}
     if len(magnitudes) > 1:
-        raise InputError("some layers have magnitude=True and some have not; PEFT's use_dora is one for all")
-    dropout, _ = usual({module: update.dropout for module, update in updates.items()})
+        raise InputError(
+            "some layers have magnitude=True and some have not; PEFT's use_dora is one for all. surm.export_merged "
+            "writes the whole model"
+        )
+    dropout = one_dropout(updates)
     fields = {
         "r": rank, "rank_pattern": ranks, "lora_alpha": alpha, "alpha_pattern": alphas, "use_rslora": False,
         "use_dora": magnitudes.pop(), "lora_dropout": dropout, "bias": "none", "fan_in_fan_out": False,

@@ -49,7 +49,8 @@ def to_low_rank(
     model = bases.updated("the model", model, magnitude=True)
     layers = surgery.layers_by_path(model)
     deltas = {path: layer.scale * layer.delta.to_dense() for path, layer in layers.items()}
-    rank = rank or max(_needed(delta, energy) for delta in deltas.values())
+    each = (one for delta in deltas.values() for one in delta.reshape(-1, *delta.shape[-2:]))
+    rank = rank or max(_needed(one, energy) for one in each)
     spec = _low_rank_spec(surgery.spec_of(model), rank)
     result, errors = warm_start.warm_start(surgery.attach(surgery.detach(model), spec, nnx.Rngs(0)), deltas)
     result.eval()

@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from surm.errors import InputError
-from surm.exchange import folder, names
+from surm.exchange import folder, names, tokenizer_files
 from surm.models.bert import Bert, BertConfig
 from surm.models.hf_config import HF_ACTIVATIONS
 from surm.models.processor import Processor
@@ -26,11 +26,12 @@ def export_merged(
     *,
     labels: Sequence[str] | None = None,
     processor: Processor | None = None,
+    tokenizer: str | os.PathLike | None = None,
 ) -> None:
     """Writes a model with its update merged and its head, for `AutoModelForImageClassification` or its like for texts.
 
-    The keys are those of transformers 4, which versions 4 and 5 both read. What prepares texts, the tokeniser's files,
-    is no part of a model of ours: copy it from where the base came from.
+    The keys are those of transformers 4, which versions 4 and 5 both read. With its processor or tokenizer beside it
+    `transformers.pipeline` opens the folder.
 
     Args:
       path: the folder; made if absent. Files in it are replaced, each in one step.
@@ -39,10 +40,12 @@ def export_merged(
       labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
       processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).feed.processor`; written
         as preprocessor_config.json. None writes none: copy that of the base then.
+      tokenizer: the folder that holds a tokenizer's files, such as the base's, or a tokenizer.json, as
+        `surm.load_run(DIR).feed.tokenizer`; they are copied. None copies none.
 
     Raises:
       InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not
-        as many different labels as outputs, or the path is a file.
+        as many different labels as outputs, there is no such tokenizer, or the path is a file.
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
@@ -56,7 +59,8 @@ def export_merged(
     outputs = plain.head.kernel.shape[1]
     config = _config(plain) | _labels(outputs, labels)
     texts = {CONFIG: config} | ({PROCESSOR: processor.to_json()} if processor else {})
-    folder.write(path, {WEIGHTS: arrays}, texts)
+    copies = tokenizer_files.read(tokenizer) if tokenizer is not None else {}
+    folder.write(path, {WEIGHTS: arrays}, texts, copies)
 
 
 def _labels(outputs: int, labels: Sequence[str] | None) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def _labels(outputs: int, labels: Sequence[str] | None) -> dict[str, Any]:
     return {
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "regression" if outputs == 1 else "single_label_classification",
     }
 
 

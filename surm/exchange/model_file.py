@@ -4,13 +4,9 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 
-import numpy as np
-import safetensors.numpy
-
-from surm import files
+from surm import files, tensors
 from surm.errors import InputError
 from surm.exchange import names
 from surm.models import bert, vit
@@ -41,25 +37,27 @@ def save_model(
         which alone mean that pictures are squashed to a square, bilinearly.
 
     Raises:
-      InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, mean and std are not a
-        number a channel, or the path is a folder or has another ending.
+      InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, a number is not finite,
+        mean and std are not a number a channel, or the path is a folder or has another ending.
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if path.suffix != ".safetensors" or path.is_dir():
         raise InputError(f"{str(path)!r} is a folder or does not end in .safetensors; expected a file that does")
     if not isinstance(model, vit.ViT | bert.Bert):
         raise InputError(f"given a {type(model).__name__}, expected a ViT or a BERT")
     if processor is not None:
         mean, std = (each(value, processor.channels) for value in (processor.mean, processor.std))
-    if len(mean) != len(std) or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
+    channels = model.config.channels if isinstance(model, vit.ViT) else len(mean)
+    fits = channels == len(mean) == len(std)
+    if not fits or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
         raise InputError(f"mean={mean!r}, std={std!r}; expected a number a channel, std above 0")
     merged = surgery.detach(surgery.merge(model))
     about = {"model": _preset(merged), "mean": list(mean), "std": list(std)}
     if processor is not None and not processor.squashes:  # earlier versions read files without it
         about["processor"] = processor.to_json()
-    arrays = {name: np.ascontiguousarray(array) for name, array in names.parameters(merged).items()}
+    data = tensors.encoded(names.parameters(merged), {"surm": json.dumps(about, allow_nan=False)})
     files.made_folder(path.parent)
-    files.replace(path, safetensors.numpy.save(arrays, metadata={"surm": json.dumps(about)}))
+    files.replace(path, data)
 
 
 def _preset(model: vit.ViT | bert.Bert) -> str:

@@ -1,18 +1,18 @@
 """The adapter of a model written as Hugging Face PEFT keeps one; see `surm.exchange.peft_files`."""
 
 import os
+import re
 
 import numpy as np
-from flax import nnx
 
 from surm.errors import InputError
-from surm.exchange import folder
-from surm.exchange.names import CLASSIFIER, NEW, Naming, naming_of, obstacle, parameters, their_array
+from surm.exchange import folder, trained
+from surm.exchange.names import CLASSIFIER, NEW, Naming, naming_of, obstacle
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, WEIGHTS, module_of, of_head
 from surm.exchange.updates import Update
 from surm.models.bert import Bert
 from surm.models.vit import ViT
-from surm.peft import AdapterParam, PeftSpec, Trainable, select, surgery
+from surm.peft import PeftSpec, select, surgery
 
 _WHOLE = "surm.export_merged writes the whole model"
 
@@ -50,8 +50,10 @@ def export_peft(
     updates = _updates(model, naming, encoder_only)
     peft_type = _type_for({update.family for update in updates.values()})
     fields, tensors = TYPES[peft_type].write(updates)
-    modules, saved = _modules_to_save(model, naming, encoder_only)
+    biases = TYPES[peft_type].ACCEPTS.get("bias", ())
+    modules, bias, saved = trained.beside(model, naming, tensors, biases, encoder_only=encoder_only)
     arrays = {f"{ROOT}{module}.{rest}": array for module, named in tensors.items() for rest, array in named.items()}
+    fields |= {"bias": bias} if biases else {}
     config = fields | {
         "peft_type": peft_type,
         # PEFT demands a classifier in the file of a task, and has no task for images.
@@ -68,7 +70,8 @@ def _check_method(spec: PeftSpec | None) -> None:
     if spec is None:
         raise InputError("the model has no adapter to export; attach one first")
     if spec.position != "update":
-        raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'")
+        way_on = "" if spec.position in ("adapter", "bottleneck") else f". {_WHOLE}"  # those two do not merge
+        raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'{way_on}")
 
 
 def _type_for(families: set[str]) -> str:
@@ -99,35 +102,17 @@ def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str,
         path = select.dotted(place)
         module = module_of(naming.theirs(f"{path}.kernel"))
         if path == CONVOLUTION:
-            raise InputError(f"{path} has an update, but is a convolution in transformers; expected other targets")
+            expected = f"exclude={re.escape(path)!r} or other targets"
+            raise InputError(f"{path} has an update, but is a convolution in transformers; expected {expected}")
         if encoder_only and of_head(module):
             raise InputError(f"{path} has an update, which encoder_only=True would leave out; expected other targets")
         n_in, n_out = layer.base.kernel.shape
-        params = {name: np.asarray(value) for name, value in layer.delta.values().items()}
+        delta, params = layer.delta, {name: np.asarray(value) for name, value in layer.delta.values().items()}
         magnitude = None if layer.magnitude is None else np.asarray(layer.magnitude[...])
         dropout = layer.dropout.rate if layer.dropout else 0.0
-        updates[module] = Update(layer.delta.family, {}, params, n_out, n_in, float(layer.scale), dropout, magnitude)
+        options, scale = {"rank": delta.target_rank}, float(layer.scale)
+        updates[module] = Update(delta.family, options, params, n_out, n_in, scale, dropout, magnitude)
     return updates
-
-
-def _modules_to_save(model: ViT | Bert, naming: Naming, encoder_only: bool) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The modules of which something trains besides the updates, and all that they hold, by key."""
-    plain = parameters(surgery.detach(model))
-    keys = {path: naming.theirs(path) for path in plain}
-    modules = set()
-    for place, variable in nnx.to_flat_state(nnx.state(model, Trainable)):
-        path = select.dotted(place)
-        if isinstance(variable, AdapterParam):
-            continue
-        if path not in plain:
-            raise InputError(f"{path} trains and its layer has an update, which PEFT cannot hold; expected one of them")
-        module = module_of(keys[path])
-        if not (encoder_only and of_head(module)):
-            modules.add(CLASSIFIER if of_head(module) else module)
-    modules = {name for name in modules if not any(name.startswith(f"{other}.") for other in modules)}
-    held = {key: their_array(model, path, plain[path])
-            for path, key in keys.items() if any(key.startswith(f"{module}.") for module in modules)}  # fmt: skip
-    return sorted(modules), held
 
 
 def _target_modules(chosen: set[str], model: ViT | Bert, naming: Naming) -> list[str]:

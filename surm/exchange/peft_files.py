@@ -4,23 +4,27 @@
     low_rank                           LoRA
     c3a, block_circulant, circulant    C3A     (a circulant on square layers: one block)
     kronecker                          LoKr    (where its shapes are LoKr's; see `surm.exchange.lokr`)
+    adalora                            AdaLoRA
 
-What trains besides, such as the head, is listed under `modules_to_save`. The keys:
+What trains besides, such as the head, is listed under `modules_to_save`; see `surm.exchange.trained`. The keys:
 
     base_model.model.vit.layers.0.attention.q_proj.lora_A.weight
+    base_model.model.vit.layers.0.attention.q_proj.base_layer.bias
     base_model.model.classifier.weight
 """
 
 from types import ModuleType
 
-from surm.exchange import c3a, lokr, lora
+from surm.exchange import adalora, c3a, lokr, lora
 from surm.exchange.names import CLASSIFIER
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."
+UNREAD = (".original_module.", ".modules_to_save.", ".ranknum.")
+"""What PEFT may write and does not read again: copies of modules_to_save, and a number of AdaLoRA's."""
 CONVOLUTION = "embed.patch"  # a convolution in transformers, whose adapters have other shapes
 
-TYPES: dict[str, ModuleType] = {"LORA": lora, "C3A": c3a, "LOKR": lokr}
+TYPES: dict[str, ModuleType] = {"LORA": lora, "C3A": c3a, "LOKR": lokr, "ADALORA": adalora}
 """The types that are read and written, by `peft_type`."""
 
 

@@ -1,23 +1,27 @@
 """An adapter in the files of Hugging Face PEFT attached to a model; see `surm.exchange.peft_files`."""
 
 import os
-import pathlib
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
-from surm.errors import InputError
-from surm.exchange import folder
+from surm import files
+from surm.errors import InputError, few
+from surm.exchange import peft_folder
+from surm.exchange.folder import read_object
 from surm.exchange.names import NAMINGS, NEW, Naming, kind_of, obstacle, read_name
-from surm.exchange.peft_files import CONFIG, CONVOLUTION, PICKLE, ROOT, TYPES, WEIGHTS, module_of, of_head
+from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of, of_head
+from surm.exchange.trained import BASE_LAYER, NONE
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.models.bert import Bert
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
+from surm.notes import say
 from surm.peft import PeftSpec, select, store, surgery
 
 Model = TypeVar("Model", ViT, Bert)
@@ -27,105 +31,154 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
     """Returns the model with an adapter of PEFT's attached.
 
     The layers are those that the file has tensors for, in the names of transformers 4 or 5; PEFT does not say which
-    base they were trained on, so that is for the caller to know. LoRA becomes low_rank (DoRA with magnitude), C3A c3a,
-    LoKr kronecker; ranks, blocks and scales that differ between layers become `rules`. What acts in training alone is
-    not taken over, but for LoRA's dropout.
+    base they were trained on, so that is for the caller to know. LoRA becomes low_rank (DoRA with magnitude), AdaLoRA
+    adalora, C3A c3a, LoKr kronecker; ranks, blocks and scales that differ between layers become `rules`, modules under
+    modules_to_save and biases (`bias="all"`, `"lora_only"`) other trained variables. What acts in training alone is not
+    taken over, but for LoRA's dropout.
 
     Args:
-      path: a folder with adapter_config.json and adapter_model.safetensors.
+      path: a folder with adapter_config.json and adapter_model.safetensors, or with one folder that holds them; or
+        `hf:OWNER/NAME`, perhaps with `/FOLDER` and `@REVISION` behind it, on the hub or in its local cache.
       model: the base, a ViT, BERT or RoBERTa; an adapter it has already is replaced. Left untouched.
       rngs: source of dropout masks, should it train on; None for a fixed one.
 
     Returns:
-      A new model that answers as PEFT's does, in evaluation mode. The modules under `modules_to_save` are in its
-      `spec.train`, with their values.
+      A new model that answers as PEFT's does, in evaluation mode. What is under modules_to_save and the biases are in
+      its `spec.train`, with their values.
 
     Raises:
       InputError: if files are missing or damaged, the type or an option is not supported (both are named), the config
         names a module that has no tensor, or the adapter is one of another architecture, size or kind of pooling.
     """
-    where = pathlib.Path(path)
-    config = _read_config(where)
-    kind = TYPES[config["peft_type"]]
-    tensors, saved = _sorted_out(where, config["peft_type"], open_weights(str(where / WEIGHTS)).arrays)
+    found = peft_folder.find(path)
+    where, config = found.name, _read_config(found.folder)
+    kind, arrays = TYPES[config["peft_type"]], open_weights(str(files.local(peft_folder.weights(found)))).arrays
+    tensors, saved = _sorted_out(where, config["peft_type"], arrays)
     base = surgery.detach(surgery.unmerge(model))
-    updates = _by_layer(where, base, kind.read(config, tensors))
+    layers = {module: _layer(where, base, module) for module in tensors}
+    updates = _by_layer(where, base, kind.read(config, tensors), layers)
     variables = _by_variable(where, base, saved)
+    whole = _whole_modules(variables, {*layers.values()})
     names = _names(base, [*(f"{module}.weight" for module in tensors), *saved])
-    _check_complete(where, config, names, {*updates, *map(module_of, variables)}, select.linear_layers(base))
-    train = sorted({re.escape(module_of(variable)) for variable in variables})
-    spec = _spec(updates, train, list(select.linear_layers(base)))
+    _check_complete(where, config, names, {*layers.values(), *whole}, select.linear_layers(base))
+    _say_missing_biases(where, config, base, layers.values(), variables)
+    spec = _spec(updates, _train(base, variables, whole), list(select.linear_layers(base)))
     adapted = surgery.attach(base, spec, rngs or nnx.Rngs(0))
     adapted.eval()
     graphdef, expected, frozen = surgery.split(adapted)
     given = {parameter_place(expected, layer, name): value
              for layer, update in updates.items() for name, value in update.params.items()}  # fmt: skip
     given |= {f"{layer}.magnitude": update.magnitude for layer, update in updates.items() if spec.magnitude}
-    store.check_arrays(str(where), given | variables, expected)
-    arrays = {place: jnp.asarray(value, expected[place].dtype) for place, value in (given | variables).items()}
+    given |= {_place(path, updates): value for path, value in variables.items()}
+    store.check_arrays(where, given, expected)
+    arrays = {place: jnp.asarray(value, expected[place].dtype) for place, value in given.items()}
     return surgery.join(graphdef, arrays, frozen)
 
 
-def _read_config(where: pathlib.Path) -> dict[str, Any]:
+def _read_config(folder: epath.Path) -> dict[str, Any]:
     """The config of an adapter of a type and with options that we have."""
-    file = where / CONFIG
-    if not file.is_file():
-        raise InputError(f"no adapter in {str(where)!r}: {CONFIG} is missing")
-    config = folder.read_object(file)
+    file = folder / CONFIG
+    config = read_object(file)
     if config.get("format") == store.FORMAT:
-        raise InputError(f"{str(where)!r} is an adapter in surm's own format; surm.load_adapter reads it")
+        raise InputError(f"{str(folder)!r} is an adapter in surm's own format; surm.load_adapter reads it")
     peft_type = config.get("peft_type")
+    if "peft_type" not in config:
+        whose = "; AdapterHub's library writes such files, whose adapters are others" if "model_class" in config else ""
+        raise InputError(f"{str(file)!r} has no peft_type, so it is none of Hugging Face PEFT's{whose}")
     if not isinstance(peft_type, str) or peft_type not in TYPES:
         raise InputError(f"{str(file)!r} says peft_type={peft_type!r}; supported: {', '.join(TYPES)}")
-    check_fields(f"{str(file)!r}", config, TYPES[peft_type].READS, TYPES[peft_type].TRAINING, TYPES[peft_type].ACCEPTS)
-    if not (where / WEIGHTS).is_file():
-        pickle = f", and {PICKLE} is a pickle, which is never loaded: load it in PEFT and save_pretrained it again"
-        raise InputError(f"{str(where)!r} has no {WEIGHTS}{pickle if (where / PICKLE).is_file() else ''}")
+    kind = TYPES[peft_type]
+    reasons = getattr(kind, "REASONS", {})
+    check_fields(f"{str(file)!r}", config, kind.READS, kind.TRAINING, kind.ACCEPTS, reasons)
     return config
 
 
-def _sorted_out(
-    where: pathlib.Path, peft_type: str, arrays: dict[str, np.ndarray]
-) -> tuple[Tensors, dict[str, np.ndarray]]:
+def _sorted_out(where: str, peft_type: str, arrays: dict[str, np.ndarray]) -> tuple[Tensors, dict[str, np.ndarray]]:
     """The tensors of updates by module, and all others by key, without PEFT's prefix."""
     prefix, tensors, others = TYPES[peft_type].PREFIX, {}, {}
     for key, array in arrays.items():
-        short = key.removeprefix(ROOT)
+        if any(part in f"{key}." for part in UNREAD):
+            continue
+        if not np.isfinite(array).all():
+            raise InputError(f"{f'{where}/{WEIGHTS}'!r} holds {key} with numbers that are not finite")
+        short = key.removeprefix(ROOT).replace(f".{BASE_LAYER}.", ".")
         module, found, rest = short.partition(f".{prefix}")
         if found:
             tensors.setdefault(module, {})[prefix + rest] = array
         else:
             others[short] = array
     if not tensors:
-        raise InputError(f"{str(where / WEIGHTS)!r} holds no tensor of {peft_type}, with {prefix!r} in its name")
+        raise InputError(f"{f'{where}/{WEIGHTS}'!r} holds no tensor of {peft_type}, with {prefix!r} in its name")
     return tensors, others
 
 
-def _by_layer(where: pathlib.Path, base: Model, read: dict[str, Update]) -> dict[str, Update]:
+def _layer(where: str, base: Model, module: str) -> str:
+    """Our path of a layer that is adapted."""
+    path = module_of(_path(where, base, f"{module}.weight"))
+    if path not in select.linear_layers(base) or path == CONVOLUTION:
+        what = ", a convolution in transformers" if path == CONVOLUTION else ""
+        raise InputError(f"{where!r} adapts {module}, which is {path} here{what}; expected a linear layer")
+    return path
+
+
+def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[str, str]) -> dict[str, Update]:
     """The updates by path, once each fits the layer there."""
-    layers, updates = select.linear_layers(base), {}
+    linear, updates = select.linear_layers(base), {}
     for module, update in read.items():
-        path = module_of(_path(where, base, f"{module}.weight"))
-        if path not in layers or path == CONVOLUTION or path in updates:
-            raise InputError(f"{str(where)!r} adapts {module}, which is {path} here; expected a linear layer, and once")
-        n_in, n_out = select.get(base, layers[path]).kernel.shape
+        path = layers[module]
+        if path in updates:
+            raise InputError(f"{where!r} adapts {path} twice, once as {module}; expected every layer once")
+        n_in, n_out = select.get(base, linear[path]).kernel.shape
         if (update.n_out, update.n_in) != (n_out, n_in):
             given = f"{module} of {update.n_out}×{update.n_in}"
-            raise InputError(f"{str(where)!r} adapts {given}, but {path} of this model is {n_out}×{n_in}")
+            raise InputError(f"{where!r} adapts {given}, but {path} of this model is {n_out}×{n_in}")
         updates[path] = update
     return updates
 
 
-def _by_variable(where: pathlib.Path, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _by_variable(where: str, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of modules_to_save by path, in our shapes."""
     variables = {}
     for key, array in saved.items():
         if of_head(key) and (reason := obstacle(base)):
-            raise InputError(f"{str(where)!r} holds a classifier, but {reason}")
+            raise InputError(f"{where!r} holds a classifier, but {reason}")
         path = _path(where, base, key)
         _, rule = read_name(kind_of(base), key)
         variables[path] = rule.transform(array)
     return variables
+
+
+def _whole_modules(variables: Iterable[str], adapted: Container[str]) -> set[str]:
+    """The modules that are not adapted and of which more is given than a bias."""
+    return {module for path in variables if not path.endswith(".bias") and (module := module_of(path)) not in adapted}
+
+
+def _train(base: Model, variables: Mapping[str, Any], whole: Container[str]) -> list[str]:
+    """Patterns of what trains beside the updates: modules, and variables of others, such as biases."""
+    every = list(select.variables(base))
+    loose = [path for path in variables if module_of(path) not in whole]
+    biases = [path for path in every if path.endswith(".bias") and module_of(path) not in whole]
+    patterns = [r".*\.bias"] if loose and set(loose) == set(biases) else _patterns(loose, every)
+    return sorted({re.escape(module_of(path)) for path in variables if module_of(path) in whole}) + patterns
+
+
+def _place(path: str, adapted: Container[str]) -> str:
+    """Where a variable stands in the model with the updates, which stand around the layers that they adapt."""
+    module, _, name = path.rpartition(".")
+    return f"{module}.base.{name}" if module in adapted else path
+
+
+def _say_missing_biases(
+    where: str, config: dict[str, Any], base: Model, adapted: Iterable[str], given: Container[str]
+) -> None:
+    """A line where biases of adapted layers should have trained, but the file has none."""
+    bias, every = config.get("bias", NONE), select.variables(base)
+    lost = [path for layer in adapted if (path := f"{layer}.bias") in every and path not in given]
+    if bias != NONE and lost:
+        say(
+            f"{where}: says bias={bias!r}, but holds none of {few(lost, 2)}: they stay the base's (PEFT before 0.21 "
+            "did not write those of 'lora_only')"
+        )
 
 
 def _names(base: Model, keys: list[str]) -> dict[str, str]:
@@ -139,7 +192,7 @@ def _names(base: Model, keys: list[str]) -> dict[str, str]:
 
 
 def _check_complete(
-    where: pathlib.Path, config: dict[str, Any], names: dict[str, str], held: Container[str], layers: Container[str]
+    where: str, config: dict[str, Any], names: dict[str, str], held: Container[str], layers: Container[str]
 ) -> None:
     """InputError if the config names modules that the file has nothing of; names of no module are left alone."""
     absent = [name for name, path in names.items() if path not in held]
@@ -160,21 +213,21 @@ def _entries(config: dict[str, Any], field: str) -> list[str]:
     return [entry for entry in listed if entry and isinstance(entry, str)] if isinstance(listed, list) else []
 
 
-def _refuse_lost(where: pathlib.Path, field: str, entry: str, lost: list[str]) -> None:
+def _refuse_lost(where: str, field: str, entry: str, lost: list[str]) -> None:
     if lost:
         raise InputError(
-            f"{str(where / WEIGHTS)!r} holds no tensor of {lost[0]}, which {field} in {CONFIG} names as {entry!r}; "
+            f"{f'{where}/{WEIGHTS}'!r} holds no tensor of {lost[0]}, which {field} in {CONFIG} names as {entry!r}; "
             "expected one of every module that is named"
         )
 
 
-def _path(where: pathlib.Path, base: Model, key: str) -> str:
+def _path(where: str, base: Model, key: str) -> str:
     """Our path of a key; InputError if the base is of another architecture."""
     kind = kind_of(base)
     if named := read_name(kind, key):
         return named[0]
     usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in NAMINGS[kind].values()}
-    raise InputError(f"{str(where)!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")
+    raise InputError(f"{where!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")
 
 
 def _spec(updates: dict[str, Update], train: list[str], layers: list[str]) -> PeftSpec:

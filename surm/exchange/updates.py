@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from surm.errors import InputError
+from surm.notes import say
 
 
 class Update(NamedTuple):
@@ -52,6 +53,7 @@ def check_fields(
     reads: Mapping[str, Any],
     training: Iterable[str],
     accepts: Mapping[str, tuple] | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> None:
     """Refuses a config with an option that is set and that we cannot follow.
 
@@ -61,18 +63,22 @@ def check_fields(
       reads: fields that are read.
       training: fields that matter only before or in training.
       accepts: fields that may have some values alone.
+      reasons: why others cannot be followed, by field.
 
     Raises:
       InputError: naming the first such option, and what is supported.
     """
+    why = {name: f" ({reason})" for name, reason in (reasons or {}).items()}
     for name, values in (accepts or {}).items():
         if name in config and not any(config[name] is value or config[name] == value for value in values):
-            raise InputError(f"{where} says {name}={config[name]!r}; supported: {', '.join(map(repr, values))}")
+            supported = f"{', '.join(map(repr, values))}{why.get(name, '')}"
+            raise InputError(f"{where} says {name}={config[name]!r}; supported: {supported}")
     known = {*ELSEWHERE, *reads, *training, *(accepts or {})}
     for name in sorted(config.keys() - known):
         if config[name] not in (None, False, "none", "", [], {}):
             supported = ", ".join((*reads, *(accepts or {})))
-            raise InputError(f"{where} says {name}={config[name]!r}, which is not supported; supported: {supported}")
+            given = f"{where} says {name}={str(config[name])[:80]}"
+            raise InputError(f"{given}, which is not supported{why.get(name, '')}; supported: {supported}")
 
 
 def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name: str, module: str) -> float:
@@ -101,6 +107,11 @@ def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name:
             raise InputError(f"{pattern_name} holds {pattern!r}, which is not a regular expression: {error}") from error
         if found:
             return _finite(f"{pattern_name}[{pattern!r}]", value)
+    return number_of(config, name, default)
+
+
+def number_of(config: Mapping[str, Any], name: str, default: int) -> float:
+    """A number of the config that holds for all modules; InputError if it is no finite number."""
     return _finite(name, config.get(name, default))
 
 
@@ -152,6 +163,14 @@ def usual(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The value that most modules have, and those of the others, as PEFT keeps what differs from layer to layer."""
     most = Counter(values.values()).most_common(1)[0][0]
     return most, {module: value for module, value in values.items() if value != most}
+
+
+def one_dropout(updates: Mapping[str, Update]) -> float:
+    """The dropout of most updates, as PEFT has one for all; a line where others differ. It acts in training alone."""
+    dropout, others = usual({module: update.dropout for module, update in updates.items()})
+    if others:
+        say(f"PEFT has one dropout for all layers: {dropout:g} is written, that of {min(others)} is not")
+    return dropout
 
 
 def refuse_magnitude(updates: Mapping[str, Update], peft_type: str) -> None:

@@ -175,6 +175,9 @@ class Bert(nnx.Module):
     pooling `class` only), `head`.
     """
 
+    norm_behind_attention = r".*\.norm1"
+    """Which norms read what attention has added, as a pattern of paths."""
+
     def __init__(
         self,
         config: BertConfig,

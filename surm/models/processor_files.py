@@ -28,6 +28,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "DeiTImageProcessor": {**_VIT, "size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
     "BeitImageProcessor": {**_VIT, "resample": 3, "crop_size": 224},
     "CLIPImageProcessor": _CLIP,
+    "ChineseCLIPImageProcessor": _CLIP,
     "BitImageProcessor": _CLIP,
     "SiglipImageProcessor": {**_VIT, "default_to_square": False, "resample": 3, "do_convert_rgb": True},
     "ConvNextImageProcessor": {
@@ -38,6 +39,8 @@ CLASSES: dict[str, dict[str, Any]] = {
 OF_MODELS = {
     "vit": "ViTImageProcessor", "vit_mae": "ViTImageProcessor", "vit_msn": "ViTImageProcessor",
     "deit": "DeiTImageProcessor", "clip": "CLIPImageProcessor", "clip_vision_model": "CLIPImageProcessor",
+    "metaclip_2": "CLIPImageProcessor", "metaclip_2_vision_model": "CLIPImageProcessor",
+    "chinese_clip": "ChineseCLIPImageProcessor", "chinese_clip_vision_model": "ChineseCLIPImageProcessor",
     "dinov2": "BitImageProcessor", "siglip": "SiglipImageProcessor", "siglip_vision_model": "SiglipImageProcessor",
 }  # fmt: skip
 """The class of a `model_type`, where the file names none."""
@@ -76,6 +79,11 @@ def of_weights(
     if "mean" in own or "std" in own:
         return None
     return _beside(read, name, config)
+
+
+def is_clip(config: dict[str, Any]) -> bool:
+    """Whether a config.json is that of a CLIP, whose models all expect the same mean and standard deviation."""
+    return OF_MODELS.get(str(config.get("model_type")), "").endswith("CLIPImageProcessor")
 
 
 def _beside(read: Callable[[str], dict[str, Any] | None], name: str, config: dict[str, Any]) -> Processor | None:

@@ -174,6 +174,9 @@ class ViT(nnx.Module):
     `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `norm`, `head`.
     """
 
+    norm_behind_attention = r".*\.norm2"
+    """Which norms read what attention has added, as a pattern of paths."""
+
     def __init__(
         self,
         config: ViTConfig,

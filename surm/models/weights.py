@@ -1,7 +1,7 @@
 """Weights opened by name: the arrays of a file as they are, beside what must be known to use them.
 
     asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
-    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache
+    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache; see `surm.models.hub`
     package:NAME    an installed Python package that carries weights, in its folder or in a folder `model` of it
     PATH            a .safetensors file, or a folder holding model.safetensors (or its shards and their index)
 
@@ -17,14 +17,14 @@ import functools
 import importlib.util
 import json
 import math
-import os
 import pathlib
 from importlib import resources
 
 import numpy as np
 
+from surm import files
 from surm.errors import InputError, few, one_line
-from surm.models import arrays, processor_files
+from surm.models import arrays, hub, processor_files
 from surm.models.processor import Processor, each
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
@@ -94,12 +94,13 @@ def open_weights(name: str) -> Weights:
     if name.startswith("asset:"):
         return _open_asset(name)
     if name.startswith("hf:"):
-        return _open_folder(name, _download(name))
+        return _open_folder(name, hub.fetched(name, DOWNLOADED))
     if name.startswith("package:"):
         return _open_folder(name, _package_folder(name))
-    path = pathlib.Path(os.path.expanduser(name))
-    if not name or not os.path.exists(path):  # False, unlike Path.exists, for names no file can have
+    place = files.path(name)
+    if not name or not place.exists():
         raise InputError(f"no weights at {name!r}; expected {NAMES}")
+    path = files.local(place, but=PICKLES)
     if path.is_dir():
         return _open_folder(name, path)
     if path.suffix.lower() in PICKLES:
@@ -158,16 +159,6 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _download(name: str) -> pathlib.Path:
-    remedy = "download it elsewhere and name the folder, or let HF_HOME point at a cache that holds it"
-    try:
-        from huggingface_hub import snapshot_download
-
-        return pathlib.Path(snapshot_download(name.removeprefix("hf:"), allow_patterns=list(DOWNLOADED)))
-    except Exception as error:  # its own, or those of requests or httpx, by version
-        raise InputError(f"{name!r} cannot be fetched ({_reason(error)}); {remedy}") from error
-
-
 def _open_files(
     name: str, files: list[pathlib.Path], path: pathlib.Path | None, folder: pathlib.Path | None
 ) -> Weights:
@@ -199,7 +190,9 @@ def _beside(folder: pathlib.Path | None, file: str) -> dict | None:
 
 def _pooling(folder: pathlib.Path) -> str | None:
     stated = _read_json(folder / "1_Pooling" / "config.json")
-    modes = [mode for mode, wanted in stated.items() if mode.startswith("pooling_mode") and wanted is True]
+    modes = [mode for mode, wanted in stated.items() if mode.startswith("pooling_mode_") and wanted is True]
+    if isinstance(stated.get("pooling_mode"), str):  # the one field of newer files
+        modes = [f"pooling_mode_{stated['pooling_mode']}_tokens"]
     return None if not stated else "mean" if modes == ["pooling_mode_mean_tokens"] else "other"
 
 
@@ -224,7 +217,7 @@ def _pixels(
         return each(processor.mean, channels), each(processor.std, channels)
     if "mean" in own or "std" in own:
         return _own_pixels(name, own.get("mean"), own.get("std"))
-    return CLIP_PIXELS if str(config.get("model_type")).startswith("clip") else HALVES
+    return CLIP_PIXELS if processor_files.is_clip(config) else HALVES
 
 
 def _own_pixels(name: str, *stated: object) -> tuple[tuple[float, ...], tuple[float, ...]]:

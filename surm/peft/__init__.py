@@ -1,10 +1,11 @@
 """Where and how a trained update enters a model.
 
-`spec` says what is wanted, `select` and `placement` find the places, `layers` holds what is put there, `surgery` puts
-it there and takes it away again, `counts` tells how much that is, `store` keeps the trained part on disk, `serving`
-answers by many adapters at once. `several` puts adapters together, `arithmetic` adds them up, `warm_start` starts them
-near a matrix, `bases` compares what they stand on. `rank_budget` and `penalty` are what some families ask of a
-training. `trees` does the same for parameter trees of other frameworks, `kernels` says how matrices lie in them.
+`spec` says what is wanted, `select` and `placement` find the places, `passed_over` what else patterns match,
+`linear_maps` how a layer is a matrix; `layers` and `adapters` hold what is put there, `surgery` puts it there and takes
+it away again, `counts` tells how much that is, `store` keeps the trained part on disk, `serving` answers by many
+adapters at once. `several` puts adapters together, `arithmetic` adds them up, `warm_start` starts them near a matrix,
+`bases` compares what they stand on. `rank_budget` and `penalty` are what some families ask of a training. `trees` does
+the same for parameter trees of other frameworks, `kernels` says how matrices lie in them.
 """
 
 from surm.matrices import FAMILIES

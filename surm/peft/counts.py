@@ -44,7 +44,7 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
 def table(model: nnx.Module) -> str:
     """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
     seen: set[int] = set()  # what several places share counts where it comes first
-    rows = [(path, "{}×{}".format(*layer.kernel.shape[::-1]), layer.delta.family, _own(layer, seen))
+    rows = [(path, _shape(layer), layer.delta.family, _own(layer, seen))
             for path, layer in surgery.layers_by_path(model).items()]  # fmt: skip
     width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
@@ -53,6 +53,13 @@ def table(model: nnx.Module) -> str:
     lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of all), "
                  f"trainable {count.trainable:,}, total {count.total:,}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _shape(layer: WrappedLinear) -> str:
+    """n_out×n_in of a layer; `12 of 768×768` of a stack."""
+    layout, shape = layer.map.layout, layer.kernel.shape
+    stack = "×".join(map(str, layout.stack(shape)))
+    return (f"{stack} of " if stack else "") + "{}×{}".format(*layout.sizes(shape))
 
 
 def _own(layer: WrappedLinear, seen: set[int]) -> int:

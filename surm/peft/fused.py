@@ -21,7 +21,7 @@ from surm.matmul import dot_general
 from surm.matrices import Params
 
 
-def obstacle(base: nnx.Linear) -> str:
+def obstacle(base: nnx.Module) -> str:
     """What makes a layer with an update in its kernel another thing than the layer and a branch; empty if nothing."""
     if type(base) is not nnx.Linear:
         return f"is a {type(base).__name__}, which may do more than multiply"

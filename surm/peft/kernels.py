@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
@@ -108,9 +109,24 @@ class KernelLayout:
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of one matrix, or its parameters, as one of a stack of them."""
-        for _ in self.stacked:
-            function = jax.vmap(function)
-        return function
+        return each(function, len(self.stacked))
+
+
+def each(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
+    """A function of one matrix, or its parameters, as one of a stack of them that has so many axes."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
+def is_floating(array: Any) -> bool:
+    """Whether numbers can be added to an array as they are: floating point of 16 bits or more."""
+    return jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 2
+
+
+def in_words(array: Any) -> str:
+    """Type and shape of an array, for messages."""
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def _axes(field: str, given: Any) -> tuple[int, ...]:

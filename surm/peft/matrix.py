@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,12 @@ from flax import nnx
 from flax.core import FrozenDict
 from jax.lax import DotAlgorithm, DotAlgorithmPreset, Precision, PrecisionLike
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm import matrices
 from surm.errors import InputError
 from surm.matrices import dft
-from surm.peft import paths
+from surm.peft import kernels, paths
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam, FixedParam
 
@@ -45,7 +46,14 @@ class StructuredMatrix(nnx.Module):
     """A trained matrix of one family; the family's parameters are its variables."""
 
     def __init__(
-        self, spec: PeftSpec, n_out: int, n_in: int, *, base: Float[Array, "n_out n_in"] | None = None, rngs: nnx.Rngs
+        self,
+        spec: PeftSpec,
+        n_out: int,
+        n_in: int,
+        *,
+        stack: Sequence[int] = (),
+        base: Float[Array, "*stack n_out n_in"] | None = None,
+        rngs: nnx.Rngs,
     ):
         """Draws the initial parameters: the matrix is zero, its gradient is not.
 
@@ -53,25 +61,51 @@ class StructuredMatrix(nnx.Module):
           spec: names the family and its options.
           n_out: rows.
           n_in: columns.
+          stack: how many such matrices there are along each of the axes that all parameters then have in front.
           base: the weight that is updated, for the families that make fixed arrays from it.
           rngs: source of the initial values.
 
         Raises:
-          InputError: if an option does not fit the shape.
+          InputError: if an option does not fit the shape, or the family has trained arrays that layers share and there
+            is a stack.
         """
-        family = matrices.FAMILIES[spec.family]
+        self.family, self.n_out, self.n_in, self.stack = spec.family, n_out, n_in, tuple(stack)
+        family, fixed = matrices.FAMILIES[spec.family], {}
         try:
-            values = family.init(rngs.params(), n_out, n_in, **spec.structure)
-            fixed = _compiled(family.fixed, spec.structure)(base) if hasattr(family, "fixed") else {}
+            values = self.initial(spec, rngs.params())
+            if hasattr(family, "fixed"):
+                fixed = kernels.each(_compiled(family.fixed, spec.structure), len(stack))(base)
         except InputError:
             raise
         except ValueError as error:
             raise InputError(f"{spec.family}: {error}") from error
+        if stack and (shared := [name for name in getattr(family, "SHARED", ()) if name in values]):
+            raise InputError(f"{spec.family} shares {', '.join(shared)} among layers, which those stacked in one array "
+                             "cannot; expected another family there")  # fmt: skip
         self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
         self.fixed = nnx.Dict({name: FixedParam(value) for name, value in fixed.items()})
-        self.family, self.n_out, self.n_in = spec.family, n_out, n_in
         self.target_rank = spec.structure.get("rank", matrices.options(spec.family).get("rank"))
         self.training = spec.training
+        self.own_axes = tuple((name, array.ndim - len(stack)) for name, array in (values | fixed).items() if stack)
+
+    def initial(self, spec: PeftSpec, key: PRNGKeyArray) -> matrices.Params:
+        """Parameters of a zero matrix by a spec, of a stack of others each."""
+        family = matrices.FAMILIES[self.family]
+        init = functools.partial(family.init, n_out=self.n_out, n_in=self.n_in, **spec.structure)
+        return kernels.each(init, len(self.stack))(jax.random.split(key, self.stack) if self.stack else key)
+
+    def stacked(self, params: matrices.Params | None = None) -> int:
+        """Over how many axes there is a matrix each: inside `nnx.scan` and `nnx.vmap` fewer than outside.
+
+        Raises:
+          InputError: if not all arrays have as many.
+        """
+        params = self.values() if params is None else params
+        counts = {name: jnp.ndim(params[name]) - axes for name, axes in self.own_axes}
+        if len({*counts.values()}) > 1:
+            raise InputError(f"{self.family}: the arrays {', '.join(counts)} have {[*counts.values()]} axes in front; "
+                             "expected all to be split alike, as by nnx.StateAxes({...: 0})")  # fmt: skip
+        return next(iter(counts.values()), 0)
 
     def values(self) -> dict[str, Array]:
         """The family's parameters as plain arrays, the fixed ones among them."""
@@ -97,7 +131,7 @@ class StructuredMatrix(nnx.Module):
             if path == "branch":
                 return self.matvec(self.values(), x)
             if path == "branch_dft" and self.family in paths.CONVOLUTIONAL:
-                return matrices.FAMILIES[self.family].matvec(self.values(), x, self.n_out, convolve=dft.convolve)
+                return self._matvec(self.values(), x, convolve=dft.convolve)
             if path == "branch_dense":
                 return self.dense_matvec(self.values(), x, jnp.matmul)
         raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
@@ -106,29 +140,42 @@ class StructuredMatrix(nnx.Module):
         """The path that `auto` takes for a batch; see `surm.peft.paths`."""
         shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
         rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, jax.default_backend()
+        if stacked := self.stacked():
+            shapes = {name: shape[stacked:] for name, shape in shapes.items()}
+            rows = max(rows // math.prod(x.shape[:stacked]), 1)
         return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
 
-    def to_dense(self) -> Float[Array, "n_out n_in"]:
+    def to_dense(self) -> Float[Array, "*stack n_out n_in"]:
         """The matrix in full, by its definition."""
-        return matrices.FAMILIES[self.family].to_dense(self.values(), self.n_out, self.n_in)
+        return self._dense(matrices.FAMILIES[self.family].to_dense, self.values())
 
-    def matvec(self, params: matrices.Params, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+    def matvec(self, params: matrices.Params, x: Float[Array, "*b n_in"]) -> Float[Array, "*b n_out"]:
         """The matrix that other parameters make, times every row of x."""
-        return matrices.FAMILIES[self.family].matvec(params, x, self.n_out)
+        return self._matvec(params, x)
 
     def dense_matvec(
-        self, params: matrices.Params, x: Float[Array, "*batch n_in"], multiply: Callable[[Array, Array], Array]
-    ) -> Float[Array, "*batch n_out"]:
+        self, params: matrices.Params, x: Float[Array, "*b n_in"], multiply: Callable[[Array, Array], Array]
+    ) -> Float[Array, "*b n_out"]:
         """The same through the dense matrix, by a product of vectors with a kernel as `jnp.matmul` or surm's."""
         family = matrices.FAMILIES[self.family]
         if hasattr(family, "dense_matvec"):
-            return family.dense_matvec(params, x, self.n_out, matmul=multiply)
-        return multiply(x, self.dense(params).T.astype(x.dtype))
+            product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
+            return kernels.each(product, self.stacked(params))(params, x)
+        kernel = self.dense(params).mT.astype(x.dtype)
+        return kernels.each(multiply, self.stacked(params))(x, kernel)
 
-    def dense(self, params: matrices.Params) -> Float[Array, "n_out n_in"]:
+    def dense(self, params: matrices.Params) -> Float[Array, "*stack n_out n_in"]:
         """The matrix that other parameters make, in full, the quickest way: up to rounding."""
         family = matrices.FAMILIES[self.family]
-        return getattr(family, "quick_dense", family.to_dense)(params, self.n_out, self.n_in)
+        return self._dense(getattr(family, "quick_dense", family.to_dense), params)
+
+    def _dense(self, to_dense: Callable[..., Array], params: matrices.Params) -> Float[Array, "*stack n_out n_in"]:
+        of_one = functools.partial(to_dense, n_out=self.n_out, n_in=self.n_in)
+        return kernels.each(of_one, self.stacked(params))(params)
+
+    def _matvec(self, params: matrices.Params, x: Array, **options: Any) -> Float[Array, "*b n_out"]:
+        of_one = functools.partial(matrices.FAMILIES[self.family].matvec, n_out=self.n_out, **options)
+        return kernels.each(of_one, self.stacked(params))(params, x)
 
 
 @functools.cache

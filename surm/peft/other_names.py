@@ -14,3 +14,5 @@ OPTIONS = {
     "alpha": "; alpha/r is scale, a field of its own",
     "lora_alpha": "; alpha/r is scale, a field of its own",
 }
+
+TARGETS = {"all-linear": "PEFT's 'all-linear' is '.*', which leaves out what train trains as a whole"}

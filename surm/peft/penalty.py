@@ -1,12 +1,14 @@
 """What families add to the loss, such as the distance of their factors from orthogonal ones."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from surm import matrices
-from surm.peft import surgery
+from surm.peft import kernels, surgery
 from surm.peft.matrix import StructuredMatrix
 
 
@@ -25,11 +27,13 @@ def penalty(model: nnx.Module, progress: float | Float[Array, ""]) -> Float[Arra
     Returns:
       A number, 0 of a model without such matrices.
     """
-    terms = []
+    terms, count = [], 0
     for delta in penalised(model):
-        value = matrices.FAMILIES[delta.family].penalty(delta.values())
+        value = kernels.each(matrices.FAMILIES[delta.family].penalty, len(delta.stack))(delta.values())
+        value = jnp.sum(value) if delta.stack else value
         terms.append(jnp.where(progress < delta.training["penalty_until"], delta.training["penalty"] * value, 0))
-    return sum(terms, jnp.zeros(())) / max(len(terms), 1)
+        count += math.prod(delta.stack)
+    return sum(terms, jnp.zeros(())) / max(count, 1)
 
 
 def gradients(

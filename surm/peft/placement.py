@@ -1,15 +1,16 @@
 """Which layers of a model are adapted, by which spec, and what is put around each of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from flax import nnx
 
 from surm import matrices
 from surm.errors import InputError
-from surm.peft import select
+from surm.peft import linear_maps, passed_over, select
 from surm.peft.layers import AdaptedLinear, BottleneckLinear, HadamardLinear, UpdatedLinear, WrappedLinear
 from surm.peft.matrix import StructuredMatrix
-from surm.peft.spec import PeftSpec
+from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.variables import Trainable
 
 WRAPPERS: dict[str, type[WrappedLinear]] = {
     "update": UpdatedLinear,
@@ -20,16 +21,18 @@ WRAPPERS: dict[str, type[WrappedLinear]] = {
 """The positions in which linear layers are adapted, with what they are wrapped in."""
 
 
-def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
+def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[str] = ()) -> None:
     """Wraps every layer that a spec targets, in place.
 
     Args:
-      model: changed.
+      model: changed; what the spec's `train` names is `Trainable` already.
       spec: of a position in `WRAPPERS`.
       rngs: source of initial values and dropout masks.
+      also: paths of layers that are adapted though they train as a whole: of adapters that surm 0.1.0 saved.
 
     Raises:
-      InputError: if a pattern matches nothing, two rules claim a layer, or an option does not fit one.
+      InputError: if a pattern matches nothing but what trains as a whole, or what cannot be adapted, two rules claim a
+        layer, or an option does not fit one.
     """
     wrapper = WRAPPERS[spec.position]
     layers, walked = select.linear_layers(model), select.walk(model)
@@ -38,10 +41,12 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
     for path in layers.values():
         every = [select.dotted(place) for place in places[id(select.get(model, path))]]
         names[every[0]] = every
+    whole = {first for first in names if isinstance(select.get(model, layers[first]).kernel, Trainable)}
     shared: dict[tuple, nnx.Variable] = {}
-    for dotted, own in _targets(spec, names).items():
+    for dotted, own in _targets(model, spec, names, whole - {*also}, strict=not also).items():
         base = select.get(model, layers[dotted])
         try:
+            _check_layer(model, base, places[id(base)])
             wrapped = wrapper(base, own, rngs=rngs)
         except InputError as error:
             raise InputError(f"{dotted}: {error}") from error
@@ -51,14 +56,53 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs) -> None:
             select.put(model, path, wrapped)
 
 
-def _targets(spec: PeftSpec, names: Mapping[str, list[str]]) -> dict[str, PeftSpec]:
+def _targets(
+    model: nnx.Module, spec: PeftSpec, names: Mapping[str, list[str]], whole: Collection[str], *, strict: bool
+) -> dict[str, PeftSpec]:
     """What holds for every layer that is adapted; every pattern of the spec must match some layer."""
-    every = [name for of_layer in names.values() for name in of_layer]
-    select.matching((*spec.targets, *spec.rules, *spec.exclude), every, "linear layer")
-    found = {first: own for first, of_layer in names.items() if (own := spec.at(*of_layer)) is not None}
+    walked = select.walk(model)
+    every = {name: first for first, of_layer in names.items() for name in of_layer}
+    for pattern in (*spec.targets, *spec.rules, *spec.exclude):
+        _check_pattern(pattern, spec, walked, every, whole)
+    found = {first: own for first, of_layer in names.items() if first not in whole and (own := spec.at(*of_layer))}
     if not found:
         raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no layer")
+    if strict:
+        claiming = [pattern for pattern, change in spec.rules.items() if change is not None]
+        adapted = [name for name, first in every.items() if first in found]
+        passed_over.check((*spec.targets, *claiming), lambda path: _is_off(spec, path), walked, adapted)
     return found
+
+
+def _check_pattern(
+    pattern: str, spec: PeftSpec, walked: passed_over.Walked, every: Mapping[str, str], whole: Collection[str]
+) -> None:
+    """InputError if a pattern matches no layer, or claims those alone that train as a whole."""
+    match = select.compiled(pattern).fullmatch
+    matched = [name for name in every if match(name)]
+    off = pattern in spec.exclude or spec.rules.get(pattern, {}) is None
+    if not matched and not (off and passed_over.names_others(pattern, walked, every)):
+        error = passed_over.refused(pattern, walked, every)
+        if not off and spec.targets == METHODS[spec.method].targets:
+            raise InputError(f"{error}; where no targets are given, {spec.method!r} has {pattern!r}: set targets")
+        raise error
+    if not off and all(every[name] in whole for name in matched):
+        raise InputError(f"pattern {pattern!r} matches {matched[0]}, which train={', '.join(map(repr, spec.train))} "
+                         "trains as a whole, so it takes no adapter; expected one of them to name it")  # fmt: skip
+
+
+def _check_layer(model: nnx.Module, layer: nnx.Module, places: Iterable[select.Path]) -> None:
+    """InputError if a layer cannot be adapted, which says what can be done."""
+    try:
+        passed_over.check_parent(model, places)
+        linear_maps.linear_map(layer)
+    except InputError as error:
+        raise InputError(f"{error}; name it in exclude to leave it as it is") from error
+
+
+def _is_off(spec: PeftSpec, path: str) -> bool:
+    off = [pattern for pattern, change in spec.rules.items() if change is None]
+    return any(select.compiled(pattern).fullmatch(path) for pattern in (*spec.exclude, *off))
 
 
 def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.Variable]) -> None:
@@ -77,10 +121,11 @@ def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.V
                 held[name] = shared.setdefault(key, variable)
 
 
-def norms(spec: PeftSpec, variables: Iterable[str]) -> list[str]:
+def norms(model: nnx.Module, spec: PeftSpec, variables: Iterable[str]) -> list[str]:
     """The variables of the norms that a Hadamard adapter trains; none of any other method.
 
     Args:
+      model: where the spec does not give the option `norm`, its attribute `norm_behind_attention` does.
       spec: of the adapter.
       variables: dotted paths.
 
@@ -88,16 +133,18 @@ def norms(spec: PeftSpec, variables: Iterable[str]) -> list[str]:
       Those whose path, or a leading part of it, the option `norm` matches.
 
     Raises:
-      InputError: if the option is not given, or matches nothing.
+      InputError: if neither gives it, or it matches nothing.
     """
     if spec.position != "hadamard":
         return []
-    if "norm" not in spec.options:
+    pattern = spec.options.get("norm", getattr(model, "norm_behind_attention", None))
+    if not isinstance(pattern, str):
         raise InputError(
-            "hadamard_adapter trains the norm behind attention too, which its option names: "
-            r"norm='.*\.norm1' in a BERT, norm='.*\.norm2' in a ViT, norm='' for none"
+            f"hadamard_adapter trains the norm behind attention too, which {linear_maps.named(model)} does not name; "
+            r"expected the option norm, such as norm='.*\.norm1' (of a BERT), norm='.*\.norm2' (of a ViT) or norm='' "
+            "for none, or such an attribute norm_behind_attention of the model"
         )
     try:
-        return select.under((spec.options["norm"],), variables) if spec.options["norm"] else []
+        return select.under((pattern,), variables) if pattern else []
     except InputError as error:
         raise InputError(f"hadamard_adapter: norm: {error}") from error

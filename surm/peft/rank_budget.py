@@ -13,6 +13,7 @@ as the budget allows. It is an optax transformation around that of the gates, so
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 from surm import matrices
+from surm.errors import InputError
 from surm.peft import surgery
 
 Arrays = dict[str, jax.Array]
@@ -144,10 +146,16 @@ def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget
 
     Returns:
       The budgets; none for most models.
+
+    Raises:
+      InputError: if a matrix with gates is one of a stack of layers.
     """
     found: dict[tuple[str, FrozenDict], list[Gated]] = {}
     for path, delta in surgery.structured_matrices(model).items():
         if hasattr(matrices.FAMILIES[delta.family], "GATE"):
+            if delta.stack:
+                stacked = f"{path} holds {math.prod(delta.stack)} stacked layers"
+                raise InputError(f"{stacked}, to which {delta.family} gives no budget; expected another family there")
             names = {name: f"{path}.delta.parameters.{name}" for name in delta.parameters}
             gates = delta.parameters[matrices.FAMILIES[delta.family].GATE][...]
             one = Gated(path, names, len(gates), delta.target_rank)

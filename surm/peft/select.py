@@ -1,13 +1,18 @@
 """Which places in a model a pattern means: regular expressions on dotted paths, whole match."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flax import nnx
 
 from surm.errors import InputError, nearest
+from surm.peft import linear_maps, other_names
 
 Path = tuple[str | int, ...]
+_HOLDERS = (list, tuple, dict)
+"""What may hold modules where `nnx.data` says so."""
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -21,8 +26,8 @@ def parts(dotted_path: str) -> Path:
 
 
 def linear_layers(model: nnx.Module) -> dict[str, Path]:
-    """Every path to an `nnx.Linear` of a model, by dotted path, in the model's own order."""
-    return _paths_to(model, nnx.Linear)
+    """Every path to a layer of a model that is a linear map, by dotted path, in the model's own order."""
+    return _paths_to(model, linear_maps.LAYERS)
 
 
 def variables(model: nnx.Module) -> dict[str, Path]:
@@ -47,16 +52,24 @@ def matching(patterns: Sequence[str], paths: Iterable[str], what: str = "variabl
     paths = list(paths)
     chosen: set[str] = set()
     for pattern in patterns:
-        found = {path for path in paths if _compiled(pattern).fullmatch(path)}
+        found = {path for path in paths if compiled(pattern).fullmatch(path)}
         if not found:
-            inside = [path for path in paths if _compiled(pattern).search(path)]
-            if inside:
-                raise InputError(f"pattern {pattern!r} matches no {what} whole, but a part of {', '.join(inside[:3])}")
-            raise InputError(
-                f"pattern {pattern!r}, a regular expression, matches no {what}; {nearest(_plain(pattern), paths)}"
-            )
+            raise InputError(f"pattern {pattern!r}{_near(pattern, paths, what)}")
         chosen |= found
     return [path for path in paths if path in chosen]
+
+
+def _near(pattern: str, paths: Sequence[str], what: str) -> str:
+    """What a pattern that matches nothing may have meant."""
+    inside = [path for path in paths if compiled(pattern).search(path)]
+    if not inside:
+        hint = "; patterns are joined by |, not by commas" if "," in pattern else ""
+        hint += f"; {other_names.TARGETS[pattern]}" if pattern in other_names.TARGETS else ""
+        return f", a regular expression, matches no {what}; {nearest(_plain(pattern), paths)}{hint}"
+    more = f" (+{len(inside) - 3} more)" if len(inside) > 3 else ""
+    around = f".*({pattern}).*"
+    whole = f"; {around!r} matches those" if all(re.fullmatch(around, path) for path in inside) else ""
+    return f" matches no {what} whole, but a part of {', '.join(inside[:3])}{more}{whole}"
 
 
 def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
@@ -83,14 +96,24 @@ def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
     """Every module and variable with every path to it: a layer used under two names comes twice."""
     found = []
 
-    def visit(node: nnx.Pytree | nnx.Variable, path: Path, above: frozenset[int]) -> None:
-        found.append((path, node))
+    def visit(node: object, path: Path, above: frozenset[int]) -> None:
+        if isinstance(node, nnx.Pytree | nnx.Variable):
+            found.append((path, node))
         if not isinstance(node, nnx.Variable) and id(node) not in above:
-            for name, child in _children(node):
+            for name, child in children(node):
                 visit(child, (*path, name), above | {id(node)})
 
     visit(model, (), frozenset())
     return found
+
+
+def children(node: object) -> list[tuple[str | int, object]]:
+    """The modules, variables and what may hold some right under a module, by name or number."""
+    if isinstance(node, dict):
+        named = ((name, child) for name, child in node.items() if isinstance(name, str | int))
+    else:
+        named = enumerate(node) if isinstance(node, nnx.List | list | tuple) else vars(node).items()
+    return [(name, child) for name, child in named if isinstance(child, (nnx.Pytree, nnx.Variable, *_HOLDERS))]
 
 
 def places(walked: list[tuple[Path, nnx.Pytree | nnx.Variable]]) -> dict[int, list[Path]]:
@@ -101,48 +124,42 @@ def places(walked: list[tuple[Path, nnx.Pytree | nnx.Variable]]) -> dict[int, li
     return found
 
 
-def parent_of(model: nnx.Module, path: Path) -> nnx.Module:
-    """The module that holds the last part of a path."""
-    node = model
-    for part in path[:-1]:
-        node = node[part] if isinstance(part, int) else getattr(node, part)
-    return node
+def get(model: nnx.Module, path: Path) -> Any:
+    """What stands at a path: a module, a variable, or what holds some."""
+    return functools.reduce(_child, path, model)
 
 
-def get(model: nnx.Module, path: Path) -> nnx.Module | nnx.Variable:
-    """What stands at a path."""
-    parent, last = parent_of(model, path), path[-1]
-    return parent[last] if isinstance(last, int) else getattr(parent, last)
-
-
-def put(model: nnx.Module, path: Path, node: nnx.Module | nnx.Variable) -> None:
+def put(model: nnx.Module, path: Path, node: object) -> None:
     """Replaces what stands at a path."""
-    parent, last = parent_of(model, path), path[-1]
-    if isinstance(last, int):
+    parent, last = get(model, path[:-1]), path[-1]
+    if isinstance(parent, tuple):
+        put(model, path[:-1], (*parent[:last], node, *parent[last + 1 :]))
+    elif isinstance(parent, nnx.List | list | dict):
         parent[last] = node
     else:
         setattr(parent, last, node)
 
 
-def _paths_to(model: nnx.Module, kind: type) -> dict[str, Path]:
+def _paths_to(model: nnx.Module, kind: type | tuple[type, ...]) -> dict[str, Path]:
     paths = (path for path, node in walk(model) if isinstance(node, kind))
     return {dotted(path): path for path in sorted(paths, key=_natural)}
 
 
-def _children(node: object) -> list[tuple[str | int, object]]:
-    named = enumerate(node) if isinstance(node, nnx.List) else vars(node).items()
-    return [(name, child) for name, child in named if isinstance(child, nnx.Pytree | nnx.Variable)]
+def _child(node: object, part: str | int) -> Any:
+    return node[part] if isinstance(node, nnx.List | list | tuple | dict) else getattr(node, part)
 
 
 def _ends(path: str) -> list[int]:
     return [match.start() for match in re.finditer(r"\.|$", path)]
 
 
-def _compiled(pattern: str) -> re.Pattern:
+def compiled(pattern: str) -> re.Pattern:
+    """A pattern as a regular expression; InputError if it is none."""
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        shell = f"; {'.' + pattern!r} is one" if pattern.startswith("*") else ""
+        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}{shell}") from error
 
 
 def _plain(pattern: str) -> str:

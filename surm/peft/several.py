@@ -24,13 +24,15 @@ from jaxtyping import Array, Float
 from surm.errors import InputError, nearest
 from surm.peft import bases, paths, select, surgery
 from surm.peft.layers import MergeableLinear, UpdatedLinear, WrappedLinear
+from surm.peft.linear_maps import linear_map
 from surm.peft.spec import PeftSpec
+from surm.peft.wrapped import like_answer
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 class AdapterWeight(nnx.Variable):
-    """The weight of one adapter among several, a scalar; all layers of a model share it."""
+    """The weight of one adapter among several, a scalar that all layers share; stacked layers have one number each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +74,13 @@ class Member(nnx.Module):
         self.matrix, self.dropout, self.scale = layer.delta, layer.dropout, layer.scale
         self.path = "auto" if layer.path in paths.FUSED else layer.path
 
-    def factor(self) -> Float[Array, ""]:
-        """What multiplies ΔW."""
+    def factor(self) -> Float[Array, "*split_off"]:
+        """What multiplies ΔW; of a stack of layers one number each."""
         return self.weight[...] * self.scale
 
-    def __call__(
-        self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, base: nnx.Linear
-    ) -> Float[Array, "*batch n_out"]:
-        """What the update adds to a layer that answers in a type; itself in float32 at least."""
-        x, path = (x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
+    def __call__(self, x: Float[Array, "..."], dtype: DTypeLike, base: nnx.Module) -> Float[Array, "..."]:
+        """What the update adds to a layer that answers in a type, as vectors; itself in float32 at least."""
+        x, path = linear_map(base).vectors(x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
         if path == "auto":
             path = self.matrix.quickest_path(x, base.dtype or base.kernel.dtype, fusible=False)
         return self.factor() * self.matrix(x, path, base.precision)
@@ -98,28 +98,34 @@ class Sum(nnx.Module):
         """The families, for tables."""
         return "+".join(member.matrix.family for member in self.members)
 
-    def to_dense(self) -> Float[Array, "n_out n_in"]:
+    def to_dense(self) -> Float[Array, "*stack n_out n_in"]:
         """The matrix in full: Σ weight·scale·ΔW."""
-        return sum(member.factor() * member.matrix.to_dense() for member in self.members)
+        return sum(_scaled(member.factor(), member.matrix.to_dense()) for member in self.members)
+
+
+def _scaled(factor: Float[Array, "..."], dense: Float[Array, "..."]) -> Float[Array, "..."]:
+    return factor.reshape(*factor.shape, *(1,) * (dense.ndim - factor.ndim)) * dense
 
 
 class CombinedLinear(MergeableLinear):
     """A frozen linear layer with several updates: y = base(x) + Σ_k weight_k·scale_k·ΔW_k·dropout_k(x)."""
 
-    def __init__(self, base: nnx.Linear, members: Sequence[Member]):
+    def __init__(self, base: nnx.Module, members: Sequence[Member]):
         """Wraps a layer."""
         super().__init__(base, Sum(members), PeftSpec(), rngs=nnx.Rngs(0))
 
-    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+    def __call__(self, x: Float[Array, "..."], **options: Any) -> Float[Array, "..."]:
         """Applies the layer with its updates."""
-        y = self.base(x)
+        y = self.answer(x, options)
         if self.merged or not self.enabled:
             return y
-        return y + sum(member(x, y.dtype, self.base) for member in self.delta.members).astype(y.dtype)
+        change = sum(member(x, y.dtype, self.base) for member in self.delta.members).astype(y.dtype)
+        return y + like_answer(self.map.output(change, y), options)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
         """The kernel with the sum of the updates in it."""
-        yield "kernel", self.kernel[...] + self.delta.to_dense().T
+        kernel = self.kernel[...]
+        yield "kernel", kernel + self.map.layout.kernel(self.delta.to_dense(), kernel.shape)
 
 
 def combine(
@@ -160,7 +166,7 @@ def combine(
     models = {name: bases.updated(name, model) for name, model in models.items()}
     result = models[f"adapter {_whose_head(models, head, chosen)!r}"]
     by_name = dict(zip(chosen, models.values(), strict=True))
-    _wrap(result, by_name, {name: AdapterWeight(_scalar(weight)) for name, weight in chosen.items()})
+    _wrap(result, by_name, {name: _scalar(weight) for name, weight in chosen.items()})
     specs = {name: surgery.spec_of(model) for name, model in by_name.items()}
     result.peft_spec = Combination(specs=FrozenDict(specs))
     return result
@@ -190,8 +196,8 @@ def activate(model: Model, weights: str | Mapping[str, ArrayLike]) -> Model:
     if any(layer.merged for _, layer in surgery.wrapped_layers(model)):
         raise InputError(f"weights={weights!r}, but the model is merged; unmerge it first")
     model = nnx.clone(model)
-    for name, variable in _weights(model).items():
-        variable[...] = _scalar(given[name])
+    for name, variable in _weights(model):
+        variable[...] = jnp.broadcast_to(_scalar(given[name]), variable.shape)
     return model
 
 
@@ -207,8 +213,8 @@ def adapters(model: nnx.Module) -> dict[str, float]:
     Raises:
       InputError: if the model is none of `combine`.
     """
-    specs, weights = _combination(model).specs, _weights(model)
-    return {name: float(weights[name][...]) for name in specs}
+    specs, weights = _combination(model).specs, dict(_weights(model))
+    return {name: float(jnp.ravel(weights[name][...])[0]) for name in specs}
 
 
 def _combination(model: nnx.Module) -> Combination:
@@ -219,10 +225,10 @@ def _combination(model: nnx.Module) -> Combination:
     return spec
 
 
-def _weights(model: nnx.Module) -> dict[str, AdapterWeight]:
-    """The variables of a model's weights by name."""
+def _weights(model: nnx.Module) -> list[tuple[str, AdapterWeight]]:
+    """The variables of a model's weights, by the adapters' names; those of stacked layers are others."""
     layers = [layer for _, layer in surgery.wrapped_layers(model)]
-    return {member.name: member.weight for layer in layers for member in layer.delta.members}
+    return [(member.name, member.weight) for layer in layers for member in layer.delta.members]
 
 
 def _checked(weights: Mapping[str, ArrayLike], names: Iterable[str]) -> dict[str, ArrayLike]:
@@ -263,14 +269,17 @@ def _whose_head(models: Mapping[str, nnx.Module], head: str | None, names: Mappi
     return next(iter(names)) if head is None else head
 
 
-def _wrap(result: nnx.Module, models: Mapping[str, nnx.Module], weights: Mapping[str, AdapterWeight]) -> None:
+def _wrap(result: nnx.Module, models: Mapping[str, nnx.Module], weights: Mapping[str, Array]) -> None:
     """Puts every model's updates where they belong, into one of the models itself."""
     walked = select.walk(result)
     places, nodes = select.places(walked), {id(node): node for _, node in walked}
     members: dict[int, list[Member]] = {}
+    shared: dict[tuple, AdapterWeight] = {}
     for name, model in models.items():
         for path, layer in surgery.wrapped_layers(model):
-            members.setdefault(id(select.get(result, path)), []).append(Member(name, layer, weights[name]))
+            stack = layer.kernel.shape[: layer.map.split_off]
+            one = shared.setdefault((name, stack), AdapterWeight(jnp.broadcast_to(weights[name], stack)))
+            members.setdefault(id(select.get(result, path)), []).append(Member(name, layer, one))
     for key, of_layer in members.items():
         base = nodes[key].base if isinstance(nodes[key], WrappedLinear) else nodes[key]
         combined = CombinedLinear(base, of_layer)

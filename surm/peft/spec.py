@@ -59,13 +59,15 @@ class PeftSpec:
     """What is trained in a model, and how it enters.
 
     Methods:
-      update: y = base(x) + scale·ΔW·dropout(x) at every target, a linear layer; merges into its kernel.
+      update: y = base(x) + scale·ΔW·dropout(x) at every target, a layer that is a linear map (`surm.peft.linear_maps`);
+        merges into its kernel.
       adapter: h = base(x), y = h + act(S·dropout(h)) + bias at every target, with S square and structured.
       bottleneck: h = base(x), y = h + up(act(down(dropout(h)))), maps with a bias to `size` (an option) and back; the
         ordinary adapter, a baseline.
       hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, where attention ends, and the norms train
-        that the option `norm` matches: those behind attention, `norm='.*\\.norm1'` in a BERT, `'.*\\.norm2'` in a ViT,
-        `''` for none. It merges, and drops nothing. First the head trains alone, then what the method trains alone.
+        that the option `norm` matches, `''` for none; without it those behind attention, which the model's attribute
+        `norm_behind_attention` names: '.*\\.norm1' in a BERT, '.*\\.norm2' in a ViT. It merges, and drops nothing.
+        First the head trains alone, then what the method trains alone.
       loko: an update, trained by a Kalman filter (`surm.loko`).
       full: the targets themselves, which are variables, train.
       bitfit: likewise; the targets are the biases unless others are named.
@@ -77,7 +79,8 @@ class PeftSpec:
       options: of the family and of its training (of `bottleneck` and `hadamard_adapter`: their own), as a mapping or
         as a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
       targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
-        whole. Empty for what the rules name, or else for the method's own.
+        whole. Empty for what the rules name, or else for the method's own. What `train` trains as a whole is no target
+        of a pattern that matches others too.
       scale: multiplies ΔW; read by updates. (For the authors' α/r convention, give α/r.)
       dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.

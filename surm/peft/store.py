@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
 import safetensors
-import safetensors.numpy
 from etils import epath
 from flax import nnx
 
 import surm.version
-from surm import files
+from surm import files, tensors
 from surm.errors import InputError
 from surm.peft import surgery
 from surm.peft.spec import PeftSpec
@@ -31,6 +30,8 @@ Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "surm-adapter-1"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+_WHOLE = ".base.kernel"
+"""What a layer ends in that trains as a whole and has an update besides, as there were up to surm 0.1.0."""
 
 
 def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str = "") -> None:
@@ -42,15 +43,14 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
       base_name: what the base is called, such as `asset:vit_micro`; for people, the hash decides.
 
     Raises:
-      InputError: if the model has no adapter, or the path is a file.
+      InputError: if the model has no adapter or one with numbers that are not finite, or the path is a file; then
+        nothing is written.
     """
     spec = surgery.spec_of(model)
     if spec is None:
         raise InputError("the model has no adapter to save; attach one first")
     model = surgery.unmerge(model)
-    folder = files.made_folder(path)
-    arrays = {name: np.asarray(value) for name, value in surgery.split(model)[1].items()}
-    weights = safetensors.numpy.save(dict(sorted(arrays.items())))
+    weights = tensors.encoded(surgery.split(model)[1])
     config = {
         "format": FORMAT,
         "surm_version": surm.version.__version__,
@@ -59,8 +59,10 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
         "made_of_base": _made_of_base(model),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    folder = files.made_folder(path)
     files.replace(folder / WEIGHTS, weights)
-    files.replace(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    files.replace(folder / CONFIG, text)
 
 
 def load_adapter(path: str | os.PathLike, model: Model) -> Model:
@@ -79,9 +81,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
         named), or shapes do not fit (both differences are listed).
     """
     saved = read_adapter(path)
-    adapted = surgery.attach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0))
-    adapted.eval()
-    check_base(saved, adapted)
+    adapted = attached(saved, model)
     graphdef, expected, frozen = surgery.split(adapted)
     check_arrays(str(saved.folder), saved.arrays, expected)
     loaded = surgery.join(graphdef, {name: jnp.asarray(saved.arrays[name]) for name in expected}, frozen)
@@ -103,6 +103,15 @@ def read_adapter(path: str | os.PathLike) -> Saved:
     folder = files.path(path)
     config = read_config(folder)
     return Saved(folder, config, _spec(folder, config), _read_weights(folder, config))
+
+
+def attached(saved: Saved, model: Model) -> Model:
+    """A model with the adapter that was read, not yet filled, in evaluation mode; InputError if it is another base."""
+    whole = {name.removesuffix(_WHOLE) for name in saved.arrays if name.endswith(_WHOLE)}
+    adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0), also=whole)
+    adapted.eval()
+    check_base(saved, adapted)
+    return adapted
 
 
 def read_config(folder: epath.Path) -> dict[str, Any]:

@@ -6,14 +6,14 @@ shared, so a new model costs no memory for the base.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
 from surm.errors import InputError
-from surm.peft import placement, select
+from surm.peft import arguments, placement, select
 from surm.peft.layers import MergeableLinear, WrappedLinear
 from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import PeftSpec
@@ -35,23 +35,38 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     mode, as every new NNX layer does; `model.eval()` switches it off.
 
     Args:
-      model: any NNX module with `nnx.Linear` layers; left untouched.
-      spec: what to train and where.
+      model: any NNX module; its layers are those of `nnx.Linear`, `nnx.LinearGeneral` (as `nnx.MultiHeadAttention` has)
+        and `nnx.Einsum`, one by one or stacked by `nnx.vmap`. Left untouched.
+      spec: what to train and where. A layer that `train` trains as a whole is no target of a pattern that matches
+        others too, and an error of one that matches nothing else.
       rngs: source of the adapter's initial values (stream `params`) and dropout masks.
 
     Returns:
       A new model. Trained variables are of type `Trainable`, the method's own of its subclass `AdapterParam`.
 
     Raises:
-      InputError: if a pattern matches nothing (the nearest paths are named), an option does not fit a layer's shape,
-        or the model has an adapter already.
+      InputError: if a pattern matches nothing (the nearest paths are named), or what has a kernel and cannot be adapted
+        (`exclude` leaves it alone); an option does not fit a layer's shape; or the model has an adapter already.
     """
-    if not (isinstance(model, nnx.Module) and isinstance(spec, PeftSpec) and isinstance(rngs, nnx.Rngs)):
-        given = ", ".join(f"{type(one).__module__}.{type(one).__name__}" for one in (model, spec, rngs))
-        raise InputError(
-            f"attach takes an nnx.Module, a PeftSpec and an nnx.Rngs, got {given}; surm.adapt_params takes the "
-            "parameters of any other JAX model, surm.models those of PyTorch's ViT, BERT and RoBERTa"
-        )
+    return reattach(model, spec, rngs)
+
+
+def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[str] = ()) -> Model:
+    """As `attach`; beside that it knows adapters that surm 0.1.0 saved.
+
+    Args:
+      model: left untouched.
+      spec: of the adapter.
+      rngs: source of initial values.
+      also: paths of layers that have an update though they train as a whole.
+
+    Returns:
+      A new model.
+
+    Raises:
+      InputError: as of `attach`.
+    """
+    arguments.check(model, spec, rngs)
     if spec_of(model) is not None:
         raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)
@@ -59,10 +74,11 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
         paths = select.variables(model)
         _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
     if spec.position in placement.WRAPPERS:
-        placement.wrap_targets(model, spec, rngs)
+        placement.wrap_targets(model, spec, rngs, also=also)
     frozen = {dotted: path for dotted, path in select.variables(model).items()
               if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
-    chosen = select.matching(spec.targets, frozen) if spec.position == "variables" else placement.norms(spec, frozen)
+    by_itself = spec.position == "variables"
+    chosen = select.matching(spec.targets, frozen) if by_itself else placement.norms(model, spec, frozen)
     _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
     if not nnx.to_flat_state(nnx.state(model, Trainable)):
         raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")

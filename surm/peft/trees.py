@@ -22,8 +22,8 @@ from surm import matrices
 from surm.errors import InputError
 from surm.matrices import Params
 from surm.matrices.params import working_dtype
-from surm.peft import select, store
-from surm.peft.kernels import KernelLayout
+from surm.peft import select, store, tree_arrays
+from surm.peft.kernels import KernelLayout, in_words
 from surm.peft.spec import PeftSpec
 
 Tree = TypeVar("Tree")
@@ -137,21 +137,21 @@ def adapt_params(
     if not isinstance(spec, PeftSpec) or not isinstance(key, jax.Array):
         given = f"a {type(spec).__name__} and a {type(key).__name__}"
         raise InputError(f"adapt_params takes a PeftSpec and a key such as jax.random.key(0), got {given}")
-    leaves = _arrays(params)
+    leaves = tree_arrays.arrays_of(params)
     if not leaves:
         raise InputError(f"params, a {type(params).__name__}, holds no array; expected a tree of them")
-    updates = _updates(spec, leaves, _layouts_by_path(layouts or {}, leaves))
+    updates = _updates(spec, leaves, tree_arrays.layouts_by_path(layouts or {}, leaves))
     trained = _trained(spec, leaves, {update.path for update in updates})
     keys = jax.random.split(key, len(updates))
     adapter = {update.name: update.initial(key) for update, key in zip(updates, keys, strict=True)}
     fixed = {update.name: update.fixed(_wide(leaves[update.path])) for update in updates}
     adapter |= {path: {_VALUE: jnp.array(leaves[path])} for path in trained}  # a copy: it may be donated
-    expected = jax.tree.map(_form, _arrays(adapter))
-    places = {path: _form(leaves[path]) for path in (*(update.path for update in updates), *trained)}
+    expected = jax.tree.map(tree_arrays.form, tree_arrays.arrays_of(adapter))
+    places = {path: tree_arrays.form(leaves[path]) for path in (*(update.path for update in updates), *trained)}
     names = {name: list(values) for name, values in adapter.items()}
 
     def apply(frozen: Tree, adapter: Mapping[str, Any]) -> Tree:
-        arrays, given = _arrays(frozen), _arrays(adapter)
+        arrays, given = tree_arrays.arrays_of(frozen), tree_arrays.arrays_of(adapter)
         store.check_arrays("adapter", given, expected)
         store.check_arrays("frozen", {path: arrays[path] for path in places if path in arrays}, places)
         changed = {path: given[f"{path}.{_VALUE}"] for path in trained}
@@ -177,68 +177,14 @@ def _check(spec: PeftSpec) -> None:
         raise InputError(f"{spec.family} shares arrays between layers, which a tree of parameters has no place for")
 
 
-def _arrays(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree by dotted path."""
-    arrays = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-            dotted = _dotted(path)
-            if dotted in arrays:
-                raise InputError(f"two arrays have the path {dotted!r}; expected each to have its own")
-            arrays[dotted] = leaf
-    return arrays
-
-
-def _dotted(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _form(array: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
-
-
-def _is_kernel(path: str, leaf: Any) -> bool:
-    """Whether an array may be a kernel; the biases of Linen's attention have two axes."""
-    boxed = ".value"  # what Flax puts around an array of which it knows more
-    return len(leaf.shape) >= 2 and path.removesuffix(boxed).rpartition(".")[2] != "bias"
-
-
-def _named(leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> dict[str, tuple[str, str]]:
-    """What a pattern may match, with the path and the segment that it means."""
-    kernels: dict[str, list[str]] = {}
-    for path in (path for path, leaf in leaves.items() if _is_kernel(path, leaf)):
-        kernels.setdefault(path.rpartition(".")[0], []).append(path)
-    by_module = {module: path for module, (path, *others) in kernels.items() if module and not others}
-    named = {}
-    for name, path in ({path: path for path in leaves} | by_module).items():
-        named[name] = (path, "")
-        named |= {f"{name}:{segment}": (path, segment) for segment in layouts.get(path, KernelLayout()).segments}
-    return named
-
-
-def _layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, Any]) -> dict[str, KernelLayout]:
-    if not isinstance(layouts, Mapping):
-        raise InputError(f"layouts={layouts!r}, expected them by pattern, such as {{'.*': KernelLayout()}}")
-    named, chosen = _named(leaves, {}), {}
-    for pattern, layout in layouts.items():
-        if not isinstance(layout, KernelLayout):
-            raise InputError(f"layouts[{pattern!r}] is {layout!r}, expected a KernelLayout")
-        paths = [named[name][0] for name in select.matching([pattern], named, "array or module")]
-        left = [path for path in paths if path not in chosen]
-        if not left:
-            raise InputError(f"layouts: what {pattern!r} matches, patterns before it match; put it in front of them")
-        chosen |= dict.fromkeys(left, layout)
-    return chosen
-
-
 def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> list[_Update]:
-    named = _named(leaves, layouts)
-    matched = select.matching((*spec.targets, *spec.rules, *spec.exclude), named, "array or module")
+    known = tree_arrays.named(leaves, layouts)
+    matched = select.matching((*spec.targets, *spec.rules, *spec.exclude), known, "array or module")
     _check(spec)
     names: dict[tuple[str, str], list[str]] = {}  # a kernel has its module's too
-    for name, place in named.items():
+    for name, place in known.items():
         names.setdefault(place, []).append(name)
-    found = {place: own for place in dict.fromkeys(named[name] for name in matched)
+    found = {place: own for place in dict.fromkeys(known[name] for name in matched)
              if (own := spec.at(*names[place])) is not None}  # fmt: skip
     if not found:
         raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no kernel")
@@ -252,11 +198,11 @@ def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, Ke
 
 def _update(spec: PeftSpec, path: str, segment: str, leaf: Any, layouts: Mapping[str, KernelLayout]) -> _Update:
     shape = tuple(leaf.shape)
-    if not _is_kernel(path, leaf):
-        raise InputError(f"targets match {path}, {_in_words(leaf)}, which is no kernel; expected kernels alone")
-    _check_floating("targets", path, leaf)
+    if not tree_arrays.is_kernel(path, leaf):
+        raise InputError(f"targets match {path}, {in_words(leaf)}, which is no kernel; expected kernels alone")
+    tree_arrays.check_floating("targets", path, leaf)
     if len(shape) != 2 and path not in layouts:
-        raise InputError(f"{path} is {_in_words(leaf)}; expected two axes, or which of them are inputs and outputs: "
+        raise InputError(f"{path} is {in_words(leaf)}; expected two axes, or which of them are inputs and outputs: "
                          "layouts={PATTERN: KernelLayout(inputs=..., outputs=...)}")  # fmt: skip
     update = _Update(path, segment, layouts.get(path, KernelLayout()), shape, spec)
     try:
@@ -271,19 +217,10 @@ def _trained(spec: PeftSpec, leaves: Mapping[str, Any], updated: set[str]) -> li
     """The paths of leaves that train themselves."""
     trained = select.under(spec.train, leaves)
     for path in trained:
-        _check_floating("train", path, leaves[path])
+        tree_arrays.check_floating("train", path, leaves[path])
         if path in updated:
             raise InputError(f"{path} is matched by targets and by train; expected one of them")
     return trained
-
-
-def _check_floating(field: str, path: str, leaf: Any) -> None:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.itemsize < 2:
-        raise InputError(f"{field} matches {path}, {_in_words(leaf)}; expected floating point of 16 bits or more")
-
-
-def _in_words(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _wide(kernel: Any) -> Float[Array, "..."]:
@@ -296,6 +233,7 @@ def _replaced(tree: Tree, changed: Mapping[str, Any]) -> Tree:
     """The tree with other arrays at some paths, in the types of those before."""
 
     def of(path: tuple, leaf: Any) -> Any:
-        return jnp.asarray(changed[_dotted(path)], leaf.dtype) if _dotted(path) in changed else leaf
+        dotted = tree_arrays.dotted(path)
+        return jnp.asarray(changed[dotted], leaf.dtype) if dotted in changed else leaf
 
     return jax.tree.map_with_path(of, tree)

@@ -26,8 +26,9 @@ from jaxtyping import Array, Float
 from surm import matrices
 from surm.errors import InputError
 from surm.matrices.params import working_dtype
-from surm.peft import bases, select, store, surgery
+from surm.peft import bases, kernels, select, store, surgery
 from surm.peft.layers import UpdatedLinear
+from surm.peft.linear_maps import linear_map
 from surm.peft.spec import PeftSpec
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -41,7 +42,8 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
 
     Args:
       model: with an update, from `attach` or `load_adapter`; left untouched.
-      deltas: for each adapted layer, by dotted path, what is to be added to its weight: n_out×n_in.
+      deltas: for each adapted layer, by dotted path, what is to be added to its weight: n_out×n_in,
+        of stacked layers with their axes in front.
 
     Returns:
       A new model, not merged, and the relative error of each layer in Frobenius norm.
@@ -60,7 +62,7 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
 
 def difference(
     finetuned: nnx.Module, base: nnx.Module, targets: Sequence[str] | str = ()
-) -> dict[str, Float[Array, "n_out n_in"]]:
+) -> dict[str, Float[Array, "*stack n_out n_in"]]:
     """What a fine-tune has added to the weights of a model's linear layers.
 
     Args:
@@ -85,7 +87,9 @@ def difference(
     return {path: after[path].astype(wide) - weight.astype(wide) for path, weight in before.items()}
 
 
-def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) -> dict[str, Float[Array, "n_out n_in"]]:
+def kernel_gradients(
+    model: Model, loss: Callable[[Model], Float[Array, ""]]
+) -> dict[str, Float[Array, "*stack n_out n_in"]]:
     """The gradient of a loss in the frozen weights of all adapted layers, as if they trained.
 
     Args:
@@ -112,10 +116,12 @@ def kernel_gradients(model: Model, loss: Callable[[Model], Float[Array, ""]]) ->
             raise InputError(f"the loss has shape {jnp.shape(value)}, expected one number")
         return value
 
-    return {select.dotted(path): gradient.T for path, gradient in jax.jit(jax.grad(of_kernels))(kernels).items()}
+    layouts = {path: layer.map.layout for path, layer in surgery.wrapped_layers(model)}
+    found = jax.jit(jax.grad(of_kernels))(kernels)
+    return {select.dotted(path): layouts[path].matrices(gradient) for path, gradient in found.items()}
 
 
-def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"], spec: PeftSpec) -> float:
+def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"], spec: PeftSpec) -> float:
     """Brings one layer's update near a matrix, in place.
 
     Args:
@@ -135,11 +141,11 @@ def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"], spec
     norm = float(jnp.linalg.norm(delta))
     if norm:
         fixed = {name: variable[...] for name, variable in matrix.fixed.items()}
-        found = _projecting(matrix.family, spec.structure)(delta / layer.scale, **({"fixed": fixed} if fixed else {}))
+        project = kernels.each(_projecting(matrix.family, spec.structure), len(matrix.stack))
+        found = project(delta / layer.scale, **({"fixed": fixed} if fixed else {}))
     else:  # the projection of nothing may have no gradient
-        family = matrices.FAMILIES[matrix.family]
         key = jax.random.fold_in(jax.random.key(0), zlib.crc32(path.encode()))  # not one for all layers
-        found = family.init(key, matrix.n_out, matrix.n_in, **spec.structure)
+        found = matrix.initial(spec, key)
     put(layer, found)
     error = float(jnp.linalg.norm(layer.scale * matrix.to_dense().astype(delta.dtype) - delta))
     return error / norm if norm else error
@@ -152,8 +158,8 @@ def put(layer: UpdatedLinear, params: matrices.Params) -> None:
         parameters[name] = variable.replace(params[name].astype(variable.dtype))
     if layer.magnitude is not None:
         kernel = layer.base.kernel[...]
-        weight = kernel.T.astype(working_dtype(kernel)) + layer.scale * layer.delta.to_dense()
-        norms = jnp.linalg.norm(weight, axis=1)
+        weight = layer.map.layout.matrices(kernel).astype(working_dtype(kernel)) + layer.scale * layer.delta.to_dense()
+        norms = jnp.linalg.norm(weight, axis=-1)
         layer.magnitude = layer.magnitude.replace(norms.astype(layer.magnitude.dtype))
 
 
@@ -170,13 +176,13 @@ def _by_layer(
         if not bases.same(before, delta):
             raise InputError(f"deltas for {other} and {path}, which are one layer, differ; expected one of them")
     given = {path: delta for path, (_, delta) in found.items()}
-    shapes = {path: (layer.delta.n_out, layer.delta.n_in) for path, layer in layers.items()}
+    shapes = {path: (*layer.delta.stack, layer.delta.n_out, layer.delta.n_in) for path, layer in layers.items()}
     expected = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
     store.check_arrays("deltas", given, expected)
     return given
 
 
-def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -> None:
+def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"]) -> None:
     matrix = layer.delta
     shared = [name for name in getattr(matrices.FAMILIES[matrix.family], "SHARED", ()) if name in matrix.parameters]
     if shared:
@@ -188,9 +194,10 @@ def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "n_out n_in"]) -
         raise InputError(f"{path}: the given matrix has entries that are not finite")
 
 
-def weights(model: nnx.Module) -> dict[str, Float[Array, "n_out n_in"]]:
+def weights(model: nnx.Module) -> dict[str, Float[Array, "*stack n_out n_in"]]:
     """The weights of all linear layers of a model without adapters, by dotted path."""
-    return {dotted: select.get(model, path).kernel[...].T for dotted, path in select.linear_layers(model).items()}
+    layers = {dotted: select.get(model, path) for dotted, path in select.linear_layers(model).items()}
+    return {path: linear_map(layer).layout.matrices(layer.kernel[...]) for path, layer in layers.items()}
 
 
 @functools.cache

@@ -62,9 +62,11 @@ def test_as_many_channels_as_the_model_reads_are_kept(channels):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), np.uint8)
     small = prepared(image, Square(8, channels=channels))
     assert small.shape == (8, 8, channels)
-    if channels != 4:  # of four Pillow weighs colours by alpha, as transformers does
-        first = Image.fromarray(image[..., -1]).resize((8, 8), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(small[..., -1], np.asarray(first))
+    last = Image.fromarray(image[..., -1]).resize((8, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(small[..., -1], np.asarray(last))
+    if channels == 4:  # Pillow weighs colours by alpha, for transformers too
+        whole = Image.fromarray(image).resize((8, 8), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(small, np.asarray(whole))
     np.testing.assert_array_equal(prepared(image[:8, :8], Square(8, channels=channels)), image[:8, :8])
 
 
@@ -101,9 +103,15 @@ def test_what_pillow_holds(picture, expected):
     np.testing.assert_array_equal(of_pillow(picture), expected)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "F"])
-def test_more_bits_than_eight_are_refused(mode):
-    with pytest.raises(InputError, match=f"an image in Pillow's mode {mode!r}; expected eight bits a channel"):
+def test_sixteen_bits_become_eight():
+    values = np.array([[0, 128, 129, 257, 65406, 65407, 65535]], np.uint16)
+    picture = Image.fromarray(values)
+    assert picture.mode == "I;16" and of_pillow(picture)[..., 0].tolist() == [[0, 0, 1, 1, 254, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_more_bits_are_refused(mode):
+    with pytest.raises(InputError, match=f"an image in Pillow's mode {mode!r}; expected 8 or 16 bits"):
         of_pillow(Image.new(mode, (4, 4)))
 
 

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from etils import epath
 
 from surm.data import glue, sources, texts
 from surm.errors import InputError
@@ -122,7 +123,7 @@ def test_a_validation_split_is_taken_out_of_training(tmp_path):
         ("sentence\tlabel\nA\t1\nB\n", "train.tsv', line 3: 1 column, expected 2"),
         ("sentence\tlabel\nA\t1\n\nB\t0\t0\n", "train.tsv', line 4: 3 columns, expected 2"),
         ("sentence\tlabel\nA\t1\n \t0\n", "train.tsv', line 3: the text in column 'sentence' is empty"),
-        ("sentence\tlabel\nA\tpositive\n", "train.tsv', line 2: label 'positive' in column 'label'; known: 0, 1"),
+        ("sentence\tlabel\nA\tgood\n", "train.tsv', line 2: label 'good' in column 'label' (1 example), which is none"),
     ],
 )
 def test_a_spoilt_table_names_file_and_row(tmp_path, train, expected):
@@ -145,21 +146,23 @@ def test_numbers_that_are_none(tmp_path):
 
 def test_a_row_over_several_lines_is_named_by_its_first(tmp_path):
     table = 'sentence,label\nA,1\n"B\nand\nmore",0,0\n'
-    assert "train.csv', line 3: 3 columns, expected 2" in complaint(write(tmp_path / "SST-2", train_csv=table))
-    folder = write(tmp_path / "open" / "SST-2", train_csv=table.replace('more"', "more"))
+    folder = write(tmp_path / "SST-2", train_csv=table, dev_csv=table)
+    assert "train.csv', line 3: 3 columns, expected 2" in complaint(folder)
+    folder = write(tmp_path / "open" / "SST-2", train_csv=table.replace('more"', "more"), dev_csv=table)
     assert "train.csv', in the row that begins in line 3: unexpected end of data" in complaint(folder)
 
 
 def test_files_and_tasks_that_are_missing(tmp_path):
-    assert "has no train.tsv and no train.csv" in complaint(write(tmp_path / "SST-2"))
+    assert "SST-2' holds nothing; expected" in complaint(write(tmp_path / "SST-2"))
     good = "sentence\tlabel\nA\t1\nB\t0\n"
     assert "has no dev.tsv" in complaint(write(tmp_path / "SST-2", train_tsv=good))
     assert "does not say by its name what it holds" in complaint(write(tmp_path / "mine", train_tsv=good))
     assert "no task is called 'sst-2'; nearest: sst2" in complaint(tmp_path / "mine", task="sst-2")
-    assert "has no test or dev file beside train.tsv" in complaint(tmp_path / "mine", task="classification")
+    alone = complaint(tmp_path / "mine", task="classification")
+    assert "has no test or dev split beside the 2 training examples" in alone
     assert "expected one name, or two" in complaint(tmp_path / "mine", task="regression", text_columns="a,b,c")
     write(tmp_path / "mine", train_csv=good)
-    assert "holds both train.tsv and train.csv" in complaint(tmp_path / "mine", task="classification")
+    assert "holds both train.csv and train.tsv" in complaint(tmp_path / "mine", task="classification")
     quote = write(tmp_path / "q", train_csv='sentence,label\n"A,1\n', dev_csv="sentence,label\nA,1\n")
     assert "train.csv', in the row that begins in line 2: " in complaint(quote, task="classification")
 
@@ -193,7 +196,8 @@ def test_broken_rows_of_qqp_are_left_out_and_counted(tmp_path, capsys):
     rows = "id\tquestion1\tquestion2\tis_duplicate\n1\tA?\tB?\t0\n2\tC?\n3\tD?\t\t1\n4\tE?\tF?\t1\n"
     data = sources.load(str(write(tmp_path / "QQP", train_tsv=rows, dev_tsv=rows)))
     assert [data.train[i]["texts"] for i in range(2)] == [("A?", "B?"), ("E?", "F?")] and len(data.train) == 2
-    assert "train.tsv: left out 2 broken rows, the first in line 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "train.tsv': left out 2 broken rows, the first is " in said and "line 3: 2 columns, expected 4" in said
 
 
 def test_a_label_that_training_never_saw_is_refused(tmp_path):
@@ -207,7 +211,7 @@ def test_every_task_of_glue_has_metrics_that_exist():
 
     for task in glue.TASKS.values():
         assert set(task.metrics) <= METRICS.keys() and len(task.columns) in (1, 2)
-    assert texts.task_of(pathlib.Path("MRPC")) == "mrpc"
+    assert texts.plain_name(epath.Path("SST-2")) == "sst2"
 
 
 def test_a_tables_columns_are_named_with_the_keys_that_choose_them(tmp_path):

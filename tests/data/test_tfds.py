@@ -104,7 +104,7 @@ def test_training_and_subset_over_it(prepared):
 def test_only_train_is_refused(tmp_path):
     prepare(CIFAR, tmp_path, examples=5, splits=("train",))
     message = complaint("tfds:small_cifar", tmp_path)
-    assert "labelled splits train; expected train and test" in message
+    assert "has no test or dev split beside the" in message and "config.data.test_examples" in message
 
 
 @needs_cifar
@@ -211,7 +211,7 @@ def test_is_prepared_where_it_can_be(tmp_path):
 
 def test_a_folder_without_its_description_is_refused(tmp_path):
     (tmp_path / "surm_pil_digits" / "1.0.0").mkdir(parents=True)
-    assert "has the labelled splits none" in complaint("tfds:surm_pil_digits", tmp_path)
+    assert "has no training split; it has none" in complaint("tfds:surm_pil_digits", tmp_path)
 
 
 @without_tensorflow

@@ -145,5 +145,5 @@ def test_a_table_may_have_more_rows_than_there_are_tokens(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     tokenizer.check_vocabulary(opened, 50_000)
     assert "50,000 rows, of which the tokenizer has use for 14" in capsys.readouterr().out
-    with pytest.raises(InputError, match="go up to 13, but the model's word table has 13 rows"):
+    with pytest.raises(InputError, match="go up to 13, '中文', but the model's word table has 13 rows"):
         tokenizer.check_vocabulary(opened, 13)

@@ -4,7 +4,8 @@
 
 Needs torch, transformers and peft, and writes the folder of the installed version of transformers. The committed ones
 are of transformers 4.57.1 with peft 0.17.1 and of transformers 5.23.0 with peft 0.21.2: the versions name the layers of
-a ViT differently, and answer the same to the last bit. test_golden_adapters.py then needs none of them.
+a ViT differently, and answer the same to the last bit (biases and AdaLoRA are of the latter alone).
+test_golden_adapters.py then needs none of them.
 """
 
 import pathlib
@@ -29,9 +30,15 @@ def cases() -> dict[str, tuple[str, peft.PeftConfig]]:
                            alpha_pattern={f"0.*{VIT_QV[1]}": 1}, **head)  # fmt: skip
     rslora = peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=4, use_rslora=True, target_modules=["query", "key"])
     dora = peft.LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=VIT_QV, **head)
+    adalora = peft.AdaLoraConfig(
+        task_type="SEQ_CLS", init_r=4, target_r=1, lora_alpha=3, tinit=1, tfinal=1, total_step=4, bias="lora_only",
+        target_modules=["query", "dense"],
+    )  # fmt: skip
     return {
         "vit_dora": ("vit", dora),
         "vit_lora": ("vit", lora),
+        "vit_biases": ("vit", peft.LoraConfig(r=2, bias="all", target_modules=VIT_QV, **head)),
+        "bert_adalora": ("bert", adalora),
         "vit_c3a": ("vit", peft.C3AConfig(block_size=8, target_modules=VIT_QV, **head)),
         "vit_lokr": ("vit", peft.LoKrConfig(r=2, alpha=3, target_modules=VIT_QV, **head)),
         "bert_lora": ("bert", rslora),
@@ -41,12 +48,16 @@ def cases() -> dict[str, tuple[str, peft.PeftConfig]]:
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
     """Gives everything that trains other values."""
-    generator = torch.Generator().manual_seed(3)
+    generator, of_gradients = (torch.Generator().manual_seed(seed) for seed in (3, 5))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 noise = 0.4 * torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(1 + noise if name.endswith("magnitude_vector.default.weight") else noise)
+                parameter.grad = torch.randn(parameter.shape, generator=of_gradients)
+    config = model.peft_config["default"]
+    for step in range(config.total_step) if isinstance(config, peft.AdaLoraConfig) else ():
+        model.base_model.update_and_allocate(step)  # the last of them leaves components out
     return model.eval()
 
 

@@ -7,14 +7,15 @@ import pytest
 from safetensors.numpy import load_file
 
 import surm.exchange
+from surm.exchange.peft_files import UNREAD
 from surm.peft import select, surgery
 from tests.exchange.models import GOLDEN, answer, base, tensors
 
 CASES = [folder.relative_to(GOLDEN).as_posix() for folder in sorted(GOLDEN.glob("*/*"))]
 
 
-def test_there_are_six_of_each_version():
-    assert len(CASES) == 12
+def test_there_are_six_of_each_version_and_two_of_the_newer():
+    assert len(CASES) == 12 + 2
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -33,6 +34,10 @@ def test_it_goes_back_as_it_came(case, tmp_path):
     name, model = case
     surm.exchange.export_peft(tmp_path, model, names=name.split("/")[0], base_model_name="there")
     expected, found = tensors(GOLDEN / name), tensors(tmp_path)
+    # a layer of AdaLoRA's that has lost all components has no update; if its bias trained it is saved whole
+    lost = (*UNREAD, *(key.removesuffix("lora_A") for key, array in expected.items() if not array.size))
+    expected, found = ({key: array for key, array in arrays.items() if not any(part in key for part in lost)}
+                       for arrays in (expected, found))  # fmt: skip
     assert found.keys() == expected.keys()
     for key, array in expected.items():
         np.testing.assert_array_equal(found[key], array, err_msg=key)
@@ -40,7 +45,9 @@ def test_it_goes_back_as_it_came(case, tmp_path):
     assert config.keys() <= theirs.keys()
     same = config.keys() & {"peft_type", "bias", "block_size", "inference_mode"}
     assert {key: config[key] for key in same} == {key: theirs[key] for key in same}
-    assert set(config["modules_to_save"]) <= set(theirs["modules_to_save"])
+    assert {module for module in config["modules_to_save"] if f"base_model.model.{module}." not in lost} <= {
+        *theirs["modules_to_save"]
+    }
     assert config["base_model_name_or_path"] == "there"
 
 

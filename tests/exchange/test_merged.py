@@ -17,6 +17,7 @@ from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
 from surm.models.weights import open_weights
 from surm.peft.several import combine
+from tests.data import small_texts
 from tests.exchange.models import BASES, OUTPUTS, adapted, answer, base, one_line, reshaped
 
 KINDS = ("vit", "bert", "roberta")
@@ -33,7 +34,7 @@ def test_a_base_goes_back_as_it_came(kind, tmp_path):
     config, theirs = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, BASES / kind))
     # our model has no dropout, which acts in training alone
     different = {key for key in config if config[key] != theirs.get(key) and "dropout" not in key}
-    assert different <= {"hidden_act"}, different
+    assert different <= {"hidden_act", "problem_type"}, different
     assert config_from_hf(config) == config_from_hf(theirs) == base(kind).config
 
 
@@ -83,6 +84,42 @@ def test_what_transformers_has_no_classifier_for_is_refused(model, message, tmp_
         export_merged(tmp_path / "none", model())
     one_line(error)
     assert not (tmp_path / "none").exists()
+
+
+def test_the_tokenizers_files_are_copied(tmp_path):
+    there = tmp_path / "base"
+    there.mkdir()
+    (there / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    (there / "vocab.txt").write_bytes("[PAD]\nÄ\n".encode("latin-1"))
+    (there / "README.md").write_text("no part of it")
+    for number, name in enumerate((there, there / "model.safetensors")):
+        export_merged(tmp_path / str(number), base("bert"), tokenizer=name)
+        held = {file.name: file.read_bytes() for file in (tmp_path / str(number)).iterdir()}
+        assert set(held) == {"model.safetensors", "config.json", "tokenizer_config.json", "vocab.txt"}
+        assert held["vocab.txt"] == (there / "vocab.txt").read_bytes()
+
+
+def test_a_tokenizer_json_by_itself_is_used_as_it_stands(tmp_path):
+    file = small_texts.write_tokenizer(tmp_path)
+    export_merged(tmp_path / "out", base("bert"), tokenizer=file)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == file.read_bytes()
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):
+    for name in (tmp_path, tmp_path / "none"):
+        with pytest.raises(
+            InputError, match=r"no tokenizer in '.*'; expected a folder with tokenizer.json or vocab.txt"
+        ):
+            export_merged(tmp_path / "out", base("bert"), tokenizer=name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_output_is_a_regression(tmp_path):
+    model = bert.Bert(base("bert").config, 1, rngs=nnx.Rngs(0))
+    export_merged(tmp_path, model)
+    assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == "regression"
 
 
 def test_labels_must_be_one_an_output(tmp_path):

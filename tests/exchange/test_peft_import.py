@@ -1,16 +1,18 @@
 """What import_peft refuses, by name, and what it overlooks; the golden adapters say that it reads right."""
 
 import json
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 
 import surm
 from surm import InputError
-from surm.exchange import import_peft
+from surm.exchange import import_peft, peft_import
 from surm.peft import surgery
 from tests.exchange.models import GOLDEN, adapted, answer, base, change, one_line, put, tensors
 
@@ -39,7 +41,7 @@ def refused(folder, message, kind="vit"):
 @pytest.mark.parametrize(
     "field",
     [
-        {"bias": "all"}, {"bias": "lora_only"}, {"fan_in_fan_out": True}, {"lora_bias": True},
+        {"bias": "some"}, {"lora_bias": True}, {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
         {"init_lora_weights": "pissa"}, {"init_lora_weights": "pissa_niter_4"}, {"init_lora_weights": "olora"},
         {"target_parameters": ["x"]}, {"layer_replication": [[0, 1]]}, {"trainable_token_indices": [1]},
         {"alora_invocation_tokens": [1]}, {"use_qalora": True}, {"kasa_config": {"beta": 0.1}},
@@ -48,7 +50,7 @@ def refused(folder, message, kind="vit"):
 )  # fmt: skip
 def test_options_that_change_the_answer_are_refused_by_name(field, folder):
     change(folder, **field)
-    ((name, value),) = field.items()
+    name, value = next(iter(field.items()))
     refused(folder, rf"adapter_config.json' says {name}={str(value)[:3] if value is True else ''}.*supported: ")
 
 
@@ -56,6 +58,8 @@ def test_options_that_change_the_answer_are_refused_by_name(field, folder):
     "field",
     [
         {"init_lora_weights": "gaussian"}, {"init_lora_weights": "eva", "eva_config": {"rho": 2}}, {"loftq_config": {}},
+        {"loftq_config": {"loftq_bits": 4}}, {"fan_in_fan_out": True}, {"megatron_config": {"a": 1}},
+        {"ensure_weight_tying": True}, {"bias": "none"}, {"merge_weights": True},
         {"layers_to_transform": [0], "layers_pattern": "layers"}, {"exclude_modules": ["k_proj"]},
         {"target_modules": ".*q_proj"}, {"what_a_later_peft_adds": None}, {"lora_dropout": 0.5},
     ],
@@ -71,7 +75,7 @@ def test_options_that_do_not_are_overlooked(field, folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "IA3"}, "says peft_type='IA3'; supported: LORA, C3A, LOKR"),
+        ({"peft_type": "IA3"}, "says peft_type='IA3'; supported: LORA, C3A, LOKR, ADALORA"),
         ({"peft_type": None}, "says peft_type=None; supported"),
         ({"peft_type": "C3A"}, "says alpha_pattern={.*}, which is not supported; supported: block_size, .*, bias"),
         ({"format": "surm-adapter-1"}, "in surm's own format; surm.load_adapter"),
@@ -86,6 +90,51 @@ def test_options_that_do_not_are_overlooked(field, folder):
 def test_fields_that_cannot_be_read_are_refused(fields, message, folder):
     change(folder, **fields)
     refused(folder, message)
+
+
+def test_reasons_why_a_field_is_not_followed_are_said(folder):
+    change(folder, init_lora_weights="pissa")
+    refused(
+        folder, r"supported: True, .* \(such initial values change the frozen weights too; PEFT's save_pretrained with"
+    )
+    change(folder, init_lora_weights=True, trainable_token_indices=[1, 2])
+    refused(folder, r"trainable_token_indices=\[1, 2\], which is not supported \(merge it in PEFT, which puts the rows")
+
+
+def test_adapters_of_another_library_are_named(folder):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({"config": {"reduction_factor": 16}, "model_class": "BertAdapterModel"}))
+    refused(folder, "adapter_config.json' has no peft_type, so it is none of Hugging Face PEFT's; AdapterHub's library")
+    file.write_text("{}")
+    refused(folder, "has no peft_type, so it is none of Hugging Face PEFT's$")
+
+
+def test_numbers_that_are_not_finite_are_named(folder):
+    put(folder, tensors(folder) | {PLACE + "lora_A.weight": np.full((2, 16), np.nan, np.float32)})
+    refused(folder, "adapter_model.safetensors' holds .*q_proj.lora_A.weight with numbers that are not finite")
+
+
+PUBLIC = pathlib.Path(__file__).parents[3] / "shared" / "adapter_configs"
+NOT_FOLLOWED = {
+    "027": "peft_type='PREFIX_TUNING'", "047": "cannot be read as JSON", "064": "enable_lora=", "097": "AdapterHub",
+    "099": "enable_lora=", "104": "'LOHA'", "105": "'OFT'", "106": "'IA3'", "108": "use_bdlora=",
+    "111": "velora_config=",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not PUBLIC.is_dir(), reason=f"the public configs are not at {PUBLIC}")
+def test_public_configs_are_read_or_refused_for_a_reason(folder):
+    """Of each its own fields, on tensors that are there; what it says of layers and ranks is another model's."""
+    refusals = {}
+    for file in sorted(PUBLIC.glob("*.json")):
+        shutil.copy(file, folder / "adapter_config.json")
+        try:
+            peft_import._read_config(epath.Path(folder))
+        except InputError as error:
+            refusals[file.stem] = str(error)
+    assert len(list(PUBLIC.glob("*.json"))) == 111
+    assert refusals.keys() == NOT_FOLLOWED.keys()
+    assert [name for name, why in NOT_FOLLOWED.items() if why not in refusals[name]] == []
 
 
 def test_missing_and_damaged_files_are_refused(folder):
@@ -123,9 +172,9 @@ def test_missing_and_damaged_files_are_refused(folder):
         ),
         (
             lambda held: held | {PATCH + "lora_A.weight": np.ones((2, 192)), PATCH + "lora_B.weight": np.ones((16, 2))},
-            "is embed.patch here; expected a linear layer",
+            "is embed.patch here, a convolution in transformers; expected a linear layer",
         ),
-        (lambda held: held | {old(key): a for key, a in held.items() if PLACE in key}, "is blocks.0.*, and once"),
+        (lambda held: held | {old(key): a for key, a in held.items() if PLACE in key}, "blocks.0.* twice, once as"),
         (lambda held: held | {"base_model.model.score.weight": np.ones((2, 2))}, "holds score.weight, which this vit"),
         (lambda held: held | {CLASSIFIER: np.ones((9, 16))}, r"head.kernel has shape \(16, 9\)"),
         (lambda held: {k: a for k, a in held.items() if "classifier.bias" not in k}, "missing head.bias"),

@@ -362,6 +362,8 @@ def test_a_repository_without_safetensors_is_named(monkeypatch, tmp_path):
         (None, None),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "word_embedding_dimension": 8}, "mean"),
         ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "other"),
+        ({"pooling_mode": "mean", "embedding_dimension": 8}, "mean"),
+        ({"pooling_mode": "cls"}, "other"),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "other"),
     ],
 )

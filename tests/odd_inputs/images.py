@@ -56,6 +56,13 @@ def _as_clip(image: np.ndarray) -> np.ndarray:
     return np.asarray(large.crop((5, 0, 21, 16)), np.float32)
 
 
+def _turned() -> Image.Image:
+    """A photo on its side, as a camera saves it, with the note that says so."""
+    picture = Image.fromarray(np.rot90(PHOTO))
+    picture.getexif()[0x0112] = 6  # turn by a quarter, clockwise
+    return picture
+
+
 def _refused(name: str, line: str, **stated: object) -> Odd:
     return Odd(name, lambda folder: _pixels(folder, **stated), Line(line))
 
@@ -175,7 +182,14 @@ ROWS = [
         lambda folder: _predicted(["cat.jpg"]),
         Line("image 0 is 'cat.jpg'; expected a uint8 array H×W"),
     ),
-    Odd("16 bits", lambda folder: _predicted([Image.new("I;16", (9, 9))]), Line("an image in Pillow's mode 'I;16'")),
+    Odd(
+        "32 bits", lambda folder: _predicted([Image.new("I", (9, 9))]), Line("an image in Pillow's mode 'I'; expected")
+    ),
+    Odd(
+        "an image that its file says to turn",
+        lambda folder: np.ptp(_run().predict([_turned(), Image.fromarray(PHOTO)]), axis=0).tolist(),
+        [0.0, 0.0],
+    ),
     Odd(
         "an image without pixels", lambda folder: _predicted([PHOTO[:0]]), Line("image 0 is uint8 of shape (0, 40, 3)")
     ),

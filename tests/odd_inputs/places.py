@@ -1,10 +1,16 @@
 """Names of places that are no local path, or look like none."""
 
+import importlib.resources
 import pathlib
+import sys
+
+from etils import epath
 
 import surm
 from surm import config as configs
 from surm import files, inspection, train
+from surm.data import tokenizer
+from surm.models import weights
 from surm.report import collect
 from surm.workdir import Workdir
 from tests.odd_inputs.row import Line, Odd
@@ -12,8 +18,29 @@ from tests.odd_inputs.row import Line, Odd
 KINDS = "expected a local path, gs://BUCKET/... or s3://BUCKET/..."
 
 
+def _weights(folder: pathlib.Path) -> str:
+    asset = importlib.resources.files("surm.models") / "assets" / "vit_micro.safetensors"
+    (folder / "w.safetensors").write_bytes(asset.read_bytes())
+    return f"file://{folder}/w.safetensors"
+
+
 def _refused(name: str):
     return lambda folder: files.path(name)
+
+
+def _without(package: str, name: str):
+    """What a name is where the package that reaches it is not installed, which Python marks so."""
+
+    def act(folder: pathlib.Path) -> epath.Path:
+        before = sys.modules.pop(package, None)
+        sys.modules[package] = None
+        try:
+            return files.path(name)
+        finally:
+            del sys.modules[package]
+            sys.modules.update({package: before} if before else {})
+
+    return act
 
 
 def _trained(workdir: str):
@@ -39,6 +66,15 @@ ROWS = [
     Odd("a name with a version behind #", _refused("gs://bucket/run#3"), Line("holds '#'")),
     Odd("a way up in a bucket", _refused("s3://bucket/a/../b"), Line("which mean nothing in a bucket")),
     Odd("a line break in a name", _refused("gs://bucket/a\nb"), Line("holds '\\n'")),
+    Odd("Google's store without gcsfs", _without("gcsfs", "gs://bucket/run"), Line("pip install 'surm[gs]'")),
+    Odd("S3 without obstore", _without("obstore", "s3://bucket/run"), Line("needs the package obstore: pip install")),
+    Odd("weights of no kind", lambda folder: weights.open_weights("hdfs://host/model"), Line(KINDS)),
+    Odd(
+        "weights by file://",
+        lambda folder: weights.open_weights(_weights(folder)).path == folder / "w.safetensors",
+        True,
+    ),
+    Odd("a tokenizer of no kind", lambda folder: tokenizer.opened("hdfs://host/tokenizer.json"), Line(KINDS)),
     Odd("a scheme in capitals", lambda folder: str(files.path("GS://bucket/run/")), "gs://bucket/run"),
     Odd("file:// with a space", lambda folder: str(files.path("file:///a%20b/c")), "/a b/c"),
     Odd("file:// of another host", _refused("file://host/a"), Line(KINDS)),

@@ -1,5 +1,7 @@
 """PEFT on transformers loads what we export and answers as we do, and the other way round; merged models likewise."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ import transformers
 from flax import nnx
 
 import surm
-from surm.exchange import export_merged, export_peft, import_peft, lokr, to_low_rank
+from surm.exchange import export_merged, export_peft, import_peft, lokr, peft_files, to_low_rank
+from surm.exchange.updates import check_fields
 from surm.models import bert, vit
 from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
@@ -91,13 +94,23 @@ OURS = {
     "kronecker ruled": {"options": "rank=4", "rules": r".*\.0\.attention\.value => scale=3"},
     "kronecker oblong": {"options": "rank=4", "targets": r".*\.mlp\.down"},
 }
+MORE = {
+    "low_rank all biases": {"options": "rank=3", "train": ("head", r".*\.bias")},
+    "low_rank own biases": {"options": "rank=3", "train": ("head", QV + r"\.bias", r".*\.1\.norm1")},
+    "low_rank all biases, one norm": {"options": "rank=3", "train": ("head", r".*\.bias", r".*\.1\.norm1")},
+    "c3a own biases": {"options": "block_size=4", "train": ("head", QV + r"\.bias")},
+    "adalora": {"options": "rank=2,initial_rank=3", "scale": 2.0},
+    "adalora uneven": {"options": "rank=2,initial_rank=5", "rules": ".*value => rank=1, initial_rank=2, scale=-3"},
+    "adalora all biases": {"options": "rank=2", "train": ("head", r".*\.bias")},
+}  # on every kind of model
 
 
-@pytest.mark.parametrize(("kind", "case"), each(OURS))
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match")  # AdaLoRA's, which PEFT follows
+@pytest.mark.parametrize(("kind", "case"), [*each(OURS), *((kind, case) for kind in OUTPUTS for case in MORE)])
 def test_peft_answers_as_we_do(kind, case, pairs, tmp_path):
     pair = pairs[kind]
-    spec = surm.PeftSpec(**{"family": case.split()[0], "targets": QV, "train": ("head", r".*\.1\.norm1")} | OURS[case])
-    model = noisy(surm.attach(pair.ours, spec, nnx.Rngs(1)))
+    spec = {"family": case.split()[0], "targets": QV, "train": ("head", r".*\.1\.norm1")} | (OURS | MORE)[case]
+    model = noisy(surm.attach(pair.ours, surm.PeftSpec(**spec), nnx.Rngs(1)))
     export_peft(tmp_path, model)
     loaded = peft.PeftModel.from_pretrained(pair.fresh(), tmp_path)
     check(pair.answer(model), pair.theirs(loaded), pair.before)
@@ -132,25 +145,78 @@ def theirs(pair) -> dict[str, peft.PeftConfig]:
         "lokr of factors": peft.LoKrConfig(
             r=1, alpha=2, decompose_both=True, target_modules=[query], rank_pattern={r".*\.0\..*" + query: 6}, **head
         ),
+        "lora, all biases": peft.LoraConfig(r=2, target_modules=[query, value], bias="all", **head),
+        "lora, own biases": peft.LoraConfig(r=2, target_modules=[query, up], bias="lora_only", **head, **sequences),
+        "lora, biases without a head": peft.LoraConfig(r=2, target_modules=[query], bias="all"),
+        "lora by rows": peft.LoraConfig(r=2, target_modules=[query], fan_in_fan_out=True, **head),
+        "c3a, own biases": peft.C3AConfig(block_size=4, target_modules=[query, value], bias="c3a_only", **head),
+        "adalora": peft.AdaLoraConfig(init_r=3, target_r=2, lora_alpha=5, total_step=9, target_modules=[query, value],
+                                      lora_dropout=0.1, **head, **sequences),
+        "adalora pruned": peft.AdaLoraConfig(init_r=6, target_r=1, tinit=1, tfinal=1, total_step=5, **head,
+                                             target_modules=[query, value, up], bias="lora_only"),
     }  # fmt: skip
 
 
 THEIRS = ("lora uneven", "lora", "lora chosen", "lora by pattern", "dora", "c3a", "c3a everywhere", "lokr",
           "lokr of factors")  # fmt: skip
+MORE_OF_THEIRS = ("lora, all biases", "lora, own biases", "lora, biases without a head", "lora by rows",
+                  "c3a, own biases", "adalora", "adalora pruned")  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "case"), each(THEIRS))
-def test_we_answer_as_peft_does(kind, case, pairs, tmp_path):
-    pair = pairs[kind]
-    model = peft.get_peft_model(pair.fresh(), theirs(pair)[case])
+def randomised(model: peft.PeftModel) -> peft.PeftModel:
+    """With other values in all that trains; and without the components that AdaLoRA's schedule takes."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 noise = 0.5 * torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(parameter + noise if "magnitude" in name else noise)
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+    config = model.peft_config["default"]
+    if isinstance(config, peft.AdaLoraConfig) and config.tfinal:
+        for step in range(config.total_step - config.tfinal + 1):
+            model.base_model.update_and_allocate(step)
+        assert len({sum(kept) for kept in config.rank_pattern.values()}) > 1
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True but the target module is")
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. . LoRA tensor.s. have invalid shape")  # all components pruned
+@pytest.mark.parametrize(
+    ("kind", "case"), [*each(THEIRS), *((kind, case) for kind in OUTPUTS for case in MORE_OF_THEIRS)]
+)
+def test_we_answer_as_peft_does(kind, case, pairs, tmp_path):
+    pair = pairs[kind]
+    model = randomised(peft.get_peft_model(pair.fresh(), theirs(pair)[case]))
     model.save_pretrained(tmp_path)
     check(pair.answer(import_peft(tmp_path, pair.ours)), pair.theirs(model), pair.before)
+
+
+@pytest.mark.parametrize("names", ["transformers4", "transformers5"])
+@pytest.mark.parametrize("kind", ["vit", "bert"])
+def test_which_names_load_is_as_the_docs_say(kind, names, pairs, tmp_path):
+    model = noisy(surm.attach(pairs[kind].ours, surm.PeftSpec(family="low_rank", train="head"), nnx.Rngs(1)))
+    export_peft(tmp_path, model, names=names)
+    if kind == "vit" and names != f"transformers{transformers.__version__[0]}":
+        with pytest.raises(ValueError, match="No modules were targeted for adaptation"):
+            peft.PeftModel.from_pretrained(pairs[kind].fresh(), tmp_path)
+    else:
+        loaded = peft.PeftModel.from_pretrained(pairs[kind].fresh(), tmp_path)
+        check(pairs[kind].answer(model), pairs[kind].theirs(loaded), pairs[kind].before)
+
+
+@pytest.mark.parametrize("case", ["low_rank", "low_rank all biases", "c3a", "kronecker", "adalora", "low_rank dora"])
+def test_what_load_adapter_takes_is_as_the_docs_say(case, pairs, tmp_path):
+    spec = {"family": case.split()[0], "targets": QV, "train": "head"} | (OURS | MORE)[case]
+    pair = pairs["vit"]
+    model = noisy(surm.attach(pair.ours, surm.PeftSpec(**spec), nnx.Rngs(1)))
+    export_peft(tmp_path, model)
+    loaded = pair.fresh()
+    loaded.load_adapter(str(tmp_path))
+    if case == "low_rank dora":
+        assert np.abs(pair.theirs(loaded) - pair.answer(model)).max() > 0.05 * np.abs(pair.answer(model)).max()
+    else:
+        check(pair.answer(model), pair.theirs(loaded), pair.before)
 
 
 def test_a_stand_in_of_low_rank_is_a_lora(pairs, tmp_path):
@@ -190,6 +256,19 @@ def test_merged_models_load_whole(kind, family, pairs, tmp_path):
     assert loaded.config.id2label[1] == "class 1"
     expected = pair.answer(model)
     assert np.abs(pair.theirs(loaded) - expected).max() < TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("peft_type", peft_files.TYPES)
+def test_no_default_of_pefts_is_an_obstacle(peft_type):
+    more = {"total_step": 1} if peft_type == "ADALORA" else {}
+    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**more)
+    fields = json.loads(json.dumps(config.to_dict(), default=str)) | {"peft_type": peft_type}
+    kind = peft_files.TYPES[peft_type]
+    check_fields("there", fields, kind.READS, kind.TRAINING, kind.ACCEPTS)
+    ours = {**kind.READS, **dict.fromkeys(kind.TRAINING), **kind.ACCEPTS}
+    old = {"merge_weights"}  # of PEFT before 0.3
+    assert ours.keys() - old <= fields.keys(), "a name that PEFT does not have"
+    assert {name: fields[name] for name in kind.READS} == dict(kind.READS)
 
 
 def test_sides_are_split_as_peft_splits_them():

@@ -125,6 +125,8 @@ OTHERS = {
         "clip", 30, {"do_center_crop": False, "size": 30, "default_to_square": True},
     ),
     "siglip": ("siglip", 224, {}),
+    "the second MetaCLIP": ("metaclip_2", 224, {}),
+    "a Chinese CLIP": ("chinese_clip", 224, {"image_mean": 0.5}),
     "beit": (
         "vit", 64, {"image_processor_type": "BeitImageProcessor", "size": 80, "crop_size": 64, "do_center_crop": True},
     ),

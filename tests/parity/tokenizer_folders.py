@@ -1,8 +1,10 @@
 """Folders of tokenizers as they are published, one for each way their files are put together; built small."""
 
+import base64
 import csv
 import json
 import pathlib
+import struct
 from collections.abc import Callable
 
 import tokenizers
@@ -86,6 +88,21 @@ def unigram(corpus: list[str], special: list[str]) -> tokenizers.Tokenizer:
     trainer = trainers.UnigramTrainer(vocab_size=2000, special_tokens=special, unk_token="<unk>", show_progress=False)
     made.train_from_iterator(corpus, trainer)
     return made
+
+
+def charsmap() -> bytes:
+    """A table as sentencepiece's normaliser keeps them, of one entry: the letter A becomes the letter b."""
+    units = [0] * 256  # a double array: at the letter's place its label, whether a value follows, and where
+    units[ord("A")] = (ord("A") ^ 0x80) << 10 | 1 << 8 | ord("A")
+    units[0x80] = 1 << 31  # the value: where in the texts behind the array the letter's own begins
+    return struct.pack("<I256I", 4 * len(units), *units) + b"b\0"
+
+
+def _normalised(saved: dict) -> dict:
+    """An XLM-RoBERTa's normalisers as transformers 4 saved them; 5 keeps the first alone."""
+    first = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap()).decode()}
+    second = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    return saved | {"normalizer": {"type": "Sequence", "normalizers": [first, second]}}
 
 
 def decoder(**tokens: dict) -> dict[str, dict]:
@@ -214,6 +231,7 @@ FOLDERS: dict[str, tuple[str, dict[str, dict]]] = {
     ),
     "data2vec": ("bytes", {"config": {"model_type": "data2vec-text"}}),
     "xlm_roberta": ("xlm", {"tokenizer_config": {"tokenizer_class": "XLMRobertaTokenizerFast"}}),
+    "xlm_roberta_normalised": ("xlm_charsmap", {"tokenizer_config": {"tokenizer_class": "XLMRobertaTokenizer"}}),
     "xlm_roberta_no_space": (
         "xlm",
         {
@@ -253,6 +271,7 @@ def write(folder: pathlib.Path, trained: dict[str, tokenizers.Tokenizer], name: 
     else:
         saved = json.loads(tokenizer.to_str())
         saved |= {"post_processor": None} if form.endswith("bare") else {}
+        saved = _normalised(saved) if form.endswith("charsmap") else saved
         (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
     for file, content in files.items():
         (folder / f"{file}.json").write_text(json.dumps(content), encoding="utf-8")

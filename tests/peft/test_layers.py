@@ -9,6 +9,7 @@ from flax import nnx
 
 import surm
 from surm import InputError, PeftSpec, matrices
+from surm.models import bert
 from surm.peft import surgery, variables
 from tests.peft.randomize import randomize
 
@@ -207,13 +208,18 @@ def test_a_tensor_is_shared_by_matrices_of_one_shape_alone(small_vit):
     assert len({*held}) == 3
 
 
-def test_a_hadamard_adapter_wants_to_know_its_norm(small_vit):
-    with pytest.raises(InputError, match="trains the norm behind attention too, which its option names"):
-        attach(small_vit, method="hadamard_adapter")
+def test_a_hadamard_adapter_knows_the_norm_from_the_model_or_its_option(small_vit):
+    own = attach(small_vit, method="hadamard_adapter")
+    trained = {path for path in surgery.split(own)[1] if "norm" in path}
+    assert trained == {f"blocks.{i}.norm2.{name}" for i in (0, 1) for name in ("scale", "bias")}
+    assert bert.Bert.norm_behind_attention == r".*\.norm1"  # BERT normalises behind the sum, a ViT in front of the MLP
     with pytest.raises(InputError, match="hadamard_adapter: norm: pattern '.*nrom'"):
         attach(small_vit, method="hadamard_adapter", options={"norm": ".*nrom"})
-    adapted = attach(small_vit, method="hadamard_adapter", options={"norm": r".*\.norm2"})
-    assert surm.count_parameters(adapted).adapter == 2 * 4 * 12
+    named = attach(small_vit, method="hadamard_adapter", options={"norm": r".*\.norm1"})
+    assert surm.count_parameters(named).adapter == surm.count_parameters(own).adapter == 2 * 4 * 12
+    other = nnx.Dict(attention=nnx.Dict(output=nnx.Linear(4, 4, rngs=nnx.Rngs(0))))
+    with pytest.raises(InputError, match="which an nnx.Dict does not name; expected the option norm"):
+        surm.attach(other, PeftSpec(method="hadamard_adapter"), nnx.Rngs(0))
 
 
 def test_what_a_rule_names_must_be_there_and_be_claimed_once(small_vit):

@@ -70,6 +70,16 @@ class Doubled(nnx.Linear):
         return 2 * super().__call__(x)
 
 
+def test_a_layer_that_does_more_than_multiply_is_updated_beside_and_not_merged():
+    x = jnp.ones((2, 12))
+    adapted = surm.attach(nnx.Dict(query=Doubled(12, 12, rngs=nnx.Rngs(0))), PeftSpec(), nnx.Rngs(3))
+    np.testing.assert_array_equal(adapted.query(x), adapted.query.base(x))
+    with pytest.raises(InputError, match="query: the layer is a Doubled, which answers in a way of its own"):
+        surm.merge(adapted)
+    with pytest.raises(InputError, match="query: magnitude=True, but the layer is a Doubled"):
+        updated(Doubled, PeftSpec(magnitude=True))
+
+
 PRODUCTS = pytest.mark.parametrize("product", [jax.lax.dot_general, dot_general], ids=["plain", "of surm's models"])
 
 

@@ -1,0 +1,160 @@
+"""How many images a second train from a folder of JPEGs, against the same pixels in an .npz.
+
+    python experiments/image_folder/run.py --data=../shared/data/cifar10.npz
+
+Makes 5,000 JPEGs of CIFAR-10's images, enlarged to 200 to 500 pixels a side and made as noisy as photographs, of mixed
+modes (grey, CMYK, turned by EXIF); the .npz holds the same pixels, already resized to 224. A ViT-Ti/16 trains on both
+through the command line, with two reading threads, in turns: the time is that between two lines of metrics.jsonl, some
+steps after the compiler. Then, without a model: how long the folder takes to be opened, to be hashed, and to be decoded
+by two threads. Two CPU cores need a quarter of an hour and 1.5 GB of disk.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from surm import files
+from surm.data import decode, sources
+from surm.result import versions
+
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = pathlib.Path(__file__).parent / "results"
+SIZE, BATCH, SKIPPED = 224, 32, 4  # SKIPPED steps wait for the compiler, or find batches that were read meanwhile
+TRAIN, TEST = 5000, 64
+MODES = ("RGB",) * 16 + ("L", "L", "CMYK", "turned")  # of 20 files
+
+
+def write_jpeg(image: np.ndarray, index: int, file: pathlib.Path) -> None:
+    """Writes a small image as one of the size, detail and mode of somebody's photograph."""
+    rng = np.random.default_rng(index)
+    width, height = rng.integers(200, 501, 2).tolist()
+    large = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    large = np.clip(large + rng.normal(0, 5, large.shape), 0, 255).astype(np.uint8)
+    mode, exif = MODES[index % len(MODES)], Image.Exif()
+    if mode == "turned":
+        exif[0x0112] = 6
+    Image.fromarray(large).convert("RGB" if mode == "turned" else mode).save(file, quality=90, exif=exif)
+
+
+def resized(file: pathlib.Path) -> np.ndarray:
+    """The pixels of a file, as an .npz of people's own would hold them."""
+    with open(file, "rb") as opened:
+        pixels = decode.pixels(opened)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+
+def make(data: pathlib.Path, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Writes both forms; where they are."""
+    with np.load(data) as small:
+        images, labels = small["x_train"], small["y_train"]
+        parts = {"train": range(TRAIN), "test": range(TRAIN, TRAIN + TEST)}
+        arrays = {}
+        for split, indices in parts.items():
+            written = [folder / "jpeg" / split / f"class_{labels[i]}" / f"{i:05d}.jpg" for i in indices]
+            for name in {file.parent for file in written}:
+                name.mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(write_jpeg, images[indices], indices, written))
+                arrays[f"x_{split}"] = np.stack(list(pool.map(resized, written)))
+            arrays[f"y_{split}"] = labels[list(indices)]
+    np.savez(folder / "same.npz", **arrays)
+    return {"folder": folder / "jpeg", "npz": folder / "same.npz"}
+
+
+def images_a_second(source: pathlib.Path, steps: int) -> float:
+    """The rate at which a run trains, between its SKIPPED'th step and its last."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [
+            f"--config={ROOT / 'configs' / 'vit_cifar.py'}", f"--workdir={folder}/run",
+            f"--config.data.source={source}", "--config.data.augment=none", "--config.data.threads=2",
+            "--config.model.weights=none", "--config.model.name=vit_ti16", f"--config.optim.batch_size={BATCH}",
+            f"--config.optim.steps={SKIPPED + steps}", "--config.log_every_steps=1",
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "surm.train", *flags]
+        with open(f"{folder}/said", "w+") as said:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+            try:
+                metrics = pathlib.Path(folder, "run", "metrics.jsonl")
+                times = [_when(process, metrics, lines) for lines in (SKIPPED, SKIPPED + steps)]
+            finally:
+                process.kill()
+                process.wait()
+            if None in times:
+                said.seek(0)
+                raise RuntimeError(f"the run on {source} ended early: {said.read()[-2000:]}")
+    return steps * BATCH / (times[1] - times[0])
+
+
+def _when(process: subprocess.Popen, metrics: pathlib.Path, lines: int) -> float | None:
+    """When the file has so many lines; None if the process ends before."""
+    while process.poll() is None:
+        if metrics.is_file() and metrics.read_text().count("\n") >= lines:
+            return time.perf_counter()
+        time.sleep(0.02)
+    return None
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def alone(folder: pathlib.Path) -> dict[str, float]:
+    """What the folder takes without a model."""
+    opened = sources.load(str(folder))
+    with ThreadPoolExecutor(2) as pool:
+        decoded = _seconds(lambda: list(pool.map(lambda index: len(opened.train[index]["image"]), range(0, TRAIN, 5))))
+    return {
+        "seconds_to_open": _seconds(functools.partial(sources.load, str(folder))),
+        "seconds_to_hash": _seconds(opened.fingerprint),
+        "images_decoded_a_second_by_two_threads": len(range(0, TRAIN, 5)) / decoded,
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, default=ROOT.parent / "shared" / "data" / "cifar10.npz")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=24)
+    arguments = parser.parse_args()
+    if not arguments.data.is_file():
+        parser.error(f"no file {arguments.data}; --data names CIFAR-10 as an .npz")
+    with tempfile.TemporaryDirectory() as folder:
+        places = make(arguments.data, pathlib.Path(folder))
+        sizes = [file.stat().st_size for file in (places["folder"] / "train").rglob("*.jpg")]
+        each: dict[str, list[float]] = {name: [] for name in places}
+        for turn in range(arguments.turns):
+            for name in list(places)[:: 1 if turn % 2 else -1]:
+                each[name].append(images_a_second(places[name], arguments.steps))
+                print(json.dumps({"source": name, "images_a_second": each[name][-1]}), flush=True)
+        found = alone(places["folder"])
+    medians = {name: statistics.median(rates) for name, rates in each.items()}
+    result = {
+        "command": " ".join(["python experiments/image_folder/run.py", *sys.argv[1:]]),
+        "versions": versions(),
+        "model": "vit_ti16", "batch_size": BATCH, "threads": 2,
+        "files": len(sizes), "mean_bytes": statistics.mean(sizes),
+        "images_a_second": medians, "each": each, "ratio": medians["folder"] / medians["npz"], **found,
+    }  # fmt: skip
+    print(json.dumps({name: result[name] for name in ("images_a_second", "ratio", *found)}))
+    RESULTS.mkdir(exist_ok=True)
+    files.replace(RESULTS / "cpu.json", json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Images in tables of Apache Arrow, as `datasets` and the hub keep them, decoded when they are asked for.
+
+The encoded images of .arrow files stay on the disk; those of Parquet, whose rows cannot be read one by one, are held in
+memory, encoded.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from surm import files as places
+from surm.data import arrow, classes, decode
+from surm.data.options import Options
+from surm.data.splits import Dataset
+from surm.data.table import Table
+from surm.errors import InputError, nearest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ColumnSplit:
+    """A split of images in a column of bytes, or of `{"bytes", "path"}`.
+
+    Attributes:
+      column: a `pyarrow.ChunkedArray`.
+      labels: of the images.
+      where: the file in messages.
+    """
+
+    column: Any
+    labels: np.ndarray
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": decode.decoded(self.opener(index), self.name(index)), "label": self.labels[index]}
+
+    def name(self, index: int) -> str:
+        """What an image is called in messages."""
+        return f"{self.where}, row {index}"
+
+    def opener(self, index: int) -> decode.Opener:
+        """Opens an encoded image."""
+        value = self.column[int(index)].as_py()
+        encoded, path = (value, None) if not isinstance(value, Mapping) else (value.get("bytes"), value.get("path"))
+        if encoded is None and path:  # `datasets` may leave the bytes in the file they came from
+            return lambda: places.path(path).open("rb")
+        return decode.from_bytes(encoded or b"")
+
+    def content(self, index: np.ndarray) -> Iterator[bytes]:
+        """The encoded images, each after its size."""
+        for place in index:
+            with self.opener(place)() as opened:
+                encoded = opened.read()
+            yield f"{len(encoded)} ".encode()
+            yield encoded
+
+
+def image_column(table: Table, wanted: str) -> str:
+    """The column of a table that holds its images; InputError if that is not clear."""
+    if wanted == "auto" and len(table.image_columns) == 1:
+        return table.image_columns[0]
+    found = ", ".join(map(repr, table.image_columns))
+    if wanted == "auto":
+        raise InputError(f"{table.where} has several columns of images, {found}; set config.data.image_column to one")
+    if wanted not in table.image_columns:
+        raise InputError(f"{table.where} has no column of images {wanted!r}; those that are hold {found}")
+    return wanted
+
+
+def open_tables(
+    found: Mapping[str, Table], files: Mapping[str, Sequence[epath.Path]], options: Options, where: str
+) -> Dataset:
+    """Opens the splits of a set of tables with a column of images.
+
+    Args:
+      found: by split.
+      files: of each.
+      options: of the source.
+      where: the source in messages.
+
+    Returns:
+      The splits.
+
+    Raises:
+      InputError: if a split or a column is missing, a label is unknown, or images cannot be read.
+    """
+    if "train" not in found:
+        raise InputError(f"{where} has no training split; it has {', '.join(found)}")
+    image, label = image_column(found["train"], options.image_column), options.label_column
+    raw = {name: _columns(found[name], files[name], image, label) for name in found}
+    declared = found["train"].class_names.get(label, ())
+    columns = {name: _labels(labels, declared) for name, (_, labels) in raw.items()}
+    names = declared or classes.of_training(columns["train"], f"{found['train'].where}: column {label!r}")
+    splits = {}
+    for name, column in columns.items():
+        if name != "train" and {*column.names} <= {"-1"}:
+            print(f"{found[name].where} is left out: none of its {len(column.index):,} rows has a label", flush=True)
+            continue
+        told = lambda row, name=name, column=column: (  # noqa: E731
+            f"{found[name].where}, row {row}: label {column.names[column.index[row]]!r} in column {label!r}"
+        )
+        splits[name] = ColumnSplit(raw[name][0], classes.numbered(column, names, told), found[name].where)
+    for split in splits.values():
+        decode.check_all(((f"row {i}", lambda i=i, s=split: s.opener(i)()) for i in range(len(split))), split.where)
+    train, validation, test = options.parts(splits, where)
+    keys = frozenset({"image_column", "label_column"})
+    return Dataset(train, validation, test, len(names), class_names=names, keys=keys)
+
+
+def _columns(table: Table, files: Sequence[epath.Path], image: str, label: str) -> tuple[Any, list[Any]]:
+    """The column of images, and the labels."""
+    for column in (image, label):
+        if column not in table.columns:
+            told = ", ".join(map(repr, table.columns))
+            key = "label" if column == label else "image"
+            raise InputError(
+                f"{table.where} has no column {column!r}; its columns are {told}; name it in config.data.{key}_column; "
+                f"{nearest(column, table.columns)}"
+            )
+    read = arrow.columns_of(files, (image, label))
+    if not len(read):
+        raise InputError(f"{table.where} holds no row")
+    labels = read.column(label).to_pylist()
+    if any(value is None for value in labels):
+        raise InputError(f"{table.where}, row {labels.index(None)}: no label in column {label!r}")
+    return read.column(image), labels
+
+
+def _labels(values: Sequence[Any], declared: Sequence[str]) -> classes.Column:
+    """Labels as names of classes; numbers of declared classes become those."""
+
+    def text(value: Any) -> str:
+        known = isinstance(value, int) and 0 <= value < len(declared)
+        return declared[value] if known else classes.name_of(value)
+
+    return classes.of_values(map(text, values))

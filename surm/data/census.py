@@ -1,0 +1,81 @@
+"""What is said of a data set's labels when a run begins: the classes with their counts, and what is odd about them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from surm.data import classes
+from surm.data.splits import Dataset
+from surm.errors import InputError
+
+_MISSING = ("nan", "null", "none", "na", "n/a", "<na>")  # what tables and their readers write where there is no value
+
+
+def heading(data: Dataset) -> list[str]:
+    """Lines on the labels that a run trains on.
+
+    Args:
+      data: as it is trained on, after subsets were chosen.
+
+    Returns:
+      The classes with their counts (or the range of numbers), then a line for each oddity.
+    """
+    if data.regression:
+        return [_numbers(data.train.labels)]
+    trained = classes.counted(data.train.labels, data.class_names)
+    return [_classes(trained), *_odd_names(trained), *_single(trained), *_absent(data, trained)]
+
+
+def check(data: Dataset) -> None:
+    """Raises InputError if all examples that are trained on are of one class, which nothing can be learned from."""
+    if not data.regression and len(present := np.unique(data.train.labels)) == 1:
+        raise InputError(
+            f"all {len(data.train):,} training examples are of the class {data.class_names[present[0]]!r}, expected "
+            "two or more classes; is config.data.train_examples too low?"
+        )
+
+
+def _numbers(labels: np.ndarray) -> str:
+    return f"labels are numbers from {labels.min():g} to {labels.max():g}, their mean is {labels.mean():g}"
+
+
+def _classes(trained: Mapping[str, int]) -> str:
+    """As in: 2 classes, with their training examples: cat 20, dog 4."""
+    shown = list(trained.items())[: classes.MANY]
+    more = [f"... ({min(trained.values()):,} to {max(trained.values()):,} each)"] if len(trained) > classes.MANY else []
+    told = ", ".join([*(f"{name} {count:,}" for name, count in shown), *more])
+    return f"{len(trained):,} classes, with their training examples: {told}"
+
+
+def _odd_names(trained: Mapping[str, int]) -> list[str]:
+    lines = []
+    if similar := [name for group in classes.alike(trained) for name in group]:
+        lines.append(f"classes differ in case or spaces alone: {classes.listed(trained, similar)}; is each meant?")
+    if missing := [name for name in trained if name.strip().lower() in _MISSING]:
+        lines.append(f"classes are called as a missing value is: {classes.listed(trained, missing)}; are they meant?")
+    return lines
+
+
+def _single(trained: Mapping[str, int]) -> list[str]:
+    single = [name for name, count in trained.items() if count == 1]
+    return [f"classes of one training example: {classes.listed(trained, single)}"] if single else []
+
+
+def _absent(data: Dataset, trained: Mapping[str, int]) -> list[str]:
+    """Classes that a split has no example of; those that training lacks can only be answered wrong."""
+    held_out = {name: split for name, split in data.splits().items() if name != "train"}
+    counts = {name: classes.counted(split.labels, data.class_names) for name, split in held_out.items()}
+    lines = []
+    if absent := [name for name, count in trained.items() if not count]:
+        asked = {name: sum(count[name] for count in counts.values()) for name in absent}
+        lines.append(
+            f"classes without a training example, with their held-out ones: {classes.listed(asked, absent)}; "
+            "they cannot be learned"
+        )
+    for split, count in counts.items():
+        if absent := [name for name in trained if trained[name] and not count[name]]:
+            lines.append(
+                f"the {split} split has no example of {len(absent)} classes, with their training examples: "
+                f"{classes.listed(dict(trained), absent)}"
+            )
+    return lines

@@ -1,0 +1,221 @@
+"""What labels mean, in one place for arrays, folders, tables, GLUE and TFDS.
+
+A data set's classes are the distinct labels of its training examples, named by themselves, or those that its source
+declares. They are in order of value where they are whole numbers, and come before all other names, which are sorted.
+"""
+
+import collections
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from surm.errors import InputError, nearest
+
+SHOWN = 5  # classes that a message names, where there are more
+MANY = 10  # classes that a heading counts, where there are more
+_MOST_EXAMPLES_ALL_DIFFERENT = 20  # a longer column without two equal entries holds no labels
+
+
+class Column(NamedTuple):
+    """The labels of examples.
+
+    Attributes:
+      names: the distinct labels, in any order.
+      index: int N, which of them each example has.
+    """
+
+    names: tuple[str, ...]
+    index: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """How many examples have each label."""
+        return dict(zip(self.names, np.bincount(self.index, minlength=len(self.names)).tolist(), strict=True))
+
+
+def of_array(labels: np.ndarray, examples: int, where: str) -> Column:
+    """The labels of an array.
+
+    Args:
+      labels: N or N×1 integers from 0, whole floating-point numbers, booleans, strings or UTF-8 bytes.
+      examples: N.
+      where: the array's name in messages.
+
+    Returns:
+      The labels.
+
+    Raises:
+      InputError: if the array is of another form, or a label is negative or no whole number.
+    """
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or len(flat) != examples or flat.dtype.kind not in "biufUS":
+        hint = "; labels.argmax(axis=1) makes them of one-hot rows" if _one_hot(labels, examples) else ""
+        raise InputError(
+            f"{where} is {labels.dtype} of shape {labels.shape}, expected {examples} integers or strings{hint}"
+        )
+    if flat.dtype.kind == "f":
+        flat = _whole(flat, where)
+    values, index = np.unique(flat, return_inverse=True)
+    if values.dtype.kind == "i" and len(values) and values[0] < 0:
+        raise InputError(
+            f"{where} holds labels {values[0]} to {values[-1]}, expected labels from 0 (-1 often marks an example "
+            "without a label: leave those out; strings may name the classes otherwise)"
+        )
+    return Column(tuple(_text(value, where) for value in values), index.astype(np.int32))
+
+
+def of_values(labels: Iterable[str]) -> Column:
+    """The labels of a column of strings."""
+    position: dict[str, int] = {}
+    index = [position.setdefault(label, len(position)) for label in labels]
+    return Column(tuple(position), np.array(index, np.int32))
+
+
+def name_of(value: Any) -> str:
+    """What a class is called whose label is this value: 1 and 1.0 are '1', True is 'True'.
+
+    Examples:
+      >>> name_of(3), name_of(3.0), name_of(True), name_of("a")
+      ('3', '3', 'True', 'a')
+    """
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes in the order of their numbers: whole numbers by value, then the others, sorted.
+
+    Examples:
+      >>> in_order(["b", "10", "9", "a"])
+      ('9', '10', 'a', 'b')
+    """
+    return tuple(sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
+
+
+def of_training(labels: Column, where: str) -> tuple[str, ...]:
+    """The classes of a data set that does not declare them: the distinct labels of its training examples, in order.
+
+    Args:
+      labels: of the training examples.
+      where: their name in messages.
+
+    Returns:
+      The names.
+
+    Raises:
+      InputError: if a label is empty, or there are fewer than two, or as many as examples (of more than 20).
+    """
+    names, examples = labels.names, len(labels.index)
+    empty = sum(count for name, count in labels.counts().items() if not name.strip())
+    distinct = len(names) == examples > _MOST_EXAMPLES_ALL_DIFFERENT
+    if empty or len(names) < 2 or distinct:
+        found = f"an empty label ({_times(empty)})" if empty else f"{len(names)} labels in {examples} rows"
+        raise InputError(f"{where} holds {found}, expected the names of two or more classes")
+    return in_order(names)
+
+
+def numbered(labels: Column, names: Sequence[str], where: Callable[[int], str]) -> np.ndarray:
+    """Labels as numbers of classes.
+
+    Args:
+      labels: of some examples.
+      names: the classes, in order.
+      where: says where the label of an example is written, by the example's number.
+
+    Returns:
+      int32 N, from 0 to the number of classes − 1.
+
+    Raises:
+      InputError: for a label that is none of the classes; every such label is named, with its count.
+    """
+    position = {name: number for number, name in enumerate(names)}
+    if unknown := [name for name in labels.names if name not in position]:
+        counts, first = labels.counts(), labels.names.index(unknown[0])
+        more = "; nor are " + listed(counts, unknown[1:]) if unknown[1:] else ""
+        raise InputError(
+            f"{where(int(np.argmax(labels.index == first)))} ({_times(counts[unknown[0]])}), which is none of the "
+            f"{len(names)} classes that are trained{more}; {nearest(unknown[0], names)}; leave these examples out, or "
+            "train with some of them"
+        )
+    return np.array([position[name] for name in labels.names], np.int32)[labels.index]
+
+
+def listed(counts: dict[str, int], names: Iterable[str]) -> str:
+    """Classes with their counts: the first few where there are many.
+
+    Examples:
+      >>> listed({"cat": 3, "dog": 1}, ["cat", "dog"])
+      "'cat' (3), 'dog' (1)"
+    """
+    names = list(names)
+    more = [f"and {len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
+    return ", ".join([*(f"{name!r} ({counts[name]:,})" for name in names[:SHOWN]), *more])
+
+
+def counted(labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """How many examples each class has.
+
+    Args:
+      labels: int N, from 0.
+      names: of the classes.
+
+    Returns:
+      The counts by name, in the order of the names.
+    """
+    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ in case or in spaces alone."""
+    groups = collections.defaultdict(list)
+    for name in names:
+        groups["".join(name.casefold().split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _whole(labels: np.ndarray, where: str) -> np.ndarray:
+    """Floating-point labels as integers; InputError names the first that is no whole number."""
+    labels = labels.astype(np.float64)
+    wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (np.abs(labels) > 2**53)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise InputError(
+            f"{where} holds {labels[first]} for example {first} (of {np.sum(wrong):,} such), expected whole numbers or "
+            "strings: each is a class"
+        )
+    return labels.astype(np.int64)
+
+
+def _text(value: np.generic, where: str) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} holds the label {bytes(value)!r}, expected UTF-8") from error
+
+
+def _one_hot(labels: np.ndarray, examples: int) -> bool:
+    if labels.ndim != 2 or len(labels) != examples or labels.dtype.kind not in "biuf":
+        return False
+    return bool(((labels == 1).sum(axis=1) == 1).all() and (labels != 0).sum() == len(labels))
+
+
+def _times(count: int) -> str:
+    return f"{count:,} example{'s' * (count != 1)}"
+
+
+def number(text: str | float) -> float:
+    """A label of regression; NaN for what is no finite number of float32's range.
+
+    Examples:
+      >>> number("2.5"), number(3), number("high")
+      (2.5, 3.0, nan)
+    """
+    if isinstance(text, bool):
+        return math.nan
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return math.nan
+    return value if abs(value) <= float(np.finfo(np.float32).max) else math.nan

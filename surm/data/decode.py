@@ -1,0 +1,137 @@
+"""From the bytes of an image file to pixels, and a look at many files that decodes none without need.
+
+Whatever the file holds becomes uint8 H×W×1 (grey), H×W×3 or, with transparency, H×W×4: upright by its EXIF orientation;
+palettes, CMYK and other spaces of colour as Pillow converts them; 16 bits of grey as round(v/257); of several frames
+the first.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from surm.data import pictures
+from surm.errors import InputError, one_line
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+NAMED = 5  # unreadable files that a message names
+_TAIL = 4096  # bytes at a file's end that are looked at
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+_LONG = 20_000  # files to look at that are worth a word
+
+Opener = Callable[[], BinaryIO]
+
+
+def pixels(file: BinaryIO) -> np.ndarray:
+    """Decodes an image.
+
+    Args:
+      file: opened for reading.
+
+    Returns:
+      uint8 H×W×C, C = 1, 3 or 4.
+
+    Raises:
+      Exception: of many types, as Pillow raises them; InputError for pixels of more than 16 bits.
+    """
+    with Image.open(file) as image:
+        image.load()
+        _check_depth(image)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            return ((np.asarray(upright)[..., None].astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return pictures.of_pillow(upright)
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuses pixels whose range nothing tells: 32-bit integers and floating point."""
+    if image.mode in ("F", "I"):
+        raise InputError(f"pixels of mode {image.mode} have no known range, expected 8 or 16 bits")
+
+
+def complaint(file: BinaryIO) -> str:
+    """Why a file is no readable image, told by its header and its end; nothing if it looks whole.
+
+    A file that does not end as its format does is decoded to be sure.
+    """
+    try:
+        with Image.open(file) as image:
+            _check_depth(image)
+            whole = _ends_well(file, image.format or "")
+            if not whole:
+                image.load()
+    except Exception as error:  # Pillow raises what its many readers meet
+        return _reason(error)
+    return ""
+
+
+def _ends_well(file: BinaryIO, kind: str) -> bool:
+    """Whether the file ends as its format does, as far as that is known; the position is put back."""
+    here, size = file.tell(), file.seek(0, os.SEEK_END)
+    file.seek(max(size - _TAIL, 0))
+    tail = file.read()
+    file.seek(0)
+    head = file.read(8)
+    file.seek(here)
+    if kind == "WEBP":
+        return size >= int.from_bytes(head[4:8], "little") + 8
+    if kind == "BMP":
+        return size >= int.from_bytes(head[2:6], "little")
+    return kind not in _ENDS or tail.rstrip(b"\0\r\n").endswith(_ENDS[kind])
+
+
+def _reason(error: Exception) -> str:
+    if "cannot identify image file" in str(error):  # and then Pillow prints an object's address
+        return "not an image of a known format"
+    return getattr(error, "strerror", None) or one_line(error)
+
+
+def check_all(named: Iterable[tuple[str, Opener]], where: str, threads: int = 0) -> None:
+    """Refuses images that cannot be read, all at once.
+
+    Args:
+      named: name and opener of every file.
+      where: the folder or file that holds them, for the message.
+      threads: that look; 0 for as many as the machine has processors.
+
+    Raises:
+      InputError: names the first unreadable ones, their number, and what to do.
+    """
+    every = list(named)
+    if len(every) > _LONG:
+        print(f"{where}: looking at the headers of {len(every):,} images", flush=True)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        found = list(pool.map(_looked_at, every, chunksize=64))
+    bad = [f"{name} ({why})" for (name, _), why in zip(every, found, strict=True) if why]
+    if bad:
+        more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
+        raise InputError(
+            f"{where}: {len(bad):,} of {len(every):,} images cannot be read: {', '.join(bad[:NAMED])}{more}; remove "
+            "or replace them"
+        )
+
+
+def _looked_at(named: tuple[str, Opener]) -> str:
+    try:
+        with named[1]() as file:
+            return complaint(file)
+    except OSError as error:
+        return _reason(error)
+
+
+def decoded(opened: Opener, name: str) -> np.ndarray:
+    """The pixels of a named image; InputError names it where it cannot be decoded."""
+    try:
+        with opened() as file:
+            return pixels(file)
+    except Exception as error:  # as in `complaint`
+        raise InputError(f"the image {name} cannot be decoded: {_reason(error)}; remove or replace it") from error
+
+
+def from_bytes(encoded: bytes) -> Opener:
+    """An opener of an image in memory."""
+    return lambda: io.BytesIO(encoded)

@@ -1,0 +1,55 @@
+"""What a folder or file holds that no source can be made of, in words for a message."""
+
+import collections
+
+from etils import epath
+
+from surm.data import decode
+
+_REMEDIES = {
+    (".zip", ".tar", ".gz", ".tgz", ".xz", ".7z"): "unpack it and name the folder",
+    (".arrow",): "name the folder that datasets saved it in",
+    (".npy", ".h5", ".hdf5", ".mat"): "numpy.savez makes an .npz of its arrays",
+    (".pkl", ".pickle", ".pt", ".pth"): "pickles are not read, numpy.savez makes an .npz of arrays",
+    (".xlsx", ".xls", ".ods", ".txt"): "save it as a .csv whose first line names the columns",
+    (".tfrecord",): "TensorFlow Datasets prepares it as array_record",
+    decode.SUFFIXES: "name a folder with a folder for each class",
+}
+_SHOWN = 4  # kinds of files that are named
+
+
+def described(folder: epath.Path) -> str:
+    """What is in a folder, and what it may be.
+
+    Args:
+      folder: what was named as a source.
+
+    Returns:
+      The end of "it holds ...".
+    """
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    folders = sorted(path.name for path in entries if path.is_dir())
+    kinds = collections.Counter(path.suffix.lower() or path.name for path in entries if path.name not in folders)
+    told = [f"{count:,} {kind}" for kind, count in kinds.most_common(_SHOWN)]
+    more = ["files of other kinds"] if len(kinds) > _SHOWN else []
+    inside = [f"the folder{'s' * (len(folders) > 1)} {', '.join(folders[:_SHOWN])}"] if folders else []
+    return ", ".join([*told, *more, *inside] or ["nothing"]) + _meant(folder, folders, kinds)
+
+
+def remedy(file: epath.Path) -> str:
+    """What to do with a file that is no source, if its suffix tells."""
+    found = [what for suffixes, what in _REMEDIES.items() if file.suffix.lower() in suffixes]
+    return f" ({found[0]})" if found else ""
+
+
+def _meant(folder: epath.Path, folders: list[str], kinds: collections.Counter[str]) -> str:
+    """What a person may have meant, if it can be told."""
+    if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
+        return " (TensorFlow Datasets prepared it: name it as data.source=tfds:NAME with data.data_dir)"
+    if any(kind in decode.SUFFIXES for kind in kinds):
+        return " (images without class folders; a folder for each class names the labels)"
+    if len(folders) == 1 and not kinds:
+        return f" (is {str(folder / folders[0])!r} meant?)"
+    if {".json", ".jsonl", ".csv", ".tsv", ".parquet"} & kinds.keys():
+        return " (no table is called train; a single table may be named itself)"
+    return ""

@@ -1,0 +1,66 @@
+"""Folders that `datasets` saved with `save_to_disk`: a DatasetDict of splits, or a Dataset, as .arrow files."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from surm.data import split_names, tables
+from surm.data.table import Table
+from surm.errors import InputError, one_line
+
+_OF_SPLITS, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+
+
+def is_saved(folder: epath.Path) -> bool:
+    """Whether a folder is one that `datasets` saved."""
+    return any((folder / name).is_file() for name in (_OF_SPLITS, _STATE))
+
+
+def find(folder: epath.Path) -> tuple[dict[str, Table], dict[str, list[epath.Path]]]:
+    """The tables of a saved folder.
+
+    Args:
+      folder: what `save_to_disk` wrote.
+
+    Returns:
+      Tables and their files by split; of a Dataset, which has no splits, all is `train`.
+
+    Raises:
+      InputError: if a file is missing or damaged, or no split is called as one.
+    """
+    if (folder / _STATE).is_file():
+        folders = {"train": folder}
+    else:
+        listed = _object(folder / _OF_SPLITS).get("splits", [])
+        named = [(name, split_names.split_of(str(name))) for name in listed]
+        folders = {name: folder / str(written) for written, name in named if name}
+        if unread := [written for written, name in named if not name]:
+            print(f"{folder}: splits called otherwise than a split is are passed over: {', '.join(unread)}", flush=True)
+        if len(folders) < sum(bool(name) for _, name in named):
+            raise InputError(f"{str(folder)!r} has the splits {', '.join(listed)}, of which two mean the same")
+    files = {name: _files(place) for name, place in folders.items()}
+    features = {name: _object(place / _INFO).get("features") or {} for name, place in folders.items()}
+    return {name: tables.open_table(files[name], features=features[name]) for name in files}, files
+
+
+def _files(folder: epath.Path) -> list[epath.Path]:
+    state = _object(folder / _STATE)
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise InputError(f"{str(folder)!r} was saved with indices by an old version of datasets; save it again")
+    found = [folder / str(entry["filename"]) for entry in state.get("_data_files", [])]
+    if missing := [file for file in found if not file.is_file()]:
+        raise InputError(f"{str(missing[0])!r} is missing, which {str(folder / _STATE)!r} lists")
+    if not found:
+        raise InputError(f"{str(folder / _STATE)!r} lists no file")
+    return found
+
+
+def _object(file: epath.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(file)!r} cannot be read: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{str(file)!r} holds a {type(value).__name__}, expected an object")
+    return value

@@ -1,0 +1,106 @@
+"""The folder of an adapter of PEFT's: as it is named, one folder down, or on the hub."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils import epath
+
+from surm import files
+from surm.errors import InputError
+from surm.exchange.peft_files import CONFIG, PICKLE, WEIGHTS
+from surm.models import hub
+from surm.notes import say
+
+_CONVERSION = "is a pickle, which is never loaded: load it in PEFT and save_pretrained it again"
+
+
+class Adapter(NamedTuple):
+    """Where an adapter lies.
+
+    Attributes:
+      name: of its folder, or of that on the hub.
+      folder: with adapter_config.json in it.
+    """
+
+    name: str
+    folder: epath.Path
+
+
+def find(name: str | os.PathLike) -> Adapter:
+    """The adapter that a name means.
+
+    PEFT saves an adapter that is not called `default` to a folder of its own in the one that it is given, and a trainer
+    its checkpoints to `checkpoint-STEP`. Where there is one such folder it is taken, which is said.
+
+    Args:
+      name: a folder that holds adapter_config.json, or folders that do; or `hf:OWNER/NAME`, see `surm.models.hub`, of
+        which only such files are fetched.
+
+    Returns:
+      The adapter.
+
+    Raises:
+      InputError: if there is no such folder, or there are several.
+    """
+    name = os.fspath(name)
+    where = _fetched(name, CONFIG, f"*/{CONFIG}") if name.startswith(hub.PREFIX) else files.path(name)
+    if not where.is_dir():
+        raise InputError(
+            f"no adapter in {name!r}: there is no such folder; expected one with {CONFIG}, or hf:OWNER/NAME"
+        )
+    if (where / CONFIG).is_file():
+        return Adapter(name, where)
+    below = sorted((folder for folder in where.iterdir() if (folder / CONFIG).is_file()), key=_natural)
+    if not below:
+        raise InputError(f"no adapter in {name!r}: {CONFIG} is missing")
+    if len(below) > 1:
+        raise InputError(f"{name!r} holds {len(below)} adapters; expected the folder of one: {_listed(name, below)}")
+    say(f"{name}: read is the adapter in its folder {below[0].name}, the only one")
+    return Adapter(_below(name, below[0].name), below[0])
+
+
+def weights(adapter: Adapter) -> epath.Path:
+    """The file of an adapter's weights, fetched if it lies on the hub.
+
+    Args:
+      adapter: from `find`.
+
+    Returns:
+      The file.
+
+    Raises:
+      InputError: if it is missing; a pickle in its place is named.
+    """
+    on_hub = adapter.name.startswith(hub.PREFIX)
+    folder = _fetched(adapter.name, WEIGHTS) if on_hub else adapter.folder
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    there = f" that can be fetched; its {PICKLE}, if it has one," if on_hub else f", and {PICKLE}"
+    pickle = f"{there} {_CONVERSION}" if on_hub or (folder / PICKLE).is_file() else ""
+    raise InputError(f"{adapter.name!r} has no {WEIGHTS}{pickle}")
+
+
+def _fetched(name: str, *patterns: str) -> epath.Path:
+    return epath.Path(hub.fetched(name, patterns))
+
+
+def _natural(folder: epath.Path) -> tuple[str, int]:
+    """The order of names, with numbers at their end as numbers: checkpoint-500 before checkpoint-1000."""
+    text, number = re.fullmatch(r"(.*?)(\d*)", folder.name).groups()
+    return text, int(number or 0)
+
+
+def _listed(name: str, folders: Sequence[epath.Path]) -> str:
+    """The last few of folders in order, the newest checkpoint among them marked."""
+    shown = [_below(name, folder.name) for folder in folders[-8:]]
+    if re.fullmatch(r"checkpoint-\d+", folders[-1].name):
+        shown[-1] += " (the newest)"
+    return (f"{len(folders) - 8} more, " if len(folders) > 8 else "") + ", ".join(shown)
+
+
+def _below(name: str, *folder: str) -> str:
+    """The name of a folder in one, on the hub before the revision."""
+    root, at, revision = name.partition("@") if name.startswith(hub.PREFIX) else (name, "", "")
+    return "/".join([root.rstrip("/"), *folder]) + at + revision

@@ -1,0 +1,28 @@
+"""Whether what `attach` is given is of its kinds."""
+
+from typing import Any
+
+from flax import nnx
+
+from surm.errors import InputError
+from surm.peft import select
+from surm.peft.spec import PeftSpec
+
+
+def check(model: Any, spec: Any, rngs: Any) -> None:
+    """InputError if they are no model, spec and random streams, or a part of the model has no usable name."""
+    if not (isinstance(model, nnx.Module) and isinstance(spec, PeftSpec) and isinstance(rngs, nnx.Rngs)):
+        given = ", ".join(_class(one) for one in (model, spec, rngs))
+        raise InputError(
+            f"attach takes an nnx.Module, a PeftSpec and an nnx.Rngs, got {given}; surm.adapt_params takes the "
+            "parameters of any other JAX model, surm.models those of PyTorch's ViT, BERT and RoBERTa"
+        )
+    for path, _ in select.walk(model):
+        if path and isinstance(path[-1], str) and ("." in path[-1] or path[-1].isdecimal()):
+            raise InputError(f"the model has a part named {path[-1]!r}; expected a name without dots that is no number")
+
+
+def _class(one: Any) -> str:
+    """What is given, for messages: a class that was not called says so."""
+    kind, which = (one, "the class ") if isinstance(one, type) else (type(one), "")
+    return f"{which}{kind.__module__}.{kind.__name__}"

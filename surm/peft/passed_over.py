@@ -1,0 +1,122 @@
+"""What patterns of targets match that is no layer to adapt: it is refused or said, never passed over without a word."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from flax import nnx
+
+from surm.errors import InputError
+from surm.peft import linear_maps, select
+from surm.peft.kernels import in_words
+from surm.peft.variables import Trainable
+
+Walked = list[tuple[select.Path, nnx.Pytree | nnx.Variable]]
+_CLASSES = "a layer of " + " or ".join(f"nnx.{kind.__name__}" for kind in linear_maps.LAYERS)
+_NORMALISING = (nnx.SpectralNorm, nnx.WeightNorm)
+
+
+def refused(pattern: str, walked: Walked, layers: Iterable[str]) -> InputError:
+    """Why a pattern of targets matches no layer.
+
+    Args:
+      pattern: matches the path of none.
+      walked: the model.
+      layers: dotted paths of its layers.
+
+    Returns:
+      The error, which names what the pattern matches, or the nearest layers.
+    """
+    nodes = {select.dotted(path): node for path, node in walked if path}
+    found = [path for path in nodes if select.compiled(pattern).fullmatch(path)]
+    if not found:
+        try:
+            select.matching([pattern], layers, "linear layer")
+        except InputError as error:
+            return error
+    path, more = found[0], f" (+{len(found) - 1} more)" if len(found) > 1 else ""
+    matches = f"pattern {pattern!r} matches no linear layer, but {path}{more}"
+    if isinstance(nodes[path], nnx.Variable):
+        return InputError(f"{matches}, a variable; expected the layer that holds it, {path.rpartition('.')[0]!r}")
+    if any(layer.startswith(f"{path}.") for layer in layers):
+        inside = pattern + r"\..*"
+        return InputError(f"{matches}, {linear_maps.named(nodes[path])} that holds layers; {inside!r} matches those")
+    return InputError(f"{matches}, {_in_words(nodes[path])}; expected {_CLASSES}; train={path!r} trains it as a whole")
+
+
+def names_others(pattern: str, walked: Walked, layers: Iterable[str]) -> bool:
+    """Whether a pattern matches a module that holds no layer, such as a convolution that is to stay as it is."""
+    within = {select.dotted(place) for layer in layers for place in _above(select.parts(layer))}
+    match = select.compiled(pattern).fullmatch
+    found = (select.dotted(path) for path, node in walked if path and isinstance(node, nnx.Module))
+    return any(match(path) and path not in within for path in found)
+
+
+def _above(path: select.Path) -> list[select.Path]:
+    return [path[:end] for end in range(len(path))]
+
+
+def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Walked, layers: Collection[str]) -> None:
+    """Refuses patterns that match what has a kernel, but cannot be adapted; says what else of matrices they pass over.
+
+    Args:
+      patterns: of targets.
+      left_alone: of a path, whether it is no target whatever the patterns say.
+      walked: the model.
+      layers: dotted paths of the layers that are adapted.
+
+    Raises:
+      InputError: if a pattern matches what has a kernel and is no linear map, or beside one layer alone others that
+        hold matrices.
+    """
+    others = {path: node for path, node in _holders(walked).items() if not left_alone(path)}
+    for pattern in patterns:
+        match = select.compiled(pattern).fullmatch
+        for path, node in ((path, node) for path, node in others.items() if match(path)):
+            way = f"expected {_CLASSES}; exclude={path!r} leaves it as it is, train={path!r} trains it as a whole"
+            if "kernel" in dict(select.children(node)):
+                raise InputError(f"pattern {pattern!r} matches {path}, {_in_words(node)}; {way}")
+            adapted = [layer for layer in layers if match(layer)]
+            if len(adapted) < 2:
+                beside = f"{adapted[0]} alone" if adapted else "no layer to adapt"
+                passes_over = f"pattern {pattern!r} matches {beside}, and passes over {path}, {_in_words(node)}"
+                raise InputError(f"{passes_over}; {way}")
+            logging.getLogger(__name__).warning("targets %r pass over %s, %s", pattern, path, _in_words(node))
+
+
+def check_parent(model: nnx.Module, places: Iterable[select.Path]) -> None:
+    """InputError if a layer stands in what changes its kernel in every call."""
+    for place in places:
+        parent = select.get(model, place[:-1])
+        if isinstance(parent, _NORMALISING):
+            raise InputError(f"stands in {linear_maps.named(parent)}, which computes its kernel anew in every call; "
+                             "expected a layer by itself")  # fmt: skip
+
+
+def _holders(walked: Walked) -> Mapping[str, nnx.Module]:
+    """The frozen modules with a kernel, or other matrices and no linear layer inside, that are no linear layers."""
+    within = {place for path, node in walked if isinstance(node, linear_maps.LAYERS) for place in _above(path)}
+    found = {}
+    for path, node in walked:
+        if not isinstance(node, nnx.Module) or isinstance(node, (*linear_maps.LAYERS, nnx.Embed)):
+            continue
+        matrices = {name for name, child in select.children(node) if _is_matrix(child)}
+        if "kernel" in matrices or (matrices and path not in within):
+            found[select.dotted(path)] = node
+    return found
+
+
+def _is_matrix(node: object) -> bool:
+    """Whether it is a frozen variable with two axes or more along which there is something."""
+    return (
+        isinstance(node, nnx.Param)
+        and not isinstance(node, Trainable)
+        and sum(size > 1 for size in getattr(node, "shape", ())) > 1
+    )
+
+
+def _in_words(module: nnx.Module) -> str:
+    """A module with the arrays that it holds, for messages."""
+    named = [(name, child) for name, child in select.children(module)
+             if isinstance(child, nnx.Param) and hasattr(child, "shape")]  # fmt: skip
+    held = ", ".join(f"{name} {in_words(child)}" for name, child in named[:3])
+    return linear_maps.named(module) + (f" that holds {held}" if held else "")

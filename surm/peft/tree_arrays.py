@@ -1,0 +1,73 @@
+"""The arrays of a tree of parameters by their dotted paths, and which of them are kernels, and how they lie."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from surm.errors import InputError
+from surm.peft import select
+from surm.peft.kernels import KernelLayout, in_words, is_floating
+
+
+def arrays_of(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by dotted path."""
+    arrays = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+            name = dotted(path)
+            if name in arrays:
+                raise InputError(f"two arrays have the path {name!r}; expected each to have its own")
+            arrays[name] = leaf
+    return arrays
+
+
+def dotted(path: tuple) -> str:
+    """A path of JAX's, joined by dots."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def form(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of an array."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def is_kernel(path: str, leaf: Any) -> bool:
+    """Whether an array may be a kernel; the biases of Linen's attention have two axes."""
+    boxed = ".value"  # what Flax puts around an array of which it knows more
+    return len(leaf.shape) >= 2 and path.removesuffix(boxed).rpartition(".")[2] != "bias"
+
+
+def named(leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> dict[str, tuple[str, str]]:
+    """What a pattern may match, with the path and the segment that it means."""
+    kernels: dict[str, list[str]] = {}
+    for path in (path for path, leaf in leaves.items() if is_kernel(path, leaf)):
+        kernels.setdefault(path.rpartition(".")[0], []).append(path)
+    by_module = {module: path for module, (path, *others) in kernels.items() if module and not others}
+    found = {}
+    for name, path in ({path: path for path in leaves} | by_module).items():
+        found[name] = (path, "")
+        found |= {f"{name}:{segment}": (path, segment) for segment in layouts.get(path, KernelLayout()).segments}
+    return found
+
+
+def layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, Any]) -> dict[str, KernelLayout]:
+    """The layouts that patterns give, by the path of every kernel that they match; InputError if one matches none."""
+    if not isinstance(layouts, Mapping):
+        raise InputError(f"layouts={layouts!r}, expected them by pattern, such as {{'.*': KernelLayout()}}")
+    known, chosen = named(leaves, {}), {}
+    for pattern, layout in layouts.items():
+        if not isinstance(layout, KernelLayout):
+            raise InputError(f"layouts[{pattern!r}] is {layout!r}, expected a KernelLayout")
+        paths = [known[name][0] for name in select.matching([pattern], known, "array or module")]
+        left = [path for path in paths if path not in chosen]
+        if not left:
+            raise InputError(f"layouts: what {pattern!r} matches, patterns before it match; put it in front of them")
+        chosen |= dict.fromkeys(left, layout)
+    return chosen
+
+
+def check_floating(field: str, path: str, leaf: Any) -> None:
+    """InputError if what a field's pattern matches cannot train, or be added to."""
+    if not is_floating(leaf):
+        raise InputError(f"{field} matches {path}, {in_words(leaf)}; expected floating point of 16 bits or more")
