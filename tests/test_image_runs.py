@@ -19,6 +19,7 @@ import surm
 from surm import __main__ as commands
 from surm import config as configs
 from surm import train
+from surm.data import decode
 from surm.data.pictures import prepared
 from surm.feed import processor_of
 from surm.models.processor import Processor, ShortestEdge, Squash
@@ -49,7 +50,8 @@ def pictures(count: int, channels: int = 3) -> np.ndarray:
     """Cuts of a photo, 24×40."""
     cuts = np.stack([PHOTO[5 * index : 5 * index + 24, 7 * index : 7 * index + 40] for index in range(count)])
     alpha = np.broadcast_to(np.arange(40, dtype=np.uint8) * 6, (*cuts.shape[:3], 1)[1:3])[None, ..., None]
-    return np.concatenate([cuts, np.repeat(alpha, count, 0)], -1) if channels == 4 else cuts[..., :channels]
+    cuts = np.concatenate([cuts, np.repeat(alpha, count, 0), cuts[..., :1]], -1)
+    return cuts[..., :channels]
 
 
 def config_of(folder: pathlib.Path, images: np.ndarray, **changes: object) -> ml_collections.ConfigDict:
@@ -108,6 +110,20 @@ def test_predictions_are_of_the_pixels_that_training_saw(clip, name):
     expected = np.stack([by_hand(run, image) for image in ODD[name]])
     np.testing.assert_allclose(run.predict(ODD[name]), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(run.predict(image for image in ODD[name]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_opened_image_is_what_its_file_is_in_training(clip, tmp_path):
+    run, modes = surm.load_run(clip / "run"), ("RGB", "L", "LA", "RGBA", "P", "1", "I;16")
+    for mode in modes:
+        picture = Image.fromarray(PHOTO[:40, :60])
+        picture = (
+            Image.fromarray(PHOTO[:40, :60, 0].astype(np.uint16) * 200) if mode == "I;16" else picture.convert(mode)
+        )
+        picture.getexif()[0x0112] = 6  # on its side
+        picture.save(tmp_path / f"{mode[0]}.png", exif=picture.getexif())
+        with open(tmp_path / f"{mode[0]}.png", "rb") as file, Image.open(tmp_path / f"{mode[0]}.png") as opened:
+            answers = run.predict([decode.pixels(file), opened])
+        np.testing.assert_array_equal(*answers, err_msg=mode)
 
 
 def test_all_kinds_of_images_in_one_list_and_an_array(clip):
@@ -175,7 +191,7 @@ def test_a_model_of_one_channel_trains_and_answers(tmp_path, images, said):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [1, 4, 5])
 def test_members_and_meshes_of_other_channels(tmp_path, channels):
     weights(tmp_path / "weights", "vit", {"image_mean": 0.5, "image_std": 0.25}, channels=channels)
     trained(tmp_path, pictures(16, channels), **{"population": "seed=0|1", "data.augment": "crop_flip"})

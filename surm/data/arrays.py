@@ -76,8 +76,8 @@ def _images(path: epath.Path, arrays: dict[str, np.ndarray], name: str) -> np.nd
         raise InputError(f"{where} x_{name} is {images.dtype}, expected uint8 images (0..255)")
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:]:
-        raise InputError(f"{where} x_{name} has shape {images.shape}, expected N×H×W, N×H×W×1 or N×H×W×3")
+    if images.ndim != 4 or 0 in images.shape[1:]:  # how many channels fit is the model's to say
+        raise InputError(f"{where} x_{name} has shape {images.shape}, expected N×H×W or N×H×W×C")
     if len(images) == 0:
         raise InputError(f"{where} x_{name} holds no image")
     return images

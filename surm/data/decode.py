@@ -42,8 +42,6 @@ def pixels(file: BinaryIO) -> np.ndarray:
         image.load()
         _check_depth(image)
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            return ((np.asarray(upright)[..., None].astype(np.uint32) + 128) // 257).astype(np.uint8)
         return pictures.of_pillow(upright)
 
 

@@ -88,7 +88,7 @@ BAD_ARRAYS = {
     "the other half": (dict(x_val=None), "no array x_val; it has"),
     "float images": (dict(x_train=ARRAYS["x_train"] / 255), "x_train is float64, expected uint8"),
     "flat images": (dict(x_test=ARRAYS["x_test"].reshape(100, 64)), "x_test has shape (100, 64), expected N×H×W"),
-    "four channels": (dict(x_val=np.stack([ARRAYS["x_val"]] * 4, -1)), "x_val has shape (60, 8, 8, 4), expected"),
+    "too many axes": (dict(x_val=ARRAYS["x_val"][..., None, None]), "x_val has shape (60, 8, 8, 1, 1), expected"),
     "no pixels": (dict(x_test=ARRAYS["x_test"][:, :0]), "x_test has shape (100, 0, 8, 1), expected"),
     "one-hot labels": (
         dict(y_train=np.eye(10, dtype=int)[ARRAYS["y_train"]]),

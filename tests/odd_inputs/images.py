@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from sklearn.datasets import load_sample_image
 
 from surm import config as configs
-from surm.data import pictures, pipeline
+from surm.data import pictures, pipeline, sources
 from surm.data.splits import ArraySplit
 from surm.feed import feed_of, processor_of
 from surm.models.vit import ViT, ViTConfig
@@ -54,6 +54,16 @@ def _predicted(examples: object) -> tuple[int, ...]:
 def _as_clip(image: np.ndarray) -> np.ndarray:
     large = Image.fromarray(image).resize((26, 16), Image.Resampling.BICUBIC)
     return np.asarray(large.crop((5, 0, 21, 16)), np.float32)
+
+
+def _of_npz(folder: pathlib.Path, images: np.ndarray) -> tuple[int, ...]:
+    """The shape of the pixels that a model would see of such a file."""
+    images, labels = np.repeat(images, 4, 0), np.arange(4) % 2
+    np.savez(folder / "data.npz", x_train=images, y_train=labels, x_test=images[:1], y_test=labels[:1])
+    feed = feed_of(configs.default(), None, _model())
+    split = feed.ready(sources.load(str(folder / "data.npz")).test)
+    images = next(feed.evaluation(split))
+    return feed.inputs(images)["images"][images["mask"]].shape
 
 
 def _turned() -> Image.Image:
@@ -160,6 +170,14 @@ ROWS = [
     ),
     Odd(
         "grey and alpha", lambda folder: _pixels(folder, PHOTO[..., :2]), Line("an image has 2 channels, but the model")
+    ),
+    Odd("an .npz with alpha", lambda folder: _of_npz(folder, np.dstack([PHOTO, PHOTO[..., :1]])[None]), (1, 16, 16, 3)),
+    Odd(
+        "an .npz with channels first",
+        lambda folder: _of_npz(folder, PHOTO.transpose(2, 0, 1)[None]),
+        Line(
+            "an image has 40 channels, but the model reads 3; expected 1 (grey), 3 (colour) or 4 (with alpha), as the"
+        ),
     ),
     Odd("a processor in the metadata that is a number", _own, Line("says processor=3; expected an object")),
     Odd(
