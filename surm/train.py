@@ -112,7 +112,7 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     config = prepared.config
     rates = [] if every else [optim.summary(config.optim, prepared.model)]
     labels = census.heading(prepared.data)
-    return "\n".join([counts.table(prepared.model), estimate.headline(prepared, mesh, every), *labels, *rates])
+    return "\n".join([*labels, counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates])
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:
