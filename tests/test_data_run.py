@@ -14,7 +14,8 @@ from surm.data.splits import Dataset
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [f"--config={ROOT / 'configs' / 'vit_digits.py'}", "--config.model.weights=none",
-         "--config.model.name=vit_micro", "--config.optim.steps=2", "--config.optim.batch_size=4"]  # fmt: skip
+         "--config.model.name=vit_micro", "--config.optim.steps=2", "--config.optim.batch_size=4",
+         "--config.peft.method=head"]  # fmt: skip
 
 
 def command(folder: pathlib.Path, source: pathlib.Path, *more: str) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from surm.data import decode, sources
+from surm.data import decode, pipeline, sources
 from surm.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -207,3 +207,24 @@ def test_every_byte_of_every_file_is_in_the_fingerprint(tmp_path):
     assert sources.load(str(write(tmp_path / "elsewhere"))).fingerprint() == one
     Image.fromarray(np.full((8, 10, 3), 99, np.uint8)).save(tmp_path / "one" / "train" / "dog" / "2.png")
     assert sources.load(str(tmp_path / "one")).fingerprint() != one
+
+
+def test_damage_that_shows_in_training_is_an_input_error_there(tmp_path):
+    file = write(tmp_path) / "train" / "cat" / "0.png"
+    Image.fromarray(COLOUR).save(file)
+    content = bytearray(file.read_bytes())
+    content[60:160] = bytes(100)
+    file.write_bytes(content)
+    data = sources.load(str(tmp_path))
+    with pytest.raises(InputError, match="0.png' cannot be decoded"):
+        next(pipeline.training_batches(data.train, 6, 16, seed=0))
+
+
+def test_mixed_images_make_equal_batches_in_the_order_of_the_seed_whatever_the_threads(tmp_path):
+    root = write(tmp_path)
+    Image.fromarray(DEEP).save(root / "train" / "cat" / "deep.png")
+    Image.fromarray(np.dstack([COLOUR, GREY])).save(root / "train" / "dog" / "clear.png")
+    data = sources.load(str(root))
+    first = [next(pipeline.training_batches(data.train, 8, 16, seed=0, threads=threads)) for threads in (1, 4)]
+    assert first[0]["image"].shape == (8, 16, 16, 3) and sorted(first[0]["label"]) == [0] * 4 + [1] * 4
+    np.testing.assert_array_equal(first[0]["image"], first[1]["image"])

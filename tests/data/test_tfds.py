@@ -160,6 +160,27 @@ def test_labels_need_no_decoding():
         split[0]
 
 
+def test_an_example_without_a_label_among_others_is_refused():
+    records = [features(3).serialize_example({"image": io.BytesIO(b"x"), "label": label}) for label in (1, -1, 0)]
+    with pytest.raises(InputError, match="example 1 of 3 has no label, but others of its split have one"):
+        surm_tfds.TfdsSplit(records, 3).labels  # noqa: B018
+
+
+def test_every_record_is_in_the_fingerprint_and_read_once():
+    class Counted(list):
+        taken = 0
+
+        def __getitem__(self, index):
+            self.taken += 1
+            return super().__getitem__(index)
+
+    records = Counted(split_of([b"one", b"two", b"three"], 3)._records)
+    split = surm_tfds.TfdsSplit(records, 3)
+    content = list(split.content(np.arange(3)))
+    assert len(set(content)) == 3 and split.labels.tolist() == [0, 1, 2] and records.taken == 3
+    assert list(split_of([b"one", b"two", b"three"], 3).content(np.array([2, 0]))) == [content[2], content[0]]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "mode, form", [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG")]
