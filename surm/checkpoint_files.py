@@ -1,9 +1,10 @@
 """Where checkpoints lie: a local folder, or an object store, which has every checkpoint as one object, STEP.tar.
 
-orbax writes a checkpoint as many files and then renames their folder, which a store cannot; and its arrays would go
-through tensorstore, whose clients look for credentials and endpoints elsewhere than those that all else here is read
-with (0.1.86). So orbax writes to a folder of this machine, and what it has finished is written to the store in one
-step: it is there whole or not at all. To go on, a run fetches what is there. What trains is small.
+orbax writes a checkpoint as many files and then renames their folder, which a store cannot. Its arrays would go through
+tensorstore, whose clients are told of servers elsewhere than all else here: that of S3 takes no notice of
+AWS_ENDPOINT_URL, Google's has a variable of its own (0.1.86). So orbax writes to a folder of this machine, and what it
+has finished is written to the store in one step: it is there whole or not at all. To go on, a run fetches them; what
+trains is small.
 """
 
 import concurrent.futures

@@ -157,7 +157,8 @@ def _conversions(split: Split, processor: Processor) -> list[str]:
 
 def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
     own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
-    opened = tokenizer.opened(own or (weights.path if weights else None))
+    place = own or (weights.path if weights else None)
+    opened = tokenizer.opened(place)
     tokenizer.check_vocabulary(opened.tokenizer, base.config.vocabulary, pretrained=weights is not None)
     lengths, batch_size, threads = configs.lengths(config), config.optim.batch_size, config.data.threads
     balanced = config.data.sampling == "balanced"

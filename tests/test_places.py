@@ -22,6 +22,7 @@ from surm.report.__main__ import main as report_main
 from surm.report.collect import collect
 from surm.workdir import Workdir
 from tests import stores
+from tests.exchange.models import adapted, answer, base, noisy
 from tests.test_named_paths import WEIGHTS
 from tests.test_train import arguments
 
@@ -201,3 +202,17 @@ def test_an_adapter_that_is_saved_again_is_the_new_one(place):
         assert np.array_equal(surm.load_adapter(f"{place}/adapter", base)(x), model(x))
     assert sorted(each.name for each in (files.path(place) / "adapter").iterdir()) == [store.CONFIG, store.WEIGHTS]
     assert "an adapter of surm" in inspection.shown(f"{place}/adapter")
+
+
+@pytest.mark.slow
+def test_other_libraries_forms_are_written_to_a_store_and_read_there(place, tmp_path):
+    model, plain = noisy(adapted("vit")), base("vit")
+    for where in (place, str(tmp_path)):
+        surm.export_peft(f"{where}/peft", model, names="transformers4")
+        surm.export_merged(f"{where}/merged", model)
+    for file in ("peft/adapter_model.safetensors", "peft/adapter_config.json", "merged/model.safetensors"):
+        assert (files.path(place) / file).read_bytes() == (tmp_path / file).read_bytes()
+    ours, theirs = (surm.import_peft(f"{where}/peft", plain) for where in (place, str(tmp_path)))
+    assert np.array_equal(answer(ours), answer(theirs))
+    merged = [open_weights(f"{where}/merged").arrays for where in (place, str(tmp_path))]
+    assert merged[0].keys() == merged[1].keys()
