@@ -97,7 +97,7 @@ def _config(model: nnx.Module) -> dict[str, Any]:
         "hidden_act": next(theirs for theirs, ours in HF_ACTIVATIONS.items() if ours == config.activation),
         "layer_norm_eps": config.epsilon,
         "attention_probs_dropout_prob": 0.0,
-    } | (_of_images(config) if kind == "vit" else _of_texts(kind, config))
+    } | (_of_images(config) if kind == "vit" else _of_texts(config))
 
 
 def _of_images(config: ViTConfig) -> dict[str, Any]:
@@ -110,11 +110,11 @@ def _of_images(config: ViTConfig) -> dict[str, Any]:
     }
 
 
-def _of_texts(kind: str, config: BertConfig) -> dict[str, Any]:
+def _of_texts(config: BertConfig) -> dict[str, Any]:
     shape = {
         "vocab_size": config.vocabulary,
         "max_position_embeddings": config.positions,
         "type_vocab_size": config.segments,
         "hidden_dropout_prob": config.dropout,
     }
-    return shape if kind == "bert" else shape | {"pad_token_id": config.first_position - 1}
+    return shape | ({"pad_token_id": config.first_position - 1} if config.first_position else {})

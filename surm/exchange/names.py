@@ -5,7 +5,7 @@
     blocks.0.mlp.up            vit.layers.0.mlp.fc1                  vit.encoder.layer.0.intermediate.dense
     head                       classifier                            classifier
 
-BERT and RoBERTa kept their names.
+BERT and RoBERTa kept their names; their like by other names have those but for the first word.
 """
 
 import re
@@ -26,6 +26,11 @@ CLASSES = {
     "vit": "ViTForImageClassification",
     "bert": "BertForSequenceClassification",
     "roberta": "RobertaForSequenceClassification",
+    "camembert": "CamembertForSequenceClassification",
+    "xlm-roberta": "XLMRobertaForSequenceClassification",
+    "data2vec-text": "Data2VecTextForSequenceClassification",
+    "ernie": "ErnieForSequenceClassification",
+    "electra": "ElectraForSequenceClassification",
 }
 """`model_type` in a config.json -> the class of transformers that our model with its head corresponds to."""
 
@@ -60,10 +65,18 @@ class Naming(NamedTuple):
         return next(((match.expand(rule.path), rule) for match, rule in found if match), None)
 
 
+_BERT_FOREIGN, _ROBERTA_FOREIGN = r"classifier\.(dense|out_proj)\..*", r"pooler\..*|classifier\.(weight|bias)"
+
 NAMINGS: dict[str, dict[str, Naming]] = {
     "vit": {NEW: Naming(HF_VIT, "vit.", r"encoder\..*"), OLD: Naming(HF_VIT, "vit.", r"layers\..*")},
-    "bert": dict.fromkeys((NEW, OLD), Naming(HF_BERT, "bert.", r"classifier\.(dense|out_proj)\..*")),
-    "roberta": dict.fromkeys((NEW, OLD), Naming(HF_BERT, "roberta.", r"pooler\..*|classifier\.(weight|bias)")),
+    "bert": dict.fromkeys((NEW, OLD), Naming(HF_BERT, "bert.", _BERT_FOREIGN)),
+    "ernie": dict.fromkeys((NEW, OLD), Naming(HF_BERT, "ernie.", _BERT_FOREIGN)),
+    "electra": dict.fromkeys((NEW, OLD), Naming(HF_BERT, "electra.", _ROBERTA_FOREIGN)),
+    "data2vec-text": dict.fromkeys((NEW, OLD), Naming(HF_BERT, "data2vec_text.", _ROBERTA_FOREIGN)),
+    **dict.fromkeys(
+        ("roberta", "camembert", "xlm-roberta"),
+        dict.fromkeys((NEW, OLD), Naming(HF_BERT, "roberta.", _ROBERTA_FOREIGN)),
+    ),
 }
 """`model_type` -> version of transformers -> names."""
 
@@ -81,7 +94,7 @@ def kind_of(model: nnx.Module) -> str:
       InputError: for any other model, and for CLIP's tower.
     """
     if isinstance(model, Bert):
-        return "roberta" if model.config.first_position else "bert"
+        return model.config.kind or ("roberta" if model.config.first_position else "bert")
     if isinstance(model, ViT) and model.config.patch_bias and not model.config.embedding_norm:
         return "vit"
     given = "CLIP's vision tower" if isinstance(model, ViT) else f"a {type(model).__name__}"
@@ -102,10 +115,11 @@ def read_name(kind: str, key: str) -> tuple[str, Rule] | None:
 
 def obstacle(model: nnx.Module) -> str | None:
     """Why the head of a model cannot stand as the classifier of transformers; None if it can."""
-    pooling = model.config.pooling
+    pooling, theirs = model.config.pooling, CLASSES[kind_of(model)]
+    if kind_of(model) == "electra":
+        return f"the model's head sees the first token through tanh, {theirs}'s through a GELU"
     if pooling == "class":
         return None
-    theirs = CLASSES[kind_of(model)]
     return f"the model's head sees the {pooling} of the tokens (pooling={pooling!r}), {theirs}'s the first token alone"
 
 

@@ -40,6 +40,8 @@ class BertConfig:
       epsilon: added to the variance in every LayerNorm.
       dropout: in training, the rate at which entries are dropped after the embeddings, after the attention and the MLP
         of every block, and before the head. (The published models also drop attention weights; this one does not.)
+      kind: the `model_type` of the config.json that the shape is from, by which exported files name layers; no part of
+        the shape.
     """
 
     vocabulary: int
@@ -54,6 +56,7 @@ class BertConfig:
     activation: str = "gelu"
     epsilon: float = 1e-12
     dropout: float = 0.0
+    kind: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self):
         for name in ("vocabulary", "width", "depth", "heads", "mlp_width", "positions", "segments"):

@@ -87,6 +87,7 @@ def _bert(kind: str, fields: dict) -> BertConfig:
         positions=_whole(fields, "max_position_embeddings"),
         first_position=1 + _whole(fields, "pad_token_id", least=0) if padding_first else 0,
         segments=_whole(fields, "type_vocab_size"),
+        kind=kind,
         **_blocks(fields),
     )
 

@@ -35,7 +35,7 @@ def base(kind: str) -> nnx.Module:
     return restore(empty, weights, head=True)
 
 
-def reshaped(kind: str, **changes) -> nnx.Module:
+def reshaped(kind: str, /, **changes) -> nnx.Module:
     """The model as if its config were another; what it holds stays."""
     model = nnx.clone(base(kind))
     model.config = dataclasses.replace(model.config, **changes)

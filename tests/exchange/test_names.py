@@ -70,6 +70,24 @@ def test_names_of_other_architectures_are_not_read(kind, key):
     assert names.read_name(kind, key) is None
 
 
+@pytest.mark.parametrize(
+    ("base_kind", "kind", "first"),
+    [
+        ("bert", "ernie", "ernie"),
+        ("bert", "electra", "electra"),
+        ("roberta", "camembert", "roberta"),
+        ("roberta", "xlm-roberta", "roberta"),
+        ("roberta", "data2vec-text", "data2vec_text"),
+    ],
+)
+def test_kinds_by_another_name_have_their_own_first_word(base_kind, kind, first):
+    model = reshaped(base_kind, kind=kind)
+    for version in ("transformers4", "transformers5"):
+        key = names.naming_of(model, version).theirs("blocks.0.attention.query.kernel")
+        assert key == f"{first}.encoder.layer.0.attention.self.query.weight"
+        assert names.read_name(kind, key)[0] == "blocks.0.attention.query.kernel"
+
+
 def test_models_that_transformers_lacks_are_refused():
     with pytest.raises(InputError, match="given CLIP's vision tower; .* for ViT, BERT and RoBERTa"):
         names.kind_of(reshaped("vit", embedding_norm=True, patch_bias=False))

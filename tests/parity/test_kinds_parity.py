@@ -1,7 +1,10 @@
 """Kinds of model that are one of our architectures by another name, and every activation, against transformers."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -9,12 +12,14 @@ from flax import nnx
 from safetensors.numpy import load_file
 from transformers.activations import ACT2CLS, ACT2FN
 
+import surm
 from surm.activations import ACTIVATIONS
 from surm.models.bert import Bert
 from surm.models.convert import restore
 from surm.models.hf_config import HF_ACTIVATIONS, HF_DEFAULTS, config_from_hf
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
+from tests.exchange.models import noisy
 from tests.parity import torch_models
 
 TOLERANCE = 1e-5  # of the largest entry
@@ -77,12 +82,17 @@ def _error(ours, theirs: np.ndarray) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-def test_texts_agree(kind, tmp_path):
+def _texts(kind: str):
+    """A random classifier of a kind."""
     name, options = TEXTS[kind]
     sizes = torch_models._text_sizes(48, 2, 4, 20)
     config = getattr(transformers, f"{name}Config")(**{**sizes, "num_labels": 5, **options})
-    theirs = torch_models._randomised(getattr(transformers, f"{name}ForSequenceClassification")(config))
+    return torch_models._randomised(getattr(transformers, f"{name}ForSequenceClassification")(config))
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_agree(kind, tmp_path):
+    theirs = _texts(kind)
     inputs = torch_models.texts(theirs)
     expected = torch_models.text_reference(theirs, inputs)
     theirs.save_pretrained(tmp_path)
@@ -95,6 +105,39 @@ def test_texts_agree(kind, tmp_path):
     errors += [_error(model(**given), expected["output"])] if with_head else []
     print(kind, errors)  # pytest -rP
     assert len(errors) == 3 + with_head and max(errors) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_an_adapter_and_a_whole_model_go_back_under_the_kinds_own_names(kind, tmp_path):
+    theirs, alone = _texts(kind), kind == "electra"  # its classifier is none of ours
+    inputs = torch_models.texts(theirs)
+    (theirs.electra if alone else theirs).save_pretrained(tmp_path / "base")
+    weights = open_weights(str(tmp_path / "base"))
+    shape = dataclasses.replace(config_from_hf(weights.config), pooling="mean" if alone else "class")
+    base = restore(Bert(shape, 5, rngs=nnx.Rngs(0)), weights, head=not alone)
+    spec = surm.PeftSpec(family="low_rank", options="rank=3", targets=r".*\.(query|up)", train=() if alone else "head")
+    model = noisy(surm.attach(base, spec, nnx.Rngs(1)))
+    given = {"input_ids": torch.tensor(inputs["tokens"]).long(), "attention_mask": torch.tensor(inputs["mask"]).long()}
+    auto = transformers.AutoModel if alone else transformers.AutoModelForSequenceClassification
+    ours = {name: jnp.asarray(inputs[name]) for name in ("tokens", "mask")}
+
+    def same(loaded) -> None:
+        with torch.no_grad():
+            found = loaded.eval()(**given)
+        right = model.hidden_states(**ours)[-1] * ours["mask"][..., None] if alone else model(**ours)
+        found = found.last_hidden_state * given["attention_mask"][..., None] if alone else found.logits
+        assert _error(right, found.numpy()) < TOLERANCE
+
+    surm.export_peft(tmp_path / "adapter", model, encoder_only=alone)
+    same(peft.PeftModel.from_pretrained(auto.from_pretrained(tmp_path / "base"), tmp_path / "adapter"))
+    if alone:
+        with pytest.raises(surm.InputError, match="ElectraForSequenceClassification's through a GELU"):
+            surm.export_merged(tmp_path / "whole", model)
+        return
+    surm.export_merged(tmp_path / "whole", model)
+    loaded = auto.from_pretrained(tmp_path / "whole")
+    assert loaded.config.model_type == kind
+    same(loaded)
 
 
 @pytest.mark.parametrize("kind", IMAGES)
