@@ -19,6 +19,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import surm
+from surm import __main__ as command
 from surm import command_line, optim, preparation, progress, train
 from surm.data.texts import TextSplit
 from surm.models import bert
@@ -177,6 +178,8 @@ def test_a_published_folder_with_its_tokenizer_trains_and_answers(material, tmp_
     assert loaded.model.config.pooling == "class"
     assert np.isfinite(loaded.predict(["the sailor works", "the weather fails"])).all()
     assert loaded.predict([]).shape == (0, 2) and loaded.result["classes"] == ["0", "1"]
+    assert command.main(["merge", str(tmp_path / "r"), "--out", str(tmp_path / "merged")]) == 0
+    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (weights / "tokenizer.json").read_bytes()
     pairs = loaded.feed.ready(TextSplit([("the sailor", "works")], np.zeros(1, np.int32)))
     inputs = loaded.feed.inputs(jax.tree.map(jnp.asarray, next(iter(loaded.feed.evaluation(pairs)))))
     told, untold = loaded.model(**inputs), loaded.model(**{**inputs, "segments": None})

@@ -46,6 +46,8 @@ def find(name: str | os.PathLike) -> Adapter:
     """
     name = os.fspath(name)
     where = _fetched(name, CONFIG, f"*/{CONFIG}") if name.startswith(hub.PREFIX) else files.path(name)
+    if where.is_file():
+        raise InputError(f"{name!r} is a file; expected the folder of an adapter, with {CONFIG} and {WEIGHTS} in it")
     if not where.is_dir():
         raise InputError(
             f"no adapter in {name!r}: there is no such folder; expected one with {CONFIG}, or hf:OWNER/NAME"

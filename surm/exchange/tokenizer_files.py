@@ -1,15 +1,19 @@
-"""The files of a tokenizer, copied as they are to a model that is exported."""
+"""The files of a tokenizer, copied to a model that is exported, with the class that is to open them named.
+
+transformers takes the class from tokenizer_config.json, else from the model's own kind: the base's, which the exported
+model need not have (a CamemBERT goes out as a RoBERTa). So where no file names one, what was meant is written.
+"""
 
 import json
 import os
+from typing import Any
 
 from etils import epath
 
 from surm import files
 from surm.errors import InputError
-from surm.exchange.folder import read_object
 
-SAVED, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+SAVED, SETTINGS, MODEL = "tokenizer.json", "tokenizer_config.json", "config.json"
 NAMES = (
     SAVED, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "sentencepiece.bpe.model", "spiece.model", "spm.model",
@@ -17,6 +21,13 @@ NAMES = (
 """What transformers keeps a tokenizer in; each has some of them."""
 
 AS_IT_STANDS = "PreTrainedTokenizerFast"  # the class that takes all of tokenizer.json
+_CLASSES = {
+    "bert": ("BertTokenizer", ("WordPiece", "WordLevel")),
+    "distilbert": ("DistilBertTokenizer", ("WordPiece", "WordLevel")),
+    "roberta": ("RobertaTokenizer", ("BPE",)),
+    "camembert": ("CamembertTokenizer", ("Unigram",)),
+    "xlm-roberta": ("XLMRobertaTokenizer", ("Unigram",)),
+}  # `model_type` -> its class of tokenizers, and the vocabularies in tokenizer.json that it reads
 _SPECIAL = {
     "pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"), "mask_token": ("[MASK]", "<mask>"),
@@ -27,8 +38,7 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
     """What the files of a tokenizer hold, for the folder of another model.
 
     Args:
-      path: a folder with such files, or the weights in one; or a tokenizer.json, which then is used as it stands: the
-        class that does so is named beside it.
+      path: a folder with such files, or the weights in one; or a tokenizer.json, which then is used as it stands.
 
     Returns:
       The bytes by name.
@@ -38,18 +48,35 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
     """
     place = files.path(path)
     if place.is_file() and place.suffix == ".json":
-        return {SAVED: place.read_bytes(), SETTINGS: _settings(place).encode()}
+        return {SAVED: place.read_bytes(), SETTINGS: _with_class({}, AS_IT_STANDS, files.json_object(place))}
     folder = place.parent if place.suffix == ".safetensors" else place
     held = {name: (folder / name).read_bytes() for name in NAMES if (folder / name).is_file()}
     if not held:
         raise InputError(f"no tokenizer in {str(folder)!r}; expected a folder with {SAVED} or {', '.join(NAMES[4:])}")
-    return held
+    settings, saved = (files.json_object(folder / name) for name in (SETTINGS, SAVED))
+    if (settings or {}).get("tokenizer_class"):
+        return held
+    return held | {SETTINGS: _with_class(settings or {}, _class_of(folder, saved), saved)}
 
 
-def _settings(file: epath.Path) -> str:
-    """A tokenizer_config.json that has transformers use a tokenizer.json as it stands, and tells its special tokens."""
-    tokens = read_object(file).get("added_tokens") or ()
-    there = {token.get("content") for token in tokens if isinstance(token, dict)}
-    found = {name: next((text for text in texts if text in there), None) for name, texts in _SPECIAL.items()}
-    settings = {"tokenizer_class": AS_IT_STANDS} | {name: text for name, text in found.items() if text}
-    return json.dumps(settings, indent=2, allow_nan=False) + "\n"
+def _class_of(folder: epath.Path, saved: dict[str, Any] | None) -> str:
+    """The class that transformers takes for a folder whose tokenizer_config.json names none."""
+    config = files.json_object(folder / MODEL) or {}
+    name, vocabularies = _CLASSES.get(config.get("model_type"), (AS_IT_STANDS, ()))
+    kind = ((saved or {}).get("model") or {}).get("type")
+    fits = kind is None or kind in vocabularies
+    return config.get("tokenizer_class") or (name if fits else AS_IT_STANDS)
+
+
+def _with_class(settings: dict[str, Any], name: str, saved: dict[str, Any] | None) -> bytes:
+    """A tokenizer_config.json that names its class and, where that knows none by itself, the special tokens."""
+    tokens = (saved or {}).get("added_tokens") or ()
+    there = {token.get("content") for token in tokens if isinstance(token, dict)} | {*_vocabulary(saved)}
+    found = {kind: next((text for text in texts if text in there), None) for kind, texts in _SPECIAL.items()}
+    special = {kind: text for kind, text in found.items() if text} if name == AS_IT_STANDS else {}
+    return f"{json.dumps(special | settings | {'tokenizer_class': name}, indent=2, allow_nan=False)}\n".encode()
+
+
+def _vocabulary(saved: dict[str, Any] | None) -> dict[str, int]:
+    vocabulary = ((saved or {}).get("model") or {}).get("vocab")
+    return vocabulary if isinstance(vocabulary, dict) else {}

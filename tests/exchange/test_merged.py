@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import surm
 from surm import InputError
-from surm.exchange import export_merged
+from surm.exchange import export_merged, tokenizer_files
 from surm.models import bert, vit
 from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
@@ -89,14 +89,14 @@ def test_what_transformers_has_no_classifier_for_is_refused(model, message, tmp_
 def test_the_tokenizers_files_are_copied(tmp_path):
     there = tmp_path / "base"
     there.mkdir()
-    (there / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    (there / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     (there / "vocab.txt").write_bytes("[PAD]\nÄ\n".encode("latin-1"))
     (there / "README.md").write_text("no part of it")
     for number, name in enumerate((there, there / "model.safetensors")):
         export_merged(tmp_path / str(number), base("bert"), tokenizer=name)
         held = {file.name: file.read_bytes() for file in (tmp_path / str(number)).iterdir()}
         assert set(held) == {"model.safetensors", "config.json", "tokenizer_config.json", "vocab.txt"}
-        assert held["vocab.txt"] == (there / "vocab.txt").read_bytes()
+        assert all(held[name] == (there / name).read_bytes() for name in ("vocab.txt", "tokenizer_config.json"))
 
 
 def test_a_tokenizer_json_by_itself_is_used_as_it_stands(tmp_path):
@@ -104,7 +104,30 @@ def test_a_tokenizer_json_by_itself_is_used_as_it_stands(tmp_path):
     export_merged(tmp_path / "out", base("bert"), tokenizer=file)
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == file.read_bytes()
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    assert settings == {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "vocabulary", "expected"),
+    [
+        ({"model_type": "camembert"}, {"a": 1}, "Unigram", {"tokenizer_class": "CamembertTokenizer", "a": 1}),
+        ({"model_type": "bert"}, None, "WordPiece", {"tokenizer_class": "BertTokenizer"}),
+        ({"model_type": "bert"}, None, "BPE", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"model_type": "bert", "tokenizer_class": "Mine"}, None, "BPE", {"tokenizer_class": "Mine"}),
+        (None, {"pad_token": "x"}, "BPE", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "x"}),
+    ],
+)
+def test_the_class_of_a_tokenizer_is_named_where_no_file_does(config, settings, vocabulary, expected, tmp_path):
+    given = {
+        "config.json": config,
+        "tokenizer_config.json": settings,
+        "tokenizer.json": {"model": {"type": vocabulary}},
+    }
+    for name, value in given.items():
+        if value is not None:
+            (tmp_path / name).write_text(json.dumps(value))
+    assert json.loads(tokenizer_files.read(tmp_path)["tokenizer_config.json"]) == expected
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):

@@ -65,8 +65,9 @@ def test_no_folder_and_an_empty_one(tmp_path):
         tmp_path / "none", r"no adapter in '.*none': there is no such folder; expected one with adapter_config.json"
     )
     refused(tmp_path, "no adapter in .*: adapter_config.json is missing$")
-    (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", "there is no such folder")
+    refused(
+        LORA / "adapter_model.safetensors", "is a file; expected the folder of an adapter, with adapter_config.json"
+    )
 
 
 def test_a_folder_below_without_weights_is_named_whole(tmp_path):

@@ -160,6 +160,7 @@ ROWS = [
     Odd("an adapted embedding", _with(_of_embedding), Line("position_embeddings")),
     Odd("an adapter that diverged in PEFT", _with(_with_nan), Line("with numbers that are not finite")),
     Odd("an adapter that diverged here", _diverged, Line("head.kernel holds 1 of 112 numbers that are not finite")),
+    Odd("the file in the folder", lambda _: _imported(LORA / WEIGHTS), Line("is a file; expected the folder of an")),
     Odd("a folder that is not there", lambda folder: _imported(folder / "none"), Line("there is no such folder")),
     Odd(
         "a name that is none of the hub's",

@@ -37,9 +37,10 @@ def saved_by_transformers(folder):
     return folder
 
 
-@pytest.mark.parametrize("how", ["a tokenizer.json", "a folder"])
+@pytest.mark.parametrize("how", ["a tokenizer.json", "a folder", "a bare folder"])
 def test_texts(how, tmp_path):
-    place = small_texts.write_tokenizer(tmp_path) if how == "a tokenizer.json" else saved_by_transformers(tmp_path)
+    place = saved_by_transformers(tmp_path) if how == "a folder" else small_texts.write_tokenizer(tmp_path)
+    place = place.parent if how == "a bare folder" else place
     model = model_of(3)
     model.eval()
     surm.export_merged(tmp_path / "merged", model, labels=["bad", "good", "none"], tokenizer=place)
