@@ -30,8 +30,6 @@ Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "surm-adapter-1"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-_WHOLE = ".base.kernel"
-"""What a layer ends in that trains as a whole and has an update besides, as there were up to surm 0.1.0."""
 
 
 def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str = "") -> None:
@@ -83,8 +81,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
     folder = files.path(path)
     config = read_config(folder)
     spec, arrays = _spec(folder, config), _read_weights(folder, config)
-    whole = {name.removesuffix(_WHOLE) for name in arrays if name.endswith(_WHOLE)}
-    adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), spec, nnx.Rngs(0), also=whole)
+    adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), spec, nnx.Rngs(0), saved=arrays)
     adapted.eval()
     _check_base(folder, config, adapted)
     graphdef, expected, frozen = surgery.split(adapted)
