@@ -72,7 +72,8 @@ def dtype_of_merged(dtype):
 def old_file(folder):
     """An adapter as surm 0.1.0 saved it: the head trains as a whole and has an update besides."""
     spec, plain = surm.PeftSpec(targets=".*", train="head"), Model(linear())
-    old = surgery.reattach(plain, spec, nnx.Rngs(1), saved=["head.base.kernel", "head.delta.parameters.a", "body.delta.parameters.a"])
+    names = ["head.base.kernel", "head.delta.parameters.a", "body.delta.parameters.a"]
+    old = surgery.reattach(plain, spec, nnx.Rngs(1), saved=names)
     old.head.delta.parameters["b"][...] += 1.0
     surm.save_adapter(folder, old)
     loaded, x = surm.load_adapter(folder, plain), jnp.ones((1, 4))
