@@ -124,8 +124,7 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     config = prepared.config
     rates = [] if every else [optim.summary(config.optim, prepared.model)]
     labels, odd = census.heading(prepared.data), choosing.remarks(config, prepared.total_steps)
-    return "
-".join([*labels, counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
+    return "\n".join([*labels, counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:

@@ -21,14 +21,14 @@ WRAPPERS: dict[str, type[WrappedLinear]] = {
 """The positions in which linear layers are adapted, with what they are wrapped in."""
 
 
-def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[str] = ()) -> None:
+def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[str] | None = None) -> None:
     """Wraps every layer that a spec targets, in place.
 
     Args:
       model: changed; what the spec's `train` names is `Trainable` already.
       spec: of a position in `WRAPPERS`.
       rngs: source of initial values and dropout masks.
-      also: paths of layers that are adapted though they train as a whole: of adapters that surm 0.1.0 saved.
+      saved: the paths of a saved adapter's arrays, which tell what was adapted then; None for a new adapter.
 
     Raises:
       InputError: if a pattern matches nothing but what trains as a whole, or what cannot be adapted, two rules claim a
@@ -42,8 +42,11 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, also: Col
         every = [select.dotted(place) for place in places[id(select.get(model, path))]]
         names[every[0]] = every
     whole = {first for first in names if isinstance(select.get(model, layers[first]).kernel, Trainable)}
+    whole -= {first for first in whole if f"{first}.base.kernel" in (saved or ())}  # surm 0.1.0 trained both
     shared: dict[tuple, nnx.Variable] = {}
-    for dotted, own in _targets(model, spec, names, whole - {*also}, strict=not also).items():
+    for dotted, own in _targets(model, spec, names, whole, strict=saved is None).items():
+        if saved is not None and not _was_adapted(own, names[dotted], saved):
+            continue
         base = select.get(model, layers[dotted])
         try:
             _check_layer(model, base, places[id(base)])
@@ -103,6 +106,12 @@ def _check_layer(model: nnx.Module, layer: nnx.Module, places: Iterable[select.P
 def _is_off(spec: PeftSpec, path: str) -> bool:
     off = [pattern for pattern, change in spec.rules.items() if change is None]
     return any(select.compiled(pattern).fullmatch(path) for pattern in (*spec.exclude, *off))
+
+
+def _was_adapted(spec: PeftSpec, names: Iterable[str], saved: Collection[str]) -> bool:
+    """Whether a saved adapter has arrays of a layer; where layers share them, all that are targets."""
+    shared = spec.position in ("update", "adapter") and hasattr(matrices.FAMILIES[spec.family], "SHARED")
+    return shared or any(path.startswith(f"{name}.delta.") for name in names for path in saved)
 
 
 def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.Variable]) -> None:

@@ -30,8 +30,6 @@ Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "surm-adapter-1"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-_WHOLE = ".base.kernel"
-"""What a layer ends in that trains as a whole and has an update besides, as there were up to surm 0.1.0."""
 
 
 def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str = "") -> None:
@@ -107,8 +105,7 @@ def read_adapter(path: str | os.PathLike) -> Saved:
 
 def attached(saved: Saved, model: Model) -> Model:
     """A model with the adapter that was read, not yet filled, in evaluation mode; InputError if it is another base."""
-    whole = {name.removesuffix(_WHOLE) for name in saved.arrays if name.endswith(_WHOLE)}
-    adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0), also=whole)
+    adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0), saved=saved.arrays)
     adapted.eval()
     check_base(saved, adapted)
     return adapted

@@ -51,14 +51,15 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     return reattach(model, spec, rngs)
 
 
-def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[str] = ()) -> Model:
-    """As `attach`; beside that it knows adapters that surm 0.1.0 saved.
+def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[str] | None = None) -> Model:
+    """As `attach`, or as it was when an adapter was saved, by surm 0.1.0 perhaps, which knew fewer layers.
 
     Args:
       model: left untouched.
       spec: of the adapter.
       rngs: source of initial values.
-      also: paths of layers that have an update though they train as a whole.
+      saved: the paths of a saved adapter's arrays: where it has none a layer has no update, and where it has one beside
+        a layer that trains as a whole there is one; None for a new adapter.
 
     Returns:
       A new model.
@@ -74,7 +75,7 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, also: Collection[s
         paths = select.variables(model)
         _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
     if spec.position in placement.WRAPPERS:
-        placement.wrap_targets(model, spec, rngs, also=also)
+        placement.wrap_targets(model, spec, rngs, saved=saved)
     frozen = {dotted: path for dotted, path in select.variables(model).items()
               if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
     by_itself = spec.position == "variables"

@@ -72,11 +72,20 @@ def dtype_of_merged(dtype):
 def old_file(folder):
     """An adapter as surm 0.1.0 saved it: the head trains as a whole and has an update besides."""
     spec, plain = surm.PeftSpec(targets=".*", train="head"), Model(linear())
-    old = surgery.reattach(plain, spec, nnx.Rngs(1), also=["head"])
+    names = ["head.base.kernel", "head.delta.parameters.a", "body.delta.parameters.a"]
+    old = surgery.reattach(plain, spec, nnx.Rngs(1), saved=names)
     old.head.delta.parameters["b"][...] += 1.0
     surm.save_adapter(folder, old)
     loaded, x = surm.load_adapter(folder, plain), jnp.ones((1, 4))
     return [*surgery.layers_by_path(loaded)], bool((loaded.head(x) == old.head(x)).all())
+
+
+def older_than_attention(folder):
+    """An adapter as surm 0.1.0 saved it, which saw none of attention's layers."""
+    plain = Model(lambda rngs: nnx.MultiHeadAttention(2, 4, rngs=rngs))
+    old = surgery.reattach(plain, surm.PeftSpec(targets=".*"), nnx.Rngs(1), saved=["head.delta.parameters.a"])
+    surm.save_adapter(folder, old)
+    return [*surgery.layers_by_path(surm.load_adapter(folder, plain))]
 
 
 ROWS = [
@@ -144,4 +153,5 @@ ROWS = [
     Odd("a class for a model", lambda _: arguments.check(Model, surm.PeftSpec(), nnx.Rngs(0)),
         Line("got the class tests.odd_inputs.layers.Model, surm.peft.spec.PeftSpec")),
     Odd("an adapter of 0.1.0 with a head named twice", old_file, (["body", "head"], True)),
+    Odd("an adapter of 0.1.0 beside attention", older_than_attention, ["head"]),
 ]  # fmt: skip
