@@ -5,12 +5,11 @@ A program may be compiled for devices that this process does not have: for those
 """
 
 import jax
-from jaxtyping import Array
 
 _NAMES = {"cuda": "gpu", "rocm": "gpu"}
 
 
-def platform_of(*arrays: Array) -> str:
+def platform_of(*arrays: object) -> str:
     """The platform on which a computation with these arrays will run, as far as can be told while it is traced.
 
     (`jax.lax.platform_dependent` would decide later still, when a program is lowered. It traces every alternative,
@@ -19,11 +18,11 @@ def platform_of(*arrays: Array) -> str:
     `lowering_platforms=`, has the form of the default one.)
 
     Args:
-      *arrays: that are computed with; concrete ones or tracers.
+      *arrays: that are computed with; concrete ones or tracers, others are passed over.
 
     Returns:
-      `cpu`, `gpu`, `tpu`, ...: of the mesh that an array's type names, else of `jax.set_mesh`'s, else where a concrete
-      array lies, else of `jax.default_device`, else `jax.default_backend()`.
+      `cpu`, `gpu`, `tpu`, ...: of the mesh that an array's type names, else of `jax.set_mesh`'s, else of
+      `jax.default_device`, else `jax.default_backend()`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -34,12 +33,10 @@ def platform_of(*arrays: Array) -> str:
       tpu
       None
     """
-    for mesh in (*(jax.typeof(array).sharding.mesh for array in arrays), jax.sharding.get_abstract_mesh()):
+    of_types = (jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array))
+    for mesh in (*of_types, jax.sharding.get_abstract_mesh()):
         if mesh.abstract_device is not None:
             return _named(mesh.abstract_device.platform)
-    for array in arrays:
-        if not isinstance(array, jax.core.Tracer):
-            return _named(next(iter(array.devices())).platform)
     device = jax.config.jax_default_device
     if device is not None:
         return _named(device if isinstance(device, str) else device.platform)

@@ -1,4 +1,4 @@
-"""The dense sum of circulant times skew-circulant matrices: on a CPU faster than by multiplication, elsewhere without FFTs.
+"""The dense sum of circulant times skew-circulant matrices: without multiplying them, or without FFTs.
 
 For M = Σ_i Z_1(g_i) Z_{-1}(h_i)
 
@@ -29,7 +29,7 @@ def dense(
       precision: of a multiplication.
 
     Returns:
-      The sum. Cost on a CPU O(r n² √n), by strips of r terms (see `strips`); elsewhere O(r n_out n n_in), multiplied out.
+      The sum. Cost on a CPU O(r n² √n), by strips of r terms (see `strips`), elsewhere O(r n_out n n_in).
 
     Examples:
       >>> import jax.numpy as jnp

@@ -106,7 +106,7 @@ class StructuredMatrix(nnx.Module):
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
         """The path that `auto` takes for a batch; see `surm.peft.paths`."""
         shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
-        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, jax.default_backend()
+        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, platform_of(x, *self.values().values())
         return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
 
     def to_dense(self) -> Float[Array, "n_out n_in"]:
@@ -131,14 +131,17 @@ class StructuredMatrix(nnx.Module):
 
         Args:
           params: the family's.
-          dtype: that the matrix will be rounded to. Half precision has no use for factors that are multiplied in more
-            than the device's own precision of float32 (on a TPU, where that rounds them to bfloat16, half the time to
-            compile).
+          dtype: that the matrix will be rounded to. Elsewhere than on a CPU half precision has no use for factors that
+            are multiplied in more than the device's own precision of float32: on a TPU that halves the time to compile.
+
+        Returns:
+          The matrix, in the parameters' type.
         """
         family = matrices.FAMILIES[self.family]
         if not hasattr(family, "quick_dense"):
             return family.to_dense(params, self.n_out, self.n_in)
-        precision = None if jnp.dtype(dtype).itemsize < 4 else "highest"
+        half = jnp.dtype(dtype).itemsize < 4 and platform_of(*params.values()) != "cpu"
+        precision = None if half else "highest"
         return family.quick_dense(params, self.n_out, self.n_in, precision=precision)
 
 
