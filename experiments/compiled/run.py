@@ -20,6 +20,7 @@ for all products. Two CPU cores: half an hour, with the FFTs of 0.1.0 two hours.
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -171,19 +172,21 @@ def row(product: Product, baseline: Mapping[str, Any], lines: Sequence[Any], lim
     return {**asked, **own[0][2], "compile_seconds": seconds[""], "compiled": len(own), BASELINE: compared}
 
 
-def made(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a result was made with."""
-    from importlib.metadata import PackageNotFoundError, version
-
+def versions() -> dict[str, str]:
+    """Of the compilers."""
     names = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    command = " ".join(["python experiments/compiled/run.py", *sys.argv[1:]])
-    return {"command": command, "surm": arguments.label, "versions": versions, "processors": os.cpu_count()}
+    return {name: importlib.metadata.version(name) for name in names} | {"processors": str(os.cpu_count())}
+
+
+def put(file: pathlib.Path, rows: Sequence[Mapping[str, Any]], label: str) -> None:
+    """Puts rows into a result, in place of those of the same family and path."""
+    command = {"command": " ".join(["python experiments/compiled/run.py", *sys.argv[1:]])}
+    result = json.loads(file.read_text()) if file.is_file() else {"made": {}, "rows": []}
+    every = {(row["family"], row["path"]): row for row in (*result["rows"], *rows)}
+    ordered = sorted(every.values(), key=lambda row: (FAMILIES.index(row["family"]), row["path"]))
+    own = {f"{row['family']} {row['path']}": command | {"surm": label, "versions": versions()} for row in rows}
+    lines = ",\n".join(map(json.dumps, ordered))
+    file.write_text(f'{{"made": {json.dumps(result["made"] | own)},\n"rows": [\n{lines}\n]}}\n')
 
 
 def compile_all(arguments: argparse.Namespace) -> None:
@@ -196,12 +199,59 @@ def compile_all(arguments: argparse.Namespace) -> None:
             for path in arguments.paths.split(",")
             if path != "branch_dft" or family in CONVOLUTIONAL
         ]
-        rows, file = [], RESULTS / f"{hardware}_{arguments.shape}_{arguments.label}.json"
+        file = RESULTS / f"{hardware}_{arguments.shape}_{arguments.label}.json"
         for first in range(0, len(asked), arguments.together):
-            rows += in_a_process(asked[first : first + arguments.together], arguments)
-            lines = ",\n".join(map(json.dumps, rows))
-            file.write_text(f'{{"made": {json.dumps(made(arguments))},\n"rows": [\n{lines}\n]}}\n')
-            print(lines.splitlines()[-1], flush=True)
+            rows = in_a_process(asked[first : first + arguments.together], arguments)
+            put(file, rows, arguments.label)
+            print(*map(json.dumps, rows), sep="\n", flush=True)
+
+
+def page() -> str:
+    """README.md: a table for each result, and what it was made with."""
+    words = __doc__.split("\n\n")
+    parts = ["# What XLA's compilers say of hardware that is not there", words[2], CAPTION]
+    for file in sorted(RESULTS.glob("*.json")):
+        result = json.loads(file.read_text())
+        commands = dict.fromkeys(f"`{one['command']}`" for one in result["made"].values())
+        parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table(result["rows"])]
+    return "\n\n".join(parts) + "\n"
+
+
+CAPTION = (
+    "Compile time, bytes, temporary memory over those of LoRA r=8, which `low_rank` is; a dash where the compiler does "
+    "not say. Written by `python experiments/compiled/run.py --table`."
+)
+COLUMNS = ("family", "path", "FFTs", "gathers, scatters", "compile, ×", "bytes, ×", "optimal ms", "temporary MiB", "×")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table."""
+    lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2)), *map(cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of it."""
+    name = (row["family"], row["path"])
+    if "given_up_after_seconds" in row:
+        return *name, "", "", f"over {row['given_up_after_seconds']} s", "", "", "", ""
+    operations, of = row["operations"], row[BASELINE]
+    over = {key: ratio(row[key], of[key]) for key in ("compile_seconds", "bytes", "temporary_bytes")}
+    return (
+        *name,
+        str(operations["fft"]),
+        str(operations["gather"] + operations["scatter"]),
+        over["compile_seconds"],
+        over["bytes"],
+        "-" if row["optimal_seconds"] is None else f"{1e3 * row['optimal_seconds']:.2f}",
+        f"{row['temporary_bytes'] / 2**20:.1f}",
+        over["temporary_bytes"],
+    )
+
+
+def ratio(value: float | None, of: float | None) -> str:
+    """How many times the other."""
+    return f"{value / of:.2f}" if value and of else "-"
 
 
 def main() -> None:

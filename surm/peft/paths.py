@@ -97,8 +97,8 @@ def quickest(
       A path that the family has; where nothing was measured on the platform or for the dtype, `unmeasured`.
     """
     dtype = "float32" if dtype == "float64" else dtype
-    family, parameters = _as_measured(family, n_out, n_in, parameters)
-    points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (family, dtype)]
+    like, parameters = _as_measured(family, n_out, n_in, parameters)
+    points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
         taken = unmeasured(family, n_out, n_in, platform, fusible=fusible)
         _say_unmeasured(taken, family, dtype, platform)
