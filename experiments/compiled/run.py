@@ -8,12 +8,11 @@
     python experiments/compiled/run.py --table
 
 One linear layer with its update, bfloat16, 8,192 tokens × 768: the output, and the gradients of the input and of the
-update's parameters. The families are compiled in turns with LoRA of rank 8 (`low_rank` by its own default), in
-processes of their own that end after --limit seconds. Compile times are medians of --repeats, in seconds that
-processors were at work, so that other work on the machine counts little; every repeat has 128 tokens more, so that no
-compiler finds kernels that it has made already. Bytes and optimal seconds are the TPU compiler's own estimate (it takes
-away a second for every operation that it has no estimate for, as FFTs); that for GPUs has none. No autotuning, cuBLAS
-for all products. Two CPU cores: half an hour, with the FFTs of 0.1.0 two hours.
+update's parameters. Each is compiled in processes of its own, which end after --limit seconds. Compile times are
+medians of --repeats, in seconds that processors were at work, so that other work on the machine counts little. Bytes
+and optimal seconds are the TPU compiler's own estimate (it takes away a second for every operation that it has no
+estimate for, as FFTs); that for GPUs has none. No autotuning, cuBLAS for all products. Two CPU cores: half an hour,
+with the FFTs of 0.1.0 two hours.
 
 --surm names a folder with another version of this project, as `git worktree add /tmp/surm-0.1.0 80ee3ca` makes one.
 """
@@ -40,8 +39,6 @@ FAMILIES = (
 )  # fmt: skip
 CONVOLUTIONAL = ("circulant", "skew_circulant", "toeplitz", "low_displacement_rank")
 BASELINE = "low_rank"
-BETWEEN = 4
-"""Products that are compiled between two times of the baseline."""
 COUNTED = ("fft", "gather", "scatter", "while")
 HARDWARE = ("v5e", "h200")
 TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
@@ -123,16 +120,16 @@ def said_of(executable: Any) -> dict[str, Any]:
     }
 
 
-def compile_here(products: Sequence[Product], repeats: int) -> None:
-    """Prints a line for each product: what is said of it, and the seconds; the baseline among them, again and again."""
-    baseline = dataclasses.replace(products[0], family=BASELINE, path="branch")
-    compiled(dataclasses.replace(baseline, rows=8))  # what a process does once
-    for repeat in range(repeats):
-        for index, product in enumerate(products):
-            for one in (baseline, product) if index % BETWEEN == 0 else (product,):
-                taken, executable = compiled(dataclasses.replace(one, rows=one.rows + 128 * repeat))
-                said = {} if repeat else said_of(executable)
-                print(json.dumps([dataclasses.asdict(one), taken, said]), flush=True)
+def compile_here(products: Sequence[Product]) -> None:
+    """Prints a line for each product: the seconds that it took to compile, and what is said of it."""
+    import jax
+    import jax.numpy as jnp
+
+    sharding = jax.sharding.SingleDeviceSharding(devices_of(products[0].hardware)[0])
+    jax.jit(jnp.sin).lower(jax.ShapeDtypeStruct((8,), jnp.float32, sharding=sharding)).compile()  # what is done once
+    for product in products:
+        taken, executable = compiled(product)
+        print(json.dumps([dataclasses.asdict(product), taken, said_of(executable)]), flush=True)
 
 
 def environment(surm: str) -> dict[str, str]:
@@ -145,31 +142,25 @@ def environment(surm: str) -> dict[str, str]:
     return {**os.environ, **TPU, **own}
 
 
-def in_a_process(products: Sequence[Product], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of several products from a process of its own; of those that it came to before its time was over."""
-    asked = json.dumps({"products": [*map(dataclasses.asdict, products)], "repeats": arguments.repeats})
-    command = [sys.executable, __file__, f"--here={asked}"]
+def in_a_process(products: Sequence[Product], arguments: argparse.Namespace) -> list[list[Any]]:
+    """What a process of its own says of several products; of those that it came to before its time was over."""
+    command = [sys.executable, __file__, f"--here={json.dumps([*map(dataclasses.asdict, products)])}"]
     limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (arguments.limit, arguments.limit + 5))  # noqa: E731
     done = subprocess.run(
         command, env=environment(arguments.surm), capture_output=True, text=True, preexec_fn=limit, check=False
     )
     if done.returncode > 0:
         raise SystemExit(f"{products}: {done.stderr.strip().splitlines()[-1]}")
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
-    baseline = dataclasses.asdict(dataclasses.replace(products[0], family=BASELINE, path="branch"))
-    return [row(product, baseline, lines, arguments.limit) for product in products]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
 
 
-def row(product: Product, baseline: Mapping[str, Any], lines: Sequence[Any], limit: int) -> dict[str, Any]:
-    """What a process printed of one product, beside what it printed of the baseline."""
-    asked = dataclasses.asdict(product)
-    own = [line for line in lines if line[0] == asked]
-    of_baseline = [line for line in lines if line[0] == baseline]
+def row(product: Product, lines: Sequence[Any], limit: int) -> dict[str, Any]:
+    """What processes said of one product: the median of the seconds."""
+    own = [line for line in lines if line[0] == dataclasses.asdict(product)]
     if not own:
-        return {**asked, "given_up_after_seconds": limit}
-    seconds = {name: statistics.median(line[1] for line in of) for name, of in (("", own), (BASELINE, of_baseline))}
-    compared = {**of_baseline[0][2], "compile_seconds": seconds[BASELINE], "compiled": len(of_baseline)}
-    return {**asked, **own[0][2], "compile_seconds": seconds[""], "compiled": len(own), BASELINE: compared}
+        return {**dataclasses.asdict(product), "given_up_after_seconds": limit}
+    seconds = [line[1] for line in own]
+    return {**own[0][0], **own[0][2], "compile_seconds": statistics.median(seconds), "compiled": len(own)}
 
 
 def versions() -> dict[str, str]:
@@ -201,7 +192,9 @@ def compile_all(arguments: argparse.Namespace) -> None:
         ]
         file = RESULTS / f"{hardware}_{arguments.shape}_{arguments.label}.json"
         for first in range(0, len(asked), arguments.together):
-            rows = in_a_process(asked[first : first + arguments.together], arguments)
+            products = asked[first : first + arguments.together]
+            lines = [line for _ in range(arguments.repeats) for line in in_a_process(products, arguments)]
+            rows = [row(product, lines, arguments.limit) for product in products]
             put(file, rows, arguments.label)
             print(*map(json.dumps, rows), sep="\n", flush=True)
 
@@ -213,7 +206,9 @@ def page() -> str:
     for file in sorted(RESULTS.glob("*.json")):
         result = json.loads(file.read_text())
         commands = dict.fromkeys(f"`{one['command']}`" for one in result["made"].values())
-        parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table(result["rows"])]
+        with_default = RESULTS / f"{file.stem.rsplit('_', 1)[0]}_now.json"
+        (baseline,) = (row for row in json.loads(with_default.read_text())["rows"] if row["family"] == BASELINE)
+        parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table(result["rows"], baseline)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -224,18 +219,18 @@ CAPTION = (
 COLUMNS = ("family", "path", "FFTs", "gathers, scatters", "compile, ×", "bytes, ×", "optimal ms", "temporary MiB", "×")
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> str:
     """A Markdown table."""
-    lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2)), *map(cells, rows)]
+    lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2)), *(cells(row, baseline) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def cells(row: Mapping[str, Any], of: Mapping[str, Any]) -> tuple[str, ...]:
     """One line of it."""
     name = (row["family"], row["path"])
     if "given_up_after_seconds" in row:
         return *name, "", "", f"over {row['given_up_after_seconds']} s", "", "", "", ""
-    operations, of = row["operations"], row[BASELINE]
+    operations = row["operations"]
     over = {key: ratio(row[key], of[key]) for key in ("compile_seconds", "bytes", "temporary_bytes")}
     return (
         *name,
@@ -263,7 +258,7 @@ def main() -> None:
     parser.add_argument("--shape", default="768x768", help="n_out x n_in")
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--together", type=int, default=len(FAMILIES), help="products in one process")
+    parser.add_argument("--together", type=int, default=1, help="products in one process, which may share kernels")
     parser.add_argument("--limit", type=int, default=1800, help="seconds of processors for a process")
     parser.add_argument("--surm", default=str(HERE.parents[1]), help="the folder of the version that is compiled")
     parser.add_argument("--label", default="now", help="what that version is called")
@@ -271,8 +266,7 @@ def main() -> None:
     parser.add_argument("--here", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.here:
-        asked = json.loads(arguments.here)
-        compile_here([Product(**product) for product in asked["products"]], asked["repeats"])
+        compile_here([Product(**product) for product in json.loads(arguments.here)])
     elif arguments.table:
         (HERE / "README.md").write_text(page())
     else:

@@ -203,6 +203,6 @@ def _measured(platform: str) -> list[dict]:
 @functools.cache
 def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
     """Once for each."""
-    what, why = f"{family} in {dtype} on a {platform}", "" if platform == "cpu" else ", goes by XLA's compilers"
-    line = "path='auto' is '%s': %s has not been measured%s (experiments/paths)"
-    logging.getLogger(__name__).warning(line, taken, what, why)
+    by = "" if platform == "cpu" else " by what XLA's compilers say (experiments/compiled)"
+    what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
+    logging.getLogger(__name__).warning("path='auto' is '%s'%s: %s", taken, by, what)

@@ -82,7 +82,7 @@ def test_the_search_for_slow_operations_finds_them():
 @pytest.mark.parametrize("platform", KINDS)
 @pytest.mark.parametrize("step", [1, 2, 5])
 def test_columns_are_the_same_entries_on_every_platform(platform, step):
-    for n_out, n_in in [(1, 1), (1, 7), (7, 1), (3, 40), (20, 33), (2, 257)]:
+    for n_out, n_in in [(1, 1), (7, 1), (1, 7), (20, 37)]:
         v = jnp.arange(2.0 * (n_out + n_in - 1)).reshape(2, -1)
         expected = np.stack([v[:, np.arange(n_out) - j + n_in - 1] for j in range(0, n_in, step)], axis=1)
         with described(platform):
@@ -137,13 +137,16 @@ def test_its_gradients_are_those_of_the_branch(family, platform):
 @pytest.mark.parametrize("family", matrices.FAMILIES)
 def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
     for fusible, n in ((False, 64), (True, 64), (False, 2048)):
-        taken = {name: paths.unmeasured(family, n, n, name, fusible=fusible) for name in ("cpu", "tpu", "gpu")}
-        assert taken["cpu"] == "branch" and taken["tpu"] == taken["gpu"]
+        asked = (family, n, n, 1024, {"a": (8, n), "b": (n, 8)}, "float32")
+        taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
+        assert paths.unmeasured(family, n, n, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
         assert taken["tpu"] in paths.available("update", family)
         if family in paths.TRANSFORMED:
             assert taken["tpu"] == ("fused_dense" if fusible else "branch_dense")
-        if n == 2048 and family not in (*paths.TRANSFORMED, "svft"):
-            assert taken["tpu"] == "branch"
+        elif n == 2048:
+            assert taken["tpu"] == ("branch_dense" if family == "svft" else "branch")  # whose product is not thin
+        else:
+            assert (taken["tpu"] == "branch") == (family in paths.THIN)
 
 
 def test_the_platform_is_that_of_the_mesh():
@@ -163,14 +166,13 @@ def test_the_platform_is_that_of_the_mesh():
 
 
 def test_the_line_says_what_is_taken_and_by_what(caplog):
-    layer = surgery.join(*updated("circulant")).query
+    layer = surgery.join(*updated("circulant", dtype=jnp.float16)).query  # it is said once; no other test has this type
     with described("tpu"):
-        assert layer._path(jnp.ones((2, 24), jnp.bfloat16)) == "branch_dense"
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        "path='auto' is 'branch_dense': circulant in bfloat16 on a tpu has not been measured, goes by XLA's compilers "
-        "(experiments/paths)"
-    )
+        assert [layer._path(jnp.ones((2, 24), jnp.float16)) for _ in range(2)] == 2 * ["branch_dense"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "path='auto' is 'branch_dense' by what XLA's compilers say (experiments/compiled): "
+        "circulant in float16 on a tpu has not been measured (experiments/paths)"
+    ]
 
 
 class Net(nnx.Module):
