@@ -5,7 +5,8 @@
     python experiments/all.py --list
 
 DIR holds cifar10.npz (x_train, y_train, x_val, y_val, x_test, y_test) and glue/ with GLUE's own CoLA, MRPC and SST-2.
-Hours are of two CPU cores. The speed comparison needs the extra `peers` (PyTorch, PEFT, transformers). What trains in a
+Hours are of two CPU cores. The speed comparison needs the extra `peers` (PyTorch, PEFT, transformers), `compiled` the
+compilers that its script names. What trains in a
 folder under runs/ goes on where it was stopped, and is not trained again once it is done: remove runs/ for that.
 Results are replaced one by one; `paths` writes what `path="auto"` goes by into the package itself.
 """
@@ -32,6 +33,7 @@ STEPS = (
     Step("start_up/run.py", "", 0.1),
     Step("image_folder/run.py", "--data={data}/cifar10.npz", 0.3),
     Step("paths/run.py", "", 1.5),
+    Step("compiled/run.py", "", 0.5),
     Step("speed/run.py", "--shape=bert_base --repeats=21", 0.5),
     Step("speed/run.py", "--shape=vit_b16 --repeats=15", 0.5),
     Step("speed/breakdown.py", "", 0.1),

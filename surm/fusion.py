@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 import jax
 from jaxtyping import Array, Float
 
+from surm.matrices.platforms import platform_of
+
 P, R, V = ParamSpec("P"), TypeVar("R"), TypeVar("V")
 
 
@@ -28,7 +30,8 @@ def computed_once(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (_called(function) if jax.default_backend() == "cpu" else function)(*args, **kwargs)
+        on_cpu = platform_of(*jax.tree.leaves((args, kwargs))) == "cpu"
+        return (_called(function) if on_cpu else function)(*args, **kwargs)
 
     return chosen
 

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
 from surm.manual_axes import vary_together
+from surm.matrices.platforms import platform_of
 
 
 def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -> Float[Array, "*batch n_out"]:
@@ -23,7 +24,7 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
     Returns:
       The products.
     """
-    return _matmul(*vary_together(x, kernel)) if jax.default_backend() == "cpu" else x @ kernel
+    return _matmul(*vary_together(x, kernel)) if platform_of(x, kernel) == "cpu" else x @ kernel
 
 
 @jax.custom_vjp

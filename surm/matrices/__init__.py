@@ -26,8 +26,8 @@ Every module has the same five functions, and works for every n_out×n_in:
     num_params(n_out, n_in, *, <options>) -> int              of the trained values as stored
     project(dense, *, <options>) -> params                    the nearest member in Frobenius norm, or near it
 
-and, where it knows a quicker way to the dense matrix, `quick_dense(params, n_out, n_in)`, or to the product with that,
-`dense_matvec(params, x, n_out)`. Families whose product is made of convolutions take another kind of them by
+and, where it knows a quicker way to the dense matrix, `quick_dense(params, n_out, n_in, precision=)`, or to the product
+with that, `dense_matvec(params, x, n_out)`. Families whose product is made of convolutions take another kind of them by
 `matvec(..., convolve=dft.convolve)`: matmuls alone, where FFTs are slow or not to be had in the type.
 
 What a family may have besides:

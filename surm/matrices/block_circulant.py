@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import fourier
+from surm.matrices import f_circulant, fourier
 from surm.matrices.params import (
     Params,
     check_divides,
@@ -29,6 +29,7 @@ from surm.matrices.params import (
     input_size,
     working_dtype,
 )
+from surm.matrices.platforms import platform_of
 
 LINEAR = ("c",)
 
@@ -140,8 +141,10 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]]
     """
     c = _blocks(params, n_out, n_in)
-    k = jnp.arange(c.shape[2])
-    blocks = c[:, :, (k[:, None] - k[None, :]) % c.shape[2]]
+    p = c.shape[2]
+    k = jnp.arange(p)
+    on_cpu = platform_of(c) == "cpu"  # where a gather is quick
+    blocks = c[:, :, (k[:, None] - k[None, :]) % p] if on_cpu else f_circulant.dense(c, p, p, 1)
     return blocks.transpose(0, 2, 1, 3).reshape(n_out, n_in)
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surm.matrices import fourier
+from surm.matrices.platforms import platform_of
 
 
 def from_diagonals(diagonals: Float[Array, "*b d"], n_out: int, n_in: int) -> Float[Array, "*b {n_out} {n_in}"]:
@@ -60,7 +61,14 @@ def columns(
     """
     count = -(-n_in // step)
     start_of_last = n_in - 1 - (count - 1) * step
-    return _windows(diagonals[..., start_of_last:], count, step)[..., ::-1, :]
+    seen = diagonals[..., start_of_last:]
+    match platform_of(seen):
+        case "cpu":
+            return _windows(seen, count, step)[..., ::-1, :]
+        case "tpu":
+            return _stacked(seen, count, step)
+        case _:
+            return _tiled(seen, count, step)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
@@ -98,6 +106,46 @@ def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Arra
     rows = jnp.pad(rows, [*unpadded, (0, groups * _TOGETHER - count), (0, 0)])
     of_groups = _overlap_add(rows.reshape(*batch, groups, _TOGETHER, length), step)
     return _overlap_add(of_groups, _TOGETHER * step)[..., : length + (count - 1) * step]
+
+
+_AT_ONCE = 16
+"""Copies that are laid below each other at once; more make a program longer to compile, fewer read and write more."""
+
+
+def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
+    """`_windows`, the last one first, by slices and concatenations alone.
+
+    What is seen through the first few windows, moved on and laid below itself, is seen through many; so a few dozen
+    slices make any number of windows. Other devices than a CPU make a gather, and in its derivative a scatter, one
+    entry after the other; here the derivative is sums of zero-padded parts.
+    """
+    rows, have = v[..., None, :], 1
+    while have < count:
+        total = min(have * _AT_ONCE, count)
+        width = rows.shape[-1] - (total - have) * step
+        moved = [slice(start * step, start * step + width) for start in range(total - have, -1, -have)]
+        parts = [rows[..., part] for part in moved]
+        if rest := total % have:
+            parts.append(rows[..., have - rest :, :width])
+        rows, have = jnp.concatenate(parts, axis=-2), total
+    return rows
+
+
+def _tiled(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
+    """`_windows`, the last one first, by a reshape: one kernel on a GPU.
+
+    v, written down again and again without a gap, is read in rows of step entries fewer than it has: each of them
+    begins step entries earlier in v than the one before. The derivative is zeros around what comes in, and a sum over
+    copies.
+    """
+    *batch, k = v.shape
+    first, row = (count - 1) * step, k - step
+    if row < 1:  # one window of a single entry
+        return v[..., None, :]
+    copies = -(-(first + count * row) // k)
+    written = jnp.broadcast_to(v[..., None, :], (*batch, copies, k)).reshape(*batch, copies * k)
+    rows = written[..., first : first + count * row].reshape(*batch, count, row)
+    return rows[..., : k - first] if count > 1 else v[..., None, :]
 
 
 def product(

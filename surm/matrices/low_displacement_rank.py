@@ -16,10 +16,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import alternating, displacement, f_circulant, fourier, strips
+from surm.matrices import alternating, displacement, f_circulant, fourier, shift_product
 from surm.matrices.params import (
     Params,
     check_keys,
@@ -167,16 +168,16 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     return dense.astype(jnp.result_type(g, h))
 
 
-def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """`to_dense` up to rounding, in O(r n² √n) instead of O(r n³).
-
-    ΔW Z_{-1} = Z_1 ΔW - 2 Σ_i g_i (J h_i)ᵀ, J the reversal: a column is the one before it, moved down, and what the two
-    have not in common. So it is made of strips, with r terms; see `strips`.
+def quick_dense(
+    params: Params, n_out: int, n_in: int, *, precision: PrecisionLike = "highest"
+) -> Float[Array, "{n_out} {n_in}"]:
+    """`to_dense` up to rounding, on a CPU in O(r n² √n) instead of O(r n³); see `shift_product`.
 
     Args:
       params: {"g", "h"}, as `init` makes them.
       n_out: rows.
       n_in: columns.
+      precision: of the products of factors, elsewhere than on a CPU.
 
     Returns:
       The matrix, in the parameters' type.
@@ -190,15 +191,9 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
       [[2.0, -3.0], [3.0, 2.0]]
     """
     g, h = _generators(params, n_out, n_in)
-    n, block, wide = g.shape[1], strips.width(n_in), working_dtype(g, h)
-    dtype = jnp.result_type(g, h)
-    g, h = g.astype(wide), h.astype(wide)  # so that bfloat16 is rounded but once
-    first = f_circulant.columns(h, n, n_in, -1, block)
-    starts = jax.vmap(lambda v, x: fourier.convolve(v, x, n, 1, of_batch=False))(g, first).sum(0)
-    starts = jnp.concatenate([starts[:, n - block + 1 :], starts[:, :n_out]], axis=1)
-    gained = f_circulant.columns(g, n_out, block, 1)
-    gained_by = 2 * f_circulant.columns(h, block, n_in, -1)
-    return strips.columns(starts, gained, gained_by).T.astype(dtype)
+    wide = working_dtype(g, h)  # so that bfloat16 is rounded but once
+    dense = shift_product.dense(g.astype(wide), h.astype(wide), n_out, n_in, precision=precision)
+    return dense.astype(jnp.result_type(g, h))
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:

@@ -10,6 +10,7 @@ Source: arXiv 2405.19597.
 """
 
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -120,8 +121,34 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       >>> to_dense(params, 2, 1).round(4).tolist()
       [[3.0], [4.0]]
     """
+    return quick_dense(params, n_out, n_in)
+
+
+def quick_dense(
+    params: Params, n_out: int, n_in: int, *, precision: PrecisionLike = "highest"
+) -> Float[Array, "{n_out} {n_in}"]:
+    """`to_dense`, in another precision where that is asked for.
+
+    Args:
+      params: {"m", "u", "v"}, from `fixed` and `init`.
+      n_out: rows.
+      n_in: columns.
+      precision: of the product.
+
+    Returns:
+      The matrix, in the parameters' type.
+
+    Raises:
+      ValueError: if the names or shapes of the parameters do not fit.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {"u": jnp.array([[0.6], [0.8]]), "v": jnp.array([[1.0]]), "m": jnp.array([5.0])}
+      >>> quick_dense(params, 2, 1).round(4).tolist()
+      [[3.0], [4.0]]
+    """
     _check(params, n_out, n_in)
-    return jnp.matmul(params["u"] * params["m"][None], params["v"], precision="highest")
+    return jnp.matmul(params["u"] * params["m"][None], params["v"], precision=precision)
 
 
 def num_params(n_out: int, n_in: int) -> int:

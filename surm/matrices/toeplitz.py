@@ -22,6 +22,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -168,13 +169,16 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     return jnp.matmul(left, right, precision="highest").astype(jnp.result_type(a, b))
 
 
-def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """`to_dense` up to rounding, in O(n² √n) instead of O(n³) where there are two factors; see `toeplitz_product`.
+def quick_dense(
+    params: Params, n_out: int, n_in: int, *, precision: PrecisionLike = "highest"
+) -> Float[Array, "{n_out} {n_in}"]:
+    """`to_dense` up to rounding, on a CPU in O(n² √n) instead of O(n³) for two factors; see `toeplitz_product`.
 
     Args:
       params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
       n_out: rows.
       n_in: columns.
+      precision: of the product of two factors, elsewhere than on a CPU.
 
     Returns:
       The matrix, in the parameters' type.
@@ -188,17 +192,17 @@ def quick_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} 
       [[2.0, 1.0], [1.0, 2.0]]
     """
     _check_params(params, n_out, n_in)
-    return _dense(params, n_out, n_in, max(n_out, n_in))
+    return _dense(params, n_out, n_in, max(n_out, n_in), precision)
 
 
-def _dense(params: Params, rows: int, n_in: int, n: int) -> Float[Array, "{rows} {n_in}"]:
+def _dense(params: Params, rows: int, n_in: int, n: int, precision: PrecisionLike) -> Float[Array, "{rows} {n_in}"]:
     """The first rows of the matrix whose larger side is n, the quickest way."""
     if "a" not in params:
         return diagonals.from_diagonals(_diagonals(params, rows, n_in), rows, n_in)
     a, b = params["a"], params["b"]
     wide = working_dtype(a, b)  # so that bfloat16 is rounded but once
     left, right = diagonals.symmetric(b.astype(wide), rows, n), diagonals.symmetric(a.astype(wide), n, n_in)
-    return toeplitz_product.dense(left, right, rows, n_in).astype(jnp.result_type(a, b))
+    return toeplitz_product.dense(left, right, rows, n_in, precision=precision).astype(jnp.result_type(a, b))
 
 
 def dense_matvec(
@@ -229,7 +233,7 @@ def dense_matvec(
     form = _check_params(params, n_out, n_in)
     if n_out != n_in or n_in % 2 or form == ("b_diagonals",):
         return matmul(x, quick_dense(params, n_out, n_in).T.astype(x.dtype))
-    return centrosymmetric.product(_dense(params, n_out // 2, n_in, n_in), x, matmul)
+    return centrosymmetric.product(_dense(params, n_out // 2, n_in, n_in, "highest"), x, matmul)
 
 
 def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = True) -> int:

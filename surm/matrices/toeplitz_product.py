@@ -1,31 +1,43 @@
-"""The dense product of two Toeplitz matrices, faster than their multiplication."""
+"""The dense product of two Toeplitz matrices: on a CPU faster than their multiplication, elsewhere without FFTs."""
 
 import functools
 
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
 from surm.matrices import diagonals, fourier, strips
 from surm.matrices.params import working_dtype
+from surm.matrices.platforms import platform_of
 
 
-def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """The dense product L R of two Toeplitz matrices, without multiplying them.
+def dense(
+    left: Float[Array, " d"],
+    right: Float[Array, " e"],
+    n_out: int,
+    n_in: int,
+    *,
+    precision: PrecisionLike = "highest",
+) -> Float[Array, "{n_out} {n_in}"]:
+    """The dense product L R of two Toeplitz matrices, on a CPU without multiplying them.
 
     One place further along a diagonal, the sum over k that makes an entry loses one term and gains another:
 
         (L R)_{i,j} = (L R)_{i-t,j-t} + Σ_{k<t} (L_{i,k} R_{k,j} - L_{i,m+k} R_{m+k,j}),
 
     where L and R go on beyond their m inner columns and rows. So it is made of strips, with two terms; see `strips`.
+    Devices that multiply fast and transform slowly multiply the two.
 
     Args:
       left: the diagonals of L, n_out×m, in the order of `from_diagonals`.
       right: the diagonals of R, m×n_in.
       n_out: rows.
       n_in: columns.
+      precision: of a multiplication.
 
     Returns:
-      L R in the common type, float32 at least. Cost O(n_out n_in √n_in), and FFTs of √n_in vectors.
+      L R in the common type, float32 at least. Cost O(n_out n_in √n_in), and FFTs of √n_in vectors; O(n_out m n_in)
+      elsewhere than on a CPU.
 
     Source:
       T. Kailath, S.-Y. Kung, M. Morf, Displacement ranks of matrices and linear equations, 1979.
@@ -37,6 +49,10 @@ def dense(left: Float[Array, " d"], right: Float[Array, " e"], n_out: int, n_in:
     """
     wide = working_dtype(left, right)
     left, right = left.astype(wide), right.astype(wide)
+    if platform_of(left, right) != "cpu":
+        m = left.shape[0] - n_out + 1
+        of_both = diagonals.columns(right, m, n_in), diagonals.columns(left, n_out, m)
+        return jnp.matmul(*of_both, precision=precision).T
     m, block = left.shape[0] - n_out + 1, strips.width(n_in)
     of_left = functools.partial(_between, left, m - 1)
     of_right = functools.partial(_between, right, n_in - 1)

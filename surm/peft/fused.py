@@ -19,6 +19,7 @@ from surm.fusion import not_before
 from surm.manual_axes import vary_together
 from surm.matmul import dot_general
 from surm.matrices import Params
+from surm.matrices.platforms import platform_of
 
 
 def obstacle(base: nnx.Module) -> str:
@@ -31,7 +32,7 @@ def obstacle(base: nnx.Module) -> str:
     if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
         return f"computes in {dtype}, which rounds small updates away"
     precision = base.precision or jax.config.jax_default_matmul_precision  # of None the device makes less than float32
-    if jax.default_backend() != "cpu" and precision not in ("highest", "float32", jax.lax.Precision.HIGHEST):
+    if platform_of(base.kernel[...]) != "cpu" and precision not in ("highest", "float32", jax.lax.Precision.HIGHEST):
         return "multiplies float32 in less than its precision, which rounds small updates away"
     return ""
 
@@ -63,7 +64,7 @@ def product(
       On a CPU the layers of surm's models differentiate in reverse mode alone, with this as without.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
-    if jax.default_backend() == "cpu" and base.dot_general is dot_general:
+    if platform_of(x, kernel) == "cpu" and base.dot_general is dot_general:
         *values, kernel, x = vary_together(*params.values(), kernel, x)
         params = dict(zip(params, values, strict=True))
         y = _product_in_reverse(to_dense, matvec, base.precision, keep, params, kernel, x)

@@ -10,7 +10,9 @@ Layers that share an input, as query, key and value do, share its transform in t
 things once.
 
 What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, take
-`surm.with_path(model, "branch")`, as `surm.serve_batch` does: all others may form a dense matrix for each.
+`surm.with_path(model, "branch")`, as `surm.serve_batch` does: all others may form a dense matrix for each. (Elsewhere
+than on a CPU see `beside_each`.) The members of a population have a batch each, so `auto` is right for them: what a
+member's dense matrix costs is spread over its own batch, as in a run of its own.
 """
 
 import functools
@@ -27,6 +29,18 @@ CONVOLUTIONAL = tuple(
     name for name, family in FAMILIES.items() if "convolve" in inspect.signature(family.matvec).parameters
 )
 """Families whose `matvec` takes `convolve`."""
+
+TRANSFORMED = (*CONVOLUTIONAL, "block_circulant", "c3a")
+"""Families whose own product is made of FFTs."""
+
+THIN = ("low_rank", "adalora", "dora_dynamic", "lorta", "aurora")
+"""Families whose own product is that of a few numbers for each vector, by matmuls."""
+
+SMALL_DENSE = ("kronecker", "melora", "vera", "lora_xs", "lora2")
+"""Families whose own product is thin in a large matrix, and costs more than the dense matrix in a small one."""
+
+_SMALL = 2**20
+"""Entries; of 768×768 both compilers say so, of 4096×4096 the TPU's says the contrary."""
 
 FUSED = ("fused", "fused_dense")
 """For updates alone; an adapter has a nonlinearity between the layer and itself."""
@@ -80,14 +94,15 @@ def quickest(
       fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
-      A path that the family has; `branch` on a platform or for a dtype that nothing was measured on.
+      A path that the family has; where nothing was measured on the platform or for the dtype, `unmeasured`.
     """
     dtype = "float32" if dtype == "float64" else dtype
-    family, parameters = _as_measured(family, n_out, n_in, parameters)
-    points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (family, dtype)]
+    like, parameters = _as_measured(family, n_out, n_in, parameters)
+    points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
-        _say_unmeasured(family, dtype, platform)
-        return "branch"
+        taken = unmeasured(family, n_out, n_in, platform, fusible=fusible)
+        _say_unmeasured(taken, family, dtype, platform)
+        return taken
 
     def distance(point: dict) -> tuple[bool, float, float]:
         others = point["parameters"]
@@ -100,6 +115,52 @@ def quickest(
     measured = [(rows, of_nearest[rows]) for rows in sorted(of_nearest)]
     allowed = [path for path in measured[0][1] if fusible or path not in FUSED]
     return min(allowed, key=lambda path: _at(rows, measured, path))
+
+
+def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bool) -> str:
+    """The path for a platform that nothing was measured on: elsewhere than on a CPU one without FFTs.
+
+    XLA's compilers, asked for devices that nobody here has (experiments/compiled), say of FFTs on a TPU that they take
+    minutes to compile and move many times what a layer does, on a GPU that they need several times its memory. A dense
+    matrix beside the layer costs one product more, and nothing but matmuls. Thin products cost less still, except where
+    they are not thin or the matrix is small: then what they write between them costs more than the dense matrix.
+
+    Args:
+      family: a key of `surm.matrices.FAMILIES`.
+      n_out: rows of the matrix.
+      n_in: columns of the matrix.
+      platform: as `jax.default_backend` names it.
+      fusible: whether the matrix may be added to the layer's kernel.
+
+    Returns:
+      A path that the family has.
+
+    Examples:
+      >>> [unmeasured("circulant", 768, 768, platform, fusible=False) for platform in ("cpu", "tpu")]
+      ['branch', 'branch_dense']
+    """
+    if platform == "cpu" or family in THIN or (family in SMALL_DENSE and n_out * n_in > _SMALL):
+        return "branch"
+    return "fused_dense" if fusible else "branch_dense"
+
+
+def beside_each(family: str, platform: str) -> str:
+    """The path for a matrix of its own for every example, where a dense one would cost more than the product with it.
+
+    Args:
+      family: a key of `surm.matrices.FAMILIES`.
+      platform: as `jax.default_backend` names it.
+
+    Returns:
+      `branch`; elsewhere than on a CPU another in the place of FFTs, which is the dense one where there is no other.
+
+    Examples:
+      >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
+      ('branch', 'branch_dft', 'branch')
+    """
+    if platform == "cpu" or family not in TRANSFORMED:
+        return "branch"
+    return "branch_dft" if family in CONVOLUTIONAL else "branch_dense"
 
 
 def _as_measured(
@@ -140,7 +201,8 @@ def _measured(platform: str) -> list[dict]:
 
 
 @functools.cache
-def _say_unmeasured(family: str, dtype: str, platform: str) -> None:
+def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
     """Once for each."""
-    what = f"{family} in {dtype} on a {platform}"
-    logging.getLogger(__name__).warning("path='auto' is 'branch': %s has not been measured (experiments/paths)", what)
+    by = "" if platform == "cpu" else " by what XLA's compilers say (experiments/compiled)"
+    what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
+    logging.getLogger(__name__).warning("path='auto' is '%s'%s: %s", taken, by, what)

@@ -19,7 +19,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from surm.errors import InputError
+from surm.matrices.platforms import platform_of
 from surm.peft import bases, paths, select, store, surgery
+from surm.peft.matrix import StructuredMatrix
 
 _READ_OF_SPEC = {
     "update": ("family", "scale", "magnitude", "rules"),
@@ -82,9 +84,7 @@ def serve_batch(
         example, or one is out of range. Inside `jax.jit` no id is known: then the answer to such an example is NaN.
     """
     model = _adapted("model", model)
-    spec = surgery.spec_of(model)
-    if paths.available(spec.position, spec.family):  # of any other a dense matrix may be formed for every example
-        model = surgery.with_path(model, "branch")
+    _multiply_each(model, platform_of(*jax.tree.leaves((dict(adapters), x))))
     model.eval()
     graphdef, trained, frozen = surgery.split(model)
     count = _count(adapters, trained)
@@ -98,6 +98,13 @@ def serve_batch(
         return jax.tree.map(lambda leaf: leaf[0], outputs)
 
     return jax.vmap(answer)(own, jax.tree.map(jnp.asarray, (arguments, named)))
+
+
+def _multiply_each(model: nnx.Module, platform: str) -> None:
+    """Has every layer multiply by the path for matrices of which each example has its own; in place."""
+    for _, layer in surgery.wrapped_layers(model):
+        if isinstance(layer.delta, StructuredMatrix):
+            layer.path = paths.beside_each(layer.delta.family, platform)
 
 
 def _adapted(name: str, model: nnx.Module) -> nnx.Module:

@@ -103,7 +103,7 @@ def test_auto_takes_what_was_measured_and_the_branch_where_nothing_was(monkeypat
     assert chosen(updated(spec=PeftSpec(family="toeplitz")), 1000) == "branch"
     assert chosen(updated(dtype=jnp.bfloat16), 1000) == "branch"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert chosen(updated(), 1000) == "branch"
+    assert chosen(updated(), 1000) == "branch_dense"
 
 
 def test_the_nearest_matrix_is_so_by_form_then_by_shape_then_by_rank(monkeypatch):
@@ -198,10 +198,11 @@ def test_auto_is_the_quickest_wherever_it_was_measured(family):
 
 
 def test_where_nothing_was_measured_one_line_says_so(caplog):
-    for dtype, platform in 2 * [("float32", "abacus"), ("float16", "cpu")]:
-        assert paths.quickest("circulant", 4, 4, 1, {"c": (4,)}, dtype, platform, fusible=True) == "branch"
+    for dtype, platform, taken in 2 * [("float32", "abacus", "fused_dense"), ("float16", "cpu", "branch")]:
+        assert paths.quickest("circulant", 4, 4, 1, {"c": (4,)}, dtype, platform, fusible=True) == taken
     assert [record.getMessage() for record in caplog.records] == [
-        "path='auto' is 'branch': circulant in float32 on a abacus has not been measured (experiments/paths)",
+        "path='auto' is 'fused_dense' by what XLA's compilers say (experiments/compiled): "
+        "circulant in float32 on a abacus has not been measured (experiments/paths)",
         "path='auto' is 'branch': circulant in float16 on a cpu has not been measured (experiments/paths)",
     ]
 

@@ -1,0 +1,201 @@
+"""What `auto` takes for devices that nobody here has: no FFT, no gather, and the same numbers."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
+
+import surm
+from surm import PeftSpec, matrices
+from surm.matrices import block_circulant, diagonals, f_circulant
+from surm.matrices.platforms import platform_of
+from surm.peft import paths, surgery
+from tests.peft.randomize import randomize
+
+KINDS = {"tpu": "TPU v5 lite", "gpu": "NVIDIA H200"}
+LOWERED = {"tpu": "tpu", "gpu": "cuda"}
+SHAPES = [(24, 24), (24, 12), (12, 24)]
+SLOW = ("fft", "gather", "dynamic_gather", "scatter", "dynamic_slice", "dynamic_update_slice", "while")
+
+
+def described(platform: str):
+    """A context in which programs are for devices of a platform."""
+    device = AbstractDevice(KINDS.get(platform, platform), 1, platform)
+    return jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=device))
+
+
+def updated(family: str, n_out: int = 24, n_in: int = 24, dtype: jnp.dtype = jnp.bfloat16, **spec) -> tuple:
+    base = nnx.Linear(n_in, n_out, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0))
+    spec = PeftSpec(family=family, targets="query", train="", **spec)
+    return surgery.split(randomize(surm.attach(nnx.Dict(query=base), spec, nnx.Rngs(1)), deviation=0.05))
+
+
+def lowered(family: str, platform: str, *shape: int, **spec) -> str:
+    """Forward and backward, as StableHLO for a platform."""
+    graphdef, trainable, frozen = updated(family, *shape, **spec)
+    n_out, n_in = shape or (24, 24)
+    x, dy = jnp.ones((6, n_in), jnp.bfloat16), jnp.ones((6, n_out), jnp.bfloat16)
+
+    def gradients(trainable, frozen, x, dy):
+        y, pull = jax.vjp(lambda t, x: surgery.join(graphdef, t, frozen).query(x), trainable, x)
+        return y, pull(dy)
+
+    with described(platform):
+        return (
+            jax.jit(gradients).trace(trainable, frozen, x, dy).lower(lowering_platforms=(LOWERED[platform],)).as_text()
+        )
+
+
+def slow_operations(text: str) -> set[str]:
+    return {name for name in SLOW if re.search(rf"stablehlo\.{name}\b", text)}
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+@pytest.mark.parametrize("platform", KINDS)
+def test_the_default_product_has_no_fft_and_no_gather(family, platform):
+    assert not slow_operations(lowered(family, platform))
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+@pytest.mark.parametrize("family", paths.TRANSFORMED)
+def test_nor_has_that_of_a_matrix_that_is_not_square(family, shape):
+    assert not slow_operations(lowered(family, "tpu", *shape)) and not slow_operations(lowered(family, "gpu", *shape))
+
+
+@pytest.mark.parametrize("options", [{"factors": 1}, {"factors": 1, "symmetric": False}], ids=str)
+@pytest.mark.parametrize("platform", KINDS)
+def test_nor_has_that_of_one_toeplitz_factor(platform, options):
+    assert not slow_operations(lowered("toeplitz", platform, options=options))
+
+
+def test_the_search_for_slow_operations_finds_them():
+    assert "fft" in slow_operations(lowered("circulant", "tpu", path="branch"))
+    with described("cpu"):  # where ΔW is gathered
+        text = jax.jit(lambda d: diagonals.columns(d, 4, 5)).trace(jnp.ones(8)).lower().as_text()
+    assert slow_operations(text) == {"gather"}
+
+
+@pytest.mark.parametrize("platform", KINDS)
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_columns_are_the_same_entries_on_every_platform(platform, step):
+    for n_out, n_in in [(1, 1), (7, 1), (1, 7), (20, 37)]:
+        v = jnp.arange(2.0 * (n_out + n_in - 1)).reshape(2, -1)
+        expected = np.stack([v[:, np.arange(n_out) - j + n_in - 1] for j in range(0, n_in, step)], axis=1)
+        with described(platform):
+            found, pull = jax.vjp(lambda v, a=n_out, b=n_in: diagonals.columns(v, a, b, step), v)
+            (gradient,) = pull(found)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found, diagonals.columns(v, n_out, n_in, step))
+        wanted = jax.vjp(lambda v, a=n_out, b=n_in: diagonals.columns(v, a, b, step), v)[1](found)[0]
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("platform", KINDS)
+def test_blocks_of_circulants_are_the_same_entries_on_every_platform(platform):
+    c = {"c": jax.random.normal(jax.random.key(0), (2, 3, 5))}
+    with described(platform):
+        found = block_circulant.to_dense(c, 10, 15)
+    np.testing.assert_array_equal(found, block_circulant.to_dense(c, 10, 15))
+    np.testing.assert_array_equal(found[:5, :5], f_circulant.dense(c["c"][0, 0], 5, 5, 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_the_default_of_an_accelerator_computes_what_the_definition_says(family, shape):
+    n_out, n_in = shape
+    graphdef, trainable, frozen = updated(family, n_out, n_in)
+    layer = surgery.join(graphdef, trainable, frozen).query
+    x = jax.random.normal(jax.random.key(2), (6, n_in), jnp.bfloat16)
+    wide = x.astype(jnp.float32)
+    expected = wide @ layer.kernel[...].astype(jnp.float32) + wide @ layer.delta.to_dense().T
+    for platform in KINDS:
+        with described(platform):
+            found, reference = layer(x), layer.base(x)
+        assert found.dtype == jnp.bfloat16
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=2**-7 * scale, err_msg=platform)
+        assert float(jnp.abs(found - reference).max()) > 2**-5  # the update counts
+
+
+@pytest.mark.parametrize("platform", KINDS)
+@pytest.mark.parametrize("family", paths.TRANSFORMED)
+def test_its_gradients_are_those_of_the_branch(family, platform):
+    x, found = jax.random.normal(jax.random.key(2), (6, 24)), {}
+    for path in ("auto", "branch"):
+        graphdef, trainable, frozen = updated(family, dtype=jnp.float32, path=path)
+        loss = lambda t, x, g=graphdef, f=frozen: jnp.sum(jnp.sin(surgery.join(g, t, f).query(x)))  # noqa: E731
+        with described(platform):
+            found[path] = jax.grad(loss, argnums=(0, 1))(trainable, x)
+    for one, other in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
+    for fusible, n in ((False, 64), (True, 64), (False, 2048)):
+        asked = (family, n, n, 1024, {"a": (8, n), "b": (n, 8)}, "float32")
+        taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
+        assert paths.unmeasured(family, n, n, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
+        assert taken["tpu"] in paths.available("update", family)
+        if family in paths.TRANSFORMED:
+            assert taken["tpu"] == ("fused_dense" if fusible else "branch_dense")
+        elif n == 2048:
+            assert taken["tpu"] == ("branch_dense" if family == "svft" else "branch")  # whose product is not thin
+        else:
+            assert (taken["tpu"] == "branch") == (family in paths.THIN)
+
+
+def test_the_platform_is_that_of_the_mesh():
+    x = jnp.ones(3)
+    assert platform_of() == platform_of(x) == platform_of("no array", x) == jax.default_backend() == "cpu"
+    with described("tpu"):
+        assert platform_of() == platform_of(x) == "tpu"
+    with described("cuda"):
+        assert platform_of(x) == "gpu"
+    with jax.default_device("cpu"):
+        assert platform_of(x) == "cpu"
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    on_mesh = jax.device_put(x, jax.NamedSharding(mesh, jax.P()))
+    with described("tpu"):
+        assert platform_of(on_mesh) == "cpu"  # an array's own mesh comes first
+        assert platform_of(x, on_mesh) in ("cpu", "tpu")
+
+
+def test_the_line_says_what_is_taken_and_by_what(caplog):
+    layer = surgery.join(*updated("circulant", dtype=jnp.float16)).query  # it is said once; no other test has this type
+    with described("tpu"):
+        assert [layer._path(jnp.ones((2, 24), jnp.float16)) for _ in range(2)] == 2 * ["branch_dense"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "path='auto' is 'branch_dense' by what XLA's compilers say (experiments/compiled): "
+        "circulant in float16 on a tpu has not been measured (experiments/paths)"
+    ]
+
+
+class Net(nnx.Module):
+    """A model of one layer."""
+
+    def __init__(self):
+        self.query = nnx.Linear(24, 24, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.query(x)
+
+
+@pytest.mark.parametrize("platform", KINDS)
+@pytest.mark.parametrize("family", ["circulant", "block_circulant", "low_rank"])
+def test_examples_that_have_an_adapter_each_are_answered_without_an_fft(family, platform):
+    fresh = surm.attach(Net(), PeftSpec(family=family, targets="query", train=""), nnx.Rngs(1))
+    models = [randomize(fresh, seed) for seed in range(3)]
+    x, ids = jax.random.normal(jax.random.key(0), (4, 5, 24)), jnp.array([2, 0, 2, 1])
+    together = surm.stack_adapters(models)
+    serve = lambda together, x: surm.serve_batch(models[0], together, x, [2, 0, 2, 1])  # noqa: E731
+    with described(platform):
+        text = jax.jit(serve).trace(together, x).lower(lowering_platforms=(LOWERED[platform],)).as_text()
+        found = serve(together, x)
+    assert "fft" not in text
+    alone = jnp.stack([models[index](x[place]) for place, index in enumerate(ids.tolist())])
+    np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
