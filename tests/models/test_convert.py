@@ -17,7 +17,7 @@ from surm.models import bert
 from surm.models.convert import convert, restore
 from surm.models.hf_config import config_from_hf
 from surm.models.tables import HF_BERT, HF_CLIP, HF_VIT
-from surm.models.vit import ViT, ViTConfig, patches, resize_positions
+from surm.models.vit import ViT, patches, resize_positions
 from surm.models.weights import Weights, open_weights
 from tests.models.naming import renamed
 
@@ -33,12 +33,6 @@ def _weights(name: str = "vit") -> Weights:
 def _model(name: str = "vit", classes: int = 7, **changes) -> ViT:
     config = dataclasses.replace(config_from_hf(_weights(name).config), **changes)
     return ViT(config, classes, rngs=nnx.Rngs(0))
-
-
-def _any(name: str) -> ViT | bert.Bert:
-    if name in ("vit", "clip"):
-        return _model(name)
-    return bert.Bert(config_from_hf(_weights(name).config), 5, rngs=nnx.Rngs(0))
 
 
 def _parameters(model: ViT | bert.Bert) -> dict[str, np.ndarray]:
@@ -232,88 +226,6 @@ def test_all_differences_come_in_one_line():
     assert "norm.bias: file (9,), model (16,)" in message
 
 
-UNUSED = {
-    "a decoder of masked images": (
-        "vit",
-        {"decoder.0.weight": (192, 16, 1, 1), "decoder.0.bias": (192,)},
-        "decoder.* (2)",
-    ),
-    "class weights of a loss": ("bert", {"loss_fct.weight": (3,)}, "loss_fct.weight"),
-    "a second head": ("bert", {"domain.weight": (2, 16), "domain.bias": (2,)}, "domain.* (2)"),
-    "a head of pretraining": (
-        "bert",
-        {"cls.predictions.bias": (9,), "bert.embeddings.position_ids": (1, 9)},
-        "bert.emb",
-    ),
-    "a teacher": (
-        "bert",
-        {"teacher.encoder.layer.0.output.dense.weight": (2, 2)},
-        "teacher.encoder.layer.0.output.dense.",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", UNUSED)
-def test_keys_that_the_model_has_no_use_for_are_said_and_passed_over(case, capsys):
-    name, extra, said = UNUSED[case]
-    model, arrays = _any(name), {key: np.ones(size, np.float32) for key, size in extra.items()}
-    restored = restore(model, dataclasses.replace(_weights(name), arrays=_weights(name).arrays | arrays))
-    assert f"passed over: {said}" in capsys.readouterr().out
-    _same(_parameters(restored), _parameters(restore(model, _weights(name))))
-
-
-@pytest.mark.parametrize("name", ["vit", "clip", "bert", "roberta"])
-@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "0.auto_model."])
-def test_a_wrappers_name_is_taken_off_and_said(name, wrapper, capsys):
-    arrays = {wrapper + key: array for key, array in _weights(name).arrays.items()}
-    found = restore(_any(name), dataclasses.replace(_weights(name), arrays=arrays))
-    assert "is taken off its keys" in capsys.readouterr().out
-    _same(_parameters(found), _parameters(restore(_any(name), _weights(name))))
-
-
-def test_a_compiled_part_is_found_again(capsys):
-    arrays = {key.replace("encoder.", "encoder._orig_mod."): array for key, array in _weights("bert").arrays.items()}
-    found = restore(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
-    assert capsys.readouterr().out.startswith(f"{_weights('bert').name!r}: '_orig_mod.' is taken off its keys\n")
-    _same(_parameters(found), _parameters(restore(_any("bert"), _weights("bert"))))
-
-
-def test_an_unknown_wrapper_is_named():
-    arrays = {f"net.student.{key}": array for key, array in _weights("bert").arrays.items()}
-    message = _refused(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
-    assert "behind 'net.student.bert.': save the file without that prefix" in message
-
-
-def test_two_wrapped_models_are_refused():
-    arrays = {
-        f"{name}.{key}": array for key, array in _weights("bert").arrays.items() for name in ("model", "backbone")
-    }
-    message = _refused(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
-    assert "weights of several models, behind backbone., model.; expected those of one" in message
-
-
-def test_a_key_inside_of_the_encoder_is_never_passed_over():
-    for key in ("bert.encoder.layer.0.crossattention.self.query.weight", "bert.embeddings.task_type_embeddings.weight"):
-        weights = _changed("bert", **{key.replace(".", "__"): np.ones((16, 16), np.float32)})
-        assert f"not in the model: {key.removeprefix('bert.')}" in _refused(_any("bert"), weights)
-    shallow = dataclasses.replace(config_from_hf(_weights("bert").config), depth=1)
-    message = _refused(bert.Bert(shallow, 5, rngs=nnx.Rngs(0)), _weights("bert"))
-    assert "not in the model: blocks.1.attention.key.bias" in message and message.endswith("and 8 more")
-
-
-def test_a_misspelt_key_is_named_beside_the_one_expected():
-    arrays = {key.replace("layernorm_after", "layer_norm_after"): array for key, array in _weights().arrays.items()}
-    message = _refused(_model(), dataclasses.replace(_weights(), arrays=arrays))
-    named = "'vit.encoder.layer.0.layer_norm_after.bias' where 'encoder.layer.0.layernorm_after.bias' is expected"
-    assert "missing in the file: blocks.0.norm2.bias, " in message and named in message
-
-
-def test_a_head_for_several_labels_at_once_is_refused():
-    multi = dataclasses.replace(_weights(), config=_weights().config | {"problem_type": "multi_label_classification"})
-    assert "problem_type='multi_label_classification'" in _refused(_model(), multi, head=True)
-    restore(_model(), multi)  # as a base its head is not asked for
-
-
 def test_many_differences_are_counted():
     message = _refused(_model(), _changed(remove=r"encoder\.layer\.1"))
     assert message.count("blocks.1") == 8 and message.endswith("and 8 more")
@@ -344,97 +256,3 @@ def test_a_head_that_is_asked_for_must_be_there_and_fit():
 
 def test_a_head_of_other_size_is_no_obstacle_when_not_asked_for():
     restore(_model(classes=5), _weights())
-
-
-def test_configs_give_the_shape_of_the_golden_models():
-    vit = ViTConfig(16, 8, 16, 2, 2, 32)
-    assert config_from_hf(_weights().config) == vit
-    other = {"activation": "quick_gelu", "epsilon": 1e-5, "embedding_norm": True, "patch_bias": False}
-    clip = dataclasses.replace(vit, **other)
-    assert config_from_hf(_weights("clip").config) == clip
-    assert config_from_hf({"model_type": "clip", "vision_config": _weights("clip").config}) == clip
-    assert config_from_hf({"model_type": "clip", "vision_config_dict": _weights("clip").config}) == clip
-
-
-def test_configs_of_text_encoders_give_the_presets():
-    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
-    minilm = dataclasses.replace(config_from_hf({"model_type": "bert", **sizes}), pooling="mean")
-    assert minilm == bert.preset("minilm_l6")
-    assert config_from_hf({"model_type": "bert"}) == bert.preset("bert_base")
-    published = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-    assert config_from_hf({"model_type": "roberta", **published}) == bert.preset("roberta_base")
-
-
-def test_what_a_config_leaves_out_is_the_publishers_default():
-    assert config_from_hf({"model_type": "vit"}) == ViTConfig(224, 16, 768, 12, 12, 3072)
-    clip = config_from_hf({"model_type": "clip", "vision_config": None})
-    assert (clip.patch_size, clip.activation, clip.epsilon) == (32, "quick_gelu", 1e-5)
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"), [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("quick_gelu", "quick_gelu")]
-)
-def test_activations_are_translated(theirs, ours):
-    assert config_from_hf({"model_type": "vit", "hidden_act": theirs}).activation == ours
-
-
-@pytest.mark.parametrize("kind", ["camembert", "xlm-roberta", "data2vec-text"])
-def test_kinds_that_are_a_roberta_by_another_name(kind):
-    published = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "vocab_size": 50265}
-    assert config_from_hf({"model_type": kind, **published}) == bert.preset("roberta_base")
-
-
-def test_kinds_that_are_a_bert_or_a_vit_by_another_name():
-    sizes = {"hidden_size": 768, "embedding_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
-    assert config_from_hf({"model_type": "electra", **sizes}) == bert.preset("bert_base")
-    assert config_from_hf({"model_type": "ernie"}) == bert.preset("bert_base")
-    assert config_from_hf({"model_type": "vit_mae"}) == ViTConfig(224, 16, 768, 12, 12, 3072)
-    assert config_from_hf({"model_type": "vit_msn"}).epsilon == 1e-6
-    assert config_from_hf({"model_type": "chinese_clip_vision_model"}) == config_from_hf({"model_type": "clip"})
-
-
-def test_fields_that_are_not_known_are_said_and_those_that_do_not_matter_are_not(capsys):
-    config_from_hf({"model_type": "bert", "hidden_dropout_prob": 0.3, "id2label": {"0": "no"}, "problem_type": None})
-    assert capsys.readouterr().out == ""
-    config_from_hf({"model_type": "bert", "rope_theta": 1e4, "alibi": True})
-    assert capsys.readouterr().out == "config.json says alibi, rope_theta, which is not known here and passed over\n"
-
-
-def test_an_image_size_may_be_a_pair():
-    assert config_from_hf({"model_type": "vit", "image_size": [384, 384]}).image_size == 384
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({}, "model_type=None; expected vit or clip"),
-        ({"model_type": "gpt2"}, "model_type='gpt2'; expected vit or clip"),
-        ({"model_type": ["vit"]}, r"model_type=\['vit'\]"),
-        ({"model_type": "clip_text_model"}, "model_type='clip_text_model'"),
-        ({"model_type": "clip", "vision_config": [1]}, "vision_config that is not an object"),
-        ({"model_type": "vit", "hidden_act": "prelu"}, "hidden_act='prelu'; expected another, nearest: relu"),
-        ({"model_type": "vit", "hidden_act": {}}, "hidden_act={}"),
-        ({"model_type": "vit", "qkv_bias": False}, "qkv_bias=False"),
-        ({"model_type": "vit", "hidden_size": "768"}, "hidden_size='768'; expected a whole number"),
-        ({"model_type": "vit", "num_hidden_layers": 0}, "num_hidden_layers=0"),
-        ({"model_type": "vit", "num_channels": True}, "num_channels=True"),
-        ({"model_type": "vit", "image_size": [224, 112]}, r"image_size=\[224, 112\]"),
-        ({"model_type": "vit", "layer_norm_eps": "small"}, "layer_norm_eps='small'"),
-        ({"model_type": "vit", "layer_norm_eps": True}, "layer_norm_eps=True"),
-        ({"model_type": "bert", "layer_norm_eps": float("inf")}, "layer_norm_eps=inf"),
-        ({"model_type": "bert", "is_decoder": True}, "is_decoder=True; expected an encoder"),
-        ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
-        ({"model_type": "roberta", "pad_token_id": None, "max_position_embeddings": 2}, "first_position=2, expected"),
-        ({"model_type": "vit", "patch_size": 15}, "patch_size=15 does not divide image_size=224"),
-        ({"model_type": "bert", "add_cross_attention": True}, "add_cross_attention=True; expected an encoder without"),
-        ({"model_type": "bert", "pruned_heads": {"0": [1]}}, "pruned_heads={'0': .*; expected no pruned heads"),
-        ({"model_type": "bert", "auto_map": {"AutoModel": "m.M"}}, "auto_map=.*code that comes with weights is never"),
-        ({"model_type": "clip", "quantization_config": {"quant_method": "awq"}}, "quantization_config=.*dequantize"),
-        ({"model_type": "ernie", "use_task_id": True}, "use_task_id=True; expected no table of tasks"),
-        ({"model_type": "electra"}, "embedding_size=128, hidden_size=256; expected both alike"),
-    ],
-)
-def test_unusable_configs_say_what_was_expected(config, message):
-    with pytest.raises(InputError, match=message) as caught:
-        config_from_hf(config)
-    assert "\n" not in str(caught.value)
