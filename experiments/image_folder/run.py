@@ -5,8 +5,8 @@
 Makes 5,000 JPEGs of CIFAR-10's images, enlarged to 200 to 500 pixels a side and made as noisy as photographs, of mixed
 modes (grey, CMYK, turned by EXIF); the .npz holds the same pixels, already resized to 224. A ViT-Ti/16 trains on both
 through the command line, with two reading threads, in turns: the time is that between two lines of metrics.jsonl, some
-steps after the compiler, by the clock and in seconds of all processors that the run had; where others use the machine the
-latter tell more. Then, without a model: how long the folder takes to be opened, to be hashed, and to be decoded by two
+steps after the compiler, by the clock and in the processors' seconds that the run had, which tell more where others use
+the machine. Then, without a model: how long the folder takes to be opened, to be hashed, and to be decoded by two
 threads. Two CPU cores need a quarter of an hour and 1.5 GB of disk. Needs Linux's /proc.
 """
 
@@ -75,7 +75,7 @@ def make(data: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def images_a_second(source: pathlib.Path, steps: int) -> tuple[float, float]:
-    """The rates at which a run trains, between its SKIPPED'th step and its last: by the clock, and a processor's second."""
+    """The rates at which a run trains from its SKIPPED'th step to its last, by the clock and a processor's second."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [
             f"--config={ROOT / 'configs' / 'vit_cifar.py'}", f"--workdir={folder}/run",
