@@ -451,4 +451,4 @@ def test_the_ranks_that_were_drawn_meet_the_budget():
 def test_a_folder_of_images_trains_nearly_as_fast_as_the_same_pixels_in_an_npz():
     result = json.loads((EXPERIMENTS / "image_folder" / "results" / "cpu.json").read_text())
     assert result["files"] == 5000 and result["threads"] == 2 and result["model"] == "vit_ti16"
-    assert result["ratio_of_processors"] >= 0.8
+    assert min(result["ratio"], result["ratio_of_processors"]) >= 0.8
