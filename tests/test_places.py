@@ -69,11 +69,20 @@ def test_a_copy_here_holds_what_a_store_holds(place):
     assert (files.local(folder) / "a" / "one.txt").read_text() == "2"
 
 
-def test_a_run_in_a_store_is_the_run_on_a_disk(place, tmp_path, capsys):
-    more = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard"]
-    assert train.main(arguments(tmp_path / "run", *more)) == 0
-    assert train.main(arguments(f"{place}/run", *more)) == 0
-    run, local = files.path(place) / "run", tmp_path / "run"
+MORE = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The folder of a run on this machine's disk."""
+    folder = tmp_path_factory.mktemp("local") / "run"
+    assert train.main(arguments(folder, *MORE)) == 0
+    return folder
+
+
+def test_a_run_in_a_store_is_the_run_on_a_disk(place, local, capsys):
+    assert train.main(arguments(f"{place}/run", *MORE)) == 0
+    run = files.path(place) / "run"
     assert values(run) == values(local)
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (local / name).read_bytes()
@@ -81,11 +90,11 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(place, tmp_path, capsys):
     assert any(each.name.startswith("events") for each in (run / "tensorboard").iterdir())
     images = np.zeros((2, 8, 8, 1), np.uint8)
     assert np.array_equal(surm.load_run(str(run)).predict(images), surm.load_run(local).predict(images))
-    assert train.main(arguments(f"{place}/run", *more)) == 0  # not trained again
+    assert train.main(arguments(f"{place}/run", *MORE)) == 0  # not trained again
     assert "holds the finished run" in capsys.readouterr().out
     assert report_main([str(run), str(local), "--out", f"{place}/report"]) == 0
     assert "accuracy" in (files.path(place) / "report" / "index.html").read_text()
-    assert train.main(arguments(f"{place}/run", *more, "--config.seed=5")) == 2
+    assert train.main(arguments(f"{place}/run", *MORE, "--config.seed=5")) == 2
     assert "seed: 0 against 5" in capsys.readouterr().err
 
 
