@@ -90,6 +90,8 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(place, local, capsys):
     assert any(each.name.startswith("events") for each in (run / "tensorboard").iterdir())
     images = np.zeros((2, 8, 8, 1), np.uint8)
     assert np.array_equal(surm.load_run(str(run)).predict(images), surm.load_run(local).predict(images))
+    kept = [surm.load_run(str(folder), step=2).predict(images) for folder in (run, local)]
+    assert np.array_equal(*kept) and not np.array_equal(kept[0], surm.load_run(local).predict(images))
     assert train.main(arguments(f"{place}/run", *MORE)) == 0  # not trained again
     assert "holds the finished run" in capsys.readouterr().out
     assert report_main([str(run), str(local), "--out", f"{place}/report"]) == 0
@@ -175,6 +177,17 @@ def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_trained(bucke
     assert train.main(arguments(f"{bucket}-of-nobody/run")) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: workdir ") and error.count("\n") == 1 and "cannot be" in error
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_may_be_made_longer(place):
+    more = ["--config.optim.schedule=constant", "--config.optim.warmup_fraction=0", "--config.optim.steps={}"]
+    whole, grown = f"{place}/whole", f"{place}/grown"
+    for workdir, steps in ((whole, 4), (grown, 2), (grown, 4)):
+        assert train.main(arguments(workdir, *(flag.format(steps) for flag in more))) == 0
+    assert values(grown)[-1] == values(whole)[-1]
+    name = "adapter/adapter_model.safetensors"
+    assert (files.path(grown) / name).read_bytes() == (files.path(whole) / name).read_bytes()
 
 
 @pytest.mark.slow
