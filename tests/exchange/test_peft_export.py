@@ -171,6 +171,15 @@ def test_what_peft_cannot_hold_is_refused(spec, message, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_head_that_an_adapter_of_surm_0_1_0_trained_and_updated_is_refused(tmp_path):
+    spec = surm.PeftSpec(family="low_rank", targets="head", train="head")  # what attach refuses now
+    saved = ("head.base.kernel", "head.delta.parameters.a")
+    old = surgery.reattach(base("vit"), spec, nnx.Rngs(0), saved=saved)
+    with pytest.raises(InputError, match="head.* trains and its layer has an update"):
+        export_peft(tmp_path / "none", old)
+    assert not (tmp_path / "none").exists()
+
+
 def test_other_arguments_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(InputError, match="no adapter to export"):
         export_peft(tmp_path, base("vit"))
