@@ -23,6 +23,7 @@ from surm import mesh as meshes
 from surm.data.share import WHOLE
 from surm.errors import InputError
 from surm.loop import Program, answer_of
+from surm.matrices.platforms import platform_of
 from surm.members import Member
 from surm.optim import Hyperparameters
 from surm.peft import store
@@ -92,7 +93,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     for member in every:
         preparation.check_read(member.config, prepared.data)
     of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
-    at_once = config.members_at_once or (1 if jax.default_backend() == "cpu" and not spread else len(every))
+    at_once = config.members_at_once or (1 if platform_of() == "cpu" and not spread else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])
     numbers = meshes.put(of_members, _numbers(prepared, every))
     one_step, one_answer = train_step(prepared), answer_of(prepared)

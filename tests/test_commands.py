@@ -81,7 +81,7 @@ def test_inspect_shows_an_adapter_of_hugging_faces_and_a_run_that_is_not_finishe
         (lambda folder: None, "holds no result.json and no adapter_config.json: no run, and no adapter"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json' is damaged: Expecting"),
         (lambda folder: (folder / "result.json").write_text("[]"), "holds a list, expected an object"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is missing or damaged: there is no such file"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "missing or damaged: there is no such file"),
     ],
 )
 def test_inspect_refuses_in_a_line(tmp_path, capsys, make, message):

@@ -446,3 +446,9 @@ def test_the_ranks_that_were_drawn_meet_the_budget():
         script = runpy.run_path(str(EXPERIMENTS / "rank_schedule" / "run.py"))
         _, left = script["after_prunings"](result)
         assert left[0] == 144 and left == sorted(left, reverse=True)
+
+
+def test_a_folder_of_images_trains_nearly_as_fast_as_the_same_pixels_in_an_npz():
+    result = json.loads((EXPERIMENTS / "image_folder" / "results" / "cpu.json").read_text())
+    assert result["files"] == 5000 and result["threads"] == 2 and result["model"] == "vit_ti16"
+    assert min(result["ratio"], result["ratio_of_processors"]) >= 0.8

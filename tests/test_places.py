@@ -69,11 +69,20 @@ def test_a_copy_here_holds_what_a_store_holds(place):
     assert (files.local(folder) / "a" / "one.txt").read_text() == "2"
 
 
-def test_a_run_in_a_store_is_the_run_on_a_disk(place, tmp_path, capsys):
-    more = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard"]
-    assert train.main(arguments(tmp_path / "run", *more)) == 0
-    assert train.main(arguments(f"{place}/run", *more)) == 0
-    run, local = files.path(place) / "run", tmp_path / "run"
+MORE = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The folder of a run on this machine's disk."""
+    folder = tmp_path_factory.mktemp("local") / "run"
+    assert train.main(arguments(folder, *MORE)) == 0
+    return folder
+
+
+def test_a_run_in_a_store_is_the_run_on_a_disk(place, local, capsys):
+    assert train.main(arguments(f"{place}/run", *MORE)) == 0
+    run = files.path(place) / "run"
     assert values(run) == values(local)
     name = "adapter/adapter_model.safetensors"
     assert (run / name).read_bytes() == (local / name).read_bytes()
@@ -81,11 +90,13 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(place, tmp_path, capsys):
     assert any(each.name.startswith("events") for each in (run / "tensorboard").iterdir())
     images = np.zeros((2, 8, 8, 1), np.uint8)
     assert np.array_equal(surm.load_run(str(run)).predict(images), surm.load_run(local).predict(images))
-    assert train.main(arguments(f"{place}/run", *more)) == 0  # not trained again
+    kept = [surm.load_run(str(folder), step=2).predict(images) for folder in (run, local)]
+    assert np.array_equal(*kept) and not np.array_equal(kept[0], surm.load_run(local).predict(images))
+    assert train.main(arguments(f"{place}/run", *MORE)) == 0  # not trained again
     assert "holds the finished run" in capsys.readouterr().out
     assert report_main([str(run), str(local), "--out", f"{place}/report"]) == 0
     assert "accuracy" in (files.path(place) / "report" / "index.html").read_text()
-    assert train.main(arguments(f"{place}/run", *more, "--config.seed=5")) == 2
+    assert train.main(arguments(f"{place}/run", *MORE, "--config.seed=5")) == 2
     assert "seed: 0 against 5" in capsys.readouterr().err
 
 
@@ -166,6 +177,17 @@ def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_trained(bucke
     assert train.main(arguments(f"{bucket}-of-nobody/run")) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: workdir ") and error.count("\n") == 1 and "cannot be" in error
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_may_be_made_longer(place):
+    more = ["--config.optim.schedule=constant", "--config.optim.warmup_fraction=0", "--config.optim.steps={}"]
+    whole, grown = f"{place}/whole", f"{place}/grown"
+    for workdir, steps in ((whole, 4), (grown, 2), (grown, 4)):
+        assert train.main(arguments(workdir, *(flag.format(steps) for flag in more))) == 0
+    assert values(grown)[-1] == values(whole)[-1]
+    name = "adapter/adapter_model.safetensors"
+    assert (files.path(grown) / name).read_bytes() == (files.path(whole) / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -213,10 +213,12 @@ def page() -> str:
 
 
 CAPTION = (
-    "Compile time, bytes, temporary memory over those of LoRA r=8, which `low_rank` is; a dash where the compiler does "
-    "not say. Written by `python experiments/compiled/run.py --table`."
+    "× is over LoRA r=8, which `low_rank` is by its default; a dash stands where the compiler does not say. Written by "
+    "`python experiments/compiled/run.py --table`."
 )
-COLUMNS = ("family", "path", "FFTs", "gathers, scatters", "compile, ×", "bytes, ×", "optimal ms", "temporary MiB", "×")
+COLUMNS = (
+    "family", "path", "FFTs", "gathers, scatters", "compile s", "×", "GB", "×", "optimal ms", "temporary MiB", "×",
+)  # fmt: skip
 
 
 def table(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> str:
@@ -229,14 +231,16 @@ def cells(row: Mapping[str, Any], of: Mapping[str, Any]) -> tuple[str, ...]:
     """One line of it."""
     name = (row["family"], row["path"])
     if "given_up_after_seconds" in row:
-        return *name, "", "", f"over {row['given_up_after_seconds']} s", "", "", "", ""
+        return *name, "", "", f"over {row['given_up_after_seconds']}", *["-"] * 6
     operations = row["operations"]
     over = {key: ratio(row[key], of[key]) for key in ("compile_seconds", "bytes", "temporary_bytes")}
     return (
         *name,
         str(operations["fft"]),
         str(operations["gather"] + operations["scatter"]),
+        f"{row['compile_seconds']:.2f}",
         over["compile_seconds"],
+        "-" if row["bytes"] is None else f"{row['bytes'] / 1e9:.2f}",
         over["bytes"],
         "-" if row["optimal_seconds"] is None else f"{1e3 * row['optimal_seconds']:.2f}",
         f"{row['temporary_bytes'] / 2**20:.1f}",

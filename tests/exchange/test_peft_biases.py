@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from flax import nnx
 
+import surm
 from surm import InputError
 from surm.exchange import export_peft, import_peft
 from surm.peft import surgery
@@ -77,10 +79,6 @@ def test_the_values_of_all_biases_are_the_models(tmp_path):
             r"blocks.0.attention.query.bias trains, but its layer's update is of a type of PEFT's that holds no "
             "biases; .*surm.to_low_rank makes a LoRA",
         ),
-        (
-            {"train": r".*\.query"},
-            r"blocks.0.attention.query.kernel trains and its layer has an update; PEFT holds one or the other",
-        ),
     ],
 )
 def test_what_peft_has_no_word_for_is_refused(spec, message, tmp_path):
@@ -88,6 +86,23 @@ def test_what_peft_has_no_word_for_is_refused(spec, message, tmp_path):
         exported(tmp_path / "none", **spec)
     one_line(error)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_layer_that_trains_whole_and_has_an_update_is_one_of_0_1_0s(tmp_path):
+    spec = surm.PeftSpec(family="low_rank", options="rank=2", targets=(QV, "head"), train="head")
+    of_0_1_0 = surgery.reattach(base("vit"), spec, nnx.Rngs(0), also=["head"])
+    with pytest.raises(
+        InputError, match="^head.kernel trains and its layer has an update; PEFT holds one or the other"
+    ):
+        export_peft(tmp_path / "none", of_0_1_0)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_layer_that_trains_whole_is_a_module_to_save(tmp_path):
+    model, config, _ = exported(tmp_path, train=("head", r".*\.query"))
+    assert config["modules_to_save"] == ["classifier", *(f"vit.layers.{i}.attention.q_proj" for i in (0, 1))]
+    assert config["target_modules"] == ["v_proj"]
+    np.testing.assert_allclose(answer(import_peft(tmp_path, base("vit"))), answer(model), rtol=1e-5, atol=1e-6)
 
 
 def test_an_encoder_alone_has_the_biases_of_an_encoder(tmp_path):

@@ -162,13 +162,21 @@ def test_an_encoder_alone_is_written_without_prefix_and_head(tmp_path):
         ({"family": "kronecker", "options": "rank=2"}, "kronecker with rank=2 of 16×16 is no LoKr: .*to_low_rank"),
         ({"family": "kronecker", "options": "rank=4,terms=2"}, "kronecker with terms=2; LoKr has one term"),
         ({"family": "low_rank", "targets": r"embed\.patch"}, "embed.patch has an update, but is a convolution"),
-        ({"family": "low_rank", "targets": "head"}, "head.* trains and its layer has an update"),
     ],
 )
 def test_what_peft_cannot_hold_is_refused(spec, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         export_peft(tmp_path / "none", adapted("vit", **spec))
     one_line(error)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_head_that_an_adapter_of_surm_0_1_0_trained_and_updated_is_refused(tmp_path):
+    spec = surm.PeftSpec(family="low_rank", targets="head", train="head")  # what attach refuses now
+    saved = ("head.base.kernel", "head.delta.parameters.a")
+    old = surgery.reattach(base("vit"), spec, nnx.Rngs(0), saved=saved)
+    with pytest.raises(InputError, match="head.* trains and its layer has an update"):
+        export_peft(tmp_path / "none", old)
     assert not (tmp_path / "none").exists()
 
 
