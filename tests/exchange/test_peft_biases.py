@@ -5,9 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from flax import nnx
 
-import surm
 from surm import InputError
 from surm.exchange import export_peft, import_peft
 from surm.peft import surgery
@@ -85,16 +83,6 @@ def test_what_peft_has_no_word_for_is_refused(spec, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         exported(tmp_path / "none", **spec)
     one_line(error)
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_layer_that_trains_whole_and_has_an_update_is_one_of_0_1_0s(tmp_path):
-    spec = surm.PeftSpec(family="low_rank", options="rank=2", targets=(QV, "head"), train="head")
-    of_0_1_0 = surgery.reattach(base("vit"), spec, nnx.Rngs(0), also=["head"])
-    with pytest.raises(
-        InputError, match="^head.kernel trains and its layer has an update; PEFT holds one or the other"
-    ):
-        export_peft(tmp_path / "none", of_0_1_0)
     assert not (tmp_path / "none").exists()
 
 

@@ -63,7 +63,7 @@ def test_images(tmp_path):
     surm.export_merged(tmp_path, model, labels=["cat", "dog", "owl"], processor=processor)
     pipe = transformers.pipeline("image-classification", str(tmp_path), device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    logits = np.asarray(model((images / np.float32(255) - np.float32([0.4, 0.5, 0.6])) / np.float32(0.25)))
+    logits = np.asarray(model(jnp.asarray((images / np.float32(255) - np.float32([0.4, 0.5, 0.6])) / np.float32(0.25))))
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = pipe([Image.fromarray(image) for image in images], top_k=3)
     scores = [{one["label"]: one["score"] for one in each} for each in found]
