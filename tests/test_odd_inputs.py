@@ -10,15 +10,25 @@ from surm.errors import InputError
 from tests import odd_inputs
 from tests.odd_inputs.row import Line, Odd
 
-TABLES = [module.name for module in pkgutil.iter_modules(odd_inputs.__path__) if module.name != "row"]
-ROWS = [
-    pytest.param(row, id=f"{table}: {row.name}")
-    for table in TABLES
-    for row in importlib.import_module(f"tests.odd_inputs.{table}").ROWS
-]
+
+def rows_of() -> dict[str, list[Odd]]:
+    """The rows of every file of the table, by its name."""
+    names = [module.name for module in pkgutil.iter_modules(odd_inputs.__path__) if module.name != "row"]
+    return {name: importlib.import_module(f"tests.odd_inputs.{name}").ROWS for name in names}
 
 
-@pytest.mark.parametrize("row", ROWS)
+def table() -> str:
+    """How many there are, as docs/compatibility.md shows it."""
+    lines = ["| of | tried | of these refused in a line |", "|---|---:|---:|"]
+    counts = {name: (len(rows), sum(isinstance(row.right, Line) for row in rows)) for name, rows in rows_of().items()}
+    lines += [f"| {name} | {tried} | {refused} |" for name, (tried, refused) in counts.items()]
+    tried, refused = (sum(column) for column in zip(*counts.values(), strict=True))
+    return "\n".join([*lines, f"| all | {tried} | {refused} |", ""])
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=f"{name}: {row.name}") for name, rows in rows_of().items() for row in rows]
+)
 def test_an_odd_input(row: Odd, tmp_path):
     if not isinstance(row.right, Line):
         found = row.act(tmp_path)

@@ -143,10 +143,6 @@ def test_the_command_that_promises_a_number_is_what_was_measured():
     assert config == dict(leaves(default())) | measured  # keys that came later are at their defaults
 
 
-def test_it_is_short():
-    assert len(README.splitlines()) <= 165
-
-
 def test_what_is_said_of_glue_was_measured():
     said = " ".join(EXPERIMENTS.split())
 
