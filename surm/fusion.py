@@ -1,6 +1,6 @@
-"""What XLA's CPU compiler is kept from computing again and again, or too early.
+"""What XLA's compilers are kept from: computing again and again, or too early, or together.
 
-It fuses cheap operations into everything that uses their result, recomputed. In the backward pass of a deep model each
+That for CPUs fuses cheap operations into everything that uses their result, recomputed. In the backward pass of a deep model each
 residual gradient is a cheap sum over all the blocks above, and every use of it, three a block, would add that whole
 sum up anew. `optimization_barrier` does not survive until fusion there; a function that is called rather than inlined
 does.
@@ -32,6 +32,28 @@ def computed_once(function: Callable[P, R]) -> Callable[P, R]:
     def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
         on_cpu = platform_of(*jax.tree.leaves((args, kwargs))) == "cpu"
         return (_called(function) if on_cpu else function)(*args, **kwargs)
+
+    return chosen
+
+
+def by_itself(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function; on a GPU, XLA does not put its products together with others.
+
+    Two products of one input, x·W and x·ΔWᵀ, are merged there into one with [W, ΔWᵀ], whose two halves are then added in
+    a pass of its own. Kept apart, the second product is added up by the first: half of the temporary memory.
+
+    Args:
+      function: of arrays and trees of arrays.
+
+    Returns:
+      The function. It can be differentiated and mapped like the original.
+    """
+
+    @functools.wraps(function)
+    def chosen(*args: P.args, **kwargs: P.kwargs) -> R:
+        if platform_of(*jax.tree.leaves((args, kwargs))) != "gpu":
+            return function(*args, **kwargs)
+        return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(args), **kwargs))
 
     return chosen
 

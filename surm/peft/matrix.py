@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm import matrices
 from surm.errors import InputError
+from surm.fusion import by_itself
 from surm.matrices import dft
 from surm.matrices.platforms import platform_of
 from surm.peft import kernels, paths
@@ -163,7 +164,7 @@ class StructuredMatrix(nnx.Module):
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
             return kernels.each(product, self.stacked(params))(params, x)
         kernel = self.dense(params, x.dtype).mT.astype(x.dtype)
-        return kernels.each(multiply, self.stacked(params))(x, kernel)
+        return by_itself(kernels.each(multiply, self.stacked(params)))(x, kernel)
 
     def dense(self, params: matrices.Params, dtype: DTypeLike = jnp.float32) -> Float[Array, "*stack n_out n_in"]:
         """The matrix that other parameters make, in full, the quickest way: up to rounding.

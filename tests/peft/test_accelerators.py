@@ -81,6 +81,12 @@ def test_nor_has_that_of_one_toeplitz_factor(platform, options):
     assert not slow_operations(lowered("toeplitz", platform, options=options))
 
 
+def test_a_gpu_keeps_the_two_products_of_an_input_apart():
+    # merged by XLA into one with [W, ΔWᵀ] they take a pass more, and twice the memory
+    barriers = {platform: lowered("circulant", platform).count("optimization_barrier") for platform in KINDS}
+    assert barriers["gpu"] > barriers["tpu"] == 0
+
+
 def test_the_search_for_slow_operations_finds_them():
     assert "fft" in slow_operations(lowered("circulant", "tpu", path="branch"))
     with described("cpu"):  # where ΔW is gathered
