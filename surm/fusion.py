@@ -1,9 +1,9 @@
 """What XLA's compilers are kept from: computing again and again, or too early, or together.
 
-That for CPUs fuses cheap operations into everything that uses their result, recomputed. In the backward pass of a deep model each
-residual gradient is a cheap sum over all the blocks above, and every use of it, three a block, would add that whole
-sum up anew. `optimization_barrier` does not survive until fusion there; a function that is called rather than inlined
-does.
+That for CPUs fuses cheap operations into everything that uses their result, recomputed. In the backward pass of a deep
+model each residual gradient is a cheap sum over all the blocks above, and every use of it, three a block, would add
+that whole sum up anew. `optimization_barrier` does not survive until fusion there; a function that is called rather
+than inlined does.
 """
 
 import functools
@@ -39,8 +39,8 @@ def computed_once(function: Callable[P, R]) -> Callable[P, R]:
 def by_itself(function: Callable[P, R]) -> Callable[P, R]:
     """The same function; on a GPU, XLA does not put its products together with others.
 
-    Two products of one input, x·W and x·ΔWᵀ, are merged there into one with [W, ΔWᵀ], whose two halves are then added in
-    a pass of its own. Kept apart, the second product is added up by the first: half of the temporary memory.
+    Two products of one input, x·W and x·ΔWᵀ, are merged there into one with [W, ΔWᵀ], whose two halves are then added
+    in a pass of its own. Kept apart, the second product is added up by the first: half of the temporary memory.
 
     Args:
       function: of arrays and trees of arrays.
