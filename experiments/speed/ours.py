@@ -9,9 +9,9 @@ import optax
 from flax import nnx
 
 import surm
-from surm.loop import narrowed
 from surm.models import bert, vit
 from surm.peft import surgery
+from surm.placing import narrowed
 
 SHAPES = ("bert_base", "vit_b16")
 FLOORS = {

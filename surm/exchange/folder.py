@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 from flax.core import FrozenDict
 
 from surm import files, tensors
@@ -38,10 +37,10 @@ def write(
         files.replace(folder / name, data)
 
 
-def read_object(file: epath.Path) -> dict[str, Any]:
+def read_object(file: str | os.PathLike) -> dict[str, Any]:
     """Reads a JSON object; InputError if the file holds none."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(files.path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{str(file)!r} cannot be read as JSON ({one_line(error)})") from error
     if not isinstance(value, dict):
