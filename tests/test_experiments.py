@@ -399,7 +399,8 @@ def test_what_is_said_of_a_gpu_is_as_it_was_measured():
     assert f"that is {of_c3a[0]:.2f} to {of_c3a[-2]:.2f}, but for Toeplitz, {of_c3a[-1]:.2f}." in said
     seconds = [f"{1000 * rows[label]['median_seconds']:.1f}" for label in ("floor", "HF PEFT floor")]
     assert f"takes {seconds[0]} ms, PyTorch's {seconds[1]}." in said
-    advice = (EXPERIMENTS.parent / "docs" / "choosing.md").read_text().split("**On a GPU or TPU.**")[1].replace("\n", " ")
+    page = (EXPERIMENTS.parent / "docs" / "choosing.md").read_text()
+    advice = page.split("**On a GPU or TPU.**")[1].replace("\n", " ")
     kronecker, circulant, of_displacement, toeplitz, low_rank = (
         f"{rows[f'{name}, auto']['over_own_floor']:.1f}"
         for name in ("kronecker", "circulant", "low_displacement_rank r=1", "toeplitz", "low_rank r=8")
