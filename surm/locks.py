@@ -99,6 +99,7 @@ class FlagLock(Lock):
     def _lower(self) -> None:
         """Begins anew, with a flag that is not raised yet."""
         self._own, self._holds, self._lost = self._flags / uuid.uuid4().hex, False, ""
+        self._renewed = time.monotonic()
         self._ended = threading.Event()
 
     def refuse_if_busy(self) -> None:
@@ -129,6 +130,8 @@ class FlagLock(Lock):
 
     def check(self) -> None:
         """See `Lock`."""
+        if self._holds and time.monotonic() - self._renewed > SILENCE:  # as a process that was suspended finds itself
+            self._look()  # at once: before the next beat it could write into what is another run's by now
         if self._lost:
             raise OSError(self._lost)
 
@@ -136,24 +139,27 @@ class FlagLock(Lock):
         with self._writing:
             self._beats += 1
             self._own.write_text(json.dumps(_owner() | {"holds": self._holds, "beats": self._beats}))
+            self._renewed = time.monotonic()
 
     def _beat(self) -> None:
         """Renews the flag until the block has ended; finds out whether somebody took it for a dead one's."""
         while not self._ended.wait(BEAT):
             try:
-                if self._holds and self._taken():
-                    self._lost = (
-                        f"workdir {str(self._folder)!r}: this run was silent for more than {SILENCE:.0f} seconds, and "
-                        "another one has taken over; it ends here"
-                    )
+                if self._holds:
+                    self._look()
+                if self._lost:
                     return
                 self._raise_flag()
             except Exception:  # the store may be there again at the next beat
                 continue
 
-    def _taken(self) -> bool:
-        there = self._others()
-        return not self._own.exists() or any(owner.get("holds") for owner in there.values())
+    def _look(self) -> None:
+        """Finds out whether another run has taken over."""
+        if not self._own.exists() or any(owner.get("holds") for owner in self._others().values()):
+            self._lost = (
+                f"workdir {str(self._folder)!r}: this run was silent for more than {SILENCE:.0f} seconds, and another "
+                "one has taken over; it ends here"
+            )
 
     def _others(self) -> dict[str, dict[str, Any]]:
         """The flags of others and what stands in them."""

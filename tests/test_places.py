@@ -173,6 +173,18 @@ def test_a_run_that_lost_its_folder_writes_no_more(place, monkeypatch):
     assert not (files.path(place) / "result.json").exists()
 
 
+def test_a_run_that_was_suspended_looks_before_it_writes(place, monkeypatch):
+    monkeypatch.setattr(locks, "SILENCE", 0.2)  # shorter than a beat: so long it is as good as suspended
+    run = Workdir(place, default())
+    with run.claimed():
+        time.sleep(0.3)
+        run.write_json("result.json", {"mine": 1})  # nobody has come
+        flag(place)
+        with pytest.raises(OSError, match="another one has taken over; it ends here"):
+            run.write_json("result.json", {"mine": 2})
+    assert json.loads((files.path(place) / "result.json").read_text()) == {"mine": 1}
+
+
 def test_a_bucket_that_is_not_there_is_one_line_before_anything_is_trained(bucket, capsys):
     assert train.main(arguments(f"{bucket}-of-nobody/run")) == 2
     error = capsys.readouterr().err
