@@ -1,7 +1,7 @@
 """The files of a tokenizer, copied to a model that is exported, with the class that is to open them named.
 
-transformers takes the class from tokenizer_config.json, else from the model's own kind: the base's, which the exported
-model need not have (a CamemBERT goes out as a RoBERTa). So where no file names one, what was meant is written.
+transformers takes the class from tokenizer_config.json, else from the kind of the model that the files lie beside; the
+exported one may be of another kind. So where no file names a class, what was meant is written.
 """
 
 import json
@@ -22,12 +22,12 @@ NAMES = (
 
 AS_IT_STANDS = "PreTrainedTokenizerFast"  # the class that takes all of tokenizer.json
 _CLASSES = {
-    "bert": ("BertTokenizer", ("WordPiece", "WordLevel")),
+    **dict.fromkeys(("bert", "electra", "ernie"), ("BertTokenizer", ("WordPiece", "WordLevel"))),
     "distilbert": ("DistilBertTokenizer", ("WordPiece", "WordLevel")),
-    "roberta": ("RobertaTokenizer", ("BPE",)),
+    **dict.fromkeys(("roberta", "data2vec-text"), ("RobertaTokenizer", ("BPE",))),
     "camembert": ("CamembertTokenizer", ("Unigram",)),
     "xlm-roberta": ("XLMRobertaTokenizer", ("Unigram",)),
-}  # `model_type` -> its class of tokenizers, and the vocabularies in tokenizer.json that it reads
+}  # `model_type` -> its class of tokenizers, as in training, and the vocabularies in tokenizer.json that it reads
 _SPECIAL = {
     "pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"), "mask_token": ("[MASK]", "<mask>"),

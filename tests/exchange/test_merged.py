@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 import surm
 from surm import InputError
+from surm.data.tokenizer_files import CLASS_OF_MODEL
 from surm.exchange import export_merged, tokenizer_files
 from surm.models import bert, vit
 from surm.models.convert import restore
@@ -113,6 +114,8 @@ def test_a_tokenizer_json_by_itself_is_used_as_it_stands(tmp_path):
     [
         ({"model_type": "camembert"}, {"a": 1}, "Unigram", {"tokenizer_class": "CamembertTokenizer", "a": 1}),
         ({"model_type": "bert"}, None, "WordPiece", {"tokenizer_class": "BertTokenizer"}),
+        ({"model_type": "ernie"}, None, "WordPiece", {"tokenizer_class": "BertTokenizer"}),
+        ({"model_type": "data2vec-text"}, None, "BPE", {"tokenizer_class": "RobertaTokenizer"}),
         ({"model_type": "bert"}, None, "BPE", {"tokenizer_class": "PreTrainedTokenizerFast"}),
         ({"model_type": "bert", "tokenizer_class": "Mine"}, None, "BPE", {"tokenizer_class": "Mine"}),
         (None, {"pad_token": "x"}, "BPE", {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "x"}),
@@ -128,6 +131,14 @@ def test_the_class_of_a_tokenizer_is_named_where_no_file_does(config, settings, 
         if value is not None:
             (tmp_path / name).write_text(json.dumps(value))
     assert json.loads(tokenizer_files.read(tmp_path)["tokenizer_config.json"]) == expected
+
+
+@pytest.mark.parametrize("kind", CLASS_OF_MODEL)
+def test_the_class_that_is_named_is_that_of_training(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / "vocab.txt").write_text("[PAD]")
+    settings = json.loads(tokenizer_files.read(tmp_path)["tokenizer_config.json"])
+    assert settings == {"tokenizer_class": CLASS_OF_MODEL[kind]}
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):
