@@ -38,9 +38,10 @@ def encoded(arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str] | None 
       True
     """
     given = {key: np.asarray(arrays[key]) for key in sorted(arrays)}
+    head = dict(metadata) if metadata else None  # of an empty one the library would write that it is empty
     _check_finite(given)
     try:
-        data = safetensors.numpy.save({key: _in_order(array) for key, array in given.items()}, dict(metadata or {}))
+        data = safetensors.numpy.save({key: _in_order(array) for key, array in given.items()}, head)
     except safetensors.SafetensorError as error:
         listed = ", ".join(sorted({array.dtype.name for array in given.values()}))
         raise InputError(f"arrays of {listed} cannot be written as safetensors: {one_line(str(error))}") from error

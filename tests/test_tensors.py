@@ -60,6 +60,10 @@ def test_zeros_keep_their_sign():
     assert np.signbit(held["a"]).tolist() == [True, False]
 
 
+def test_without_anything_to_say_the_bytes_are_those_of_0_1_0():
+    assert tensors.encoded({"b": NUMBERS, "a": NUMBERS}) == safetensors.numpy.save({"a": NUMBERS, "b": NUMBERS})
+
+
 def test_the_head_holds_what_is_said():
     data = tensors.encoded({"b": NUMBERS, "a": NUMBERS}, {"format": "pt"})
     assert b'"__metadata__":{"format":"pt"}' in data[:200]
