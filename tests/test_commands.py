@@ -96,6 +96,13 @@ def test_a_result_with_parts_missing_is_shown_as_far_as_it_goes(tmp_path, capsys
     assert "accuracy 0.5000" in said and not {"trained", "rates", "steps"} & {*said.split()}
 
 
+def test_mistakes_between_classes_of_one_name_are_shown(tmp_path, capsys):
+    result = {"eval": {"accuracy": 0.5}, "classes": ["crane", "crane", "dog"]}
+    result["confusion"] = [[1, 2, 0], [5, 1, 0], [0, 3, 1]]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert "crane as crane: 5, dog as crane: 3, crane as crane: 2\n" in printed(capsys, "inspect", str(tmp_path)) + "\n"
+
+
 @pytest.mark.parametrize("measured", ['"eval": {"accuracy": "high"}', '"accuracy": 0.5', '"eval": 0.5'])
 def test_a_result_without_numbers_is_none(tmp_path, capsys, measured):
     (tmp_path / "result.json").write_text(f'{{{measured}, "steps": 3}}')
