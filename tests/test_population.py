@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 import surm
-from surm import command_line, loop, members, population, preparation, progress, train
+from surm import command_line, loop, members, placing, population, preparation, progress, train
 from surm import mesh as meshes
 from surm.config import default
 from tests.test_text_run import material  # noqa: F401  a fixture
@@ -236,7 +236,7 @@ def test_all_members_are_one_program_compiled_once():
     compiled: list[str] = []
     with jax.set_mesh(mesh):
         program = population.program(prepared, members.listed(config), mesh)
-        state, frozen = program.initial(), loop.placed(prepared, mesh)
+        state, frozen = program.initial(), placing.placed(prepared, mesh)
         state, _ = program.step(state, frozen, next(program.batches))
         listening = functools.partial(lambda event, *_, **__: compiled.append(event))
         jax.monitoring.register_event_duration_secs_listener(listening)
