@@ -5,6 +5,7 @@ run the first one alone has them: what trains is small, and is sent around. Wher
 instance, is for `surm.checkpoint_files` to know.
 """
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from surm import checkpoint_files
+from surm import buckets, checkpoint_files, files
 from surm.errors import InputError, one_line
 from surm.stopping import Stopped
 
@@ -195,6 +196,25 @@ class Checkpoints:
     def _say(self, failure: str) -> None:
         if failure:
             print(f"warning: {failure}; the run goes on, with the checkpoints before", file=sys.stderr, flush=True)
+
+
+def trained(folder: epath.Path) -> list[str] | None:
+    """The paths of the trained arrays in the newest checkpoint that tells them; the folder stays as it is.
+
+    Args:
+      folder: of checkpoints; need not exist.
+
+    Returns:
+      Dotted paths; None where no checkpoint tells, and of a store: surm 0.1.0, whose specs could train other arrays,
+      wrote to none.
+    """
+    local = not buckets.holds(folder) and folder.is_dir()
+    steps = [int(each.name) for each in folder.iterdir() if each.name.isdecimal()] if local else []
+    for step in sorted(steps, reverse=True):
+        with contextlib.suppress(Exception):  # of a damaged one; `Checkpoints.newest` says what is wrong with it
+            state = files.absolute(folder / str(step) / "state")
+            return [*ocp.StandardCheckpointHandler().metadata(state).tree["trainable"]]
+    return None
 
 
 def _main(metrics: dict[str, float]) -> float:

@@ -163,7 +163,9 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
     of_seed: dict[int, TrainState] = {}
     for member in every:
         if member.config.seed not in of_seed:
-            model = preparation.adapted(member.config, weights, prepared.data, resumed=prepared.resumed, quiet=True)
+            model = preparation.adapted(
+                member.config, weights, prepared.data, resumed=prepared.resumed, saved=prepared.saved, quiet=True
+            )
             if store.base_hash(model) != base:
                 raise InputError(
                     f"config.population: seed={member.config.seed} has another frozen base than seed="

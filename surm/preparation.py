@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import grain
@@ -61,6 +61,7 @@ class Run:
       inputs: from a batch to the model's keyword arguments.
       total_steps: length of the run.
       resumed: whether a checkpoint supplies the trained arrays.
+      saved: their paths, where it tells them.
       training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
         every batch (`surm.data.share`).
       evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
@@ -80,14 +81,17 @@ class Run:
     processor: Processor | None = None
     validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
     class_weights: np.ndarray | None = None
+    saved: Collection[str] | None = None
 
 
-def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
+def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
     """Opens data and weights and attaches the adapter.
 
     Args:
       config: the run's configuration.
       resumed: whether a checkpoint will supply the trained arrays; `init_adapter` is not read then.
+      saved: the paths of those arrays, by which the adapter is attached as it was when they were written, by surm 0.1.0
+        perhaps (`surm.peft.surgery.reattach`); None where they are not known.
 
     Returns:
       All that the run needs.
@@ -101,7 +105,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     if (class_weights := balance.class_weights(config, data)) is not None:
         print(balance.told(class_weights, data), flush=True)
     weights = weights_of(config)
-    model = adapted(config, weights, data, resumed=resumed)
+    model = adapted(config, weights, data, resumed=resumed, saved=saved)
     feed = feed_of(config, weights, model)
     return Run(
         config=config,
@@ -117,6 +121,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         processor=feed.processor,
         validation_batches=chooses and functools.partial(feed.evaluation, feed.ready(chooses)),
         class_weights=class_weights,
+        saved=saved,
     )
 
 
@@ -126,12 +131,13 @@ def adapted(
     data: Dataset,
     *,
     resumed: bool = False,
+    saved: Collection[str] | None = None,
     quiet: bool = False,
 ) -> vit.ViT | bert.Bert:
     """The model that a config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
     base = base_model(config, weights, data.kind, data.num_classes)
     spec = configs.spec(config)
-    model = surgery.attach(base, spec, nnx.Rngs(config.seed))
+    model = surgery.reattach(base, spec, nnx.Rngs(config.seed), saved=saved)
     _check_pooler(config, weights, model)
     _check_stages(config, spec, model)
     if not config.init_adapter or resumed:

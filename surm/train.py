@@ -77,7 +77,8 @@ def run(
     for member in every if longer else []:
         processes.agree(functools.partial(going_on.check, folder.changes, member.config, workdir))
     reached = processes.from_first(lambda: folder.newest_step)
-    prepared = processes.agree(lambda: prepare(config, resumed=reached is not None))
+    saved = processes.from_first(lambda: checkpoint.trained(folder.checkpoints))
+    prepared = processes.agree(lambda: prepare(config, resumed=reached is not None, saved=saved))
     if longer:
         going_on.check_length(finished, reached, prepared.total_steps, workdir)
     if finished is not None and prepared.total_steps == finished["steps"]:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from surm import InputError, config, going_on, launchers, train
+from surm.peft import surgery
+from surm.peft.surgery import reattach
 from surm.workdir import Workdir
 from tests import small_runs
 from tests.test_choosing import arrays, cut, measured
@@ -36,6 +38,23 @@ def stopped(finished, tmp_path) -> pathlib.Path:
     shutil.copytree(finished, tmp_path / "run")
     cut(tmp_path / "run", 2)
     return tmp_path / "run"
+
+
+def test_a_run_of_0_1_0_whose_head_trains_and_is_adapted_goes_on(source, tmp_path, monkeypatch):
+    targets = r"blocks\.0\.attention\.query|head"
+    old = small_runs.config(source, **SAVED, **{"peft.targets": targets})
+    arrays_of_old = [f"{name}.delta.parameters.a" for name in ("blocks.0.attention.query", "head")]
+    with monkeypatch.context() as patched:
+        of_old = {"saved": (*arrays_of_old, "head.base.kernel")}
+        patched.setattr(surgery, "reattach", lambda *args, **_: reattach(*args, **of_old))
+        train.run(old, str(tmp_path / "whole"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    cut(tmp_path / "run", 2)
+    train.run(old, str(tmp_path / "run"))
+    whole, run = arrays(tmp_path / "whole"), arrays(tmp_path / "run")
+    assert {*arrays_of_old, "head.base.kernel"} <= whole.keys() == run.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(run[name], array, err_msg=name)
 
 
 def test_there_is_a_decision_for_every_key():
