@@ -15,7 +15,7 @@ from surm import files as places
 from surm.data import arrow, classes, decode
 from surm.data.options import Options
 from surm.data.splits import Dataset
-from surm.data.table import Table
+from surm.data.table import Table, class_names
 from surm.errors import InputError, nearest
 
 
@@ -93,7 +93,7 @@ def open_tables(
         raise InputError(f"{where} has no training split; it has {', '.join(found)}")
     image, label = image_column(found["train"], options.image_column), options.label_column
     raw = {name: _columns(found[name], files[name], image, label) for name in found}
-    declared = found["train"].class_names.get(label, ())
+    declared = class_names(found, label)
     columns = {name: _labels(labels, declared) for name, (_, labels) in raw.items()}
     names = declared or classes.of_training(columns["train"], f"{found['train'].where}: column {label!r}")
     splits = {}

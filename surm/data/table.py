@@ -31,3 +31,20 @@ class Table:
     rows: Callable[[Sequence[str]], Iterator[Row | BrokenRow]]
     class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     image_columns: tuple[str, ...] = ()
+
+
+def class_names(found: Mapping[str, Table], column: str) -> tuple[str, ...]:
+    """What the classes of a column are called by the training table, nothing where it does not say.
+
+    Raises:
+      InputError: if another split's table calls them otherwise, so that its numbers mean other classes.
+    """
+    names = found["train"].class_names.get(column, ())
+    for table in found.values():
+        other = table.class_names.get(column, names)
+        if names and other != names:
+            raise InputError(
+                f"{table.where} calls the classes of its column {column!r} {', '.join(map(repr, other))}; expected "
+                f"{', '.join(map(repr, names))}, as {found['train'].where} does"
+            )
+    return names

@@ -20,7 +20,7 @@ from surm import buckets
 from surm.data import classes, glue, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset, Split
-from surm.data.table import BrokenRow, Row, Table
+from surm.data.table import BrokenRow, Row, Table, class_names
 from surm.errors import InputError, nearest
 
 _UNLABELLED = {"-1", "-1.0", ""}  # what stands for a label that is not public
@@ -81,7 +81,7 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
         unknown; the message names file and row.
     """
     read = {name: _read(table, task) for name, table in found.items()}
-    declared = _declared(found["train"], read["train"].task)
+    declared = _declared(found, read["train"].task)
     names = declared if declared is not None else _distinct(found["train"], read["train"])
     kept = {name: one for name, one in read.items() if name == "train" or not _left_out(one, found[name])}
     splits = {name: _split(one, names, declared or ()) for name, one in kept.items()}
@@ -232,15 +232,15 @@ def _wrong(row: Row, columns: Sequence[str]) -> str:
     return ""
 
 
-def _declared(table: Table, task: glue.Task) -> tuple[str, ...] | None:
-    """The classes that the task or the table declares, in order, empty for regression; None if neither does."""
-    declared = table.class_names.get(task.label)
+def _declared(found: Mapping[str, Table], task: glue.Task) -> tuple[str, ...] | None:
+    """The classes that the task or its tables declare, in order, empty for regression; None if neither does."""
+    declared = class_names(found, task.label)
     if task.labels and declared and declared not in (task.labels, task.hub_labels):
         raise InputError(
-            f"{table.where} calls the classes of its column {task.label!r} {_quoted(declared)}; expected "
+            f"{found['train'].where} calls the classes of its column {task.label!r} {_quoted(declared)}; expected "
             f"{_quoted(task.hub_labels or task.labels)} of this task of GLUE"
         )
-    return declared if task.labels is None else task.labels
+    return (declared or None) if task.labels is None else task.labels
 
 
 def _distinct(table: Table, train: _Read) -> tuple[str, ...]:
