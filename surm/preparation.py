@@ -78,10 +78,10 @@ class Run:
     resumed: bool
     training_batches: Callable[..., grain.DatasetIterator]
     evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
+    saved: Collection[str] | None = None
     processor: Processor | None = None
     validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
     class_weights: np.ndarray | None = None
-    saved: Collection[str] | None = None
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
@@ -113,6 +113,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
         data=data,
         inputs=feed.inputs,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
+        saved=saved,
         resumed=resumed,
         training_batches=functools.partial(feed.training, feed.ready(data.train)),
         evaluation_batches={
@@ -121,7 +122,6 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
         processor=feed.processor,
         validation_batches=chooses and functools.partial(feed.evaluation, feed.ready(chooses)),
         class_weights=class_weights,
-        saved=saved,
     )
 
 
