@@ -19,7 +19,7 @@ from surm import config as configs
 from surm import mesh as meshes
 from surm.data.share import Share
 from surm.errors import InputError
-from surm.peft import store, surgery
+from surm.peft import surgery
 from surm.preparation import Run
 from surm.processes import StopRequest
 from surm.progress import Log, Progress, Trace
@@ -128,8 +128,7 @@ class Loop:
         self.frozen = placing.placed(prepared, mesh)
         self.mesh, self.split = mesh, prepared.config.data.eval_split  # that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()
-        self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
-        self.belongs_to |= {"preparation of images": prepared.processor.to_json()} if prepared.processor else {}
+        self.belongs_to = signature.of_sources(prepared)
         nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
         processes.check_same("base or data", self.belongs_to)
         self.inputs = signature.of_inputs(prepared)
@@ -270,10 +269,7 @@ class Loop:
         return step
 
     def _check_belongs(self, notes: dict[str, Any]) -> None:
-        of_old = self.prepared.processor and self.prepared.processor.squashes  # in 0.1.0, where that was not noted
-        known = {what: own for what, own in self.belongs_to.items() if what in notes or not of_old}
-        other = [what for what, own in known.items() if notes.get(what) != own]
-        other = [] if other == ["examples"] and self.prepared.data.is_of(notes["examples"]) else other
+        other = signature.others(self.belongs_to, notes, self.prepared)
         if not other and not signature.same(notes.get("inputs", self.inputs), self.inputs):
             other = ["pixels or tokens"]
         if other:

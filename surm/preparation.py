@@ -17,6 +17,7 @@ from surm import balance, held_out, optim, start
 from surm import config as configs
 from surm.data import census, glue, sources
 from surm.data.splits import Dataset
+from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.feed import feed_of
@@ -67,6 +68,7 @@ class Run:
       processor: what becomes of every picture; None of texts.
       validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
       class_weights: of the loss, one a class; None where all weigh the same.
+      tokens: a hash of all tokens that are trained on; None of images.
     """
 
     config: ml_collections.ConfigDict
@@ -80,6 +82,7 @@ class Run:
     processor: Processor | None = None
     validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
     class_weights: np.ndarray | None = None
+    tokens: str | None = None
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
@@ -103,6 +106,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed)
     feed = feed_of(config, weights, model)
+    train = feed.ready(data.train)
     return Run(
         config=config,
         model=model,
@@ -110,13 +114,14 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         inputs=feed.inputs,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
         resumed=resumed,
-        training_batches=functools.partial(feed.training, feed.ready(data.train)),
+        training_batches=functools.partial(feed.training, train),
         evaluation_batches={
             ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
         },
         processor=feed.processor,
-        validation_batches=chooses and functools.partial(feed.evaluation, feed.ready(chooses)),
+        validation_batches=None if chooses is None else functools.partial(feed.evaluation, feed.ready(chooses)),
         class_weights=class_weights,
+        tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
     )
 
 

@@ -348,6 +348,25 @@ def test_a_run_does_not_go_on_with_other_examples(material, tmp_path, monkeypatc
     assert "belongs to other examples than the config's are now" in capsys.readouterr().err
 
 
+def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_path, monkeypatch, capsys):
+    rows = [f"{text},{'good' if label else 'bad'}" for text, label in small_texts.sentences(24)]
+    held_out = [row for row in rows if " joy " not in row]
+    for name, lines in (("train", rows), ("test", held_out)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["sentence,label", *lines]))
+    tokenizer = small_texts.write_tokenizer(tmp_path)
+    arguments = [f"--config.data.source={tmp_path}", "--config.data.task=classification", "--config.optim.steps=4"]
+    command = ["surm.train", f"--workdir={tmp_path / 'run'}", f"--config={CONFIG}", *material[2:], *arguments]
+    with monkeypatch.context() as patched:
+        patched.setattr(train.stopping, "requests", lambda: contextlib.nullcontext([signal.SIGTERM]))
+        assert train.main([*command, f"--config.data.tokenizer={tokenizer}"]) == 128 + signal.SIGTERM
+    saved = json.loads(tokenizer.read_text())
+    words = saved["model"]["vocab"]
+    words["joy"], words["pain"] = words["pain"], words["joy"]
+    (tmp_path / "other.json").write_text(json.dumps(saved))
+    assert train.main([*command, f"--config.data.tokenizer={tmp_path / 'other.json'}"]) == 2
+    assert "belongs to other tokens than the config's are now (data.tokenizer" in capsys.readouterr().err
+
+
 def test_any_iterable_of_texts_is_answered(finished):
     loaded = surm.load_run(finished)
     texts = [text for text, _ in small_texts.sentences(3)]
