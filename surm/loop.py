@@ -165,9 +165,11 @@ class Loop:
                 self.reached = step + 1
                 progress.step(self.reached, values)
             progress.flush()
-        if self.best or config.keep_best_checkpoints:  # the last step may be the best
+        if config.keep_best_checkpoints and not self.best:  # the last step may be the best
             self.evaluate(self.reached)
         self.save(self.reached)
+        if self.best:  # as above, but the checkpoint knows nothing of it: a longer run does not look here
+            self.evaluate(self.reached)
         if number := asked.signal():
             raise Stopped(number, self.reached)
         return progress.step_seconds
