@@ -367,6 +367,20 @@ def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_
     assert "belongs to other tokens than the config's are now (data.tokenizer" in capsys.readouterr().err
 
 
+def test_a_run_of_0_1_0_answers_with_its_tokenizer_json_as_it_stands(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    small_texts.write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "max_len": 4}')
+    result, texts = json.loads((finished / "result.json").read_text()), [text for text, _ in small_texts.sentences(9)]
+    result["config"]["data"]["tokenizer"] = str(tmp_path)
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    expected = surm.load_run(finished).predict(texts)
+    assert not np.allclose(surm.load_run(tmp_path / "run").predict(texts), expected), "texts are cut now"
+    del result["processor"]
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    np.testing.assert_array_equal(surm.load_run(tmp_path / "run").predict(texts), expected)
+
+
 def test_any_iterable_of_texts_is_answered(finished):
     loaded = surm.load_run(finished)
     texts = [text for text, _ in small_texts.sentences(3)]
