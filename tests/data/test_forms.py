@@ -263,3 +263,16 @@ def test_names_of_splits(tmp_path):
     assert {name: [path.name for path in found] for name, found in by_split(paths).items()} == {
         "validation": ["dev.csv"], "train": ["train-00000-of-00001-4f3c2b1a9d8e7f60.parquet"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suffix", "first", "second"),
+    [("csv", "sentence,label\nA,0\nB,1", "text,label\nC,0"),
+     ("jsonl", '{"sentence": "A", "label": 0}\n{"sentence": "B", "label": 1}', '{"text": "C", "label": 0}')],
+)  # fmt: skip
+def test_a_shard_without_a_column_of_the_first_is_named(tmp_path, suffix, first, second):
+    for number, lines in enumerate((first, second)):
+        (tmp_path / f"train-{number:05d}-of-00002.{suffix}").write_text(lines)
+    (tmp_path / f"test.{suffix}").write_text(first)
+    expected = f"train-00001-of-00002.{suffix}' has no column 'sentence', which '"
+    assert expected in complaint(tmp_path, task="classification")
