@@ -88,7 +88,9 @@ def open_folder(folder: epath.Path, options: Options) -> Dataset:
     splits = {}
     for name, column in columns.items():
         files = [file for of_class in found[name].images.values() for file in of_class]
-        place = lambda example, files=files: f"{str(files[example])!r}: class {files[example].parent.name!r}"  # noqa: E731
+        place = lambda example, files=files, column=column: (  # noqa: E731
+            f"{str(files[example])!r}: class {column.names[column.index[example]]!r}"
+        )
         splits[name] = FileSplit(files, classes.numbered(column, names, place))
     splits = {name: split for name, split in splits.items() if len(split)}
     every = [file for split in splits.values() for file in split.files]
