@@ -117,8 +117,8 @@ def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE
         splits = {key: split for key, split in wrapped.items() if split.label(0) >= 0}
     if not label.num_classes:  # some builders learn it while they prepare
         raise InputError(f"tfds:{name} does not say how many classes its labels have")
-    train, validation, test = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
-    return Dataset(train, validation, test, label.num_classes, class_names=tuple(label.names))
+    parts = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
+    return Dataset(*parts, label.num_classes, class_names=tuple(label.names))
 
 
 def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
@@ -146,11 +146,8 @@ def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE)
         if missing := {"train", *held_out} - read.keys():
             raise InputError(f"there is no {', '.join(sorted(missing))}; there is {', '.join(read) or 'nothing'}")
         train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
-    train, _, test = options.parts({"train": train, "test": test}, f"tfds:{name}")
     return Dataset(
-        train=train,
-        validation=None,
-        test=test,
+        *options.parts({"train": train, "test": test}, f"tfds:{name}"),
         num_classes=len(task.labels) or 1,
         metrics=task.metrics,
         regression=task.regression,
