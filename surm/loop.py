@@ -19,6 +19,7 @@ from surm import config as configs
 from surm import mesh as meshes
 from surm.data.share import Share
 from surm.errors import InputError
+from surm.notes import say
 from surm.peft import surgery
 from surm.preparation import Run
 from surm.processes import StopRequest
@@ -154,7 +155,7 @@ class Loop:
                     progress.flush()
                     self.evaluate(step)
                 if self.best and self.best.exhausted:
-                    print(self.best.told(step), flush=True)
+                    say(self.best.told(step))
                     break
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
@@ -264,7 +265,7 @@ class Loop:
         if self.best:
             self.best.restore(notes["best"], state.pop("best"))
         self.state = jax.tree.map(lambda now, value: meshes.put(now.sharding, value), self.state, state)
-        print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
+        say(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}")
         self.batches.set_state(notes["data"])
         self.earlier = notes["seconds"]
         self.log.start(step, notes["log"])

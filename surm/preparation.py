@@ -24,6 +24,7 @@ from surm.feed import feed_of
 from surm.models import bert, convert, hf_config, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
+from surm.notes import say
 from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
 
@@ -102,7 +103,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
     check_read(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
     if (class_weights := balance.class_weights(config, data)) is not None:
-        print(balance.told(class_weights, data), flush=True)
+        say(balance.told(class_weights, data))
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed)
     feed = feed_of(config, weights, model)
@@ -162,7 +163,7 @@ def _data(config: ml_collections.ConfigDict) -> Dataset:
     mean, deviation = (train.labels.mean(), train.labels.std()) if data.regression else (0, 1)
     if abs(mean) > 30 or not 0.03 < deviation < 30:
         found = f"mean {mean:g} and standard deviation {deviation:g}"
-        print(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them", flush=True)
+        say(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them")
     data = dataclasses.replace(data, train=train)
     census.check(data)
     return data

@@ -8,6 +8,7 @@ from surm import files
 from surm.data import split_names, tables
 from surm.data.table import Table
 from surm.errors import InputError
+from surm.notes import say
 
 _OF_SPLITS, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 
@@ -36,7 +37,7 @@ def find(folder: epath.Path) -> tuple[dict[str, Table], dict[str, list[epath.Pat
         named = [(name, split_names.split_of(str(name))) for name in listed]
         folders = {name: folder / str(written) for written, name in named if name}
         if unread := [written for written, name in named if not name]:
-            print(f"{folder}: splits called otherwise than a split is are passed over: {', '.join(unread)}", flush=True)
+            say(f"{folder}: splits called otherwise than a split is are passed over: {', '.join(unread)}")
         if len(folders) < sum(bool(name) for _, name in named):
             raise InputError(f"{str(folder)!r} has the splits {', '.join(listed)}, of which two mean the same")
     parts = {name: _files(place) for name, place in folders.items()}

@@ -22,6 +22,7 @@ from surm.data.options import Options
 from surm.data.splits import Dataset, Split
 from surm.data.table import BrokenRow, Row, Table
 from surm.errors import InputError, nearest
+from surm.notes import say
 
 _UNLABELLED = {"-1", "-1.0", ""}  # what stands for a label that is not public
 _TEXTS_AT_A_TIME = 4096  # that are hashed in one go
@@ -180,7 +181,7 @@ def _read(table: Table, task: glue.Task) -> _Read:
         else:
             raise InputError(wrong)
     if broken:
-        print(f"{table.where}: left out {len(broken)} broken rows, the first is {broken[0]}", flush=True)
+        say(f"{table.where}: left out {len(broken)} broken rows, the first is {broken[0]}")
     if not read.labels:
         raise InputError(f"{table.where} holds no row")
     return read
@@ -253,7 +254,7 @@ def _left_out(read: _Read, table: Table) -> bool:
     """Whether a held-out table has no labels, which is said."""
     absent = {classes.name_of(label) for label in read.labels} <= _UNLABELLED and not read.task.regression
     if absent:
-        print(f"{table.where} is left out: none of its {len(read.labels):,} rows has a label", flush=True)
+        say(f"{table.where} is left out: none of its {len(read.labels):,} rows has a label")
     return absent
 
 

@@ -29,6 +29,7 @@ from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.data.texts import TextSplit
 from surm.errors import InputError, nearest, one_line
+from surm.notes import say
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10
@@ -77,7 +78,7 @@ class TfdsSplit:
         """Labels and hashes: one pass over the records, no image decoded, kept afterwards."""
         if self._scanned is None:
             if len(self) > _LONG:
-                print(f"reading {len(self):,} records once, for their labels and their hash", flush=True)
+                say(f"reading {len(self):,} records once, for their labels and their hash")
             labels, digests = np.empty(len(self), np.int32), []
             for index in range(len(self)):
                 record = self._records[index]
