@@ -143,14 +143,14 @@ def wanted(found: Mapping[str, object], task: glue.Task, options: Options, where
     """
     if task.own:
         return [name for name in ("train", "validation", "test") if name in found]
-    names = ["train", *([] if options.test_examples else held_out_names(task))]
-    for name, stem in zip(names, ["train", *task.held_out], strict=False):
-        if name not in found:
+    needed = ["train", *held_out_names(task)]
+    for name, stem in zip(needed, ["train", *task.held_out], strict=True):
+        if name not in found and (stem == "train" or not options.test_examples):
             other = "" if stem == "train" else f", {name}.csv"
             raise InputError(
                 f"{where} has no {stem}.tsv (nor {stem}.csv{other}, .jsonl or .parquet), which the task of GLUE needs"
             )
-    return names
+    return [name for name in needed if name in found]
 
 
 def _main(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
