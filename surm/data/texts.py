@@ -272,13 +272,16 @@ def _split(read: _Read, names: tuple[str, ...], declared: tuple[str, ...]) -> Te
 
 
 def _label_texts(read: _Read, declared: Sequence[str]) -> list[str]:
-    """Labels as names of classes; of declared classes, numbers and what the hub calls them become their names."""
+    """Labels as names of classes; of declared classes, numbers and what the hub calls them become their names.
+
+    The number 1 is the second class, even where the first is called "1"; the text "1" is that one.
+    """
     alias = dict(zip(read.task.hub_labels, declared, strict=False))
 
     def text(label: Any) -> str:
         name = classes.name_of(label)
         number = re.fullmatch(r"(\d+)(\.0+)?", name)
-        if name not in declared and number and int(number[1]) < len(declared):
+        if number and int(number[1]) < len(declared) and not (isinstance(label, str) and name in declared):
             return declared[int(number[1])]
         return name if name in declared else alias.get(name, name)
 

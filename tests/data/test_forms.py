@@ -276,3 +276,14 @@ def test_a_shard_without_a_column_of_the_first_is_named(tmp_path, suffix, first,
     (tmp_path / f"test.{suffix}").write_text(first)
     expected = f"train-00001-of-00002.{suffix}' has no column 'sentence', which '"
     assert expected in complaint(tmp_path, task="classification")
+
+
+def test_numbers_of_declared_classes_that_are_called_by_other_numbers(tmp_path):
+    names = {"label": {"names": ["1", "2", "3"], "_type": "ClassLabel"}}
+    made = pa.table({"sentence": ["A", "B", "C"], "label": [0, 1, 2]})
+    made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    for split in ("train", "test"):
+        pq.write_table(made, tmp_path / f"{split}.parquet")
+    data = sources.load(str(tmp_path), task="classification")
+    assert data.class_names == ("1", "2", "3")
+    np.testing.assert_array_equal(data.train.labels, [0, 1, 2])
