@@ -107,10 +107,10 @@ def _mistaken(result: dict[str, Any], most: int = 4) -> str:
     counts = result.get("confusion") or []
     names = result.get("classes") or range(len(counts))
     wrong = [
-        (count, f"{true} as {taken}: {count}")
-        for true, row in zip(names, counts, strict=False)
-        for taken, count in zip(names, row, strict=False)
-        if count and true != taken
+        (count, f"{names[true]} as {names[taken]}: {count}")
+        for true, row in enumerate(counts[: len(names)])
+        for taken, count in enumerate(row[: len(names)])
+        if count and true != taken  # by place: two classes may have one name
     ]
     return ", ".join(text for _, text in sorted(wrong, key=lambda one: -one[0])[:most])
 

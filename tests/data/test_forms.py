@@ -287,3 +287,14 @@ def test_numbers_of_declared_classes_that_are_called_by_other_numbers(tmp_path):
     data = sources.load(str(tmp_path), task="classification")
     assert data.class_names == ("1", "2", "3")
     np.testing.assert_array_equal(data.train.labels, [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path, kind):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}, "img": {"_type": "Image"}}}}
+        made = table([0, 1], features) if kind == "images" else pa.table({"sentence": ["A", "B"], "label": [0, 1]})
+        made = made.replace_schema_metadata({"huggingface": json.dumps(features)})
+        pq.write_table(made, tmp_path / f"{split}.parquet")
+    message = complaint(tmp_path, **({} if kind == "images" else {"task": "classification"}))
+    assert "test.parquet' calls the classes of its column 'label' 'dog', 'cat'; expected 'cat', 'dog', as '" in message
