@@ -20,7 +20,7 @@ from surm.data.splits import Dataset
 from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.evaluate import Inputs
-from surm.feed import feed_of
+from surm.feed import feed_of, tokenizer_of_0_1
 from surm.models import bert, convert, hf_config, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
@@ -70,6 +70,7 @@ class Run:
       validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
       class_weights: of the loss, one a class; None where all weigh the same.
       tokens: a hash of all tokens that are trained on; None of images.
+      tokenizer_of_0_1: the file that 0.1.0 would have made them with.
     """
 
     config: ml_collections.ConfigDict
@@ -84,6 +85,7 @@ class Run:
     validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
     class_weights: np.ndarray | None = None
     tokens: str | None = None
+    tokenizer_of_0_1: str = ""
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
@@ -123,6 +125,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False) -> Run:
         validation_batches=None if chooses is None else functools.partial(feed.evaluation, feed.ready(chooses)),
         class_weights=class_weights,
         tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
+        tokenizer_of_0_1=tokenizer_of_0_1(config, weights) if data.kind == "text" else "",
     )
 
 

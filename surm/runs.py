@@ -19,9 +19,8 @@ from surm import files, kept, named_paths, preparation
 from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
-from surm.data.tokenizer_files import SAVED_FILE
 from surm.errors import InputError
-from surm.feed import Feed, feed_of, squashing
+from surm.feed import Feed, feed_of, squashing, tokenizer_of_0_1
 from surm.models import processor_files, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights
@@ -139,7 +138,7 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     model = store.load_adapter(path / "adapter", base)
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
     if result["kind"] == "text" and "processor" not in result:
-        here.data.tokenizer = _tokenizer_of_0_1(here, weights)
+        here.data.tokenizer = tokenizer_of_0_1(here, weights)
     return LoadedRun(
         config=config,
         model=model if step is None else kept.at_step(path, model, step, result),
@@ -161,15 +160,6 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
         say(f"images are prepared as {str(path)!r} was trained, {said}")
     return trained
-
-
-def _tokenizer_of_0_1(config: ml_collections.ConfigDict, weights: Weights | None) -> str:
-    """The tokenizer.json that 0.1.0 trained with: as it stands, whatever lies beside it; empty where there is none."""
-    place = files.path(config.data.tokenizer) if config.data.tokenizer else weights and weights.path
-    if place is None:
-        return ""
-    folder = place if place.is_dir() else place.parent if place.suffix == ".safetensors" else None
-    return str(folder / SAVED_FILE if folder else place)
 
 
 def _images(examples: Sequence[Any]) -> np.ndarray:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import surm
 from surm import __main__ as command
-from surm import command_line, optim, preparation, progress, train
+from surm import command_line, optim, preparation, progress, signature, train
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
@@ -379,6 +379,22 @@ def test_a_run_of_0_1_0_answers_with_its_tokenizer_json_as_it_stands(finished, t
     del result["processor"]
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     np.testing.assert_array_equal(surm.load_run(tmp_path / "run").predict(texts), expected)
+
+
+def test_a_checkpoint_of_0_1_0_belongs_to_the_tokens_of_its_tokenizer_json(material, tmp_path):
+    file = small_texts.write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "max_len": 4}')
+    folder, alone = (
+        prepare(command_line.parse(["x", "--workdir=none", *material, f"--config.data.tokenizer={place}"]).config)
+        for place in (tmp_path, file)
+    )
+    now, inputs = signature.of_sources(folder), signature.of_inputs(folder)
+    noted = {name: value for name, value in now.items() if name != "tokens"}
+    (other,) = signature.others(now, noted, folder)
+    assert other == f"tokens (0.1.0 made them with {str(file)!r} alone, which config.data.tokenizer may name)"
+    assert signature.others(now, noted | {"inputs": inputs}, folder) == signature.others(now, now, folder) == []
+    assert signature.others(signature.of_sources(alone), noted, alone) == []
+    assert signature.others(signature.of_sources(alone), now, alone) == ["tokens"]
 
 
 def test_any_iterable_of_texts_is_answered(finished):
