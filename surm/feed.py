@@ -13,6 +13,7 @@ from surm import files
 from surm.data import pictures, pipeline, tokenizer, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
+from surm.data.tokenizer_files import SAVED_FILE
 from surm.errors import InputError
 from surm.evaluate import Inputs
 from surm.models import bert, processor_files, vit
@@ -194,3 +195,12 @@ def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: ber
 
     order = lambda split: tokens.by_length(split.lengths)  # noqa: E731
     return Feed(ready, inputs, training, evaluation, order, tokenizer=place)
+
+
+def tokenizer_of_0_1(config: ml_collections.ConfigDict, weights: Weights | None) -> str:
+    """The tokenizer.json that 0.1.0 trained with: as it stands, whatever lies beside it; empty where there is none."""
+    place = files.path(config.data.tokenizer) if config.data.tokenizer else weights and weights.path
+    if place is None:
+        return ""
+    folder = place if place.is_dir() else place.parent if place.suffix == ".safetensors" else None
+    return str(folder / SAVED_FILE if folder else place)

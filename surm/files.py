@@ -56,7 +56,7 @@ def json_object(file: epath.Path) -> dict | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         said = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{str(file)!r} cannot be read as JSON ({said})") from error

@@ -8,6 +8,7 @@ import numpy as np
 from surm import metrics
 from surm.data.splits import Dataset, Split
 from surm.errors import InputError
+from surm.notes import say
 
 
 def measured_as_asked(config: ml_collections.ConfigDict, data: Dataset) -> Dataset:
@@ -98,4 +99,4 @@ def _check_auc(name: str, split: Split, data: Dataset) -> None:
         )
     if absent := [one for label, one in enumerate(names) if label not in there]:
         shown = ", ".join(absent[:8]) + (", ..." if len(absent) > 8 else "")
-        print(f"auc of the {name} split is the mean over the classes there; absent: {shown}", flush=True)
+        say(f"auc of the {name} split is the mean over the classes there; absent: {shown}")

@@ -10,6 +10,7 @@ from flax import nnx
 
 from surm import checkpoint, checkpoint_files
 from surm.errors import InputError
+from surm.notes import say
 from surm.peft import store, surgery
 from surm.step import answering
 
@@ -62,7 +63,7 @@ def _best(path: epath.Path, measured: Mapping[int, float | None], result: Mappin
         )
     best = max(known, key=lambda step: (known[step], -step))
     split = result["config"]["data"]["eval_split"]
-    print(f"the best of the steps kept, {', '.join(map(str, known))}, on the {split} split is {best}", flush=True)
+    say(f"the best of the steps kept, {', '.join(map(str, known))}, on the {split} split is {best}")
     return best
 
 

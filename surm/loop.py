@@ -19,7 +19,8 @@ from surm import config as configs
 from surm import mesh as meshes
 from surm.data.share import Share
 from surm.errors import InputError
-from surm.peft import store, surgery
+from surm.notes import say
+from surm.peft import surgery
 from surm.preparation import Run
 from surm.processes import StopRequest
 from surm.progress import Log, Progress, Trace
@@ -128,8 +129,7 @@ class Loop:
         self.frozen = placing.placed(prepared, mesh)
         self.mesh, self.split = mesh, prepared.config.data.eval_split  # that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()
-        self.belongs_to = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
-        self.belongs_to |= {"preparation of images": prepared.processor.to_json()} if prepared.processor else {}
+        self.belongs_to = signature.of_sources(prepared)
         nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
         processes.check_same("base or data", self.belongs_to)
         self.inputs = signature.of_inputs(prepared)
@@ -155,7 +155,7 @@ class Loop:
                     progress.flush()
                     self.evaluate(step)
                 if self.best and self.best.exhausted:
-                    print(self.best.told(step), flush=True)
+                    say(self.best.told(step))
                     break
                 if _due(step, config.checkpoint_every_steps):
                     progress.flush()
@@ -166,9 +166,11 @@ class Loop:
                 self.reached = step + 1
                 progress.step(self.reached, values)
             progress.flush()
-        if self.best or config.keep_best_checkpoints:  # the last step may be the best
+        if config.keep_best_checkpoints and not self.best:  # the last step may be the best
             self.evaluate(self.reached)
         self.save(self.reached)
+        if self.best:  # as above, but the checkpoint knows nothing of it: a longer run does not look here
+            self.evaluate(self.reached)
         if number := asked.signal():
             raise Stopped(number, self.reached)
         return progress.step_seconds
@@ -263,17 +265,14 @@ class Loop:
         if self.best:
             self.best.restore(notes["best"], state.pop("best"))
         self.state = jax.tree.map(lambda now, value: meshes.put(now.sharding, value), self.state, state)
-        print(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}", flush=True)
+        say(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}")
         self.batches.set_state(notes["data"])
         self.earlier = notes["seconds"]
         self.log.start(step, notes["log"])
         return step
 
     def _check_belongs(self, notes: dict[str, Any]) -> None:
-        of_old = self.prepared.processor and self.prepared.processor.squashes  # in 0.1.0, where that was not noted
-        known = {what: own for what, own in self.belongs_to.items() if what in notes or not of_old}
-        other = [what for what, own in known.items() if notes.get(what) != own]
-        other = [] if other == ["examples"] and self.prepared.data.is_of(notes["examples"]) else other
+        other = signature.others(self.belongs_to, notes, self.prepared)
         if not other and not signature.same(notes.get("inputs", self.inputs), self.inputs):
             other = ["pixels or tokens"]
         if other:

@@ -17,12 +17,14 @@ from surm import balance, held_out, optim, start
 from surm import config as configs
 from surm.data import census, glue, sources
 from surm.data.splits import Dataset
+from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.evaluate import Inputs
-from surm.feed import feed_of
+from surm.feed import feed_of, tokenizer_of_0_1
 from surm.models import bert, convert, hf_config, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
+from surm.notes import say
 from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
 
@@ -68,6 +70,8 @@ class Run:
       processor: what becomes of every picture; None of texts.
       validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
       class_weights: of the loss, one a class; None where all weigh the same.
+      tokens: a hash of all tokens that are trained on; None of images.
+      tokenizer_of_0_1: the file that 0.1.0 would have made them with.
     """
 
     config: ml_collections.ConfigDict
@@ -82,6 +86,8 @@ class Run:
     processor: Processor | None = None
     validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
     class_weights: np.ndarray | None = None
+    tokens: str | None = None
+    tokenizer_of_0_1: str = ""
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
@@ -103,10 +109,11 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
     check_read(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
     if (class_weights := balance.class_weights(config, data)) is not None:
-        print(balance.told(class_weights, data), flush=True)
+        say(balance.told(class_weights, data))
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed, saved=saved)
     feed = feed_of(config, weights, model)
+    train = feed.ready(data.train)
     return Run(
         config=config,
         model=model,
@@ -115,13 +122,15 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
         saved=saved,
         resumed=resumed,
-        training_batches=functools.partial(feed.training, feed.ready(data.train)),
+        training_batches=functools.partial(feed.training, train),
         evaluation_batches={
             ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
         },
         processor=feed.processor,
-        validation_batches=chooses and functools.partial(feed.evaluation, feed.ready(chooses)),
+        validation_batches=None if chooses is None else functools.partial(feed.evaluation, feed.ready(chooses)),
         class_weights=class_weights,
+        tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
+        tokenizer_of_0_1=tokenizer_of_0_1(config, weights) if data.kind == "text" else "",
     )
 
 
@@ -163,7 +172,7 @@ def _data(config: ml_collections.ConfigDict) -> Dataset:
     mean, deviation = (train.labels.mean(), train.labels.std()) if data.regression else (0, 1)
     if abs(mean) > 30 or not 0.03 < deviation < 30:
         found = f"mean {mean:g} and standard deviation {deviation:g}"
-        print(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them", flush=True)
+        say(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them")
     data = dataclasses.replace(data, train=train)
     census.check(data)
     return data

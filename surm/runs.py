@@ -20,7 +20,7 @@ from surm.data import pictures
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
-from surm.feed import Feed, feed_of, squashing
+from surm.feed import Feed, feed_of, squashing, tokenizer_of_0_1
 from surm.models import processor_files, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights
@@ -137,6 +137,8 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     model = store.load_adapter(path / "adapter", base)
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
+    if result["kind"] == "text" and "processor" not in result:
+        here.data.tokenizer = tokenizer_of_0_1(here, weights)
     return LoadedRun(
         config=config,
         model=model if step is None else kept.at_step(path, model, step, result),

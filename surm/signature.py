@@ -1,17 +1,52 @@
-"""What a model is given of a few examples, in a few numbers: whether pixels and tokens are made as they were before."""
+"""What a checkpoint belongs to: weights, examples, and the pixels or tokens that a model is given of them."""
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from surm import config as configs
+from surm.data import tokens
 from surm.data.share import Share
+from surm.peft import store
 from surm.preparation import Run
 
 _EXAMPLES = 4
 
 Signature = dict[str, list[float]]
 """Of each input of the model three numbers."""
+
+
+def of_sources(prepared: Run) -> dict[str, Any]:
+    """What must be equal, as JSON values by what it is called in messages."""
+    found = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
+    if prepared.processor:
+        found["preparation of images"] = prepared.processor.to_json()
+    if prepared.tokens:
+        found["tokens"] = prepared.tokens
+    return found
+
+
+def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> list[str]:
+    """Which of `of_sources` differ from what a checkpoint's notes hold.
+
+    0.1.0 noted neither the preparation of images, which it squashed whatever their files say, nor tokens, which it made
+    with tokenizer.json alone; later versions noted `of_inputs`.
+    """
+    squashes = prepared.processor is not None and prepared.processor.squashes
+    not_noted = {"tokens", "preparation of images"} if squashes else {"tokens"}
+    asked = {what: own for what, own in now.items() if what in notes or what not in not_noted}
+    found = [what for what, own in asked.items() if notes.get(what) != own]
+    if prepared.tokens and not {"tokens", "inputs"} & notes.keys() and _tokens_of_0_1(prepared) != prepared.tokens:
+        file = prepared.tokenizer_of_0_1
+        found.append(f"tokens (0.1.0 made them with {file!r} alone, which config.data.tokenizer may name)")
+    return [what for what in found if what != "examples" or not prepared.data.is_of(notes[what])]
+
+
+def _tokens_of_0_1(prepared: Run) -> str:
+    alone = tokens.open_tokenizer(prepared.tokenizer_of_0_1)
+    return tokens.encode(prepared.data.train, alone, configs.lengths(prepared.config)[-1]).fingerprint()
 
 
 def of_inputs(prepared: Run) -> Signature:

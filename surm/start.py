@@ -22,6 +22,7 @@ from surm.errors import InputError
 from surm.exchange import import_peft, peft_folder
 from surm.models import bert, hub, vit
 from surm.models.weights import open_weights
+from surm.notes import say
 from surm.peft import select, store, surgery, variables
 from surm.peft.spec import PeftSpec
 
@@ -83,7 +84,7 @@ def from_adapter(
         anew = [path for path in taken if path.startswith(HEAD)]
     _check_arrays(config, given, taken, expected, anew)
     for line in () if quiet else _told(given, expected, anew, renamed, configs.spec(config)):
-        print(f"config.init_adapter={config.init_adapter!r}: {line}", flush=True)
+        say(f"config.init_adapter={config.init_adapter!r}: {line}")
     arrays = {path: jnp.asarray(array, expected[path].dtype) for path, array in taken.items() if path not in anew}
     started = surgery.join(graphdef, {**expected, **arrays}, frozen)
     given.check(started)

@@ -20,6 +20,7 @@ from surm import buckets, checkpoint_files, files, going_on, locks
 from surm import config as configs
 from surm.errors import InputError, one_line
 from surm.locks import LOCK  # noqa: F401  it is one of the folder's files
+from surm.notes import say
 
 WRITTEN_EVERY = 60.0
 
@@ -77,7 +78,7 @@ class Workdir:
             for result in [self.path / "result.json", *self.path.glob("members/*/result.json")]:
                 result.unlink(missing_ok=True)
         self.write_json("config.json", self.config.to_dict())
-        print(f"going on with another config: {'; '.join(map(str, self.changes))}", flush=True)
+        say(f"going on with another config: {'; '.join(map(str, self.changes))}")
 
     @property
     def checkpoints(self) -> epath.Path:

@@ -141,6 +141,18 @@ def test_a_longer_run_ends_as_if_it_had_been_so_long_from_the_start(source, fini
         train.run(small_runs.config(source, **SAVED, **{"optim.steps": 3}), str(workdir))
 
 
+def test_a_longer_run_chooses_as_if_it_had_been_so_long_from_the_start(source, tmp_path):
+    more = {"eval.choose": "best", "eval_every_steps": 2, "eval.patience": 2, "optim.head_learning_rate": 0.3}
+    given = [small_runs.config(source, **SAVED | more | {"optim.steps": steps}) for steps in (3, 12)]
+    train.run(given[0], str(tmp_path / "run"))
+    assert [*measured(tmp_path / "run", "validation")] == [2, 3], "the longer run has no reason to look at step 3"
+    again, undisturbed = train.run(given[1], str(tmp_path / "run")), train.run(given[1], str(tmp_path / "undisturbed"))
+    assert undisturbed["steps"] < 12, "patience must end it for the test to say anything"
+    assert {key: again[key] for key in ("steps", "chosen_step", "eval", "validation")} == {
+        key: undisturbed[key] for key in ("steps", "chosen_step", "eval", "validation")
+    }
+
+
 def test_a_run_that_was_counted_in_epochs_is_the_same_counted_in_steps(source, finished, capsys):
     before = (finished / "result.json").read_bytes()
     given = small_runs.config(source, **SAVED, **{"optim.steps": 0, "optim.epochs": 1})  # 32 images are 4 steps

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import surm
 from surm import __main__ as command
-from surm import command_line, optim, preparation, progress, train
+from surm import command_line, optim, preparation, progress, signature, train
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
@@ -346,6 +346,55 @@ def test_a_run_does_not_go_on_with_other_examples(material, tmp_path, monkeypatc
         (source / f"{name}.csv").write_text("\n".join(["sentence,label", *changed]))
     assert train.main(command) == 2
     assert "belongs to other examples than the config's are now" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_path, monkeypatch, capsys):
+    rows = [f"{text},{'good' if label else 'bad'}" for text, label in small_texts.sentences(24)]
+    held_out = [row for row in rows if " joy " not in row]
+    for name, lines in (("train", rows), ("test", held_out)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["sentence,label", *lines]))
+    tokenizer = small_texts.write_tokenizer(tmp_path)
+    arguments = [f"--config.data.source={tmp_path}", "--config.data.task=classification", "--config.optim.steps=4"]
+    command = ["surm.train", f"--workdir={tmp_path / 'run'}", f"--config={CONFIG}", *material[2:], *arguments]
+    with monkeypatch.context() as patched:
+        patched.setattr(train.stopping, "requests", lambda: contextlib.nullcontext([signal.SIGTERM]))
+        assert train.main([*command, f"--config.data.tokenizer={tokenizer}"]) == 128 + signal.SIGTERM
+    saved = json.loads(tokenizer.read_text())
+    words = saved["model"]["vocab"]
+    words["joy"], words["pain"] = words["pain"], words["joy"]
+    (tmp_path / "other.json").write_text(json.dumps(saved))
+    assert train.main([*command, f"--config.data.tokenizer={tmp_path / 'other.json'}"]) == 2
+    assert "belongs to other tokens than the config's are now (data.tokenizer" in capsys.readouterr().err
+
+
+def test_a_run_of_0_1_0_answers_with_its_tokenizer_json_as_it_stands(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    small_texts.write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "max_len": 4}')
+    result, texts = json.loads((finished / "result.json").read_text()), [text for text, _ in small_texts.sentences(9)]
+    result["config"]["data"]["tokenizer"] = str(tmp_path)
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    expected = surm.load_run(finished).predict(texts)
+    assert not np.allclose(surm.load_run(tmp_path / "run").predict(texts), expected), "texts are cut now"
+    del result["processor"]
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    np.testing.assert_array_equal(surm.load_run(tmp_path / "run").predict(texts), expected)
+
+
+def test_a_checkpoint_of_0_1_0_belongs_to_the_tokens_of_its_tokenizer_json(material, tmp_path):
+    file = small_texts.write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "max_len": 4}')
+    folder, alone = (
+        prepare(command_line.parse(["x", "--workdir=none", *material, f"--config.data.tokenizer={place}"]).config)
+        for place in (tmp_path, file)
+    )
+    now, inputs = signature.of_sources(folder), signature.of_inputs(folder)
+    noted = {name: value for name, value in now.items() if name != "tokens"}
+    (other,) = signature.others(now, noted, folder)
+    assert other == f"tokens (0.1.0 made them with {str(file)!r} alone, which config.data.tokenizer may name)"
+    assert signature.others(now, noted | {"inputs": inputs}, folder) == signature.others(now, now, folder) == []
+    assert signature.others(signature.of_sources(alone), noted, alone) == []
+    assert signature.others(signature.of_sources(alone), now, alone) == ["tokens"]
 
 
 def test_any_iterable_of_texts_is_answered(finished):

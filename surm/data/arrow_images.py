@@ -17,6 +17,7 @@ from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.data.table import Table, class_names
 from surm.errors import InputError, nearest
+from surm.notes import say
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def open_tables(
     splits = {}
     for name, column in columns.items():
         if name != "train" and {*column.names} <= {"-1"}:
-            print(f"{found[name].where} is left out: none of its {len(column.index):,} rows has a label", flush=True)
+            say(f"{found[name].where} is left out: none of its {len(column.index):,} rows has a label")
             continue
         told = lambda row, name=name, column=column: (  # noqa: E731
             f"{found[name].where}, row {row}: label {column.names[column.index[row]]!r} in column {label!r}"

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from surm.data import pictures
 from surm.errors import InputError, one_line
+from surm.notes import say
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NAMED = 5  # unreadable files that a message names
@@ -101,7 +102,7 @@ def check_all(named: Iterable[tuple[str, Opener]], where: str, threads: int = 0)
     """
     every = list(named)
     if len(every) > _LONG:
-        print(f"{where}: looking at the headers of {len(every):,} images", flush=True)
+        say(f"{where}: looking at the headers of {len(every):,} images")
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         found = list(pool.map(_looked_at, every, chunksize=64))
     bad = [f"{name} ({why})" for (name, _), why in zip(every, found, strict=True) if why]

@@ -12,6 +12,7 @@ from etils import epath
 
 from surm.data.table import BrokenRow, Row, Table
 from surm.errors import InputError
+from surm.notes import say
 
 SUFFIXES = (".tsv", ".csv")
 _LONGEST_FIELD = 2**31 - 1  # in characters; Python's own limit is 131,072
@@ -57,7 +58,7 @@ def _lines(file: epath.Path) -> Iterator[tuple[int, list[str]]]:
     if file.suffix.lower() == ".csv":
         yield from _quoted(text, ",", file)
     elif '"' in text and _is_quoted(text):
-        print(f"{file}: quotation marks stand where a CSV writer sets them, and are read as its", flush=True)
+        say(f"{file}: quotation marks stand where a CSV writer sets them, and are read as its")
         yield from _quoted(text, "\t", file)
     else:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -22,6 +22,7 @@ from surm.data import classes, decode, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.errors import InputError
+from surm.notes import say
 
 _CHUNK = 2**20  # bytes read at a time
 
@@ -88,7 +89,9 @@ def open_folder(folder: epath.Path, options: Options) -> Dataset:
     splits = {}
     for name, column in columns.items():
         files = [file for of_class in found[name].images.values() for file in of_class]
-        place = lambda example, files=files: f"{str(files[example])!r}: class {files[example].parent.name!r}"  # noqa: E731
+        place = lambda example, files=files, column=column: (  # noqa: E731
+            f"{str(files[example])!r}: class {column.names[column.index[example]]!r}"
+        )
         splits[name] = FileSplit(files, classes.numbered(column, names, place))
     splits = {name: split for name, split in splits.items() if len(split)}
     every = [file for split in splits.values() for file in split.files]
@@ -150,7 +153,7 @@ def _has_image(folder: epath.Path, depth: int) -> bool:
 def _check_classes(where: str, train: _Found) -> None:
     """Refuses what a folder of class folders is often meant to be, and says which class folders are empty."""
     if empty := [name for name, files in train.images.items() if not files]:
-        print(f"{where}: class folders without an image are passed over: {', '.join(map(repr, empty))}", flush=True)
+        say(f"{where}: class folders without an image are passed over: {', '.join(map(repr, empty))}")
     full = [name for name, files in train.images.items() if files]
     flat = sum(train.others[suffix] for suffix in decode.SUFFIXES)
     if not full and flat:
@@ -172,7 +175,7 @@ def _say_passed_over(folder: epath.Path, others: Mapping[str, int]) -> None:
     if others:
         told = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items())[: classes.SHOWN])
         more = ", ..." if len(others) > classes.SHOWN else ""
-        print(f"{folder}: files that are no images in a class folder are passed over: {told}{more}", flush=True)
+        say(f"{folder}: files that are no images in a class folder are passed over: {told}{more}")
 
 
 def _opener(file: epath.Path) -> decode.Opener:

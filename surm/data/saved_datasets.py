@@ -1,13 +1,14 @@
 """Folders that `datasets` saved with `save_to_disk`: a DatasetDict of splits, or a Dataset, as .arrow files."""
 
-import json
 from typing import Any
 
 from etils import epath
 
+from surm import files
 from surm.data import split_names, tables
 from surm.data.table import Table
-from surm.errors import InputError, one_line
+from surm.errors import InputError
+from surm.notes import say
 
 _OF_SPLITS, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 
@@ -36,12 +37,12 @@ def find(folder: epath.Path) -> tuple[dict[str, Table], dict[str, list[epath.Pat
         named = [(name, split_names.split_of(str(name))) for name in listed]
         folders = {name: folder / str(written) for written, name in named if name}
         if unread := [written for written, name in named if not name]:
-            print(f"{folder}: splits called otherwise than a split is are passed over: {', '.join(unread)}", flush=True)
+            say(f"{folder}: splits called otherwise than a split is are passed over: {', '.join(unread)}")
         if len(folders) < sum(bool(name) for _, name in named):
             raise InputError(f"{str(folder)!r} has the splits {', '.join(listed)}, of which two mean the same")
-    files = {name: _files(place) for name, place in folders.items()}
+    parts = {name: _files(place) for name, place in folders.items()}
     features = {name: _object(place / _INFO).get("features") or {} for name, place in folders.items()}
-    return {name: tables.open_table(files[name], features=features[name]) for name in files}, files
+    return {name: tables.open_table(parts[name], features=features[name]) for name in parts}, parts
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:
@@ -57,10 +58,6 @@ def _files(folder: epath.Path) -> list[epath.Path]:
 
 
 def _object(file: epath.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(file)!r} cannot be read: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{str(file)!r} holds a {type(value).__name__}, expected an object")
+    if (value := files.json_object(file)) is None:
+        raise InputError(f"{str(file)!r} is missing, which every folder that datasets saved has")
     return value

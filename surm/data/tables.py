@@ -1,12 +1,13 @@
 """Which files of a folder are the tables of its splits, and who reads them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from surm.data import arrow, delimited, jsonl, split_names
-from surm.data.table import Table
+from surm.data.table import BrokenRow, Row, Table
+from surm.errors import InputError
 
 SUFFIXES = (*delimited.SUFFIXES, *jsonl.SUFFIXES, *arrow.PARQUET)
 
@@ -37,7 +38,14 @@ def open_table(
     is_json = suffix in jsonl.SUFFIXES
     each = [jsonl.open_table(file) if is_json else delimited.open_table(file, header, named_by) for file in files]
     first = each[0]
-    return Table(first.where, first.columns, lambda wanted: (row for one in each for row in one.rows(wanted)))
+
+    def rows(wanted: Sequence[str]) -> Iterator[Row | BrokenRow]:
+        for one in each:
+            if lacking := [column for column in wanted if column not in one.columns]:
+                raise InputError(f"{one.where} has no column {lacking[0]!r}, which {first.where} has")
+            yield from one.rows(wanted)
+
+    return Table(first.where, first.columns, rows)
 
 
 def find(folder: epath.Path) -> dict[str, list[epath.Path]]:

@@ -22,6 +22,7 @@ from surm.data.options import Options
 from surm.data.splits import Dataset, Split
 from surm.data.table import BrokenRow, Row, Table, class_names
 from surm.errors import InputError, nearest
+from surm.notes import say
 
 _UNLABELLED = {"-1", "-1.0", ""}  # what stands for a label that is not public
 _TEXTS_AT_A_TIME = 4096  # that are hashed in one go
@@ -142,14 +143,14 @@ def wanted(found: Mapping[str, object], task: glue.Task, options: Options, where
     """
     if task.own:
         return [name for name in ("train", "validation", "test") if name in found]
-    names = ["train", *([] if options.test_examples else held_out_names(task))]
-    for name, stem in zip(names, ["train", *task.held_out], strict=False):
-        if name not in found:
+    needed = ["train", *held_out_names(task)]
+    for name, stem in zip(needed, ["train", *task.held_out], strict=True):
+        if name not in found and (stem == "train" or not options.test_examples):
             other = "" if stem == "train" else f", {name}.csv"
             raise InputError(
                 f"{where} has no {stem}.tsv (nor {stem}.csv{other}, .jsonl or .parquet), which the task of GLUE needs"
             )
-    return names
+    return [name for name in needed if name in found]
 
 
 def _main(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
@@ -180,7 +181,7 @@ def _read(table: Table, task: glue.Task) -> _Read:
         else:
             raise InputError(wrong)
     if broken:
-        print(f"{table.where}: left out {len(broken)} broken rows, the first is {broken[0]}", flush=True)
+        say(f"{table.where}: left out {len(broken)} broken rows, the first is {broken[0]}")
     if not read.labels:
         raise InputError(f"{table.where} holds no row")
     return read
@@ -253,7 +254,7 @@ def _left_out(read: _Read, table: Table) -> bool:
     """Whether a held-out table has no labels, which is said."""
     absent = {classes.name_of(label) for label in read.labels} <= _UNLABELLED and not read.task.regression
     if absent:
-        print(f"{table.where} is left out: none of its {len(read.labels):,} rows has a label", flush=True)
+        say(f"{table.where} is left out: none of its {len(read.labels):,} rows has a label")
     return absent
 
 
@@ -271,13 +272,16 @@ def _split(read: _Read, names: tuple[str, ...], declared: tuple[str, ...]) -> Te
 
 
 def _label_texts(read: _Read, declared: Sequence[str]) -> list[str]:
-    """Labels as names of classes; of declared classes, numbers and what the hub calls them become their names."""
+    """Labels as names of classes; of declared classes, numbers and what the hub calls them become their names.
+
+    The number 1 is the second class, even where the first is called "1"; the text "1" is that one.
+    """
     alias = dict(zip(read.task.hub_labels, declared, strict=False))
 
     def text(label: Any) -> str:
         name = classes.name_of(label)
         number = re.fullmatch(r"(\d+)(\.0+)?", name)
-        if name not in declared and number and int(number[1]) < len(declared):
+        if number and int(number[1]) < len(declared) and not (isinstance(label, str) and name in declared):
             return declared[int(number[1])]
         return name if name in declared else alias.get(name, name)
 

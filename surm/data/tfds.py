@@ -29,6 +29,7 @@ from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.data.texts import TextSplit
 from surm.errors import InputError, nearest, one_line
+from surm.notes import say
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10
@@ -77,7 +78,7 @@ class TfdsSplit:
         """Labels and hashes: one pass over the records, no image decoded, kept afterwards."""
         if self._scanned is None:
             if len(self) > _LONG:
-                print(f"reading {len(self):,} records once, for their labels and their hash", flush=True)
+                say(f"reading {len(self):,} records once, for their labels and their hash")
             labels, digests = np.empty(len(self), np.int32), []
             for index in range(len(self)):
                 record = self._records[index]
@@ -117,8 +118,8 @@ def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE
         splits = {key: split for key, split in wrapped.items() if split.label(0) >= 0}
     if not label.num_classes:  # some builders learn it while they prepare
         raise InputError(f"tfds:{name} does not say how many classes its labels have")
-    train, validation, test = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
-    return Dataset(train, validation, test, label.num_classes, class_names=tuple(label.names))
+    parts = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
+    return Dataset(*parts, label.num_classes, class_names=tuple(label.names))
 
 
 def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
@@ -146,11 +147,8 @@ def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE)
         if missing := {"train", *held_out} - read.keys():
             raise InputError(f"there is no {', '.join(sorted(missing))}; there is {', '.join(read) or 'nothing'}")
         train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
-    train, _, test = options.parts({"train": train, "test": test}, f"tfds:{name}")
     return Dataset(
-        train=train,
-        validation=None,
-        test=test,
+        *options.parts({"train": train, "test": test}, f"tfds:{name}"),
         num_classes=len(task.labels) or 1,
         metrics=task.metrics,
         regression=task.regression,

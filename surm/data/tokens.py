@@ -9,6 +9,7 @@ their number, so a position in the stream is one integer.
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -53,6 +54,13 @@ class TokenSplit:
     def lengths(self) -> np.ndarray:
         """Tokens of each example."""
         return np.diff(self.starts)
+
+    def fingerprint(self) -> str:
+        """A hash of all tokens, and of where each example and each second text begins."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.segments, self.starts):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 def encode(

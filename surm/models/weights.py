@@ -21,6 +21,7 @@ import pathlib
 from importlib import resources
 
 import numpy as np
+from etils import epath
 
 from surm import files
 from surm.errors import InputError, few, one_line
@@ -172,20 +173,12 @@ def _open_files(
 
 
 def _read_json(file: pathlib.Path) -> dict:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(file)!r} cannot be read as JSON ({_reason(error)})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
-    return content
+    return files.json_object(epath.Path(file)) or {}
 
 
 def _beside(folder: pathlib.Path | None, file: str) -> dict | None:
     """The object in a file of the weights' folder; None where there is no such file."""
-    return _read_json(folder / file) if folder and (folder / file).is_file() else None
+    return files.json_object(epath.Path(folder / file)) if folder else None
 
 
 def _pooling(folder: pathlib.Path) -> str | None:
@@ -200,7 +193,7 @@ def _own_entry(name: str, text: str) -> dict:
     try:
         entry = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{name!r}: metadata entry 'surm' is not JSON ({_reason(error)})") from error
+        raise InputError(f"{name!r}: metadata entry 'surm' is not JSON ({one_line(error)})") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("model", ""), str):
         expected = "an object with the name of a model"
         raise InputError(f"{name!r}: metadata entry 'surm' is {text[:80]!r}, expected {expected}")
@@ -230,7 +223,3 @@ def _own_pixels(name: str, *stated: object) -> tuple[tuple[float, ...], tuple[fl
         given = f"mean={stated[0]!r}, std={stated[1]!r}"
         raise InputError(f"the metadata of {name!r} says {given} for pixels; expected a number a channel, std above 0")
     return mean, std
-
-
-def _reason(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}")

@@ -263,3 +263,38 @@ def test_names_of_splits(tmp_path):
     assert {name: [path.name for path in found] for name, found in by_split(paths).items()} == {
         "validation": ["dev.csv"], "train": ["train-00000-of-00001-4f3c2b1a9d8e7f60.parquet"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("suffix", "first", "second"),
+    [("csv", "sentence,label\nA,0\nB,1", "text,label\nC,0"),
+     ("jsonl", '{"sentence": "A", "label": 0}\n{"sentence": "B", "label": 1}', '{"text": "C", "label": 0}')],
+)  # fmt: skip
+def test_a_shard_without_a_column_of_the_first_is_named(tmp_path, suffix, first, second):
+    for number, lines in enumerate((first, second)):
+        (tmp_path / f"train-{number:05d}-of-00002.{suffix}").write_text(lines)
+    (tmp_path / f"test.{suffix}").write_text(first)
+    expected = f"train-00001-of-00002.{suffix}' has no column 'sentence', which '"
+    assert expected in complaint(tmp_path, task="classification")
+
+
+def test_numbers_of_declared_classes_that_are_called_by_other_numbers(tmp_path):
+    names = {"label": {"names": ["1", "2", "3"], "_type": "ClassLabel"}}
+    made = pa.table({"sentence": ["A", "B", "C"], "label": [0, 1, 2]})
+    made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    for split in ("train", "test"):
+        pq.write_table(made, tmp_path / f"{split}.parquet")
+    data = sources.load(str(tmp_path), task="classification")
+    assert data.class_names == ("1", "2", "3")
+    np.testing.assert_array_equal(data.train.labels, [0, 1, 2])
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path, kind):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}, "img": {"_type": "Image"}}}}
+        made = table([0, 1], features) if kind == "images" else pa.table({"sentence": ["A", "B"], "label": [0, 1]})
+        made = made.replace_schema_metadata({"huggingface": json.dumps(features)})
+        pq.write_table(made, tmp_path / f"{split}.parquet")
+    message = complaint(tmp_path, **({} if kind == "images" else {"task": "classification"}))
+    assert "test.parquet' calls the classes of its column 'label' 'dog', 'cat'; expected 'cat', 'dog', as '" in message

@@ -185,6 +185,10 @@ def test_classes_of_a_folder_that_do_not_fit(tmp_path):
     write(root, "test", names=("cow",), number=2)
     message = complaint(root)
     assert "cow/0.png': class 'cow' (2 examples), which is none of the 2 classes" in message
+    (root / "test" / "cow").rename(root / "test" / "inner")
+    (root / "test" / "cow").mkdir()
+    (root / "test" / "inner").rename(root / "test" / "cow" / "inner")
+    assert "cow/inner/0.png': class 'cow' (2 examples)" in complaint(root)
     assert "lie in one class folder, 'cat'; expected two" in complaint(write(tmp_path / "b", names=("cat",)))
     flat = tmp_path / "c" / "train"
     flat.mkdir(parents=True)

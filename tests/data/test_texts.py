@@ -58,6 +58,14 @@ def test_cola_has_no_header_and_the_fourth_column_is_the_text(tmp_path):
     assert data.metrics == ("matthews", "accuracy")
 
 
+def test_examples_of_a_task_are_held_out_only_where_it_has_no_dev_file(tmp_path):
+    folder = write(tmp_path / "CoLA", train_tsv=COLA)
+    data = sources.load(str(folder), test_examples=1)
+    assert (len(data.train), len(data.test)) == (1, 1)
+    write(folder, dev_tsv=COLA)
+    assert "CoLA' has a held-out split of its own; set 0" in complaint(folder, test_examples=1)
+
+
 def test_mrpc_has_a_byte_order_mark_and_quotes_that_are_text(tmp_path):
     data = sources.load(str(write(tmp_path / "mrpc", train_tsv=MRPC, dev_tsv=MRPC.replace("\n", "\r\n"))))
     for split in (data.train, data.test):
