@@ -1,5 +1,6 @@
 """What a checkpoint belongs to: weights, examples, and the pixels or tokens that a model is given of them."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,11 @@ Signature = dict[str, list[float]]
 
 def of_sources(prepared: Run) -> dict[str, Any]:
     """What must be equal, as JSON values by what it is called in messages."""
-    found = {"weights": store.base_hash(prepared.model), "examples": prepared.data.fingerprint()}
+    found = {
+        "weights": store.base_hash(prepared.model),
+        "shape of the model": _shape(prepared),
+        "examples": prepared.data.fingerprint(),
+    }
     if prepared.processor:
         found["preparation of images"] = prepared.processor.to_json()
     if prepared.tokens:
@@ -31,17 +36,23 @@ def of_sources(prepared: Run) -> dict[str, Any]:
 def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> list[str]:
     """Which of `of_sources` differ from what a checkpoint's notes hold.
 
-    0.1.0 noted neither the preparation of images, which it squashed whatever their files say, nor tokens, which it made
-    with tokenizer.json alone; later versions noted `of_inputs`.
+    0.1.0 noted no shape; nor the preparation of images, which it squashed whatever their files say; nor tokens, which
+    it made with tokenizer.json alone; later versions noted `of_inputs`.
     """
     squashes = prepared.processor is not None and prepared.processor.squashes
-    not_noted = {"tokens", "preparation of images"} if squashes else {"tokens"}
+    not_noted = {"shape of the model", "tokens", *(["preparation of images"] if squashes else [])}
     asked = {what: own for what, own in now.items() if what in notes or what not in not_noted}
     found = [what for what, own in asked.items() if notes.get(what) != own]
     if prepared.tokens and not {"tokens", "inputs"} & notes.keys() and _tokens_of_0_1(prepared) != prepared.tokens:
         file = prepared.tokenizer_of_0_1
         found.append(f"tokens (0.1.0 made them with {file!r} alone, which config.data.tokenizer may name)")
     return [what for what in found if what != "examples" or not prepared.data.is_of(notes[what])]
+
+
+def _shape(prepared: Run) -> dict[str, Any]:
+    """Beside the arrays: the activation, the heads, the pooling and whatever else makes another function of them."""
+    shape = prepared.model.config
+    return {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape) if field.compare}
 
 
 def _tokens_of_0_1(prepared: Run) -> str:

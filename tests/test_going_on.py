@@ -117,6 +117,19 @@ def test_other_data_under_another_name_is_refused_before_anything_changes(finish
     assert before == {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+def test_the_same_arrays_beside_another_activation_are_another_model(source, tmp_path):
+    files = pathlib.Path(__file__).parent / "models" / "golden" / "vit"
+    weights = [str(shutil.copytree(files, tmp_path / name)) for name in ("one", "other")]
+    said = pathlib.Path(weights[1], "config.json")
+    said.write_text(said.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    first, then = (small_runs.config(source, **SAVED, **{"model.name": "auto", "model.image_size": 16}) for _ in "12")
+    first.model.weights, then.model.weights = weights
+    train.run(first, str(tmp_path / "run"))
+    cut(tmp_path / "run", 2)
+    with pytest.raises(InputError, match=r"belongs to other shape of the model than .* \(model.weights '.*one' → "):
+        train.run(then, str(tmp_path / "run"))
+
+
 def test_what_decides_is_refused_with_a_way_on(source, finished):
     message = rf"seed: 0 against 1; name another .*; there config.init_adapter='{finished}' starts from this run's"
     with pytest.raises(InputError, match=message):
