@@ -66,7 +66,7 @@ def of_step(program: Program, frozen: nnx.State) -> str:
     }
     told = [f"{name} {value}" for name, value in found.items() if value]
     said = ", ".join(told) or "nothing told by this platform"
-    return f"a step (of repeated parts or members one), on each device: {said}"
+    return f"a step on each device takes (what is repeated one after the other is counted once): {said}"
 
 
 def _size(make: Callable[[], Any]) -> int:

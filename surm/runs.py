@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,8 +60,7 @@ class LoadedRun:
         Raises:
           InputError: if the examples are not of that form.
         """
-        if not isinstance(examples, Iterable):
-            raise InputError(f"given a {type(examples).__name__}, expected images or texts")
+        _check_are_several(examples, self.result["kind"])
         if not isinstance(examples, Sequence | np.ndarray | jax.Array):
             examples = list(examples)
         outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
@@ -97,6 +96,17 @@ class LoadedRun:
             expected = "strings" if number == 1 else "pairs of strings"
             raise InputError(f"given {given:.80}, expected a list of {expected}, as the run was trained on")
         return [tuple(map(str, text)) for text in texts]
+
+
+def _check_are_several(examples: object, kind: str) -> None:
+    """Refuses one example, which is to come in a list, and what holds none."""
+    if isinstance(examples, Image.Image):
+        raise InputError(f"given one image ({type(examples).__name__}), expected a list of {kind}s, as in [image]")
+    single = isinstance(examples, Mapping) or (isinstance(examples, str | bytes) and kind == "image")
+    if single or not isinstance(examples, Iterable) or getattr(examples, "ndim", 1) == 0:
+        given = repr(examples) if isinstance(examples, str) else f"a {type(examples).__name__}"
+        expected = "arrays, or images of Pillow's" if kind == "image" else "strings, or pairs of them"
+        raise InputError(f"given {given:.80}, expected a list of {kind}s: {expected}")
 
 
 def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> LoadedRun:

@@ -47,7 +47,7 @@ def parsed(*arguments: str):
         ("--config.peft.options=hadamard", "NAME=VALUE"),
         (
             "--config.peft.targets=.*qeury",
-            "'.*qeury', a regular expression, matches no linear layer; known: blocks.0.attention.key",
+            "'.*qeury', a regular expression, matches no linear layer; nearest: blocks.0.attention.query, blocks.1.",
         ),
         ("--config.peft.train=haed", "nearest: head"),
         (

@@ -170,7 +170,7 @@ def test_regression_needs_numbers_in_every_row(tmp_path):
 def test_one_table_is_a_source_if_some_of_it_is_held_out(tmp_path):
     text(tmp_path, all_csv="sentence,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(20)))
     file = tmp_path / "all.csv"
-    assert "has no test or dev split beside the 20 training examples; add one, or set config" in complaint(
+    assert "has no test or val split beside the 20 training examples; add one, or set config" in complaint(
         file, task="classification"
     )
     data = sources.load(str(file), task="classification", test_examples=5)
