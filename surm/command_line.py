@@ -192,10 +192,11 @@ def _unknown_flag(error: flags.UnrecognizedFlagError, file: str) -> str:
         return f"--{name} changes a config, but --config=FILE, which names that, is missing"
     said = f"no flag is called --{name}"
     meant = [key for key in keys if key.endswith(f".{name}")]
-    if meant or (near := difflib.get_close_matches(f"config.{name}", keys, n=1, cutoff=0.8)):
-        return f"{said}; did you mean --{(meant or near)[0]}=VALUE?"
-    hint = re.search(r"Did you mean: (.+?)\s*\?", str(error))
-    return said + (f"; did you mean --{hint[1]}?" if hint else "")
+    of_absl = re.search(r"Did you mean: ([^ ,]+)", str(error))
+    near = meant or difflib.get_close_matches(f"config.{name}", keys, n=1, cutoff=0.8)
+    if of_absl and not meant:
+        return f"{said}; did you mean --{of_absl[1]}?"
+    return f"{said}; did you mean --{near[0]}=VALUE?" if near else said
 
 
 def _raised_in(error: BaseException | None, file: str) -> tuple[BaseException, int] | None:

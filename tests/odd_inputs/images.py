@@ -196,6 +196,22 @@ ROWS = [
         Line("an image has 40 channels, but"),
     ),
     Odd(
+        "an image by itself",
+        lambda folder: _predicted(Image.fromarray(PHOTO)),
+        Line("given one image (Image), expected a list of images, as in [image]"),
+    ),
+    Odd(
+        "the name of a file by itself",
+        lambda folder: _predicted("cat.jpg"),
+        Line("given 'cat.jpg', expected a list of images: arrays, or images of Pillow's"),
+    ),
+    Odd("a number for images", lambda folder: _predicted(np.uint8(3)), Line("given a uint8, expected a list of ")),
+    Odd(
+        "a row of a data set",
+        lambda folder: _predicted({"image": PHOTO}),
+        Line("given a dict, expected a list of images: arrays, or images of Pillow's"),
+    ),
+    Odd(
         "names of files",
         lambda folder: _predicted(["cat.jpg"]),
         Line("image 0 is 'cat.jpg'; expected a uint8 array H×W"),
