@@ -42,11 +42,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "image": Kind(vit, vit.ViTConfig, vit.ViT, ("data.augment", "model.image_size"), "configs/vit_cifar.py"),
     "text": Kind(
-        bert,
-        bert.BertConfig,
-        bert.Bert,
-        ("data.tokenizer", "data.lengths", "model.dropout"),
-        "configs/bert_glue.py",
+        bert, bert.BertConfig, bert.Bert, ("data.tokenizer", "data.lengths", "model.dropout"), "configs/bert_glue.py"
     ),
 }
 

@@ -40,7 +40,8 @@ def _held_out(data: Dataset) -> list[str]:
     """Which split is reported, where that is not the one that is called so."""
     if data.test_is != "validation":
         return []
-    return [f"the source has no test split: its validation split ({len(data.test):,} examples) is reported as that"]
+    count = f"{len(data.test):,} example{'s' * (len(data.test) != 1)}"
+    return [f"the source has no test split: its validation split ({count}) is reported as that"]
 
 
 def _numbers(labels: np.ndarray) -> str:

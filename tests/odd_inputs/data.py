@@ -127,7 +127,7 @@ ROWS = [
     Odd("a class that the test split lacks", _heading(["dog", "cat", "cat", "dog"], ["cat"]),
         ["the test split has no example of one class that training has (with the number of its examples): 'dog' (2)"]),
     Odd("a folder val without a folder test", lambda folder: _said(_images("train/a", "train/b", "val/a"), folder),
-        ["the source has no test split: its validation split (1 examples) is reported as that"]),
+        ["the source has no test split: its validation split (1 example) is reported as that"]),
     Odd("a choice by the only held-out split", lambda folder: _chosen(_images("train/a", "train/b", "val/a"), folder),
         Line("has none: its validation split is reported as the test split, as it has no other; add a test split, or "
              "set config.data.validation_examples=1, which holds that many of its 2 training examples out")),
