@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from surm.errors import InputError, nearest
+from surm.errors import InputError
 from surm.peft.options import parse_options
 
 FIELDS = ("family", "options", "scale", "dropout", "magnitude")
@@ -48,12 +48,6 @@ def _parsed_change(text: str) -> dict[str, Any]:
     change |= {name: value for name, value in given.items() if name in FIELDS}
     options = {name: value for name, value in given.items() if name not in FIELDS}
     return change | ({"options": options} if options else {})
-
-
-def field_meant(name: str) -> str:
-    """A word on the field that a name of no option may mean."""
-    near = nearest(name, FIELDS)
-    return f"; the {near.replace('nearest', 'nearest field')}" if near.startswith("nearest") else ""
 
 
 def claiming(rules: Mapping[str, Any], *names: str) -> tuple[list[str], bool]:

@@ -248,7 +248,7 @@ class PeftSpec:
         for name in options:
             if name not in known:
                 has = f"it has {', '.join(known) or 'none'}"
-                meant = other_names.OPTIONS.get(name, "") or ruling.field_meant(name)
+                meant = other_names.OPTIONS.get(name, "") or other_names.field_meant(name, ruling.FIELDS)
                 raise InputError(f"{whose} has no option {name!r}; {has}{meant}")
             check_type(whose, name, options[name], known[name])
         check_schedule(whose, {**known, **options})

@@ -198,18 +198,18 @@ ROWS = [
     Odd(
         "an image by itself",
         lambda folder: _predicted(Image.fromarray(PHOTO)),
-        Line("given one image (Image), expected a list of images, as in [image]"),
+        Line("given a Image, expected a list of images, such as [image]"),
     ),
     Odd(
         "the name of a file by itself",
         lambda folder: _predicted("cat.jpg"),
-        Line("given 'cat.jpg', expected a list of images: arrays, or images of Pillow's"),
+        Line("given 'cat.jpg', expected a list of images"),
     ),
-    Odd("a number for images", lambda folder: _predicted(np.uint8(3)), Line("given a uint8, expected a list of ")),
+    Odd("a number for images", lambda folder: _predicted(np.array(3)), Line("given an array of one number")),
     Odd(
         "a row of a data set",
         lambda folder: _predicted({"image": PHOTO}),
-        Line("given a dict, expected a list of images: arrays, or images of Pillow's"),
+        Line("given a dict, expected a list of images"),
     ),
     Odd(
         "names of files",
