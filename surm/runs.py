@@ -64,7 +64,7 @@ class LoadedRun:
             raise InputError(f"given a {type(examples).__name__}, expected {self._expected}")
         if not isinstance(examples, Sequence | np.ndarray | jax.Array):
             examples = list(examples)
-        if np.ndim(examples) == 0 and isinstance(examples, np.ndarray | jax.Array):
+        if isinstance(examples, np.ndarray | jax.Array) and not examples.ndim:
             raise InputError(f"given an array of one number, expected {self._expected}")
         outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
         if len(examples) or isinstance(examples, str):
