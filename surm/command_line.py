@@ -1,6 +1,7 @@
 """The flags `--config` and `--workdir`, and how a command ends: every mistake is one line and a status."""
 
 import dataclasses
+import difflib
 import os
 import pathlib
 import re
@@ -165,6 +166,8 @@ def _one_line(error: Exception, file: str) -> str:
         inner, line = raised
         return str(inner) if isinstance(inner, InputError) else f"{file}, line {line}: {_said(inner)}"
     text = str(error)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown_flag(error, file)
     if "has no attribute 'get_config'" in text:
         return f"{file!r} has no function get_config(), which returns the configuration"
     if "get_config() takes 0 positional arguments" in text:
@@ -180,6 +183,20 @@ def _one_line(error: Exception, file: str) -> str:
         return " ".join(lines)
     hints = [line for line in lines[1:] if line.startswith("Did you mean")]
     return " ".join([*lines[:1], *hints]) or type(error).__name__
+
+
+def _unknown_flag(error: flags.UnrecognizedFlagError, file: str) -> str:
+    """What is wrong with a flag that there is not, and which was meant."""
+    name, keys = error.flagname, [f"config.{key}" for key, _ in configs.leaves(configs.default())]
+    if not file and name.startswith("config."):
+        return f"--{name} changes a config, but --config=FILE, which names that, is missing"
+    said = f"no flag is called --{name}"
+    meant = [key for key in keys if key.endswith(f".{name}")]
+    of_absl = re.search(r"Did you mean: ([^ ,]+)", str(error))
+    near = meant or difflib.get_close_matches(f"config.{name}", keys, n=1, cutoff=0.8)
+    if of_absl and not meant:
+        return f"{said}; did you mean --{of_absl[1]}?"
+    return f"{said}; did you mean --{near[0]}=VALUE?" if near else said
 
 
 def _raised_in(error: BaseException | None, file: str) -> tuple[BaseException, int] | None:

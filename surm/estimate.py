@@ -39,7 +39,7 @@ def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) ->
             f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
             *([f"{len(every)} members"] if every else []),
             f"frozen {readable(frozen)} {where}, trained with optimiser {readable(max(len(every), 1) * trained)}",
-            f"{run.total_steps:,} steps of {config.optim.batch_size} examples",
+            f"{run.total_steps:,} step{'s' * (run.total_steps != 1)} of {config.optim.batch_size} examples",
         ]
     )
 
@@ -66,7 +66,7 @@ def of_step(program: Program, frozen: nnx.State) -> str:
     }
     told = [f"{name} {value}" for name, value in found.items() if value]
     said = ", ".join(told) or "nothing told by this platform"
-    return f"a step (of repeated parts or members one), on each device: {said}"
+    return f"a step on each device takes (what is repeated one after the other is counted once): {said}"
 
 
 def _size(make: Callable[[], Any]) -> int:

@@ -74,9 +74,12 @@ def choosing(config: ml_collections.ConfigDict, data: Dataset) -> Split | None:
 def _no_validation(config: ml_collections.ConfigDict, data: Dataset) -> str:
     """That there is no validation split, and how to have one."""
     count, tenth = len(data.train), max(len(data.train) // 10, 1)
+    of_its_own = "text_columns" in data.keys or data.kind == "image"  # else a task of GLUE, whose test has no labels
+    more = "add a test split, or " if of_its_own and data.test_is == "validation" else ""
+    taken = ": its validation split is reported as the test split, as it has no other" * (data.test_is == "validation")
     return (
-        f"data.source={config.data.source!r} has none; config.data.validation_examples={tenth} holds that many of its "
-        f"{count} training examples out"
+        f"data.source={config.data.source!r} has none{taken}; {more}set config.data.validation_examples={tenth}, which "
+        f"holds that many of its {count} training examples out"
     )
 
 

@@ -30,21 +30,19 @@ from surm.peft.spec import PeftSpec
 
 
 class Kind(NamedTuple):
-    """A kind of example: the module, configuration and model that read it, and the keys that only it has use for."""
+    """A kind of example: module, configuration and model that read it, keys that only it has use for, and a config."""
 
     module: types.ModuleType
     shape: type
     model: type
     keys: tuple[str, ...]
+    config: str
 
 
 KINDS: dict[str, Kind] = {
-    "image": Kind(vit, vit.ViTConfig, vit.ViT, ("data.augment", "model.image_size")),
+    "image": Kind(vit, vit.ViTConfig, vit.ViT, ("data.augment", "model.image_size"), "configs/vit_cifar.py"),
     "text": Kind(
-        bert,
-        bert.BertConfig,
-        bert.Bert,
-        ("data.tokenizer", "data.lengths", "model.dropout"),
+        bert, bert.BertConfig, bert.Bert, ("data.tokenizer", "data.lengths", "model.dropout"), "configs/bert_glue.py"
     ),
 }
 
@@ -240,7 +238,7 @@ def _named_shape(
     if shape is not None or (weights is not None and weights.model):
         raise InputError(
             f"data.source={config.data.source!r} holds {kind}s, which the model of config.model.weights="
-            f"{config.model.weights!r} does not read"
+            f"{config.model.weights!r} does not read; for {kind}s take a config such as {KINDS[kind].config}"
         )
     raise InputError(
         f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
@@ -260,10 +258,21 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
             f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
         )
     if set_in_vain:
-        raise InputError(f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s")
+        raise InputError(
+            f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s"
+            f"{_for_others(set_in_vain[0], data.kind)}"
+        )
     for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
         if data.regression and given[key] != default[key]:
             raise InputError(f"config.{key} is set, but the labels are numbers, not classes")
+
+
+def _for_others(key: str, kind: str) -> str:
+    """What a key is for that examples of this kind have no use for, and the config that does without it."""
+    others = [name for name, other in KINDS.items() if name != kind and key in other.keys]
+    if not others:
+        return ""
+    return f"; it is for {others[0]}s, as is a --config=FILE that sets it; one for {kind}s is {KINDS[kind].config}"
 
 
 def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.Module) -> None:

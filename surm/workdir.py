@@ -167,6 +167,17 @@ class Workdir:
             raise InputError(f"workdir {str(self.path)!r} cannot be read ({one_line(error)}); is the bucket there, and "
                              "are its credentials in the environment?") from error  # fmt: skip
 
+    def _refuse_data(self) -> None:
+        """Refuses a new run among the data that it reads, which the next would read with it."""
+        source = self.config.data.source
+        if source in ("", "digits") or source.startswith("tfds:"):
+            return
+        path, place = _real(self.path), _real(files.path(source))
+        if path == place or place in path.parents:
+            lies = "is" if path == place else "lies in"
+            raise InputError(f"workdir {str(self.path)!r} {lies} config.data.source={source!r}, whose files are "
+                             "data; name a folder elsewhere, such as runs/first")  # fmt: skip
+
     def _refuse_another(self) -> None:
         file = self.path / "config.json"
         if not file.is_file():
@@ -175,10 +186,16 @@ class Workdir:
                     f"workdir {str(self.path)!r} holds a result.json but no config.json, so no run of surm's; name "
                     "another workdir"
                 )
+            self._refuse_data()
             return
         before = configs.of_an_earlier_run(read_object(file))
         self.changes = going_on.changes(dict(configs.leaves(before)), dict(configs.leaves(self.config)))
         going_on.check(self.changes, self.config, str(self.path), adapter=self.adapter.is_dir())
+
+
+def _real(path: epath.Path) -> epath.Path:
+    """A path by its full name, links followed."""
+    return path if buckets.holds(path) else path.resolve()
 
 
 def read_object(file: epath.Path) -> dict[str, Any]:

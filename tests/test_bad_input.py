@@ -21,6 +21,24 @@ def refused(capsys, *arguments: str) -> str:
     return error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            [CONFIG, "--peft.family=toeplitz"],
+            "no flag is called --peft.family; did you mean --config.peft.family",
+        ),
+        ([CONFIG, "--learning_rate=1"], "no flag is called --learning_rate; did you mean --config.optim.learning_rate"),
+        ([CONFIG, "--optm.steps=1"], "no flag is called --optm.steps; did you mean --config.optim.steps=VALUE?"),
+        ([CONFIG, "--wrkdir=a"], "no flag is called --wrkdir; did you mean --workdir?"),
+        ([CONFIG, "--nonsense=1"], "no flag is called --nonsense"),
+        (["--config.optim.steps=3"], "--config.optim.steps changes a config, but --config=FILE, which names that, is"),
+    ],
+)
+def test_a_flag_that_there_is_not_names_the_one_that_was_meant(capsys, tmp_path, arguments, expected):
+    assert expected in refused(capsys, f"--workdir={tmp_path / 'run'}", *arguments)
+
+
 def parsed(*arguments: str):
     return command_line.parse(["surm.train", *arguments]).config
 
@@ -47,7 +65,7 @@ def parsed(*arguments: str):
         ("--config.peft.options=hadamard", "NAME=VALUE"),
         (
             "--config.peft.targets=.*qeury",
-            "'.*qeury', a regular expression, matches no linear layer; known: blocks.0.attention.key",
+            "'.*qeury', a regular expression, matches no linear layer; nearest: blocks.0.attention.query, blocks.1.",
         ),
         ("--config.peft.train=haed", "nearest: head"),
         (

@@ -49,8 +49,8 @@ def npz_images(path: epath.Path, options: Options, expected: str) -> Dataset:
             f"{where[name]} holds label {column.names[column.index[example]]}"
         )
         splits[_SPLITS[name]] = ArraySplit(images[name], classes.numbered(column, known, told))
-    train, validation, test = options.parts(splits, repr(str(path)))
-    return Dataset(train, validation, test, len(known), class_names=known)
+    parts = options.parts(splits, repr(str(path)))
+    return Dataset(**parts, num_classes=len(known), class_names=known)
 
 
 def _read(path: epath.Path) -> tuple[set[str], dict[str, np.ndarray]]:

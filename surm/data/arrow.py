@@ -136,4 +136,7 @@ def _check_installed(file: epath.Path) -> None:
 
 
 def _damaged(file: epath.Path, error: Exception) -> InputError:
-    return InputError(f"{str(file)!r} cannot be read: {one_line(error)}")
+    import pyarrow
+
+    whole = "; is it whole? fetch or write it again" if isinstance(error, pyarrow.ArrowInvalid | OSError) else ""
+    return InputError(f"{str(file)!r} cannot be read: {one_line(error)}{whole}")

@@ -108,9 +108,9 @@ def open_tables(
         splits[name] = ColumnSplit(raw[name][0], classes.numbered(column, names, told), found[name].where)
     for split in splits.values():
         decode.check_all(((f"row {i}", lambda i=i, s=split: s.opener(i)()) for i in range(len(split))), split.where)
-    train, validation, test = options.parts(splits, where)
+    parts = options.parts(splits, where)
     keys = frozenset({"image_column", "label_column"})
-    return Dataset(train, validation, test, len(names), class_names=names, keys=keys)
+    return Dataset(**parts, num_classes=len(names), class_names=names, keys=keys)
 
 
 def _columns(table: Table, files: Sequence[epath.Path], image: str, label: str) -> tuple[Any, list[Any]]:

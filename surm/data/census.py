@@ -18,12 +18,13 @@ def heading(data: Dataset) -> list[str]:
       data: as it is trained on, after subsets were chosen.
 
     Returns:
-      The classes with their counts (or the range of numbers), then a line for each oddity.
+      The classes with their counts (or the range of numbers), then a line for each oddity, the last of them where the
+      source's validation split is what is reported.
     """
     if data.regression:
-        return [_numbers(data.train.labels)]
+        return [_numbers(data.train.labels), *_held_out(data)]
     trained = classes.counted(data.train.labels, data.class_names)
-    return [_classes(trained), *_odd_names(trained), *_single(trained), *_absent(data, trained)]
+    return [_classes(trained), *_odd_names(trained), *_single(trained), *_absent(data, trained), *_held_out(data)]
 
 
 def check(data: Dataset) -> None:
@@ -33,6 +34,14 @@ def check(data: Dataset) -> None:
             f"all {len(data.train):,} training examples are of the class {data.class_names[present[0]]!r}, expected "
             "two or more classes; is config.data.train_examples too low?"
         )
+
+
+def _held_out(data: Dataset) -> list[str]:
+    """Which split is reported, where that is not the one that is called so."""
+    if data.test_is != "validation":
+        return []
+    count = f"{len(data.test):,} example{'s' * (len(data.test) != 1)}"
+    return [f"the source has no test split: its validation split ({count}) is reported as that"]
 
 
 def _numbers(labels: np.ndarray) -> str:
@@ -69,13 +78,14 @@ def _absent(data: Dataset, trained: Mapping[str, int]) -> list[str]:
     if absent := [name for name, count in trained.items() if not count]:
         asked = {name: sum(count[name] for count in counts.values()) for name in absent}
         lines.append(
-            f"classes without a training example, with their held-out ones: {classes.listed(asked, absent)}; "
-            "they cannot be learned"
+            "classes without a training example cannot be learned; they are, with the number of their held-out "
+            f"examples: {classes.listed(asked, absent)}"
         )
     for split, count in counts.items():
         if absent := [name for name in trained if trained[name] and not count[name]]:
+            many = f"{len(absent)} classes" if len(absent) > 1 else "one class"
             lines.append(
-                f"the {split} split has no example of {len(absent)} classes, with their training examples: "
+                f"the {split} split has no example of {many} that training has (with the number of its examples): "
                 f"{classes.listed(dict(trained), absent)}"
             )
     return lines

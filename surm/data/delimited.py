@@ -4,6 +4,7 @@ In GLUE's own .tsv files a tab ends a column, a line ends a row, and quotation m
 quote in a .tsv, too: a file that Python's csv module would write again just so, quotation marks and all, is read by it.
 """
 
+import codecs
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,15 @@ def read_text(file: epath.Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{str(file)!r} is not UTF-8 text ({error.reason})") from error
+        raise InputError(_not_utf8(file, error)) from error
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read ({error.strerror or error})") from error
+
+
+def _not_utf8(file: epath.Path, error: UnicodeDecodeError) -> str:
+    """Where a text stops to be UTF-8, and what to do."""
+    save = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
+    if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return f"{str(file)!r} is not UTF-8 text but UTF-16; {save}"
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return f"{str(file)!r} is not UTF-8 text: line {line} holds the byte {error.object[error.start]:#04x}; {save}"

@@ -96,8 +96,8 @@ def open_folder(folder: epath.Path, options: Options) -> Dataset:
     splits = {name: split for name, split in splits.items() if len(split)}
     every = [file for split in splits.values() for file in split.files]
     decode.check_all(((str(file.relative_to(folder)), _opener(file)) for file in every), where)
-    train, validation, test = options.parts(splits, where)
-    return Dataset(train, validation, test, len(names), class_names=names)
+    parts = options.parts(splits, where)
+    return Dataset(**parts, num_classes=len(names), class_names=names)
 
 
 def _check_meant(folder: epath.Path) -> None:

@@ -20,7 +20,8 @@ def open_table(file: epath.Path) -> Table:
       file: holds an object a line, or a list of objects.
 
     Returns:
-      The table; its columns are those of the first object, which every other must have, too.
+      The table; its columns are those of the first object, which every other must have, too; in the rows they lack
+      what the object lacks.
 
     Raises:
       InputError: if the file cannot be read as one.
@@ -33,8 +34,7 @@ def open_table(file: epath.Path) -> Table:
     columns = tuple(objects[0][1]) if objects else ()
 
     def rows(_: Sequence[str]) -> Iterator[Row]:
-        for place, value in objects:
-            yield place, {name: None for name in columns} | value
+        yield from objects
 
     return Table(where, columns, rows)
 

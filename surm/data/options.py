@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Options:
     test_examples: int = 0
     seed: int = 0
 
-    def parts(self, found: Mapping[str, Split], where: str) -> tuple[Split, Split | None, Split]:
+    def parts(self, found: Mapping[str, Split], where: str) -> dict[str, Any]:
         """The splits of a run.
 
         Args:
@@ -37,7 +38,7 @@ class Options:
           where: the source in messages.
 
         Returns:
-          Training split, validation split if there is one, and held-out split.
+          `train`, `validation` (None if there is none), `test` and `test_is` of a `surm.data.splits.Dataset`.
 
         Raises:
           InputError: if there is nothing to train on or nothing to hold out.
@@ -50,14 +51,15 @@ class Options:
                 f"data.test_examples={self.test_examples}, but {where} has a held-out split of its own; set 0"
             )
         if test is not None:
-            return found["train"], validation, test
+            own = "test" if "test" in found else "validation"
+            return {"train": found["train"], "validation": validation, "test": test, "test_is": own}
         train, test = self._taken(found["train"], where)
-        return train, None, test
+        return {"train": train, "validation": None, "test": test, "test_is": "train"}
 
     def _taken(self, train: Split, where: str) -> tuple[Split, Split]:
         if not self.test_examples:
             raise InputError(
-                f"{where} has no test or dev split beside the {len(train):,} training examples; add one, or set "
+                f"{where} has no test or val split beside the {len(train):,} training examples; add one, or set "
                 "config.data.test_examples to a number that is held out of them"
             )
         if not 0 < self.test_examples < len(train):

@@ -22,7 +22,7 @@ from surm.errors import InputError, nearest
 _KNOWN = ["digits", *(f"tfds:glue/{task}" for task in glue.TASKS)]
 SOURCES = (
     "'digits', 'tfds:NAME', the path of an .npz, of a folder with train/CLASS/*.jpg, of a folder with train and test "
-    "(or dev) as .csv, .tsv, .jsonl or .parquet, or of a folder that datasets saved"
+    "(or val) as .csv, .tsv, .jsonl or .parquet, or of a folder that datasets saved"
 )
 
 _NONE = Options()
@@ -170,8 +170,8 @@ def digits(options: Options = _NONE) -> Dataset:
     rest, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
     train, validation = train_test_split(rest, test_size=360, random_state=0, stratify=labels[rest])
     parts = [ArraySplit(images[index], labels[index]) for index in (train, validation, test)]
-    train, validation, test = options.parts(dict(zip(("train", "validation", "test"), parts, strict=True)), "'digits'")
-    return Dataset(train, validation, test, num_classes=10, class_names=tuple(map(str, range(10))))
+    of_run = options.parts(dict(zip(("train", "validation", "test"), parts, strict=True)), "'digits'")
+    return Dataset(**of_run, num_classes=10, class_names=tuple(map(str, range(10))))
 
 
 def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int, names: Sequence[str] = ()) -> Split:

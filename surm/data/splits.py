@@ -46,6 +46,8 @@ class Dataset:
       kind: what the examples hold.
       class_names: what the classes are called, in order; empty for regression.
       keys: of `config.data`, those beside the common ones that the source was read by.
+      test_is: which split of the source the held-out one is: `validation` where it has no other, `train` where it is
+        taken out of that.
     """
 
     train: Split
@@ -58,6 +60,7 @@ class Dataset:
     kind: Literal["image", "text"] = "image"
     class_names: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset()
+    test_is: str = "test"
 
     def split(self, name: str) -> Split:
         """The split called `train`, `validation` or `test`; InputError if there is none of that name."""

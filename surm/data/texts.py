@@ -10,7 +10,7 @@ Each may be .tsv, .csv, .jsonl or .parquet (`surm.data.tables`).
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,11 +87,8 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
     kept = {name: one for name, one in read.items() if name == "train" or not _left_out(one, found[name])}
     splits = {name: _split(one, names, declared or ()) for name, one in kept.items()}
     also = {} if task.own else _others(splits, task)
-    train, validation, test = options.parts(_main(splits, task), where)
     return Dataset(
-        train=train,
-        validation=validation,
-        test=test,
+        **options.parts(_main(splits, task), where),
         num_classes=1 if task.regression else len(names),
         metrics=task.metrics,
         regression=task.regression,
@@ -158,7 +155,7 @@ def _main(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
     if task.own:
         return dict(splits)
     first = held_out_names(task)[0]
-    return {"train": splits["train"]} | ({"test": splits[first]} if first in splits else {})
+    return {"train": splits["train"]} | ({"validation": splits[first]} if first in splits else {})
 
 
 def _others(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
@@ -175,7 +172,7 @@ def _read(table: Table, task: glue.Task) -> _Read:
             place, values = row
             read.places.append(place)
             read.texts.append(tuple(values[column] for column in task.columns))
-            read.labels.append("" if values[task.label] is None else values[task.label])
+            read.labels.append("" if values.get(task.label) is None else values[task.label])
         elif task.has_broken_rows:
             broken.append(wrong)
         else:
@@ -189,12 +186,14 @@ def _read(table: Table, task: glue.Task) -> _Read:
 
 def _check_columns(table: Table, task: glue.Task) -> None:
     header = table.columns
+    if not any(header):
+        raise InputError(f"{table.where} is empty; expected columns {_quoted((*task.columns, task.label))}, and rows")
     for column in (*task.columns, task.label):
         if header.count(column) == 1:
             continue
         count = f"{header.count(column)} columns" if column in header else "no column"
-        given = f"its columns are {_quoted(header)}" if any(header) else "the file is empty"
-        close = f"; {nearest(column, header)}" if any(header) and column not in header else ""
+        close = f"; {nearest(column, header)}" if column not in header else ""
+        given = f"its columns are {_quoted(header)}"
         raise InputError(f"{table.where} has {count} {column!r}; {given}{_way_on(header, task)}{close}")
 
 
@@ -225,10 +224,14 @@ def _wrong(row: Row, columns: Sequence[str]) -> str:
     """What is wrong with the texts of a row, if anything."""
     place, values = row
     for column in columns:
+        if column not in values:
+            return f"{place}: the row has no {column!r}; its columns are {_quoted(values)}"
         text = values[column]
-        if text is not None and not isinstance(text, str):
+        if text is None:
+            return f"{place}: the text in column {column!r} is missing (null)"
+        if not isinstance(text, str):
             return f"{place}: the text in column {column!r} is a {type(text).__name__}, expected a string"
-        if not text or not text.strip():
+        if not text.strip():
             return f"{place}: the text in column {column!r} is empty"
     return ""
 
@@ -288,5 +291,5 @@ def _label_texts(read: _Read, declared: Sequence[str]) -> list[str]:
     return [text(label) for label in read.labels]
 
 
-def _quoted(names: Sequence[str]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))

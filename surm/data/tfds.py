@@ -119,7 +119,7 @@ def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE
     if not label.num_classes:  # some builders learn it while they prepare
         raise InputError(f"tfds:{name} does not say how many classes its labels have")
     parts = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
-    return Dataset(*parts, label.num_classes, class_names=tuple(label.names))
+    return Dataset(**parts, num_classes=label.num_classes, class_names=tuple(label.names))
 
 
 def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
@@ -148,7 +148,7 @@ def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE)
             raise InputError(f"there is no {', '.join(sorted(missing))}; there is {', '.join(read) or 'nothing'}")
         train, test, *others = [_texts(read[key], task) for key in ("train", *held_out)]
     return Dataset(
-        *options.parts({"train": train, "test": test}, f"tfds:{name}"),
+        **options.parts({"train": train, "validation": test}, f"tfds:{name}"),
         num_classes=len(task.labels) or 1,
         metrics=task.metrics,
         regression=task.regression,

@@ -2,20 +2,21 @@
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from surm.errors import InputError
+from surm.errors import InputError, nearest
 
 _KINDS = {bool: "True or False", int: "an integer", float: "a number", str: "a pattern"}
 
 
-def parse_options(text: str, key: str = "peft.options") -> dict[str, Any]:
+def parse_options(text: str, key: str = "peft.options", fields: Sequence[str] = ()) -> dict[str, Any]:
     """Parses `"rank=8"` or `"terms=2,hadamard=False"`; values are Python literals.
 
     Args:
       text: name=value pairs separated by commas; may be empty.
       key: where the text stands, for messages.
+      fields: other names that may stand there; one that is nearly one of them is taken for a slip.
 
     Returns:
       The options by name.
@@ -35,6 +36,8 @@ def parse_options(text: str, key: str = "peft.options") -> dict[str, Any]:
         try:
             options[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError) as error:
+            if name not in fields and (near := nearest(name, fields)).startswith("nearest"):
+                raise InputError(f"{key}={text!r}: no field is called {name!r}; {near}") from error
             raise InputError(
                 f"{key}={text!r}: {part!r} is not NAME=VALUE with a number, True or False, as in rank=8"
             ) from error

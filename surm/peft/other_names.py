@@ -1,5 +1,9 @@
 """What goes by other names in Hugging Face PEFT, or is not to be had: for messages."""
 
+from collections.abc import Iterable
+
+from surm.errors import nearest
+
 NAMES = {
     "lora": "LoRA is family='low_rank', with alpha/r as scale",
     "dora": "DoRA is family='low_rank' with magnitude=True",
@@ -16,3 +20,9 @@ OPTIONS = {
 }
 
 TARGETS = {"all-linear": "PEFT's 'all-linear' is '.*', which leaves out what train trains as a whole"}
+
+
+def field_meant(name: str, fields: Iterable[str]) -> str:
+    """A word on the field that a name of no option may mean."""
+    near = nearest(name, fields)
+    return f"; the {near.replace('nearest', 'nearest field')}" if near.startswith("nearest") else ""

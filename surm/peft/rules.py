@@ -43,7 +43,7 @@ def _parsed_change(text: str) -> dict[str, Any]:
     families = [part.partition("=")[2].strip() for name, part in named if name == "family"]
     if len(families) > 1:
         raise InputError(f"peft.rules: {text!r} gives 'family' twice")
-    given = parse_options(",".join(part for name, part in named if name != "family"), "peft.rules")
+    given = parse_options(",".join(part for name, part in named if name != "family"), "peft.rules", FIELDS)
     change: dict[str, Any] = {"family": families[0]} if families else {}
     change |= {name: value for name, value in given.items() if name in FIELDS}
     options = {name: value for name, value in given.items() if name not in FIELDS}

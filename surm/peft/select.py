@@ -1,5 +1,6 @@
 """Which places in a model a pattern means: regular expressions on dotted paths, whole match."""
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Sequence
@@ -65,11 +66,25 @@ def _near(pattern: str, paths: Sequence[str], what: str) -> str:
     if not inside:
         hint = "; patterns are joined by |, not by commas" if "," in pattern else ""
         hint += f"; {other_names.TARGETS[pattern]}" if pattern in other_names.TARGETS else ""
-        return f", a regular expression, matches no {what}; {nearest(_plain(pattern), paths)}{hint}"
+        return f", a regular expression, matches no {what}; {_nearest(pattern, paths)}{hint}"
     more = f" (+{len(inside) - 3} more)" if len(inside) > 3 else ""
     around = f".*({pattern}).*"
     whole = f"; {around!r} matches those" if all(re.fullmatch(around, path) for path in inside) else ""
     return f" matches no {what} whole, but a part of {', '.join(inside[:3])}{more}{whole}"
+
+
+def _nearest(pattern: str, paths: Sequence[str]) -> str:
+    """The paths closest to a pattern; where none is, those whose last part is closest to the pattern's last."""
+    whole = nearest(_plain(pattern), paths)
+    if whole.startswith("nearest"):
+        return whole
+    ends = {path.rpartition(".")[2] for path in paths}
+    for alternative in _plain(pattern).split("|"):
+        near = difflib.get_close_matches(alternative.rpartition(".")[2], ends - {alternative}, n=1)
+        if near:
+            found = [path for path in paths if path.rpartition(".")[2] == near[0]]
+            return "nearest: " + ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+    return whole
 
 
 def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:

@@ -247,8 +247,9 @@ class PeftSpec:
             whose, known = self.method, METHODS[self.method].options
         for name in options:
             if name not in known:
-                has = f"it has {', '.join(known) or 'none'}{other_names.OPTIONS.get(name, '')}"
-                raise InputError(f"{whose} has no option {name!r}; {has}")
+                has = f"it has {', '.join(known) or 'none'}"
+                meant = other_names.OPTIONS.get(name, "") or other_names.field_meant(name, ruling.FIELDS)
+                raise InputError(f"{whose} has no option {name!r}; {has}{meant}")
             check_type(whose, name, options[name], known[name])
         check_schedule(whose, {**known, **options})
         return options

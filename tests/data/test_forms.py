@@ -148,12 +148,12 @@ def test_a_table_that_does_not_fit_says_what_it_has(tmp_path, content, expected)
         ('{"sentence": "A", "label": 1}\n["B", 0]', "train.jsonl', line 2: a list, expected an object of columns"),
         (
             '{"sentence": "A", "label": 1}\n{"sentence": null, "label": 0}',
-            "line 2: the text in column 'sentence' is empty",
+            "line 2: the text in column 'sentence' is missing (null)",
         ),
         ('{"sentence": "A", "label": 1}\n{"sentence": ["B"], "label": 0}', "is a list, expected a string"),
         ('{"sentence": "A", "label": 1}\n{"sentence": "B"}', "column 'label' holds an empty label (1 example)"),
         ('{"text": "A", "label": 1}\n', "no column 'sentence'; its columns are 'text', 'label'; name them in config"),
-        ("", "the file is empty"),
+        ("", "train.jsonl' is empty; expected columns 'sentence', 'label', and rows"),
     ],
 )
 def test_lines_of_json_that_spoil_a_table(tmp_path, content, expected):
@@ -170,7 +170,7 @@ def test_regression_needs_numbers_in_every_row(tmp_path):
 def test_one_table_is_a_source_if_some_of_it_is_held_out(tmp_path):
     text(tmp_path, all_csv="sentence,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(20)))
     file = tmp_path / "all.csv"
-    assert "has no test or dev split beside the 20 training examples; add one, or set config" in complaint(
+    assert "has no test or val split beside the 20 training examples; add one, or set config" in complaint(
         file, task="classification"
     )
     data = sources.load(str(file), task="classification", test_examples=5)

@@ -164,7 +164,7 @@ def test_damage_that_shows_only_in_decoding_names_the_file(tmp_path):
 
 def test_folders_that_are_no_source_say_what_they_hold(tmp_path):
     root = write(tmp_path / "a", "train")
-    assert "has no test or dev split beside the 6 training examples" in complaint(root)
+    assert "has no test or val split beside the 6 training examples" in complaint(root)
     assert len(sources.load(str(root), test_examples=2).test) == 2
     assert len(sources.load(str(root / "train"), test_examples=2).train) == 4  # CLASS/*.png, without a split's folder
     assert "data.test_examples=6, expected less than the 6" in complaint(root, test_examples=6)

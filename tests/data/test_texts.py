@@ -126,7 +126,7 @@ def test_a_validation_split_is_taken_out_of_training(tmp_path):
     ("train", "expected"),
     [
         ("sentence\tlabels\nA\t1\n", "train.tsv' has no column 'label'; its columns are 'sentence', 'labels'"),
-        ("", "train.tsv' has no column 'sentence'; the file is empty"),
+        ("", "train.tsv' is empty; expected columns 'sentence', 'label', and rows"),
         ("sentence\tlabel\n", "train.tsv' holds no row"),
         ("sentence\tlabel\nA\t1\nB\n", "train.tsv', line 3: 1 column, expected 2"),
         ("sentence\tlabel\nA\t1\n\nB\t0\t0\n", "train.tsv', line 4: 3 columns, expected 2"),
@@ -142,7 +142,7 @@ def test_a_spoilt_table_names_file_and_row(tmp_path, train, expected):
 def test_a_table_in_another_encoding_is_said(tmp_path):
     folder = write(tmp_path / "SST-2", dev_tsv="sentence\tlabel\nA\t1\n")
     (folder / "train.tsv").write_bytes("sentence\tlabel\nA\t1\n".encode("utf-16"))
-    assert "train.tsv' is not UTF-8 text" in complaint(folder)
+    assert "train.tsv' is not UTF-8 text but UTF-16; save it as UTF-8" in complaint(folder)
 
 
 def test_numbers_that_are_none(tmp_path):
@@ -167,7 +167,7 @@ def test_files_and_tasks_that_are_missing(tmp_path):
     assert "does not say by its name what it holds" in complaint(write(tmp_path / "mine", train_tsv=good))
     assert "no task is called 'sst-2'; nearest: sst2" in complaint(tmp_path / "mine", task="sst-2")
     alone = complaint(tmp_path / "mine", task="classification")
-    assert "has no test or dev split beside the 2 training examples" in alone
+    assert "has no test or val split beside the 2 training examples" in alone
     assert "expected one name, or two" in complaint(tmp_path / "mine", task="regression", text_columns="a,b,c")
     write(tmp_path / "mine", train_csv=good)
     assert "holds both train.csv and train.tsv" in complaint(tmp_path / "mine", task="classification")

@@ -104,7 +104,7 @@ def test_training_and_subset_over_it(prepared):
 def test_only_train_is_refused(tmp_path):
     prepare(CIFAR, tmp_path, examples=5, splits=("train",))
     message = complaint("tfds:small_cifar", tmp_path)
-    assert "has no test or dev split beside the" in message and "config.data.test_examples" in message
+    assert "has no test or val split beside the" in message and "config.data.test_examples" in message
 
 
 @needs_cifar

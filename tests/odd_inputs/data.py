@@ -4,10 +4,14 @@ import json
 import pathlib
 from collections.abc import Callable
 
+import ml_collections
 import numpy as np
 from PIL import Image
 
+from surm import config as configs
+from surm import held_out, preparation
 from surm.data import census, sources
+from surm.workdir import Workdir
 from tests.odd_inputs.row import Line, Odd
 
 Write = Callable[[pathlib.Path], None]
@@ -51,12 +55,13 @@ def _also(write: Write, name: str, content: bytes) -> Write:
     return both
 
 
-def _heading(labels: list[str]) -> Callable[[pathlib.Path], object]:
+def _heading(labels: list[str], test: list[str] | None = None) -> Callable[[pathlib.Path], object]:
     """What is said of the labels of an .npz beside their counts."""
 
     def act(folder: pathlib.Path) -> object:
         images = np.zeros((len(labels), 4, 4), np.uint8)
-        np.savez(folder / "d.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        held_out = labels if test is None else test
+        np.savez(folder / "d.npz", x_train=images, y_train=labels, x_test=images[: len(held_out)], y_test=held_out)
         return census.heading(sources.load(str(folder / "d.npz")))[1:]
 
     return act
@@ -82,7 +87,7 @@ ROWS = [
     Odd("a class only in the test folder", _loaded(_images(*PAIR, "test/c")),
         Line("class 'c' (1 example), which is none of the 2 classes")),
     Odd("class folders without a folder of a split", _loaded(_images("a", "b")),
-        Line("has no test or dev split beside the 2 training examples; add one, or set config.data.test_examples")),
+        Line("has no test or val split beside the 2 training examples; add one, or set config.data.test_examples")),
     Odd("images without a class folder", _loaded(_images("train", "test")), Line("lie in no class folder")),
     Odd("a folder in the folder that was meant", _loaded(_images(*(f"data set/x/{name}" for name in PAIR))),
         Line("meant?")),
@@ -102,7 +107,7 @@ ROWS = [
     Odd("a row without a label", _loaded(_texts("csv", ROWS_OF_TEXT + "C,\n"), **OWN),
         Line("column 'label' holds an empty label (1 example)")),
     Odd("a test table of -1", _loaded(_texts("csv", ROWS_OF_TEXT, test="sentence,label\nC,-1\n"), **OWN),
-        Line("has no test or dev split")),
+        Line("has no test or val split")),
     Odd("lines of chat", _loaded(_texts("jsonl", '{"messages": []}\n')),
         Line("language models train on such; no task of this version does")),
     Odd("a table that does not say its task", _loaded(_texts("csv", ROWS_OF_TEXT)),
@@ -119,6 +124,31 @@ ROWS = [
     Odd("a class called nan", _heading(["nan", "cat", "cat", "nan"]),
         ["classes are called as a missing value is: 'nan' (2); are they meant?"]),
     Odd("a class of one example", _heading(["dog", "cat", "cat"]), ["classes of one training example: 'dog' (1)"]),
+    Odd("a class that the test split lacks", _heading(["dog", "cat", "cat", "dog"], ["cat"]),
+        ["the test split has no example of one class that training has (with the number of its examples): 'dog' (2)"]),
+    Odd("a folder val without a folder test", lambda folder: _said(_images("train/a", "train/b", "val/a"), folder),
+        ["the source has no test split: its validation split (1 example) is reported as that"]),
+    Odd("a choice by the only held-out split", lambda folder: _chosen(_images("train/a", "train/b", "val/a"), folder),
+        Line("has none: its validation split is reported as the test split, as it has no other; add a test split, or "
+             "set config.data.validation_examples=1, which holds that many of its 2 training examples out")),
+    Odd("a table without a byte", _loaded(_texts("csv", ""), **OWN),
+        Line("train.csv' is empty; expected columns 'sentence', 'label', and rows")),
+    Odd("a row of JSON that lacks a column", _loaded(_texts("jsonl", '{"sentence": "A", "label": 0}\n{"label": 1}\n'),
+        **OWN), Line("train.jsonl', line 2: the row has no 'sentence'; its columns are 'label'")),
+    Odd("a table of Latin-1", _loaded(_also(_texts("csv", ROWS_OF_TEXT), "train.csv",
+        (ROWS_OF_TEXT + "Caf\xe9,no\n").encode("latin-1")), **OWN),
+        Line("train.csv' is not UTF-8 text: line 4 holds the byte 0xe9; save it as UTF-8 (in a spreadsheet: CSV")),
+    Odd("a table of UTF-16", _loaded(_also(_texts("csv", ROWS_OF_TEXT), "train.csv", ROWS_OF_TEXT.encode("utf-16")),
+        **OWN), Line("train.csv' is not UTF-8 text but UTF-16; save it as UTF-8")),
+    Odd("half a Parquet file", _loaded(lambda folder: (folder / "train.parquet").write_bytes(b"PAR1half"), **OWN),
+        Line("; is it whole? fetch or write it again")),
+    Odd("texts with a key of images", lambda folder: _check(_texts("csv", ROWS_OF_TEXT), folder, "augment",
+        "crop_flip", **OWN),
+        Line("holds texts; it is for images, as is a --config=FILE that sets it; one for texts is configs/bert_glue")),
+    Odd("a workdir that is the data", lambda folder: _workdir(folder, "."), Line(" is config.data.source=")),
+    Odd("a workdir in the data by a link", lambda folder: _workdir(folder, "link/run"),
+        Line("whose files are data; name a folder elsewhere, such as runs/first")),
+    Odd("a workdir that lies beside the data", lambda folder: _workdir(folder, "../data2"), None),
     Odd("ordinary classes", _heading(["dog", "cat", "cat", "dog"]), []),
 ]  # fmt: skip
 
@@ -128,12 +158,35 @@ def _file(folder: pathlib.Path, name: str) -> None:
     sources.load(str(folder / name))
 
 
-def _check(write: Write, folder: pathlib.Path, key: str, value: str) -> None:
-    """Opens a data set as a run does, with a key of `config.data` set."""
-    from surm import config as configs
-    from surm import preparation
-
-    write(folder / "set")
+def _config(source: pathlib.Path, **more: object) -> ml_collections.ConfigDict:
     config = configs.default()
-    config.data.source, config.data[key] = str(folder / "set"), value
-    preparation.check_read(config, sources.load(config.data.source))
+    config.data.source = str(source)
+    config.update_from_flattened_dict(more)
+    return config
+
+
+def _check(write: Write, folder: pathlib.Path, key: str, value: str, **options: object) -> None:
+    """Opens a data set as a run does, with a key of `config.data` set."""
+    (folder / "set").mkdir(exist_ok=True)
+    write(folder / "set")
+    config = _config(folder / "set", **{f"data.{key}": value})
+    preparation.check_read(config, sources.load(config.data.source, **options))
+
+
+def _said(write: Write, folder: pathlib.Path) -> list[str]:
+    """The last line that is said of a data set."""
+    write(folder / "set")
+    return census.heading(sources.load(str(folder / "set")))[-1:]
+
+
+def _chosen(write: Write, folder: pathlib.Path) -> object:
+    write(folder / "set")
+    config = _config(folder / "set", **{"eval.choose": "best", "eval_every_steps": 1})
+    return held_out.choosing(config, sources.load(config.data.source))
+
+
+def _workdir(folder: pathlib.Path, name: str) -> None:
+    """Looks at a workdir by its name from a data set's folder, to which the name `link` leads, too."""
+    (folder / "data" / "train").mkdir(parents=True)
+    (folder / "data" / "link").symlink_to(folder / "data")
+    Workdir(folder / "data" / name, _config(folder / "data"))

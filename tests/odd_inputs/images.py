@@ -196,6 +196,22 @@ ROWS = [
         Line("an image has 40 channels, but"),
     ),
     Odd(
+        "an image by itself",
+        lambda folder: _predicted(Image.fromarray(PHOTO)),
+        Line("given a Image, expected a list of images, such as [image]"),
+    ),
+    Odd(
+        "the name of a file by itself",
+        lambda folder: _predicted("cat.jpg"),
+        Line("given 'cat.jpg', expected a list of images"),
+    ),
+    Odd("a number for images", lambda folder: _predicted(np.array(3)), Line("given an array of one number")),
+    Odd(
+        "a row of a data set",
+        lambda folder: _predicted({"image": PHOTO}),
+        Line("given a dict, expected a list of images"),
+    ),
+    Odd(
         "names of files",
         lambda folder: _predicted(["cat.jpg"]),
         Line("image 0 is 'cat.jpg'; expected a uint8 array H×W"),

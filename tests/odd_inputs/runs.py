@@ -140,12 +140,12 @@ ROWS = [
     Odd(
         "no validation split to choose by",
         _asked(_data((300, 200)), **ALWAYS, **{"eval.choose": "least_loss"}),
-        Line("has none; config.data.validation_examples=50 holds that many of its 500 training examples out"),
+        Line("has none; set config.data.validation_examples=50, which holds that many of its 500 training examples"),
     ),
     Odd(
         "no validation split to report",
         _asked(_data((3, 2)), **{"data.eval_split": "validation"}),
-        Line("config.data.eval_split='validation', but data.source='digits' has none; config.data.validation_examples"),
+        Line("config.data.eval_split='validation', but data.source='digits' has none; set config.data.valid"),
     ),
     Odd("f1 of three classes", _asked(_data(), **{"eval.metrics": "f1"}), Line("'macro_f1' is the mean over all")),
     Odd(
