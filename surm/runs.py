@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,8 +60,8 @@ class LoadedRun:
         Raises:
           InputError: if the examples are not of that form.
         """
-        if not isinstance(examples, Iterable):
-            raise InputError(f"given a {type(examples).__name__}, expected images or texts")
+        if not isinstance(examples, Iterable) or isinstance(examples, bytes | Mapping):
+            raise InputError(f"given a {type(examples).__name__}, expected {self._expected}")
         if not isinstance(examples, Sequence | np.ndarray | jax.Array):
             examples = list(examples)
         outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
@@ -83,7 +83,19 @@ class LoadedRun:
         labels = np.zeros(len(examples), np.int32)
         if self.result["kind"] == "text":
             return TextSplit(self._texts(examples), labels)
+        if isinstance(examples, str):
+            raise InputError(f"given {examples!r:.80}, expected {self._expected}")
         return ArraySplit(_images(examples), labels)
+
+    @property
+    def _expected(self) -> str:
+        """What `predict` takes, for messages."""
+        if self.result["kind"] == "text":
+            one = "strings" if self.result["num_texts"] == 1 else "pairs of strings"
+            return f"a list of {one}, as the run was trained on"
+        return (
+            "a list of images, such as [image], each a uint8 array or an image of Pillow's, as PIL.Image.open gives it"
+        )
 
     def _texts(self, examples: Sequence[Any]) -> list[tuple[str, ...]]:
         number = self.result["num_texts"]
@@ -94,8 +106,7 @@ class LoadedRun:
         ]
         if isinstance(examples, str) or not all(fit):
             given = repr(examples) if isinstance(examples, str) else repr(examples[fit.index(False)])
-            expected = "strings" if number == 1 else "pairs of strings"
-            raise InputError(f"given {given:.80}, expected a list of {expected}, as the run was trained on")
+            raise InputError(f"given {given:.80}, expected {self._expected}")
         return [tuple(map(str, text)) for text in texts]
 
 
@@ -139,10 +150,11 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
     if result["kind"] == "text" and "processor" not in result:
         here.data.tokenizer = tokenizer_of_0_1(here, weights)
+    lines = Workdir(path, config).metrics()
     return LoadedRun(
         config=config,
-        model=model if step is None else kept.at_step(path, model, step, result),
-        metrics=Workdir(path, config).metrics(),
+        model=model if step is None else kept.at_step(path, model, step, result, lines),
+        metrics=lines,
         result=result,
         feed=feed_of(here, weights, base, processor),
     )

@@ -403,7 +403,7 @@ def test_any_iterable_of_texts_is_answered(finished):
     expected = loaded.predict(texts)
     for given in (iter(texts), np.array(texts), tuple(texts)):
         np.testing.assert_array_equal(loaded.predict(given), expected)
-    with pytest.raises(surm.InputError, match="given a NoneType, expected images or texts"):
+    with pytest.raises(surm.InputError, match="given a NoneType, expected a list of "):
         loaded.predict(None)
 
 
