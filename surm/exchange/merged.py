@@ -49,10 +49,7 @@ def export_merged(
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
-        raise InputError(
-            f"{reason}; expected a model with pooling='class'; of a preset save_model writes "
-            "it, or surm merge --out NAME.safetensors"
-        )
+        raise InputError(f"{reason}. {names.OURS}")
     plain = surgery.detach(surgery.merge(model))
     arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
               for ours, array in names.parameters(plain).items()}  # fmt: skip

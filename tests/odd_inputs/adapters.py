@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import surm
 from surm import tensors
@@ -105,6 +106,12 @@ def _on_a_file(folder: pathlib.Path) -> None:
     surm.export_peft(folder / "file", adapted("vit", family="low_rank"))
 
 
+def _of_classes(number: int):
+    model = nnx.clone(base("vit"))
+    model.head = nnx.Linear(model.config.width, number, rngs=nnx.Rngs(0))
+    return model
+
+
 def _of_our_own(folder: pathlib.Path) -> None:
     surm.save_adapter(folder / "in", adapted("vit", family="circulant"))
     surm.import_peft(folder / "in", base("vit"))
@@ -169,6 +176,11 @@ ROWS = [
     ),
     Odd("an adapter of our own for PEFT's", _of_our_own, Line("in surm's own format; surm.load_adapter reads it")),
     Odd("an adapter of PEFT's for ours", _foreign, Line("surm.import_peft reads those of Hugging Face PEFT")),
+    Odd(
+        "an adapter of a model with other classes",
+        lambda _: surm.import_peft(LORA, _of_classes(3)),
+        Line("make the model with 7 outputs of its head (classes, say), or train a run with config.init_adapter"),
+    ),
     Odd("a file where a folder is to be", _on_a_file, Line("is a file, expected a folder")),
     Odd(
         "the bias of one adapted layer of two",
