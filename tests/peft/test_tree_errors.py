@@ -65,7 +65,7 @@ QKV = KernelLayout(segments=("q", "k", "v"))
         ("query", "magnitude=True, which a tree", {"rules": "head => magnitude=True"}),
         ("query", "dropout=0.1, but an update inside", {"rules": "head => dropout=0.1"}),
         ("query", "lorta shares arrays between layers", {"rules": "head => family=lorta"}),
-        ("query", "without exclude=('query',) and rules' off leaves no kernel", {"exclude": "query"}),
+        ("query", "without exclude='query' and rules' off leaves no kernel", {"exclude": "query"}),
         ("query", "pattern 'haed', a regular expression, matches no array", {"rules": "haed => off"}),
         ("query", "query.kernel = query is claimed by two rules",
          {"rules": r"query => scale=2; query\.kernel => scale=3"}),
