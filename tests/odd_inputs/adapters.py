@@ -1,5 +1,6 @@
 """Adapters and models as other programs leave them, and files that are to be written."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from flax import nnx
 import surm
 from surm import tensors
 from surm.peft import surgery
-from tests.exchange.models import GOLDEN, adapted, base, change, put
+from tests.exchange.models import GOLDEN, adapted, base, change, put, reshaped
 from tests.exchange.models import tensors as tensors_of
 from tests.odd_inputs.row import Line, Odd
 
@@ -112,6 +113,12 @@ def _of_classes(number: int):
     return model
 
 
+def _of_mean():
+    model = adapted("vit", family="low_rank")
+    model.config = dataclasses.replace(model.config, pooling="mean")
+    return model
+
+
 def _of_our_own(folder: pathlib.Path) -> None:
     surm.save_adapter(folder / "in", adapted("vit", family="circulant"))
     surm.import_peft(folder / "in", base("vit"))
@@ -180,6 +187,16 @@ ROWS = [
         "an adapter of a model with other classes",
         lambda _: surm.import_peft(LORA, _of_classes(3)),
         Line("make the model with 7 outputs of its head (classes, say), or train a run with config.init_adapter"),
+    ),
+    Odd(
+        "a mean of tokens for transformers",
+        lambda folder: surm.export_merged(folder / "out", reshaped("bert", pooling="mean")),
+        Line("as RUN/adapter holds it; surm export --encoder_only writes it in PEFT's files, without the head"),
+    ),
+    Odd(
+        "a mean of patches for PEFT",
+        lambda folder: surm.export_peft(folder / "out", _of_mean()),
+        Line("surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model where it has a preset"),
     ),
     Odd("a file where a folder is to be", _on_a_file, Line("is a file, expected a folder")),
     Odd(
