@@ -76,7 +76,7 @@ def _check_name(name: str, scheme: str, bucket: str, key: str) -> None:
 
 @functools.cache
 def _connect(scheme: str) -> None:
-    """Has epath reach a scheme as this project needs it: what is listed is never remembered."""
+    """Has epath reach a scheme as this project needs it: what is listed is never remembered, and no wait is long."""
     import fsspec
 
     if scheme == "s3":
@@ -84,4 +84,8 @@ def _connect(scheme: str) -> None:
 
         fsspec.register_implementation("s3", ObjectStore, clobber=True)
     else:
+        from surm.google_store import GoogleStore
+
+        for name in ("gs", "gcs"):
+            fsspec.register_implementation(name, GoogleStore, clobber=True)
         fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

@@ -51,6 +51,31 @@ def one_line(what: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
+def pasted(pattern: str) -> str:
+    """A pattern as it is pasted into a shell, or into Python behind an r: no backslash of it is doubled.
+
+    Args:
+      pattern: a regular expression, or any text.
+
+    Returns:
+      The text between single quotes, in one line.
+
+    Examples:
+      >>> print(pasted(r".*\.bias"))
+      '.*\.bias'
+    """
+    return "'" + pattern.replace("\n", r"\n").replace("'", "'\"'\"'") + "'"
+
+
+def quoted(value: object) -> str:
+    """A value of a config as it is pasted: strings by `pasted`, several with a comma between, all else as Python's."""
+    if isinstance(value, str):
+        return pasted(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):
+        return ", ".join(map(pasted, value))
+    return repr(value)
+
+
 def few(names: Sequence[str], count: int = 8) -> str:
     """The first names of a list and the number of the others, on one line, for an error message."""
     more = f" and {len(names) - count} more" if len(names) > count else ""

@@ -14,7 +14,7 @@ from typing import Literal
 import ml_collections
 
 from surm import matrices, optim
-from surm.errors import InputError
+from surm.errors import InputError, quoted
 from surm.peft.spec import PeftSpec
 
 Decision = Literal["free", "content", "length", "choice", "decides"]
@@ -104,7 +104,7 @@ class Change:
     decision: Decision
 
     def __str__(self) -> str:
-        return f"{self.key} {self.before!r} → {self.now!r}"
+        return f"{self.key} {quoted(self.before)} → {quoted(self.now)}"
 
 
 def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Change]:
@@ -140,7 +140,8 @@ def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: s
       InputError: for a key that decides, or another length where steps depend on it; the message says what else to do.
     """
     elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if adapter else ""
-    if deciding := [f"{one.key}: {one.before!r} against {one.now!r}" for one in found if one.decision == "decides"]:
+    decide = [one for one in found if one.decision == "decides"]
+    if deciding := [f"{one.key}: {quoted(one.before)} against {quoted(one.now)}" for one in decide]:
         more = [f"and {len(deciding) - 5} more"] if len(deciding) > 5 else []
         raise InputError(
             f"workdir {workdir!r} holds the run of another config; they differ (there against here) "

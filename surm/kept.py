@@ -1,14 +1,14 @@
 """The trained arrays of a step whose checkpoint a finished run has kept."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from surm import checkpoint, checkpoint_files
+from surm import checkpoint, checkpoint_files, choosing
 from surm.errors import InputError
 from surm.notes import say
 from surm.peft import store, surgery
@@ -17,7 +17,13 @@ from surm.step import answering
 BEST = "best"
 
 
-def at_step(path: epath.Path, model: nnx.Module, step: int | str, result: Mapping[str, Any]) -> nnx.Module:
+def at_step(
+    path: epath.Path,
+    model: nnx.Module,
+    step: int | str,
+    result: Mapping[str, Any],
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> nnx.Module:
     """A run's model as it was after a step.
 
     Args:
@@ -26,6 +32,7 @@ def at_step(path: epath.Path, model: nnx.Module, step: int | str, result: Mappin
       step: a number of steps, or `best`: of those that are kept the one with the best main metric, the earlier of
         equals; of a run that chose its best itself, that one.
       result: what its `result.json` holds.
+      lines: of its `metrics.jsonl`, which also tell of steps that were measured after they were saved.
 
     Returns:
       The model with the trained arrays of that step (their average, where the run keeps one); in evaluation mode.
@@ -41,7 +48,7 @@ def at_step(path: epath.Path, model: nnx.Module, step: int | str, result: Mappin
     if not any(name.isdecimal() for name in names):
         raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, so its adapter is all there is")
     with checkpoint.Checkpoints(folder, keep=sys.maxsize) as saved:
-        number = _best(path, saved.measured(), result) if step == BEST else step
+        number = _best(path, saved.measured(), result, lines) if step == BEST else step
         if number not in (steps := sorted(saved.measured())):
             raise InputError(
                 f"{str(path)!r} keeps no checkpoint of step {number}, but of {', '.join(map(str, steps))}"
@@ -54,15 +61,24 @@ def at_step(path: epath.Path, model: nnx.Module, step: int | str, result: Mappin
     return surgery.join(graphdef, {name: jnp.asarray(arrays[name]) for name in expected}, frozen)
 
 
-def _best(path: epath.Path, measured: Mapping[int, float | None], result: Mapping[str, Any]) -> int:
-    known = {step: metric for step, metric in measured.items() if metric is not None}
+def _best(
+    path: epath.Path,
+    measured: Mapping[int, float | None],
+    result: Mapping[str, Any],
+    lines: Sequence[Mapping[str, Any]],
+) -> int:
+    split, metric = result["config"]["data"]["eval_split"], result.get("metric")
+    logged = {line["step"]: choosing.goodness(metric, line["values"]) for line in lines
+              if line["split"] == split and metric in line["values"]}  # fmt: skip
+    found = {step: logged.get(step) if value is None else value for step, value in measured.items()}
+    known = {step: value for step, value in found.items() if value is not None}
     if not known:
         raise InputError(
-            f"{str(path)!r} keeps no checkpoint that was measured, but of steps {', '.join(map(str, measured))}; "
-            "config.keep_best_checkpoints, with config.eval_every_steps, keeps the best; or name one of these"
+            f"{str(path)!r} keeps checkpoints of the steps {', '.join(map(str, measured))}, none of which was measured "
+            f"on the {split} split, so none is known to be the best; name one of them, or train with "
+            "config.eval_every_steps and config.keep_best_checkpoints, which keeps the best"
         )
     best = max(known, key=lambda step: (known[step], -step))
-    split = result["config"]["data"]["eval_split"]
     say(f"the best of the steps kept, {', '.join(map(str, known))}, on the {split} split is {best}")
     return best
 

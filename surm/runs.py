@@ -152,10 +152,11 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
     if result["kind"] == "text" and "processor" not in result:
         here.data.tokenizer = tokenizer_of_0_1(here, weights)
+    lines = Workdir(path, config).metrics()
     return LoadedRun(
         config=config,
-        model=model if step is None else kept.at_step(path, model, step, result),
-        metrics=Workdir(path, config).metrics(),
+        model=model if step is None else kept.at_step(path, model, step, result, lines),
+        metrics=lines,
         result=result,
         feed=feed_of(here, weights, base, processor),
     )

@@ -4,9 +4,10 @@ The update is taken over as it is, so it must mean the same here: the same layer
 training alone may differ, and the head starts anew where the classes are others; each is said in a line.
 """
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from flax import nnx
 
 from surm import config as configs
 from surm import files
-from surm.errors import InputError
+from surm.errors import InputError, few, pasted, quoted
 from surm.exchange import import_peft, peft_folder
 from surm.models import bert, hub, vit
 from surm.models.weights import open_weights
@@ -106,10 +107,27 @@ def _folder(name: str) -> epath.Path:
             f"config.init_adapter={name!r} is a population; expected one of its members, such as "
             f"{str(path / 'members' / members[0])!r}"
         )
+    if _is_weights(path):
+        raise InputError(
+            f"config.init_adapter={name!r} holds a model's weights and no adapter; config.model.weights takes those"
+        )
     if (path / "config.json").is_file():
         raise InputError(f"config.init_adapter={name!r} is a run that has not finished: its adapter comes at the end")
-    what = f"holds no {store.CONFIG}" if path.is_dir() else "is no folder"
+    what = f"holds no {store.CONFIG}" if path.is_dir() else "is a file" if path.exists() else "is no folder"
     raise InputError(f"config.init_adapter={name!r} {what}; expected a finished run's folder, or an adapter's")
+
+
+def _is_weights(path: epath.Path) -> bool:
+    """Whether it is a model as transformers or we write it: a file of arrays, a folder of some, or its config alone."""
+    if not path.is_dir():
+        return path.is_file() and path.suffix in _ARRAYS
+    if any(one.name.endswith(_ARRAYS) or one.name.endswith(".index.json") for one in path.iterdir()):
+        return True
+    file = path / "config.json"
+    return file.is_file() and any(field in (files.json_object(file) or {}) for field in ("model_type", "architectures"))
+
+
+_ARRAYS = (".safetensors", ".bin", ".msgpack", ".h5")
 
 
 def _is_pefts(folder: epath.Path) -> bool:
@@ -170,7 +188,8 @@ def _check_meaning(config: ml_collections.ConfigDict, given: Given, model: Model
             f"config.init_adapter={config.init_adapter!r} holds another adapter than config.peft describes; set "
             f"{values}"
         )
-    other = [f"{name} {was[name]!r}, now {now[name]!r}" for name in now if was[name] != now[name] and name not in _FREE]
+    differing = [name for name in now if was[name] != now[name] and name not in _FREE]
+    other = [f"{name} {quoted(was[name])}, now {quoted(now[name])}" for name in differing]
     raise InputError(
         f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}; set "
         "those as they were (the dropout and the classes may be others)"
@@ -204,7 +223,7 @@ def _keys(values: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
             value = "; ".join(f"{pattern} => {_rule(change)}" for pattern, change in value.items())
         elif isinstance(value, Mapping):
             value = ",".join(f"{key}={own}" for key, own in value.items())
-        yield f"config.peft.{name}={value!r}"
+        yield f"config.peft.{name}={quoted(value)}"
 
 
 def _rule(change: Mapping[str, Any] | None) -> str:
@@ -224,15 +243,27 @@ def _check_arrays(
     """Refuses what was trained and would stay out, and what does not fit."""
     name = config.init_adapter
     if lost := sorted(given.arrays.keys() - expected.keys()):
-        modules = "|".join(sorted({re.escape(path.rpartition(".")[0]) for path in lost}))
         raise InputError(
-            f"config.init_adapter={name!r} holds trained values of {', '.join(lost[:4])}, which config.peft.train="
-            f"{config.peft.train!r} does not train; add {modules!r} to it"
+            f"config.init_adapter={name!r} holds trained values of {few(lost, 4)}, which config.peft.train="
+            f"{quoted(config.peft.train)} does not train; set config.peft.train={pasted(_train(config, given, lost))}"
         )
     adapter = {select.dotted(path) for path, _ in nnx.to_flat_state(nnx.state(given.model, variables.AdapterParam))}
     own = {path for path in adapter if not path.startswith(HEAD)}
     fit = {path: array for path, array in taken.items() if path not in anew}
     store.check_arrays(name, fit, {path: expected[path] for path in {*own, *fit} if path in expected})
+
+
+def _train(config: ml_collections.ConfigDict, given: Given, lost: Sequence[str]) -> str:
+    """What trains now with what must train besides: the given adapter's own patterns, which mean the same layers."""
+    places = [path.replace(".base.", ".") for path in lost]  # patterns are of the model without adapters
+    patterns = [pattern for pattern in surgery.spec_of(given.model).train if _touches(pattern, places)]
+    return "|".join(dict.fromkeys((*configs.spec(config).train, *patterns)))
+
+
+def _touches(pattern: str, paths: Iterable[str]) -> bool:
+    """Whether a pattern matches a variable, or what holds it."""
+    match = select.compiled(pattern).fullmatch
+    return any(match(part) for path in paths for part in itertools.accumulate(path.split("."), "{}.{}".format))
 
 
 def _renamed(folder: epath.Path, names: Sequence[str]) -> str:

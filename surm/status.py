@@ -25,6 +25,8 @@ def status_of(act: Callable[[], int]) -> int:
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
     logging.getLogger("surm").setLevel(logging.WARNING)  # but surm's own warnings are for the user
+    if not os.environ.get("GCSFS_DEBUG"):
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which writes down every error that it raises
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on

@@ -200,10 +200,11 @@ def test_a_kept_step_is_exported_and_merged(tmp_path, run, capsys):
     for name in ("merge", "export"):
         error = printed(capsys, name, str(run), "--out", str(tmp_path / "b"), "--step", "2", status=2)
         assert f"keeps no checkpoint of step 2, but of {kept}; config.keep_checkpoints" in error
-        error = printed(capsys, name, str(run), "--out", str(tmp_path / "b"), "--step", "best", status=2)
-        assert "keeps no checkpoint that was measured, but of steps 3; config.keep_best_checkpoints" in error
+    said = printed(capsys, "merge", str(run), "--out", str(tmp_path / "best.safetensors"), "--step", "best")
+    assert f"the best of the steps kept, {kept}, on the test split is {kept}" in said
     printed(capsys, "merge", str(run), "--out", str(tmp_path / "whole.safetensors"))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert not (tmp_path / "b").exists()
 
 
@@ -234,7 +235,8 @@ def test_a_text_model_is_saved_whatever_its_dropout(tmp_path):
 def test_what_cannot_be_exported_ends_in_a_line(tmp_path, run, capsys):
     for name in ("export", "merge"):
         said = printed(capsys, name, str(run), "--out", str(tmp_path / name), status=2)
-        assert said.count("\n") == 1 and "expected a model with pooling='class'" in said
+        assert said.count("\n") == 1 and "surm.save_adapter writes the adapter" in said
+        assert "surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model where it" in said
         assert not (tmp_path / name).exists()
         said = printed(capsys, name, str(tmp_path / "nowhere"), "--out", str(tmp_path / name), status=2)
         assert said.startswith("error: ") and "nowhere" in said

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shlex
 import shutil
 
 import jax
@@ -104,13 +106,30 @@ def test_what_trains_besides_now_starts_as_the_model_has_it(saved, capsys):
         ({"method": "adapter"}, "method 'update', now 'adapter'"),
         (
             {"train": ""},
-            "holds trained values of head.bias, head.kernel, which config.peft.train='' does not train; add",
+            "holds trained values of head.bias, head.kernel, which config.peft.train='' does not train; set "
+            "config.peft.train='head'$",
         ),
     ],
 )
 def test_an_update_that_would_mean_something_else_is_refused(saved, peft, message):
     with pytest.raises(InputError, match=message):
         started(saved, **peft)
+
+
+def test_what_else_an_adapter_of_pefts_trains_is_named_in_one_pattern_that_works(tmp_path):
+    file = PEFT.parent / "vit_biases"
+
+    def start_with(train: str) -> set[str]:
+        keys = {"family": "low_rank", "options": "rank=2", "targets": r".*\.(query|value)", "scale": 4.0}
+        given, model = configured(file, **keys, train=train), exchanged.base("vit")
+        fresh = surgery.attach(model, config.spec(given), nnx.Rngs(3))
+        return {*surgery.split(start.from_adapter(given, fresh, model, new_head))[1]}
+
+    with pytest.raises(InputError, match="does not train; set config.peft.train=") as refused:
+        start_with("head")
+    (said,) = shlex.split(str(refused.value).partition("config.peft.train='head' does not train; set ")[2])
+    assert said == r"config.peft.train=head|.*\.bias"
+    assert "blocks.1.attention.query.base.bias" in start_with(said.partition("=")[2])
 
 
 def test_another_base_is_refused(saved):
@@ -152,7 +171,14 @@ def wanted() -> dict:
     with pytest.raises(InputError, match="holds another adapter than config.peft describes; set ") as refused:
         of_peft(7)
     said = str(refused.value).partition("; set ")[2]
-    return eval("dict(" + said.replace("config.peft.", "") + ")")  # ours, as Python writes it
+    given = [word.removesuffix(",").partition("=")[::2] for word in shlex.split(said)]  # as a shell reads them
+    assert all(key.startswith("config.peft.") for key, _ in given)
+    return {key.removeprefix("config.peft."): _read(value) for key, value in given}
+
+
+def _read(value: str):
+    """As a flag is read, without asking for its type."""
+    return json.loads(value.lower()) if re.fullmatch(r"True|False|[-\d.e]+", value) else value
 
 
 @pytest.mark.parametrize("outputs", [7, 3])

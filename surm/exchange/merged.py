@@ -49,10 +49,9 @@ def export_merged(
     """
     naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
     if reason:
-        raise InputError(
-            f"{reason}; expected a model with pooling='class'; of a preset save_model writes "
-            "it, or surm merge --out NAME.safetensors"
-        )
+        text = names.kind_of(model) != "vit"
+        of_peft = "; surm export --encoder_only writes it in PEFT's files, without the head" if text else ""
+        raise InputError(f"{reason}. {names.OURS}{of_peft}")
     plain = surgery.detach(surgery.merge(model))
     arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
               for ours, array in names.parameters(plain).items()}  # fmt: skip

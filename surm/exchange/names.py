@@ -35,6 +35,13 @@ CLASSES = {
 """`model_type` in a config.json -> the class of transformers that our model with its head corresponds to."""
 
 
+OURS = (
+    "transformers has no such classifier: surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole "
+    "model where it has a preset's shape; surm.save_adapter writes the adapter, as RUN/adapter holds it"
+)
+"""What is left where `obstacle` stands in the way."""
+
+
 class Naming(NamedTuple):
     """How one version of transformers names the variables of one kind of model.
 
@@ -98,7 +105,10 @@ def kind_of(model: nnx.Module) -> str:
     if isinstance(model, ViT) and model.config.patch_bias and not model.config.embedding_norm:
         return "vit"
     given = "CLIP's vision tower" if isinstance(model, ViT) else f"a {type(model).__name__}"
-    raise InputError(f"given {given}; Hugging Face's files are read and written for ViT, BERT and RoBERTa")
+    raise InputError(
+        f"given {given}; Hugging Face's files are read and written for ViT, BERT and RoBERTa; surm.save_adapter writes "
+        "the adapter of any model"
+    )
 
 
 def naming_of(model: nnx.Module, names: str) -> Naming:

@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 
-from surm.errors import InputError
+from surm.errors import InputError, pasted
 from surm.exchange import folder, trained
-from surm.exchange.names import CLASSIFIER, NEW, Naming, naming_of, obstacle
+from surm.exchange.names import CLASSIFIER, NEW, OURS, Naming, naming_of, obstacle
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, WEIGHTS, module_of, of_head
 from surm.exchange.updates import Update
 from surm.models.bert import Bert
@@ -70,7 +70,8 @@ def _check_method(spec: PeftSpec | None) -> None:
     if spec is None:
         raise InputError("the model has no adapter to export; attach one first")
     if spec.position != "update":
-        way_on = "" if spec.position in ("adapter", "bottleneck") else f". {_WHOLE}"  # those two do not merge
+        merges = spec.position not in ("adapter", "bottleneck")
+        way_on = f". {_WHOLE}" if merges else ". surm.save_adapter writes it, as RUN/adapter holds it"
         raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'{way_on}")
 
 
@@ -89,7 +90,7 @@ def _type_for(families: set[str]) -> str:
 def _naming(model: ViT | Bert, names: str, encoder_only: bool) -> Naming:
     naming, reason = naming_of(model, names), obstacle(model)
     if reason and isinstance(model, ViT):
-        raise InputError(f"{reason}; expected a model with pooling='class'")
+        raise InputError(f"{reason}. {OURS}")
     if reason and not encoder_only:
         raise InputError(f"{reason}; encoder_only=True, or --encoder_only, writes the adapter without the head")
     return naming._replace(prefix="") if encoder_only else naming
@@ -102,7 +103,7 @@ def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str,
         path = select.dotted(place)
         module = module_of(naming.theirs(f"{path}.kernel"))
         if path == CONVOLUTION:
-            expected = f"exclude={re.escape(path)!r} or other targets"
+            expected = f"exclude={pasted(re.escape(path))} or other targets"
             raise InputError(f"{path} has an update, but is a convolution in transformers; expected {expected}")
         if encoder_only and of_head(module):
             raise InputError(f"{path} has an update, which encoder_only=True would leave out; expected other targets")

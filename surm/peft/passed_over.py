@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from flax import nnx
 
-from surm.errors import InputError
+from surm.errors import InputError, pasted
 from surm.peft import linear_maps, select
 from surm.peft.kernels import in_words
 from surm.peft.variables import Trainable
@@ -34,12 +34,12 @@ def refused(pattern: str, walked: Walked, layers: Iterable[str]) -> InputError:
         except InputError as error:
             return error
     path, more = found[0], f" (+{len(found) - 1} more)" if len(found) > 1 else ""
-    matches = f"pattern {pattern!r} matches no linear layer, but {path}{more}"
+    matches = f"pattern {pasted(pattern)} matches no linear layer, but {path}{more}"
     if isinstance(nodes[path], nnx.Variable):
         return InputError(f"{matches}, a variable; expected the layer that holds it, {path.rpartition('.')[0]!r}")
     if any(layer.startswith(f"{path}.") for layer in layers):
-        inside = pattern + r"\..*"
-        return InputError(f"{matches}, {linear_maps.named(nodes[path])} that holds layers; {inside!r} matches those")
+        inside = pasted(pattern + r"\..*")
+        return InputError(f"{matches}, {linear_maps.named(nodes[path])} that holds layers; {inside} matches those")
     return InputError(f"{matches}, {_in_words(nodes[path])}; expected {_CLASSES}; train={path!r} trains it as a whole")
 
 
@@ -74,13 +74,13 @@ def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Wa
         for path, node in ((path, node) for path, node in others.items() if match(path)):
             way = f"expected {_CLASSES}; exclude={path!r} leaves it as it is, train={path!r} trains it as a whole"
             if "kernel" in dict(select.children(node)):
-                raise InputError(f"pattern {pattern!r} matches {path}, {_in_words(node)}; {way}")
+                raise InputError(f"pattern {pasted(pattern)} matches {path}, {_in_words(node)}; {way}")
             adapted = [layer for layer in layers if match(layer)]
             if len(adapted) < 2:
                 beside = f"{adapted[0]} alone" if adapted else "no layer to adapt"
-                passes_over = f"pattern {pattern!r} matches {beside}, and passes over {path}, {_in_words(node)}"
+                passes_over = f"pattern {pasted(pattern)} matches {beside}, and passes over {path}, {_in_words(node)}"
                 raise InputError(f"{passes_over}; {way}")
-            logging.getLogger(__name__).warning("targets %r pass over %s, %s", pattern, path, _in_words(node))
+            logging.getLogger(__name__).warning("targets %s pass over %s, %s", pasted(pattern), path, _in_words(node))
 
 
 def check_parent(model: nnx.Module, places: Iterable[select.Path]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from flax import nnx
 
 from surm import matrices
-from surm.errors import InputError
+from surm.errors import InputError, pasted, quoted
 from surm.peft import linear_maps, passed_over, select
 from surm.peft.layers import AdaptedLinear, BottleneckLinear, HadamardLinear, UpdatedLinear, WrappedLinear
 from surm.peft.matrix import StructuredMatrix
@@ -69,7 +69,8 @@ def _targets(
         _check_pattern(pattern, spec, walked, every, whole)
     found = {first: own for first, of_layer in names.items() if first not in whole and (own := spec.at(*of_layer))}
     if not found:
-        raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no layer")
+        targets, exclude = quoted(spec.targets), quoted(spec.exclude)
+        raise InputError(f"targets={targets} without exclude={exclude} and rules' off leaves no layer")
     if strict:
         claiming = [pattern for pattern, change in spec.rules.items() if change is not None]
         adapted = [name for name, first in every.items() if first in found]
@@ -87,10 +88,10 @@ def _check_pattern(
     if not matched and not (off and passed_over.names_others(pattern, walked, every)):
         error = passed_over.refused(pattern, walked, every)
         if not off and spec.targets == METHODS[spec.method].targets:
-            raise InputError(f"{error}; where no targets are given, {spec.method!r} has {pattern!r}: set targets")
+            raise InputError(f"{error}; where no targets are given, {spec.method!r} has {pasted(pattern)}: set targets")
         raise error
     if not off and all(every[name] in whole for name in matched):
-        raise InputError(f"pattern {pattern!r} matches {matched[0]}, which train={', '.join(map(repr, spec.train))} "
+        raise InputError(f"pattern {pasted(pattern)} matches {matched[0]}, which train={quoted(spec.train)} "
                          "trains as a whole, so it takes no adapter; expected one of them to name it")  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from surm.errors import InputError
+from surm.errors import InputError, pasted
 from surm.peft.options import parse_options
 
 FIELDS = ("family", "options", "scale", "dropout", "magnitude")
@@ -31,9 +31,10 @@ def parse_rules(text: str) -> dict[str, dict[str, Any] | None]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         pattern, arrow, change = (piece.strip() for piece in part.partition("=>"))
         if not arrow or not pattern or not change:
-            raise InputError(f"peft.rules={text!r}: {part!r} is not PATTERN => NAME=VALUE, ... or PATTERN => off")
+            expected = "is not PATTERN => NAME=VALUE, ... or PATTERN => off"
+            raise InputError(f"peft.rules={pasted(text)}: {pasted(part)} {expected}")
         if pattern in rules:
-            raise InputError(f"peft.rules={text!r} gives {pattern!r} twice")
+            raise InputError(f"peft.rules={pasted(text)} gives {pasted(pattern)} twice")
         rules[pattern] = None if change == "off" else _parsed_change(change)
     return rules
 
@@ -66,6 +67,6 @@ def claiming(rules: Mapping[str, Any], *names: str) -> tuple[list[str], bool]:
     found = [pattern for pattern in rules if any(re.fullmatch(pattern, name) for name in names)]
     off = any(rules[pattern] is None for pattern in found)
     if len(found) > 1 and not off:
-        layer = " = ".join(names)
-        raise InputError(f"{layer} is claimed by two rules, {found[0]!r} and {found[1]!r}; expected one at most")
+        layer, two = " = ".join(names), " and ".join(map(pasted, found[:2]))
+        raise InputError(f"{layer} is claimed by two rules, {two}; expected one at most")
     return found, off

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from surm.errors import InputError, nearest
+from surm.errors import InputError, nearest, pasted
 from surm.peft import linear_maps, other_names
 
 Path = tuple[str | int, ...]
@@ -55,7 +55,7 @@ def matching(patterns: Sequence[str], paths: Iterable[str], what: str = "variabl
     for pattern in patterns:
         found = {path for path in paths if compiled(pattern).fullmatch(path)}
         if not found:
-            raise InputError(f"pattern {pattern!r}{_near(pattern, paths, what)}")
+            raise InputError(f"pattern {pasted(pattern)}{_near(pattern, paths, what)}")
         chosen |= found
     return [path for path in paths if path in chosen]
 
@@ -69,7 +69,7 @@ def _near(pattern: str, paths: Sequence[str], what: str) -> str:
         return f", a regular expression, matches no {what}; {_nearest(pattern, paths)}{hint}"
     more = f" (+{len(inside) - 3} more)" if len(inside) > 3 else ""
     around = f".*({pattern}).*"
-    whole = f"; {around!r} matches those" if all(re.fullmatch(around, path) for path in inside) else ""
+    whole = f"; {pasted(around)} matches those" if all(re.fullmatch(around, path) for path in inside) else ""
     return f" matches no {what} whole, but a part of {', '.join(inside[:3])}{more}{whole}"
 
 
@@ -173,8 +173,8 @@ def compiled(pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
-        shell = f"; {'.' + pattern!r} is one" if pattern.startswith("*") else ""
-        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}{shell}") from error
+        shell = f"; {pasted('.' + pattern)} is one" if pattern.startswith("*") else ""
+        raise InputError(f"pattern {pasted(pattern)} is not a regular expression: {error}{shell}") from error
 
 
 def _plain(pattern: str) -> str:

@@ -10,7 +10,7 @@ from flax.core import FrozenDict, unfreeze
 
 from surm import matrices
 from surm.activations import BRANCH_ACTIVATIONS
-from surm.errors import InputError, nearest
+from surm.errors import InputError, nearest, pasted, quoted
 from surm.peft import other_names
 from surm.peft import rules as ruling
 from surm.peft.options import check_schedule, check_type, parse_options
@@ -232,7 +232,7 @@ class PeftSpec:
                     f"the method {self.method!r} has not"
                 )
         if self.targets and self.method == "head":
-            raise InputError(f"targets={self.targets!r}, but the method 'head' trains what `train` names alone")
+            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains what `train` names alone")
         if self.position == "adapter" and hasattr(matrices.FAMILIES[self.family], "fixed"):
             raise InputError(
                 f"family={self.family!r} is made from the weight that it updates; an adapter stands behind it. "
@@ -259,16 +259,17 @@ class PeftSpec:
         checked: dict[str, FrozenDict | None] = {}
         for pattern, change in given.items():
             if not isinstance(pattern, str) or not isinstance(change, Mapping | None):
-                raise InputError(f"rules: {pattern!r}: {change!r}, expected a pattern and a mapping of fields, or None")
+                given = f"{quoted(pattern)}: {change!r}"
+                raise InputError(f"rules: {given}, expected a pattern and a mapping of fields, or None")
             checked[pattern] = change if change is None else FrozenDict(change)
             if change is not None:
                 try:
                     re.compile(pattern)
                     self._changed(change)
                 except re.error as error:
-                    raise InputError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+                    raise InputError(f"pattern {pasted(pattern)} is not a regular expression: {error}") from error
                 except InputError as error:
-                    raise InputError(f"rules: {pattern!r}: {error}") from error
+                    raise InputError(f"rules: {pasted(pattern)}: {error}") from error
         return FrozenDict(checked)
 
     def to_json(self) -> dict[str, Any]:

@@ -175,7 +175,22 @@ def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) ->
     ]
     if problems:
         more = f" (+{len(problems) - 8} more)" if len(problems) > 8 else ""
+        more += _outputs(given, expected)
         raise InputError(f"{where!r} does not fit the model: {'; '.join(problems[:8])}{more}")
+
+
+def _outputs(given: dict[str, Any], expected: dict[str, Any]) -> str:
+    """The way on where nothing differs but how many outputs one module has; else empty."""
+    other = [name for name in expected if name not in given or given[name].shape != expected[name].shape]
+    modules = {name.rpartition(".")[0] for name in other}
+    same = given.keys() == expected.keys() and all(given[n].shape[:-1] == expected[n].shape[:-1] for n in other)
+    if not other or not same or len(modules) > 1:
+        return ""
+    outputs = given[other[0]].shape[-1]
+    return (
+        f"; make the model with {outputs} outputs of its {modules.pop()} (classes, say), or train a run with "
+        "config.init_adapter, which takes the update and starts a head anew"
+    )
 
 
 def _spec(folder: epath.Path, config: dict[str, Any]) -> PeftSpec:

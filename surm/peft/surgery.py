@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
-from surm.errors import InputError
+from surm.errors import InputError, quoted
 from surm.peft import arguments, placement, select
 from surm.peft.layers import MergeableLinear, WrappedLinear
 from surm.peft.matrix import StructuredMatrix
@@ -82,7 +82,7 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[
     chosen = select.matching(spec.targets, frozen) if by_itself else placement.norms(model, spec, frozen)
     _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
     if not nnx.to_flat_state(nnx.state(model, Trainable)):
-        raise InputError(f"method={spec.method!r} with train={spec.train!r} trains nothing; name what trains")
+        raise InputError(f"method={spec.method!r} with train={quoted(spec.train)} trains nothing; name what trains")
     setattr(model, _SPEC, spec)
     return model
 

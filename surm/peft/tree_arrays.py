@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from surm.errors import InputError
+from surm.errors import InputError, pasted
 from surm.peft import select
 from surm.peft.kernels import KernelLayout, in_words, is_floating
 
@@ -58,11 +58,12 @@ def layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, An
     known, chosen = named(leaves, {}), {}
     for pattern, layout in layouts.items():
         if not isinstance(layout, KernelLayout):
-            raise InputError(f"layouts[{pattern!r}] is {layout!r}, expected a KernelLayout")
+            raise InputError(f"layouts[{pasted(pattern)}] is {layout!r}, expected a KernelLayout")
         paths = [known[name][0] for name in select.matching([pattern], known, "array or module")]
         left = [path for path in paths if path not in chosen]
         if not left:
-            raise InputError(f"layouts: what {pattern!r} matches, patterns before it match; put it in front of them")
+            what = f"what {pasted(pattern)} matches, patterns before it match"
+            raise InputError(f"layouts: {what}; put it in front of them")
         chosen |= dict.fromkeys(left, layout)
     return chosen
 

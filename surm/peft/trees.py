@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm import matrices
-from surm.errors import InputError
+from surm.errors import InputError, quoted
 from surm.matrices import Params
 from surm.matrices.params import working_dtype
 from surm.peft import select, store, tree_arrays
@@ -187,7 +187,8 @@ def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, Ke
     found = {place: own for place in dict.fromkeys(known[name] for name in matched)
              if (own := spec.at(*names[place])) is not None}  # fmt: skip
     if not found:
-        raise InputError(f"targets={spec.targets!r} without exclude={spec.exclude!r} and rules' off leaves no kernel")
+        targets, exclude = quoted(spec.targets), quoted(spec.exclude)
+        raise InputError(f"targets={targets} without exclude={exclude} and rules' off leaves no kernel")
     for path, segment in found:
         if segment and (path, "") in found:
             raise InputError(f"targets match {path} and its segment {path}:{segment}; expected one of them")

@@ -1,5 +1,6 @@
 """Adapters and models as other programs leave them, and files that are to be written."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -7,11 +8,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import surm
 from surm import tensors
 from surm.peft import surgery
-from tests.exchange.models import GOLDEN, adapted, base, change, put
+from tests.exchange.models import GOLDEN, adapted, base, change, put, reshaped
 from tests.exchange.models import tensors as tensors_of
 from tests.odd_inputs.row import Line, Odd
 
@@ -105,6 +107,18 @@ def _on_a_file(folder: pathlib.Path) -> None:
     surm.export_peft(folder / "file", adapted("vit", family="low_rank"))
 
 
+def _of_classes(number: int):
+    model = nnx.clone(base("vit"))
+    model.head = nnx.Linear(model.config.width, number, rngs=nnx.Rngs(0))
+    return model
+
+
+def _of_mean():
+    model = adapted("vit", family="low_rank")
+    model.config = dataclasses.replace(model.config, pooling="mean")
+    return model
+
+
 def _of_our_own(folder: pathlib.Path) -> None:
     surm.save_adapter(folder / "in", adapted("vit", family="circulant"))
     surm.import_peft(folder / "in", base("vit"))
@@ -169,6 +183,21 @@ ROWS = [
     ),
     Odd("an adapter of our own for PEFT's", _of_our_own, Line("in surm's own format; surm.load_adapter reads it")),
     Odd("an adapter of PEFT's for ours", _foreign, Line("surm.import_peft reads those of Hugging Face PEFT")),
+    Odd(
+        "an adapter of a model with other classes",
+        lambda _: surm.import_peft(LORA, _of_classes(3)),
+        Line("make the model with 7 outputs of its head (classes, say), or train a run with config.init_adapter"),
+    ),
+    Odd(
+        "a mean of tokens for transformers",
+        lambda folder: surm.export_merged(folder / "out", reshaped("bert", pooling="mean")),
+        Line("as RUN/adapter holds it; surm export --encoder_only writes it in PEFT's files, without the head"),
+    ),
+    Odd(
+        "a mean of patches for PEFT",
+        lambda folder: surm.export_peft(folder / "out", _of_mean()),
+        Line("surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model where it has a preset"),
+    ),
     Odd("a file where a folder is to be", _on_a_file, Line("is a file, expected a folder")),
     Odd(
         "the bias of one adapted layer of two",

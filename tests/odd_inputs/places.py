@@ -4,6 +4,7 @@ import importlib.resources
 import pathlib
 import sys
 
+import fsspec
 from etils import epath
 
 import surm
@@ -13,6 +14,7 @@ from surm.data import tokenizer
 from surm.models import weights
 from surm.report import collect
 from surm.workdir import Workdir
+from tests import stores
 from tests.odd_inputs.row import Line, Odd
 
 KINDS = "expected a local path, gs://BUCKET/... or s3://BUCKET/..."
@@ -43,6 +45,13 @@ def _without(package: str, name: str):
     return act
 
 
+def _of_nobody(folder: pathlib.Path) -> bool:
+    with stores.environment({"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}):
+        place = files.path("gs://bucket/run")
+        fsspec.get_filesystem_class("gs").clear_instance_cache()
+        return place.exists()
+
+
 def _trained(workdir: str):
     config = pathlib.Path(__file__).parents[2] / "configs" / "vit_digits.py"
     flags = [f"--config={config}", "--config.optim.steps=2", f"--workdir={workdir}"]
@@ -66,6 +75,7 @@ ROWS = [
     Odd("a name with a version behind #", _refused("gs://bucket/run#3"), Line("holds '#'")),
     Odd("a way up in a bucket", _refused("s3://bucket/a/../b"), Line("which mean nothing in a bucket")),
     Odd("a line break in a name", _refused("gs://bucket/a\nb"), Line("holds '\\n'")),
+    Odd("a store that nobody answers for", _of_nobody, Line("gs:// cannot be reached: 127.0.0.1, port 9, does not")),
     Odd("Google's store without gcsfs", _without("gcsfs", "gs://bucket/run"), Line("pip install 'surm[gs]'")),
     Odd("S3 without obstore", _without("obstore", "s3://bucket/run"), Line("needs the package obstore: pip install")),
     Odd("weights of no kind", lambda folder: weights.open_weights("hdfs://host/model"), Line(KINDS)),

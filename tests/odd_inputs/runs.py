@@ -2,14 +2,19 @@
 
 import json
 import pathlib
+import types
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from PIL import Image
 
 import surm
-from surm import balance, choosing, going_on, held_out, kept, metrics, start
+from surm import balance, checkpoint, choosing, going_on, held_out, kept, metrics, runs, start
 from surm import config as configs
 from surm.data.splits import ArraySplit, Dataset
+from surm.peft.variables import Trainable
 from surm.workdir import Workdir
 from tests.odd_inputs.row import Line, Odd
 
@@ -81,6 +86,44 @@ def _kept(make):
         kept.at_step(folder / "run", None, "best", {"config": _config().to_dict()})
 
     return act
+
+
+class OneNumber(nnx.Module):
+    """The least that trains."""
+
+    def __init__(self):
+        self.a = Trainable(jnp.zeros(()))
+
+
+def _best_of(steps, *measured):
+    """Which of some kept steps is the best, by the lines of `metrics.jsonl`."""
+    lines = [{"step": step, "split": split, "values": {"accuracy": value}} for step, split, value in measured]
+
+    def act(folder: pathlib.Path) -> int:
+        result = {"config": _config().to_dict(), "metric": "accuracy"}
+        with checkpoint.Checkpoints(folder / "checkpoints", keep=9) as saved:
+            for step in steps:
+                saved.save(step, {"trainable": {"a": np.float32(step)}}, {})
+        return int(kept.at_step(folder, OneNumber(), "best", result, lines).a[...])
+
+    return act
+
+
+def _predicted(examples: Any, kind: str = "image") -> Any:
+    result = {"kind": kind, "num_texts": 1, "num_outputs": 2}
+    return runs.LoadedRun(_config(), None, [], result, types.SimpleNamespace(ready=lambda split: split)).predict(
+        examples
+    )
+
+
+def _of_transformers(folder: pathlib.Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def _file(folder: pathlib.Path) -> str:
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(folder / "model.safetensors")
 
 
 ALWAYS = {"eval_every_steps": 2}
@@ -190,6 +233,16 @@ ROWS = [
         Line("is a run that has not finished: its adapter comes at the end"),
     ),
     Odd(
+        "the weights of transformers for an adapter",
+        _start(_of_transformers),
+        Line("holds a model's weights and no adapter; config.model.weights takes those"),
+    ),
+    Odd(
+        "a file of weights for an adapter",
+        lambda folder: start.from_adapter(_config(init_adapter=_file(folder)), None, None, lambda outputs: None),
+        Line("holds a model's weights and no adapter; config.model.weights takes those"),
+    ),
+    Odd(
         "an adapter of nothing",
         _start(lambda folder: None),
         Line("holds no adapter_config.json; expected a finished run's folder, or an adapter's"),
@@ -201,6 +254,29 @@ ROWS = [
     ),
     Odd(
         "the best of no checkpoint", _kept(lambda run: run.mkdir()), Line("keeps no checkpoint, so its adapter is all")
+    ),
+    Odd("the best of one that was measured after it was saved", _best_of([4], (4, "test", 0.5)), 4),
+    Odd("the best of equals", _best_of([2, 4, 6], (2, "test", 0.5), (6, "test", 0.75), (4, "test", 0.75)), 4),
+    Odd(
+        "the best of what was measured on another split",
+        _best_of([2, 4], (4, "validation", 0.5), (3, "test", 0.5)),
+        Line("keeps checkpoints of the steps 2, 4, none of which was measured on the test split, so none is known to"),
+    ),
+    Odd(
+        "one picture for several",
+        lambda folder: _predicted(Image.new("RGB", (2, 2))),
+        Line("given a Image, expected a list of images, such as [image], each a uint8 array or an image of Pillow's"),
+    ),
+    Odd(
+        "a path for pictures", lambda folder: _predicted("cat.jpg"), Line("given 'cat.jpg', expected a list of images")
+    ),
+    Odd(
+        "a file's bytes for pictures", lambda folder: _predicted(b"\xff\xd8"), Line("given a bytes, expected a list of")
+    ),
+    Odd(
+        "a mapping for texts",
+        lambda folder: _predicted({"text": ["a"]}, kind="text"),
+        Line("given a dict, expected a list of strings, as the run was trained on"),
     ),
     Odd(
         "a step that is no number",

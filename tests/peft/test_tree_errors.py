@@ -35,7 +35,7 @@ QKV = KernelLayout(segments=("q", "k", "v"))
     ("targets", "message", "more"),
     [
         ("qeury", "pattern 'qeury', a regular expression, matches no array or module; nearest: query", {}),
-        (r"quer.\.kern", r"pattern 'quer.\\.kern' matches no array or module whole, but a part of query.kernel", {}),
+        (r"quer.\.kern", r"pattern 'quer.\.kern' matches no array or module whole, but a part of query.kernel", {}),
         ("(", "pattern '(' is not a regular expression", {}),
         ("query.*", "targets match query.bias, float32[2, 3], which is no kernel; expected kernels alone", {}),
         (r"norm\.scale", "targets match norm.scale, float32[4], which is no kernel; expected kernels alone", {}),
@@ -65,7 +65,7 @@ QKV = KernelLayout(segments=("q", "k", "v"))
         ("query", "magnitude=True, which a tree", {"rules": "head => magnitude=True"}),
         ("query", "dropout=0.1, but an update inside", {"rules": "head => dropout=0.1"}),
         ("query", "lorta shares arrays between layers", {"rules": "head => family=lorta"}),
-        ("query", "without exclude=('query',) and rules' off leaves no kernel", {"exclude": "query"}),
+        ("query", "without exclude='query' and rules' off leaves no kernel", {"exclude": "query"}),
         ("query", "pattern 'haed', a regular expression, matches no array", {"rules": "haed => off"}),
         ("query", "query.kernel = query is claimed by two rules",
          {"rules": r"query => scale=2; query\.kernel => scale=3"}),
