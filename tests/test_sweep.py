@@ -87,7 +87,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
         f"[6/6] {failed}: failed: {failed_because(runs[failed])}",
     ]
     assert first.stderr.strip() == f"failed: {failed}: {failed_because(runs[failed])}; see {runs[failed].log}"
-    assert "adapter_config.json is missing" in first.stderr
+    assert "adapter' is no folder; expected a finished run's folder, or an adapter's" in first.stderr
     rows = [line.split() for line in first.stdout.splitlines()[-7:]]
     assert rows[0] == ["rank", "method", "seed", "init_adapter", "accuracy", "loss", "trained", "seconds", "state"]
     assert [row[0] for row in rows[1:]] == ["1", "2", "3", "4", "5", "-"]
@@ -132,9 +132,12 @@ def test_a_finished_sweep_shows_its_table_and_another_config_is_refused(tmp_path
     (run.folder / "result.json").write_text(json.dumps(result))
     assert sweep.main([*arguments, "--config.optim.steps=2"]) == 0
     assert capsys.readouterr().out == report.sweep_table([{}], [result], ["finished"]) + "\n"
-    assert sweep.main([*arguments, "--config.optim.steps=3"]) == 2
+    assert sweep.main([*arguments, "--config.optim.steps=2", "--config.peft.scale=3.0"]) == 2
     error = capsys.readouterr().err
-    assert "holds the run of another config; they differ in optim.steps: 2 against 3" in error and "seed=0" in error
+    assert "holds the run of another config; they differ (there against here) in peft.scale: 1.0 against 3.0" in error
+    assert "seed=0" in error
+    assert sweep.main([*arguments, "--config.optim.steps=3"]) == 2
+    assert "holds a run of another length (optim.steps 2 → 3), and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
