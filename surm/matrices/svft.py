@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import singular
-from surm.matrices.params import Params, check_keys, check_shapes, check_sizes, input_size
+from surm.matrices.params import Params, check_keys, check_shapes, check_sizes, input_size, working_dtype
 
 LEARNING_RATE = 1e-2
 LINEAR = ("m",)
@@ -148,7 +148,9 @@ def quick_dense(
       [[3.0], [4.0]]
     """
     _check(params, n_out, n_in)
-    return jnp.matmul(params["u"] * params["m"][None], params["v"], precision=precision)
+    wide = working_dtype(params["m"])  # so that bfloat16 is rounded but once
+    u, m, v = (params[name].astype(wide) for name in ("u", "m", "v"))
+    return jnp.matmul(u * m[None], v, precision=precision).astype(params["m"].dtype)
 
 
 def num_params(n_out: int, n_in: int) -> int:
