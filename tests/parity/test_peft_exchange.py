@@ -165,13 +165,13 @@ MORE_OF_THEIRS = ("lora, all biases", "lora, own biases", "lora, biases without 
 
 def randomised(model: peft.PeftModel) -> peft.PeftModel:
     """With other values in all that trains; and without the components that AdaLoRA's schedule takes."""
-    generator = torch.Generator().manual_seed(3)
+    generator, of_slopes = torch.Generator().manual_seed(3), torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 noise = 0.5 * torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(parameter + noise if "magnitude" in name else noise)
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
+                parameter.grad = torch.randn(parameter.shape, generator=of_slopes)
     config = model.peft_config["default"]
     if isinstance(config, peft.AdaLoraConfig) and config.tfinal:
         for step in range(config.total_step - config.tfinal + 1):
