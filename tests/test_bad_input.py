@@ -89,7 +89,7 @@ def parsed(*arguments: str):
             "--config.init_adapter=/nowhere",
             "'/nowhere' is no folder; expected a finished run's folder, or an adapter's",
         ),
-        ("--workdr=x", "Did you mean: workdir"),
+        ("--workdr=x", "no flag is called --workdr; did you mean --workdir?"),
         ("--config.peft.path=fast", "path='fast'; update circulant has branch, branch_dft, branch_dense, fused, "),
         ("--config.data.text_columns=title", "data.text_columns is set, but data.source='digits' holds images"),
         ("stray", "unexpected argument 'stray'; flags are written --name=value"),
