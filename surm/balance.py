@@ -37,7 +37,7 @@ def told(weights: Float[np.ndarray, " classes"], data: Dataset) -> str:
     """The weights in a line, with the number of training examples of each class; of many classes the extremes."""
     counts = np.bincount(data.train.labels, minlength=data.num_classes)
     each = [
-        f"{name}: {weight:.3g} ({count:,})" for name, weight, count in zip(_names(data), weights, counts, strict=True)
+        f"{name}: {weight:.3g} ({count:,})" for name, weight, count in zip(data.names, weights, counts, strict=True)
     ]
     if len(each) > 12:
         lightest, heaviest = np.argmin(weights), np.argmax(weights)
@@ -56,13 +56,13 @@ def _ordered(text: str, data: Dataset) -> list[float]:
     if len(parts) != data.num_classes:
         raise InputError(
             f"config.optim.class_weights={text!r} lists {len(parts)} numbers, expected {data.num_classes}, one a "
-            f"class: {_some(_names(data))}; or 'balanced', or 'none'"
+            f"class: {_some(data.names)}; or 'balanced', or 'none'"
         )
     return [_number(text, part) for part in parts]
 
 
 def _named(text: str, data: Dataset) -> list[float]:
-    names, given = _names(data), {}
+    names, given = data.names, {}
     for part in text.split(","):
         name, _, number = part.rpartition("=")
         if name.strip() not in names:
@@ -86,11 +86,6 @@ def _number(text: str, part: str) -> float:
             "'cat=2.5'; or 'balanced', or 'none'"
         )
     return number
-
-
-def _names(data: Dataset) -> list[str]:
-    """What the classes are called; numbers where the source does not say."""
-    return [str(name) for name in data.class_names or range(data.num_classes)]
 
 
 def _some(names: list[str]) -> str:

@@ -94,7 +94,7 @@ def _possible(data: Dataset) -> list[str]:
 def _check_auc(name: str, split: Split, data: Dataset) -> None:
     """Says which classes an AUC leaves out; InputError where it leaves out all."""
     there = np.unique(split.labels)
-    names = [str(one) for one in data.class_names or range(data.num_classes)]
+    names = data.names
     if len(there) < 2:
         raise InputError(
             f"config.eval.metrics names 'auc', but all {len(split)} examples of the {name} split are of class "

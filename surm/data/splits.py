@@ -62,6 +62,11 @@ class Dataset:
     keys: frozenset[str] = frozenset()
     test_is: str = "test"
 
+    @property
+    def names(self) -> list[str]:
+        """What the classes are called; numbers where the source does not say."""
+        return [str(name) for name in self.class_names or range(self.num_classes)]
+
     def split(self, name: str) -> Split:
         """The split called `train`, `validation` or `test`; InputError if there is none of that name."""
         found = getattr(self, name, None) if name in ("train", "validation", "test") else None

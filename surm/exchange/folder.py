@@ -9,7 +9,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from surm import files, tensors
-from surm.errors import InputError, one_line
+from surm.errors import InputError
 
 
 def write(
@@ -38,11 +38,9 @@ def write(
 
 
 def read_object(file: str | os.PathLike) -> dict[str, Any]:
-    """Reads a JSON object; InputError if the file holds none."""
-    try:
-        value = json.loads(files.path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(file)!r} cannot be read as JSON ({one_line(error)})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{str(file)!r} holds a JSON {type(value).__name__}, expected an object")
+    """Reads a JSON object; InputError if the file holds none, or is not there."""
+    place = files.path(file)
+    value = files.json_object(place)
+    if value is None:
+        raise InputError(f"{str(place)!r} cannot be read as JSON (there is no such file)")
     return value
