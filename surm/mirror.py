@@ -13,13 +13,13 @@ class Mirror:
     def __init__(self, place: epath.Path):
         """Makes nothing where the place is local."""
         self.place = place
-        self._is_remote = buckets.holds(place)
-        self.here = files.scratch() / place.name if self._is_remote else pathlib.Path(place)
+        self.is_remote = buckets.holds(place)
+        self.here = files.scratch() / place.name if self.is_remote else pathlib.Path(place)
         self._sent: dict[pathlib.Path, tuple[int, int]] = {}
 
     def send(self) -> None:
         """Writes to a store what is new or other than it was when it was last sent; raises OSError if it cannot."""
-        for file in sorted(self.here.rglob("*")) if self._is_remote else ():
+        for file in sorted(self.here.rglob("*")) if self.is_remote else ():
             if not file.is_file():
                 continue
             state = (file.stat().st_size, file.stat().st_mtime_ns)

@@ -2,14 +2,19 @@
 
 import importlib
 import os
+import pathlib
+import struct
+import time
 import uuid
 from typing import Protocol
 
 import ml_collections
 
-from surm import files, mirror
+from surm import files, mirror, notes
 from surm.errors import InputError, nearest, one_line
 from surm.workdir import Workdir
+
+_BLOCK = 32768  # bytes, in the files of Weights & Biases
 
 
 class Writer(Protocol):
@@ -103,14 +108,53 @@ class WeightsAndBiases:
     def close(self) -> None:
         """See `Writer`."""
         if self._run:
+            written = pathlib.Path(self._run.settings.sync_file)
             self._run.finish()
-            self._local.send()
+            if self._local.is_remote:
+                _wait_until_whole(written)
+                self._local.send()
 
     def _id(self) -> str:
         file = self._folder.path / "wandb_id"
         if not file.is_file():
             files.replace(file, uuid.uuid4().hex)
         return file.read_text()
+
+
+def _wait_until_whole(written: pathlib.Path, seconds: float = 60) -> None:
+    """Waits for the file of a run that was finished: its process writes on behind `finish` (wandb 0.28)."""
+    until = time.monotonic() + seconds
+    while not is_whole(written):
+        if time.monotonic() > until:
+            notes.say(f"Weights & Biases did not end {written.name} within {seconds:g} s: it is sent without its end")
+            return
+        time.sleep(0.02)
+
+
+def is_whole(written: pathlib.Path) -> bool:
+    """Whether the last record of a run's file is the one of its end.
+
+    Behind a head of 7 bytes stand blocks of 32 KiB, the first one shorter by it; records follow one another, in parts
+    where a block ends, each part behind a checksum, its length and its place in the record (1 whole, 2 first, 3 middle,
+    4 last); fewer than 7 bytes at a block's end are left out.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, record = written.read_bytes(), 7, b""
+    while at < len(data):
+        if (left := _BLOCK - at % _BLOCK) < 7:
+            at += left
+            continue
+        if at + 7 > len(data):
+            return False
+        size, place = struct.unpack_from("<HB", data, at + 4)
+        part, at = data[at + 7 : at + 7 + size], at + 7 + size
+        record = part if place in (1, 2) else record + part
+    try:
+        return at == len(data) and wandb_internal_pb2.Record.FromString(record).HasField("exit")
+    except DecodeError:
+        return False
 
 
 WRITERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}

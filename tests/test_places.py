@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import nnx
 
 import surm
-from surm import files, inspection, locks, train
+from surm import files, inspection, locks, train, writers
 from surm.config import default
 from surm.models.weights import open_weights
 from surm.peft import store, surgery
@@ -30,7 +30,8 @@ from tests.test_train import arguments
 @pytest.fixture(scope="module", params=["gs", "s3"])
 def bucket(request):
     """A store's address; every test that asks for a place there gets another one."""
-    with stores.serving(request.param) as environment, stores.environment(environment):
+    offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    with stores.serving(request.param) as environment, stores.environment(environment | offline):
         yield f"{request.param}://{stores.BUCKET}"
 
 
@@ -69,7 +70,7 @@ def test_a_copy_here_holds_what_a_store_holds(place):
     assert (files.local(folder) / "a" / "one.txt").read_text() == "2"
 
 
-MORE = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard"]
+MORE = ["--config.optim.steps=4", "--config.checkpoint_every_steps=2", "--config.writers=tensorboard,wandb"]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,8 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(place, local, capsys):
     assert (run / name).read_bytes() == (local / name).read_bytes()
     assert {each.name for each in run.iterdir()} == {each.name for each in local.iterdir()}
     assert any(each.name.startswith("events") for each in (run / "tensorboard").iterdir())
+    (sent,) = [file for file in files.below(run / "wandb") if file.name.endswith(".wandb")]
+    assert writers.is_whole(files.local(sent))
     images = np.zeros((2, 8, 8, 1), np.uint8)
     assert np.array_equal(surm.load_run(str(run)).predict(images), surm.load_run(local).predict(images))
     kept = [surm.load_run(str(folder), step=2).predict(images) for folder in (run, local)]

@@ -259,7 +259,7 @@ def test_a_config_without_a_sweep_says_how_to_write_one(tmp_path, capsys):
     ("argument", "message"),
     [
         ("--launcher=slurn", "--launcher=slurn; nearest: slurm"),
-        ("--lancher=slurm", "Did you mean: launcher"),
+        ("--lancher=slurm", "no flag is called --lancher; did you mean --launcher?"),
         ("--template=mine.sh", "--template=mine.sh is given, but --launcher=local takes none"),
         ("--config.sed=1", "nearest: seed"),
         ("--workdir=", "--workdir is missing: python -m surm.sweep --config=FILE --workdir=DIR"),

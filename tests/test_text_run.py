@@ -351,10 +351,12 @@ def test_a_run_does_not_go_on_with_other_examples(material, tmp_path, monkeypatc
 def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_path, monkeypatch, capsys):
     rows = [f"{text},{'good' if label else 'bad'}" for text, label in small_texts.sentences(24)]
     held_out = [row for row in rows if " joy " not in row]
+    source = tmp_path / "own"
+    source.mkdir()
     for name, lines in (("train", rows), ("test", held_out)):
-        (tmp_path / f"{name}.csv").write_text("\n".join(["sentence,label", *lines]))
+        (source / f"{name}.csv").write_text("\n".join(["sentence,label", *lines]))
     tokenizer = small_texts.write_tokenizer(tmp_path)
-    arguments = [f"--config.data.source={tmp_path}", "--config.data.task=classification", "--config.optim.steps=4"]
+    arguments = [f"--config.data.source={source}", "--config.data.task=classification", "--config.optim.steps=4"]
     command = ["surm.train", f"--workdir={tmp_path / 'run'}", f"--config={CONFIG}", *material[2:], *arguments]
     with monkeypatch.context() as patched:
         patched.setattr(train.stopping, "requests", lambda: contextlib.nullcontext([signal.SIGTERM]))

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import tensorboardX
+import wandb
 from tensorboardX.proto import event_pb2
 from wandb.proto import wandb_internal_pb2
 
@@ -78,11 +79,28 @@ def test_weights_and_biases_is_given_the_metrics_of_every_member(tmp_path, monke
     monkeypatch.setenv("WANDB_SILENT", "true")
     more = ["--config.writers=wandb", "--config.optim.steps=2", "--config.population=learning_rate=1e-3|2e-3"]
     assert train.main(["surm.train", *RUN, *more, f"--workdir={tmp_path / 'run'}"]) == 0
+    wandb.teardown()  # finish() returns before the file of a run is whole
     members = list((tmp_path / "run" / "members").iterdir())
     assert len({(member / "wandb_id").read_text() for member in members}) == len(members) == 2
     for member in members:
         (run,) = (member / "wandb").glob("offline-run-*")
         assert shown_by_wandb(run) == expected(member) and run.name.endswith((member / "wandb_id").read_text())
+
+
+def test_a_file_of_weights_and_biases_is_whole_with_its_last_byte(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = wandb.init(dir=tmp_path, reinit="create_new")
+    for step in range(9):
+        run.log({"text": "x" * 9000 * step}, step=step)  # records in parts: a block is 32 KiB
+    file = pathlib.Path(run.settings.sync_file)
+    run.finish()
+    wandb.teardown()
+    data, cut = file.read_bytes(), tmp_path / "cut"
+    assert len(data) > 2 * 32768 and writers.is_whole(file)
+    for size in [*range(0, len(data), 997), *range(len(data) - 200, len(data))]:
+        cut.write_bytes(data[:size])
+        assert not writers.is_whole(cut), size
 
 
 @pytest.mark.slow
