@@ -32,11 +32,13 @@ def open_table(files: Sequence[epath.Path], features: Mapping[str, Any] | None =
       The table.
 
     Raises:
-      InputError: if pyarrow is missing, or a file cannot be read.
+      InputError: if pyarrow is missing, a file cannot be read, or one calls its classes otherwise than the first.
     """
     schema, where = _schema(files[0]), repr(str(files[0]))
     known = features if features is not None else _features(schema, where)
-    names = {column: tuple(said["names"]) for column, said in known.items() if _is(said, "ClassLabel", "names")}
+    names = _class_names(known)
+    for file in files[1:] if features is None else ():
+        _check_alike(where, names, repr(str(file)), _class_names(_features(_schema(file), repr(str(file)))))
 
     def rows(wanted: Sequence[str]) -> Iterator[Row]:
         for file in files:
@@ -57,6 +59,25 @@ def columns_of(files: Sequence[epath.Path], names: Sequence[str]) -> Any:
         raise InputError(
             f"{str(files[0])!r} and the files after it have different columns: {one_line(error)}"
         ) from error
+
+
+def _class_names(known: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {column: tuple(said["names"]) for column, said in known.items() if _is(said, "ClassLabel", "names")}
+
+
+def _check_alike(
+    first: str, names: Mapping[str, tuple[str, ...]], where: str, others: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Files are one table only if a number means the same class in all of them."""
+    for column in {**names, **others}:
+        if names.get(column) != others.get(column):
+            called = [
+                f"calls the classes of its column {column!r} {', '.join(map(repr, said[column]))}"
+                if column in said
+                else f"names no classes of its column {column!r}"
+                for said in (others, names)
+            ]
+            raise InputError(f"{where} {called[0]}, but {first} {called[1]}; expected the same in all files of a split")
 
 
 def _is(said: Any, kind: str, key: str = "_type") -> bool:

@@ -99,7 +99,7 @@ def open_tables(
     names = declared or classes.of_training(columns["train"], f"{found['train'].where}: column {label!r}")
     splits = {}
     for name, column in columns.items():
-        if name != "train" and {*column.names} <= {"-1"}:
+        if name != "train" and {*column.names} <= {"-1", ""}:
             say(f"{found[name].where} is left out: none of its {len(column.index):,} rows has a label")
             continue
         told = lambda row, name=name, column=column: (  # noqa: E731
@@ -127,7 +127,7 @@ def _columns(table: Table, files: Sequence[epath.Path], image: str, label: str) 
     if not len(read):
         raise InputError(f"{table.where} holds no row")
     labels = read.column(label).to_pylist()
-    if any(value is None for value in labels):
+    if None in labels and {*labels} != {None}:
         raise InputError(f"{table.where}, row {labels.index(None)}: no label in column {label!r}")
     return read.column(image), labels
 
@@ -137,6 +137,6 @@ def _labels(values: Sequence[Any], declared: Sequence[str]) -> classes.Column:
 
     def text(value: Any) -> str:
         known = isinstance(value, int) and 0 <= value < len(declared)
-        return declared[value] if known else classes.name_of(value)
+        return "" if value is None else declared[value] if known else classes.name_of(value)
 
     return classes.of_values(map(text, values))

@@ -211,17 +211,25 @@ def test_images_in_parquet_as_the_hub_has_them(tmp_path):
     )
     np.testing.assert_array_equal(data.train.labels, [0, 1, 1, 0])
     np.testing.assert_array_equal(data.train[3]["image"], np.full((6, 5, 3), 30))
+    turned = json.loads(json.dumps(CLASSES).replace("cat", "bird"))
+    pq.write_table(table([1, 0], turned), folder / "train-00001-of-00002.parquet")
+    assert "calls the classes of its column 'label' 'bird', 'dog', but " in complaint(tmp_path)
+    pq.write_table(table([1, 0]), folder / "train-00001-of-00002.parquet")
+    assert "train-00001-of-00002.parquet' names no classes of its column 'label', but " in complaint(tmp_path)
     (folder / "train-00001-of-00002.parquet").unlink()
     assert "holds 1 of the 2 files of 'train'; number 00001 is missing" in complaint(tmp_path)
 
 
-def test_images_in_parquet_that_do_not_fit(tmp_path):
+def test_images_in_parquet_that_do_not_fit(tmp_path, capsys):
     pq.write_table(table(["a", "b"]), tmp_path / "test.parquet")
     pq.write_table(table(["a", "b", "b"]), tmp_path / "train.parquet")
     data = sources.load(str(tmp_path))
     assert data.class_names == ("a", "b") and data.keys == {"image_column", "label_column"}
     assert "has no column 'fine'; its columns are 'img', 'label'; name it" in complaint(tmp_path, label_column="fine")
     assert "no column of images 'label'; those that are hold 'img'" in complaint(tmp_path, image_column="label")
+    pq.write_table(table([None, None]), tmp_path / "validation.parquet")
+    assert sources.load(str(tmp_path)).validation is None
+    assert "validation.parquet' is left out: none of its 2 rows has a label" in capsys.readouterr().out
     pq.write_table(table(["a", None, "b"]), tmp_path / "train.parquet")
     assert "train.parquet', row 1: no label in column 'label'" in complaint(tmp_path)
     pq.write_table(pa.table({"img": [b"x", encoded(1)], "label": [0, 1]}), tmp_path / "train.parquet")
