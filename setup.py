@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["surm", "surm.*"]),
-    package_data={"surm.models": ["assets/*"], "surm.peft": ["measured/*"]},
+    package_data={"surm.models": ["assets/*"], "surm.peft.multiply": ["measured/*"]},
     package_dir={"": "."},  # so that an editable install is a line in a .pth, which also holds beside the clone
     python_requires=">=3.11",
     entry_points={"console_scripts": ["surm=surm.__main__:main"]},

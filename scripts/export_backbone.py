@@ -16,10 +16,11 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from surm import evaluate, files, tensors
+from surm import files
 from surm.data import pipeline, sources
 from surm.models import convert, vit, weights
-from surm.peft import store, surgery
+from surm.peft import store, surgery, tensors
+from surm.tasks import evaluate
 
 ASSETS = pathlib.Path(__file__).parent.parent / "surm" / "models" / "assets"
 CARD = """# {name}

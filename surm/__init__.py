@@ -37,10 +37,10 @@ if TYPE_CHECKING:
         unmerge,
         with_path,
     )
-    from surm.peft.arithmetic import add, average
-    from surm.peft.several import activate, adapters, combine
-    from surm.peft.warm_start import difference, kernel_gradients, warm_start
-    from surm.runs import load_run
+    from surm.peft.together.arithmetic import add, average
+    from surm.peft.together.several import activate, adapters, combine
+    from surm.peft.together.warm_start import difference, kernel_gradients, warm_start
+    from surm.training.runs import load_run
 
 _NAMES = {
     "surm.exchange": ("export_merged", "export_peft", "import_peft", "save_model", "to_low_rank"),
@@ -49,10 +49,10 @@ _NAMES = {
         "count_parameters", "detach", "disabled", "load_adapter", "merge", "save_adapter", "serve_batch",
         "stack_adapters", "unmerge", "with_path",
     ),
-    "surm.peft.arithmetic": ("add", "average"),
-    "surm.peft.several": ("activate", "adapters", "combine"),
-    "surm.peft.warm_start": ("difference", "kernel_gradients", "warm_start"),
-    "surm.runs": ("load_run",),
+    "surm.peft.together.arithmetic": ("add", "average"),
+    "surm.peft.together.several": ("activate", "adapters", "combine"),
+    "surm.peft.together.warm_start": ("difference", "kernel_gradients", "warm_start"),
+    "surm.training.runs": ("load_run",),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("exchange", "matrices", "models", "peft")

@@ -9,9 +9,11 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from surm import choosing, metrics, ranges
+from surm import ranges
+from surm.data import tokens
 from surm.errors import InputError, nearest
 from surm.peft.spec import METHODS, PeftSpec
+from surm.tasks import choosing, metrics
 
 
 def default() -> ml_collections.ConfigDict:
@@ -34,10 +36,10 @@ def default() -> ml_collections.ConfigDict:
               and to keep frozen matrices in (what trains is float32), `remat`: whether the backward pass computes
               every block again, which spares memory (on a CPU from jax 0.12 on).
       peft:   the fields of `surm.PeftSpec`, options and patterns as strings; `train` is what trains besides.
-      eval:   `metrics` (some of `surm.metrics`, separated by commas, the first is the main one; empty: the task's own),
-              `choose` (whose adapter is saved and measured: the `last` step's, or that of the `best` main metric or the
-              `least_loss` on the validation split, looked at every `eval_every_steps`; the test split is measured once,
-              with it), `patience` (so many looks without a better one end the run; 0 = off).
+      eval:   `metrics` (of `surm.tasks.metrics`, separated by commas, the first is the main one; empty: the task's
+              own), `choose` (whose adapter is saved and measured: the `last` step's, or that of the `best` main metric
+              or the `least_loss` on the validation split, looked at every `eval_every_steps`; the test split is
+              measured once, with it), `patience` (so many looks without a better one end the run; 0 = off).
       optim:  `name` (`adamw`, `sgd`, or `loko`, a Kalman filter, whose rates are the variances that it starts from),
               `learning_rate` (None = the method's and family's own), `head_learning_rate`, `weight_decay`,
               `head_weight_decay` (biases and norms are never decayed), `momentum` (of sgd), `schedule` (`cosine`,
@@ -50,10 +52,10 @@ def default() -> ml_collections.ConfigDict:
               arrays, which is what is measured and saved; 0 = none), `head_first_fraction` (of the steps, in which the
               head trains alone and after which it rests; None = the method's own, for most 0: both all the time; what
               rests still counts in `gradient_clip`).
-      mesh:   how the devices are used, see `surm.mesh`: `data` (batches are spread over it) and `model` devices (-1 =
-              all that is left), `shard_base` (whether the frozen base is spread over all of them), `shard_members`
-              (whether `data` holds the members of a population instead).
-      population (of runs that train together, as `seed=0|1|2,learning_rate=1e-3|3e-3`; see `surm.population`),
+      mesh:   how the devices are used, see `surm.machine.mesh`: `data` (batches are spread over it) and `model` devices
+              (-1 = all that is left), `shard_base` (whether the frozen base is spread over all of them),
+              `shard_members` (whether `data` holds the members of a population instead).
+      population (of runs that train together, as `seed=0|1|2,learning_rate=1e-3|3e-3`; see `surm.training.population`),
       members_at_once (how many of them a step computes side by side; 0 = one on a CPU, else all),
       seed, init_adapter (a folder to start from), log_every_steps, eval_every_steps and checkpoint_every_steps
       (0 = at the end only; a run that is asked to stop saves one too), keep_checkpoints (of the newest) and
@@ -174,7 +176,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError("config.mesh.shard_members is set, but config.population is empty")
     if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
-    lengths(config)
+    tokens.lengths_of(config.data.lengths)
     choosing.check(config)
     metrics.listed(config.eval.metrics)
     _check_optimizer(config, spec(config))
@@ -243,15 +245,6 @@ def arguments(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
 def spec(config: ml_collections.ConfigDict) -> PeftSpec:
     """The `PeftSpec` that `config.peft` describes."""
     return PeftSpec(**config.peft.to_dict())
-
-
-def lengths(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """The lengths in tokens that `config.data.lengths` lists, the shortest first; InputError if it is no such list."""
-    text = config.data.lengths
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")
-    return tuple(sorted({int(part) for part in parts}))
 
 
 def of_an_earlier_run(values: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from surm import buckets
 from surm.errors import InputError, one_line
+from surm.machine import buckets
 
 
 def path(name: str | os.PathLike) -> epath.Path:

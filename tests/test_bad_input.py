@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from surm import command_line, train
+from surm import train
+from surm.cli import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"--config={ROOT / 'configs' / 'vit_digits.py'}"

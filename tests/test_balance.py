@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import sklearn.utils.class_weight
 
-from surm import InputError, balance, config, metrics, optim, preparation, step
+from surm import InputError, config
 from surm.data.splits import ArraySplit, Dataset
 from surm.peft import surgery
+from surm.tasks import balance, metrics
+from surm.training import optim, preparation, step
 from tests import small_runs
 
 COUNTS = (30, 8, 2)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from surm import InputError
-from surm import mesh as meshes
-from surm.checkpoint import Checkpoints
-from surm.stopping import Stopped
+from surm.machine import mesh as meshes
+from surm.machine.stopping import Stopped
+from surm.rundir.checkpoint import Checkpoints
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ import pytest
 import safetensors.numpy
 
 import surm
-from surm import InputError, checkpoint, choosing, inspection, report, train
+from surm import InputError, report, train
+from surm.report import inspection
+from surm.rundir import checkpoint
+from surm.tasks import choosing
 from tests import small_runs
 
 WANDERING = {

@@ -17,9 +17,11 @@ from flax import nnx
 
 import surm
 from surm import __main__ as command
-from surm import files, inspection, status, train
+from surm import files, train
+from surm.machine import status
 from surm.models import bert, convert, vit, weights
 from surm.models.processor import plain
+from surm.report import inspection
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 from tests.test_train import arguments

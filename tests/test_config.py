@@ -3,7 +3,8 @@ import runpy
 
 import pytest
 
-from surm import InputError, command_line, config
+from surm import InputError, config
+from surm.cli import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))

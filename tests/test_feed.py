@@ -6,8 +6,8 @@ from flax import nnx
 
 from surm import config as configs
 from surm.data.texts import TextSplit
-from surm.feed import feed_of
 from surm.models.bert import Bert, BertConfig
+from surm.tasks.feed import feed_of
 from tests.data.test_tokenizer import BERT, write
 
 PAIRS = TextSplit([("hello world cafe", "hello"), ("hello", "world")], np.zeros(2, np.int32))

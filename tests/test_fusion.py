@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm.fusion import computed_once, not_before
 from surm.models import bert
+from surm.ops.fusion import computed_once, not_before
 
 
 def test_it_can_be_differentiated_and_mapped():

@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from surm import InputError, config, going_on, launchers, train
+from surm import InputError, config, train
 from surm.peft import surgery
 from surm.peft.surgery import reattach
-from surm.workdir import Workdir
+from surm.rundir import going_on
+from surm.rundir.workdir import Workdir
+from surm.sweeps import launchers
 from tests import small_runs
 from tests.test_choosing import arrays, cut, measured
 

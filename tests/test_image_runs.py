@@ -21,11 +21,11 @@ from surm import config as configs
 from surm import train
 from surm.data import decode
 from surm.data.pictures import prepared
-from surm.feed import processor_of
 from surm.models.processor import Processor, ShortestEdge, Squash
 from surm.models.vit import ViT, ViTConfig, preset
 from surm.models.weights import open_weights
-from surm.runs import LoadedRun
+from surm.tasks.feed import processor_of
+from surm.training.runs import LoadedRun
 
 GOLDEN = pathlib.Path(__file__).parent / "models" / "golden"
 PHOTO = load_sample_image("flower.jpg")

@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from surm import launchers, sweep
+from surm import sweep
+from surm.sweeps import launchers
 from tests import test_sweep
 from tests.test_sweep import DIGITS, ENVIRONMENT, call, command, planned, refused, swept
 

@@ -10,7 +10,7 @@ import surm
 from surm.models.bert import Bert, BertConfig
 from surm.models.vit import ViT, ViTConfig
 from surm.peft import surgery
-from surm.placing import narrowed
+from surm.training.placing import narrowed
 from tests.peft.randomize import randomize
 
 NARROW = jnp.bfloat16

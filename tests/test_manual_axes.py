@@ -13,11 +13,12 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import surm
-from surm.fusion import not_before
-from surm.matmul import dot_general, matmul
 from surm.models import bert
 from surm.models.normalization import layer_norm
-from surm.peft import paths, surgery
+from surm.ops.fusion import not_before
+from surm.ops.matmul import dot_general, matmul
+from surm.peft import surgery
+from surm.peft.multiply import paths
 
 two_devices = pytest.mark.skipif(jax.device_count() != 2, reason="runs in the process of the last test")
 WHOLE, SPREAD = PartitionSpec(), PartitionSpec("batch")

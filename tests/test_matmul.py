@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from surm.matmul import dot_general, matmul
+from surm.ops.matmul import dot_general, matmul
 
 
 def _inputs(*shape: int) -> tuple[jax.Array, jax.Array, jax.Array]:

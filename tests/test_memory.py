@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from surm.memory import keep_freed_memory
+from surm.machine.memory import keep_freed_memory
 
 STEPS = """
 import resource, statistics, sys
-from surm.memory import keep_freed_memory
+from surm.machine.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 import jax, jax.numpy as jnp

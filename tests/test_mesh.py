@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from surm import command_line, optim, step, train
 from surm import config as configs
-from surm import mesh as meshes
+from surm import train
+from surm.cli import command_line
 from surm.data.share import WHOLE, Share
 from surm.errors import InputError
+from surm.machine import mesh as meshes
 from surm.peft import surgery
-from surm.preparation import prepare
+from surm.training import optim, step
+from surm.training.preparation import prepare
 from tests.test_train import CIFAR, CONFIG, ROOT, lines, result
 
 several_devices = pytest.mark.skipif(jax.device_count() != 8, reason="runs in the process of the last test")

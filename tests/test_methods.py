@@ -10,10 +10,12 @@ import pytest
 from flax import nnx
 
 import surm
-from surm import PeftSpec, loko, matrices, optim, report, train
+from surm import PeftSpec, matrices, report, train
 from surm import config as configs
-from surm import step as training
-from surm.peft import penalty, rank_budget, surgery
+from surm.peft import surgery
+from surm.peft.schedules import penalty, rank_budget
+from surm.training import loko, optim
+from surm.training import step as training
 from tests.test_step import prepared, taken
 from tests.test_train import arguments, lines, result
 
@@ -53,7 +55,7 @@ def test_a_run_stopped_in_the_middle_of_the_schedule_ends_the_same(run_of_adalor
         asked.append(None)
         return 15 if len(asked) == 8 else 0
 
-    monkeypatch.setattr("surm.processes.StopRequest.signal", signal)
+    monkeypatch.setattr("surm.machine.processes.StopRequest.signal", signal)
     assert train.main(given) == 143
     monkeypatch.undo()
     assert train.main(given) == 0

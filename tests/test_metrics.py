@@ -5,7 +5,8 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from surm import InputError, evaluate, metrics
+from surm import InputError
+from surm.tasks import evaluate, metrics
 
 LOGITS = jax.random.normal(jax.random.key(0), (9, 4))
 LABELS = jnp.arange(9) % 4

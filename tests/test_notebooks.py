@@ -14,7 +14,8 @@ import pytest
 import sklearn.datasets
 from nbclient.exceptions import CellExecutionError
 
-from surm import command_line, matrices, sweep, train
+from surm import matrices, sweep, train
+from surm.cli import command_line
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -5,8 +5,9 @@ import pytest
 from flax import nnx
 
 import surm
-from surm import PeftSpec, matrices, optim
+from surm import PeftSpec, matrices
 from surm.config import default
+from surm.training import optim
 
 
 @pytest.fixture

@@ -14,13 +14,15 @@ import safetensors.numpy
 from flax import nnx
 
 import surm
-from surm import files, inspection, locks, train, writers
+from surm import files, train
 from surm.config import default
 from surm.models.weights import open_weights
 from surm.peft import store, surgery
+from surm.report import inspection
 from surm.report.__main__ import main as report_main
 from surm.report.collect import collect
-from surm.workdir import Workdir
+from surm.rundir import locks, writers
+from surm.rundir.workdir import Workdir
 from tests import stores
 from tests.exchange.models import adapted, answer, base, noisy
 from tests.test_named_paths import WEIGHTS

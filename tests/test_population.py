@@ -10,9 +10,11 @@ import pytest
 import safetensors.numpy
 
 import surm
-from surm import command_line, loop, members, placing, population, preparation, progress, train
-from surm import mesh as meshes
+from surm import train
+from surm.cli import command_line
 from surm.config import default
+from surm.machine import mesh as meshes
+from surm.training import loop, members, placing, population, preparation, progress
 from tests.test_text_run import material  # noqa: F401  a fixture
 from tests.test_train import CONFIG, lines, result
 

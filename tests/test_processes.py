@@ -12,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from surm import processes, train
+from surm import train
 from surm.errors import InputError
+from surm.machine import processes
 from tests.test_train import CONFIG, QUICK, ROOT, lines, result, values
 
 LONG = [f"--config={CONFIG}", *QUICK, "--config.optim.steps=30", "--config.peft.dropout=0.2",

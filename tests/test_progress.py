@@ -1,8 +1,9 @@
 import pytest
 
-from surm import progress
 from surm.config import default
-from surm.workdir import Workdir
+from surm.rundir.log import RunLog
+from surm.rundir.workdir import Workdir
+from surm.training import progress
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ def test_what_is_left_is_said_in_a_unit_that_fits(seconds, steps, said):
 def test_an_evaluation_that_was_written_before_a_kill_is_not_written_twice(tmp_path):
     folder = Workdir(tmp_path, default())
     for _ in range(2):
-        log = progress.RunLog(folder)
+        log = RunLog(folder)
         log.take(3, "train", {"loss": 1.0})
         log.take(3, "test", {"loss": 2.0})
     assert [line["split"] for line in folder.metrics()] == ["train", "test", "train"]

@@ -13,8 +13,10 @@ import sys
 import pytest
 
 from surm import __main__ as command
-from surm import command_line, processes, sweep, train
+from surm import sweep, train
+from surm.cli import command_line
 from surm.config import default, leaves
+from surm.machine import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

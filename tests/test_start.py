@@ -12,9 +12,10 @@ import pytest
 from flax import nnx
 
 import surm
-from surm import InputError, config, start, train
+from surm import InputError, config, train
 from surm.models import vit
 from surm.peft import surgery
+from surm.training import start
 from tests import small_runs
 from tests.conftest import SMALL
 from tests.exchange import models as exchanged

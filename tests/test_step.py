@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from surm import command_line, optim, preparation, step
 from surm import config as configs
+from surm.cli import command_line
 from surm.peft import surgery
+from surm.training import optim, preparation, step
 from tests.test_train import arguments
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from surm import stopping
+from surm.machine import stopping
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

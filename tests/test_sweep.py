@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from surm import command_line, report, sweep
+from surm import report, sweep
+from surm.cli import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = ROOT / "configs" / "vit_digits.py"

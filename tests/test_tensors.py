@@ -13,7 +13,7 @@ from flax import nnx
 from jax.experimental.layout import Format, Layout
 
 import surm
-from surm import tensors
+from surm.peft import tensors
 from tests.exchange.models import adapted, answer, base
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -144,4 +144,4 @@ def test_only_one_module_writes_safetensors():
     files = [file for part in ("surm", "scripts", "experiments", "configs") for file in (ROOT / part).rglob("*.py")]
     assert len(files) > 50
     writing = {str(file.relative_to(ROOT)): calls for file in files if (calls := calls_of_savers(file))}
-    assert writing == {"surm/tensors.py": ["safetensors.numpy.save"]}
+    assert writing == {"surm/peft/tensors.py": ["safetensors.numpy.save"]}

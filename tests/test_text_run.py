@@ -20,12 +20,14 @@ from safetensors.numpy import load_file, save_file
 
 import surm
 from surm import __main__ as command
-from surm import command_line, optim, preparation, progress, signature, train
+from surm import train
+from surm.cli import command_line
 from surm.data.texts import TextSplit
 from surm.models import bert
 from surm.peft import surgery
-from surm.preparation import prepare
-from surm.step import initial_state, train_step
+from surm.training import optim, preparation, progress, signature
+from surm.training.preparation import prepare
+from surm.training.step import initial_state, train_step
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent

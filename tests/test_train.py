@@ -17,12 +17,15 @@ import pytest
 import safetensors.numpy
 
 import surm
-from surm import checkpoint, command_line, loop, train
-from surm import mesh as meshes
+from surm import train
+from surm.cli import command_line
+from surm.machine import mesh as meshes
 from surm.peft import surgery
-from surm.progress import RunLog
-from surm.step import initial_state
-from surm.workdir import Workdir
+from surm.rundir import checkpoint
+from surm.rundir.log import RunLog
+from surm.rundir.workdir import Workdir
+from surm.training import loop
+from surm.training.step import initial_state
 from tests.data import tfds_cifar
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -5,7 +5,7 @@ import pytest
 
 from surm import InputError, report
 from surm.config import default
-from surm.workdir import Workdir
+from surm.rundir.workdir import Workdir
 
 
 def line(step, split="train", loss=1.0):

@@ -13,8 +13,9 @@ import wandb
 from tensorboardX.proto import event_pb2
 from wandb.proto import wandb_internal_pb2
 
-from surm import train, writers
+from surm import train
 from surm.errors import InputError
+from surm.rundir import writers
 from tests.test_train import CONFIG, QUICK, ROOT, lines
 
 RUN = [f"--config={CONFIG}", *QUICK, "--config.eval_every_steps=2", "--config.checkpoint_every_steps=2"]

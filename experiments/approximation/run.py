@@ -36,12 +36,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import surm
-from surm import command_line, files, matrices, preparation
+from surm import files, matrices
+from surm.cli import command_line
 from surm.errors import InputError
 from surm.exchange.folder import read_object
-from surm.peft import select, warm_start
+from surm.peft import select
+from surm.peft.together import warm_start
 from surm.report import figures
-from surm.result import versions
+from surm.training import preparation
+from surm.training.result import versions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -75,7 +75,7 @@ def lowered(product: Product) -> Any:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     import surm
-    from surm.matmul import dot_general
+    from surm.ops.matmul import dot_general
     from surm.peft import surgery
 
     half = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}

@@ -22,9 +22,11 @@ import statistics
 import sys
 from typing import Any
 
-from surm import command_line, files, memory, train
+from surm import files, train
+from surm.cli import command_line
 from surm.errors import InputError
-from surm.progress import NonFiniteError
+from surm.machine import memory
+from surm.rundir.log import NonFiniteError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"

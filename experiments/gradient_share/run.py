@@ -19,10 +19,13 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from surm import command_line, files, matrices, metrics, preparation
+from surm import files, matrices
+from surm.cli import command_line
 from surm.errors import InputError
 from surm.peft import surgery
-from surm.result import versions
+from surm.tasks import metrics
+from surm.training import preparation
+from surm.training.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ROOT = pathlib.Path(__file__).parent.parent.parent

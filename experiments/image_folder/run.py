@@ -28,7 +28,7 @@ from PIL import Image
 
 from surm import files
 from surm.data import decode, sources
-from surm.result import versions
+from surm.training.result import versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -29,14 +29,15 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from surm import command_line, files, train
+from surm import files, train
+from surm.cli import command_line
 from surm.errors import InputError
-from surm.progress import NonFiniteError
 from surm.report import figures
 from surm.report.collect import Result, collect
 from surm.report.compare import Row, Table
 from surm.report.plots import best_at_their_size
 from surm.report.tables import measured
+from surm.rundir.log import NonFiniteError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -5,10 +5,10 @@
 
 One layer, forward and backward, the gradients of its input and of its update asked for. At every point of the grid all
 paths, and the layer without an update as the floor, take turns, in an order drawn anew for every repeat; the median
-counts. A repeat is as many calls as fill five milliseconds. Every family is put into surm/peft/measured/PLATFORM.json
-when it is done, in place of all that was there of it (so with --shapes=768x768, for a start on a new device, all others
-go by that). Off a CPU layers multiply in less than float32's precision, and no path is fused. Two CPU cores: an hour
-and a half.
+counts. A repeat is as many calls as fill five milliseconds. Every family is put into
+surm/peft/multiply/measured/PLATFORM.json when it is done, in place of all that was there of it (so with
+--shapes=768x768, for a start on a new device, all others go by that). Off a CPU layers multiply in less than float32's
+precision, and no path is fused. Two CPU cores: an hour and a half.
 """
 
 import argparse
@@ -28,10 +28,11 @@ from flax import nnx
 
 import surm
 from surm import files, matrices
-from surm.matmul import dot_general
-from surm.memory import keep_freed_memory
-from surm.peft import fused, layers, paths, variables
-from surm.result import versions
+from surm.machine.memory import keep_freed_memory
+from surm.ops.matmul import dot_general
+from surm.peft import layers, variables
+from surm.peft.multiply import fused, paths
+from surm.training.result import versions
 
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
 DTYPES = ("float32", "bfloat16")

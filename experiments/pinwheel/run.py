@@ -34,7 +34,7 @@ from surm import files, matrices
 from surm.errors import InputError
 from surm.exchange.folder import read_object
 from surm.report import figures
-from surm.result import versions
+from surm.training.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,7 +20,7 @@ import tempfile
 import jax
 
 from surm import files
-from surm.result import versions
+from surm.training.result import versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -21,9 +21,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from surm import command_line, files, train
+from surm import files, train
+from surm.cli import command_line
 from surm.report import figures
-from surm.result import versions
+from surm.training.result import versions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -32,10 +32,10 @@ from flax import nnx
 
 import surm
 from surm import files
-from surm.memory import keep_freed_memory
+from surm.machine.memory import keep_freed_memory
 from surm.models import bert, vit
 from surm.peft import surgery
-from surm.result import versions
+from surm.training.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SHAPES = ("vit_micro", "minilm_l6")

@@ -26,8 +26,8 @@ from ours import Setting
 from run import LENGTH, RESULTS, SPECS, spec_of
 
 from surm import files
-from surm.memory import keep_freed_memory
-from surm.result import versions
+from surm.machine.memory import keep_freed_memory
+from surm.training.result import versions
 
 SHOWN = 15
 """Kinds named; the rest is `other`."""

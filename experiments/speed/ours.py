@@ -11,7 +11,7 @@ from flax import nnx
 import surm
 from surm.models import bert, vit
 from surm.peft import surgery
-from surm.placing import narrowed
+from surm.training.placing import narrowed
 
 SHAPES = ("bert_base", "vit_b16")
 FLOORS = {

@@ -39,9 +39,9 @@ from ours import Setting
 
 import surm
 from surm import files
-from surm.memory import keep_freed_memory
-from surm.peft import paths
-from surm.result import versions
+from surm.machine.memory import keep_freed_memory
+from surm.peft.multiply import paths
+from surm.training.result import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TARGETS = r".*\.(query|value)"

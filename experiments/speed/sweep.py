@@ -18,11 +18,11 @@ import jax
 from run import RESULTS, timed
 
 from surm import files, matrices
-from surm.matrices import dft, fourier
-from surm.memory import keep_freed_memory
-from surm.peft.paths import CONVOLUTIONAL
+from surm.machine.memory import keep_freed_memory
+from surm.matrices.algebra import dft, fourier
+from surm.peft.multiply.paths import CONVOLUTIONAL
 from surm.report import figures
-from surm.result import versions
+from surm.training.result import versions
 
 SIZES = (128, 256, 512, 768, 1024, 2048, 4096, 8192)
 ROWS = 256

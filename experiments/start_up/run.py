@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from surm import files
-from surm.result import versions
+from surm.training.result import versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = pathlib.Path(__file__).parent / "results"

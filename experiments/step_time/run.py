@@ -23,11 +23,14 @@ from typing import Any
 
 import jax
 
-from surm import command_line, files, memory, optim, preparation, step
 from surm import config as configs
+from surm import files
+from surm.cli import command_line
 from surm.errors import InputError
+from surm.machine import memory
 from surm.peft import surgery
-from surm.result import versions
+from surm.training import optim, preparation, step
+from surm.training.result import versions
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -18,7 +18,8 @@ import sys
 import tempfile
 from typing import Any
 
-from surm import command_line, files, train
+from surm import files, train
+from surm.cli import command_line
 from surm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

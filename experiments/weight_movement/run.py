@@ -32,15 +32,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import surm
-from surm import command_line, files, memory, preparation, train
+from surm import files, train
+from surm.cli import command_line
 from surm.errors import InputError
 from surm.exchange.folder import read_object
+from surm.machine import memory
 from surm.models import bert
-from surm.peft import warm_start
-from surm.progress import NonFiniteError
+from surm.peft.together import warm_start
 from surm.report import figures
-from surm.result import versions
-from surm.runs import LoadedRun, load_run
+from surm.rundir.log import NonFiniteError
+from surm.training import preparation
+from surm.training.result import versions
+from surm.training.runs import LoadedRun, load_run
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"

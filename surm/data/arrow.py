@@ -12,9 +12,9 @@ from typing import Any
 
 from etils import epath
 
-from surm import buckets
 from surm.data.table import Row, Table
 from surm.errors import InputError, one_line
+from surm.machine import buckets
 
 PARQUET = (".parquet", ".pq")
 INSTALL = "pip install 'surm[parquet]'"

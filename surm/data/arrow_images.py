@@ -17,7 +17,7 @@ from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.data.table import Table, class_names
 from surm.errors import InputError, nearest
-from surm.notes import say
+from surm.machine.notes import say
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

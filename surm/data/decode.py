@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from surm.data import pictures
 from surm.errors import InputError, one_line
-from surm.notes import say
+from surm.machine.notes import say
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NAMED = 5  # unreadable files that a message names

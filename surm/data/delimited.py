@@ -13,7 +13,7 @@ from etils import epath
 
 from surm.data.table import BrokenRow, Row, Table
 from surm.errors import InputError
-from surm.notes import say
+from surm.machine.notes import say
 
 SUFFIXES = (".tsv", ".csv")
 _LONGEST_FIELD = 2**31 - 1  # in characters; Python's own limit is 131,072

@@ -21,7 +21,7 @@ class Task:
       columns: of the text, or of both texts of a pair.
       label: column of the label.
       labels: what the classes are called, in order; empty for regression, None where the training rows tell.
-      metrics: names in `surm.metrics.METRICS`, the main one first.
+      metrics: names in `surm.tasks.metrics.METRICS`, the main one first.
       held_out: files that are held out, without their suffix; the results of all but the first carry its suffix.
       header: the columns of files that do not name them.
       fields: names of the texts in TensorFlow Datasets; empty for those of `columns`.

@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
-from surm import buckets
 from surm.data import classes, decode, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.errors import InputError
-from surm.notes import say
+from surm.machine import buckets
+from surm.machine.notes import say
 
 _CHUNK = 2**20  # bytes read at a time
 

@@ -8,7 +8,7 @@ from surm import files
 from surm.data import split_names, tables
 from surm.data.table import Table
 from surm.errors import InputError
-from surm.notes import say
+from surm.machine.notes import say
 
 _OF_SPLITS, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 

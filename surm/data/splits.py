@@ -40,7 +40,7 @@ class Dataset:
       validation: what choices are made on; None where the source has none.
       test: the held-out split.
       num_classes: labels are 0 .. num_classes − 1; 1 for regression.
-      metrics: names in `surm.metrics.METRICS`, the main one first.
+      metrics: names in `surm.tasks.metrics.METRICS`, the main one first.
       regression: whether labels are numbers to be met.
       also: further held-out splits, by a name that their metrics carry.
       kind: what the examples hold.

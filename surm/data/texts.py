@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from surm import buckets
 from surm.data import classes, glue, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset, Split
 from surm.data.table import BrokenRow, Row, Table, class_names
 from surm.errors import InputError, nearest
-from surm.notes import say
+from surm.machine import buckets
+from surm.machine.notes import say
 
 _UNLABELLED = {"-1", "-1.0", ""}  # what stands for a label that is not public
 _TEXTS_AT_A_TIME = 4096  # that are hashed in one go

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from surm import buckets, files
+from surm import files
 from surm.data import glue
 from surm.data.options import Options
 from surm.data.splits import Dataset
 from surm.data.texts import TextSplit
 from surm.errors import InputError, nearest, one_line
-from surm.notes import say
+from surm.machine import buckets
+from surm.machine.notes import say
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10

@@ -17,7 +17,7 @@ from surm.data import tokenizer_files
 from surm.data.tokenizer_classes import BUILT, Special, flag
 from surm.data.tokenizer_files import ITSELF, SAVED_FILE, SETTINGS, SPECIAL, Stated
 from surm.errors import InputError, few, one_line
-from surm.notes import say
+from surm.machine.notes import say
 
 REMEDY = (
     "config.data.tokenizer may name another file; one is made in Python with transformers: "

@@ -18,7 +18,7 @@ from tokenizers import AddedToken
 
 from surm import files
 from surm.errors import InputError, few
-from surm.notes import say
+from surm.machine.notes import say
 
 SAVED_FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -29,6 +29,14 @@ _WINDOW = 16  # batches whose texts are sorted by length among themselves
 _CHUNK = 4096  # texts encoded at a time
 
 
+def lengths_of(text: str) -> tuple[int, ...]:
+    """The lengths in tokens that `config.data.lengths` lists, the shortest first; InputError if it is no such list."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")
+    return tuple(sorted({int(part) for part in parts}))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenSplit:
     """A split as tokens, all texts behind one another.

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from flax.core import FrozenDict
 
-from surm import files, tensors
+from surm import files
 from surm.errors import InputError
+from surm.peft import tensors
 
 
 def write(

@@ -8,8 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.errors import InputError
-from surm.peft import bases, surgery, warm_start
+from surm.peft import surgery
 from surm.peft.spec import PeftSpec
+from surm.peft.together import bases, warm_start
 
 Model = TypeVar("Model", bound=nnx.Module)
 _KEPT = ("scale", "dropout", "magnitude")

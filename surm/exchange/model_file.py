@@ -6,13 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 
-from surm import files, tensors
+from surm import files
 from surm.errors import InputError
 from surm.exchange import names
 from surm.models import bert, vit
 from surm.models.processor import Processor, each
 from surm.models.weights import HALVES
-from surm.peft import surgery
+from surm.peft import surgery, tensors
 
 
 def save_model(

@@ -10,8 +10,8 @@ from etils import epath
 from surm import files
 from surm.errors import InputError
 from surm.exchange.peft_files import CONFIG, PICKLE, WEIGHTS
+from surm.machine.notes import say
 from surm.models import hub
-from surm.notes import say
 
 _CONVERSION = "is a pickle, which is never loaded: load it in PEFT and save_pretrained it again"
 

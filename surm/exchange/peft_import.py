@@ -18,10 +18,10 @@ from surm.exchange.names import NAMINGS, NEW, Naming, kind_of, obstacle, read_na
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of, of_head
 from surm.exchange.trained import BASE_LAYER, NONE
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
+from surm.machine.notes import say
 from surm.models.bert import Bert
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
-from surm.notes import say
 from surm.peft import PeftSpec, select, store, surgery
 
 Model = TypeVar("Model", ViT, Bert)

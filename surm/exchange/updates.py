@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from surm.errors import InputError
-from surm.notes import say
+from surm.machine.notes import say
 
 
 class Update(NamedTuple):

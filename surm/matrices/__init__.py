@@ -39,10 +39,10 @@ What a family may have besides:
     LEARNING_RATE                            of AdamW where nobody gives one
     LINEAR                                   what the one array is called in which ΔW is linear, in the forms that have
                                              no other: sums of matrices are sums of arrays there
-    MEASURED_AS                              the family whose measured speed its own goes by; see `surm.peft.paths`
-    penalty(params) -> number                what is added to the loss
+    MEASURED_AS                              the family whose measured speed its own goes by
+    (`surm.peft.multiply.paths`) penalty(params) -> number                what is added to the loss
     GATE, first_scores, next_scores,         the parameter that switches components off, and how important they are:
-    scores, surplus                          see `surm.peft.rank_budget`
+    scores, surplus                          see `surm.peft.schedules.rank_budget`
 
 Nothing here knows of layers or models: `surm.peft` decides where a matrix goes.
 """
@@ -69,7 +69,7 @@ from surm.matrices import (
     toeplitz,
     vera,
 )
-from surm.matrices.params import Params
+from surm.matrices.algebra.params import Params
 
 __all__ = ["FAMILIES", "Params", "options", "training_options"]
 

@@ -3,7 +3,8 @@
     ΔW = b diag(e) a = Σ_i e_i b_i a_iᵀ      b: (n_out, r'),   e: (r',),   a: (r', n_in)
 
 A singular value decomposition with no decomposing: a penalty keeps the rows of a, and the columns of b, orthonormal.
-Of all layers' components the least important are switched off, more and more of them; see `surm.peft.rank_budget`.
+Of all layers' components the least important are switched off, more and more of them:
+`surm.peft.schedules.rank_budget`.
 
 Source: arXiv 2303.10512.
 """
@@ -11,9 +12,9 @@ Source: arXiv 2303.10512.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from surm.matrices import sensitivity
-from surm.matrices.gated_low_rank import GATE, init, matvec, num_params, project, to_dense
-from surm.matrices.params import Params
+from surm.matrices.algebra import sensitivity
+from surm.matrices.algebra.gated_low_rank import GATE, init, matvec, num_params, project, to_dense
+from surm.matrices.algebra.params import Params
 
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 

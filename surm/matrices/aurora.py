@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import gated_low_rank
-from surm.matrices.params import (
+from surm.matrices.algebra import gated_low_rank
+from surm.matrices.algebra.params import (
     Params,
     check_keys,
     check_ndim,

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import f_circulant, fourier
-from surm.matrices.params import (
+from surm.matrices.algebra import f_circulant, fourier
+from surm.matrices.algebra.params import (
     Params,
     check_divides,
     check_keys,
@@ -29,7 +29,7 @@ from surm.matrices.params import (
     input_size,
     working_dtype,
 )
-from surm.matrices.platforms import platform_of
+from surm.matrices.algebra.platforms import platform_of
 
 LINEAR = ("c",)
 

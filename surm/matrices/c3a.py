@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import block_circulant
-from surm.matrices.params import Params, check_keys, check_ndim, input_size
+from surm.matrices.algebra.params import Params, check_keys, check_ndim, input_size
 
 LEARNING_RATE = 2e-1
 LINEAR = ("c",)

@@ -16,10 +16,10 @@ Source: arXiv 2406.17740.
 
 from jaxtyping import Array, Float
 
-from surm.matrices import f_circulant, fourier
-from surm.matrices.f_circulant import init, num_params
-from surm.matrices.fourier import Convolution
-from surm.matrices.params import Params
+from surm.matrices.algebra import f_circulant, fourier
+from surm.matrices.algebra.f_circulant import init, num_params
+from surm.matrices.algebra.fourier import Convolution
+from surm.matrices.algebra.params import Params
 
 __all__ = ["LINEAR", "init", "matvec", "num_params", "project", "to_dense"]
 

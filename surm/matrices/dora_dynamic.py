@@ -11,8 +11,8 @@ Source: arXiv 2405.17357.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from surm.matrices.gated_low_rank import GATE, init, matvec, num_params, project, to_dense
-from surm.matrices.params import Params
+from surm.matrices.algebra.gated_low_rank import GATE, init, matvec, num_params, project, to_dense
+from surm.matrices.algebra.params import Params
 
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 

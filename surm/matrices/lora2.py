@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import gated_low_rank, sensitivity
 from surm.matrices.adalora import TRAINING, first_scores, next_scores, not_orthonormal, surplus
-from surm.matrices.gated_low_rank import GATE, components
-from surm.matrices.params import (
+from surm.matrices.algebra import gated_low_rank, sensitivity
+from surm.matrices.algebra.gated_low_rank import GATE, components
+from surm.matrices.algebra.params import (
     Params,
     check_keys,
     check_ndim,

@@ -20,8 +20,8 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import alternating, displacement, f_circulant, fourier, shift_product
-from surm.matrices.params import (
+from surm.matrices.algebra import alternating, displacement, f_circulant, fourier, shift_product
+from surm.matrices.algebra.params import (
     Params,
     check_keys,
     check_ndim,

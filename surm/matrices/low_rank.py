@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import singular
-from surm.matrices.params import (
+from surm.matrices.algebra import singular
+from surm.matrices.algebra.params import (
     Params,
     check_keys,
     check_ndim,

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import low_rank
-from surm.matrices.params import (
+from surm.matrices.algebra.params import (
     Params,
     check_divides,
     check_keys,

@@ -14,8 +14,8 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import singular
-from surm.matrices.params import Params, check_keys, check_shapes, check_sizes, input_size, working_dtype
+from surm.matrices.algebra import singular
+from surm.matrices.algebra.params import Params, check_keys, check_shapes, check_sizes, input_size, working_dtype
 
 LEARNING_RATE = 1e-2
 LINEAR = ("m",)

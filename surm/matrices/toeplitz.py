@@ -26,8 +26,8 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices import centrosymmetric, diagonals, fourier, toeplitz_pair, toeplitz_product
-from surm.matrices.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
+from surm.matrices.algebra import centrosymmetric, diagonals, fourier, toeplitz_pair, toeplitz_product
+from surm.matrices.algebra.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
 LINEAR = ("b", "b_diagonals")
 

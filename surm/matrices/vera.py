@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices.params import (
+from surm.matrices.algebra.params import (
     Params,
     check_keys,
     check_ndim,

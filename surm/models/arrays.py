@@ -14,7 +14,7 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 
 from surm.errors import InputError, few, one_line
-from surm.notes import say
+from surm.machine.notes import say
 
 EIGHT_BITS: dict[str, type] = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from surm.errors import InputError
-from surm.matmul import dot_general
+from surm.ops.matmul import dot_general
 
 
 class Attention(nnx.Module):

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from surm.activations import ACTIVATIONS
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
 from surm.models.blocks import hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
+from surm.ops.activations import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class BertConfig:
       first_position: row of a text's first token: 0, in RoBERTa 2.
       segments: rows of the segment table: 2 for BERT's sentence pairs, 1 for RoBERTa.
       pooling: what the head sees: the first token through a map with tanh (`class`), or the `mean` of a text's tokens.
-      activation: one of `surm.activations.ACTIVATIONS`.
+      activation: one of `surm.ops.activations.ACTIVATIONS`.
       epsilon: added to the variance in every LayerNorm.
       dropout: in training, the rate at which entries are dropped after the embeddings, after the attention and the MLP
         of every block, and before the head. (The published models also drop attention weights; this one does not.)

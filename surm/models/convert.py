@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 
 from surm.errors import InputError, few
+from surm.machine.notes import say
 from surm.models import keys
 from surm.models.tables import Table, keep
 from surm.models.vit import ViT, ViTConfig, resize_positions
 from surm.models.weights import Weights
-from surm.notes import say
 
 Model = TypeVar("Model", bound=nnx.Module)
 

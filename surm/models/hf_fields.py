@@ -3,7 +3,7 @@
 from typing import Any
 
 from surm.errors import InputError, few
-from surm.notes import say
+from surm.machine.notes import say
 
 NOTHING = (None, False, 0, "", [], {})
 # field -> what it may say, and what is expected where it says something else; any of them changes the function

@@ -4,8 +4,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from surm.activations import ACTIVATIONS
-from surm.matmul import dot_general
+from surm.ops.activations import ACTIVATIONS
+from surm.ops.matmul import dot_general
 
 
 class MLP(nnx.Module):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from surm.fusion import computed_once
-from surm.manual_axes import vary_together
+from surm.ops.fusion import computed_once
+from surm.ops.manual_axes import vary_together
 
 
 class LayerNorm(nnx.Module):

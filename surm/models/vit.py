@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from surm.activations import ACTIVATIONS
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
 from surm.models.blocks import hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
+from surm.ops.activations import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ViTConfig:
       mlp_width: hidden size of a block's MLP.
       channels: colour channels of the input.
       pooling: what the head sees: the `class` token, or the `mean` of the patch tokens (no class token then).
-      activation: one of `surm.activations.ACTIVATIONS`.
+      activation: one of `surm.ops.activations.ACTIVATIONS`.
       epsilon: added to the variance in every LayerNorm.
       embedding_norm: a LayerNorm between the embeddings and the first block (CLIP).
       patch_bias: whether the patch map has a bias (CLIP's has none).

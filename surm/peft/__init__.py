@@ -11,11 +11,11 @@ the same for parameter trees of other frameworks, `kernels` says how matrices li
 from surm.matrices import FAMILIES
 from surm.peft.counts import ParameterCount, count_parameters, table
 from surm.peft.kernels import KernelLayout
-from surm.peft.serving import serve_batch, stack_adapters
 from surm.peft.spec import METHODS as _METHODS
 from surm.peft.spec import PeftSpec
 from surm.peft.store import load_adapter, save_adapter
 from surm.peft.surgery import attach, detach, disabled, merge, unmerge, with_path
+from surm.peft.together.serving import serve_batch, stack_adapters
 from surm.peft.trees import adapt_params
 from surm.peft.variables import AdapterParam, Trainable
 

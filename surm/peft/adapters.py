@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError
-from surm.matmul import matmul
+from surm.ops.activations import BRANCH_ACTIVATIONS
+from surm.ops.matmul import matmul
 from surm.peft import kernels, linear_maps
 from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import METHODS, PeftSpec

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from surm import matrices
 from surm.errors import InputError
-from surm.matmul import dot_general, matmul
-from surm.peft import fused, linear_maps, paths
+from surm.ops.matmul import dot_general, matmul
+from surm.peft import linear_maps
 from surm.peft.adapters import (
     AdaptedLinear,
     Affine,
@@ -23,6 +23,7 @@ from surm.peft.adapters import (
 )
 from surm.peft.dropout import reseed_dropout
 from surm.peft.matrix import StructuredMatrix, multiplying
+from surm.peft.multiply import fused, paths
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam
 from surm.peft.wrapped import MergeableLinear, WrappedLinear, like_answer
@@ -44,9 +45,9 @@ __all__ = [
 class UpdatedLinear(MergeableLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
-    Several paths lead there, see `surm.peft.paths`. With a `magnitude` m the rows of the weight then keep their
-    direction and get the norm m, which starts as the weight's (where a run keeps that in half precision, up to its
-    rounding): y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
+    Several paths lead there, see `surm.peft.multiply.paths`. With a `magnitude` m the rows of the weight then keep
+    their direction and get the norm m, which starts as the weight's (where a run keeps that in half precision, up to
+    its rounding): y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
     constants in the derivative (arXiv 2402.09353, section 4.3).
 
     Of a layer with several axes of inputs or outputs, x and y are the vectors along them (`surm.peft.linear_maps`).

@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm import matrices
 from surm.errors import InputError
-from surm.fusion import by_itself
-from surm.matrices import dft
-from surm.matrices.platforms import platform_of
-from surm.peft import kernels, paths
+from surm.matrices.algebra import dft
+from surm.matrices.algebra.platforms import platform_of
+from surm.ops.fusion import by_itself
+from surm.peft import kernels
+from surm.peft.multiply import paths
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import AdapterParam, FixedParam
 
@@ -139,7 +140,7 @@ class StructuredMatrix(nnx.Module):
         raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
-        """The path that `auto` takes for a batch; see `surm.peft.paths`."""
+        """The path that `auto` takes for a batch; see `surm.peft.multiply.paths`."""
         shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
         rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, platform_of(x, *self.values().values())
         if stacked := self.stacked():

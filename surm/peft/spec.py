@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from flax.core import FrozenDict, unfreeze
 
 from surm import matrices
-from surm.activations import BRANCH_ACTIVATIONS
 from surm.errors import InputError, nearest, pasted, quoted
+from surm.ops.activations import BRANCH_ACTIVATIONS
 from surm.peft import other_names
 from surm.peft import rules as ruling
+from surm.peft.multiply.paths import FUSED, available
 from surm.peft.options import check_schedule, check_type, parse_options
-from surm.peft.paths import FUSED, available
 
 _LINEAR_IN_ATTENTION = r"(.*\.)?(query|key|value)"
 _END_OF_HALF_BLOCK = r"(.*\.)?(attention\.output|mlp\.down)"
@@ -68,7 +68,7 @@ class PeftSpec:
         that the option `norm` matches, `''` for none; without it those behind attention, which the model's attribute
         `norm_behind_attention` names: '.*\\.norm1' in a BERT, '.*\\.norm2' in a ViT. It merges, and drops nothing.
         First the head trains alone, then what the method trains alone.
-      loko: an update, trained by a Kalman filter (`surm.loko`).
+      loko: an update, trained by a Kalman filter (`surm.training.loko`).
       full: the targets themselves, which are variables, train.
       bitfit: likewise; the targets are the biases unless others are named.
       head: nothing but what `train` names (a linear probe).
@@ -86,10 +86,10 @@ class PeftSpec:
       activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
       train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
         them matches whole. `("head",)` trains the head.
-      path: how an `update` or `adapter` multiplies, one of those in `surm.peft.paths`, or `auto`, the quickest by what
-        was measured on such a platform (experiments/paths). The same up to rounding, so no part of a saved adapter.
-      rules: other families, options, scales, dropouts or magnitudes for what a pattern matches, and more targets: a
-        mapping from patterns to mappings of those fields, or a string such as
+      path: how an `update` or `adapter` multiplies, one of those in `surm.peft.multiply.paths`, or `auto`, the quickest
+        by what was measured on such a platform (experiments/paths). The same up to rounding, so no part of a saved
+      adapter. rules: other families, options, scales, dropouts or magnitudes for what a pattern matches, and more
+        targets: a mapping from patterns to mappings of those fields, or a string such as
         `".*value => family=low_rank, rank=2; .*up => scale=0.5; blocks\\.0\\..* => off"`, where what is no field is
         an option. `off` (in a mapping None) is no target at all. What two rules claim is an error.
       exclude: regular expressions of what is no target, whatever else matches it.

@@ -20,9 +20,9 @@ from etils import epath
 from flax import nnx
 
 import surm.version
-from surm import files, tensors
+from surm import files
 from surm.errors import InputError
-from surm.peft import surgery
+from surm.peft import surgery, tensors
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
 

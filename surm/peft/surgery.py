@@ -144,7 +144,7 @@ def with_path(model: Model, path: str) -> Model:
 
     Args:
       model: a model from `attach` or `load_adapter` (whose path is `auto`); left untouched.
-      path: one of those in `surm.peft.paths`, or `auto`.
+      path: one of those in `surm.peft.multiply.paths`, or `auto`.
 
     Returns:
       A new model with the same outputs up to rounding.

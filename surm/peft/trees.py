@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from surm import matrices
 from surm.errors import InputError, quoted
 from surm.matrices import Params
-from surm.matrices.params import working_dtype
+from surm.matrices.algebra.params import working_dtype
 from surm.peft import select, store, tree_arrays
 from surm.peft.kernels import KernelLayout, in_words
 from surm.peft.spec import PeftSpec

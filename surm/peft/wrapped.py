@@ -33,7 +33,7 @@ class WrappedLinear(nnx.Module):
         self.follow(spec)
 
     def follow(self, spec: PeftSpec) -> None:
-        """Multiplies as a spec says, which is otherwise that of the layer; see `surm.peft.paths`."""
+        """Multiplies as a spec says, which is otherwise that of the layer; see `surm.peft.multiply.paths`."""
         self.path = spec.path
 
     @property

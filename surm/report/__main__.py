@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from surm import files
+from surm.machine.status import status_of
 from surm.report import compare, page, tables
 from surm.report.collect import collect
-from surm.status import status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

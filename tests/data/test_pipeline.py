@@ -17,11 +17,11 @@ from flax import nnx
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from surm import evaluate
 from surm.data import pipeline, sources
 from surm.data.splits import ArraySplit
 from surm.errors import InputError
 from surm.peft import surgery
+from surm.tasks import evaluate
 
 Batch = dict[str, np.ndarray]
 
@@ -181,7 +181,8 @@ def test_metrics_over_padded_batches_are_exact(batch_size):
     model = nnx.Linear(8 * 8 * 3, 10, rngs=nnx.Rngs(0))
     graphdef, trainable, frozen = surgery.split(model)
     inputs = lambda batch: {"inputs": batch["image"].reshape(len(batch["image"]), -1) / 255}  # noqa: E731
-    answer = jax.jit(evaluate.answer(graphdef, inputs))
+    outputs_of = lambda trainable, frozen, batch, _: surgery.join(graphdef, trainable, frozen)(**inputs(batch))  # noqa: E731
+    answer = jax.jit(evaluate.answer(outputs_of))
     batches = pipeline.evaluation_batches(split, batch_size, 8)
     found = evaluate.measured((answer(trainable, frozen, batch) for batch in batches), ("accuracy", "matthews"))[0]
     logits = model(np.repeat(split.images, 3, axis=-1).reshape(360, -1) / 255)

@@ -215,7 +215,7 @@ def test_a_label_that_training_never_saw_is_refused(tmp_path):
 
 
 def test_every_task_of_glue_has_metrics_that_exist():
-    from surm.metrics import METRICS
+    from surm.tasks.metrics import METRICS
 
     for task in glue.TASKS.values():
         assert set(task.metrics) <= METRICS.keys() and len(task.columns) in (1, 2)

@@ -9,7 +9,8 @@ from flax import nnx
 import surm
 from surm import InputError
 from surm.exchange import adalora, export_peft, import_peft
-from surm.peft import rank_budget, surgery
+from surm.peft import surgery
+from surm.peft.schedules import rank_budget
 from tests.exchange.models import adapted, answer, base, change, one_line, put, tensors
 from tests.exchange.test_peft_import import copied
 

@@ -6,7 +6,7 @@ import surm
 from surm import InputError
 from surm.exchange import to_low_rank
 from surm.peft import select, surgery
-from surm.peft.several import combine
+from surm.peft.together.several import combine
 from tests.exchange.models import adapted, answer, base, one_line
 
 

@@ -17,7 +17,7 @@ from surm.models import bert, vit
 from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
 from surm.models.weights import open_weights
-from surm.peft.several import combine
+from surm.peft.together.several import combine
 from tests.data import small_texts
 from tests.exchange.models import BASES, OUTPUTS, adapted, answer, base, one_line, reshaped
 

@@ -10,7 +10,7 @@ import surm
 from surm import InputError
 from surm.exchange import export_peft, import_peft
 from surm.peft import surgery
-from surm.peft.several import combine
+from surm.peft.together.several import combine
 from tests.exchange.models import adapted, answer, base, one_line, reshaped, tensors
 
 QV = r".*\.(query|value)"

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from surm.matrices import circulant, displacement, low_displacement_rank, skew_circulant
+from surm.matrices import circulant, low_displacement_rank, skew_circulant
+from surm.matrices.algebra import displacement
 
 from .cases import assert_close
 

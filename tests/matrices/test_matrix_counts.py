@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from surm.matrices import FAMILIES, kronecker, options
-from surm.matrices.fourier import smooth_length
+from surm.matrices.algebra.fourier import smooth_length
 
 from .cases import Case
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from surm.matrices import FAMILIES, options
-from surm.matrices.displacement import from_dense, shift
+from surm.matrices.algebra.displacement import from_dense, shift
 
 from .cases import Case
 

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.test_util import check_grads
 from scipy.linalg import toeplitz
 
-from surm.matrices import centrosymmetric, dft, diagonals, fourier, strips, toeplitz_product
+from surm.matrices.algebra import centrosymmetric, dft, diagonals, fourier, strips, toeplitz_product
 
 from .cases import CASES, TALL, WIDE, Case, assert_close, compiled, dense_of, two_shapes
 

@@ -7,16 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from surm.matrices import (
-    FAMILIES,
-    alternating,
-    circulant,
-    kronecker,
-    low_displacement_rank,
-    low_rank,
-    skew_circulant,
-    toeplitz,
-)
+from surm.matrices import FAMILIES, circulant, kronecker, low_displacement_rank, low_rank, skew_circulant, toeplitz
+from surm.matrices.algebra import alternating
 
 from .cases import WIDE_CASE, assert_close, dense_of, one_shape
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from surm.matrices import dft, fourier
+from surm.matrices.algebra import dft, fourier
 
 from .cases import DISTINCT, Case, assert_close
 from .test_matrix_paths import CONVOLVING

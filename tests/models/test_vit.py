@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from surm.activations import ACTIVATIONS
 from surm.errors import InputError
 from surm.models.vit import PRESETS, ViT, ViTConfig, patches, preset, resize_positions
+from surm.ops.activations import ACTIVATIONS
 
 TINY = ViTConfig(image_size=16, patch_size=8, width=12, depth=1, heads=3, mlp_width=24)
 

@@ -11,8 +11,7 @@ import numpy as np
 from flax import nnx
 
 import surm
-from surm import tensors
-from surm.peft import surgery
+from surm.peft import surgery, tensors
 from tests.exchange.models import GOLDEN, adapted, base, change, put, reshaped
 from tests.exchange.models import tensors as tensors_of
 from tests.odd_inputs.row import Line, Odd

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from surm import config as configs
-from surm import held_out, preparation
 from surm.data import census, sources
-from surm.workdir import Workdir
+from surm.rundir.workdir import Workdir
+from surm.tasks import held_out
+from surm.training import preparation
 from tests.odd_inputs.row import Line, Odd
 
 Write = Callable[[pathlib.Path], None]

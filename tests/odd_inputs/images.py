@@ -13,10 +13,10 @@ from sklearn.datasets import load_sample_image
 from surm import config as configs
 from surm.data import pictures, pipeline, sources
 from surm.data.splits import ArraySplit
-from surm.feed import feed_of, processor_of
 from surm.models.vit import ViT, ViTConfig
 from surm.models.weights import open_weights
-from surm.runs import LoadedRun
+from surm.tasks.feed import feed_of, processor_of
+from surm.training.runs import LoadedRun
 from tests.odd_inputs.row import Line, Odd
 
 PHOTO = load_sample_image("flower.jpg")[:24, :40]

@@ -9,11 +9,11 @@ from etils import epath
 
 import surm
 from surm import config as configs
-from surm import files, inspection, train
+from surm import files, train
 from surm.data import tokenizer
 from surm.models import weights
-from surm.report import collect
-from surm.workdir import Workdir
+from surm.report import collect, inspection
+from surm.rundir.workdir import Workdir
 from tests import stores
 from tests.odd_inputs.row import Line, Odd
 

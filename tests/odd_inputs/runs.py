@@ -11,11 +11,13 @@ from flax import nnx
 from PIL import Image
 
 import surm
-from surm import balance, checkpoint, choosing, going_on, held_out, kept, metrics, runs, start
 from surm import config as configs
 from surm.data.splits import ArraySplit, Dataset
 from surm.peft.variables import Trainable
-from surm.workdir import Workdir
+from surm.rundir import checkpoint
+from surm.rundir.workdir import Workdir
+from surm.tasks import balance, choosing, held_out, metrics
+from surm.training import going_on, kept, runs, start
 from tests.odd_inputs.row import Line, Odd
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from surm import metrics
+from surm.tasks import metrics
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])

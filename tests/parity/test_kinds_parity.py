@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 from transformers.activations import ACT2CLS, ACT2FN
 
 import surm
-from surm.activations import ACTIVATIONS
 from surm.models.bert import Bert
 from surm.models.convert import restore
 from surm.models.hf_config import HF_ACTIVATIONS, HF_DEFAULTS, config_from_hf
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
+from surm.ops.activations import ACTIVATIONS
 from tests.exchange.models import noisy
 from tests.parity import torch_models
 

@@ -13,9 +13,9 @@ from transformers import AutoImageProcessor
 
 from surm.data import pictures, pipeline
 from surm.exchange import export_merged
-from surm.feed import processor_of
 from surm.models.vit import ViTConfig
 from surm.models.weights import open_weights
+from surm.tasks.feed import processor_of
 from tests.exchange.models import base
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"

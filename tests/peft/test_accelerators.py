@@ -11,9 +11,11 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 import surm
 from surm import PeftSpec, matrices
-from surm.matrices import block_circulant, diagonals, f_circulant
-from surm.matrices.platforms import platform_of
-from surm.peft import paths, surgery
+from surm.matrices import block_circulant
+from surm.matrices.algebra import diagonals, f_circulant
+from surm.matrices.algebra.platforms import platform_of
+from surm.peft import surgery
+from surm.peft.multiply import paths
 from tests.peft.randomize import randomize
 
 KINDS = {"tpu": "TPU v5 lite", "gpu": "NVIDIA H200"}

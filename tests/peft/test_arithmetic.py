@@ -10,7 +10,8 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec, matrices
 from surm.models import vit
-from surm.peft import arithmetic, surgery
+from surm.peft import surgery
+from surm.peft.together import arithmetic
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 

@@ -16,9 +16,10 @@ from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import InputError, PeftSpec, matrices
-from surm.matmul import dot_general
 from surm.models.attention import Attention
-from surm.peft import paths, surgery
+from surm.ops.matmul import dot_general
+from surm.peft import surgery
+from surm.peft.multiply import paths
 from tests.matrices.cases import DISTINCT
 from tests.peft.randomize import randomize
 from tests.peft.test_surgery import UPDATES, attach, every_update

@@ -10,7 +10,8 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec
 from surm.models import vit
-from surm.peft import bases, several, surgery
+from surm.peft import surgery
+from surm.peft.together import bases, several
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 

@@ -10,8 +10,9 @@ from flax import nnx
 
 import surm
 from surm import InputError, PeftSpec
-from surm.peft import rank_budget, surgery
+from surm.peft import surgery
 from surm.peft.layers import reseed_dropout
+from surm.peft.schedules import rank_budget
 from tests.peft.randomize import randomize
 
 DEPTH = 3
@@ -103,7 +104,7 @@ def test_stacks_are_combined_served_and_started_warm():
     spec = PeftSpec(family="circulant", targets=r"blocks\..*", train="head")
     one, other = (randomize(surm.attach(plain, spec, nnx.Rngs(1)), seed=seed) for seed in (1, 2))
     both = surm.combine({"one": one, "other": other}, {"one": 0.5}, head="one")
-    assert surm.peft.several.adapters(both) == {"one": 0.5, "other": 0.0}
+    assert surm.peft.together.several.adapters(both) == {"one": 0.5, "other": 0.0}
     np.testing.assert_allclose(surm.activate(both, "one")(X), one(X), rtol=1e-4, atol=1e-5)
     half = surm.activate(both, {"one": 0.5, "other": 1.0})
     np.testing.assert_allclose(surm.merge(half)(X), half(X), rtol=1e-4, atol=1e-4)

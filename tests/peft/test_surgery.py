@@ -9,7 +9,8 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec, matrices
 from surm.models import vit
-from surm.peft import fused, layers, surgery, variables
+from surm.peft import layers, surgery, variables
+from surm.peft.multiply import fused
 from tests.peft.randomize import randomize
 
 UPDATES = [

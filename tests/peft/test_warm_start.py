@@ -9,7 +9,8 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec
 from surm.models import vit
-from surm.peft import several, surgery, warm_start
+from surm.peft import surgery
+from surm.peft.together import several, warm_start
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
 

@@ -1,0 +1,142 @@
+"""The devices of a run as a mesh, and where its arrays lie on it.
+
+The mesh has two axes. Batches are spread over `data`. What trains is on every device; so is the frozen base, unless
+`config.mesh.shard_base` spreads its large arrays over both axes, for bases that do not fit on one device: each is then
+brought together where it is used. JAX's compiler puts the communication in (the axes are of type `Auto`).
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from surm.errors import InputError
+
+AXES = ("data", "model")
+_SHARDED_FROM = 2**14  # entries; to bring a smaller array together costs more than it spares
+
+
+def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh that a config asks for.
+
+    Args:
+      config: a run's configuration; one of `mesh.data` and `mesh.model` may be -1, all that is left.
+
+    Returns:
+      The mesh over all devices of all processes.
+
+    Raises:
+      InputError: if it does not take all devices, its data axis does not divide the batch (or, with
+        `mesh.shard_members`, that of the population: see `surm.training.population`), or the model axis reaches over
+        processes.
+    """
+    devices, wanted = jax.device_count(), {"data": config.mesh.data, "model": config.mesh.model}
+    given = math.prod(size for size in wanted.values() if size != -1)
+    if devices % given or (-1 not in wanted.values() and given != devices) or [*wanted.values()] == [-1, -1]:
+        raise InputError(
+            f"config.mesh.data={wanted['data']} and config.mesh.model={wanted['model']} do not take the {devices} "
+            "devices; expected a product of that, or one of them -1 and the other a divisor of it"
+        )
+    shape = [devices // given if size == -1 else size for size in wanted.values()]
+    parts = config.optim.accumulation_steps
+    over = 1 if config.mesh.shard_members else shape[0]
+    if config.optim.batch_size % (over * parts):
+        of_parts = f" in {parts} parts (config.optim.accumulation_steps)" if parts > 1 else ""
+        raise InputError(
+            f"config.optim.batch_size={config.optim.batch_size}{of_parts} does not divide among config.mesh.data="
+            f"{over} devices; expected a multiple of {over * parts}, or fewer devices in config.mesh.data and more in "
+            "config.mesh.model"
+        )
+    if jax.local_device_count() % shape[1]:
+        raise InputError(
+            f"config.mesh.model={shape[1]} reaches over processes of {jax.local_device_count()} devices each; expected "
+            "a divisor of that"
+        )
+    # Process by process, so that each has neighbouring rows, and they are its share of a batch; `jax.make_mesh` goes by
+    # the wiring of a TPU instead, which matters little where gradients are small.
+    in_order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(in_order).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def own_rows(mesh: Mesh) -> int:
+    """How many rows of the data axis are this process's devices."""
+    return jax.local_device_count() // mesh.shape["model"]
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """An array spread over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def put_batch(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
+    """Every process's share of a batch, as the whole batch, spread over the data axis."""
+    sharding = over_data(mesh, axis)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def put(sharding: NamedSharding, tree: Any) -> Any:
+    """Arrays that every process has whole, placed."""
+    return jax.tree.map(lambda value: _put(sharding, value), tree)
+
+
+def put_everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Arrays that every process has whole, whole on every device."""
+    return put(replicated(mesh), tree)
+
+
+def _put(sharding: NamedSharding, value: Any) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(sharding, jax.random.key_data(value)), impl=jax.random.key_impl(value))
+    value = np.asarray(value)  # JAX would send it around, to see whether it is the same everywhere
+    return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
+
+
+def take(mesh: Mesh, tree: Any) -> Any:
+    """Arrays on a mesh, whole in every process's memory; copies, which no later step overwrites."""
+    whole = tree if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)) else _gathered(mesh)(tree)
+    return jax.tree.map(lambda value: np.array(value.addressable_data(0)), whole)
+
+
+@functools.cache
+def _gathered(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
+def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
+    """The frozen part of a model, on every device or in parts over all of them.
+
+    Args:
+      mesh: from `mesh_of`.
+      frozen: from `surgery.split`.
+      sharded: whether large arrays are spread over both axes.
+
+    Returns:
+      The same, placed.
+    """
+
+    def placed(value: jax.Array) -> jax.Array:
+        is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+        spec = _parts(value.shape, mesh.size) if sharded and not is_key else PartitionSpec()
+        return _put(NamedSharding(mesh, spec), value)
+
+    return jax.tree.map(placed, frozen)
+
+
+def _parts(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """The longest axis that divides among all devices is spread over them; of small arrays, none."""
+    fitting = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    if math.prod(shape) < _SHARDED_FROM or not fitting:
+        return PartitionSpec()
+    chosen = max(fitting, key=lambda axis: shape[axis])
+    return PartitionSpec(*[AXES if axis == chosen else None for axis in range(len(shape))])

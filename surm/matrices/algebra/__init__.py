@@ -1,0 +1,1 @@
+"""What families of matrices are made of: transforms, diagonals, displacement, structured products."""

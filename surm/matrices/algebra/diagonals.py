@@ -1,0 +1,223 @@
+"""A Toeplitz matrix by its diagonals: the dense form, the fast product, and the sums that make a projection.
+
+    n_out = 3, n_in = 4        [d3 d2 d1 d0]
+                               [d4 d3 d2 d1]      entry (i, j) = d[i - j + n_in - 1]
+                               [d5 d4 d3 d2]
+
+The n_out + n_in - 1 diagonals are listed from the top right corner to the bottom left one: first the first
+row backwards, then the rest of the first column. Circulant and skew-circulant matrices have the same form,
+with fewer diagonals to choose.
+
+Source: G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., sections 4.7 and 4.8.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from surm.matrices.algebra import fourier
+from surm.matrices.algebra.platforms import platform_of
+
+
+def from_diagonals(diagonals: Float[Array, "*b d"], n_out: int, n_in: int) -> Float[Array, "*b {n_out} {n_in}"]:
+    """The dense Toeplitz matrix, entry (i, j) = diagonals[i - j + n_in - 1].
+
+    Args:
+      diagonals: n_out + n_in - 1 values, from the top right corner to the bottom left one.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      The matrix.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from_diagonals(jnp.arange(4.0), 2, 3).tolist()
+      [[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]
+    """
+    return jnp.matrix_transpose(columns(diagonals, n_out, n_in))
+
+
+def columns(
+    diagonals: Float[Array, "*b d"], n_out: int, n_in: int, step: int = 1
+) -> Float[Array, "*b columns {n_out}"]:
+    """Columns 0, step, 2 step, ... of the dense Toeplitz matrix, each as a row: in the order of a layer's kernel.
+
+    Args:
+      diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
+      n_out: rows.
+      n_in: columns, the ones left out counted.
+      step: from one column to the next.
+
+    Returns:
+      n_in / step columns, rounded up.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> columns(jnp.arange(4.0), 2, 3, 2).tolist()
+      [[2.0, 3.0], [0.0, 1.0]]
+    """
+    count = -(-n_in // step)
+    start_of_last = n_in - 1 - (count - 1) * step
+    seen = diagonals[..., start_of_last:]
+    match platform_of(seen):
+        case "cpu":
+            return _windows(seen, count, step)[..., ::-1, :]
+        case "tpu":
+            return _stacked(seen, count, step)
+        case _:
+            return _tiled(seen, count, step)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _windows(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
+    """What is seen of v through a window that moves on by step; the last one ends where v does."""
+    length = v.shape[-1] - (count - 1) * step
+    starts, places = jnp.arange(count, dtype=jnp.int32) * step, jnp.arange(length, dtype=jnp.int32)
+    return v[..., starts[:, None] + places[None, :]]
+
+
+@_windows.defjvp
+def _windows_jvp(count, step, primals, tangents):
+    # Gathering is the fastest way, but its transpose is a scatter, one entry after the other. The transpose of
+    # `_overlap_add` is the same linear map, and is transposed back into `_overlap_add`.
+    (v,), (tangent,) = primals, tangents
+    seen = _windows(v, count, step)
+    (change,) = jax.linear_transpose(functools.partial(_overlap_add, step=step), jax.typeof(seen))(tangent)
+    return seen, change
+
+
+_TOGETHER = 8
+"""Rows added in one loop; more make a program longer to compile, fewer read and write more often."""
+
+
+def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Array, "*b k"]:
+    """The sum of the rows, each moved step places further right than the one before; the transpose of `_windows`."""
+    *batch, count, length = rows.shape
+    if step == 1 and count > length:  # the fewer rows, the less there is to do
+        return _overlap_add(rows.swapaxes(-1, -2), 1)
+    unpadded = [(0, 0)] * len(batch)
+    if count <= _TOGETHER:
+        rows, total = jnp.pad(rows, [*unpadded, (0, 0), ((count - 1) * step,) * 2]), length + (count - 1) * step
+        return sum(rows[..., row, (count - 1 - row) * step :][..., :total] for row in range(count))
+    groups = -(-count // _TOGETHER)
+    rows = jnp.pad(rows, [*unpadded, (0, groups * _TOGETHER - count), (0, 0)])
+    of_groups = _overlap_add(rows.reshape(*batch, groups, _TOGETHER, length), step)
+    return _overlap_add(of_groups, _TOGETHER * step)[..., : length + (count - 1) * step]
+
+
+_AT_ONCE = 16
+"""Copies that are laid below each other at once; more make a program longer to compile, fewer read and write more."""
+
+
+def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
+    """`_windows`, the last one first, by slices and concatenations alone.
+
+    What is seen through the first few windows, moved on and laid below itself, is seen through many; so a few dozen
+    slices make any number of windows. Other devices than a CPU make a gather, and in its derivative a scatter, one
+    entry after the other; here the derivative is sums of zero-padded parts.
+    """
+    rows, have = v[..., None, :], 1
+    while have < count:
+        total = min(have * _AT_ONCE, count)
+        width = rows.shape[-1] - (total - have) * step
+        moved = [slice(start * step, start * step + width) for start in range(total - have, -1, -have)]
+        parts = [rows[..., part] for part in moved]
+        if rest := total % have:
+            parts.append(rows[..., have - rest :, :width])
+        rows, have = jnp.concatenate(parts, axis=-2), total
+    return rows
+
+
+def _tiled(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
+    """`_windows`, the last one first, by a reshape: one kernel on a GPU.
+
+    v, written down again and again without a gap, is read in rows of step entries fewer than it has: each of them
+    begins step entries earlier in v than the one before. The derivative is zeros around what comes in, and a sum over
+    copies.
+    """
+    *batch, k = v.shape
+    first, row = (count - 1) * step, k - step
+    if row < 1:  # one window of a single entry
+        return v[..., None, :]
+    copies = -(-(first + count * row) // k)
+    written = jnp.broadcast_to(v[..., None, :], (*batch, copies, k)).reshape(*batch, copies * k)
+    rows = written[..., first : first + count * row].reshape(*batch, count, row)
+    return rows[..., : k - first] if count > 1 else v[..., None, :]
+
+
+def product(
+    diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
+) -> Float[Array, "*b {n_out}"]:
+    """The product with the Toeplitz matrix, as the middle of one linear convolution of the diagonals with x.
+
+    Args:
+      diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
+      x: vectors of length n_in.
+      n_out: rows.
+      convolve: what convolves.
+
+    Returns:
+      The products. Cost: a convolution of the first smooth length >= n_out + n_in - 1; what wraps round at that length
+      falls on the n_in - 1 entries that are cut off.
+    """
+    n_in = x.shape[-1]
+    length = fourier.smooth_length(n_out + n_in - 1)
+    return convolve(diagonals, x, length, 1)[..., n_in - 1 : n_in - 1 + n_out]
+
+
+def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:
+    """The sum of every diagonal; the transpose of `from_diagonals`.
+
+    Args:
+      dense: any matrix.
+
+    Returns:
+      n_out + n_in - 1 sums, in the order of `from_diagonals`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> diagonal_sums(jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+      [2.0, 5.0, 3.0]
+    """
+    return _overlap_add(dense[:, ::-1], 1)
+
+
+def symmetric(t: Float[Array, " n"], n_out: int, n_in: int) -> Float[Array, " d"]:
+    """The diagonals of the leading n_out×n_in part of the symmetric Toeplitz matrix with first column t.
+
+    Args:
+      t: first column and first row, at least max(n_out, n_in) values.
+      n_out: rows.
+      n_in: columns.
+
+    Returns:
+      n_out + n_in - 1 values, in the order of `from_diagonals`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> symmetric(jnp.arange(3.0), 2, 3).tolist()
+      [2.0, 1.0, 0.0, 1.0]
+    """
+    return jnp.concatenate([t[1:n_in][::-1], t[:n_out]])
+
+
+def project_symmetric(dense: Float[Array, "n_out n_in"]) -> Float[Array, " n"]:
+    """The nearest symmetric Toeplitz matrix: the mean over the diagonals k and -k together.
+
+    Args:
+      dense: any matrix.
+
+    Returns:
+      First column of length max(n_out, n_in), the t of `symmetric`.
+    """
+    n_out, n_in = dense.shape
+
+    def fold(sums: Float[Array, " d"]) -> Float[Array, " n"]:
+        below, above = sums[n_in - 1 :], sums[: n_in - 1][::-1]
+        n = max(n_out, n_in)
+        return jnp.pad(below, (0, n - n_out)) + jnp.pad(above, (1, n - n_in))
+
+    return fold(diagonal_sums(dense)) / fold(diagonal_sums(jnp.ones_like(dense)))

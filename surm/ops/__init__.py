@@ -1,0 +1,1 @@
+"""What XLA is helped with: products, activations, fusion."""

@@ -1,0 +1,67 @@
+"""The product with a kernel, with the derivative written so that XLA's CPU compiler makes it fast.
+
+The gradient of a kernel, xᵀ·dy, has to have one operand transposed in memory. Differentiated by JAX it is (dyᵀ·x)ᵀ:
+dy is transposed, and as dy is a sum over the residual branches above, XLA fuses that whole sum, recomputed, into the
+strided copy. With x in front the copy is of x, which lies in memory already. Elsewhere than on a CPU it is JAX's own
+product, which has every derivative.
+"""
+
+import jax
+from jax.sharding import AxisType
+from jaxtyping import Array, Float
+
+from surm.matrices.algebra.platforms import platform_of
+from surm.ops.manual_axes import vary_together
+
+
+def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -> Float[Array, "*batch n_out"]:
+    """The product x·kernel over the last axis; on a CPU differentiable in reverse mode alone.
+
+    Args:
+      x: any number of vectors.
+      kernel: in the same dtype.
+
+    Returns:
+      The products.
+    """
+    return _matmul(*vary_together(x, kernel)) if platform_of(x, kernel) == "cpu" else x @ kernel
+
+
+@jax.custom_vjp
+def _matmul(x, kernel):
+    return x @ kernel
+
+
+def _forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _backward(saved, dy):
+    x, kernel = saved
+    sharding = jax.typeof(kernel).sharding
+    if AxisType.Explicit in sharding.mesh.axis_types:  # then no axis of the batch may be lost in another
+        batch = tuple(range(x.ndim - 1))
+        return dy @ kernel.T, jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), out_sharding=sharding)
+    rows, gradients = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return dy @ kernel.T, rows.T @ gradients
+
+
+_matmul.defvjp(_forward, _backward)
+
+
+def dot_general(x: Array, kernel: Array, dimension_numbers: tuple, **options: object) -> Array:
+    """`matmul` where it is what is asked for, else `jax.lax.dot_general`: for `nnx.Linear(dot_general=...)`.
+
+    Args:
+      x: the left operand.
+      kernel: the right one.
+      dimension_numbers: contracted and batched axes, as for `jax.lax.dot_general`.
+      **options: the other arguments of `jax.lax.dot_general`; None where nothing is asked for.
+
+    Returns:
+      The product.
+    """
+    plain = kernel.ndim == 2 and dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))
+    if plain and x.dtype == kernel.dtype and not any(option is not None for option in options.values()):
+        return matmul(x, kernel)
+    return jax.lax.dot_general(x, kernel, dimension_numbers, **options)

@@ -1,0 +1,128 @@
+"""A layer and its update in one product, y = x·(kernel + scale·ΔWᵀ) + bias.
+
+Added up first, layer and update cost one product forward, and one for the gradient of x. What is left is the gradient
+of the update's parameters, in one of two ways: as the family's own product has it (for low rank two thin products, for
+a circulant one correlation), or that with its dense matrix: xᵀ·dy and what the derivative of the dense form makes of
+it.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from surm.matrices import Params
+from surm.matrices.algebra.platforms import platform_of
+from surm.ops.fusion import not_before
+from surm.ops.manual_axes import vary_together
+from surm.ops.matmul import dot_general
+
+
+def obstacle(base: nnx.Module) -> str:
+    """What makes a layer with an update in its kernel another thing than the layer and a branch; empty if nothing."""
+    if type(base) is not nnx.Linear:
+        return f"is a {type(base).__name__}, which may do more than multiply"
+    if base.dot_general not in (dot_general, jax.lax.dot_general) or base.preferred_element_type is not None:
+        return "multiplies in a way of its own"
+    dtype = jnp.dtype(base.dtype or base.kernel.dtype)
+    if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
+        return f"computes in {dtype}, which rounds small updates away"
+    precision = base.precision or jax.config.jax_default_matmul_precision  # of None the device makes less than float32
+    if platform_of(base.kernel[...]) != "cpu" and precision not in ("highest", "float32", jax.lax.Precision.HIGHEST):
+        return "multiplies float32 in less than its precision, which rounds small updates away"
+    return ""
+
+
+def product(
+    base: nnx.Linear,
+    params: Params,
+    to_dense: Callable[[Params], Float[Array, "n_out n_in"]],
+    matvec: Callable[[Params, Array], Array],
+    x: Float[Array, "*b n_in"],
+    *,
+    keep: bool,
+) -> Float[Array, "*b n_out"]:
+    """The layer with its update, the update's parameters differentiated by a product of their own with x.
+
+    (Under `jax.jit`, that is, and where the kernel itself does not train; else xᵀ·dy is formed beside.)
+
+    Args:
+      base: the layer; `obstacle` has found none.
+      params: of the update.
+      to_dense: from the parameters to scale·ΔW.
+      matvec: from the parameters and x to scale·ΔW·x.
+      x: the layer's input.
+      keep: whether the sum of kernel and update is kept for the backward pass, or made again there.
+
+    Returns:
+      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, once or twice, and in the backward pass
+      the derivative of `matvec` in the parameters. Kept for the backward pass: x, the parameters, and what `keep` says.
+      On a CPU the layers of surm's models differentiate in reverse mode alone, with this as without.
+    """
+    x, kernel, bias = _promoted(base, base.kernel[...], x)
+    if platform_of(x, kernel) == "cpu" and base.dot_general is dot_general:
+        *values, kernel, x = vary_together(*params.values(), kernel, x)
+        params = dict(zip(params, values, strict=True))
+        y = _product_in_reverse(to_dense, matvec, base.precision, keep, params, kernel, x)
+    else:
+        forward = functools.partial(_product, to_dense, matvec, base.precision)
+        y = (forward if keep else jax.checkpoint(forward))(params, kernel, x)
+    return y if bias is None else y + bias
+
+
+def _promoted(base: nnx.Linear, kernel: Array, x: Array) -> tuple[Array, Array, Array | None]:
+    """Input, kernel and bias in the dtype that the layer computes in."""
+    bias = None if base.bias is None else base.bias[...]
+    return base.promote_dtype((x, kernel, bias), dtype=base.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _product(to_dense, matvec, precision, params, kernel, x):
+    return jnp.matmul(x, kernel + to_dense(params).T, precision=precision)
+
+
+@functools.partial(_product.defjvp, symbolic_zeros=True)
+def _product_jvp(to_dense, matvec, precision, primals, tangents):
+    params, kernel, x = primals
+    d_params, d_kernel, d_x = tangents
+    merged = kernel + to_dense(params).T
+    terms = [
+        jnp.matmul(left, right, precision=precision)
+        for left, right in ((x, merged), (d_x, merged), (x, d_kernel))
+        if not isinstance(left, SymbolicZero) and not isinstance(right, SymbolicZero)
+    ]
+    trained = {name: tangent for name, tangent in d_params.items() if not isinstance(tangent, SymbolicZero)}
+    if trained:
+        in_trained = lambda part: matvec({**params, **part}, x)  # noqa: E731
+        terms.append(jax.jvp(in_trained, ({name: params[name] for name in trained},), (trained,))[1])
+    y, *changes = terms
+    return y, sum(changes, jnp.zeros_like(y))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _product_in_reverse(to_dense, matvec, precision, keep, params, kernel, x):
+    return _product(to_dense, matvec, precision, params, kernel, x)
+
+
+def _forward(to_dense, matvec, precision, keep, params, kernel, x):
+    merged = kernel + to_dense(params).T
+    return jnp.matmul(x, merged, precision=precision), (params, kernel, x, merged if keep else None)
+
+
+def _backward(to_dense, matvec, precision, keep, saved, dy):
+    params, kernel, x, merged = saved
+    if not keep:
+        # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. These parameters
+        # are others to it, and come late.
+        merged = kernel + to_dense(not_before(params, dy)).T
+    (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
+    plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731
+    (d_kernel,) = jax.vjp(plain, kernel)[1](dy)
+    return d_params, d_kernel, jnp.matmul(dy, merged.T, precision=precision)
+
+
+_product_in_reverse.defvjp(_forward, _backward)

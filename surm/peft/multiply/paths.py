@@ -1,0 +1,208 @@
+"""The ways to multiply by a trained matrix: the same result, up to rounding, at different cost.
+
+branch          the family's own product beside the layer: FFTs, or thin matmuls
+branch_dft      the same with every convolution by small matmuls, in the layer's type (the convolutional families)
+branch_dense    the product with the dense matrix beside the layer
+fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
+fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.multiply.fused`)
+
+Layers that share an input, as query, key and value do, share its transform in the forward pass: XLA computes equal
+things once.
+
+What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, take
+`surm.with_path(model, "branch")`, as `surm.serve_batch` does: all others may form a dense matrix for each. (Elsewhere
+than on a CPU see `beside_each`.) The members of a population have a batch each, so `auto` is right for them: what a
+member's dense matrix costs is spread over its own batch, as in a run of its own.
+"""
+
+import functools
+import importlib.resources
+import inspect
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+from surm.matrices import FAMILIES
+
+CONVOLUTIONAL = tuple(
+    name for name, family in FAMILIES.items() if "convolve" in inspect.signature(family.matvec).parameters
+)
+"""Families whose `matvec` takes `convolve`."""
+
+TRANSFORMED = (*CONVOLUTIONAL, "block_circulant", "c3a")
+"""Families whose own product is made of FFTs."""
+
+THIN = ("low_rank", "adalora", "dora_dynamic", "lorta", "aurora")
+"""Families whose own product is that of a few numbers for each vector, by matmuls."""
+
+SMALL_DENSE = ("kronecker", "melora", "vera", "lora_xs", "lora2")
+"""Families whose own product is thin in a large matrix, and costs more than the dense matrix in a small one."""
+
+_SMALL = 2**20
+"""Entries; of 768×768 both compilers say so, of 4096×4096 the TPU's says the contrary."""
+
+FUSED = ("fused", "fused_dense")
+"""For updates alone; an adapter has a nonlinearity between the layer and itself."""
+
+
+def available(position: str, family: str) -> tuple[str, ...]:
+    """The paths that a family has in a position.
+
+    Args:
+      position: `update` or `adapter`; others have no path.
+      family: a key of `surm.matrices.FAMILIES`.
+
+    Returns:
+      Their names.
+
+    Examples:
+      >>> available("adapter", "low_rank")
+      ('branch', 'branch_dense')
+    """
+    if position not in ("update", "adapter"):
+        return ()
+    beside = ("branch", "branch_dft", "branch_dense") if family in CONVOLUTIONAL else ("branch", "branch_dense")
+    return beside + FUSED if position == "update" else beside
+
+
+def quickest(
+    family: str,
+    n_out: int,
+    n_in: int,
+    rows: int,
+    parameters: Mapping[str, Sequence[int]],
+    dtype: str,
+    platform: str,
+    *,
+    fusible: bool,
+) -> str:
+    """The path that `auto` takes: the quickest by what was measured with the nearest matrix.
+
+    Nearest is a matrix first by the form of its parameters (their names), then by its shape, then by theirs, which tell
+    a rank or a block size; sizes by their logarithms; of two as near the one measured first. Between its measured
+    numbers of vectors, and beyond the largest, times are taken to be linear.
+
+    Args:
+      family: a key of `surm.matrices.FAMILIES`.
+      n_out: rows of the matrix.
+      n_in: columns of the matrix.
+      rows: vectors in the batch, of one device.
+      parameters: their shapes.
+      dtype: of the layer; float64 goes by what was measured in float32.
+      platform: as `jax.default_backend` names it.
+      fusible: whether the matrix may be added to the layer's kernel.
+
+    Returns:
+      A path that the family has; where nothing was measured on the platform or for the dtype, `unmeasured`.
+    """
+    dtype = "float32" if dtype == "float64" else dtype
+    like, parameters = _as_measured(family, n_out, n_in, parameters)
+    points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
+    if not points:
+        taken = unmeasured(family, n_out, n_in, platform, fusible=fusible)
+        _say_unmeasured(taken, family, dtype, platform)
+        return taken
+
+    def distance(point: dict) -> tuple[bool, float, float]:
+        others = point["parameters"]
+        sizes = zip(_sizes(parameters), _sizes(others), strict=False)
+        shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
+        return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
+
+    nearest = _matrix(min(points, key=distance))
+    of_nearest = {point["rows"]: point["seconds"] for point in points if _matrix(point) == nearest}
+    measured = [(rows, of_nearest[rows]) for rows in sorted(of_nearest)]
+    allowed = [path for path in measured[0][1] if fusible or path not in FUSED]
+    return min(allowed, key=lambda path: _at(rows, measured, path))
+
+
+def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bool) -> str:
+    """The path for a platform that nothing was measured on: elsewhere than on a CPU one without FFTs.
+
+    XLA's compilers, asked for devices that nobody here has (experiments/compiled), say of FFTs on a TPU that they take
+    minutes to compile and move many times what a layer does, on a GPU that they need several times its memory. A dense
+    matrix beside the layer costs one product more, and nothing but matmuls. Thin products cost less still, except where
+    they are not thin or the matrix is small: then what they write between them costs more than the dense matrix.
+
+    Args:
+      family: a key of `surm.matrices.FAMILIES`.
+      n_out: rows of the matrix.
+      n_in: columns of the matrix.
+      platform: as `jax.default_backend` names it.
+      fusible: whether the matrix may be added to the layer's kernel.
+
+    Returns:
+      A path that the family has.
+
+    Examples:
+      >>> [unmeasured("circulant", 768, 768, platform, fusible=False) for platform in ("cpu", "tpu")]
+      ['branch', 'branch_dense']
+    """
+    if platform == "cpu" or family in THIN or (family in SMALL_DENSE and n_out * n_in > _SMALL):
+        return "branch"
+    return "fused_dense" if fusible else "branch_dense"
+
+
+def beside_each(family: str, platform: str) -> str:
+    """The path for a matrix of its own for every example, where a dense one would cost more than the product with it.
+
+    Args:
+      family: a key of `surm.matrices.FAMILIES`.
+      platform: as `jax.default_backend` names it.
+
+    Returns:
+      `branch`; elsewhere than on a CPU another in the place of FFTs, which is the dense one where there is no other.
+
+    Examples:
+      >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
+      ('branch', 'branch_dft', 'branch')
+    """
+    if platform == "cpu" or family not in TRANSFORMED:
+        return "branch"
+    return "branch_dft" if family in CONVOLUTIONAL else "branch_dense"
+
+
+def _as_measured(
+    family: str, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]
+) -> tuple[str, Mapping[str, Sequence[int]]]:
+    """The family, and shapes of parameters, that were measured in the place of a family's own."""
+    like = getattr(FAMILIES[family], "MEASURED_AS", family)
+    if like == family or like != "low_rank":
+        return like, parameters
+    rank = min(_sizes(parameters))  # thin products, whatever lies between them
+    return like, {"a": (rank, n_in), "b": (n_out, rank)}
+
+
+def _matrix(point: dict) -> tuple[int, int, Mapping[str, Sequence[int]]]:
+    """What tells the matrix of one point from that of another."""
+    return point["n_out"], point["n_in"], point["parameters"]
+
+
+def _sizes(parameters: Mapping[str, Sequence[int]]) -> list[int]:
+    """The lengths of all axes, by the parameters' names."""
+    return [size for name in sorted(parameters) for size in parameters[name]]
+
+
+def _at(rows: int, measured: list[tuple[int, Mapping[str, float]]], path: str) -> float:
+    """Seconds for a number of vectors, from those for ascending ones; for fewer than the fewest, theirs."""
+    if len(measured) == 1 or rows <= measured[0][0]:
+        return measured[0][1][path]
+    index = next((index for index, (other, _) in enumerate(measured) if other >= rows), len(measured) - 1)
+    (fewer, before), (more, after) = measured[index - 1 : index + 1]
+    return before[path] + (after[path] - before[path]) / (more - fewer) * (rows - fewer)
+
+
+@functools.cache
+def _measured(platform: str) -> list[dict]:
+    """The grid of a platform, as experiments/paths/run.py wrote it."""
+    file = importlib.resources.files("surm.peft") / "measured" / f"{platform}.json"
+    return json.loads(file.read_text())["points"] if file.is_file() else []
+
+
+@functools.cache
+def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
+    """Once for each."""
+    by = "" if platform == "cpu" else " by what XLA's compilers say (experiments/compiled)"
+    what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
+    logging.getLogger(__name__).warning("path='auto' is '%s'%s: %s", taken, by, what)

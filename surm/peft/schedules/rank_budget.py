@@ -1,0 +1,195 @@
+"""The rank budget: of all the components in a model, which are kept, and when the others are switched off.
+
+    components
+    initial ──────╮                       kept(t) = target + surplus((t - begin) / (end - begin)) (initial - target)
+                   ╲___
+    target              ╰──────────       surplus falls from 1 to 0, as the family's paper has it
+             begin    end
+
+Families with a gate for every component (`surm.matrices.algebra.gated_low_rank`) say how important each is. Between the
+shares `begin` and `end` of the training, every so many steps, the least important of all layers together have their
+gate set to 0; they may come back until the next time. From `end` on those that are off stay off: there are exactly as
+many on as the budget allows. It is an optax transformation around that of the gates, so its state is in every
+checkpoint.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from flax.core import FrozenDict
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int
+
+from surm import matrices
+from surm.errors import InputError
+from surm.peft import surgery
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated:
+    """One matrix with gates.
+
+    Attributes:
+      layer: its path.
+      paths: of its parameters, by their names.
+      initial: the components it starts with.
+      target: the components that are left, on average.
+    """
+
+    layer: str
+    paths: dict[str, str]
+    initial: int
+    target: int
+
+    def of(self, arrays: Arrays) -> matrices.Params:
+        """Its own among a model's arrays."""
+        return {name: arrays[path] for name, path in self.paths.items()}
+
+
+class BudgetState(NamedTuple):
+    """What the transformation remembers: the inner one's, the steps taken, and of each matrix scores and who is on."""
+
+    inner: Any
+    step: Int[Array, ""]
+    scores: tuple[Any, ...]
+    on: tuple[Bool[Array, "_"], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RankBudget:
+    """One budget: matrices of one family with one schedule.
+
+    Attributes:
+      family: their module.
+      gated: the matrices.
+      training: the options of the schedule.
+      steps: length of the training.
+      first: the step at which the matrices begin to train; shares of the training count from it.
+    """
+
+    family: ModuleType
+    gated: tuple[Gated, ...]
+    training: FrozenDict
+    steps: int
+    first: int = 0
+
+    def kept(self, step: int | Int[Array, ""]) -> Int[Array, ""]:
+        """How many components are on after a step, at most, in all matrices together."""
+        begin, end = self._window()
+        progress = jnp.clip((jnp.asarray(step) - begin) / (end - begin), 0, 1)
+        target, initial = (sum(getattr(one, name) for one in self.gated) for name in ("target", "initial"))
+        return target + jnp.round(self.family.surplus(progress) * (initial - target)).astype(jnp.int32)
+
+    def around(self, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The transformation that keeps to the budget, whatever the inner one does."""
+        inner = optax.with_extra_args_support(inner)
+
+        def init(params: Arrays) -> BudgetState:
+            scores = tuple(self.family.first_scores(one.of(params)) for one in self.gated)
+            on = tuple(jnp.ones(one.initial, bool) for one in self.gated)
+            return BudgetState(inner.init(params), jnp.int32(0), scores, on)
+
+        def update(gradients: Arrays, state: BudgetState, params: Arrays, **extra: Any) -> tuple[Arrays, BudgetState]:
+            updates, inner_state = inner.update(gradients, state.inner, params, **extra)
+            after, step = optax.apply_updates(params, updates), state.step + 1
+            scores = tuple(
+                self.family.next_scores(before, one.of(after), one.of(gradients))
+                for one, before in zip(self.gated, state.scores, strict=True)
+            )
+            chosen, applied = self._due(step)
+            best = self._most_important(scores, step)
+            on = tuple(jnp.where(chosen, new, old) for new, old in zip(best, state.on, strict=True))
+            for one, mask in zip(self.gated, on, strict=True):
+                gate = one.paths[self.family.GATE]
+                updates = {**updates, gate: jnp.where(applied & ~mask, -params[gate], updates[gate])}
+            return updates, BudgetState(inner_state, step, scores, on)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    def _window(self) -> tuple[int, int]:
+        own = self.steps - self.first
+        begin, end = (self.first + round(self.training[name] * own) for name in ("begin", "end"))
+        end = max(end, 1)
+        return min(begin, end - 1), end
+
+    def _due(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+        """Whether a step chooses anew who is on, and whether it switches the others off."""
+        begin, end = self._window()
+        chosen = (
+            (step >= begin) & (step <= end) & (((step - begin) % self.training["every_steps"] == 0) | (step == end))
+        )
+        return chosen, chosen | (step > end)
+
+    def _most_important(self, scores: Sequence[Any], step: Int[Array, ""]) -> tuple[Bool[Array, "_"], ...]:
+        """Who is on in every matrix, if the step chooses; of equals those that come first."""
+        each = [self.family.scores(of) for of in scores]
+        places = jnp.argsort(jnp.argsort(-jnp.concatenate(each), stable=True), stable=True)
+        ends = [sum(len(one) for one in each[: number + 1]) for number in range(len(each))]
+        return tuple(jnp.split(places < self.kept(step), ends[:-1]))
+
+
+def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget]:
+    """The budgets of a model: one for each family with gates and each schedule.
+
+    Args:
+      model: with an adapter.
+      steps: length of the training.
+      first: the step at which the adapter begins to train.
+
+    Returns:
+      The budgets; none for most models.
+
+    Raises:
+      InputError: if a matrix with gates is one of a stack of layers.
+    """
+    found: dict[tuple[str, FrozenDict], list[Gated]] = {}
+    for path, delta in surgery.structured_matrices(model).items():
+        if hasattr(matrices.FAMILIES[delta.family], "GATE"):
+            if delta.stack:
+                stacked = f"{path} holds {math.prod(delta.stack)} stacked layers"
+                raise InputError(f"{stacked}, to which {delta.family} gives no budget; expected another family there")
+            names = {name: f"{path}.delta.parameters.{name}" for name in delta.parameters}
+            gates = delta.parameters[matrices.FAMILIES[delta.family].GATE][...]
+            one = Gated(path, names, len(gates), delta.target_rank)
+            found.setdefault((delta.family, delta.training), []).append(one)
+    return [
+        RankBudget(matrices.FAMILIES[family], tuple(gated), training, steps, first)
+        for (family, training), gated in found.items()
+    ]
+
+
+def around(inner: optax.GradientTransformation, budgets: Sequence[RankBudget]) -> optax.GradientTransformation:
+    """A transformation that keeps to all budgets; the inner one itself if there are none."""
+    for budget in budgets:
+        inner = budget.around(inner)
+    return inner
+
+
+def switched_off(arrays: Arrays, like: Arrays, budgets: Sequence[RankBudget]) -> Arrays:
+    """Arrays with their gates 0 where others' are: of an average over steps, which forgets it only slowly.
+
+    Args:
+      arrays: of a model, by path.
+      like: whose gates decide.
+      budgets: of the model.
+
+    Returns:
+      The arrays.
+    """
+    gates = [one.paths[budget.family.GATE] for budget in budgets for one in budget.gated]
+    return arrays | {gate: jnp.where(like[gate] == 0, 0, arrays[gate]) for gate in gates}
+
+
+def active_ranks(arrays: Mapping[str, ArrayLike], budgets: Sequence[RankBudget]) -> dict[str, Int[Array, ""]]:
+    """How many components of each matrix are on, by the matrix's path."""
+    gates = {one.layer: one.paths[budget.family.GATE] for budget in budgets for one in budget.gated}
+    return {layer: jnp.count_nonzero(arrays[gate]) for layer, gate in gates.items()}

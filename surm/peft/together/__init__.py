@@ -1,0 +1,1 @@
+"""Several adapters: switched, combined, served side by side, started from others."""

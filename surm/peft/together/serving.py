@@ -1,0 +1,176 @@
+"""Many adapters of one base in one forward pass: each example of a batch is answered by the adapter that it names.
+
+    models = [surm.load_adapter(folder, base) for folder in folders]
+    adapters = surm.stack_adapters(models)
+    serve = nnx.jit(surm.serve_batch)
+    logits = serve(models[0], adapters, images, ids)  # example i by the adapter ids[i]
+
+The frozen kernels multiply the whole batch in one product each. Only the trained arrays, a few thousand numbers an
+adapter, are gathered for every example, and multiply it alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from surm.errors import InputError
+from surm.matrices.algebra.platforms import platform_of
+from surm.peft import select, store, surgery
+from surm.peft.matrix import StructuredMatrix
+from surm.peft.multiply import paths
+from surm.peft.together import bases
+
+_READ_OF_SPEC = {
+    "update": ("family", "scale", "magnitude", "rules"),
+    "adapter": ("family", "activation"),
+    "bottleneck": ("activation",),
+}
+"""What an answer depends on of a spec in each position, beside the trained arrays."""
+
+
+def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
+    """Stacks what was trained of several models that share one base, for `serve_batch`.
+
+    Args:
+      models: from `attach` or `load_adapter`, alike but for the values of their trained arrays; left untouched.
+
+    Returns:
+      The trained arrays, the head's among them, by dotted path, with one axis in front: entry i is that of models[i].
+
+    Raises:
+      InputError: if there is none, one has no adapter, or two differ in what serves all: family, scale, names, shapes
+        or types of trained arrays (such as heads of different numbers of classes), or the base.
+    """
+    if not models:
+        raise InputError("no model to stack the adapter of, expected at least one")
+    models = [_adapted(f"models[{index}]", model) for index, model in enumerate(models)]
+    graphdefs, trained, frozen = zip(*map(surgery.split, models), strict=True)
+    first, base = _form(models[0], trained[0]), _arrays(frozen[0])
+    for index, model in enumerate(models[1:], start=1):
+        if differing := _differences(first, _form(model, trained[index])):
+            raise InputError(f"models 0 and {index} cannot be stacked: {differing}")
+        _check_same(index, base, _arrays(frozen[index]))
+        if graphdefs[index] != graphdefs[0] and bases.structure(model) != bases.structure(models[0]):
+            raise InputError(f"models 0 and {index} have bases of the same arrays, but compute differently with them")
+    return {path: jnp.stack([arrays[path] for arrays in trained]) for path in trained[0]}
+
+
+def serve_batch(
+    model: nnx.Module,
+    adapters: Mapping[str, ArrayLike],
+    x: ArrayLike | Mapping[str, Any],
+    ids: ArrayLike | Sequence[int],
+) -> Any:
+    """Answers a batch in one forward pass, each example by its own adapter: what model ids[i] would answer to x[i].
+
+    It is evaluated as by `model.eval()`, without dropout. Compile it with `nnx.jit`, or with `jax.jit` around the
+    three last arguments; other values of them, ids too, compile nothing anew.
+
+    Args:
+      model: one of the models that were stacked, merged or not; left untouched. What it has trained is not read.
+      adapters: from `stack_adapters`.
+      x: the model's input, or its arguments by name, such as tokens and mask; the first axis of every array is the
+        batch.
+      ids: one integer an example, 0 <= id < number of adapters.
+
+    Returns:
+      What the model answers to a batch.
+
+    Raises:
+      InputError: if the model has no adapter, the arrays of `adapters` are not its own, `ids` are not one integer an
+        example, or one is out of range. Inside `jax.jit` no id is known: then the answer to such an example is NaN.
+    """
+    model = _adapted("model", model)
+    _multiply_each(model, platform_of(*jax.tree.leaves((dict(adapters), x))))
+    model.eval()
+    graphdef, trained, frozen = surgery.split(model)
+    count = _count(adapters, trained)
+    arguments, named = ((), dict(x)) if isinstance(x, Mapping) else ((x,), {})
+    ids = _checked_ids(ids, named or {"x": x}, count)
+    own = {path: _of_each(adapters[path], ids) for path in trained}
+
+    def answer(trained: dict[str, jax.Array], inputs: tuple[tuple, dict]) -> Any:
+        arguments, named = jax.tree.map(lambda leaf: leaf[None], inputs)
+        outputs = surgery.join(graphdef, trained, frozen)(*arguments, **named)
+        return jax.tree.map(lambda leaf: leaf[0], outputs)
+
+    return jax.vmap(answer)(own, jax.tree.map(jnp.asarray, (arguments, named)))
+
+
+def _multiply_each(model: nnx.Module, platform: str) -> None:
+    """Has every layer multiply by the path for matrices of which each example has its own; in place."""
+    for _, layer in surgery.wrapped_layers(model):
+        if isinstance(layer.delta, StructuredMatrix):
+            layer.path = paths.beside_each(layer.delta.family, platform)
+
+
+def _adapted(name: str, model: nnx.Module) -> nnx.Module:
+    """A copy, not merged; InputError if there is no adapter in the model."""
+    if surgery.spec_of(model) is None:
+        raise InputError(f"{name} has no adapter; expected a model from attach or load_adapter")
+    return surgery.unmerge(model)
+
+
+def _form(model: nnx.Module, trained: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """All that a model's answer depends on beside its base and the values of its trained arrays."""
+    spec = surgery.spec_of(model)
+    read = {name: getattr(spec, name) for name in ("position", *_READ_OF_SPEC.get(spec.position, ()))}
+    return read | {path: f"{array.dtype}{list(array.shape)}" for path, array in trained.items()}
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Where two forms differ, for a message; empty if nowhere."""
+    names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+    each = [f"{name} is {first.get(name, 'absent')} and {other.get(name, 'absent')}" for name in names[:4]]
+    return "; ".join(each) + (f" (+{len(names) - 4} more)" if len(names) > 4 else "")
+
+
+def _arrays(frozen: nnx.State) -> dict[str, ArrayLike]:
+    """What all adapters share, by dotted path; no dropout's random state."""
+    state = nnx.to_flat_state(frozen)
+    return {select.dotted(path): variable[...] for path, variable in state if not isinstance(variable, nnx.RngState)}
+
+
+def _check_same(index: int, base: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> None:
+    """InputError if the bases of two models of one form hold different arrays."""
+    differing = [path for path in {**base, **other} if not bases.same(base.get(path), other.get(path))]
+    if differing:
+        more = f" (+{len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise InputError(f"models 0 and {index} have different bases: {', '.join(differing[:3])}{more}")
+
+
+def _count(adapters: Mapping[str, ArrayLike], trained: Mapping[str, jax.Array]) -> int:
+    """The number of adapters; InputError if the arrays are not those of the model, each with one axis in front."""
+    shapes = {path: np.shape(array) for path, array in adapters.items()}
+    each = {path: jax.ShapeDtypeStruct(shape[1:], jnp.float32) for path, shape in shapes.items()}
+    store.check_arrays("adapters", each, trained)
+    counts = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(counts) != 1:
+        raise InputError(f"arrays of {' and '.join(map(str, sorted(counts)))} adapters, expected as many in each")
+    return counts.pop()
+
+
+def _checked_ids(ids: ArrayLike | Sequence[int], inputs: Mapping[str, Any], count: int) -> jax.Array:
+    """The ids as an array; InputError if they are not one integer an example, or known to be out of range."""
+    ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise InputError(f"ids are {ids.dtype}{list(ids.shape)}, expected one integer an example")
+    for path, leaf in jax.tree.leaves_with_path(dict(inputs)):
+        if np.shape(leaf)[:1] != ids.shape:
+            name, shape = jax.tree_util.keystr(path, simple=True, separator="."), list(np.shape(leaf))
+            raise InputError(f"{len(ids)} ids, but {name} has shape {shape}; expected one id an example")
+    if not isinstance(ids, jax.core.Tracer):
+        known = np.asarray(ids)
+        for index in np.flatnonzero((known < 0) | (known >= count))[:1]:
+            raise InputError(f"ids[{index}]={known[index]}, expected 0 <= id < {count}, the number of adapters")
+    return jnp.asarray(ids)
+
+
+def _of_each(stacked: ArrayLike, ids: jax.Array) -> jax.Array:
+    """The array of each example's adapter; NaN where an id is out of range, never another's."""
+    return jnp.asarray(stacked).at[ids].get(mode="fill", wrap_negative_indices=False)

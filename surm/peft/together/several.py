@@ -1,0 +1,293 @@
+"""Several adapters in one model: each has a name and a weight, and a layer adds up what they say.
+
+    both = surm.combine({"german": first, "medical": second}, head="medical")
+    both(x)                                     base(x) + ΔW_german x + ΔW_medical x in every layer
+    surm.activate(both, "german")(x)            as `first` answers, but by the head of `second`
+    surm.activate(both, {"german": 0.5, "medical": 1.0})
+
+The weights are variables, one number for each adapter: other weights compile nothing anew, and may be learned.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.core import FrozenDict
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
+
+from surm.errors import InputError, nearest
+from surm.peft import select, surgery
+from surm.peft.layers import MergeableLinear, UpdatedLinear, WrappedLinear
+from surm.peft.linear_maps import linear_map
+from surm.peft.multiply import paths
+from surm.peft.spec import PeftSpec
+from surm.peft.together import bases
+from surm.peft.wrapped import like_answer
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+class AdapterWeight(nnx.Variable):
+    """The weight of one adapter among several, a scalar that all layers share; stacked layers have one number each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination(PeftSpec):
+    """What a model of several adapters has in place of a spec; refuses to be read as that of one.
+
+    Attributes:
+      specs: of the adapters, by name.
+    """
+
+    specs: FrozenDict[str, PeftSpec] = FrozenDict()
+
+    def __post_init__(self):
+        """The other fields mean nothing."""
+
+    @property
+    def position(self) -> NoReturn:
+        """Each adapter has its own; InputError."""
+        self._refuse()
+
+    def at(self, path: str) -> NoReturn:
+        """For each adapter another spec holds; InputError."""
+        self._refuse()
+
+    def to_json(self) -> NoReturn:
+        """There is no file of several adapters; InputError."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InputError(f"the model has several adapters, {_listed(self.specs)}; expected one of those combined")
+
+
+class Member(nnx.Module):
+    """One adapter's update of one layer: x ↦ weight·scale·ΔW·dropout(x)."""
+
+    def __init__(self, name: str, layer: UpdatedLinear, weight: AdapterWeight):
+        """Takes matrix, dropout and scale from the layer; a fused path, which has one update, becomes `auto`."""
+        self.name, self.weight = name, weight
+        self.matrix, self.dropout, self.scale = layer.delta, layer.dropout, layer.scale
+        self.path = "auto" if layer.path in paths.FUSED else layer.path
+
+    def factor(self) -> Float[Array, "*split_off"]:
+        """What multiplies ΔW; of a stack of layers one number each."""
+        return self.weight[...] * self.scale
+
+    def __call__(self, x: Float[Array, "..."], dtype: DTypeLike, base: nnx.Module) -> Float[Array, "..."]:
+        """What the update adds to a layer that answers in a type, as vectors; itself in float32 at least."""
+        x, path = linear_map(base).vectors(x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
+        if path == "auto":
+            path = self.matrix.quickest_path(x, base.dtype or base.kernel.dtype, fusible=False)
+        return self.factor() * self.matrix(x, path, base.precision)
+
+
+class Sum(nnx.Module):
+    """The updates of one layer, by several adapters."""
+
+    def __init__(self, members: Sequence[Member]):
+        """Keeps them."""
+        self.members = nnx.List(members)
+
+    @property
+    def family(self) -> str:
+        """The families, for tables."""
+        return "+".join(member.matrix.family for member in self.members)
+
+    def to_dense(self) -> Float[Array, "*stack n_out n_in"]:
+        """The matrix in full: Σ weight·scale·ΔW."""
+        return sum(_scaled(member.factor(), member.matrix.to_dense()) for member in self.members)
+
+
+def _scaled(factor: Float[Array, "..."], dense: Float[Array, "..."]) -> Float[Array, "..."]:
+    return factor.reshape(*factor.shape, *(1,) * (dense.ndim - factor.ndim)) * dense
+
+
+class CombinedLinear(MergeableLinear):
+    """A frozen linear layer with several updates: y = base(x) + Σ_k weight_k·scale_k·ΔW_k·dropout_k(x)."""
+
+    def __init__(self, base: nnx.Module, members: Sequence[Member]):
+        """Wraps a layer."""
+        super().__init__(base, Sum(members), PeftSpec(), rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Float[Array, "..."], **options: Any) -> Float[Array, "..."]:
+        """Applies the layer with its updates."""
+        y = self.answer(x, options)
+        if self.merged or not self.enabled:
+            return y
+        change = sum(member(x, y.dtype, self.base) for member in self.delta.members).astype(y.dtype)
+        return y + like_answer(self.map.output(change, y), options)
+
+    def folded(self) -> Iterable[tuple[str, Array]]:
+        """The kernel with the sum of the updates in it."""
+        kernel = self.kernel[...]
+        yield "kernel", kernel + self.map.layout.kernel(self.delta.to_dense(), kernel.shape)
+
+
+def combine(
+    models: Mapping[str, nnx.Module], weights: Mapping[str, ArrayLike] | None = None, *, head: str | None = None
+) -> nnx.Module:
+    """Puts the adapters of several models into one, which answers by their weighted sum.
+
+    The adapters may be of different families, options, scales and targets. What trains stays what trains; families'
+    penalties and rank budgets do not act on a combination.
+
+    Args:
+      models: by the adapters' names: from `attach` or `load_adapter` with one base; left untouched.
+      weights: by name, those left out are 0; 1 for every adapter if there are none.
+      head: the adapter whose model gives what trains beside the updates, such as the head.
+
+    Returns:
+      A new model, not merged. `merge`, `unmerge`, `disabled`, `detach` and `count_parameters` work as of one adapter.
+
+    Raises:
+      InputError: if a model has another adapter than an update, a magnitude, or several; the bases differ; heads
+        differ and `head` does not say whose it is; or a name or weight is none.
+
+    Examples:
+      >>> from surm.peft import attach, PeftSpec
+      >>> from surm.models import vit
+      >>> model = vit.ViT(vit.preset("vit_micro"), 10, rngs=nnx.Rngs(0))
+      >>> one = attach(model, PeftSpec(family="circulant"), nnx.Rngs(1))
+      >>> other = attach(model, PeftSpec(family="low_rank", targets=".*query"), nnx.Rngs(2))
+      >>> adapters(combine({"one": one, "other": other}, {"one": 0.5}))
+      {'one': 0.5, 'other': 0.0}
+    """
+    if not models or not all(models):
+        raise InputError(f"adapters named {_listed(models) or 'by nothing'}, expected names, such as 'german'")
+    if not isinstance(models, Mapping):
+        raise InputError(f"models: given a {type(models).__name__}, expected a mapping from names to models")
+    chosen = dict.fromkeys(models, 1.0) if weights is None else _checked(weights, models)
+    models = {f"adapter {name!r}": model for name, model in models.items()}
+    models = {name: bases.updated(name, model) for name, model in models.items()}
+    result = models[f"adapter {_whose_head(models, head, chosen)!r}"]
+    by_name = dict(zip(chosen, models.values(), strict=True))
+    _wrap(result, by_name, {name: _scalar(weight) for name, weight in chosen.items()})
+    specs = {name: surgery.spec_of(model) for name, model in by_name.items()}
+    result.peft_spec = Combination(specs=FrozenDict(specs))
+    return result
+
+
+def activate(model: Model, weights: str | Mapping[str, ArrayLike]) -> Model:
+    """Returns the model with other weights of its adapters: switched, blended, all off.
+
+    A compiled function of the model is not compiled again. An adapter of weight 0 costs its product all the same.
+
+    Args:
+      model: from `combine`; left untouched.
+      weights: one name, whose adapter then answers alone; or weights by name, where those left out are 0. Scalar
+        arrays may be traced.
+
+    Returns:
+      A new model.
+
+    Raises:
+      InputError: if there is no such adapter, a weight is no finite number, or the model is merged or none of
+        `combine`.
+    """
+    specs = _combination(model).specs
+    if not isinstance(weights, str | Mapping):
+        raise InputError(f"weights={weights!r}, expected a name or a mapping from names to numbers")
+    given = _checked({weights: 1.0} if isinstance(weights, str) else weights, specs)
+    if any(layer.merged for _, layer in surgery.wrapped_layers(model)):
+        raise InputError(f"weights={weights!r}, but the model is merged; unmerge it first")
+    model = nnx.clone(model)
+    for name, variable in _weights(model):
+        variable[...] = jnp.broadcast_to(_scalar(given[name]), variable.shape)
+    return model
+
+
+def adapters(model: nnx.Module) -> dict[str, float]:
+    """The adapters of a model from `combine`, and the weight of each.
+
+    Args:
+      model: from `combine`.
+
+    Returns:
+      Weights by name, in the order in which they were combined.
+
+    Raises:
+      InputError: if the model is none of `combine`.
+    """
+    specs, weights = _combination(model).specs, dict(_weights(model))
+    return {name: float(jnp.ravel(weights[name][...])[0]) for name in specs}
+
+
+def _combination(model: nnx.Module) -> Combination:
+    spec = surgery.spec_of(model)
+    if not isinstance(spec, Combination):
+        has = "no adapter" if spec is None else "one adapter"
+        raise InputError(f"the model has {has}, without a name; expected a model from combine")
+    return spec
+
+
+def _weights(model: nnx.Module) -> list[tuple[str, AdapterWeight]]:
+    """The variables of a model's weights, by the adapters' names; those of stacked layers are others."""
+    layers = [layer for _, layer in surgery.wrapped_layers(model)]
+    return [(member.name, member.weight) for layer in layers for member in layer.delta.members]
+
+
+def _checked(weights: Mapping[str, ArrayLike], names: Iterable[str]) -> dict[str, ArrayLike]:
+    """The weight of every name; InputError for unknown names, and for what is no number."""
+    for name, weight in weights.items():
+        if name not in names:
+            raise InputError(f"no adapter is called {name!r}; {nearest(str(name), names)}")
+        if not _is_weight(weight):
+            raise InputError(f"the weight of {name!r} is {weight!r}, expected a finite number")
+    return {name: weights.get(name, 0.0) for name in names}
+
+
+def _is_weight(weight: Any) -> bool:
+    """Whether it is a finite real number; of one that is traced nothing but the shape is known."""
+    if isinstance(weight, jax.core.Tracer):
+        return weight.shape == ()
+    if isinstance(weight, jax.Array):
+        real = jnp.issubdtype(weight.dtype, jnp.floating) or jnp.issubdtype(weight.dtype, jnp.integer)
+        return real and weight.shape == () and bool(jnp.isfinite(weight))
+    return isinstance(weight, numbers.Real) and not isinstance(weight, bool) and math.isfinite(weight)
+
+
+def _scalar(weight: ArrayLike) -> Float[Array, ""]:
+    return jnp.asarray(weight, jnp.float32)
+
+
+def _whose_head(models: Mapping[str, nnx.Module], head: str | None, names: Mapping[str, Any]) -> str:
+    """The adapter that gives what trains beside; InputError if that matters and nobody says it."""
+    if head is not None and head not in names:
+        raise InputError(f"head={head!r}, expected one of {_listed(names)}")
+    trained = bases.differing(models)
+    if trained and head is None:
+        more = f" (+{len(trained) - 3} more)" if len(trained) > 3 else ""
+        raise InputError(
+            f"the adapters {_listed(names)} were trained with different {', '.join(trained[:3])}{more}; "
+            f"say whose is to answer, such as head={next(iter(names))!r}"
+        )
+    return next(iter(names)) if head is None else head
+
+
+def _wrap(result: nnx.Module, models: Mapping[str, nnx.Module], weights: Mapping[str, Array]) -> None:
+    """Puts every model's updates where they belong, into one of the models itself."""
+    walked = select.walk(result)
+    places, nodes = select.places(walked), {id(node): node for _, node in walked}
+    members: dict[int, list[Member]] = {}
+    shared: dict[tuple, AdapterWeight] = {}
+    for name, model in models.items():
+        for path, layer in surgery.wrapped_layers(model):
+            stack = layer.kernel.shape[: layer.map.split_off]
+            one = shared.setdefault((name, stack), AdapterWeight(jnp.broadcast_to(weights[name], stack)))
+            members.setdefault(id(select.get(result, path)), []).append(Member(name, layer, one))
+    for key, of_layer in members.items():
+        base = nodes[key].base if isinstance(nodes[key], WrappedLinear) else nodes[key]
+        combined = CombinedLinear(base, of_layer)
+        for place in places[key]:
+            select.put(result, place, combined)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,85 @@
+"""Where checkpoints lie: a local folder, or an object store, which has every checkpoint as one object, STEP.tar.
+
+orbax writes a checkpoint as many files and then renames their folder, which a store cannot. Its arrays would go through
+tensorstore, whose clients are told of servers elsewhere than all else here: that of S3 takes no notice of
+AWS_ENDPOINT_URL, Google's has a variable of its own (0.1.86). So orbax writes to a folder of this machine, and what it
+has finished is written to the store in one step: it is there whole or not at all. To go on, a run fetches them; what
+trains is small.
+"""
+
+import concurrent.futures
+import contextlib
+import io
+import pathlib
+import tarfile
+
+from etils import epath
+
+from surm import files
+from surm.machine import buckets
+
+SUFFIX = ".tar"
+
+
+class Place:
+    """A folder of checkpoints, `place`; `folder` is the local one that orbax works in, another if `is_remote`."""
+
+    def __init__(self, place: epath.Path):
+        """Fetches what a store holds."""
+        self.place, self.is_remote = place, buckets.holds(place)
+        self.folder = epath.Path(files.scratch()) if self.is_remote else place
+        self._there: set[int] = set()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1) if self.is_remote else None
+        self._writing: concurrent.futures.Future[None] | None = None
+        if self.is_remote and place.is_dir():
+            self._fetch()
+
+    def write(self) -> None:
+        """Has what is in the folder written to the store, in the background, and what is not there any more removed."""
+        if self._thread:
+            self._writing = self._thread.submit(self._mirror)
+
+    def wait(self) -> None:
+        """Waits for that; raises what stopped it."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def rename(self, step: int, name: str) -> epath.Path:
+        """Gives a checkpoint another name, which no step has; where it lies then."""
+        (self.folder / str(step)).rename(self.folder / name)
+        if not self.is_remote:
+            return self.folder / name
+        source, target = self.place / f"{step}{SUFFIX}", self.place / f"{name}{SUFFIX}"
+        target.write_bytes(source.read_bytes())
+        source.unlink()
+        self._there.discard(step)
+        return target
+
+    def names(self) -> list[str]:
+        """Of all that lies there, without suffixes."""
+        return [each.name.removesuffix(SUFFIX) for each in self.place.iterdir()] if self.place.is_dir() else []
+
+    def _fetch(self) -> None:
+        for name in self.names():
+            if name.isdecimal():
+                folder = pathlib.Path(self.folder) / name
+                folder.mkdir()
+                # of one that is damaged a part is there then, which cannot be read, and is dealt with as on a disk
+                with contextlib.suppress(tarfile.TarError, EOFError):
+                    packed = io.BytesIO((self.place / f"{name}{SUFFIX}").read_bytes())
+                    with tarfile.open(fileobj=packed) as archive:
+                        archive.extractall(folder, filter="data")
+                self._there.add(int(name))
+
+    def _mirror(self) -> None:
+        here = {int(each.name) for each in self.folder.iterdir() if each.name.isdecimal()}
+        for step in sorted(here - self._there):
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                archive.add(self.folder / str(step), arcname="")
+            files.replace(self.place / f"{step}{SUFFIX}", packed.getvalue())
+            self._there.add(step)
+        for step in sorted(self._there - here):
+            (self.place / f"{step}{SUFFIX}").unlink(missing_ok=True)
+            self._there.discard(step)

@@ -1,0 +1,207 @@
+"""What a run's folder may differ in from the config that goes on with it: a decision for every key.
+
+free        cannot change the result: how data is read, what is shown and kept
+content     a place; what lies there decides, and is compared when the checkpoint is opened
+length      of the run, which may change where no step depends on how many follow
+choice      free, unless the best step is chosen: then it decides
+decides     changes the result
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import ml_collections
+
+from surm import matrices
+from surm.errors import InputError, quoted
+from surm.peft.spec import METHODS, PeftSpec
+
+Decision = Literal["free", "content", "length", "choice", "decides"]
+
+DECISIONS: dict[str, Decision] = {
+    "seed": "decides",
+    "init_adapter": "decides",
+    "log_every_steps": "free",
+    "eval_every_steps": "choice",
+    "checkpoint_every_steps": "free",
+    "keep_checkpoints": "free",
+    "keep_best_checkpoints": "free",
+    "writers": "free",
+    "profile_steps": "free",
+    "population": "decides",
+    "members_at_once": "decides",  # rounding: another program computes more members side by side
+    "data.source": "content",
+    "data.data_dir": "content",
+    "data.train_examples": "decides",
+    "data.validation_examples": "decides",
+    "data.test_examples": "decides",
+    "data.subset_seed": "decides",
+    "data.eval_split": "decides",
+    "data.augment": "decides",
+    "data.sampling": "decides",
+    "data.threads": "free",
+    "data.task": "decides",
+    "data.text_columns": "decides",
+    "data.label_column": "decides",
+    "data.image_column": "decides",
+    "data.tokenizer": "content",
+    "data.lengths": "decides",
+    "model.name": "decides",
+    "model.weights": "content",
+    "model.image_size": "decides",
+    "model.pooling": "decides",
+    "model.dropout": "decides",
+    "model.dtype": "decides",
+    "model.remat": "decides",
+    "peft.method": "decides",
+    "peft.family": "decides",
+    "peft.options": "decides",
+    "peft.targets": "decides",
+    "peft.rules": "decides",
+    "peft.exclude": "decides",
+    "peft.train": "decides",
+    "peft.scale": "decides",
+    "peft.magnitude": "decides",
+    "peft.dropout": "decides",
+    "peft.path": "decides",
+    "peft.activation": "decides",
+    "eval.metrics": "decides",
+    "eval.choose": "decides",
+    "eval.patience": "decides",
+    "optim.name": "decides",
+    "optim.learning_rate": "decides",
+    "optim.head_learning_rate": "decides",
+    "optim.weight_decay": "decides",
+    "optim.head_weight_decay": "decides",
+    "optim.momentum": "decides",
+    "optim.schedule": "decides",
+    "optim.warmup_fraction": "decides",
+    "optim.gradient_clip": "decides",
+    "optim.label_smoothing": "decides",
+    "optim.class_weights": "decides",
+    "optim.batch_size": "decides",
+    "optim.accumulation_steps": "decides",
+    "optim.ema_decay": "decides",
+    "optim.epochs": "length",
+    "optim.steps": "length",
+    "optim.head_first_fraction": "decides",
+    "mesh.data": "decides",  # rounding, too: sums are taken in another order
+    "mesh.model": "decides",
+    "mesh.shard_base": "decides",
+    "mesh.shard_members": "decides",
+}
+"""Of every key of `surm.config.default`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A key in which the config that goes on differs from the one in the folder."""
+
+    key: str
+    before: object
+    now: object
+    decision: Decision
+
+    def __str__(self) -> str:
+        return f"{self.key} {quoted(self.before)} → {quoted(self.now)}"
+
+
+def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Change]:
+    """Where two configs differ, and what follows from it.
+
+    Args:
+      before: the folder's, by dotted key.
+      now: the one that goes on.
+
+    Returns:
+      The changes, in order of their keys; a key that this version does not know decides.
+    """
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            decision = DECISIONS.get(key, "decides")
+            if decision == "choice":
+                decision = "decides" if now.get("eval.choose") != "last" else "free"
+            found.append(Change(key, before.get(key), now.get(key), decision))
+    return found
+
+
+def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: str, *, adapter: bool = False) -> None:
+    """Refuses changes that make another run of it.
+
+    Args:
+      found: from `changes`.
+      config: the one that goes on.
+      workdir: the run's folder, for the message.
+      adapter: whether there is an adapter in it to start from elsewhere.
+
+    Raises:
+      InputError: for a key that decides, or another length where steps depend on it; the message says what else to do.
+    """
+    elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if adapter else ""
+    decide = [one for one in found if one.decision == "decides"]
+    if deciding := [f"{one.key}: {quoted(one.before)} against {quoted(one.now)}" for one in decide]:
+        more = [f"and {len(deciding) - 5} more"] if len(deciding) > 5 else []
+        raise InputError(
+            f"workdir {workdir!r} holds the run of another config; they differ (there against here) "
+            f"in {'; '.join([*deciding[:5], *more])}; name another workdir or remove this one{elsewhere}"
+        )
+    lengths = [one for one in found if one.decision == "length"]
+    if lengths and (why := bound_to_length(config.optim, PeftSpec(**config.peft.to_dict()))):
+        raise InputError(
+            f"workdir {workdir!r} holds a run of another length ({', '.join(map(str, lengths))}), and {why}: another "
+            f"length is another run from the first step on; name another workdir{elsewhere}"
+        )
+
+
+def check_length(finished: Mapping[str, object] | None, reached: int | None, total: int, workdir: str) -> None:
+    """Refuses a length that is behind the run already.
+
+    Args:
+      finished: what `result.json` holds, None if the run has not finished.
+      reached: the step of its newest checkpoint, None if there is none.
+      total: how long it shall be.
+      workdir: the run's folder, for the message.
+
+    Raises:
+      InputError: if it has gone further, or has finished and its checkpoints are gone.
+    """
+    if finished is not None and reached is None:
+        raise InputError(
+            f"workdir {workdir!r} holds a finished run whose checkpoints are gone, so it cannot go on; name another "
+            f"workdir; there config.init_adapter={workdir!r} starts from this run's adapter"
+        )
+    if (reached or 0) > total:
+        raise InputError(
+            f"workdir {workdir!r} holds a run that has taken {reached} steps, expected {total} or fewer; make "
+            "config.optim.steps larger, or name another workdir"
+        )
+
+
+def bound_to_length(optim_config: ml_collections.ConfigDict, spec: PeftSpec) -> str:
+    """Why a run cannot be made longer or shorter: what in it depends on how many steps there are; empty if nothing.
+
+    Args:
+      optim_config: the config's `optim` part.
+      spec: of its `peft` part.
+
+    Returns:
+      The reason, as a part of a sentence.
+    """
+    method = METHODS[spec.method]
+    filtered = (method.optimizer or optim_config.name) == "loko"
+    if optim_config.schedule != "constant" and not filtered:
+        return f"the {optim_config.schedule} schedule falls to 0 at the last step"
+    if optim_config.warmup_fraction and not filtered:
+        return f"the warm-up is a share of the steps (config.optim.warmup_fraction={optim_config.warmup_fraction:g})"
+    own = method.head_first_fraction
+    if fraction := own if optim_config.head_first_fraction is None else optim_config.head_first_fraction:
+        return f"the head trains alone for a share of the steps ({fraction:g})"
+    if spec.position in ("update", "adapter"):
+        for own in (spec, *spec.ruled()):
+            if hasattr(matrices.FAMILIES[own.family], "GATE"):
+                return f"the rank budget of {own.family} ends at a share of the steps"
+            if own.training.get("penalty") and own.training.get("penalty_until", 1) < 1:
+                return f"the penalty of {own.family} ends at a share of the steps"
+    return ""

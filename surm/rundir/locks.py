@@ -1,0 +1,232 @@
+"""Who is at work in a run's folder, so that no other run comes in.
+
+On a local path the system's own lock on `.lock` keeps others out, and a process that ends, however it does, has let go.
+
+A store knows no locks, but what was written is listed at once (Google Cloud Storage and S3 promise it). So whoever
+comes writes a flag of its own below `.lock/` and then looks: of two that come together at least one sees the other,
+and who sees another one goes. A flag is renewed every `BEAT` seconds. One that is not renewed for `SILENCE` seconds, or
+whose process is known to have ended since it was of this machine, belongs to nobody and is removed. So a run that was
+killed can be taken up at once on its own machine, on another after `SILENCE`; and one that was cut off from its store
+for that long, and has lost its flag to another, notices it when it writes next, and ends there.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from surm.errors import InputError, one_line
+from surm.machine import buckets
+
+LOCK = ".lock"
+BEAT, SILENCE = 10.0, 60.0
+_BEGUN = "begun"
+"""The object below `.lock/` that stays: a run has been at work here."""
+
+
+class Lock:
+    """What keeps other runs out of a folder."""
+
+    def refuse_if_busy(self) -> None:
+        """Raises InputError if another run is at work in the folder; sooner than `held`, which decides."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other runs out for the length of a `with` block; InputError if one is in, or it cannot be written."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises OSError if another run has taken the folder over meanwhile."""
+
+
+def of(folder: epath.Path) -> Lock:
+    """The lock of a run's folder."""
+    return FlagLock(folder) if buckets.holds(folder) else SystemLock(folder)
+
+
+class SystemLock(Lock):
+    """The system's lock on a local file."""
+
+    def __init__(self, folder: epath.Path):
+        self._folder, self._file = folder, pathlib.Path(folder) / LOCK
+
+    def refuse_if_busy(self) -> None:
+        """See `Lock`."""
+        if os.access(self._file, os.R_OK):
+            with open(self._file) as lock:
+                self._hold(lock, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """See `Lock`."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+        with open(self._file, "r+") as lock:
+            self._hold(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def _hold(self, lock: Any, kind: int) -> None:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _busy(self._folder, lock.read().strip() or "unknown") from error
+
+
+class FlagLock(Lock):
+    """A flag in a store, renewed while its run lives."""
+
+    def __init__(self, folder: epath.Path):
+        self._folder, self._flags = folder, folder / LOCK
+        self._beats, self._writing = 0, threading.Lock()
+        self._lower()
+
+    def _lower(self) -> None:
+        """Begins anew, with a flag that is not raised yet."""
+        self._own, self._holds, self._lost = self._flags / uuid.uuid4().hex, False, ""
+        self._renewed = time.monotonic()
+        self._ended = threading.Event()
+
+    def refuse_if_busy(self) -> None:
+        """See `Lock`; waits up to `SILENCE` seconds for a sign of life from a run on another machine."""
+        self._wait_for_others(yield_to_all=False)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """See `Lock`."""
+        try:
+            (self._flags / _BEGUN).write_text("")
+            self._raise_flag()
+        except Exception as error:  # of the store's client, of many types
+            raise _unwritable(self._folder, error) from error
+        beating = threading.Thread(target=self._beat, daemon=True)
+        beating.start()
+        try:
+            self._wait_for_others(yield_to_all=True)
+            self._holds = True
+            self._raise_flag()
+            yield
+        finally:
+            self._ended.set()
+            beating.join()
+            with contextlib.suppress(Exception):  # what is left is silent, and is taken down by who comes next
+                self._own.unlink(missing_ok=True)
+            self._lower()
+
+    def check(self) -> None:
+        """See `Lock`."""
+        if self._holds and time.monotonic() - self._renewed > SILENCE:  # as a process that was suspended finds itself
+            self._look()  # at once: before the next beat it could write into what is another run's by now
+        if self._lost:
+            raise OSError(self._lost)
+
+    def _raise_flag(self) -> None:
+        with self._writing:
+            self._beats += 1
+            self._own.write_text(json.dumps(_owner() | {"holds": self._holds, "beats": self._beats}))
+            self._renewed = time.monotonic()
+
+    def _beat(self) -> None:
+        """Renews the flag until the block has ended; finds out whether somebody took it for a dead one's."""
+        while not self._ended.wait(BEAT):
+            try:
+                if self._holds:
+                    self._look()
+                if self._lost:
+                    return
+                self._raise_flag()
+            except Exception:  # the store may be there again at the next beat
+                continue
+
+    def _look(self) -> None:
+        """Finds out whether another run has taken over."""
+        if not self._own.exists() or any(owner.get("holds") for owner in self._others().values()):
+            self._lost = (
+                f"workdir {str(self._folder)!r}: this run was silent for more than {SILENCE:.0f} seconds, and another "
+                "one has taken over; it ends here"
+            )
+
+    def _others(self) -> dict[str, dict[str, Any]]:
+        """The flags of others and what stands in them."""
+        found = {}
+        for flag in self._flags.iterdir() if self._flags.exists() else ():
+            if flag.name not in (_BEGUN, self._own.name):
+                with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # taken down in between
+                    found[flag.name] = json.loads(flag.read_text())
+        return found
+
+    def _wait_for_others(self, *, yield_to_all: bool) -> None:
+        """Returns when no other flag is left that lives; InputError if one does."""
+        seen: dict[str, tuple[int, float]] = {}
+        while others := self._others():
+            for name, owner in others.items():
+                beats, since = seen.setdefault(name, (owner["beats"], time.monotonic()))
+                alive = _is_alive(owner)
+                if alive is None and owner["beats"] != beats:
+                    alive = True
+                if alive and (owner["holds"] or (yield_to_all and self._own.name > name)):
+                    raise _busy(self._folder, f"{owner['process']} on {owner['host']}")
+                if alive is False or (alive is None and time.monotonic() - since > SILENCE):
+                    (self._flags / name).unlink(missing_ok=True)
+            if not yield_to_all and not any(owner["holds"] for owner in others.values()):
+                return
+            time.sleep(min(BEAT, 1.0))
+
+
+def _owner() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "machine": _machine(), "process": os.getpid(), "began": _began(os.getpid())}
+
+
+def _is_alive(owner: dict[str, Any]) -> bool | None:
+    """Whether the process that owns a flag lives; None of one on another machine, of which nothing is known."""
+    if owner["machine"] != _machine():
+        return None
+    return _began(owner["process"]) == owner["began"]
+
+
+def _machine() -> str:
+    """This machine since it started, and the part of it whose processes have numbers of their own."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return " ".join(parts)
+
+
+def _began(process: int) -> str:
+    """When a process of this machine began, so that another one of the same number is not taken for it; "" if gone."""
+    try:
+        state, *_, began = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:20]
+        return "" if state == "Z" else began
+    except OSError:
+        if pathlib.Path("/proc/self/stat").exists():
+            return ""
+    with contextlib.suppress(OSError):  # no /proc on this system
+        os.kill(process, 0)
+        return "unknown"
+    return ""
+
+
+def _busy(folder: epath.Path, holder: str) -> InputError:
+    return InputError(
+        f"workdir {str(folder)!r}: another run, process {holder}, is in it; wait for it, stop it, or name another "
+        "workdir"
+    )
+
+
+def _unwritable(folder: epath.Path, error: Exception) -> InputError:
+    return InputError(f"workdir {str(folder)!r} cannot be written ({one_line(error)}); name another")

@@ -1,0 +1,87 @@
+"""The log of a run: `metrics.jsonl` and what else is written, and an error when a value is no longer finite."""
+
+import math
+from typing import Any, Protocol
+
+from surm.machine import processes
+from surm.rundir import writers
+from surm.rundir.workdir import Workdir
+
+Values = dict[str, Any]
+"""Metrics by name: a number each, or one of every member of a population."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss, its gradient or the update is no longer a number; checkpoints written before stay."""
+
+
+def check_finite(step: int, values: dict[str, float]) -> None:
+    """Raises NonFiniteError, naming the step and the value, if one of the values is not a finite number."""
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        finite = ", ".join(f"{name} {value:g}" for name, value in values.items() if name not in wrong)
+        found = ", ".join(f"{name} is {values[name]}" for name in wrong)
+        raise NonFiniteError(f"step {step}: {found}, no finite number" + (f" ({finite})" if finite else ""))
+
+
+class Log(Protocol):
+    """What becomes of the metrics."""
+
+    notes: dict[str, Any]
+    """What a run that goes on must know again, as JSON values."""
+
+    def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
+        """Checks metrics, and writes them down if asked to; raises NonFiniteError if there is no going on."""
+
+    def logged(self, step: int, split: str) -> Values | None:
+        """Metrics that were written down, None if they were not."""
+
+    def start(self, step: int, notes: dict[str, Any]) -> None:
+        """Opens what is written to; drops what comes again after a step, and takes the notes that were saved there."""
+
+    def flush(self) -> None:
+        """Has all written that was taken: a checkpoint follows, behind which nothing comes again."""
+
+    def close(self) -> None:
+        """Waits until all is written."""
+
+
+class RunLog:
+    """The log of one run."""
+
+    def __init__(self, folder: Workdir):
+        """Writes into a run's folder, and where else its config wants it."""
+        self._folder, self._writers, self.notes = folder, writers.of(folder), {}
+
+    def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
+        """See `Log`."""
+        numbers = {name: float(value) for name, value in values.items()}
+        check_finite(step, numbers)
+        # A population that was killed while its members' evaluation was written has some of it already.
+        if written and (split == "train" or self._folder.logged(step, split) is None):
+            self._folder.log(step, split, numbers)
+            for writer in self._writers:
+                writer.write(step, split, numbers)
+            if split != "train":
+                self._folder.flush()
+
+    def logged(self, step: int, split: str) -> Values | None:
+        """See `Log`."""
+        return processes.from_first(lambda: self._folder.logged(step, split))
+
+    def start(self, step: int, _: dict[str, Any]) -> None:
+        """See `Log`."""
+        self._folder.rewind(step)
+        for writer in self._writers:
+            writer.start(step)
+
+    def flush(self) -> None:
+        """See `Log`."""
+        self._folder.flush()
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        """See `Log`."""
+        for writer in self._writers:
+            writer.close()

@@ -1,0 +1,215 @@
+"""The folder of a run: which config it belongs to, its metrics as they come, its result at the end.
+
+config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json, and .lock, which keeps other runs out
+
+The folder may lie in an object store. Nothing can be appended to there: the lines of metrics.jsonl are kept, and the
+file is written anew before every checkpoint, and every `WRITTEN_EVERY` seconds where a line comes.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from surm import config as configs
+from surm import files
+from surm.errors import InputError, one_line
+from surm.machine import buckets
+from surm.machine.notes import say
+from surm.rundir import checkpoint_files, going_on, locks
+from surm.rundir.locks import LOCK  # noqa: F401  it is one of the folder's files
+
+WRITTEN_EVERY = 60.0
+
+
+class Workdir:
+    """One run's folder; every file in it but the growing `metrics.jsonl` is replaced in one step."""
+
+    def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict, *, writes: bool = True):
+        """Checks that the folder is free for this run; nothing is written before `claimed`.
+
+        Args:
+          path: the folder.
+          config: the run's configuration.
+          writes: whether this process is the one that does; in any other nothing happens where it would write.
+
+        Raises:
+          InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
+        """
+        self.path = files.path(path)
+        self.config, self.writes = config, writes
+        self.changes: list[going_on.Change] = []  # of the config since the run was stopped
+        self.lock = locks.of(self.path)
+        self._lines: list[str] | None = None  # of metrics.jsonl, where nothing can be appended to it
+        self._written, self._unwritten = time.monotonic(), False
+        if writes:
+            self._look()
+
+    def refuse_if_busy(self) -> None:
+        """Raises InputError if another run is at work in the folder; sooner than `claimed`, which decides."""
+        self.lock.refuse_if_busy()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder and keeps other runs out of it for the length of a `with` block; see `surm.rundir.locks`.
+
+        Raises:
+          InputError: if the folder cannot be written, or another run is at work in it.
+        """
+        with self.lock.held():
+            self._refuse_another()  # that came and went since this one looked
+            if not self.changes:
+                self.write_json("config.json", self.config.to_dict())
+            yield
+
+    @property
+    def longer(self) -> bool:
+        """Whether the run shall have another length than it had."""
+        return any(change.decision == "length" for change in self.changes)
+
+    def accept(self) -> None:
+        """Takes over a config that differs, once its data and weights are known to be those of the checkpoint."""
+        if not (self.writes and self.changes):
+            return
+        if self.longer:  # what it ended with is no result of the longer run
+            for result in [self.path / "result.json", *self.path.glob("members/*/result.json")]:
+                result.unlink(missing_ok=True)
+        self.write_json("config.json", self.config.to_dict())
+        say(f"going on with another config: {'; '.join(map(str, self.changes))}")
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def newest_step(self) -> int | None:
+        """The step of the newest whole checkpoint, None if there is none to go on from."""
+        there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        names = [path.name.removesuffix(checkpoint_files.SUFFIX) for path in there]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
+
+    @property
+    def adapter(self) -> epath.Path:
+        """Where the adapter lies at the end."""
+        return self.path / "adapter"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run wrote, None if it has not finished."""
+        file = self.path / "result.json"
+        return read_object(file) if file.is_file() else None
+
+    def log(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Appends one line to `metrics.jsonl`."""
+        if not self.writes:
+            return
+        line = json.dumps({"step": step, "split": split, "values": values}) + "\n"
+        if not buckets.holds(self.path):
+            with open(self.path / "metrics.jsonl", "a") as file:
+                file.write(line)
+            return
+        self._kept_lines().append(line)
+        self._unwritten = True
+        if time.monotonic() - self._written > WRITTEN_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Has all that was logged written; raises OSError if that cannot be, or another run has the folder now."""
+        self.lock.check()
+        if self._unwritten:
+            files.replace(self.path / "metrics.jsonl", "".join(self._kept_lines()))
+            self._written, self._unwritten = time.monotonic(), False
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
+        file = self.path / "metrics.jsonl"
+        try:
+            lines = self._kept_lines() if self._unwritten else file.read_text().splitlines() if file.is_file() else []
+            return [json.loads(line) for line in lines if line.rstrip("\n").endswith("}}")]
+        except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
+            raise _damaged(file, error) from error
+
+    def _kept_lines(self) -> list[str]:
+        if self._lines is None:
+            self._lines = [json.dumps(line) + "\n" for line in self.metrics()]
+        return self._lines
+
+    def logged(self, step: int, split: str) -> dict[str, float] | None:
+        """The values of one line, None if it has not been written."""
+        found = [line["values"] for line in self.metrics() if (line["step"], line["split"]) == (step, split)]
+        return found[0] if found else None
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics that a restart from this step will write again."""
+        if not self.writes:
+            return
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        self._lines, self._unwritten = None, False
+        files.replace(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Writes a JSON file, whole or not at all."""
+        self.lock.check()
+        files.replace(self.path / name, json.dumps(value, indent=2) + "\n")
+
+    def _look(self) -> None:
+        """Refuses a path that is a file, a store that does not answer, and the folder of another run."""
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"workdir {str(self.path)!r} is a file, expected a folder")
+            self._refuse_another()
+        except Exception as error:
+            if not buckets.holds(self.path) or isinstance(error, InputError):
+                raise
+            raise InputError(f"workdir {str(self.path)!r} cannot be read ({one_line(error)}); is the bucket there, and "
+                             "are its credentials in the environment?") from error  # fmt: skip
+
+    def _refuse_data(self) -> None:
+        """Refuses a new run among the data that it reads, which the next would read with it."""
+        source = self.config.data.source
+        if source in ("", "digits") or source.startswith("tfds:"):
+            return
+        path, place = _real(self.path), _real(files.path(source))
+        if path == place or place in path.parents:
+            lies = "is" if path == place else "lies in"
+            raise InputError(f"workdir {str(self.path)!r} {lies} config.data.source={source!r}, whose files are "
+                             "data; name a folder elsewhere, such as runs/first")  # fmt: skip
+
+    def _refuse_another(self) -> None:
+        file = self.path / "config.json"
+        if not file.is_file():
+            if (self.path / "result.json").exists():
+                raise InputError(
+                    f"workdir {str(self.path)!r} holds a result.json but no config.json, so no run of surm's; name "
+                    "another workdir"
+                )
+            self._refuse_data()
+            return
+        before = configs.of_an_earlier_run(read_object(file))
+        self.changes = going_on.changes(dict(configs.leaves(before)), dict(configs.leaves(self.config)))
+        going_on.check(self.changes, self.config, str(self.path), adapter=self.adapter.is_dir())
+
+
+def _real(path: epath.Path) -> epath.Path:
+    """A path by its full name, links followed."""
+    return path if buckets.holds(path) else path.resolve()
+
+
+def read_object(file: epath.Path) -> dict[str, Any]:
+    """Reads a JSON object from a run's folder; InputError if it is damaged."""
+    try:
+        value = json.loads(file.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}, expected an object")
+    except ValueError as error:
+        raise _damaged(file, error) from error
+    return value
+
+
+def _damaged(file: epath.Path, error: Exception) -> InputError:
+    return InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another")

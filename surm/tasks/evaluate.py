@@ -1,0 +1,98 @@
+"""Metrics of a model over a whole split."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from surm.tasks import metrics
+
+CONFUSION = "confusion"
+MOST_CLASSES = 32
+"""Of more classes no confusion matrix is made."""
+
+Batch = dict[str, np.ndarray]
+Inputs = Callable[[Batch], dict[str, jax.Array]]
+Answers = dict[str, jax.Array]
+"""Of a batch: `loss` and `predicted` (and `scores`), with a first axis of members where there are several, `label` and
+`mask`."""
+OF_MODEL = ("loss", "predicted", "scores")
+"""Those that differ between members."""
+
+
+def answer(
+    outputs_of: Callable[..., jax.Array], *, regression: bool = False, scored: bool = False
+) -> Callable[..., Answers]:
+    """What a model says to a batch.
+
+    Args:
+      outputs_of: a function (trainable, frozen, batch, scale of updates or None) -> the model's outputs.
+      regression: whether labels are numbers to be met.
+      scored: whether a metric asks for the scores of all classes (`surm.tasks.metrics.SCORED`).
+
+    Returns:
+      A function (trainable, frozen, batch, scale of updates or None) -> answers; not compiled.
+    """
+
+    def answered(
+        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
+    ) -> Answers:
+        outputs = outputs_of(trainable, frozen, batch, scale)
+        answers = {
+            "loss": metrics.losses(outputs, batch["label"], regression=regression),
+            "predicted": metrics.predictions(outputs, regression=regression),
+            "label": batch["label"],
+            "mask": batch["mask"],
+        }
+        return answers | ({"scores": metrics.scores(outputs)} if scored else {})
+
+    return answered
+
+
+def measured(
+    answers: Iterable[Answers], names: Sequence[str] = ("accuracy",), *, classes: int = 1
+) -> list[dict[str, Any]]:
+    """The metrics of what was answered to all batches of a pass.
+
+    Args:
+      answers: batch by batch.
+      names: of the metrics, from `surm.tasks.metrics`; those of scores need answers with scores.
+      classes: how many there are; 1 for regression.
+
+    Returns:
+      For every member (one, where there is no axis of members) the metrics, then the mean `loss`, over all real
+      examples, in double precision; and of up to `MOST_CLASSES` classes under `CONFUSION` the counts of
+      `surm.tasks.metrics.confusion`.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for batch in map(jax.device_get, answers):
+        for name in batch.keys() - {"mask"}:
+            rows = batch[name] if name == "label" else _by_member(name, batch[name])
+            found.setdefault(name, []).append(
+                rows[..., batch["mask"], :] if name == "scores" else rows[..., batch["mask"]]
+            )
+    whole = {name: np.concatenate(parts, axis=parts[0].ndim - 1 - (name == "scores")) for name, parts in found.items()}
+    return [
+        _metrics({name: whole[name][member] for name in OF_MODEL if name in whole}, whole["label"], names, classes)
+        for member in range(len(whole["loss"]))
+    ]
+
+
+def _by_member(name: str, answers: np.ndarray) -> np.ndarray:
+    """Answers with an axis of members, of length 1 where there was none."""
+    return answers.reshape(-1, *answers.shape[-2 if name == "scores" else -1 :])
+
+
+def _metrics(
+    of_member: dict[str, np.ndarray], labels: np.ndarray, names: Sequence[str], classes: int
+) -> dict[str, Any]:
+    predicted, found = of_member["predicted"], {}
+    for name in names:
+        if name in metrics.SCORED:
+            found[name] = metrics.SCORED[name](of_member["scores"], labels)
+        elif name in metrics.METRICS:
+            found[name] = metrics.METRICS[name](predicted, labels)
+    found["loss"] = float(np.mean(of_member["loss"], dtype=np.float64))
+    return found | ({CONFUSION: metrics.confusion(predicted, labels, classes)} if 1 < classes <= MOST_CLASSES else {})

@@ -1,0 +1,308 @@
+"""The training loop: its order, and how it goes on after it was stopped.
+
+The order is fixed: stop? -> eval? -> save? -> next batch -> step -> log, one step late -> stop on a non-finite loss.
+Stopped and started again a run ends exactly as if it had never stopped.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from surm import config as configs
+from surm.data.share import Share
+from surm.errors import InputError
+from surm.machine import mesh as meshes
+from surm.machine import processes
+from surm.machine.notes import say
+from surm.machine.processes import StopRequest
+from surm.machine.stopping import Stopped
+from surm.peft import surgery
+from surm.rundir import checkpoint
+from surm.rundir.log import Log
+from surm.rundir.workdir import Workdir
+from surm.tasks import choosing, evaluate, metrics
+from surm.training import optim, placing, signature
+from surm.training.preparation import Run
+from surm.training.progress import Progress, Trace
+from surm.training.step import Batch, TrainState, answering, initial_state, train_step
+
+_COMPILING = 3  # steps that wait for the compiler or for memory
+
+
+class Batches(Protocol):
+    """An endless iterator over batches whose position can be saved."""
+
+    def __next__(self) -> Batch:
+        """The next batch, on the devices' host."""
+
+    def get_state(self) -> Any:
+        """The position, as JSON values."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a loop does at every step: of one run, or of the members of a population together.
+
+    Attributes:
+      initial: makes the state before the first step.
+      step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
+      lower: the same, taken only to where it can be compiled and looked at.
+      measure: a function (state, frozen, one pass of batches) -> metrics.
+      batches: what is trained on.
+      share: the part of every batch that this process reads.
+    """
+
+    initial: Callable[[], TrainState]
+    step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
+    measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
+    batches: Batches
+    share: Share
+
+
+def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
+    """That of one run, on a mesh.
+
+    Args:
+      prepared: the run.
+      mesh: from `surm.machine.mesh.mesh_of`.
+
+    Returns:
+      The program.
+    """
+    config, share, everywhere = prepared.config, placing.share_of(mesh), meshes.replicated(mesh)
+    numbers = optim.hyperparameters(config.optim, configs.spec(config), prepared.total_steps)
+    numbers = meshes.put_everywhere(mesh, numbers)
+    averaged = bool(config.optim.ema_decay)
+    one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
+    answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
+
+    def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, Any]:
+        found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
+        return evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)[0]
+
+    return Program(
+        initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
+        step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
+        lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
+        measure=measure,
+        batches=prepared.training_batches(config.seed, share),
+        share=share,
+    )
+
+
+def answer_of(prepared: Run) -> Callable[..., evaluate.Answers]:
+    """What a run's model says to a batch; see `surm.tasks.evaluate.answer`."""
+    prepared.model.eval()
+    graphdef = surgery.split(prepared.model)[0]
+    scored = not metrics.SCORED.keys().isdisjoint(prepared.data.metrics)
+
+    def outputs_of(
+        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None
+    ) -> jax.Array:
+        return surgery.join(graphdef, trainable, frozen, scale=scale)(**prepared.inputs(batch))
+
+    return evaluate.answer(outputs_of, regression=prepared.data.regression, scored=scored)
+
+
+class Loop:
+    """A run while it trains: its state between two steps, and what is done with it there."""
+
+    def __init__(
+        self,
+        prepared: Run,
+        folder: Workdir,
+        saved: checkpoint.Checkpoints | None,
+        program: Program,
+        log: Log,
+        mesh: jax.sharding.Mesh,
+    ):
+        """Starts afresh or from the newest checkpoint; those are of the first process, None in the others.
+
+        Raises:
+          InputError: if that checkpoint is damaged, or belongs to other weights or examples.
+        """
+        self.began, self.earlier = time.perf_counter(), 0.0
+        self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
+        self.state, self.batches = program.initial(), program.batches
+        self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # at which step last, and what was found
+        self.confused: tuple[int, str, Any] = (-1, "", None)  # the same of the confusion matrix
+        self.frozen = placing.placed(prepared, mesh)
+        self.mesh, self.split = mesh, prepared.config.data.eval_split  # that is reported
+        self.best = None if prepared.validation_batches is None else self._first_best()
+        self.belongs_to = signature.of_sources(prepared)
+        nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
+        processes.check_same("base or data", self.belongs_to)
+        self.inputs = signature.of_inputs(prepared)
+        self.start = self.reached = self._resume()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, before it was stopped included."""
+        return self.earlier + time.perf_counter() - self.began
+
+    def train(self, asked: StopRequest) -> list[float]:
+        """Takes the steps that are left, saves at the end; seconds of each step. Raises Stopped if asked to stop."""
+        config, total = self.prepared.config, self.prepared.total_steps
+        traced = config.profile_steps if self.folder.writes else 0
+        trace = Trace(self.folder.path / "profile", self.start + _COMPILING, traced)
+        with Progress(self.log, config, self.start, total) as progress, trace:
+            for step in range(self.start, total):
+                if number := asked.signal():
+                    progress.flush()
+                    self.save(step)
+                    raise Stopped(number, step)
+                if _due(step, config.eval_every_steps):
+                    progress.flush()
+                    self.evaluate(step)
+                if self.best and self.best.exhausted:
+                    say(self.best.told(step))
+                    break
+                if _due(step, config.checkpoint_every_steps):
+                    progress.flush()
+                    self.save(step)
+                trace.before(step, progress.flush)
+                progress.before()
+                self.state, values = self.program.step(self.state, self.frozen, next(self.batches))
+                self.reached = step + 1
+                progress.step(self.reached, values)
+            progress.flush()
+        if config.keep_best_checkpoints and not self.best:  # the last step may be the best
+            self.evaluate(self.reached)
+        self.save(self.reached)
+        if self.best:  # as above, but the checkpoint knows nothing of it: a longer run does not look here
+            self.evaluate(self.reached)
+        if number := asked.signal():
+            raise Stopped(number, self.reached)
+        return progress.step_seconds
+
+    def evaluate(self, step: int) -> Any:
+        """The metrics of the splits that are watched, logged: those that are held out, or the one that chooses."""
+        if self.best is None:
+            values = self._measured(step, self.split, self.prepared.evaluation_batches, self.state)
+        else:
+            values = self._measured(step, "validation", {"": self.prepared.validation_batches}, self.state)
+            self.best.take(step, values, lambda: meshes.take(self.mesh, answering(self.state)))
+        self.evaluated = step, values
+        return values
+
+    def end(self) -> tuple[TrainState, dict[str, Any]]:
+        """What the run ends with: the last step's state, or the best's, and what was measured with it."""
+        if self.best is None:
+            measured = {"eval": self.evaluate(self.reached), "confusion": self._confusion(self.reached, self.state)}
+            return meshes.take(self.mesh, self.state), measured
+        state = {"trainable": meshes.put_everywhere(self.mesh, self.best.arrays)}
+        measured = {"eval": self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)}
+        measured |= {"confusion": self._confusion(self.best.step, state)}
+        measured |= {"chosen_step": self.best.step, "validation": self.best.values, "steps_taken": self.reached}
+        return {"trainable": self.best.arrays}, measured
+
+    @property
+    def chooses_by(self) -> str:
+        """What says which step is best."""
+        return "loss" if self.prepared.config.eval.choose == "least_loss" else self.prepared.data.metrics[0]
+
+    def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
+        """The metrics of a split, logged; read from the log where they are there already."""
+        values = self.log.logged(step, split)  # by this run, before it was stopped
+        if values is None:
+            values = self._measure(batches, state)
+            self.confused = step, split, values.pop(evaluate.CONFUSION, None)
+            self.log.take(step, split, values)
+        return values
+
+    def _measure(self, batches: dict[str, Any], state: TrainState) -> dict[str, Any]:
+        """The metrics by name, of every split with its ending."""
+        return {
+            name + ending: value
+            for ending, open_batches in batches.items()
+            for name, value in self.program.measure(state, self.frozen, open_batches(self.program.share)).items()
+            if not ending or name != evaluate.CONFUSION
+        }
+
+    def _confusion(self, step: int, state: TrainState) -> Any:
+        """Counted with the metrics, or anew, where those were read from the log; None of too many classes."""
+        if self.confused[:2] != (step, self.split):
+            values = self._measure(self.prepared.evaluation_batches, state)
+            self.confused = step, self.split, values.get(evaluate.CONFUSION)
+        return self.confused[2]
+
+    def _first_best(self) -> choosing.Best:
+        arrays = meshes.take(self.mesh, answering(self.state))
+        return choosing.Best(self.chooses_by, self.prepared.config.eval.patience, arrays)
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint in the background."""
+        state = meshes.take(self.mesh, self.state)
+        self.log.flush()
+        if self.saved is None:
+            return
+        notes = {"data": self.batches.get_state(), "log": self.log.notes, "seconds": self.seconds}
+        notes |= {"inputs": self.inputs, **self.belongs_to}
+        if self.best:
+            state["best"], notes["best"] = self.best.arrays, self.best.notes
+        at, values = self.evaluated
+        metric = float(np.nanmax(choosing.goodness(self.chooses_by, values))) if at == step else None
+        self.saved.save(step, state, notes, metric)
+
+    def _resume(self) -> int:
+        """Takes over what the newest checkpoint holds; the number of steps taken before."""
+        state = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), self.state)
+        state |= {"best": self.best.arrays} if self.best else {}
+
+        def newest() -> tuple[int, dict[str, Any]] | None:
+            nonlocal state
+            if (found := self.saved.newest(state, self._check_belongs)) is None:
+                return None
+            step, state, notes = found
+            return step, notes
+
+        if (newest_of_first := processes.from_first(newest)) is None:
+            processes.check_same("initial state", _digests(self.state))
+            self.log.start(0, {})
+            return 0
+        step, notes = newest_of_first
+        state = processes.copied_from_first(state)
+        if self.best:
+            self.best.restore(notes["best"], state.pop("best"))
+        self.state = jax.tree.map(lambda now, value: meshes.put(now.sharding, value), self.state, state)
+        say(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}")
+        self.batches.set_state(notes["data"])
+        self.earlier = notes["seconds"]
+        self.log.start(step, notes["log"])
+        return step
+
+    def _check_belongs(self, notes: dict[str, Any]) -> None:
+        other = signature.others(self.belongs_to, notes, self.prepared)
+        if not other and not signature.same(notes.get("inputs", self.inputs), self.inputs):
+            other = ["pixels or tokens"]
+        if other:
+            moved = "; ".join(str(change) for change in self.folder.changes if change.decision == "content")
+            raise InputError(
+                f"the checkpoint of {str(self.folder.path)!r} belongs to other {other[0]} than the config's are now"
+                f"{moved and f' ({moved})'}; name another workdir"
+            )
+
+
+def _digests(state: TrainState) -> dict[str, str]:
+    """Of what trains and every process holds, to compare processes by; nothing where there is one."""
+    if jax.process_count() == 1:
+        return {}
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        if leaf.is_fully_replicated:  # of a member that is spread there is only one, which nothing can contradict
+            found.update(np.asarray(leaf.addressable_data(0)).tobytes())
+    return {"sha256": found.hexdigest()}
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step > 0 and step % every == 0

@@ -1,0 +1,178 @@
+"""Runs that differ in a few numbers, trained together as one program over one copy of the frozen base.
+
+    python -m surm.train --config=configs/vit_digits.py --workdir=runs/grid \\
+        --config.population='seed=0|1|2|3,learning_rate=2e-3|4e-3|8e-3|16e-3'
+
+Every combination is a member. Adapters and optimiser states lie side by side on an axis of members, which the step is
+mapped over; each member's numbers are those of its own run, up to rounding. The folder holds one result that sums up,
+and of each member what a run's folder holds, but the checkpoints: those are of all members together.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from surm import config as configs
+from surm.data.share import WHOLE
+from surm.errors import InputError
+from surm.machine import mesh as meshes
+from surm.matrices.algebra.platforms import platform_of
+from surm.peft import store
+from surm.rundir.log import Values
+from surm.tasks import evaluate
+from surm.training import optim, preparation
+from surm.training.loop import Program, answer_of
+from surm.training.members import Member
+from surm.training.optim import Hyperparameters
+from surm.training.preparation import Run
+from surm.training.step import Batch, TrainState, answering, initial_state, train_step
+
+
+class SeedBatches:
+    """The next batch of every order: members with the same seed see the same one."""
+
+    def __init__(self, each: Sequence[grain.DatasetIterator]):
+        """Takes an iterator for every seed."""
+        self._each = each
+
+    def __next__(self) -> Batch:
+        """Batches side by side; texts filled up to the longest."""
+        batches = [next(batches) for batches in self._each]
+        return {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
+
+    def get_state(self) -> list[Any]:
+        """The positions."""
+        return [batches.get_state() for batches in self._each]
+
+    def set_state(self, state: list[Any]) -> None:
+        """Goes to positions."""
+        for batches, position in zip(self._each, state, strict=True):
+            batches.set_state(position)
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays that may differ in the length of their second axis, filled up with zeros."""
+    if arrays[0].ndim == 2:
+        longest = max(array.shape[1] for array in arrays)
+        arrays = [np.pad(array, [(0, 0), (0, longest - array.shape[1])]) for array in arrays]
+    return np.stack(arrays)
+
+
+def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> Program:
+    """That of all members together.
+
+    Args:
+      prepared: the run, its config that of the population.
+      every: from `surm.training.members.listed`.
+      mesh: from `surm.machine.mesh.mesh_of`.
+
+    Returns:
+      The program; its state has an axis of members in front.
+
+    Raises:
+      InputError: if the mesh does not divide the members, or one's config does not fit the data; from `initial`, if
+        the members' frozen bases differ, as random ones do.
+    """
+    config, spread = prepared.config, prepared.config.mesh.shard_members
+    share = WHOLE if spread else placing.share_of(mesh)
+    if spread and len(every) % mesh.shape["data"]:
+        raise InputError(
+            f"{len(every)} members do not divide among config.mesh.data={mesh.shape['data']} devices "
+            "(config.mesh.shard_members)"
+        )
+    seeds = list(dict.fromkeys(member.config.seed for member in every))
+    if spread and config.members_at_once:
+        raise InputError(
+            "config.members_at_once and config.mesh.shard_members exclude each other: every device has its members "
+            "side by side"
+        )
+    for member in every:
+        preparation.check_read(member.config, prepared.data)
+    of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
+    at_once = config.members_at_once or (1 if platform_of() == "cpu" and not spread else len(every))
+    slots = jnp.array([seeds.index(member.config.seed) for member in every])
+    numbers = meshes.put(of_members, _numbers(prepared, every))
+    one_step, one_answer = train_step(prepared), answer_of(prepared)
+
+    def step_of_one(of_one: tuple[TrainState, Hyperparameters, jax.Array], frozen: nnx.State, batches: Batch) -> Any:
+        state, numbers, slot = of_one
+        batch = jax.tree.map(lambda batch: batch[slot], batches)
+        return one_step(state, frozen, batch, numbers)
+
+    def answer_of_one(of_one: tuple[TrainState, Hyperparameters], frozen: nnx.State, batch: Batch) -> Any:
+        state, numbers = of_one
+        found = one_answer(answering(state), frozen, batch, numbers.scale)
+        return {name: found[name] for name in evaluate.OF_MODEL if name in found}
+
+    def steps(states: TrainState, numbers: Hyperparameters, frozen: nnx.State, batches: Batch) -> Any:
+        return _mapped(lambda of_one: step_of_one(of_one, frozen, batches), (states, numbers, slots), at_once)
+
+    def answers(states: TrainState, numbers: Hyperparameters, frozen: nnx.State, batch: Batch) -> Any:
+        found = _mapped(lambda of_one: answer_of_one(of_one, frozen, batch), (states, numbers), at_once)
+        return found | {"label": batch["label"], "mask": batch["mask"]}
+
+    all_steps = jax.jit(steps, donate_argnums=0, out_shardings=(of_members, meshes.replicated(mesh)))
+    all_answers = jax.jit(answers, out_shardings=meshes.replicated(mesh))
+
+    def put(batch: Batch, axis: int = 0) -> Batch:
+        return meshes.put_everywhere(mesh, batch) if spread else meshes.put_batch(mesh, batch, axis)
+
+    def measure(states: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> Values:
+        found = (all_answers(states, numbers, frozen, put(batch)) for batch in batches)
+        each = evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)
+        return {name: np.array([values[name] for values in each]) for name in each[0]}
+
+    return Program(
+        initial=lambda: meshes.put(of_members, _states(prepared, every)),
+        step=lambda states, frozen, batch: all_steps(states, numbers, frozen, put(batch, axis=1)),
+        lower=lambda states, frozen, batch: all_steps.lower(states, numbers, frozen, put(batch, axis=1)),
+        measure=measure,
+        batches=SeedBatches([prepared.training_batches(seed, share) for seed in seeds]),
+        share=share,
+    )
+
+
+def _mapped(function: Any, each: Any, at_once: int) -> Any:
+    """A function of every member; so many of them side by side, the others after one another."""
+    count = len(jax.tree.leaves(each)[0])
+    if at_once >= count:
+        return jax.vmap(function)(each)
+    return jax.lax.map(function, each, batch_size=at_once if at_once > 1 else None)
+
+
+def _numbers(prepared: Run, every: Sequence[Member]) -> Hyperparameters:
+    """What the members go by, side by side."""
+    scales = [member.config.peft.scale for member in every]
+    each = [
+        optim.hyperparameters(member.config.optim, configs.spec(member.config), prepared.total_steps)
+        for member in every
+    ]
+    if any(scale != prepared.config.peft.scale for scale in scales):  # else it is the model's, a constant
+        each = [numbers._replace(scale=np.float32(scale)) for numbers, scale in zip(each, scales, strict=True)]
+    return jax.tree.map(lambda *values: np.stack(values), *each)
+
+
+def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
+    """The members' states before the first step, side by side; each is that of its own run."""
+    averaged = any(member.config.optim.ema_decay for member in every)
+    weights, base = preparation.weights_of(prepared.config), store.base_hash(prepared.model)
+    of_seed: dict[int, TrainState] = {}
+    for member in every:
+        if member.config.seed not in of_seed:
+            model = preparation.adapted(
+                member.config, weights, prepared.data, resumed=prepared.resumed, saved=prepared.saved, quiet=True
+            )
+            if store.base_hash(model) != base:
+                raise InputError(
+                    f"config.population: seed={member.config.seed} has another frozen base than seed="
+                    f"{prepared.config.seed}, as config.model.weights={member.config.model.weights!r} start at random; "
+                    "name pretrained weights"
+                )
+            seed = member.config.seed
+            of_seed[seed] = jax.tree.map(np.asarray, initial_state(prepared, seed, averaged=averaged, model=model))
+    return jax.tree.map(lambda *values: np.stack(values), *[of_seed[member.config.seed] for member in every])

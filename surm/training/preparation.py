@@ -1,0 +1,298 @@
+"""From a config to all that a run needs: data opened, weights read, the adapter attached."""
+
+import dataclasses
+import functools
+import math
+import types
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
+
+import grain
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from surm import config as configs
+from surm.data import census, glue, sources
+from surm.data.splits import Dataset
+from surm.data.tokens import TokenSplit
+from surm.errors import InputError
+from surm.machine.notes import say
+from surm.models import bert, convert, hf_config, vit
+from surm.models.processor import Processor
+from surm.models.weights import Weights, open_weights
+from surm.peft import counts, surgery
+from surm.peft.spec import PeftSpec
+from surm.tasks import balance, held_out
+from surm.tasks.evaluate import Inputs
+from surm.tasks.feed import feed_of, tokenizer_of_0_1
+from surm.training import optim, start
+
+
+class Kind(NamedTuple):
+    """A kind of example: module, configuration and model that read it, keys that only it has use for, and a config."""
+
+    module: types.ModuleType
+    shape: type
+    model: type
+    keys: tuple[str, ...]
+    config: str
+
+
+KINDS: dict[str, Kind] = {
+    "image": Kind(vit, vit.ViTConfig, vit.ViT, ("data.augment", "model.image_size"), "configs/vit_cifar.py"),
+    "text": Kind(
+        bert, bert.BertConfig, bert.Bert, ("data.tokenizer", "data.lengths", "model.dropout"), "configs/bert_glue.py"
+    ),
+}
+
+SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
+"""Keys of `config.data` that only some sources are read by (`surm.data.splits.Dataset.keys`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a run needs that does not change while it trains.
+
+    Attributes:
+      config: the run's configuration.
+      model: with its adapter.
+      data: what it is trained and measured on.
+      inputs: from a batch to the model's keyword arguments.
+      total_steps: length of the run.
+      resumed: whether a checkpoint supplies the trained arrays.
+      saved: their paths, where it tells them.
+      training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
+        every batch (`surm.data.share`).
+      evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
+      processor: what becomes of every picture; None of texts.
+      validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
+      class_weights: of the loss, one a class; None where all weigh the same.
+      tokens: a hash of all tokens that are trained on; None of images.
+      tokenizer_of_0_1: the file that 0.1.0 would have made them with.
+    """
+
+    config: ml_collections.ConfigDict
+    model: nnx.Module
+    data: Dataset
+    inputs: Inputs
+    total_steps: int
+    resumed: bool
+    training_batches: Callable[..., grain.DatasetIterator]
+    evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
+    saved: Collection[str] | None = None
+    processor: Processor | None = None
+    validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
+    class_weights: np.ndarray | None = None
+    tokens: str | None = None
+    tokenizer_of_0_1: str = ""
+
+
+def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
+    """Opens data and weights and attaches the adapter.
+
+    Args:
+      config: the run's configuration.
+      resumed: whether a checkpoint will supply the trained arrays; `init_adapter` is not read then.
+      saved: the paths of those arrays, by which the adapter is attached as it was when they were written, by surm 0.1.0
+        perhaps (`surm.peft.surgery.reattach`); None where they are not known.
+
+    Returns:
+      All that the run needs.
+
+    Raises:
+      InputError: where something does not fit.
+    """
+    data = held_out.measured_as_asked(config, _data(config))
+    check_read(config, data)
+    splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
+    if (class_weights := balance.class_weights(config, data)) is not None:
+        say(balance.told(class_weights, data))
+    weights = weights_of(config)
+    model = adapted(config, weights, data, resumed=resumed, saved=saved)
+    feed = feed_of(config, weights, model)
+    train = feed.ready(data.train)
+    return Run(
+        config=config,
+        model=model,
+        data=data,
+        inputs=feed.inputs,
+        total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
+        saved=saved,
+        resumed=resumed,
+        training_batches=functools.partial(feed.training, train),
+        evaluation_batches={
+            ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
+        },
+        processor=feed.processor,
+        validation_batches=None if chooses is None else functools.partial(feed.evaluation, feed.ready(chooses)),
+        class_weights=class_weights,
+        tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
+        tokenizer_of_0_1=tokenizer_of_0_1(config, weights) if data.kind == "text" else "",
+    )
+
+
+def adapted(
+    config: ml_collections.ConfigDict,
+    weights: Weights | None,
+    data: Dataset,
+    *,
+    resumed: bool = False,
+    saved: Collection[str] | None = None,
+    quiet: bool = False,
+) -> vit.ViT | bert.Bert:
+    """The model that a config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
+    base = base_model(config, weights, data.kind, data.num_classes)
+    spec = configs.spec(config)
+    model = surgery.reattach(base, spec, nnx.Rngs(config.seed), saved=saved)
+    _check_pooler(config, weights, model)
+    _check_stages(config, spec, model)
+    if not config.init_adapter or resumed:
+        return model
+    return start.from_adapter(
+        config,
+        model,
+        base,
+        lambda outputs: base_model(config, weights, data.kind, outputs),
+        names=data.class_names,
+        quiet=quiet,
+    )
+
+
+def _data(config: ml_collections.ConfigDict) -> Dataset:
+    wanted = config.data
+    given = {key: wanted[key] for key in ("task", "text_columns", "label_column", "image_column", "test_examples")}
+    data = sources.load(wanted.source, data_dir=wanted.data_dir or None, seed=wanted.subset_seed, **given)
+    data = sources.hold_out(data, wanted.validation_examples, seed=wanted.subset_seed)
+    train = sources.balanced_subset(
+        data.train, wanted.train_examples, data.num_classes, seed=wanted.subset_seed, names=data.class_names
+    )
+    mean, deviation = (train.labels.mean(), train.labels.std()) if data.regression else (0, 1)
+    if abs(mean) > 30 or not 0.03 < deviation < 30:
+        found = f"mean {mean:g} and standard deviation {deviation:g}"
+        say(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them")
+    data = dataclasses.replace(data, train=train)
+    census.check(data)
+    return data
+
+
+def weights_of(config: ml_collections.ConfigDict) -> Weights | None:
+    """The weights that a config names; None for `none`."""
+    return None if config.model.weights == "none" else open_weights(config.model.weights)
+
+
+def base_model(
+    config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int
+) -> vit.ViT | bert.Bert:
+    """The pretrained (or fresh) model that a config names, with a fresh head.
+
+    Args:
+      config: a run's configuration.
+      weights: from `weights_of`.
+      kind: what it shall read, `image` or `text`.
+      num_outputs: of the head.
+
+    Returns:
+      The model, without an adapter.
+
+    Raises:
+      InputError: if the weights are of another kind or shape than the config wants.
+    """
+    shape = _shape(config, weights, kind)
+    dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
+    model = KINDS[kind].model(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
+    return model if weights is None else convert.restore(model, weights)
+
+
+def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> vit.ViTConfig | bert.BertConfig:
+    """The preset that `config.model.name` names, or for `auto` what the weights say of themselves; then its changes."""
+    shape = _named_shape(config, weights, kind)
+    changes = {}
+    if config.model.pooling != "auto":
+        changes["pooling"] = config.model.pooling
+    elif weights is not None and weights.pooling == "other":
+        raise InputError(
+            f"{config.model.weights!r} asks in 1_Pooling/config.json for a pooling other than the tokens' mean; set "
+            "config.model.pooling to mean or class"
+        )
+    elif weights is not None and weights.pooling:
+        changes["pooling"] = weights.pooling
+    if config.model.image_size:
+        changes["image_size"] = config.model.image_size
+    if config.model.dropout:
+        changes["dropout"] = config.model.dropout
+    return dataclasses.replace(shape, **changes)
+
+
+def _named_shape(
+    config: ml_collections.ConfigDict, weights: Weights | None, kind: str
+) -> vit.ViTConfig | bert.BertConfig:
+    module = KINDS[kind].module
+    if config.model.name != "auto":
+        return module.preset(config.model.name)
+    if weights is not None and weights.model in module.PRESETS:
+        return module.PRESETS[weights.model]
+    shape = hf_config.config_from_hf(weights.config) if weights is not None and weights.config else None
+    if isinstance(shape, KINDS[kind].shape):
+        return shape
+    if shape is not None or (weights is not None and weights.model):
+        raise InputError(
+            f"data.source={config.data.source!r} holds {kind}s, which the model of config.model.weights="
+            f"{config.model.weights!r} does not read; for {kind}s take a config such as {KINDS[kind].config}"
+        )
+    raise InputError(
+        f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
+        + ", ".join(module.PRESETS)
+    )
+
+
+def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
+    """Raises InputError for a key that is set but that a run on such data does not read, rather than pass it over."""
+    given, default = dict(configs.leaves(config)), dict(configs.leaves(configs.default()))
+    unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
+    unread += [f"data.{key}" for key in SOURCE_KEYS if key not in data.keys]
+    set_in_vain = sorted(key for key in unread if given[key] != default[key])
+    if set_in_vain and data.kind == "text" and set_in_vain[0] in ("data.text_columns", "data.label_column"):
+        raise InputError(
+            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
+            f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
+        )
+    if set_in_vain:
+        raise InputError(
+            f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s"
+            f"{_for_others(set_in_vain[0], data.kind)}"
+        )
+    for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
+        if data.regression and given[key] != default[key]:
+            raise InputError(f"config.{key} is set, but the labels are numbers, not classes")
+
+
+def _for_others(key: str, kind: str) -> str:
+    """What a key is for that examples of this kind have no use for, and the config that does without it."""
+    others = [name for name, other in KINDS.items() if name != kind and key in other.keys]
+    if not others:
+        return ""
+    return f"; it is for {others[0]}s, as is a --config=FILE that sets it; one for {kind}s is {KINDS[kind].config}"
+
+
+def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.Module) -> None:
+    """Where head and adapter train one after the other there must be both."""
+    count, fraction = counts.count_parameters(model), optim.head_first_fraction(config.optim, spec)
+    if fraction and not 0 < count.adapter < count.trainable:
+        raise InputError(
+            f"the head trains alone for {fraction} of the steps and the adapter for the rest, but of what trains, "
+            f"{count.trainable:,} parameters, {count.adapter:,} are the adapter's; set config.peft.train='head', or "
+            "config.optim.head_first_fraction=0"
+        )
+
+
+def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:
+    """A pooler that the weights lack starts at random: it must train."""
+    if weights is None or not hasattr(model, "pooler") or convert.has_pooler(weights):
+        return
+    if not {"pooler.kernel", "pooler.bias"} <= surgery.split(model)[1].keys():
+        raise InputError(
+            f"{config.model.weights!r} has no pooler, so it starts at random and must train: set "
+            "config.peft.train='head|pooler', or config.model.pooling=mean to do without"
+        )

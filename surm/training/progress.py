@@ -1,0 +1,105 @@
+"""What a training loop shows while it runs: a progress bar, and a profiler's trace of a few steps."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+from etils import epath
+
+from surm.machine import processes
+from surm.rundir import mirror
+from surm.rundir.log import Log
+
+_TIMED = 7  # steps, the first two of which wait for the compiler, before it is said how long the rest will take
+
+
+class Trace:
+    """JAX's profiler for a few steps of a run."""
+
+    def __init__(self, folder: epath.Path, first: int, steps: int):
+        """Traces so many steps from the first on into a folder; none, if there are to be none."""
+        self._folder, self._first, self._behind, self._on = mirror.Mirror(folder), first, first + steps, False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def before(self, step: int, flush: Callable[[], None]) -> None:
+        """Starts or stops where a step is the one to do it at; what runs is finished first, by `flush`."""
+        if step == self._first < self._behind:
+            flush()
+            jax.profiler.start_trace(self._folder.here)
+            self._on = True
+        elif self._on and step == self._behind:
+            flush()
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+            self._folder.send()
+
+
+class Progress:
+    """Fetches each step's metrics one step late, so that the device never waits for the host."""
+
+    def __init__(self, log: Log, config: ml_collections.ConfigDict, start: int, total: int):
+        self._log, self._config, self._total = log, config, total
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.step_seconds: list[float] = []
+        batch = config.optim.batch_size
+        self._bar = tqdm.tqdm(
+            total=total * batch, initial=start * batch, unit="ex", unit_scale=True, smoothing=0.1,
+            mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True, disable=not processes.is_first(),
+        )  # fmt: skip
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def before(self) -> None:
+        """Starts the clock of a step, if none is running: what came between two steps is no part of them."""
+        if not self._pending:
+            self._last = time.perf_counter()
+
+    def step(self, step: int, values: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that may still be running, and deals with those of the step before."""
+        previous, self._pending = self._pending, (step, values)
+        if previous:
+            self._deal_with(*previous)
+
+    def flush(self) -> None:
+        """Deals with the metrics of the last step; waits for it."""
+        if self._pending:
+            self._deal_with(*self._pending)
+            self._pending = None
+
+    def _deal_with(self, step: int, values: dict[str, jax.Array]) -> None:
+        values = jax.device_get(values)
+        now = time.perf_counter()
+        self.step_seconds.append(now - self._last)
+        self._last = now
+        if len(self.step_seconds) == _TIMED and self._total > step:
+            tqdm.tqdm.write(_expected(statistics.median(self.step_seconds[2:]), self._total - step))
+        due = step % self._config.log_every_steps == 0 or step == self._total
+        self._log.take(step, "train", values, written=due)
+        self._bar.set_postfix(loss=f"{np.mean(values['loss']):.3f}", refresh=False)
+        self._bar.update(self._config.optim.batch_size)
+
+
+def _expected(seconds: float, steps: int) -> str:
+    """What a run will take, from one of its steps."""
+    left = seconds * steps
+    time_left = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+    return f"a step takes {seconds:.3g} s; {steps:,} more will take about {time_left}, evaluation apart"

@@ -1,0 +1,138 @@
+"""A run from its config to its result: what is checked, prepared, trained and written, in this order.
+
+A run starts from its own workdir if that holds a checkpoint, else from `config.init_adapter` if that is set, else
+fresh; the loop itself is in `surm.training.loop`.
+"""
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from surm import config as configs
+from surm.data import census
+from surm.machine import mesh as meshes
+from surm.machine import processes, stopping
+from surm.machine.processes import StopRequest
+from surm.peft import counts
+from surm.rundir import checkpoint, going_on, writers
+from surm.rundir.log import Log, RunLog
+from surm.rundir.workdir import Workdir
+from surm.tasks import choosing
+from surm.training import estimate, loop, members, optim, placing, population
+from surm.training import result as results
+from surm.training.preparation import Run, prepare
+from surm.training.step import answering
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: str, *, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Trains, evaluates and writes a run's folder.
+
+    Args:
+      config: as `surm.config.default()`, with other values.
+      workdir: the run's folder; a finished run is not repeated, an unfinished one is continued.
+      overrides: what the command line or a sweep set in the config's file, by dotted key; written into the result.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      InputError: if config, data, weights or workdir cannot be used.
+      NonFiniteError: if the loss stops being a number; the message names the step.
+      Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
+      OSError: if the workdir cannot be written any more.
+    """
+    configs.check(config)
+    processes.from_first(lambda: writers.check(config))
+    processes.check_same("config", dict(configs.leaves(config)))
+    every, mesh = members.listed(config), meshes.mesh_of(config)
+    folder = processes.agree(lambda: Workdir(workdir, config, writes=processes.is_first()))
+    finished, longer = processes.from_first(folder.result), processes.from_first(lambda: folder.longer)
+    if finished is not None and not longer:
+        print(_finished(workdir, folder))
+        return finished
+    processes.from_first(folder.refuse_if_busy)
+    for member in every if longer else []:
+        processes.agree(functools.partial(going_on.check, folder.changes, member.config, workdir))
+    reached = processes.from_first(lambda: folder.newest_step)
+    saved = processes.from_first(lambda: checkpoint.trained(folder.checkpoints))
+    prepared = processes.agree(lambda: prepare(config, resumed=reached is not None, saved=saved))
+    if longer:
+        going_on.check_length(finished, reached, prepared.total_steps, workdir)
+    if finished is not None and prepared.total_steps == finished["steps"]:
+        print(_finished(workdir, folder))
+        return finished
+    with contextlib.ExitStack() as held, stopping.requests() as stop:
+        processes.from_first(lambda: held.enter_context(folder.claimed()))
+        if not longer and (finished := processes.from_first(folder.result)) is not None:
+            return finished  # by a run that was at work meanwhile
+        print(_heading(prepared, mesh, every), flush=True)
+        log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
+        held.callback(log.close)
+        with jax.set_mesh(mesh):
+            trained = _train(prepared, folder, _program(prepared, every, mesh), log, mesh, stop)
+        trained |= {"overrides": dict(overrides or {})}
+        if every:
+            return processes.from_first(lambda: members.finish(prepared, folder, every, log, trained))
+        return processes.from_first(lambda: results.finish(prepared, folder, answering(trained["state"]), trained))
+
+
+def dry_run(config: ml_collections.ConfigDict) -> str:
+    """All that a run does before its first step, compiled, too; nothing is written.
+
+    Args:
+      config: the run's configuration.
+
+    Returns:
+      What is said of it: the adapted places, devices, sizes, rates, and what the compiler says of a step.
+
+    Raises:
+      InputError: if config, data or weights cannot be used.
+    """
+    configs.check(config)
+    writers.check(config)
+    every, mesh = members.listed(config), meshes.mesh_of(config)
+    prepared = prepare(config)
+    with jax.set_mesh(mesh):
+        of_step = estimate.of_step(_program(prepared, every, mesh), placing.placed(prepared, mesh))
+        return f"{_heading(prepared, mesh, every)}\n{of_step}"
+
+
+def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Member]) -> str:
+    """What is said of a run when it starts."""
+    config = prepared.config
+    rates = [] if every else [optim.summary(config.optim, prepared.model)]
+    labels, odd = census.heading(prepared.data), choosing.remarks(config, prepared.total_steps)
+    return "\n".join([*labels, counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
+
+
+def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:
+    """Of a population, or of one run where there are no members."""
+    return population.program(prepared, every, mesh) if every else loop.program(prepared, mesh)
+
+
+def _train(
+    prepared: Run, folder: Workdir, program: loop.Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
+) -> dict[str, Any]:
+    """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
+    keep, keep_best = prepared.config.keep_checkpoints, prepared.config.keep_best_checkpoints
+    of_first = (
+        checkpoint.Checkpoints(folder.checkpoints, keep, keep_best) if folder.writes else contextlib.nullcontext()
+    )
+    with of_first as saved:
+        running = loop.Loop(prepared, folder, saved, program, log, mesh)
+        folder.accept()
+        steps = running.train(StopRequest(stop, mesh))
+        state, measured = running.end()
+    return measured | {"state": state, "seconds": running.seconds, "steps": steps}
+
+
+def _finished(workdir: str, folder: Workdir) -> str:
+    """What is said where there is nothing to train."""
+    but = f" (but for {'; '.join(map(str, folder.changes))}, and nothing was read anew)" if folder.changes else ""
+    return f"{workdir} holds the finished run of this config{but}; remove it to train again"

@@ -1,0 +1,225 @@
+"""A finished run, opened again: the trained model with all that it needs to answer, config, metrics and result."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import nnx
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+from surm import config as configs
+from surm import files
+from surm.data import pictures
+from surm.data.splits import ArraySplit
+from surm.data.texts import TextSplit
+from surm.errors import InputError
+from surm.machine.notes import say
+from surm.models import processor_files, vit
+from surm.models.processor import Processor
+from surm.models.weights import Weights
+from surm.peft import store
+from surm.rundir import named_paths
+from surm.rundir.workdir import LOCK, Workdir, read_object
+from surm.tasks.feed import Feed, feed_of, squashing, tokenizer_of_0_1
+from surm.training import kept, preparation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """What a run's folder holds.
+
+    Attributes:
+      config: the run's configuration.
+      model: the base with the trained adapter, in evaluation mode.
+      metrics: the lines of `metrics.jsonl`: step, split, values.
+      result: what `result.json` holds.
+      feed: how examples reach the model.
+    """
+
+    config: ml_collections.ConfigDict
+    model: nnx.Module
+    metrics: list[dict[str, Any]]
+    result: dict[str, Any]
+    feed: Feed
+
+    def predict(self, examples: Iterable[Any]) -> Float[np.ndarray, "n outputs"]:
+        """The model's outputs for examples, prepared just as in training.
+
+        Args:
+          examples: uint8 images of any size: an array N×H×W[×C], or any iterable of arrays H×W[×C] or of Pillow's
+            images, which may differ in size and channels; or texts: strings, or pairs of them, as in training.
+
+        Returns:
+          One row an example, in order: logits of `result["classes"]`, or one number for regression.
+
+        Raises:
+          InputError: if the examples are not of that form.
+        """
+        if not isinstance(examples, Iterable) or isinstance(examples, bytes | Mapping):
+            raise InputError(f"given a {type(examples).__name__}, expected {self._expected}")
+        if not isinstance(examples, Sequence | np.ndarray | jax.Array):
+            examples = list(examples)
+        if isinstance(examples, np.ndarray | jax.Array) and not examples.ndim:
+            raise InputError(f"given an array of one number, expected {self._expected}")
+        outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
+        if len(examples) or isinstance(examples, str):
+            split = self.feed.ready(self._split(examples))
+            batches = self.feed.evaluation(split)
+            found = [np.asarray(self._answer(batch))[batch["mask"]] for batch in batches]
+            outputs[self.feed.order(split)] = np.concatenate(found)
+        return outputs
+
+    @functools.cached_property
+    def _answer(self) -> Callable[[dict[str, np.ndarray]], jax.Array]:
+        """The model on a batch, compiled once a shape."""
+        graphdef, state = nnx.split(self.model)
+        answer = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(**self.feed.inputs(batch)))
+        return functools.partial(answer, state)
+
+    def _split(self, examples: Sequence[Any]) -> ArraySplit | TextSplit:
+        labels = np.zeros(len(examples), np.int32)
+        if self.result["kind"] == "text":
+            return TextSplit(self._texts(examples), labels)
+        if isinstance(examples, str):
+            raise InputError(f"given {examples!r:.80}, expected {self._expected}")
+        return ArraySplit(_images(examples), labels)
+
+    @property
+    def _expected(self) -> str:
+        """What `predict` takes, for messages."""
+        if self.result["kind"] == "text":
+            one = "strings" if self.result["num_texts"] == 1 else "pairs of strings"
+            return f"a list of {one}, as the run was trained on"
+        return (
+            "a list of images, such as [image], each a uint8 array or an image of Pillow's, as PIL.Image.open gives it"
+        )
+
+    def _texts(self, examples: Sequence[Any]) -> list[tuple[str, ...]]:
+        number = self.result["num_texts"]
+        texts = [(text,) if isinstance(text, str) else text for text in examples]
+        fit = [
+            isinstance(text, tuple | list) and len(text) == number and all(isinstance(part, str) for part in text)
+            for text in texts
+        ]
+        if isinstance(examples, str) or not all(fit):
+            given = repr(examples) if isinstance(examples, str) else repr(examples[fit.index(False)])
+            raise InputError(f"given {given:.80}, expected {self._expected}")
+        return [tuple(map(str, text)) for text in texts]
+
+
+def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> LoadedRun:
+    """Opens the folder of a finished run.
+
+    Args:
+      folder: the `--workdir` of `python -m surm.train`.
+      step: whose trained arrays the model shall have: a step whose checkpoint is kept, or `best` of those; None for
+        what the run ended with, its `adapter`. Metrics and result are the run's in any case.
+
+    Returns:
+      The run; its weights are opened by the name in its config.
+
+    Raises:
+      InputError: if the folder holds no finished run, its result is damaged, its weights cannot be opened any more, or
+        no checkpoint of the step is kept.
+    """
+    if not (step is None or step == kept.BEST or (isinstance(step, int) and not isinstance(step, bool))):
+        raise InputError(f"step={step!r}, expected a number of steps, 'best' or None")
+    path = files.path(folder)
+    if not (path / "result.json").is_file():
+        raise InputError(f"{str(folder)!r} holds {_instead_of_a_finished_run(path)}")
+    result = read_object(path / "result.json")
+    if "population" in result:
+        best = path / "members" / result["best"]
+        raise InputError(f"{str(folder)!r} holds a population; open one of its members, the best is {str(best)!r}")
+    if missing := {"config", "kind", "num_outputs", "num_texts"} - result.keys():
+        raise InputError(
+            f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"
+        )
+    config = configs.of_an_earlier_run(result["config"])
+    try:
+        configs.check(config)
+    except InputError as error:
+        raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
+    here = named_paths.found_again(config, result, path)
+    weights = preparation.weights_of(here)
+    base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
+    model = store.load_adapter(path / "adapter", base)
+    processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
+    if result["kind"] == "text" and "processor" not in result:
+        here.data.tokenizer = tokenizer_of_0_1(here, weights)
+    lines = Workdir(path, config).metrics()
+    return LoadedRun(
+        config=config,
+        model=model if step is None else kept.at_step(path, model, step, result, lines),
+        metrics=lines,
+        result=result,
+        feed=feed_of(here, weights, base, processor),
+    )
+
+
+def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+    """What became of every picture in training; a line where the weights' files say something else now."""
+    now = trained = squashing(weights, shape)  # as in runs of 0.1.0, whatever the files said
+    if weights is not None and weights.processor is not None:
+        now = weights.processor.fitted(shape.image_size, shape.channels)
+    if result.get("processor") is not None:
+        noted = processor_files.parsed(result["processor"], repr(str(path / "result.json")), {})
+        trained = noted.fitted(shape.image_size, shape.channels)
+    if now != trained:
+        said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
+        say(f"images are prepared as {str(path)!r} was trained, {said}")
+    return trained
+
+
+def _images(examples: Sequence[Any]) -> np.ndarray:
+    """Pictures as one array N×H×W×C or, where they come one by one, as an array of arrays."""
+    if isinstance(examples, np.ndarray | jax.Array) and examples.dtype != object:
+        shape = "×".join(map(str, examples.shape))
+        if examples.ndim == 3 and examples.shape[-1] in (3, 4):
+            raise InputError(
+                f"images are an array of {shape}; expected a list of it, [image], if that is one image in colour, or "
+                f"images[..., None] if it is {len(examples)} grey ones"
+            )
+        return _with_channels(np.asarray(examples), "images are", "N×H×W[×C]")
+    images = np.empty(len(examples), object)
+    for number, example in enumerate(examples):
+        images[number] = _image(example, f"image {number} is")
+    return images
+
+
+def _image(given: Any, what: str) -> np.ndarray:
+    """One picture, H×W×C."""
+    if isinstance(given, Image.Image):
+        return pictures.of_pillow(ImageOps.exif_transpose(given))  # upright, as a file is read
+    if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
+        raise InputError(f"{what} {given!r:.80}; expected a uint8 array H×W[×C], or an image of Pillow's")
+    try:
+        return _with_channels(np.asarray(given), what, "H×W[×C]")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{what} no array ({error}); expected uint8 H×W[×C]") from error
+
+
+def _with_channels(array: np.ndarray, what: str, expected: str) -> np.ndarray:
+    dimensions = expected.count("×") + 1
+    if array.dtype != np.uint8 or array.ndim not in (dimensions - 1, dimensions) or not array.size:
+        raise InputError(f"{what} {array.dtype} of shape {array.shape}, expected uint8 {expected}, 0 to 255")
+    return array[..., None] if array.ndim == dimensions - 1 else array
+
+
+def _instead_of_a_finished_run(path: epath.Path) -> str:
+    """What a folder without a result is, and what to do where a run has begun in it."""
+    if (path / "config.json").is_file() and any((path / name).exists() for name in (LOCK, "metrics.jsonl")):
+        return (
+            "an unfinished run: wait for it, or start the command it was started with again, which goes on from the "
+            "last checkpoint"
+        )
+    return "no finished run: " + ("result.json is missing" if path.is_dir() else "there is no such folder")

@@ -1,0 +1,295 @@
+"""Where a run starts that has no checkpoint yet: at the adapter of another run, or of Hugging Face PEFT.
+
+The update is taken over as it is, so it must mean the same here: the same layers, families and options. What acts in
+training alone may differ, and the head starts anew where the classes are others; each is said in a line.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from surm import config as configs
+from surm import files
+from surm.errors import InputError, few, pasted, quoted
+from surm.exchange import import_peft, peft_folder
+from surm.machine.notes import say
+from surm.models import bert, hub, vit
+from surm.models.weights import open_weights
+from surm.peft import select, store, surgery, variables
+from surm.peft.spec import PeftSpec
+
+HEAD = "head."
+"""Before the paths of what gives the outputs."""
+
+Model = vit.ViT | bert.Bert
+
+
+class Given(NamedTuple):
+    """What is started from.
+
+    Attributes:
+      model: the base with the given adapter on it.
+      arrays: what was trained, by path.
+      of_peft: whether PEFT wrote it, which does not know our spec.
+      check: of the model in the end, whether what a family makes of the base is the same here.
+    """
+
+    model: Model
+    arrays: Mapping[str, jax.Array | np.ndarray]
+    of_peft: bool = False
+    check: Callable[[Model], None] = lambda model: None
+
+
+def from_adapter(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    base: Model,
+    base_with: Callable[[int], Model],
+    *,
+    names: Sequence[str] = (),
+    quiet: bool = False,
+) -> Model:
+    """A model with a fresh adapter, filled with the trained arrays that `config.init_adapter` names.
+
+    Args:
+      config: a run's configuration; `init_adapter` is a folder that `surm.save_adapter` wrote, a run's, or PEFT's.
+      model: with the adapter of `config.peft`.
+      base: the same without.
+      base_with: makes that base with a head of so many outputs.
+      names: of the classes; empty where they are not known.
+      quiet: whether nothing is said, as it was said before.
+
+    Returns:
+      The model, filled.
+
+    Raises:
+      InputError: if there is no such adapter, it belongs to another base, or it means something else than
+        `config.peft` does; the keys that differ are named.
+    """
+    folder = _folder(config.init_adapter)
+    given = _of_peft(folder, base, base_with) if _is_pefts(folder) else _of_surm(folder, base)
+    _check_meaning(config, given, model)
+    graphdef, expected, frozen = surgery.split(model)
+    taken = {path: given.arrays[path] for path in expected if path in given.arrays}
+    anew = [path for path, array in taken.items() if path.startswith(HEAD) and array.shape != expected[path].shape]
+    if renamed := _renamed(folder, names):
+        anew = [path for path in taken if path.startswith(HEAD)]
+    _check_arrays(config, given, taken, expected, anew)
+    for line in () if quiet else _told(given, expected, anew, renamed, configs.spec(config)):
+        say(f"config.init_adapter={config.init_adapter!r}: {line}")
+    arrays = {path: jnp.asarray(array, expected[path].dtype) for path, array in taken.items() if path not in anew}
+    started = surgery.join(graphdef, {**expected, **arrays}, frozen)
+    given.check(started)
+    return started
+
+
+def _folder(name: str) -> epath.Path:
+    """Where the adapter lies: the folder itself, that of a run's, or of PEFT's one folder down or on the hub."""
+    path = files.path(name)
+    for folder in (path, path / "adapter"):
+        if (folder / store.CONFIG).is_file():
+            return folder
+    elsewhere = path.is_dir() and any((folder / store.CONFIG).is_file() for folder in path.iterdir())
+    if elsewhere or name.startswith(hub.PREFIX):
+        return peft_folder.find(name).folder
+    if (path / "members").is_dir():
+        members = sorted(one.name for one in (path / "members").iterdir())
+        raise InputError(
+            f"config.init_adapter={name!r} is a population; expected one of its members, such as "
+            f"{str(path / 'members' / members[0])!r}"
+        )
+    if _is_weights(path):
+        raise InputError(
+            f"config.init_adapter={name!r} holds a model's weights and no adapter; config.model.weights takes those"
+        )
+    if (path / "config.json").is_file():
+        raise InputError(f"config.init_adapter={name!r} is a run that has not finished: its adapter comes at the end")
+    what = f"holds no {store.CONFIG}" if path.is_dir() else "is a file" if path.exists() else "is no folder"
+    raise InputError(f"config.init_adapter={name!r} {what}; expected a finished run's folder, or an adapter's")
+
+
+def _is_weights(path: epath.Path) -> bool:
+    """Whether it is a model as transformers or we write it: a file of arrays, a folder of some, or its config alone."""
+    if not path.is_dir():
+        return path.is_file() and path.suffix in _ARRAYS
+    if any(one.name.endswith(_ARRAYS) or one.name.endswith(".index.json") for one in path.iterdir()):
+        return True
+    file = path / "config.json"
+    return file.is_file() and any(field in (files.json_object(file) or {}) for field in ("model_type", "architectures"))
+
+
+_ARRAYS = (".safetensors", ".bin", ".msgpack", ".h5")
+
+
+def _is_pefts(folder: epath.Path) -> bool:
+    try:
+        config = json.loads((folder / store.CONFIG).read_text())
+    except ValueError:
+        return False  # store says what is wrong
+    return isinstance(config, dict) and "peft_type" in config and config.get("format") != store.FORMAT
+
+
+def _of_surm(folder: epath.Path, base: Model) -> Given:
+    saved = store.read_adapter(folder)
+    model = store.attached(saved, base)
+    own = {path for path, array in surgery.split(model)[1].items() if not path.startswith(HEAD)}
+    store.check_arrays(
+        str(folder),
+        {path: array for path, array in saved.arrays.items() if not path.startswith(HEAD)},
+        {path: array for path, array in surgery.split(model)[1].items() if path in own},
+    )
+    return Given(model, saved.arrays, check=lambda started: store.check_made(saved, started))
+
+
+def _of_peft(folder: epath.Path, base: Model, base_with: Callable[[int], Model]) -> Given:
+    outputs = _outputs(folder)
+    if outputs is not None and outputs != base.head.bias[...].shape[0]:
+        base = base_with(outputs)
+    model = import_peft(folder, base)
+    return Given(model, surgery.split(model)[1], of_peft=True)
+
+
+def _outputs(folder: epath.Path) -> int | None:
+    """Of the head that PEFT saved, None where it saved none."""
+    file = folder / store.WEIGHTS
+    if not file.is_file():
+        return None
+    found = [
+        array.shape[0]
+        for name, array in open_weights(str(files.local(file))).arrays.items()
+        if re.search(r"(^|\.)(classifier|score)(\.out_proj)?(\.modules_to_save)?(\.default)?\.bias$", name)
+        and ".dense." not in name
+    ]
+    return found[0] if found else None
+
+
+def _check_meaning(config: ml_collections.ConfigDict, given: Given, model: Model) -> None:
+    """Refuses updates that would be others here, layer by layer."""
+    spec, before = configs.spec(config), surgery.spec_of(given.model)
+    there, here = (
+        {path: _meaning(own) for path, own in surgery.specs(one, of).items()}
+        for one, of in ((given.model, before), (model, spec))
+    )
+    if there == here and spec.position == before.position:
+        return
+    was, now = before.to_json(), spec.to_json()
+    if given.of_peft:
+        values = ", ".join(_keys(was, [name for name in was if was[name] != now[name] and name not in _FREE]))
+        raise InputError(
+            f"config.init_adapter={config.init_adapter!r} holds another adapter than config.peft describes; set "
+            f"{values}"
+        )
+    differing = [name for name in now if was[name] != now[name] and name not in _FREE]
+    other = [f"{name} {quoted(was[name])}, now {quoted(now[name])}" for name in differing]
+    raise InputError(
+        f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}; set "
+        "those as they were (the dropout and the classes may be others)"
+    )
+
+
+_FREE = ("dropout", "train")
+
+
+def _meaning(spec: PeftSpec) -> tuple[Any, ...]:
+    """What decides how the trained arrays of a layer act."""
+    structured = spec.position in ("update", "adapter")
+    options = spec.structure if structured else spec.options
+    return (
+        spec.position,
+        spec.family if structured else None,
+        options,
+        spec.scale,
+        spec.magnitude,
+        spec.activation if spec.position in ("adapter", "bottleneck") else None,
+    )
+
+
+def _keys(values: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """Fields of a spec as keys of a config with their values."""
+    for name in names:
+        value = values[name]
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 else "|".join(f"({pattern})" for pattern in value)
+        elif name == "rules":
+            value = "; ".join(f"{pattern} => {_rule(change)}" for pattern, change in value.items())
+        elif isinstance(value, Mapping):
+            value = ",".join(f"{key}={own}" for key, own in value.items())
+        yield f"config.peft.{name}={quoted(value)}"
+
+
+def _rule(change: Mapping[str, Any] | None) -> str:
+    if change is None:
+        return "off"
+    flat = {name: value for name, value in change.items() if name != "options"} | dict(change.get("options") or {})
+    return ", ".join(f"{name}={value}" for name, value in flat.items())
+
+
+def _check_arrays(
+    config: ml_collections.ConfigDict,
+    given: Given,
+    taken: Mapping[str, Any],
+    expected: Mapping[str, jax.Array],
+    anew: Sequence[str],
+) -> None:
+    """Refuses what was trained and would stay out, and what does not fit."""
+    name = config.init_adapter
+    if lost := sorted(given.arrays.keys() - expected.keys()):
+        raise InputError(
+            f"config.init_adapter={name!r} holds trained values of {few(lost, 4)}, which config.peft.train="
+            f"{quoted(config.peft.train)} does not train; set config.peft.train={pasted(_train(config, given, lost))}"
+        )
+    adapter = {select.dotted(path) for path, _ in nnx.to_flat_state(nnx.state(given.model, variables.AdapterParam))}
+    own = {path for path in adapter if not path.startswith(HEAD)}
+    fit = {path: array for path, array in taken.items() if path not in anew}
+    store.check_arrays(name, fit, {path: expected[path] for path in {*own, *fit} if path in expected})
+
+
+def _train(config: ml_collections.ConfigDict, given: Given, lost: Sequence[str]) -> str:
+    """What trains now with what must train besides: the given adapter's own patterns, which mean the same layers."""
+    places = [path.replace(".base.", ".") for path in lost]  # patterns are of the model without adapters
+    patterns = [pattern for pattern in surgery.spec_of(given.model).train if _touches(pattern, places)]
+    return "|".join(dict.fromkeys((*configs.spec(config).train, *patterns)))
+
+
+def _touches(pattern: str, paths: Iterable[str]) -> bool:
+    """Whether a pattern matches a variable, or what holds it."""
+    match = select.compiled(pattern).fullmatch
+    return any(match(part) for path in paths for part in itertools.accumulate(path.split("."), "{}.{}".format))
+
+
+def _renamed(folder: epath.Path, names: Sequence[str]) -> str:
+    """The classes of the run that an adapter is of, where they are known and others than here; else empty."""
+    file = folder.parent / "result.json"
+    if not names or not file.is_file():
+        return ""
+    try:
+        before = json.loads(file.read_text()).get("classes") or []
+    except (ValueError, AttributeError):
+        return ""
+    return ", ".join(map(str, before[:6])) if before and [*map(str, before)] != [*map(str, names)] else ""
+
+
+def _told(
+    given: Given, expected: Mapping[str, jax.Array], anew: Sequence[str], renamed: str, spec: PeftSpec
+) -> Iterator[str]:
+    """What is not taken over as it was, a line each."""
+    before = surgery.spec_of(given.model)
+    if not given.of_peft and before.dropout != spec.dropout:
+        yield f"dropout {before.dropout:g} → {spec.dropout:g}"
+    if anew and renamed:
+        yield f"the update is taken over, the head starts anew: its classes were {renamed}"
+    elif anew:
+        was, now = (arrays[anew[0]].shape[-1] for arrays in (given.arrays, expected))
+        yield f"the update is taken over, the head starts anew: it had {was} outputs, now it has {now}"
+    if fresh := [path for path in expected if path not in given.arrays]:
+        more = f" and {len(fresh) - 4} more" if len(fresh) > 4 else ""
+        yield f"it holds no {', '.join(fresh[:4])}{more}: they start as the model has them"
