@@ -48,7 +48,7 @@ def test_the_written_script_is_whole_and_says_how_it_is_started(tmp_path, capsys
 
 @pytest.mark.parametrize(("launcher", "template"), TEMPLATES)
 def test_nothing_is_written_for_a_finished_sweep(tmp_path, capsys, monkeypatch, launcher, template):
-    monkeypatch.setattr(sweep.Run, "result", lambda run: {"metric": "f1", "eval": {"f1": 1.0, "loss": 0.0},
+    monkeypatch.setattr(launchers.Run, "result", lambda run: {"metric": "f1", "eval": {"f1": 1.0, "loss": 0.0},
                                                           "trainable_parameters": 1, "seconds": 1.0})  # fmt: skip
     assert sweep.main(["surm.sweep", f"--config={DIGITS}", f"--workdir={tmp_path}", f"--launcher={launcher}"]) == 0
     assert "to train" not in capsys.readouterr().out and not [*tmp_path.iterdir()]

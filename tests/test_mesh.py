@@ -20,7 +20,7 @@ from surm.data.share import WHOLE, Share
 from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.peft import surgery
-from surm.training import optim, step
+from surm.training import loop, optim, step
 from surm.training.preparation import prepare
 from tests.test_train import CIFAR, CONFIG, ROOT, lines, result
 
@@ -83,7 +83,7 @@ def test_stopped_on_a_mesh_it_goes_on_there_exactly(tmp_path, monkeypatch, capsy
     more = [*QUICK, *flags_of("data=4 model=2 shard_base=True"), "--config.checkpoint_every_steps=1"]
     assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patched:
-        patched.setattr(train.loop.Loop, "evaluate", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patched.setattr(loop.Loop, "evaluate", lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt()))
         assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'cut'}"]) == 130
     assert train.main(["surm.train", *more, f"--workdir={tmp_path / 'cut'}"]) == 0
     assert "going on after step 1, from" in capsys.readouterr().out

@@ -27,7 +27,7 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_it_did_before(number):
 
 def ended(body: str, *, ignored: bool = False, **more) -> subprocess.CompletedProcess:
     """A program whose `with stopping.at_once():` has a body."""
-    code = "import os, signal, time\nfrom surm import stopping\nwith stopping.at_once():\n" + body
+    code = "import os, signal, time\nfrom surm.machine import stopping\nwith stopping.at_once():\n" + body
     interrupt = signal.SIG_IGN if ignored else signal.SIG_DFL  # the tests themselves may run in the background
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt), **more)  # fmt: skip

@@ -16,6 +16,7 @@ import sklearn.datasets
 
 from surm import report, sweep
 from surm.cli import command_line
+from surm.sweeps import launchers, plan
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = ROOT / "configs" / "vit_digits.py"
@@ -53,8 +54,8 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", *arguments], env=ENVIRONMENT, capture_output=True, text=True)
 
 
-def planned(*arguments: str) -> list[sweep.Run]:
-    return sweep.plan(command_line.parse([*arguments], "surm.sweep", sweep.OPTIONS))
+def planned(*arguments: str) -> list[launchers.Run]:
+    return plan.plan(command_line.parse([*arguments], "surm.sweep", sweep.OPTIONS))
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -119,7 +120,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
     assert sweep.main([*arguments, "--config.peft.scale=2.0"]) == 2  # the folders hold runs of another config
 
 
-def failed_because(run: sweep.Run) -> str:
+def failed_because(run: launchers.Run) -> str:
     return run.log.read_text().split("error: ")[1].splitlines()[0].join(["error: ", ""])
 
 
@@ -203,7 +204,7 @@ VALUES = {
 @pytest.fixture
 def unchecked(monkeypatch):
     """Without what looks at values together: here they only have to arrive."""
-    monkeypatch.setattr(sweep.configs, "check", lambda config: None)
+    monkeypatch.setattr(plan.configs, "check", lambda config: None)
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in VALUES.items() for value in values])
@@ -275,10 +276,10 @@ def test_a_sweep_that_takes_an_argument_is_given_what_stands_behind_the_colon(tm
     file = tmp_path / "mine.py"
     head = "from surm.config import default\ndef get_config(text='none'):\n    return default()\n"
     file.write_text(head + "def sweep(text='none'):\n    return [{'data.source': text}]")
-    assert sweep.overrides_of(f"{file}:a=b:c") == [{"data.source": "a=b:c"}]
-    assert sweep.overrides_of(str(file)) == [{"data.source": "none"}]
+    assert plan.overrides_of(f"{file}:a=b:c") == [{"data.source": "a=b:c"}]
+    assert plan.overrides_of(str(file)) == [{"data.source": "none"}]
     file.write_text(head + "def sweep():\n    return [{'seed': 1}]")
-    assert sweep.overrides_of(f"{file}:a=b") == [{"seed": 1}]
+    assert plan.overrides_of(f"{file}:a=b") == [{"seed": 1}]
 
 
 def test_the_demos_sweep_is_three_families_with_their_rates_and_two_seeds(tmp_path):
@@ -297,5 +298,5 @@ def test_a_run_that_is_killed_is_named_by_its_signal(tmp_path, data, monkeypatch
     killer = tmp_path / "killed"
     killer.write_text("#!/bin/sh\nkill -9 $$\n")
     killer.chmod(0o755)
-    monkeypatch.setattr(sweep.launchers.sys, "executable", str(killer))
-    assert sweep.launchers.train_here([run]) == ({"seed=0": "killed by SIGKILL"}, [])
+    monkeypatch.setattr(launchers.sys, "executable", str(killer))
+    assert launchers.train_here([run]) == ({"seed=0": "killed by SIGKILL"}, [])

@@ -24,7 +24,7 @@ from surm.peft import surgery
 from surm.rundir import checkpoint
 from surm.rundir.log import RunLog
 from surm.rundir.workdir import Workdir
-from surm.training import loop
+from surm.training import loop, preparation
 from surm.training.step import initial_state
 from tests.data import tfds_cifar
 
@@ -134,7 +134,7 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on_exactly(finished, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_one_line(tmp_path, number):
-    code = ("import sys; from surm import stopping, train; print('here', flush=True)\n"
+    code = ("import sys; from surm import train; from surm.machine import stopping; print('here', flush=True)\n"
             "with stopping.at_once(): sys.exit(train.main(sys.argv[1:]))")  # fmt: skip
     ways = set()
     for moment in np.arange(0.1, 12, 0.6):
@@ -195,7 +195,8 @@ def test_a_disk_that_fills_up_ends_with_one_line(tmp_path):
 
 FULL_FOR_A_WHILE = """
 import resource, signal, sys, time
-from surm import loop, train
+from surm import train
+from surm.training import loop
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 save = loop.Loop.save
 def limited(self, step):
@@ -296,7 +297,7 @@ def test_a_run_of_an_earlier_version_is_opened_and_not_repeated(finished, tmp_pa
 
 def test_in_half_precision_the_originals_leave_the_device_and_the_adapter_fits_them(tmp_path):
     given = arguments(tmp_path / "run", "--config.optim.steps=2", "--config.model.dtype=bfloat16")
-    prepared = train.prepare(command_line.parse(given).config)
+    prepared = preparation.prepare(command_line.parse(given).config)
     folder = Workdir(tmp_path / "other", prepared.config)
     with folder.claimed(), checkpoint.Checkpoints(folder.checkpoints, 1) as saved:
         mesh = meshes.mesh_of(prepared.config)
@@ -319,7 +320,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert not (workdir / "result.json").exists() and not (workdir / "adapter").exists()
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
     assert all(np.isfinite(line["values"]["loss"]) for line in lines(workdir))
-    prepared = train.prepare(command_line.parse(arguments(workdir, *more)).config)
+    prepared = preparation.prepare(command_line.parse(arguments(workdir, *more)).config)
     with checkpoint.Checkpoints(workdir / "checkpoints", 1) as saved:
         _, state, _ = saved.newest(initial_state(prepared, 0, averaged=False))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"]))

@@ -14,10 +14,10 @@ import surm
 from surm import config as configs
 from surm.data.splits import ArraySplit, Dataset
 from surm.peft.variables import Trainable
-from surm.rundir import checkpoint
+from surm.rundir import checkpoint, going_on
 from surm.rundir.workdir import Workdir
 from surm.tasks import balance, choosing, held_out, metrics
-from surm.training import going_on, kept, runs, start
+from surm.training import kept, runs, start
 from tests.odd_inputs.row import Line, Odd
 
 
