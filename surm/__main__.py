@@ -11,11 +11,15 @@
 2: something that was given cannot be used; 3: a loss was not finite; 128 + the signal's number: stopped.
 """
 
+import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
-from surm.cli import commands
 from surm.errors import nearest
+from surm.machine.status import status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,16 +41,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMANDS[given[0]](given[1:])
 
 
+@contextlib.contextmanager
+def _ended_by_interrupts() -> Iterator[None]:
+    """Ctrl-C ends the process at once, while others are imported: inside them an exception can be lost."""
+    if threading.current_thread() is not threading.main_thread():  # where there are no signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # What a command needs is imported by it alone: `inspect` and `report` wait for no jax.
 def _train(arguments: list[str]) -> int:
-    with commands.ended_by_interrupts():
+    with _ended_by_interrupts():
         from surm import train
 
     return train.main(["surm train", *arguments])
 
 
 def _sweep(arguments: list[str]) -> int:
-    with commands.ended_by_interrupts():
+    with _ended_by_interrupts():
         from surm import sweep
 
     return sweep.main(["surm sweep", *arguments])
@@ -58,13 +75,105 @@ def _report(arguments: list[str]) -> int:
     return report.main(arguments)
 
 
+def _inspect(arguments: list[str]) -> int:
+    """`surm inspect`: what runs and adapters are."""
+    from surm.report import inspection
+
+    parser = argparse.ArgumentParser(
+        prog="surm inspect", description=inspection.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="+", help="of a run or an adapter")
+    folders = parser.parse_args(arguments).folder
+
+    def show() -> int:
+        print("\n\n".join(inspection.shown(folder, colour=sys.stdout.isatty()) for folder in folders))
+        return 0
+
+    return status_of(show)
+
+
+def _export(arguments: list[str]) -> int:
+    """`surm export`: a run's adapter in Hugging Face PEFT's files."""
+    parser = argparse.ArgumentParser(
+        prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
+        "adapter_model.safetensors of Hugging Face PEFT: LoRA, AdaLoRA, C3A or LoKr, whichever it is. Models that "
+        "transformers has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
+        "--encoder_only. Files of these names that are there are replaced.",
+    )  # fmt: skip
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--names", choices=("transformers4", "transformers5"), default="transformers5")
+    parser.add_argument(
+        "--rank", type=int, help="write the nearest LoRA of this rank, and say how near; for any family"
+    )
+    parser.add_argument("--encoder_only", action="store_true", help="leave out the head")
+    _add_step(parser)
+    chosen = parser.parse_args(arguments)
+
+    def write() -> int:
+        with _ended_by_interrupts():
+            import surm.training.runs
+
+        model = surm.load_run(chosen.run, step=chosen.step).model
+        if chosen.rank is not None:
+            model, _ = surm.to_low_rank(model, rank=chosen.rank)  # which prints how near
+        surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
+        print(f"written to {chosen.out}")
+        return 0
+
+    return status_of(write)
+
+
+def _add_step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--step", type=_step, help="of a step whose checkpoint is kept, or best; what the run ended with if not given"
+    )
+
+
+def _step(text: str) -> int | str:
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of steps, or best")
+    return text if text == "best" else int(text)
+
+
+def _merge(arguments: list[str]) -> int:
+    """`surm merge`: a run's whole model, its adapter folded in."""
+    parser = argparse.ArgumentParser(
+        prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
+        "transformers loads it (model.safetensors, config.json and preprocessor_config.json or, of texts, the "
+        "tokenizer's files), or to a file "
+        "NAME.safetensors of our own, which config.model.weights takes (without its head) and which also holds what "
+        "transformers has not, such as mean pooling, as the shipped backbone has. What is there is replaced.",
+    )  # fmt: skip
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")
+    _add_step(parser)
+    chosen = parser.parse_args(arguments)
+
+    def write() -> int:
+        with _ended_by_interrupts():
+            import surm.training.runs
+
+        run = surm.load_run(chosen.run, step=chosen.step)
+        if chosen.out.endswith(".safetensors"):
+            surm.save_model(chosen.out, run.model, processor=run.feed.processor)
+        else:
+            labels = [str(name) for name in run.result["classes"]] or None
+            also = {"processor": run.feed.processor, "tokenizer": run.feed.tokenizer}
+            surm.export_merged(chosen.out, run.model, labels=labels, **also)
+        print(f"written to {chosen.out}")
+        return 0
+
+    return status_of(write)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
     "report": _report,
-    "inspect": commands.inspect,
-    "export": commands.export,
-    "merge": commands.merge,
+    "inspect": _inspect,
+    "export": _export,
+    "merge": _merge,
 }
 
 if __name__ == "__main__":

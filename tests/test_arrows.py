@@ -24,11 +24,11 @@ ROOMS = {
     "rundir": "config errors files machine matrices peft",
     "report": "errors files machine version",
     "training": "config data errors exchange files machine matrices models peft report rundir tasks version",
-    "cli": "config errors files machine report training",
+    "cli": "config errors files",
     "sweeps": "cli config errors files machine report rundir",
     "train": "cli config machine report rundir training",
     "sweep": "cli errors machine sweeps",
-    "__main__": "cli errors report sweep train",
+    "__main__": "errors machine report sweep train training",
 }
 """What each room, a folder or a file of `surm/`, may import: rooms above it in this list alone."""
 WITHOUT_JAX = ("report", "errors", "version", "files")

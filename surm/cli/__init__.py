@@ -1,1 +1,1 @@
-"""The command line."""
+"""The flags that commands share."""
