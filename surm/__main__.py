@@ -116,7 +116,10 @@ def _export(arguments: list[str]) -> int:
 
         model = surm.load_run(chosen.run, step=chosen.step).model
         if chosen.rank is not None:
-            model, _ = surm.to_low_rank(model, rank=chosen.rank)  # which prints how near
+            model, errors = surm.to_low_rank(model, rank=chosen.rank)
+            width = max(map(len, errors))
+            for path, error in errors.items():
+                print(f"{path:<{width}}   rank {chosen.rank}   relative error {error:.2e}")
         surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
         print(f"written to {chosen.out}")
         return 0

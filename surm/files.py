@@ -11,6 +11,7 @@ import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -41,11 +42,12 @@ def absolute(place: epath.Path) -> epath.Path:
     return place if buckets.holds(place) else place.absolute()
 
 
-def json_object(file: epath.Path) -> dict | None:
-    """The JSON object that a file holds.
+def json_object(file: epath.Path, remedy: str = "") -> dict[str, Any] | None:
+    """The JSON object that a file holds, if there is one.
 
     Args:
       file: where it lies.
+      remedy: what to do about a file that cannot be read, at the end of the message.
 
     Returns:
       The object; None if there is no such file.
@@ -53,15 +55,31 @@ def json_object(file: epath.Path) -> dict | None:
     Raises:
       InputError: if the file cannot be read, or holds something else.
     """
-    if not file.is_file():
-        return None
+    return read_object(file, remedy) if file.is_file() else None
+
+
+def read_object(file: epath.Path, remedy: str = "") -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+      file: where it lies.
+      remedy: what to do about a file that cannot be read, at the end of the message.
+
+    Returns:
+      The object.
+
+    Raises:
+      InputError: if the file is not there, cannot be read, or holds something else.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{str(file)!r} cannot be read as JSON (there is no such file){remedy}") from error
     except (OSError, ValueError) as error:
         said = one_line(f"{type(error).__name__}: {error}")
-        raise InputError(f"{str(file)!r} cannot be read as JSON ({said})") from error
+        raise InputError(f"{str(file)!r} cannot be read as JSON ({said}){remedy}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object")
+        raise InputError(f"{str(file)!r} holds a JSON {type(content).__name__}, expected an object{remedy}")
     return content
 
 

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 # Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +13,7 @@ import jax
 import pytest
 from flax import nnx
 
+from surm.machine import notes
 from surm.models import vit
 
 # Many runs compile the same programs: what this process or one that it starts has compiled serves the next.
@@ -27,6 +29,13 @@ SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole runs first: a worker that began a file of them last would be the only one at work in the end."""
     items.sort(key=lambda item: item.path.parent.name != "tests")
+
+
+@pytest.fixture(autouse=True)
+def said() -> Iterator[None]:
+    """What the library says is shown, as it is by commands."""
+    with notes.shown():
+        yield
 
 
 @pytest.fixture

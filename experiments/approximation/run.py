@@ -39,7 +39,7 @@ import surm
 from surm import files, matrices
 from surm.cli import command_line
 from surm.errors import InputError
-from surm.exchange.folder import read_object
+from surm.files import read_object
 from surm.peft import select
 from surm.peft.together import warm_start
 from surm.report import figures

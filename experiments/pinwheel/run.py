@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 
 from surm import files, matrices
 from surm.errors import InputError
-from surm.exchange.folder import read_object
+from surm.files import read_object
 from surm.report import figures
 from surm.training.result import versions
 

@@ -35,7 +35,7 @@ import surm
 from surm import files, train
 from surm.cli import command_line
 from surm.errors import InputError
-from surm.exchange.folder import read_object
+from surm.files import read_object
 from surm.machine import memory
 from surm.models import bert
 from surm.peft.together import warm_start

@@ -9,7 +9,6 @@ import numpy as np
 from flax.core import FrozenDict
 
 from surm import files
-from surm.errors import InputError
 from surm.peft import tensors
 
 
@@ -36,12 +35,3 @@ def write(
     folder = files.made_folder(path)
     for name, data in made.items():
         files.replace(folder / name, data)
-
-
-def read_object(file: str | os.PathLike) -> dict[str, Any]:
-    """Reads a JSON object; InputError if the file holds none, or is not there."""
-    place = files.path(file)
-    value = files.json_object(place)
-    if value is None:
-        raise InputError(f"{str(place)!r} cannot be read as JSON (there is no such file)")
-    return value

@@ -20,7 +20,7 @@ _ROUNDING = 1e-12  # of the energy: below the noise that float32 leaves in vanis
 def to_low_rank(
     model: Model, *, rank: int | None = None, energy: float | None = None
 ) -> tuple[Model, dict[str, float]]:
-    """Returns the model with every update replaced by the nearest one of low rank, and prints how near that is.
+    """Returns the model with every update replaced by the nearest one of low rank, and says how near each is.
 
     By the truncated SVD (Eckart–Young) ΔW = U S Vᵀ → b = U_r √S_r, a = √S_r V_rᵀ. The relative error of a layer is
     ‖ΔW − b a‖_F / ‖ΔW‖_F = √(Σ_{i>r} s_i² / Σ_i s_i²).
@@ -44,7 +44,8 @@ def to_low_rank(
       >>> mlp = nnx.Sequential(nnx.Linear(4, 4, rngs=nnx.Rngs(0)))
       >>> adapted = surm.attach(mlp, surm.PeftSpec(family="circulant", targets=".*"), nnx.Rngs(0))
       >>> lora, errors = to_low_rank(adapted, rank=2)
-      layers.0   rank 2   relative error 0.00e+00
+      >>> errors
+      {'layers.0': 0.0}
     """
     _check(rank, energy)
     model = bases.updated("the model", model, magnitude=True)
@@ -58,9 +59,6 @@ def to_low_rank(
     for path, layer in surgery.layers_by_path(result).items():
         if layer.magnitude is not None:  # as it was trained, rather than the norms of the new rows
             layer.magnitude = layer.magnitude.replace(layers[path].magnitude[...])
-    width = max(map(len, errors))
-    for path, error in errors.items():
-        print(f"{path:<{width}}   rank {rank}   relative error {error:.2e}")
     return result, errors
 
 

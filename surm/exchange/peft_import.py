@@ -13,7 +13,6 @@ from flax import nnx
 from surm import files
 from surm.errors import InputError, few
 from surm.exchange import peft_folder
-from surm.exchange.folder import read_object
 from surm.exchange.names import NAMINGS, NEW, Naming, kind_of, obstacle, read_name
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of, of_head
 from surm.exchange.trained import BASE_LAYER, NONE
@@ -78,7 +77,7 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
 def _read_config(folder: epath.Path) -> dict[str, Any]:
     """The config of an adapter of a type and with options that we have."""
     file = folder / CONFIG
-    config = read_object(file)
+    config = files.read_object(file)
     if config.get("format") == store.FORMAT:
         raise InputError(f"{str(folder)!r} is an adapter in surm's own format; surm.load_adapter reads it")
     peft_type = config.get("peft_type")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import absl.logging
 
 from surm.errors import InputError, one_line
-from surm.machine import buckets
+from surm.machine import buckets, notes
 
 
 def status_of(act: Callable[[], int]) -> int:
@@ -24,14 +24,14 @@ def status_of(act: Callable[[], int]) -> int:
       128 + SIGPIPE's where nobody reads the output any more.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
-    logging.getLogger("surm").setLevel(logging.WARNING)  # but surm's own warnings are for the user
     if not os.environ.get("GCSFS_DEBUG"):
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which writes down every error that it raises
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
     try:
-        status = act()
+        with notes.shown():
+            status = act()
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # who read the output has seen enough

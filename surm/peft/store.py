@@ -116,14 +116,10 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise InputError(f"no adapter in {str(folder)!r}: {CONFIG} is missing")
-    try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{str(file)!r} is damaged: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        given = config.get("format") or config.get("peft_type") if isinstance(config, dict) else None
-        of_peft = isinstance(config, dict) and "peft_type" in config
-        remedy = "; surm.import_peft reads those of Hugging Face PEFT" if of_peft else ""
+    config = files.read_object(file)
+    if config.get("format") != FORMAT:
+        given = config.get("format") or config.get("peft_type")
+        remedy = "; surm.import_peft reads those of Hugging Face PEFT" if "peft_type" in config else ""
         raise InputError(f"{str(file)!r} is not an adapter of surm: format {given!r}, expected {FORMAT!r}{remedy}")
     return config
 

@@ -1,7 +1,6 @@
 """Results found in folders and files: what runs left, and what experiments committed."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -12,6 +11,7 @@ from etils import epath
 
 from surm import files
 from surm.errors import InputError
+from surm.report import run_folder
 
 NEEDED = {"eval": dict, "metric": str, "config": dict, "method": str, "adapter_parameters": int}
 """What a result must hold for a report, and of which type."""
@@ -78,11 +78,12 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
     for file in dict.fromkeys(file for path in given for file in _files(path, there[path])):
         try:
             data = read(file)
+            curves = run_folder.metrics(file.with_name(run_folder.METRICS))
         except InputError as error:
-            skipped[file] = str(error)
+            skipped[file] = str(error).removeprefix(f"{str(file)!r} ")
             continue
         if "population" not in data:  # its members have results of their own
-            results.append(Result(file, data, _values(data), _curves(file.with_name("metrics.jsonl"))))
+            results.append(Result(file, data, _values(data), curves))
     if not results:
         where = ", ".join(map(str, given)) or "nothing"
         first = next((f" ({file}: {why})" for file, why in skipped.items()), "")
@@ -92,12 +93,7 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
 
 def read(file: epath.Path) -> dict[str, Any]:
     """The result that a file holds; InputError in a line if it holds none."""
-    try:
-        data = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"holds a {type(data).__name__}, expected an object")
+    data = files.read_object(file)
     if "metric" not in data and isinstance(data.get("eval"), dict):  # results before there were texts had one metric
         (data["metric"], *_) = [*(name for name in data["eval"] if name != "loss"), None]
     for name, kind in NEEDED.items():
@@ -110,12 +106,6 @@ def read(file: epath.Path) -> dict[str, Any]:
     return data
 
 
-def is_unfinished(folder: epath.Path) -> bool:
-    """Whether a folder is that of a run that began and has no result."""
-    begun = (folder / "config.json").is_file() and (folder / ".lock").exists()
-    return begun and not (folder / "result.json").is_file()
-
-
 def _there(path: epath.Path) -> list[epath.Path]:
     """The files that a path is or has below it."""
     if not path.exists():
@@ -125,17 +115,17 @@ def _there(path: epath.Path) -> list[epath.Path]:
 
 def _unfinished(there: list[epath.Path]) -> list[epath.Path]:
     """The folders of unfinished runs among files; a lock is a file, in an object store a folder."""
-    locks = {folder for file in there for folder in (file, file.parent) if folder.name == ".lock"}
-    return sorted(lock.parent for lock in locks if is_unfinished(lock.parent))
+    begun = {file.parent for file in there if file.name == run_folder.CONFIG}
+    return sorted(folder for folder in begun if run_folder.state_of(folder) == "unfinished")
 
 
 def _files(path: epath.Path, there: list[epath.Path]) -> list[epath.Path]:
     if there == [path]:
         return there
-    of_run = any(path / name in there for name in ("result.json", "config.json", "metrics.jsonl"))
+    of_run = any(path / name in there for name in (run_folder.RESULT, run_folder.CONFIG, run_folder.METRICS))
     beside = [file for file in there if file.parent == path and not of_run]
     committed = [file for file in there if file.parent.name == "results"]
-    named = {file for file in there if file.name == "result.json"}
+    named = {file for file in there if file.name == run_folder.RESULT}
     return sorted(named | {file for file in (*beside, *committed) if file.suffix == ".json"})
 
 
@@ -149,14 +139,3 @@ def _values(data: Mapping[str, Any]) -> dict[str, list[float]]:
     seeds = data.get("seeds") or {}
     return {name: list(seeds[name]) if isinstance(seeds.get(name), list) else [value]
             for name, value in data["eval"].items()}  # fmt: skip
-
-
-def _curves(file: epath.Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; the last may be half written, in a run that was killed."""
-    lines = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return [line for line in lines if isinstance(line, dict) and {"step", "split", "values"} <= line.keys()]

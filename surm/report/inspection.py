@@ -6,7 +6,6 @@
 Reads JSON and the heads of safetensors files, nothing else: no jax, no weights.
 """
 
-import json
 import math
 import os
 from typing import Any
@@ -16,7 +15,7 @@ from etils import epath
 
 from surm import files
 from surm.errors import InputError
-from surm.report import collect
+from surm.report import collect, run_folder
 
 WITH_FAMILY = ("update", "adapter", "loko")
 """The methods that say a family; of all others a config's means nothing."""
@@ -60,15 +59,15 @@ def facts_of(path: epath.Path) -> dict[str, str]:
     if (path / "result.json").is_file():
         return _of_result(_result(path / "result.json"))
     if (path / "adapter_config.json").is_file():
-        return _of_adapter(path, _read(path / "adapter_config.json"))
-    if collect.is_unfinished(path):
-        return _of_unfinished(path, _read(path / "config.json"))
+        return _of_adapter(path, files.read_object(path / "adapter_config.json"))
+    if run_folder.state_of(path) == "unfinished":
+        return _of_unfinished(path, files.read_object(path / "config.json"))
     raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json: no run, and no adapter")
 
 
 def _result(file: epath.Path) -> dict[str, Any]:
     """A run's; parts may be missing, but what was measured."""
-    result = _read(file)
+    result = files.read_object(file)
     measured = result.get("eval")
     if not isinstance(measured, dict) or not collect.all_numbers(measured):
         expected = "expected numbers: no result of a run, or of an older version"
@@ -116,12 +115,7 @@ def _mistaken(result: dict[str, Any], most: int = 4) -> str:
 
 
 def _of_unfinished(path: epath.Path, config: dict[str, Any]) -> dict[str, str]:
-    steps, log = 0, path / "metrics.jsonl"
-    for line in log.read_text().splitlines() if log.is_file() else ():
-        try:
-            steps = max(steps, json.loads(line)["step"])
-        except (json.JSONDecodeError, KeyError, TypeError):  # half written
-            break
+    steps = max((line["step"] for line in run_folder.metrics(path / run_folder.METRICS)), default=0)
     return _told(what=f"a run that {collect.UNFINISHED}", **_of_config(config, None), logged=f"{steps} steps")
 
 
@@ -182,13 +176,3 @@ def _shapes(file: epath.Path) -> dict[str, list[int]]:
             return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  it is no dict
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{str(file)!r} is missing or damaged: {error}") from error
-
-
-def _read(file: epath.Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{str(file)!r} is damaged: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{str(file)!r} holds a {type(data).__name__}, expected an object")
-    return data

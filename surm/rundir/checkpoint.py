@@ -6,7 +6,6 @@ instance, is for `surm.rundir.checkpoint_files` to know.
 """
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -181,7 +180,7 @@ class Checkpoints:
             before = sum(name.startswith(f"{DAMAGED}{step}") for name in self._place.names())
             aside = self._place.rename(step, f"{DAMAGED}{step}{f'_{before + 1}' if before else ''}")
             said = one_line(f"{type(error).__name__}: {error}")
-            print(f"warning: the checkpoint of step {step} cannot be read ({said}); it is {aside} now", file=sys.stderr)
+            notes.warn(f"the checkpoint of step {step} cannot be read ({said}); it is {aside} now")
         if errors:
             self._manager.reload()
 
@@ -197,7 +196,7 @@ class Checkpoints:
 
     def _say(self, failure: str) -> None:
         if failure:
-            print(f"warning: {failure}; the run goes on, with the checkpoints before", file=sys.stderr, flush=True)
+            notes.warn(f"{failure}; the run goes on, with the checkpoints before")
 
 
 def trained(folder: epath.Path) -> list[str] | None:

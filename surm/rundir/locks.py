@@ -26,8 +26,8 @@ from etils import epath
 
 from surm.errors import InputError, one_line
 from surm.machine import buckets
+from surm.report.run_folder import LOCK
 
-LOCK = ".lock"
 BEAT, SILENCE = 10.0, 60.0
 _BEGUN = "begun"
 """The object below `.lock/` that stays: a run has been at work here."""

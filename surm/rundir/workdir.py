@@ -21,8 +21,9 @@ from surm import files
 from surm.errors import InputError, one_line
 from surm.machine import buckets
 from surm.machine.notes import say
+from surm.report import run_folder
+from surm.report.run_folder import CONFIG, METRICS, RESULT
 from surm.rundir import checkpoint_files, going_on, locks
-from surm.rundir.locks import LOCK  # noqa: F401  it is one of the folder's files
 
 WRITTEN_EVERY = 60.0
 
@@ -64,7 +65,7 @@ class Workdir:
         with self.lock.held():
             self._refuse_another()  # that came and went since this one looked
             if not self.changes:
-                self.write_json("config.json", self.config.to_dict())
+                self.write_json(CONFIG, self.config.to_dict())
             yield
 
     @property
@@ -77,9 +78,9 @@ class Workdir:
         if not (self.writes and self.changes):
             return
         if self.longer:  # what it ended with is no result of the longer run
-            for result in [self.path / "result.json", *self.path.glob("members/*/result.json")]:
+            for result in [self.path / RESULT, *self.path.glob("members/*/result.json")]:
                 result.unlink(missing_ok=True)
-        self.write_json("config.json", self.config.to_dict())
+        self.write_json(CONFIG, self.config.to_dict())
         say(f"going on with another config: {'; '.join(map(str, self.changes))}")
 
     @property
@@ -101,8 +102,7 @@ class Workdir:
 
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote, None if it has not finished."""
-        file = self.path / "result.json"
-        return read_object(file) if file.is_file() else None
+        return files.json_object(self.path / RESULT, run_folder.REMEDY)
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
         """Appends one line to `metrics.jsonl`."""
@@ -110,7 +110,7 @@ class Workdir:
             return
         line = json.dumps({"step": step, "split": split, "values": values}) + "\n"
         if not buckets.holds(self.path):
-            with open(self.path / "metrics.jsonl", "a") as file:
+            with open(self.path / METRICS, "a") as file:
                 file.write(line)
             return
         self._kept_lines().append(line)
@@ -122,17 +122,12 @@ class Workdir:
         """Has all that was logged written; raises OSError if that cannot be, or another run has the folder now."""
         self.lock.check()
         if self._unwritten:
-            files.replace(self.path / "metrics.jsonl", "".join(self._kept_lines()))
+            files.replace(self.path / METRICS, "".join(self._kept_lines()))
             self._written, self._unwritten = time.monotonic(), False
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line cut off by a crash is left out."""
-        file = self.path / "metrics.jsonl"
-        try:
-            lines = self._kept_lines() if self._unwritten else file.read_text().splitlines() if file.is_file() else []
-            return [json.loads(line) for line in lines if line.rstrip("\n").endswith("}}")]
-        except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
-            raise _damaged(file, error) from error
+        """The lines of `metrics.jsonl`; see `run_folder.metrics`."""
+        return run_folder.metrics(self.path / METRICS, "".join(self._kept_lines()) if self._unwritten else None)
 
     def _kept_lines(self) -> list[str]:
         if self._lines is None:
@@ -150,7 +145,7 @@ class Workdir:
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
         self._lines, self._unwritten = None, False
-        files.replace(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        files.replace(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a JSON file, whole or not at all."""
@@ -181,16 +176,16 @@ class Workdir:
                              "data; name a folder elsewhere, such as runs/first")  # fmt: skip
 
     def _refuse_another(self) -> None:
-        file = self.path / "config.json"
+        file = self.path / CONFIG
         if not file.is_file():
-            if (self.path / "result.json").exists():
+            if (self.path / RESULT).exists():
                 raise InputError(
                     f"workdir {str(self.path)!r} holds a result.json but no config.json, so no run of surm's; name "
                     "another workdir"
                 )
             self._refuse_data()
             return
-        before = configs.of_an_earlier_run(read_object(file))
+        before = configs.of_an_earlier_run(files.read_object(file, run_folder.REMEDY))
         self.changes = going_on.changes(dict(configs.leaves(before)), dict(configs.leaves(self.config)))
         going_on.check(self.changes, self.config, str(self.path), adapter=self.adapter.is_dir())
 
@@ -198,18 +193,3 @@ class Workdir:
 def _real(path: epath.Path) -> epath.Path:
     """A path by its full name, links followed."""
     return path if buckets.holds(path) else path.resolve()
-
-
-def read_object(file: epath.Path) -> dict[str, Any]:
-    """Reads a JSON object from a run's folder; InputError if it is damaged."""
-    try:
-        value = json.loads(file.read_text())
-        if not isinstance(value, dict):
-            raise ValueError(f"it holds a {type(value).__name__}, expected an object")
-    except ValueError as error:
-        raise _damaged(file, error) from error
-    return value
-
-
-def _damaged(file: epath.Path, error: Exception) -> InputError:
-    return InputError(f"{str(file)!r} is damaged ({error}); remove the workdir or name another")

@@ -16,6 +16,7 @@ from surm import config as configs
 from surm.data import census
 from surm.machine import mesh as meshes
 from surm.machine import processes, stopping
+from surm.machine.notes import say
 from surm.machine.processes import StopRequest
 from surm.peft import counts
 from surm.rundir import checkpoint, going_on, writers
@@ -54,7 +55,7 @@ def run(
     folder = processes.agree(lambda: Workdir(workdir, config, writes=processes.is_first()))
     finished, longer = processes.from_first(folder.result), processes.from_first(lambda: folder.longer)
     if finished is not None and not longer:
-        print(_finished(workdir, folder))
+        say(_finished(workdir, folder))
         return finished
     processes.from_first(folder.refuse_if_busy)
     for member in every if longer else []:
@@ -65,13 +66,13 @@ def run(
     if longer:
         going_on.check_length(finished, reached, prepared.total_steps, workdir)
     if finished is not None and prepared.total_steps == finished["steps"]:
-        print(_finished(workdir, folder))
+        say(_finished(workdir, folder))
         return finished
     with contextlib.ExitStack() as held, stopping.requests() as stop:
         processes.from_first(lambda: held.enter_context(folder.claimed()))
         if not longer and (finished := processes.from_first(folder.result)) is not None:
             return finished  # by a run that was at work meanwhile
-        print(_heading(prepared, mesh, every), flush=True)
+        say(_heading(prepared, mesh, every))
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         held.callback(log.close)
         with jax.set_mesh(mesh):

@@ -25,8 +25,10 @@ from surm.models import processor_files, vit
 from surm.models.processor import Processor
 from surm.models.weights import Weights
 from surm.peft import store
+from surm.report import run_folder
+from surm.report.run_folder import RESULT
 from surm.rundir import named_paths
-from surm.rundir.workdir import LOCK, Workdir, read_object
+from surm.rundir.workdir import Workdir
 from surm.tasks.feed import Feed, feed_of, squashing, tokenizer_of_0_1
 from surm.training import kept, preparation
 
@@ -132,9 +134,9 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     if not (step is None or step == kept.BEST or (isinstance(step, int) and not isinstance(step, bool))):
         raise InputError(f"step={step!r}, expected a number of steps, 'best' or None")
     path = files.path(folder)
-    if not (path / "result.json").is_file():
+    if not (path / RESULT).is_file():
         raise InputError(f"{str(folder)!r} holds {_instead_of_a_finished_run(path)}")
-    result = read_object(path / "result.json")
+    result = files.read_object(path / RESULT, run_folder.REMEDY)
     if "population" in result:
         best = path / "members" / result["best"]
         raise InputError(f"{str(folder)!r} holds a population; open one of its members, the best is {str(best)!r}")
@@ -170,7 +172,7 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
     if weights is not None and weights.processor is not None:
         now = weights.processor.fitted(shape.image_size, shape.channels)
     if result.get("processor") is not None:
-        noted = processor_files.parsed(result["processor"], repr(str(path / "result.json")), {})
+        noted = processor_files.parsed(result["processor"], repr(str(path / RESULT)), {})
         trained = noted.fitted(shape.image_size, shape.channels)
     if now != trained:
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
@@ -217,7 +219,7 @@ def _with_channels(array: np.ndarray, what: str, expected: str) -> np.ndarray:
 
 def _instead_of_a_finished_run(path: epath.Path) -> str:
     """What a folder without a result is, and what to do where a run has begun in it."""
-    if (path / "config.json").is_file() and any((path / name).exists() for name in (LOCK, "metrics.jsonl")):
+    if run_folder.state_of(path) == "unfinished":
         return (
             "an unfinished run: wait for it, or start the command it was started with again, which goes on from the "
             "last checkpoint"

@@ -5,7 +5,6 @@ training alone may differ, and the head starts anew where the classes are others
 """
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -131,11 +130,8 @@ _ARRAYS = (".safetensors", ".bin", ".msgpack", ".h5")
 
 
 def _is_pefts(folder: epath.Path) -> bool:
-    try:
-        config = json.loads((folder / store.CONFIG).read_text())
-    except ValueError:
-        return False  # store says what is wrong
-    return isinstance(config, dict) and "peft_type" in config and config.get("format") != store.FORMAT
+    config = files.read_object(folder / store.CONFIG)
+    return "peft_type" in config and config.get("format") != store.FORMAT
 
 
 def _of_surm(folder: epath.Path, base: Model) -> Given:
@@ -268,12 +264,8 @@ def _touches(pattern: str, paths: Iterable[str]) -> bool:
 
 def _renamed(folder: epath.Path, names: Sequence[str]) -> str:
     """The classes of the run that an adapter is of, where they are known and others than here; else empty."""
-    file = folder.parent / "result.json"
-    if not names or not file.is_file():
-        return ""
-    try:
-        before = json.loads(file.read_text()).get("classes") or []
-    except (ValueError, AttributeError):
+    before = (files.json_object(folder.parent / "result.json") or {}).get("classes") or []
+    if not names:
         return ""
     return ", ".join(map(str, before[:6])) if before and [*map(str, before)] != [*map(str, names)] else ""
 

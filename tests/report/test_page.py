@@ -90,8 +90,8 @@ def test_other_data_and_other_metrics_have_tables_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "cannot be read: Expecting property name"),
-        ("[1]", "holds a list, expected an object"),
+        ("{", "cannot be read as JSON (JSONDecodeError: Expecting property name"),
+        ("[1]", "holds a JSON list, expected an object"),
         ('{"eval": {"accuracy": 1}, "metric": "accuracy"}', "has no 'config': no result of a run, or of an older ver"),
         (json.dumps(result(float("nan"))), "'eval' is {'accuracy': nan, 'loss': 1.0}, expected numbers"),
         (json.dumps(result(0.5, metric="f1")), "expected numbers, 'f1' among them"),
@@ -169,7 +169,7 @@ def test_figures_tell_rows_of_one_label_apart(tmp_path):
     ] + ["toeplitz"]  # fmt: skip
     for number in range(5):
         line = {"step": 1, "split": "test", "values": {"accuracy": 0.1}}
-        (tmp_path / f"run{number}" / "metrics.jsonl").write_text(json.dumps(line))
+        (tmp_path / f"run{number}" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     (table,) = compared(tmp_path)
     assert plots._held_out(table) == {name: {1: [10.0]} for name in table.names()}
     alike = compare.Table("", ("accuracy",), (compare.Row("a", (), {}), compare.Row("a", (), {})), ())

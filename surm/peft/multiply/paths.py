@@ -205,4 +205,4 @@ def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
     """Once for each."""
     by = "" if platform == "cpu" else " by what XLA's compilers say (experiments/compiled)"
     what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
-    logging.getLogger(__name__).warning("path='auto' is '%s'%s: %s", taken, by, what)
+    logging.getLogger(__name__).info("path='auto' is '%s'%s: %s", taken, by, what)
