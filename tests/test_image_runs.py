@@ -21,6 +21,7 @@ from surm import config as configs
 from surm import train
 from surm.data import decode
 from surm.data.pictures import prepared
+from surm.machine import notes
 from surm.models.processor import Processor, ShortestEdge, Squash
 from surm.models.vit import ViT, ViTConfig, preset
 from surm.models.weights import open_weights
@@ -67,7 +68,7 @@ def config_of(folder: pathlib.Path, images: np.ndarray, **changes: object) -> ml
 def trained(folder: pathlib.Path, images: np.ndarray, **changes: object) -> str:
     """What a run to `folder / "run"` says."""
     said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(said), notes.shown():
         train.run(config_of(folder, images, **changes), folder / "run")
     return said.getvalue()
 

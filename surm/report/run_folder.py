@@ -36,7 +36,8 @@ def metrics(file: epath.Path, text: str | None = None) -> list[dict[str, Any]]:
     """
     try:
         text = text if text is not None else file.read_text() if file.is_file() else ""
-        return [_line(line) for line in text.split("\n")[:-1]]
+        *whole, last = text.split("\n")
+        return [_line(line) for line in [*whole, *([last] if last.endswith("}}") else [])]]
     except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
         raise InputError(f"{str(file)!r} is damaged ({error}){REMEDY}") from error
 

@@ -30,7 +30,7 @@ from surm.rundir import names
 from surm.rundir.workdir import Workdir
 from surm.sweeps.overrides import Overrides
 
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 TEMPLATES = {"slurm": "slurm_array.sh", "xpk": "xpk_workloads.sh"}
 """The template of each launcher that takes one, in `scripts/`; the written script has its name."""
 
