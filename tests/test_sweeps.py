@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from surm import InputError, sweeps
+from surm.rundir import names
 
 FAMILIES = {"peft.family": ["circulant", "toeplitz"]}
 
@@ -51,17 +52,17 @@ def test_what_does_not_combine_is_refused(combine, message):
 
 
 def test_a_name_depends_on_the_overrides_alone():
-    assert sweeps.name({"seed": 0, "peft.family": "toeplitz"}) == "family=toeplitz,seed=0"
-    assert sweeps.name({"peft.family": "toeplitz", "seed": 0}) == "family=toeplitz,seed=0"
-    assert sweeps.name({"peft.options": "rank=8", "optim.learning_rate": 8e-3}) == "learning_rate=0.008,options=rank=8"
-    assert sweeps.name({"model.dropout": 0.1, "peft.dropout": None}) == "model.dropout=0.1,peft.dropout=None"
-    assert sweeps.name({}) == "defaults"
+    assert names.name({"seed": 0, "peft.family": "toeplitz"}) == "family=toeplitz,seed=0"
+    assert names.name({"peft.family": "toeplitz", "seed": 0}) == "family=toeplitz,seed=0"
+    assert names.name({"peft.options": "rank=8", "optim.learning_rate": 8e-3}) == "learning_rate=0.008,options=rank=8"
+    assert names.name({"model.dropout": 0.1, "peft.dropout": None}) == "model.dropout=0.1,peft.dropout=None"
+    assert names.name({}) == "defaults"
 
 
 def test_names_of_values_that_need_care_are_short_safe_and_unique():
     values = [r".*\.(query|value)", r".*\.(query,value)", ".*/(query value)", "rank=8,terms=2", "rank=8_terms=2", "é",
               "", "x" * 300, "x" * 301]  # fmt: skip
-    names = [sweeps.name({"peft.targets": value, "seed": 0}) for value in values]
-    assert len(set(names)) == len(values)
-    for name in names:
+    called = [names.name({"peft.targets": value, "seed": 0}) for value in values]
+    assert len(set(called)) == len(values)
+    for name in called:
         assert len(name) <= 110 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._,=-"), name
