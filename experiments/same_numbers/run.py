@@ -3,8 +3,8 @@
     git worktree add /tmp/before COMMIT
     python experiments/same_numbers/run.py --before=/tmp/before --data=../shared/data
 
-Each run is trained with the code of one tree, then of the other, on this machine: the demo's config; the same stopped by
-SIGTERM in its middle and continued; a population of four; CIFAR-10 with Toeplitz; MRPC with MiniLM. Lines of
+Each run is trained with the code of one tree, then of the other, on this machine: the demo's config; the same stopped
+by SIGTERM in its middle and continued; a population of four; CIFAR-10 with Toeplitz; MRPC with MiniLM. Lines of
 metrics.jsonl hold no times, so they are compared as bytes. Two CPU cores: ten minutes.
 """
 
@@ -25,7 +25,7 @@ from surm.training.result import versions
 HERE = pathlib.Path(__file__).parent
 RUNS = {
     "demo": ("configs/vit_digits.py", "optim.steps=60", "eval_every_steps=20"),
-    "continued": ("configs/vit_digits.py", "optim.steps=60", "eval_every_steps=20", "checkpoint_every_steps=20"),
+    "continued": ("configs/vit_digits.py", "optim.steps=200", "eval_every_steps=20", "checkpoint_every_steps=20"),
     "population": ("configs/vit_digits.py", "optim.steps=20", "population=seed=0|1,learning_rate=2e-3|4e-3"),
     "cifar10": (
         "configs/vit_cifar.py", "data.source=DATA/cifar10.npz", "data.train_examples=200", "optim.steps=15",
