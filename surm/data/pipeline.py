@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from surm.data.balanced import BalancedSplit
+from surm.data.config_keys import AUGMENTATIONS
 from surm.data.pictures import Rule, Square, prepared
 from surm.data.share import WHOLE, Share, Shared
 from surm.data.splits import Split
 from surm.errors import InputError
-
-AUGMENTATIONS = ("none", "crop_flip")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from surm.data.balanced import drawn
+from surm.data.config_keys import lengths_of as lengths_of
 from surm.data.pipeline import read_ahead
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
@@ -27,14 +28,6 @@ from surm.errors import InputError, one_line
 
 _WINDOW = 16  # batches whose texts are sorted by length among themselves
 _CHUNK = 4096  # texts encoded at a time
-
-
-def lengths_of(text: str) -> tuple[int, ...]:
-    """The lengths in tokens that `config.data.lengths` lists, the shortest first; InputError if it is no such list."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")
-    return tuple(sorted({int(part) for part in parts}))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

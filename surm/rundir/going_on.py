@@ -1,97 +1,21 @@
-"""What a run's folder may differ in from the config that goes on with it: a decision for every key.
+"""What a run's folder may differ in from the config that goes on with it.
 
-free        cannot change the result: how data is read, what is shown and kept
-content     a place; what lies there decides, and is compared when the checkpoint is opened
-length      of the run, which may change where no step depends on how many follow
-choice      free, unless the best step is chosen: then it decides
-decides     changes the result
+Every key is declared with a decision (`surm.machine.keys.Decision`); what follows from it is said here.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import ml_collections
 
+from surm import config as configs
 from surm import matrices
 from surm.errors import InputError, quoted
+from surm.machine.keys import Decision
 from surm.peft.spec import METHODS, PeftSpec
 
-Decision = Literal["free", "content", "length", "choice", "decides"]
-
-DECISIONS: dict[str, Decision] = {
-    "seed": "decides",
-    "init_adapter": "decides",
-    "log_every_steps": "free",
-    "eval_every_steps": "choice",
-    "checkpoint_every_steps": "free",
-    "keep_checkpoints": "free",
-    "keep_best_checkpoints": "free",
-    "writers": "free",
-    "profile_steps": "free",
-    "population": "decides",
-    "members_at_once": "decides",  # rounding: another program computes more members side by side
-    "data.source": "content",
-    "data.data_dir": "content",
-    "data.train_examples": "decides",
-    "data.validation_examples": "decides",
-    "data.test_examples": "decides",
-    "data.subset_seed": "decides",
-    "data.eval_split": "decides",
-    "data.augment": "decides",
-    "data.sampling": "decides",
-    "data.threads": "free",
-    "data.task": "decides",
-    "data.text_columns": "decides",
-    "data.label_column": "decides",
-    "data.image_column": "decides",
-    "data.tokenizer": "content",
-    "data.lengths": "decides",
-    "model.name": "decides",
-    "model.weights": "content",
-    "model.image_size": "decides",
-    "model.pooling": "decides",
-    "model.dropout": "decides",
-    "model.dtype": "decides",
-    "model.remat": "decides",
-    "peft.method": "decides",
-    "peft.family": "decides",
-    "peft.options": "decides",
-    "peft.targets": "decides",
-    "peft.rules": "decides",
-    "peft.exclude": "decides",
-    "peft.train": "decides",
-    "peft.scale": "decides",
-    "peft.magnitude": "decides",
-    "peft.dropout": "decides",
-    "peft.path": "decides",
-    "peft.activation": "decides",
-    "eval.metrics": "decides",
-    "eval.choose": "decides",
-    "eval.patience": "decides",
-    "optim.name": "decides",
-    "optim.learning_rate": "decides",
-    "optim.head_learning_rate": "decides",
-    "optim.weight_decay": "decides",
-    "optim.head_weight_decay": "decides",
-    "optim.momentum": "decides",
-    "optim.schedule": "decides",
-    "optim.warmup_fraction": "decides",
-    "optim.gradient_clip": "decides",
-    "optim.label_smoothing": "decides",
-    "optim.class_weights": "decides",
-    "optim.batch_size": "decides",
-    "optim.accumulation_steps": "decides",
-    "optim.ema_decay": "decides",
-    "optim.epochs": "length",
-    "optim.steps": "length",
-    "optim.head_first_fraction": "decides",
-    "mesh.data": "decides",  # rounding, too: sums are taken in another order
-    "mesh.model": "decides",
-    "mesh.shard_base": "decides",
-    "mesh.shard_members": "decides",
-}
-"""Of every key of `surm.config.default`."""
+DECISIONS: dict[str, Decision] = {name: key.decision for name, key in configs.KEYS.items()}
+"""Of every key of `surm.config.default`, as it is declared."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""The keys of `config.data`, which say what is read and how."""
+
+from surm.errors import InputError
+from surm.machine.keys import Key, Section
+
+AUGMENTATIONS = ("none", "crop_flip")
+
+DATA = Section(
+    "what is read: images or texts, with their labels",
+    {
+        "source": Key(
+            "digits",
+            "The data: `digits` (which is shipped), `tfds:NAME`, or a path: to an .npz, to a folder of images or of "
+            "tables, or to one table.",
+            decision="content",
+        ),
+        "data_dir": Key("", "The folder that TensorFlow Datasets keeps its data in.", decision="content"),
+        "train_examples": Key(
+            0, "The number of training examples, as many of every class; 0 takes all there are.", least=0
+        ),
+        "validation_examples": Key(
+            0,
+            "The number of training examples that are taken out to be the validation split; 0 takes out none.",
+            least=0,
+        ),
+        "test_examples": Key(
+            0,
+            "The number of training examples that are taken out to be the test split, of data that has none; 0 takes "
+            "out none.",
+            least=0,
+        ),
+        "subset_seed": Key(0, "The seed by which the examples of the three keys above are drawn."),
+        "eval_split": Key("test", "The split that is measured and reported.", choices=("test", "validation")),
+        "augment": Key(
+            "none",
+            "How training images are changed at random; `crop_flip` shifts them and mirrors every second one.",
+            choices=AUGMENTATIONS,
+        ),
+        "sampling": Key(
+            "uniform",
+            "How examples are drawn: `uniform` takes each once an epoch, `balanced` takes every class equally often.",
+            choices=("uniform", "balanced"),
+        ),
+        "threads": Key(2, "The number of threads that read data.", least=1, decision="free"),
+        "task": Key(
+            "auto",
+            "What a table of texts asks for: a task of GLUE by its name, `classification`, `regression`, or `auto`, "
+            "which goes by the name of the folder.",
+        ),
+        "text_columns": Key(
+            "sentence", "The column of a table of your own that holds the text, or two of them with a comma between."
+        ),
+        "label_column": Key("label", "The column of a table of your own that holds the label, of images too."),
+        "image_column": Key("auto", "The column of a table that holds the image; `auto` takes the only one there is."),
+        "tokenizer": Key(
+            "",
+            "What cuts texts into tokens: a folder, which is followed as transformers follows it, or a tokenizer.json, "
+            "which is used as it stands. Empty is the folder of the weights.",
+            decision="content",
+        ),
+        "lengths": Key(
+            "16,32,64,96,128",
+            "The lengths in tokens that batches of texts are filled up to. Longer texts are cut to the last of them, "
+            "or to the tokenizer's model_max_length if that is less.",
+        ),
+    },
+)
+
+
+def lengths_of(text: str) -> tuple[int, ...]:
+    """The lengths in tokens that `config.data.lengths` lists, the shortest first; InputError if it is no such list."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")
+    return tuple(sorted({int(part) for part in parts}))
