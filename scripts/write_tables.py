@@ -1,4 +1,4 @@
-"""Writes the tables in README.md, experiments/README.md and docs from the committed results.
+"""Writes the tables in README.md, experiments/README.md and docs from the committed results, and that of all keys.
 
     python scripts/write_tables.py           # or make tables
     python scripts/write_tables.py --check   # names those that differ, and fails
@@ -15,13 +15,14 @@ import sys
 from typing import NamedTuple
 
 from surm import files
+from surm.cli import help_text
 from surm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Table(NamedTuple):
-    """Where a table stands, under which name, and whose function makes it."""
+    """Where a table stands, under which name, and whose function makes it; no experiment's is that of all keys."""
 
     page: str
     name: str
@@ -38,11 +39,14 @@ TABLES = (
     Table("experiments/README.md", "few images", "pareto"),
     Table("experiments/README.md", "weight movement", "weight_movement"),
     Table("docs/choosing.md", "rates", "glue_methods", "rates_table"),
+    Table("docs/config.md", "keys", ""),
 )
 
 
 def made(table: Table) -> str:
-    """What the committed results say."""
+    """What the committed results say, or the declarations of the keys."""
+    if not table.experiment:
+        return help_text.table()
     folder = str(ROOT / "experiments" / table.experiment)
     sys.path.insert(0, folder)  # as for a script
     try:

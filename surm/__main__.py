@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from surm.cli import command_line, flags, help_text
 from surm.errors import nearest
 from surm.machine.status import status_of
 
@@ -54,8 +55,10 @@ def _ended_by_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# What a command needs is imported by it alone: `inspect` and `report` wait for no jax.
+# What a command needs is imported by it alone: `inspect`, `report` and all help wait for no jax.
 def _train(arguments: list[str]) -> int:
+    if command_line.asks_for_help(arguments):
+        return status_of(lambda: help_text.show(flags.TRAIN))
     with _ended_by_interrupts():
         from surm import train
 
@@ -63,6 +66,8 @@ def _train(arguments: list[str]) -> int:
 
 
 def _sweep(arguments: list[str]) -> int:
+    if command_line.asks_for_help(arguments):
+        return status_of(lambda: help_text.show(flags.SWEEP))
     with _ended_by_interrupts():
         from surm import sweep
 

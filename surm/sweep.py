@@ -13,15 +13,12 @@ import sys
 
 from surm.cli import command_line
 from surm.cli.command_line import CommandLine
+from surm.cli.flags import SWEEP
 from surm.errors import InputError, nearest
 from surm.machine.status import status_of
 from surm.sweeps import launchers, plan
 
 LAUNCHERS = ("local", "print", *launchers.TEMPLATES)
-OPTIONS = {
-    "launcher": f"where to train: {', '.join(LAUNCHERS)}; local if not given",
-    "template": "the template of a script for slurm or xpk, in place of the one in scripts/",
-}
 
 
 def _launch(line: CommandLine) -> int:
@@ -49,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
       The exit status.
     """
     given = sys.argv if argv is None else argv
-    return status_of(lambda: _launch(command_line.parse(given, "surm.sweep", OPTIONS)))
+    return status_of(lambda: _launch(command_line.parse(given, SWEEP)))
 
 
 if __name__ == "__main__":

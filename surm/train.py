@@ -18,11 +18,6 @@ from surm.machine.stopping import Stopped
 from surm.rundir.log import NonFiniteError
 from surm.training.run import dry_run, run
 
-SWITCHES = {
-    "dry_run": "say what the run takes, compiled, and stop before the first step; nothing is written",
-    **processes.SWITCHES,
-}
-
 
 def main(argv: list[str] | None = None) -> int:
     """The command line: one clear line, and status 2 for unusable input or a workdir that cannot be written, 3 for a
@@ -40,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
-    flags = command_line.parse(argv, options=processes.OPTIONS, switches=SWITCHES, without_workdir="dry_run")
+    flags = command_line.parse(argv)
     configs.check(flags.config)
     processes.join(flags.options, distributed=flags.switches["distributed"])
     with processes.one_voice():

@@ -23,11 +23,11 @@ ROOMS = {
     "report": "errors files machine version",
     "rundir": "config errors files machine matrices peft report",
     "training": "config data errors exchange files machine matrices models peft report rundir tasks version",
-    "cli": "config errors files",
+    "cli": "config errors files machine",
     "sweeps": "cli config errors files machine report rundir",
     "train": "cli config machine report rundir training",
     "sweep": "cli errors machine sweeps",
-    "__main__": "errors machine report sweep train training",
+    "__main__": "cli errors machine report sweep train training",
 }
 """What each room, a folder or a file of `surm/`, may import: rooms above it in this list alone."""
 WITHOUT_JAX = ("report", "errors", "version", "files")

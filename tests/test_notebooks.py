@@ -14,8 +14,10 @@ import pytest
 import sklearn.datasets
 from nbclient.exceptions import CellExecutionError
 
-from surm import matrices, sweep, train
+from surm import matrices, train
 from surm.cli import command_line
+from surm.cli.flags import SWEEP
+from surm.sweeps import plan
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -132,6 +134,6 @@ def test_the_sweep_that_it_names_is_of_every_family():
     (flags, *others) = dict.fromkeys(re.findall(r"surm sweep (--config=\S+ --workdir=[\w/]+)", said))
     assert not others
     arguments = [flag.replace("configs/", f"{ROOT}/configs/") for flag in shlex.split(flags)]
-    runs = sweep.plan(command_line.parse(["surm.sweep", *arguments], "surm.sweep", sweep.OPTIONS))
+    runs = plan.plan(command_line.parse(["surm.sweep", *arguments], SWEEP))
     assert [run.config.peft.family for run in runs] == [*matrices.FAMILIES]
     assert {run.config.optim.learning_rate for run in runs} == {None}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from surm import train
+from surm.cli.flags import TRAIN
 from surm.errors import InputError
 from surm.machine import processes
 from tests.test_train import CONFIG, QUICK, ROOT, lines, result, values
@@ -191,6 +192,6 @@ def test_what_one_process_cannot_use_all_refuse(tmp_path):
 )
 def test_flags_that_are_no_numbers_and_no_addresses_are_refused(flags, said):
     with pytest.raises(InputError, match=said):
-        processes.join(dict.fromkeys(processes.OPTIONS) | flags, distributed=False)
-    processes.join(dict.fromkeys(processes.OPTIONS), distributed=False)
+        processes.join(dict.fromkeys(TRAIN.options) | flags, distributed=False)
+    processes.join(dict.fromkeys(TRAIN.options), distributed=False)
     assert processes.is_first()

@@ -13,10 +13,10 @@ import sys
 import pytest
 
 from surm import __main__ as command
-from surm import sweep, train
+from surm import train
 from surm.cli import command_line
+from surm.cli.flags import SWEEP, TRAIN
 from surm.config import default, leaves
-from surm.machine import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,9 +72,9 @@ def test_the_commands_name_what_there_is(page, monkeypatch):
             script = (ROOT / words[1]).read_text()
             assert all(f'"{flag.split("=")[0]}"' in script for flag in flags if flag.startswith("--")), words
         elif program == "surm.train":
-            command_line.parse([program, *flags], program, processes.OPTIONS, train.SWITCHES)
+            command_line.parse([program, *flags], TRAIN)
         elif program == "surm.sweep":
-            command_line.parse([program, *flags], program, sweep.OPTIONS)
+            command_line.parse([program, *flags], SWEEP)
         else:
             assert program.removeprefix("surm.") in command.COMMANDS, words
 

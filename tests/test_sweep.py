@@ -16,6 +16,7 @@ import sklearn.datasets
 
 from surm import report, sweep
 from surm.cli import command_line
+from surm.cli.flags import SWEEP
 from surm.sweeps import launchers, plan
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -55,7 +56,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def planned(*arguments: str) -> list[launchers.Run]:
-    return plan.plan(command_line.parse([*arguments], "surm.sweep", sweep.OPTIONS))
+    return plan.plan(command_line.parse([*arguments], SWEEP))
 
 
 def refused(capsys, *arguments: str) -> str:

@@ -3,11 +3,10 @@
 import dataclasses
 import difflib
 import os
-import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -16,6 +15,8 @@ from ml_collections import config_flags
 
 from surm import config as configs
 from surm import files
+from surm.cli import help_text
+from surm.cli.flags import TRAIN, Command
 from surm.errors import InputError, one_line
 
 
@@ -40,21 +41,12 @@ class CommandLine:
     switches: dict[str, bool]
 
 
-def parse(
-    argv: list[str],
-    program: str = "surm.train",
-    options: Mapping[str, str] | None = None,
-    switches: Mapping[str, str] | None = None,
-    without_workdir: str = "",
-) -> CommandLine:
+def parse(argv: list[str], command: Command = TRAIN) -> CommandLine:
     """Parses `--config=FILE[:ARGUMENTS] --workdir=DIR [--config.KEY=VALUE ...]`.
 
     Args:
       argv: as `sys.argv`.
-      program: the module's name, for help.
-      options: further flags that this program has, each with its line of help.
-      switches: further flags without a value, likewise.
-      without_workdir: the switch with which no folder is needed.
+      command: whose flags are taken.
 
     Returns:
       Config and workdir, and where they came from.
@@ -63,16 +55,9 @@ def parse(
       InputError: for an unknown flag or key, a value of the wrong type, or a config file that is missing or fails.
       SystemExit: after `--help`.
     """
-    values, options, switches = flags.FlagValues(), options or {}, switches or {}
-    config = config_flags.DEFINE_config_file(
-        "config", None, "the run's config file, such as configs/vit_digits.py", flag_values=values, sys_argv=argv
-    )
-    flags.DEFINE_string("workdir", None, "the run's folder, made if absent", flag_values=values)
-    for name, text in options.items():
-        flags.DEFINE_string(name, None, text, flag_values=values)
-    for name, text in switches.items():
-        flags.DEFINE_bool(name, False, text, flag_values=values)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    if asks_for_help(argv[1:]):
+        sys.exit(help_text.show(command))
+    values, config = _defined(argv, command)
     unset, overrides, given = _check_keys(argv), {}, _config_file(argv)
     sys.modules.pop("config_config", None)  # ml_collections would load this file over what the last one defined
     try:
@@ -85,26 +70,39 @@ def parse(
             configs.apply_durations(chosen, overrides)
     except Exception as error:  # whatever absl, ml_collections or the config file itself raise
         raise InputError(_one_line(error, given)) from error
-    if values.help:
-        print(f"usage: python -m {program} --config=FILE --workdir=DIR [--config.KEY=VALUE ...]\n"
-              f"The keys, their values and defaults: {pathlib.Path(configs.__file__)}\n{values}")  # fmt: skip
-        sys.exit(0)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     if given and chosen is None:
         raise InputError(_NOTHING.format(given))
-    spared = ("workdir",) if without_workdir and values[without_workdir].value else ()
+    spared = ("workdir",) if command.without_workdir and values[command.without_workdir].value else ()
     for name in ("config", "workdir"):
         if not values[name].value and name not in spared:
-            raise InputError(f"--{name} is missing: python -m {program} --config=FILE --workdir=DIR")
+            raise InputError(f"--{name} is missing: python -m surm.{command.name} --config=FILE --workdir=DIR")
     return CommandLine(
         config=chosen,
         workdir=str(files.path(values.workdir)) if values.workdir else "",
         config_file=config_flags.get_config_filename(values["config"]),
         overrides=overrides,
-        options={name: values[name].value for name in options},
-        switches={name: values[name].value for name in switches},
+        options={name: values[name].value for name in command.options},
+        switches={name: values[name].value for name in command.switches},
     )
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a command is asked for its help, rather than to do anything."""
+    return bool({"--help", "-help", "-h"} & {*arguments})
+
+
+def _defined(argv: list[str], command: Command) -> tuple[flags.FlagValues, flags.FlagHolder]:
+    """All flags of a command, not yet parsed, and the one that names the config file."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    for name, text in command.options.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in command.switches.items():
+        flags.DEFINE_bool(name, False, text, flag_values=values)
+    return values, config
 
 
 def _check_keys(argv: list[str]) -> dict[str, str]:
@@ -113,17 +111,18 @@ def _check_keys(argv: list[str]) -> dict[str, str]:
     Returns:
       The arguments that set a key to None, which absl cannot, and their keys.
     """
-    known, unset = dict(configs.leaves(configs.default())), {}
+    unset = {}
     for argument in argv[1:]:
         match = re.fullmatch(r"--?config\.([\w.]+)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
             continue
         key, text = match.groups()
-        configs.check_key(key, known)
-        if text == "None" and known[key] is None:
+        configs.check_key(key, configs.KEYS)
+        default = configs.KEYS[key].default
+        if text == "None" and default is None:
             unset[argument] = key
             continue
-        expected = _NUMBERS.get(type(known[key]) if known[key] is not None else float)
+        expected = _NUMBERS.get(float if default is None else type(default))
         if text is not None and expected and not _parses(text, expected[0]):
             raise InputError(f"config.{key}={text}, expected {expected[1]}")
     return unset
@@ -187,7 +186,7 @@ def _one_line(error: Exception, file: str) -> str:
 
 def _unknown_flag(error: flags.UnrecognizedFlagError, file: str) -> str:
     """What is wrong with a flag that there is not, and which was meant."""
-    name, keys = error.flagname, [f"config.{key}" for key, _ in configs.leaves(configs.default())]
+    name, keys = error.flagname, [f"config.{key}" for key in configs.KEYS]
     if not file and name.startswith("config."):
         return f"--{name} changes a config, but --config=FILE, which names that, is missing"
     said = f"no flag is called --{name}"

@@ -27,13 +27,6 @@ from surm.machine import mesh as meshes
 
 Tree, Value = TypeVar("Tree"), TypeVar("Value")
 
-OPTIONS = {
-    "coordinator_address": "HOST:PORT at which process 0 is met, where JAX does not find it by itself",
-    "num_processes": "how many processes train together",
-    "process_id": "which of them this is, from 0",
-    "join_seconds": "how long to wait for the others at the start; 300 if not given",
-}
-SWITCHES = {"distributed": "train with the other processes that a TPU pod, Slurm, GKE or MPI has started"}
 LOST = 4
 """The exit status of a process whose run cannot go on because another process has ended."""
 
@@ -46,7 +39,8 @@ def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
     """Meets the other processes of the run, if there are any; before JAX computes anything.
 
     Args:
-      options: `OPTIONS` as the command line gives them, None where it does not.
+      options: `join_seconds`, `coordinator_address`, `num_processes` and `process_id` as the command line gives them,
+        None where it does not.
       distributed: whether JAX shall find in the cluster's environment what they leave out.
 
     Raises:

@@ -8,8 +8,8 @@ MODEL = Section(
         "name": Key("auto", "The shape of the model: the name of a preset, or `auto`, which is what the weights say."),
         "weights": Key(
             "asset:vit_micro",
-            "The pretrained weights: `none`, `asset:NAME` (which is shipped), a folder or a file, `hf:OWNER/NAME` (in "
-            "the local cache of the hub), or `package:NAME` (an installed Python package).",
+            "The pretrained weights: `none`, `asset:NAME` (which is shipped), a folder or a file, `hf:OWNER/NAME` (of "
+            "the Hugging Face hub), or `package:NAME` (an installed Python package).",
             decision="content",
         ),
         "image_size": Key(0, "The side in pixels that images are brought to; 0 is that of the preset.", least=0),

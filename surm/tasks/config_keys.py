@@ -25,8 +25,8 @@ OPTIM = Section(
         "label_smoothing": Key(0.0, "The share of a label that is spread over all classes.", least=0, most=1),
         "class_weights": Key(
             "none",
-            "The weights of the classes in the loss: `none`, `balanced` by how rare a class is, `1,2.5,1` in the order "
-            "of the classes, or `cat=2.5` by name.",
+            "The weights of the classes in the loss: `none`; `balanced`, which goes by how rare a class is; numbers in "
+            "the order of the classes, such as `1,2.5,1`; or numbers by name, such as `cat=2.5`.",
         ),
         "batch_size": Key(64, "The number of examples in a step.", least=1),
         "accumulation_steps": Key(
