@@ -110,11 +110,11 @@ class Plan:
         return optim.steps or optim.epochs * math.ceil(examples / optim.batch_size)
 
 
-def checked(config: ml_collections.ConfigDict) -> Plan:
+def checked(config: ml_collections.ConfigDict | Plan) -> Plan:
     """Checks the keys and values of a config, and those that only make sense together.
 
     Args:
-      config: a run's configuration.
+      config: a run's configuration; a plan, which has been checked, is returned as it is.
 
     Returns:
       What it comes to.
@@ -122,9 +122,10 @@ def checked(config: ml_collections.ConfigDict) -> Plan:
     Raises:
       InputError: for an unknown or missing key (the nearest known one is named), or a value that cannot be used.
     """
-    from surm.peft.spec import METHODS
     from surm.tasks import metrics
 
+    if isinstance(config, Plan):
+        return config
     _check_values(config)
     _check_durations(config)
     if config.mesh.shard_members and not config.population:
@@ -134,12 +135,11 @@ def checked(config: ml_collections.ConfigDict) -> Plan:
     lengths = lengths_of(config.data.lengths)
     choosing.check(config)
     listed, own = metrics.listed(config.eval.metrics), spec(config)
-    method, fraction = METHODS[own.method], config.optim.head_first_fraction
     plan = Plan(
         config=config,
         spec=own,
-        optimizer=method.optimizer or config.optim.name,
-        head_first_fraction=method.head_first_fraction if fraction is None else fraction,
+        optimizer=optimizer_name(config.optim, own),
+        head_first_fraction=head_first_fraction(config.optim, own),
         metrics=listed,
         lengths=lengths,
     )
@@ -150,6 +150,21 @@ def checked(config: ml_collections.ConfigDict) -> Plan:
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks a config as `checked` does, for whoever has no use for what it comes to."""
     checked(config)
+
+
+def optimizer_name(optim: ml_collections.ConfigDict, spec: "surm.peft.spec.PeftSpec") -> str:
+    """What trains: the method's own optimiser, else the one that a config's `optim` part names."""
+    from surm.peft.spec import METHODS
+
+    return METHODS[spec.method].optimizer or optim.name
+
+
+def head_first_fraction(optim: ml_collections.ConfigDict, spec: "surm.peft.spec.PeftSpec") -> float:
+    """The share of the steps in which the head trains alone, and after which it rests; 0 for both all the time."""
+    from surm.peft.spec import METHODS
+
+    own = METHODS[spec.method].head_first_fraction
+    return own if optim.head_first_fraction is None else optim.head_first_fraction
 
 
 def _check_values(config: ml_collections.ConfigDict) -> None:

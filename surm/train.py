@@ -35,24 +35,24 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(argv: list[str]) -> int:
-    flags = command_line.parse(argv)
-    configs.check(flags.config)
-    processes.join(flags.options, distributed=flags.switches["distributed"])
+    line = command_line.parse(argv)
+    plan = configs.checked(line.config)
+    processes.join(line.options, distributed=line.switches["distributed"])
     with processes.one_voice():
-        return _act(flags)
+        return _act(line, plan)
 
 
-def _act(flags: command_line.CommandLine) -> int:
+def _act(line: command_line.CommandLine, plan: configs.Plan) -> int:
     if jax.default_backend() == "cpu":
         memory.keep_freed_memory()
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         # Where a cache is kept (JAX_COMPILATION_CACHE_DIR): the many small programs together take as long as the step.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if flags.switches["dry_run"]:
-        print(dry_run(flags.config))
+    if line.switches["dry_run"]:
+        print(dry_run(plan))
         return 0
     try:
-        result = run(flags.config, flags.workdir, overrides=flags.overrides)
+        result = run(plan, line.workdir, overrides=line.overrides)
     except NonFiniteError as error:
         processes.all_there()
         print(f"error: {error}; checkpoints written before are kept; try a lower learning rate or "
@@ -62,7 +62,7 @@ def _act(flags: command_line.CommandLine) -> int:
         processes.all_there()
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         return 128 + stopped.signal
-    print((report.of_population if "population" in result else report.summary)(result, flags.workdir))
+    print((report.of_population if "population" in result else report.summary)(result, line.workdir))
     return 0
 
 

@@ -12,7 +12,7 @@ from surm import config as configs
 from surm import matrices
 from surm.errors import InputError, quoted
 from surm.machine.keys import Decision
-from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.spec import PeftSpec
 
 DECISIONS: dict[str, Decision] = {name: key.decision for name, key in configs.KEYS.items()}
 """Of every key of `surm.config.default`, as it is declared."""
@@ -72,7 +72,7 @@ def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: s
             f"in {'; '.join([*deciding[:5], *more])}; name another workdir or remove this one{elsewhere}"
         )
     lengths = [one for one in found if one.decision == "length"]
-    if lengths and (why := bound_to_length(config.optim, PeftSpec(**config.peft.to_dict()))):
+    if lengths and (why := bound_to_length(config.optim, configs.spec(config))):
         raise InputError(
             f"workdir {workdir!r} holds a run of another length ({', '.join(map(str, lengths))}), and {why}: another "
             f"length is another run from the first step on; name another workdir{elsewhere}"
@@ -113,14 +113,12 @@ def bound_to_length(optim_config: ml_collections.ConfigDict, spec: PeftSpec) -> 
     Returns:
       The reason, as a part of a sentence.
     """
-    method = METHODS[spec.method]
-    filtered = (method.optimizer or optim_config.name) == "loko"
+    filtered = configs.optimizer_name(optim_config, spec) == "loko"
     if optim_config.schedule != "constant" and not filtered:
         return f"the {optim_config.schedule} schedule falls to 0 at the last step"
     if optim_config.warmup_fraction and not filtered:
         return f"the warm-up is a share of the steps (config.optim.warmup_fraction={optim_config.warmup_fraction:g})"
-    own = method.head_first_fraction
-    if fraction := own if optim_config.head_first_fraction is None else optim_config.head_first_fraction:
+    if fraction := configs.head_first_fraction(optim_config, spec):
         return f"the head trains alone for a share of the steps ({fraction:g})"
     if spec.position in ("update", "adapter"):
         for own in (spec, *spec.ruled()):

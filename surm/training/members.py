@@ -39,11 +39,16 @@ KEYS = {
 
 
 class Member(NamedTuple):
-    """One run of a population: its folder's name, what sets it apart, by dotted key, and its configuration."""
+    """One run of a population: its folder's name, what sets it apart, by dotted key, and what its config comes to."""
 
     name: str
     overrides: dict[str, Any]
-    config: ml_collections.ConfigDict
+    plan: configs.Plan
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """Its configuration."""
+        return self.plan.config
 
 
 def listed(config: ml_collections.ConfigDict) -> list[Member]:
@@ -99,8 +104,7 @@ def _value(key: str, text: str) -> Any:
 def _member(config: ml_collections.ConfigDict, overrides: dict[str, Any]) -> Member:
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict({"population": "", "members_at_once": 0, "mesh.shard_members": False, **overrides})
-    configs.check(own)
-    return Member(names.name(overrides), overrides, own)
+    return Member(names.name(overrides), overrides, configs.checked(own))
 
 
 class PopulationLog:

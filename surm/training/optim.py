@@ -14,10 +14,11 @@ import optax
 from flax import nnx
 
 from surm import matrices
+from surm.config import head_first_fraction, optimizer_name
 from surm.peft import select, surgery, variables
 from surm.peft.schedules import rank_budget
 from surm.peft.schedules.rank_budget import RankBudget
-from surm.peft.spec import METHODS, PeftSpec
+from surm.peft.spec import PeftSpec
 from surm.training import loko
 
 _LOW_RANK = matrices.options("low_rank")["rank"]
@@ -200,17 +201,6 @@ def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int
         label_smoothing=np.float32(optim.label_smoothing),
         ema_decay=np.float32(optim.ema_decay),
     )
-
-
-def optimizer_name(optim: ml_collections.ConfigDict, spec: PeftSpec) -> str:
-    """What trains: the method's own optimiser, else the config's."""
-    return METHODS[spec.method].optimizer or optim.name
-
-
-def head_first_fraction(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
-    """The share of the steps in which the head trains alone, and after which it rests; 0 for both all the time."""
-    own = METHODS[spec.method].head_first_fraction
-    return own if optim.head_first_fraction is None else optim.head_first_fraction
 
 
 def _rates(optim: ml_collections.ConfigDict, peak: float, steps: int, *, constant: bool) -> np.ndarray:

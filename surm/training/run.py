@@ -30,12 +30,12 @@ from surm.training.step import answering
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: str, *, overrides: Mapping[str, Any] | None = None
+    config: ml_collections.ConfigDict | configs.Plan, workdir: str, *, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Trains, evaluates and writes a run's folder.
 
     Args:
-      config: as `surm.config.default()`, with other values.
+      config: as `surm.config.default()`, with other values, or what `surm.config.checked` has made of it.
       workdir: the run's folder; a finished run is not repeated, an unfinished one is continued.
       overrides: what the command line or a sweep set in the config's file, by dotted key; written into the result.
 
@@ -48,7 +48,7 @@ def run(
       Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
       OSError: if the workdir cannot be written any more.
     """
-    configs.check(config)
+    config = configs.checked(config).config
     processes.from_first(lambda: writers.check(config))
     processes.check_same("config", dict(configs.leaves(config)))
     every, mesh = members.listed(config), meshes.mesh_of(config)
@@ -83,11 +83,11 @@ def run(
         return processes.from_first(lambda: results.finish(prepared, folder, answering(trained["state"]), trained))
 
 
-def dry_run(config: ml_collections.ConfigDict) -> str:
+def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     """All that a run does before its first step, compiled, too; nothing is written.
 
     Args:
-      config: the run's configuration.
+      config: the run's configuration, or what `surm.config.checked` has made of it.
 
     Returns:
       What is said of it: the adapted places, devices, sizes, rates, and what the compiler says of a step.
@@ -95,7 +95,7 @@ def dry_run(config: ml_collections.ConfigDict) -> str:
     Raises:
       InputError: if config, data or weights cannot be used.
     """
-    configs.check(config)
+    config = configs.checked(config).config
     writers.check(config)
     every, mesh = members.listed(config), meshes.mesh_of(config)
     prepared = prepare(config)
