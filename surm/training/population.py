@@ -25,7 +25,7 @@ from surm.matrices.algebra.platforms import platform_of
 from surm.peft import store
 from surm.rundir.log import Values
 from surm.tasks import evaluate
-from surm.training import optim, preparation
+from surm.training import optim, placing, preparation
 from surm.training.loop import Program, answer_of
 from surm.training.members import Member
 from surm.training.optim import Hyperparameters
