@@ -31,7 +31,7 @@ def name(overrides: Mapping[str, Any]) -> str:
 def short(key: str) -> str:
     """A dotted key without what comes before its last dot, unless another key of a config ends alike."""
     end = key.rpartition(".")[2]
-    alike = [other for other, _ in configs.leaves(configs.default()) if other.rpartition(".")[2] == end]
+    alike = [other for other in configs.KEYS if other.rpartition(".")[2] == end]
     return end if alike == [key] else key
 
 
