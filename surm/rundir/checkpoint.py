@@ -17,7 +17,7 @@ from etils import epath
 
 from surm import files
 from surm.errors import InputError, one_line
-from surm.machine import buckets
+from surm.machine import buckets, notes
 from surm.machine.stopping import Stopped
 from surm.rundir import checkpoint_files
 
