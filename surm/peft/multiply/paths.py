@@ -196,7 +196,7 @@ def _at(rows: int, measured: list[tuple[int, Mapping[str, float]]], path: str) -
 @functools.cache
 def _measured(platform: str) -> list[dict]:
     """The grid of a platform, as experiments/paths/run.py wrote it."""
-    file = importlib.resources.files("surm.peft") / "measured" / f"{platform}.json"
+    file = importlib.resources.files("surm.peft.multiply") / "measured" / f"{platform}.json"
     return json.loads(file.read_text())["points"] if file.is_file() else []
 
 
