@@ -11,14 +11,15 @@ folder under runs/ goes on where it was stopped, and is not trained again once i
 Results are replaced one by one; `paths` writes what `path="auto"` goes by into the package itself.
 """
 
-import argparse
 import pathlib
 import shlex
 import subprocess
 import sys
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parent.parent
+from experiments.glue_methods.run import OWN, RELATED
+from experiments.shared import command
+from experiments.shared.results import ROOT
 
 
 class Step(NamedTuple):
@@ -27,6 +28,11 @@ class Step(NamedTuple):
     script: str
     arguments: str
     hours: float
+
+    @property
+    def folder(self) -> str:
+        """The experiment's."""
+        return self.script.split("/")[0]
 
 
 STEPS = (
@@ -54,56 +60,44 @@ STEPS = (
     Step("approximation/run.py", "", 0.5),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
-OWN = (
-    "head,low_rank r=1,circulant,toeplitz,kronecker,low_displacement_rank r=1,low_rank r=8,adapter circulant,"
-    "adapter kronecker,adapter low_displacement_rank r=1,bottleneck 16,bottleneck 64,full"
-)
-RELATED = (
-    "c3a,melora r=1,lora_xs r=16,vera,adalora r=1,dora_dynamic r=1,lora2,lorta r=8,svft,aurora r=16,"
-    "low_rank r=1 with magnitude,hadamard_adapter,loko low_rank r=1"
-)
-"""The methods of `glue_methods` by how they were measured: tuned on all tasks, or at the middle rate on MRPC."""
 DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")
 
 
-def command(step: Step, data: str) -> list[str]:
-    """What is run, from the project's root."""
-    words = [word.format(data=data, own=OWN, related=RELATED) for word in step.arguments.split()]
+def words_of(step: Step, data: str) -> list[str]:
+    """The command that is run, from the clone's root."""
+    given = {"data": data, "own": ",".join(OWN), "related": ",".join(RELATED)}
+    words = [word.format(**given) for word in step.arguments.split()]
     return [sys.executable, f"experiments/{step.script}", *words]
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--data", help="the folder that holds cifar10.npz and glue")
-    parser.add_argument("--only", help="folders under experiments/, comma-separated; all by default")
+    command.several(parser, "--only", dict.fromkeys(step.folder for step in STEPS), "folders under experiments/")
     parser.add_argument("--list", action="store_true", help="show the commands and their hours, run nothing")
     arguments = parser.parse_args()
-    folders = list(dict.fromkeys(step.script.split("/")[0] for step in STEPS))
-    chosen = arguments.only.split(",") if arguments.only else folders
-    if unknown := [name for name in chosen if name not in folders]:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(folders)}")
-    steps = [step for step in STEPS if step.script.split("/")[0] in chosen]
+    steps = [step for step in STEPS if step.folder in arguments.only]
     if arguments.list:
         for step in steps:
-            print(f"{step.hours:4.1f} h  python {shlex.join(command(step, 'DIR')[1:])}")
+            print(f"{step.hours:4.1f} h  python {shlex.join(words_of(step, 'DIR')[1:])}")
         print(f"{sum(step.hours for step in steps):4.1f} h  altogether")
         return 0
     data = pathlib.Path(arguments.data or "nowhere").resolve()
     missing = [name for name in DATA if not (data / name).exists()]
     if missing and any("{data}" in step.arguments for step in steps):
         parser.error(f"--data={arguments.data!r} holds no {missing[0]}; expected a folder with {', '.join(DATA)}")
-    words = [command(step, str(data)) for step in steps]
-    words += [[sys.executable, "experiments/pareto/run.py", "--figure"], [sys.executable, "scripts/write_tables.py"]]
+    every = [words_of(step, str(data)) for step in steps]
+    every += [[sys.executable, "experiments/pareto/run.py", "--figure"], [sys.executable, "scripts/write_tables.py"]]
     failed = []
-    for each in words:
-        print(shlex.join(each[1:]), flush=True)
-        if subprocess.run(each, cwd=ROOT, check=False).returncode:
-            failed.append(shlex.join(each[1:]))
+    for words in every:
+        print(shlex.join(words[1:]), flush=True)
+        if subprocess.run(words, cwd=ROOT, check=False).returncode:
+            failed.append(shlex.join(words[1:]))
     for told in failed:
         print(f"failed: {told}", file=sys.stderr)
     return int(bool(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

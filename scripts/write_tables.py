@@ -8,15 +8,16 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`; what belongs th
 """
 
 import argparse
+import importlib
 import pathlib
 import re
-import runpy
 import sys
 from typing import NamedTuple
 
 from surm import files
 from surm.cli import help_text
 from surm.errors import InputError
+from surm.machine.status import status_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -47,19 +48,14 @@ def made(table: Table) -> str:
     """What the committed results say, or the declarations of the keys."""
     if not table.experiment:
         return help_text.table()
-    folder = str(ROOT / "experiments" / table.experiment)
-    sys.path.insert(0, folder)  # as for a script
-    try:
-        return runpy.run_path(f"{folder}/run.py")[table.function]()
-    finally:
-        sys.path.remove(folder)
+    return getattr(importlib.import_module(f"experiments.{table.experiment}.run"), table.function)()
 
 
 def with_table(text: str, name: str, rows: str) -> str:
-    """A page with a table in its place; ValueError if it has none of that name."""
+    """A page with a table in its place; InputError if it has none of that name."""
     place = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not place.search(text):
-        raise ValueError(f"no place for a table {name!r}, expected <!-- table {name} --> and <!-- end -->")
+        raise InputError(f"no place for a table {name!r}, expected <!-- table {name} --> and <!-- end -->")
     return place.sub(lambda found: f"{found[1]}{rows}\n{found[2]}", text, count=1)
 
 
@@ -82,7 +78,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (InputError, ValueError) as error:  # a result that is damaged, a page without the place
-        sys.exit(f"error: {error}")
+    sys.exit(status_of(main))

@@ -1,12 +1,13 @@
 """The experiments' command lines refuse what they cannot do, and what is committed is what their scripts say."""
 
 import functools
+import importlib
 import itertools
 import json
 import pathlib
-import runpy
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from flax import nnx
 
 import surm
+from experiments.shared import command, turns
 from surm.report import figures
 from surm.report.collect import Result
 from surm.report.compare import Row, Table
@@ -21,27 +23,37 @@ from surm.report.compare import Row, Table
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 
 
+def script(name: str) -> types.ModuleType:
+    """A script under experiments/ as a module."""
+    return importlib.import_module(f"experiments.{name.removesuffix('.py').replace('/', '.')}")
+
+
+def refused(monkeypatch, capsys, name: str, arguments: list[str]) -> str:
+    """The one line that a script says of arguments that it cannot use."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    assert command.status(script(name).main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--data=None, expected the folder that holds CoLA, MRPC and SST-2"),
         (["--data=/nowhere"], "--data=/nowhere, expected the folder"),
-        (["--data=/", "--tasks=mprc"], "unknown: mprc; known: mrpc, cola, sst2"),
-        (["--data=/", "--methods=circulant,lora"], "unknown: lora; known: head, low_rank r=1, circulant"),
-        (["--data=/", "--seeds=0"], "--seeds=0, expected at least 1"),
+        (["--data=/", "--tasks=mprc"], "--tasks: must be of mrpc, cola, sst2, got mprc"),
+        (["--data=/", "--methods=circulant,lora"], "--methods: must be of head, low_rank r=1, circulant, toeplitz,"),
+        (["--data=/", "--seeds=0"], "--seeds: must be a whole number of at least 1, got 0"),
     ],
 )
 def test_glue_methods_refuses_in_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"), run_name="__main__")
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert message in refused(monkeypatch, capsys, "glue_methods/run.py", arguments)
 
 
 def test_every_method_of_glue_has_three_rates_four_times_apart():
-    script = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
-    assert script["RATES"].keys() == script["METHODS"].keys()
-    for rates in script["RATES"].values():
+    module = script("glue_methods/run")
+    assert module.RATES.keys() == {*module.METHODS}
+    for rates in module.RATES.values():
         assert len(rates) == 3
         assert all(3 < after / before < 5 for before, after in zip(rates, rates[1:], strict=False))
 
@@ -51,52 +63,48 @@ RESULTS = [*(EXPERIMENTS / "glue_methods" / "results").glob("*.json")]
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
 def test_a_result_of_glue_was_tuned_at_the_rates_that_the_script_names(file):
-    result, script = json.loads(file.read_text()), runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
+    result, module = json.loads(file.read_text()), script("glue_methods/run")
     tuning = {float(rate): values for rate, values in result["tuning"]["validation"].items()}
     if not tuning:
-        assert result["learning_rate"] == script["RATES"][result["name"]][1]
+        assert result["learning_rate"] == module.RATES[result["name"]][1]
         return
-    assert tuple(tuning) == script["RATES"][result["name"]]
-    assert result["learning_rate"] == script["best"](tuning, result["tuning"]["chosen_by"])
+    assert tuple(tuning) == module.RATES[result["name"]]
+    assert result["learning_rate"] == module.best(tuning, result["tuning"]["chosen_by"])
 
 
 def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
-    script = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
+    module = script("glue_methods/run")
     tuning = {0.1: {"f1": 0.5, "loss": 0.2}, 0.2: {"f1": 0.5, "loss": 0.1}, 0.3: None, 0.4: {"f1": 0.4, "loss": 0.0}}
-    assert script["best"](tuning, "f1") == 0.2
-    with pytest.raises(script["NonFiniteError"], match="at none of the rates 0.3 did"):
-        script["best"]({0.3: None}, "f1")
+    assert module.best(tuning, "f1") == 0.2
+    with pytest.raises(module.NonFiniteError, match="at none of the rates 0.3 did"):
+        module.best({0.3: None}, "f1")
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
-        ("speed/run.py", ["--paths=quick"], "--paths of auto, branch, branch_dft, branch_dense, fused, fused_dense"),
-        ("speed/run.py", ["--methods=lora"], "--methods of circulant, toeplitz, kronecker"),
-        ("speed/run.py", ["--repeats=0"], "expected --repeats and --batch of at least 1"),
-        ("speed/sweep.py", ["--repeats=0"], "--repeats=0, expected at least 1"),
-        ("serving/run.py", ["--methods=lora"], "--methods of circulant, toeplitz, kronecker"),
-        ("serving/run.py", ["--numbers=1,none"], "expected --repeats, --batch and --numbers of at least 1"),
-        ("serving/run.py", ["--numbers=48"], "--numbers=48, expected numbers that divide --batch=64 or are above it"),
-        ("paths/run.py", ["--families=lora"], "--families of circulant"),
-        ("paths/run.py", ["--dtypes=float16"], "--dtypes of float32, bfloat16"),
-        ("paths/run.py", ["--shapes=768"], "--shapes of 128x128, 384x384"),
-        ("population/run.py", ["--sizes=6"], "--sizes of 1, 2, 3 or multiples of 4"),
+        ("speed/run.py", ["--paths=quick"], "--paths: must be of auto, branch, branch_dft, branch_dense, fused, "),
+        ("speed/run.py", ["--methods=lora"], "--methods: must be of circulant, toeplitz, kronecker"),
+        ("speed/run.py", ["--repeats=0"], "--repeats: must be a whole number of at least 1, got 0"),
+        ("speed/run.py", ["--batch=0"], "--batch: must be a whole number of at least 1, got 0"),
+        ("speed/sweep.py", ["--repeats=0"], "--repeats: must be a whole number of at least 1, got 0"),
+        ("serving/run.py", ["--methods=lora"], "--methods: must be of circulant, toeplitz, kronecker"),
+        ("serving/run.py", ["--numbers=1,none"], "--numbers: must be a whole number of at least 1, got none"),
+        ("serving/run.py", ["--numbers=48"], "--numbers must divide --batch=64 or be above it, got 48"),
+        ("paths/run.py", ["--families=lora"], "--families: must be of circulant"),
+        ("paths/run.py", ["--dtypes=float16"], "--dtypes: must be of float32, bfloat16, got float16"),
+        ("paths/run.py", ["--shapes=768"], "--shapes: must be of 128x128, 384x384"),
+        ("population/run.py", ["--sizes=6"], "--sizes must be of 1, 2, 3 or multiples of 4, got 6"),
     ],
 )
-def test_timings_refuse_in_one_line(monkeypatch, capsys, script, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    monkeypatch.syspath_prepend((EXPERIMENTS / script).parent)
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(EXPERIMENTS / script), run_name="__main__")
-    assert message in capsys.readouterr().err.splitlines()[-1]
+def test_timings_refuse_in_one_line(monkeypatch, capsys, name, arguments, message):
+    assert message in refused(monkeypatch, capsys, name, arguments)
 
 
-def test_steps_take_turns_and_one_library_after_the_other(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS / "speed")
-    script, calls = runpy.run_path(str(EXPERIMENTS / "speed" / "run.py")), []
+def test_steps_take_turns_and_one_library_after_the_other():
+    calls = []
     names = ["floor", "one", "two", "HF PEFT floor", "HF PEFT C3A"]
-    seconds = script["timed"]({name: functools.partial(calls.append, name) for name in names}, 4)
+    seconds = turns.timed({name: functools.partial(calls.append, name) for name in names}, 4, names[3:])
     assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys(names, 4)
     repeats = [calls[5 + 7 * index : 12 + 7 * index] for index in range(4)]
     assert all(repeat[0] == "floor" and repeat[4] == "HF PEFT floor" for repeat in repeats)
@@ -104,98 +112,91 @@ def test_steps_take_turns_and_one_library_after_the_other(monkeypatch):
     assert len({tuple(repeat) for repeat in repeats}) > 1
 
 
-def test_a_ratio_is_the_median_of_those_within_a_repeat(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS / "speed")
-    script = runpy.run_path(str(EXPERIMENTS / "speed" / "run.py"))
-    seconds = {"a": [2.0, 30.0, 4.0], "b": [1.0, 10.0, 1.0]}
-    assert script["ratios"](seconds, "a", "b") == [2.5, 3.0, 3.5]
+def test_a_ratio_is_the_median_of_those_within_a_repeat():
+    assert turns.ratios([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == [2.5, 3.0, 3.5]
+    assert turns.ratios([3.0], [2.0]) == [1.5, 1.5, 1.5]
 
 
 def test_serving_compares_ways_that_answer_alike(small_vit, images):
-    script = runpy.run_path(str(EXPERIMENTS / "serving" / "run.py"))
+    module = script("serving/run")
     model = surm.attach(small_vit, surm.PeftSpec(train=("head",)), nnx.Rngs(1))
-    given = model, script["stacked"](model, 3), {"images": images}, np.array([2, 0, 2])
-    answers, by_adapter = script["together"](*given)(), script["apart"](*given[:3], np.array([2, 0, 1]))()
+    given = model, module.stacked(model, 3), {"images": images}, np.array([2, 0, 2])
+    answers, by_adapter = module.together(*given)(), module.apart(*given[:3], np.array([2, 0, 1]))()
     np.testing.assert_allclose(answers[:2], np.concatenate(by_adapter)[[2, 0]], rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(script["plain"](small_vit, given[2])(), jax.jit(small_vit.__call__)(images))
-    different = np.abs(answers - script["plain"](small_vit, given[2])()).max(axis=1)
+    np.testing.assert_array_equal(module.plain(small_vit, given[2])(), jax.jit(small_vit.__call__)(images))
+    different = np.abs(answers - module.plain(small_vit, given[2])()).max(axis=1)
     assert (different > 1e-3).all()
 
 
 def test_a_batch_names_as_many_adapters_as_there_are_and_all_as_often():
-    named_ids = runpy.run_path(str(EXPERIMENTS / "serving" / "run.py"))["named_ids"]
+    named_ids = script("serving/run").named_ids
     for number, often in ((1, 8), (4, 2), (8, 1), (100, 1)):
         ids, counts = np.unique(named_ids(number, 8), return_counts=True)
         assert (counts == often).all() and ids.min() >= 0 and ids.max() < number
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
         ("pareto/run.py", ["--source=/nowhere"], "--source=/nowhere, expected a .npz of CIFAR-10"),
-        ("pareto/run.py", ["--source=/nowhere", "--methods=lora"], "unknown: lora; known: head, circulant"),
-        ("pareto/run.py", ["--source=/nowhere", "--images=11"], "unknown: 11; known: 10, 50, 200"),
+        ("pareto/run.py", ["--source=/nowhere", "--methods=lora"], "--methods: must be of head, circulant"),
+        ("pareto/run.py", ["--source=/nowhere", "--images=11"], "--images: must be of 10, 50, 200, got 11"),
         ("weight_movement/run.py", [], "expected --cifar10, --glue or both"),
         ("weight_movement/run.py", ["--glue=/nowhere"], "there is no /nowhere"),
-        ("weight_movement/run.py", ["--glue=/", "--methods=svd"], "unknown: svd; known: circulant"),
-        ("approximation/run.py", ["--targets=weight"], "unknown: weight; known: random, weights, updates"),
+        ("weight_movement/run.py", ["--glue=/", "--methods=svd"], "--methods: must be of circulant"),
+        ("approximation/run.py", ["--targets=weight"], "--targets: must be of random, weights, updates, got weight"),
         ("approximation/run.py", ["--targets=updates", "--runs=/nowhere"], "there is no /nowhere/cifar10/full/"),
-        ("all.py", ["--only=pinwheels"], "unknown: pinwheels; known: start_up, image_folder, paths"),
+        ("all.py", ["--only=pinwheels"], "--only: must be of start_up, image_folder, paths"),
         ("all.py", ["--only=pareto"], "--data=None holds no cifar10.npz; expected a folder with cifar10.npz,"),
         ("all.py", ["--data=/nowhere"], "--data='/nowhere' holds no cifar10.npz"),
         ("all.py", ["--data="], "--data='' holds no cifar10.npz"),
     ],
 )
-def test_the_paper_s_experiments_refuse_in_one_line(monkeypatch, capsys, script, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(EXPERIMENTS / script), run_name="__main__")
-    assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+def test_the_paper_s_experiments_refuse_in_one_line(monkeypatch, capsys, name, arguments, message):
+    assert message in refused(monkeypatch, capsys, name, arguments)
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments"),
+    ("name", "arguments"),
     [("gradient_share", ["--source=nope"]), ("vit_families", ["--dataset=cifar10", "--source=nope", "--methods=head"])],
 )
-def test_data_that_is_not_there_is_one_line(monkeypatch, script, arguments):
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(EXPERIMENTS / script / "run.py"), run_name="__main__")
-    assert ended.value.code.startswith("error: data.source=") and "nope" in ended.value.code
+def test_data_that_is_not_there_is_one_line(monkeypatch, capsys, name, arguments):
+    said = refused(monkeypatch, capsys, f"{name}/run.py", arguments)
+    assert said.startswith("error: data.source=") and "nope" in said
 
 
 def test_all_experiments_are_run_by_one_command(capsys, monkeypatch):
-    script = runpy.run_path(str(EXPERIMENTS / "all.py"))
-    scripts = {step.script for step in script["STEPS"]}
+    module = script("all")
+    scripts = {step.script for step in module.STEPS}
     assert all((EXPERIMENTS / name).is_file() for name in scripts)
     assert {name.split("/")[0] for name in scripts} == {path.parent.name for path in EXPERIMENTS.glob("*/run.py")}
     monkeypatch.setattr(sys, "argv", ["all.py", "--list", "--only=pinwheel"])
-    assert script["main"]() == 0
+    assert module.main() == 0
     assert " 0.3 h  python experiments/pinwheel/run.py\n" in capsys.readouterr().out
 
 
 def test_what_fails_is_named_and_the_others_run(capsys, monkeypatch):
-    script, called = runpy.run_path(str(EXPERIMENTS / "all.py")), []
+    called = []
 
     def call(words, **_):
         called.append(words[1])
         return subprocess.CompletedProcess(words, int("sweep" in words[1]))
 
-    monkeypatch.setattr(script["subprocess"], "run", call)
+    monkeypatch.setattr(subprocess, "run", call)
     monkeypatch.setattr(sys, "argv", ["all.py", "--only=speed"])
-    assert script["main"]() == 1
+    assert command.status(script("all").main) == 1
     assert called == [*(f"experiments/speed/{name}.py" for name in ("run", "run", "breakdown", "sweep")),
                       "experiments/pareto/run.py", "scripts/write_tables.py"]  # fmt: skip
     assert capsys.readouterr().err == "failed: experiments/speed/sweep.py\n"
 
 
 def test_every_method_of_glue_is_run_by_the_command_for_all_and_a_folder_may_have_spaces():
-    script = runpy.run_path(str(EXPERIMENTS / "all.py"))
-    glue = runpy.run_path(str(EXPERIMENTS / "glue_methods" / "run.py"))
-    assert {*script["OWN"].split(","), *script["RELATED"].split(",")} == glue["METHODS"].keys()
-    step = next(step for step in script["STEPS"] if "--untuned" in step.arguments)
-    assert script["command"](step, "/my data")[2:] == [
-        "--data=/my data/glue", "--tasks=mrpc", "--untuned", f"--methods={script['RELATED']}"
+    every, glue = script("all"), script("glue_methods/run")
+    asked = [word for step in every.STEPS for word in every.words_of(step, "") if word.startswith("--methods=head,")]
+    assert f"--methods={','.join(glue.OWN)}" in asked and not {*glue.OWN} & {*glue.RELATED}
+    step = next(step for step in every.STEPS if "--untuned" in step.arguments)
+    assert every.words_of(step, "/my data")[2:] == [
+        "--data=/my data/glue", "--tasks=mrpc", "--untuned", f"--methods={','.join(glue.RELATED)}"
     ]  # fmt: skip
 
 
@@ -215,22 +216,22 @@ FIGURES = {
     ("experiment", "file"), [("pinwheel", "pinwheel"), ("approximation", "weights"), ("weight_movement", "cifar10")]
 )
 def test_a_damaged_result_is_one_line(monkeypatch, tmp_path, experiment, file):
-    script = runpy.run_path(str(EXPERIMENTS / experiment / "run.py"))
-    monkeypatch.setitem(script["committed"].__globals__, "RESULTS", tmp_path)
+    module = script(f"{experiment}/run")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
     (tmp_path / f"{file}.json").write_text('{"rows": [')
     with pytest.raises(surm.InputError, match=f"{file}.json' cannot be read as JSON") as raised:
-        script["committed"]()
+        module.committed()
     assert "\n" not in str(raised.value)
 
 
 def test_a_damaged_result_is_not_left_out_of_the_pareto_plot(monkeypatch, tmp_path):
-    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
+    module = script("pareto/run")
     good = EXPERIMENTS / "vit_families" / "results" / "cifar10_head.json"
     for name in ("one", "two"):
         (tmp_path / f"{name}.json").write_text(good.read_text()[: None if name == "one" else 99])
-    monkeypatch.setitem(script["panels"].__globals__, "PANELS", {"title": (tmp_path, "*.json")})
+    monkeypatch.setattr(module, "PANELS", {"title": (tmp_path, "*.json")})
     with pytest.raises(surm.InputError, match="two.json' cannot be read"):
-        script["panels"]()
+        module.panels()
 
 
 def test_every_figure_is_drawn_from_the_committed_results():
@@ -249,7 +250,7 @@ WISHART = {  # relative Frobenius errors of the closed forms, worked out with nu
 
 
 def approximations() -> list[dict]:
-    return runpy.run_path(str(EXPERIMENTS / "approximation" / "run.py"))["committed"]()
+    return script("approximation/run").committed()
 
 
 def test_the_approximation_of_a_wishart_matrix_is_as_known():
@@ -276,19 +277,19 @@ def test_which_family_is_near_hangs_on_the_target():
 
 
 def test_the_nearest_members_are_found_by_the_script():
-    script = runpy.run_path(str(EXPERIMENTS / "approximation" / "run.py"))
+    module = script("approximation/run")
     matrix = jax.random.normal(jax.random.key(0), (1, 8, 8))
-    target = script["Target"]("gaussian", matrix, matrix)
+    target = module.Target("gaussian", matrix, matrix)
     values = np.linalg.svd(matrix[0], compute_uv=False)
     expected = float(np.sqrt(np.sum(values[2:] ** 2) / np.sum(values**2)))
-    assert script["errors"](target, "low_rank", {"rank": 2}) == pytest.approx([expected], rel=1e-4)
-    assert script["errors"](target, "svft", {}) == pytest.approx([0.0], abs=1e-5)  # the weight itself
+    assert module.errors(target, "low_rank", {"rank": 2}) == pytest.approx([expected], rel=1e-4)
+    assert module.errors(target, "svft", {}) == pytest.approx([0.0], abs=1e-5)  # the weight itself
 
 
 def test_the_pinwheel_shows_where_low_rank_stops():
-    script = runpy.run_path(str(EXPERIMENTS / "pinwheel" / "run.py"))
-    results = {(row["family"], row["setting"]): row for row in script["committed"]()}
-    assert {name for name, _ in results} == {*script["NAMES"]} and len(results) == 3 * len(script["NAMES"])
+    module = script("pinwheel/run")
+    results = {(row["family"], row["setting"]): row for row in module.committed()}
+    assert {name for name, _ in results} == {*module.NAMES} and len(results) == 3 * len(module.NAMES)
     for (name, setting), row in results.items():
         assert len(row["log_loss"]) == 10 and len(row["log_loss"][0]) == len(row["steps"]) == 40
         assert row["parameters"] in ((127, 128) if name != "dense" else (64 * 64,))
@@ -304,33 +305,33 @@ def test_the_pinwheel_shows_where_low_rank_stops():
 
 
 def test_a_pinwheel_net_learns(monkeypatch):
-    script = runpy.run_path(str(EXPERIMENTS / "pinwheel" / "run.py"))
+    module = script("pinwheel/run")
     for name, value in {"STEPS": 20, "EVERY": 10, "POINTS": 200, "BATCH": 50, "RATES": (1e-2,)}.items():
-        monkeypatch.setitem(script["train"].__globals__, name, value)
-    result = script["measure"]("circulant", "frozen", 2)
+        monkeypatch.setattr(module, name, value)
+    result = module.measure("circulant", "frozen", 2)
     assert result["parameters"] == 128 and np.shape(result["log_loss"]) == (2, 2)
     assert all(end < start < np.log(5) for start, end in result["log_loss"])
-    assert script["measure"]("circulant", "trained", 2)["log_loss"] != result["log_loss"]
-    points, spokes = script["pinwheel"](jax.random.key(0))
+    assert module.measure("circulant", "trained", 2)["log_loss"] != result["log_loss"]
+    points, spokes = module.pinwheel(jax.random.key(0))
     assert points.shape == (200, 2) and [*np.bincount(spokes)] == [40] * 5
 
 
 def test_cka_and_movement_are_as_defined():
-    script = runpy.run_path(str(EXPERIMENTS / "weight_movement" / "run.py"))
+    module = script("weight_movement/run")
     x, y = np.random.default_rng(0).normal(size=(2, 7, 3))
     turned = 3 * x @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0] + 7
-    assert script["linear_cka"](x, turned) == pytest.approx(1, abs=1e-8)
+    assert module.linear_cka(x, turned) == pytest.approx(1, abs=1e-8)
     k, m, found = x @ x.T, y @ y.T, 0.0  # the mean over quadruples of different examples, as it is defined
     quadruples = list(itertools.permutations(range(7), 4))
     for i, j, q, r in quadruples:
         found += k[i, j] * (m[i, j] + m[q, r] - 2 * m[i, q])
-    assert script["hsic"](k, m) / (7 * 4) == pytest.approx(found / len(quadruples), rel=1e-9)
+    assert module.hsic(k, m) / (7 * 4) == pytest.approx(found / len(quadruples), rel=1e-9)
     x, y = np.random.default_rng(2).normal(size=(2, 200, 190))
-    assert abs(script["linear_cka"](x, y)) < 0.03  # unrelated; the biased estimate says 0.49
+    assert abs(module.linear_cka(x, y)) < 0.03  # unrelated; the biased estimate says 0.49
 
 
 def test_a_model_moves_by_the_angle_between_its_weights(small_vit):
-    script = runpy.run_path(str(EXPERIMENTS / "weight_movement" / "run.py"))
+    module = script("weight_movement/run")
     after = nnx.clone(small_vit)
     kernel = after.blocks[0].attention.query.kernel
     before = np.asarray(kernel[...], np.float64)
@@ -338,7 +339,7 @@ def test_a_model_moves_by_the_angle_between_its_weights(small_vit):
     across -= before * np.vdot(before, across) / np.vdot(before, before)
     across *= np.linalg.norm(before) / np.linalg.norm(across)
     kernel[...] = before + across  # at 45 degrees
-    found = script["moved"](after, small_vit)
+    found = module.moved(after, small_vit)
     assert found["blocks.0.attention.query"]["movement"] == pytest.approx(1 - np.sqrt(0.5), abs=1e-5)
     assert found["blocks.0.attention.query"]["size"] == pytest.approx(1, abs=1e-5)
     assert found["blocks.0.attention.value"]["movement"] == pytest.approx(0, abs=1e-6)
@@ -346,7 +347,7 @@ def test_a_model_moves_by_the_angle_between_its_weights(small_vit):
 
 
 def test_the_pareto_front_is_what_nothing_smaller_surpasses():
-    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
+    module = script("pareto/run")
     rows = [
         Row(name, (Result(EXPERIMENTS, {"adapter_parameters": size}, {"accuracy": values}, []),), {})
         for name, size, values in (
@@ -354,27 +355,27 @@ def test_the_pareto_front_is_what_nothing_smaller_surpasses():
             ("one seed", 30, [0.9]), ("d", 30, [0.7, 0.7]),
         )
     ]  # fmt: skip
-    assert [row.label for row in script["front"](Table("", ("accuracy",), tuple(rows), ()))] == ["a", "c"]
+    assert [row.label for row in module.front(Table("", ("accuracy",), tuple(rows), ()))] == ["a", "c"]
 
 
 def test_the_pareto_plot_has_a_dozen_methods_in_every_full_panel():
-    panels = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))["panels"]()
+    panels = script("pareto/run").panels()
     for title in ("CIFAR-10, 10,000 images: accuracy", "MRPC: F1"):
         assert len(panels[title].rows) >= 12
-    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
-    assert [row.label for row in script["front"](panels["MRPC: F1"])] == [
+    module = script("pareto/run")
+    assert [row.label for row in module.front(panels["MRPC: F1"])] == [
         "head", "adapter low_displacement_rank r=1", "bottleneck 16"
     ]  # fmt: skip
-    assert not script["front"](panels["CIFAR-10, 10,000 images: accuracy"])  # one seed
-    for images in script["STEPS"]:
+    assert not module.front(panels["CIFAR-10, 10,000 images: accuracy"])  # one seed
+    for images in module.STEPS:
         rows = panels[f"CIFAR-10, {images} images a class: accuracy"].rows
-        assert {row.label for row in rows} == script["METHODS"].keys()
+        assert {row.label for row in rows} == {*module.METHODS}
         assert all(len(row.values("accuracy")) == 3 for row in rows)
 
 
 def test_what_is_said_of_few_images_is_as_it_was_measured():
-    script = runpy.run_path(str(EXPERIMENTS / "pareto" / "run.py"))
-    panels = [script["panels"]()[f"CIFAR-10, {images} images a class: accuracy"] for images in script["STEPS"]]
+    module = script("pareto/run")
+    panels = [module.panels()[f"CIFAR-10, {images} images a class: accuracy"] for images in module.STEPS]
     means = [{row.label: 100 * row.mean("accuracy") for row in panel.rows} for panel in panels]
     said = " ".join((EXPERIMENTS / "README.md").read_text().split())
     heads = "{:.1f}, {:.1f} and {:.1f}".format(*(found["head"] for found in means))
@@ -413,7 +414,7 @@ def test_what_is_said_of_a_gpu_is_as_it_was_measured():
 
 
 def test_what_is_said_of_how_far_weights_moved_is_as_it_was_measured():
-    rows = runpy.run_path(str(EXPERIMENTS / "weight_movement" / "run.py"))["committed"]()
+    rows = script("weight_movement/run").committed()
     moved = {
         (task, method): f"{np.mean([layer['movement'] for layer in row['layers'].values()]):.3f}"
         for task, of_task in rows.items()
@@ -444,8 +445,8 @@ def test_the_ranks_that_were_drawn_meet_the_budget():
         result = json.loads((EXPERIMENTS / "rank_schedule" / "results" / f"{family}.json").read_text())
         ranks = result["active_ranks"].values()
         assert sum(ranks) == 4 * len(ranks) == 72 == result["active_rank"][-1]
-        script = runpy.run_path(str(EXPERIMENTS / "rank_schedule" / "run.py"))
-        _, left = script["after_prunings"](result)
+        module = script("rank_schedule/run")
+        _, left = module.after_prunings(result)
         assert left[0] == 144 and left == sorted(left, reverse=True)
 
 

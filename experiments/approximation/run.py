@@ -17,37 +17,26 @@ W(G,H) is left out where r·n is above 576: a matrix takes minutes there. LoRA-X
 updated: a Gaussian one for random targets, the pretrained for updates. Two CPU cores: half an hour.
 """
 
-import argparse
-import contextlib
 import functools
-import json
 import pathlib
 import statistics
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 from jaxtyping import Array, Float
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 import surm
-from surm import files, matrices
-from surm.cli import command_line
-from surm.errors import InputError
-from surm.files import read_object
+from experiments.shared import command, recipes, results, tables
+from surm import matrices
 from surm.peft import select
 from surm.peft.together import warm_start
 from surm.report import figures
 from surm.training import preparation
-from surm.training.result import versions
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 TASKS, GROUPS = ("cifar10", "mrpc"), ("random", "weights", "updates")
 SIZES, DRAWS, NOISE = (64, 100, 144), 10, 0.1
 TARGETS = r"blocks\.[135]\.attention\.(query|value)"
@@ -114,13 +103,11 @@ def _displaced(n: int, g: Float[Array, "2 n"], h: Float[Array, "2 n"]) -> Float[
 
 def pretrained() -> Iterator[Target]:
     """The pretrained kernels, n_out×n_in."""
-    for name, file in (("vit", "vit_digits.py"), ("minilm", "bert_glue.py:weights=minilm")):
-        arguments = ["run", f"--config=configs/{file}", "--workdir=none"]
-        with contextlib.chdir(ROOT):
-            config = command_line.parse(arguments).config
-            model = preparation.base_model(
-                config, preparation.weights_of(config), "image" if name == "vit" else "text", 2
-            )
+    for name, file in (("vit", recipes.DIGITS), ("minilm", recipes.GLUE)):
+        config = recipes.config(recipes.flags(file, {}))
+        with recipes.at_root():
+            weights = preparation.weights_of(config)
+            model = preparation.base_model(config, weights, "image" if name == "vit" else "text", 2)
         kernels = warm_start.weights(model)
         chosen = select.matching((TARGETS,), kernels, "linear layer")
         yield Target(f"weights_{name}", jnp.stack([kernels[path] for path in chosen]), None)
@@ -130,8 +117,7 @@ def updates(runs: pathlib.Path) -> Iterator[Target]:
     """What full fine-tuning added to the same kernels, and those before."""
     for task in TASKS:
         run = surm.load_run(str(runs / task / "full"))
-        with contextlib.chdir(ROOT):
-            before = preparation.prepare(run.config).model
+        before = recipes.prepared(run.config).model
         deltas = surm.difference(run.model, before, targets=TARGETS)
         kernels = warm_start.weights(before)
         bases = jnp.stack([kernels[path] for path in deltas])
@@ -187,7 +173,7 @@ def measure(target: Target) -> Iterator[dict[str, Any]]:
 
 def committed() -> list[dict[str, Any]]:
     """The rows of every group that was measured."""
-    return [row for file in sources() for row in read_object(file)["rows"]]
+    return [row for file in sources() for row in results.read(file)["rows"]]
 
 
 def sources() -> list[pathlib.Path]:
@@ -199,16 +185,13 @@ def table() -> str:
     """The errors as Markdown: the largest random targets, then the real ones; a row for each family and its options."""
     rows = [row for row in committed() if row["n"] == max(SIZES) or row["target"].startswith(("weights", "updates"))]
     targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
-    shown = ["| member | parameters over n | " + " | ".join(NAMES[name] for name in targets) + " |"]
-    shown.append("|---|---:|" + "---:|" * len(targets))
-    for line, members in FAMILIES.items():
-        for _, options in members:
-            found = [_found(rows, name, line, options) for name in targets]
-            told = [f"{key}={value}" for key, value in options.items() if key in ("rank", "terms", "block_size")]
-            size = f"{found[0]['parameters'] / found[0]['n']:.3g}"
-            cells = [f"{row['mean']:.3f}" if row else "" for row in found]
-            shown.append(f"| {' '.join([line, *told])} | {size} | {' | '.join(cells)} |")
-    return "\n".join(shown)
+    shown = []
+    for line, options in ((line, options) for line, members in FAMILIES.items() for _, options in members):
+        found = [_found(rows, name, line, options) for name in targets]
+        told = [f"{key}={value}" for key, value in options.items() if key in ("rank", "terms", "block_size")]
+        size = f"{found[0]['parameters'] / found[0]['n']:.3g}"
+        shown.append((" ".join([line, *told]), size, *(f"{row['mean']:.3f}" if row else "" for row in found)))
+    return tables.markdown(("member", "parameters over n", *(NAMES[name] for name in targets)), shown)
 
 
 def _found(rows: list[dict[str, Any]], target: str, line: str, options: dict[str, Any]) -> dict[str, Any] | None:
@@ -218,11 +201,12 @@ def _found(rows: list[dict[str, Any]], target: str, line: str, options: dict[str
 
 def draw() -> None:
     """A panel a target: error against parameters over n, a line a family."""
-    rows = committed()
+    if not (rows := committed()):
+        raise surm.InputError("nothing is measured yet")
     targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
-    figure, axes = plt.subplots(
-        -(-len(targets) // 3), 3, figsize=(13, 3.4 * -(-len(targets) // 3)), layout="constrained"
-    )
+    lines = -(-len(targets) // 3)
+    figure = Figure(figsize=(13, 3.4 * lines), layout="constrained")
+    axes = figure.subplots(lines, 3)
     for place in axes.flat[len(targets) :]:
         place.set_axis_off()
     for place, name in zip(axes.flat, targets, strict=False):
@@ -240,14 +224,13 @@ def draw() -> None:
         place.minorticks_off()
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     figures.save(figure, RESULTS / "approximation.png", sources())
-    plt.close(figure)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", default=",".join(GROUPS), help="groups, comma-separated; all by default")
-    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "weight_movement")
+    parser = command.parser(__doc__)
+    command.several(parser, "--targets", GROUPS, "groups")
+    parser.add_argument("--runs", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
     parser.add_argument("--figure", action="store_true", help="compute nothing")
     parser.add_argument("--table", action="store_true", help="compute nothing, print the errors as Markdown")
     arguments = parser.parse_args()
@@ -255,28 +238,19 @@ def main() -> None:
         print(table())
         return
     groups = dict(zip(GROUPS, (random_targets, pretrained, lambda: updates(arguments.runs.resolve())), strict=True))
-    chosen = [] if arguments.figure else arguments.targets.split(",")
-    if unknown := [name for name in chosen if name not in groups]:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(groups)}")
+    chosen = [] if arguments.figure else arguments.targets
     full = [arguments.runs / task / "full" / "result.json" for task in TASKS]
     if "updates" in chosen and (missing := [path for path in full if not path.is_file()]):
         parser.error(f"there is no {missing[0]}: run experiments/weight_movement/run.py, or leave out updates")
-    if not (chosen or sources()):
-        parser.error("nothing is measured yet")
-    RESULTS.mkdir(exist_ok=True)
     for group in chosen:
         rows = []
         for row in (row for target in groups[group]() for row in measure(target)):
             rows.append(row)
             print(f"{row['target']} {row['n']} {row['line']} {row['options']}: {row['mean']:.4f}", flush=True)
-        command = f"python experiments/approximation/run.py --targets={group}"
-        result = {"command": command, "versions": versions(), "rows": rows}
-        files.replace(RESULTS / f"{group}.json", json.dumps(result) + "\n")
+        found = {"command": results.own_command(f"--targets={group}"), "rows": rows}
+        results.write(RESULTS / f"{group}.json", found)
     draw()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

@@ -23,7 +23,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import re
 import resource
 import statistics
 import subprocess
@@ -31,106 +30,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.compiled.product import Product
+from experiments.shared import command, results, tables
+from surm import files
+from surm.errors import InputError, one_line
+
 HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = results.of(__file__)
 FAMILIES = (
     "low_rank", "circulant", "skew_circulant", "toeplitz", "kronecker", "low_displacement_rank", "block_circulant",
     "c3a", "melora", "lora_xs", "vera", "adalora", "dora_dynamic", "lora2", "lorta", "aurora", "svft",
 )  # fmt: skip
 CONVOLUTIONAL = ("circulant", "skew_circulant", "toeplitz", "low_displacement_rank")
 BASELINE = "low_rank"
-COUNTED = ("fft", "gather", "scatter", "while")
 HARDWARE = ("v5e", "h200")
 TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """What is compiled: a family's product by a path, and its size."""
-
-    hardware: str
-    family: str
-    path: str
-    n_out: int
-    n_in: int
-    rows: int
-
-
-def devices_of(hardware: str) -> Sequence[Any]:
-    """The devices of the described hardware."""
-    from jax.experimental import topologies
-
-    if hardware == "v5e":
-        return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    card = (HERE / "h200.textproto").read_text()
-    return topologies.get_topology_desc(platform="cuda", target_config=card, topology="1x1x1").devices
-
-
-def lowered(product: Product) -> Any:
-    """The program: forward, and backward to x and to the update's parameters."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from flax import nnx
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    import surm
-    from surm.ops.matmul import dot_general
-    from surm.peft import surgery
-
-    half = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
-    base = nnx.Linear(product.n_in, product.n_out, dot_general=dot_general, rngs=nnx.Rngs(0), **half)
-    spec = surm.PeftSpec(family=product.family, targets="query", train="", path=product.path)
-    adapted = surm.attach(nnx.Dict(query=base), spec, nnx.Rngs(1))
-    graphdef, trainable, frozen = surgery.split(adapted)
-
-    def gradients(trainable: Any, frozen: Any, x: jax.Array, dy: jax.Array) -> Any:
-        y, pull = jax.vjp(lambda trainable, x: surgery.join(graphdef, trainable, frozen).query(x), trainable, x)
-        return y, pull(dy)
-
-    everywhere = NamedSharding(Mesh(np.array(devices_of(product.hardware)[:1]), ("data",)), PartitionSpec())
-    described = lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=everywhere)  # noqa: E731
-    vectors = [jax.ShapeDtypeStruct((product.rows, n), jnp.bfloat16) for n in (product.n_in, product.n_out)]
-    return jax.jit(gradients).lower(*jax.tree.map(described, (trainable, frozen, *vectors)))
-
-
-def busy_seconds() -> float:
-    """Seconds that processors were at work for this process and its children."""
-    used = [resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def compiled(product: Product) -> tuple[float, Any]:
-    """How long compiling took, and what came of it."""
-    program = lowered(product)
-    began = busy_seconds()
-    executable = program.compile()
-    return busy_seconds() - began, executable
-
-
-def said_of(executable: Any) -> dict[str, Any]:
-    """What the compiler says of a program."""
-    text, estimate = executable.as_text(), executable.cost_analysis() or {}
-    seconds = estimate.get("optimal_seconds")
-    return {
-        "operations": {name: len(re.findall(rf"[\s)]{name}\(", text)) for name in COUNTED},
-        "bytes": estimate.get("bytes accessed"),
-        "flops": estimate.get("flops"),
-        "optimal_seconds": None if seconds is None else seconds % 1,
-        "temporary_bytes": executable.memory_analysis().temp_size_in_bytes,
-    }
-
-
-def compile_here(products: Sequence[Product]) -> None:
-    """Prints a line for each product: the seconds that it took to compile, and what is said of it."""
-    import jax
-    import jax.numpy as jnp
-
-    sharding = jax.sharding.SingleDeviceSharding(devices_of(products[0].hardware)[0])
-    jax.jit(jnp.sin).lower(jax.ShapeDtypeStruct((8,), jnp.float32, sharding=sharding)).compile()  # what is done once
-    for product in products:
-        taken, executable = compiled(product)
-        print(json.dumps([dataclasses.asdict(product), taken, said_of(executable)]), flush=True)
 
 
 def environment(surm: str) -> dict[str, str]:
@@ -145,13 +59,13 @@ def environment(surm: str) -> dict[str, str]:
 
 def in_a_process(products: Sequence[Product], arguments: argparse.Namespace) -> list[list[Any]]:
     """What a process of its own says of several products; of those that it came to before its time was over."""
-    command = [sys.executable, __file__, f"--here={json.dumps([*map(dataclasses.asdict, products)])}"]
+    command = [sys.executable, str(HERE / "product.py"), json.dumps([*map(dataclasses.asdict, products)])]
     limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (arguments.limit, arguments.limit + 5))  # noqa: E731
     done = subprocess.run(
         command, env=environment(arguments.surm), capture_output=True, text=True, preexec_fn=limit, check=False
     )
     if done.returncode > 0:
-        raise SystemExit(f"{products}: {done.stderr.strip().splitlines()[-1]}")
+        raise InputError(f"{products}: {one_line(done.stderr.strip().splitlines()[-1])}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
 
 
@@ -164,30 +78,24 @@ def row(product: Product, lines: Sequence[Any], limit: int) -> dict[str, Any]:
     return {**own[0][0], **own[0][2], "compile_seconds": statistics.median(seconds), "compiled": len(own)}
 
 
+def named(row: Mapping[str, Any]) -> str:
+    """What a row is of."""
+    return f"{row['family']} {row['path']}"
+
+
 def versions() -> dict[str, str]:
     """Of the compilers."""
     names = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
     return {name: importlib.metadata.version(name) for name in names} | {"processors": str(os.cpu_count())}
 
 
-def put(file: pathlib.Path, rows: Sequence[Mapping[str, Any]], label: str) -> None:
-    """Puts rows into a result, in place of those of the same family and path."""
-    command = {"command": " ".join(["python experiments/compiled/run.py", *sys.argv[1:]])}
-    result = json.loads(file.read_text()) if file.is_file() else {"made": {}, "rows": []}
-    every = {(row["family"], row["path"]): row for row in (*result["rows"], *rows)}
-    ordered = sorted(every.values(), key=lambda row: (FAMILIES.index(row["family"]), row["path"]))
-    own = {f"{row['family']} {row['path']}": command | {"surm": label, "versions": versions()} for row in rows}
-    lines = ",\n".join(map(json.dumps, ordered))
-    file.write_text(f'{{"made": {json.dumps(result["made"] | own)},\n"rows": [\n{lines}\n]}}\n')
-
-
 def compile_all(arguments: argparse.Namespace) -> None:
     """Every product that was asked for; each hardware's file is written anew after each process."""
     n_out, n_in = map(int, arguments.shape.split("x"))
-    for hardware in arguments.hardware.split(","):
+    for hardware in arguments.hardware:
         asked = [
             Product(hardware, family, path, n_out, n_in, arguments.rows)
-            for family in arguments.families.split(",")
+            for family in arguments.families
             for path in arguments.paths.split(",")
             if path != "branch_dft" or family in CONVOLUTIONAL
         ]
@@ -196,7 +104,9 @@ def compile_all(arguments: argparse.Namespace) -> None:
             products = asked[first : first + arguments.together]
             lines = [line for _ in range(arguments.repeats) for line in in_a_process(products, arguments)]
             rows = [row(product, lines, arguments.limit) for product in products]
-            put(file, rows, arguments.label)
+            made = {named(row): {"surm": arguments.label, "versions": versions()} for row in rows}
+            order = lambda row: (FAMILIES.index(row["family"]), row["path"])  # noqa: E731
+            results.put(file, "rows", rows, made, named, order)
             print(*map(json.dumps, rows), sep="\n", flush=True)
 
 
@@ -205,10 +115,10 @@ def page() -> str:
     words = __doc__.split("\n\n")
     parts = ["# What XLA's compilers say of hardware that is not there", words[2], CAPTION]
     for file in sorted(RESULTS.glob("*.json")):
-        result = json.loads(file.read_text())
+        result = results.read(file)
         commands = dict.fromkeys(f"`{one['command']}`" for one in result["made"].values())
         with_default = RESULTS / f"{file.stem.rsplit('_', 1)[0]}_now.json"
-        (baseline,) = (row for row in json.loads(with_default.read_text())["rows"] if row["family"] == BASELINE)
+        (baseline,) = (row for row in results.read(with_default)["rows"] if row["family"] == BASELINE)
         parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table(result["rows"], baseline)]
     return "\n\n".join(parts) + "\n"
 
@@ -224,8 +134,7 @@ COLUMNS = (
 
 def table(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> str:
     """A Markdown table."""
-    lines = [COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2)), *(cells(row, baseline) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown(COLUMNS, (cells(row, baseline) for row in rows), names=2, rule=tables.SPACED)
 
 
 def cells(row: Mapping[str, Any], of: Mapping[str, Any]) -> tuple[str, ...]:
@@ -256,27 +165,25 @@ def ratio(value: float | None, of: float | None) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hardware", default=",".join(HARDWARE))
-    parser.add_argument("--families", default=",".join(FAMILIES))
-    parser.add_argument("--paths", default="auto")
+    parser = command.parser(__doc__)
+    command.several(parser, "--hardware", HARDWARE)
+    command.several(parser, "--families", FAMILIES)
+    parser.add_argument("--paths", default="auto", help="comma-separated")
     parser.add_argument("--shape", default="768x768", help="n_out x n_in")
-    parser.add_argument("--rows", type=int, default=8192)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--together", type=int, default=1, help="products in one process, which may share kernels")
-    parser.add_argument("--limit", type=int, default=1800, help="seconds of processors for a process")
-    parser.add_argument("--surm", default=str(HERE.parents[1]), help="the folder of the version that is compiled")
+    parser.add_argument("--rows", type=command.at_least(1), default=8192)
+    parser.add_argument("--repeats", type=command.at_least(1), default=3)
+    told = "products in one process, which may share kernels"
+    parser.add_argument("--together", type=command.at_least(1), default=1, help=told)
+    parser.add_argument("--limit", type=command.at_least(1), default=1800, help="seconds of processors for a process")
+    parser.add_argument("--surm", default=str(results.ROOT), help="the folder of the version that is compiled")
     parser.add_argument("--label", default="now", help="what that version is called")
     parser.add_argument("--table", action="store_true", help="write README.md from what is there")
-    parser.add_argument("--here", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.here:
-        compile_here([Product(**product) for product in json.loads(arguments.here)])
-    elif arguments.table:
-        (HERE / "README.md").write_text(page())
+    if arguments.table:
+        files.replace(HERE / "README.md", page())
     else:
         compile_all(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -9,31 +9,29 @@ at both its positions in a block), summed over 512 training examples of MRPC bef
 linear family of n dimensions catches 1/n of a matrix without structure. Two CPU cores: two minutes.
 """
 
-import argparse
-import contextlib
-import json
 import pathlib
 import statistics
-import sys
 
 import jax
 import jax.numpy as jnp
 
-from surm import files, matrices
-from surm.cli import command_line
-from surm.errors import InputError
+from experiments.shared import command, recipes, results
+from surm import matrices
 from surm.peft import surgery
 from surm.tasks import metrics
 from surm.training import preparation
-from surm.training.result import versions
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-ROOT = pathlib.Path(__file__).parent.parent.parent
-CONFIG = "--config=configs/bert_glue.py:task=mrpc,weights=minilm"
+RESULTS = results.of(__file__)
 POSITIONS = {
-    "update": (f"{CONFIG},method=full", r"--config.peft.targets='.*(query|key|value).kernel'"),
+    "update": (
+        f"--config=configs/{recipes.GLUE},task=mrpc,method=full",
+        r"--config.peft.targets='.*(query|key|value).kernel'",
+    ),
     # ΔW = b·a with a the identity: the gradient of b is that of the matrix itself
-    "adapter": (f"{CONFIG},method=adapter,family=low_rank", "--config.peft.options=rank=384"),
+    "adapter": (
+        f"--config=configs/{recipes.GLUE},task=mrpc,method=adapter,family=low_rank",
+        "--config.peft.options=rank=384",
+    ),
 }
 FAMILIES = {
     "low_rank r=1": ("low_rank", {"rank": 1}),
@@ -74,34 +72,27 @@ def share(gradient: jax.Array, family: str, options: dict[str, int | bool]) -> f
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--source", type=pathlib.Path, required=True, help="the folder MRPC in GLUE's layout")
     parser.add_argument("--position", choices=POSITIONS, default="update")
     arguments = parser.parse_args()
-    source, position = arguments.source.resolve(), arguments.position
-    shown = [*POSITIONS[position], "--config.data.lengths=104", "--config.optim.batch_size=64"]
+    shown = [*POSITIONS[arguments.position], "--config.data.lengths=104", "--config.optim.batch_size=64"]
     flags = [flag.replace("'", "") for flag in shown]
-    with contextlib.chdir(ROOT):
-        parsed = command_line.parse(["run", *flags, f"--config.data.source={source}", "--workdir=unused"])
-    found = gradients(preparation.prepare(parsed.config), position)
+    config = recipes.config([*flags, f"--config.data.source={arguments.source.resolve()}"])
+    found = gradients(recipes.prepared(config), arguments.position)
     shares = {}
     for name, (family, options) in FAMILIES.items():
         shares[name] = {path: share(gradient, family, options) for path, gradient in found.items()}
         print(f"{name}: mean {statistics.fmean(shares[name].values()):.4f}", flush=True)
     result = {
-        "command": f"python experiments/gradient_share/run.py --source=MRPC --position={position}",
+        "command": results.own_command("--source=MRPC", f"--position={arguments.position}"),
         "flags": shown,
-        "examples": BATCHES * parsed.config.optim.batch_size,
+        "examples": BATCHES * config.optim.batch_size,
         "mean": {name: statistics.fmean(values.values()) for name, values in shares.items()},
         "shares": shares,
-        "versions": versions(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    files.replace(RESULTS / f"mrpc_{position}.json", json.dumps(result, indent=2) + "\n")
+    results.write(RESULTS / f"mrpc_{arguments.position}.json", result)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

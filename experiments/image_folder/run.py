@@ -10,14 +10,11 @@ the machine. Then, without a model: how long the folder takes to be opened, to b
 threads. Two CPU cores need a quarter of an hour and 1.5 GB of disk. Needs Linux's /proc.
 """
 
-import argparse
 import functools
 import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,12 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from surm import files
+from experiments.shared import command, processes, recipes, results
 from surm.data import decode, sources
-from surm.training.result import versions
 
-ROOT = pathlib.Path(__file__).parents[2]
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 SIZE, BATCH, SKIPPED = 224, 32, 4  # SKIPPED steps wait for the compiler, or find batches that were read meanwhile
 TRAIN, TEST = 5000, 64
 MODES = ("RGB",) * 16 + ("L", "L", "CMYK", "turned")  # of 20 files
@@ -76,37 +71,22 @@ def make(data: pathlib.Path, folder: pathlib.Path) -> None:
 
 def images_a_second(source: pathlib.Path, steps: int) -> tuple[float, float]:
     """The rates at which a run trains from its SKIPPED'th step to its last, by the clock and a processor's second."""
-    with tempfile.TemporaryDirectory() as folder:
-        flags = [
-            f"--config={ROOT / 'configs' / 'vit_cifar.py'}", f"--workdir={folder}/run",
-            f"--config.data.source={source}", "--config.data.augment=none", "--config.data.threads=2",
-            "--config.model.weights=none", "--config.model.name=vit_ti16", f"--config.optim.batch_size={BATCH}",
-            f"--config.optim.steps={SKIPPED + steps}", "--config.log_every_steps=1",
-        ]  # fmt: skip
-        command = [sys.executable, "-m", "surm.train", *flags]
-        with open(f"{folder}/said", "w+") as said:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
-            try:
-                metrics = pathlib.Path(folder, "run", "metrics.jsonl")
-                times = [_when(process, metrics, lines) for lines in (SKIPPED, SKIPPED + steps)]
-            finally:
-                process.kill()
-                process.wait()
-            if None in times:
-                said.seek(0)
-                raise RuntimeError(f"the run on {source} ended early: {said.read()[-2000:]}")
-    seconds, processors = np.subtract(times[1], times[0]).tolist()
+    changes = {
+        "data.source": source, "data.augment": "none", "data.threads": 2, "model.weights": "none",
+        "model.name": "vit_ti16", "optim.batch_size": BATCH, "optim.steps": SKIPPED + steps, "log_every_steps": 1,
+    }  # fmt: skip
+    with processes.Training(recipes.flags(recipes.CIFAR10, changes)) as run:
+        run.wait_for_step(SKIPPED)
+        began = _clocks(run.process.pid)
+        run.wait_for_step(SKIPPED + steps)
+        seconds, processors = np.subtract(_clocks(run.process.pid), began).tolist()
     return steps * BATCH / seconds, steps * BATCH / processors
 
 
-def _when(process: subprocess.Popen, metrics: pathlib.Path, lines: int) -> tuple[float, float] | None:
-    """The clock, and the process's seconds on processors, when the file has so many lines; None if it ends before."""
-    while process.poll() is None:
-        if metrics.is_file() and metrics.read_text().count("\n") >= lines:
-            ticks = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-            return time.perf_counter(), sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
-        time.sleep(0.02)
-    return None
+def _clocks(process: int) -> tuple[float, float]:
+    """The clock, and a process's seconds on processors."""
+    ticks = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return time.perf_counter(), sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _seconds(act: Callable[[], object]) -> float:
@@ -129,14 +109,14 @@ def alone(folder: pathlib.Path) -> dict[str, float]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, default=ROOT.parent / "shared" / "data" / "cifar10.npz")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=24)
+    parser = command.parser(__doc__)
+    default = results.ROOT.parent / "shared" / "data" / "cifar10.npz"
+    parser.add_argument("--data", type=pathlib.Path, default=default, help="CIFAR-10 as an .npz")
+    parser.add_argument("--turns", type=command.at_least(1), default=3)
+    parser.add_argument("--steps", type=command.at_least(1), default=24)
     parser.add_argument("--made", help="a folder that keeps what is made, for another time")
     arguments = parser.parse_args()
-    if not arguments.data.is_file():
-        parser.error(f"no file {arguments.data}; --data names CIFAR-10 as an .npz")
+    command.there(parser, {"data": arguments.data})
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(arguments.made or temporary).absolute()
         places = {"folder": folder / "jpeg", "npz": folder / "same.npz"}
@@ -152,8 +132,6 @@ def main() -> None:
     medians = {name: np.median(rates, axis=0).tolist() for name, rates in each.items()}
     of_clock, of_processors = ({name: rates[which] for name, rates in medians.items()} for which in (0, 1))
     result = {
-        "command": " ".join(["python experiments/image_folder/run.py", *sys.argv[1:]]),
-        "versions": versions(),
         "model": "vit_ti16", "batch_size": BATCH, "threads": 2,
         "files": len(sizes), "mean_bytes": statistics.mean(sizes),
         "images_a_second": of_clock, "images_a_processor_second": of_processors, "each": each,
@@ -161,9 +139,8 @@ def main() -> None:
         "ratio_of_processors": of_processors["folder"] / of_processors["npz"], **found,
     }  # fmt: skip
     print(json.dumps({name: result[name] for name in ("ratio", "ratio_of_processors", *found)}))
-    RESULTS.mkdir(exist_ok=True)
-    files.replace(RESULTS / "cpu.json", json.dumps(result, indent=2) + "\n")
+    results.write(RESULTS / "cpu.json", result)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -13,24 +13,16 @@ one seed hollow with the standard error of a share, and the front of the others;
 `--missing` trains only what has no result yet. Two CPU cores: two hours.
 """
 
-import argparse
-import contextlib
 import dataclasses
-import json
 import pathlib
-import runpy
 import shlex
-import sys
-import tempfile
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from surm import files, train
-from surm.cli import command_line
+from experiments.glue_methods import run as glue
+from experiments.shared import command, methods, recipes, results, tables
+from experiments.vit_families import run as vit
 from surm.errors import InputError
 from surm.report import figures
 from surm.report.collect import Result, collect
@@ -39,16 +31,9 @@ from surm.report.plots import best_at_their_size
 from surm.report.tables import measured
 from surm.rundir.log import NonFiniteError
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
-
-vit = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))
-METHODS: dict[str, dict[str, Any]] = {
-    **{name: changes for name, changes in vit["METHODS"].items() if not name.startswith("loko")},
-    "bottleneck 16": {"peft.method": "bottleneck", "peft.options": "size=16"},
-    "full": {"peft.method": "full"},
-}
-RATES = vit["RATES"] | {"bottleneck 16": (4e-4, 1.6e-3, 6.4e-3), "full": (4e-5, 1.6e-4, 6.4e-4)}
+RESULTS = results.of(__file__)
+METHODS = (*(name for name in vit.METHODS if not name.startswith("loko")), "bottleneck 16", "full")
+RATES = vit.RATES | {name: glue.RATES[name] for name in ("bottleneck 16", "full")}
 STEPS = {10: 60, 50: 100, 200: 160}
 """Of 32 images, by the number of images a class."""
 SEEDS = 3
@@ -56,28 +41,26 @@ SEEDS = 3
 
 def flags(method: str, images: int, source: str) -> list[str]:
     """Those of `python -m surm.train` for a method and so many images a class, at no particular learning rate."""
-    recipe = vit["DATASETS"]["cifar10"]
     small = {"data.train_examples": 10 * images, "optim.epochs": 0, "optim.steps": STEPS[images]}
-    fixed = {"optim.batch_size": 32, "data.source": source, "checkpoint_every_steps": 0}
-    return vit["flags"](recipe["config"], {**recipe["final"], **small, **fixed, **METHODS[method]})
+    fixed = {"optim.batch_size": 32, "checkpoint_every_steps": 0}
+    return recipes.flags(recipes.CIFAR10, {**recipes.on_cifar10(method, source), **small, **fixed})
 
 
 def measure(method: str, images: int, source: str) -> dict[str, Any]:
     """Tunes a method and trains its seeds; the first seed's result, all seeds' metrics, and what tuning found."""
     given = flags(method, images, source)
-    key = "head_learning_rate" if method == "head" else "learning_rate"
-    rates = RATES.get(method, vit["DATASETS"]["cifar10"]["rates"])
-    rates = (rates[0] / 4, *rates, 4 * rates[-1])
-    of_rates = f"--config.population={key}={'|'.join(map(str, rates))}"
-    tried = _population(given, of_rates, "--config.data.eval_split=validation")
+    key = methods.rate_key(method)
+    rates = (RATES[method][0] / 4, *RATES[method], 4 * RATES[method][-1])
+    of_rates = f"--config.population={key.removeprefix('optim.')}={'|'.join(map(str, rates))}"
+    tried = recipes.trained([*given, of_rates, "--config.data.eval_split=validation"])
     tuning = {
         f"{rate:g}": member["eval"] and member["eval"]["accuracy"]  # None where the loss did not stay finite
         for rate, member in zip(rates, tried["population"], strict=True)
     }
     best = max((rate for rate in tuning if tuning[rate] is not None), key=tuning.__getitem__)
-    chosen = f"--config.optim.{key}={best}"
+    chosen = f"--config.{key}={best}"
     seeds = f"--config.population=seed={'|'.join(map(str, range(SEEDS)))}"
-    found = _population(given, seeds, chosen)
+    found = recipes.trained([*given, seeds, chosen])
     if failed := [member["member"] for member in found["population"] if not member["eval"]]:
         raise NonFiniteError(f"{method}, {images} images a class: {', '.join(failed)} did not stay finite")
     members = [member["eval"] for member in found["population"]]
@@ -98,17 +81,11 @@ def measure(method: str, images: int, source: str) -> dict[str, Any]:
     }
 
 
-def _population(given: list[str], *more: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as workdir, contextlib.chdir(ROOT):
-        every = [*given, *more, f"--workdir={workdir}"]
-        return train.run(command_line.parse(["run", *every]).config, workdir)
-
-
 FEW = {images: f"CIFAR-10, {images} images a class: accuracy" for images in STEPS}
 PANELS = {
     **{title: (RESULTS, f"cifar10_{images}_*.json") for images, title in FEW.items()},
-    "CIFAR-10, 10,000 images: accuracy": (ROOT / "experiments" / "vit_families" / "results", "cifar10_*.json"),
-    "MRPC: F1": (ROOT / "experiments" / "glue_methods" / "results", "mrpc_*.json"),
+    "CIFAR-10, 10,000 images: accuracy": (vit.RESULTS, "cifar10_*.json"),
+    "MRPC: F1": (glue.RESULTS, "mrpc_*.json"),
 }
 """What is drawn side by side: titles, and where the results are."""
 
@@ -142,7 +119,8 @@ def front(table: Table) -> list[Row]:
 def draw() -> None:
     """A panel a data set: means over seeds with one standard deviation, and the front."""
     found = panels()
-    figure, axes = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, 3)
     names = list(dict.fromkeys(row.label for table in found.values() for row in table.rows))
     for place in axes.flat[len(found) :]:
         place.axis("off")
@@ -173,7 +151,6 @@ def draw() -> None:
             handles.setdefault(name, handle)
     axes.flat[-1].legend(handles.values(), handles.keys(), loc="center", ncols=2, fontsize=8)
     figures.save(figure, RESULTS / "pareto.png", sources())
-    plt.close(figure)
 
 
 def _standard_error(row: Row, metric: str) -> float:
@@ -187,20 +164,23 @@ def table() -> str:
     found = panels()
     columns = {images: {row.label: row for row in found[title].rows} for images, title in FEW.items() if title in found}
     sizes = {label: row.parameters for column in columns.values() for label, row in column.items()}
-    lines = ["| method | trained | " + " | ".join(f"{images} a class" for images in columns) + " |"]
-    lines.append("|---|---:|" + "---:|" * len(columns))
-    for label in sorted(sizes, key=lambda label: (sizes[label], label)):
-        cells = [measured(column[label], "accuracy") if label in column else "" for column in columns.values()]
-        lines.append(f"| {label} | {sizes[label]:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        (
+            label,
+            f"{sizes[label]:,}",
+            *(measured(of[label], "accuracy") if label in of else "" for of in columns.values()),
+        )
+        for label in sorted(sizes, key=lambda label: (sizes[label], label))
+    ]
+    return tables.markdown(("method", "trained", *(f"{images} a class" for images in columns)), rows)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--source", type=pathlib.Path, help="a .npz of CIFAR-10 with a validation split")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; all by default")
-    parser.add_argument("--images", default=",".join(map(str, STEPS)), help="a class; comma-separated")
+    command.several(parser, "--methods", METHODS)
+    command.several(parser, "--images", STEPS, "a class")
     parser.add_argument("--missing", action="store_true", help="leave results that are there as they are")
     parser.add_argument("--figure", action="store_true", help="train nothing")
     parser.add_argument("--table", action="store_true", help="train nothing")
@@ -208,26 +188,18 @@ def main() -> None:
     if arguments.table:
         print(table())
         return
-    methods, sizes = arguments.methods.split(","), arguments.images.split(",")
-    for given, known in ((methods, METHODS), (sizes, [*map(str, STEPS)])):
-        if unknown := [name for name in given if name not in known]:
-            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
     if not arguments.figure and not (arguments.source and arguments.source.is_file()):
         parser.error(f"--source={arguments.source}, expected a .npz of CIFAR-10")
-    RESULTS.mkdir(exist_ok=True)
-    for method in methods if not arguments.figure else ():
-        for images in map(int, sizes):
-            file = RESULTS / f"cifar10_{images}_{vit['file_name'](method)}.json"
-            if not (arguments.missing and file.is_file()):
-                result = measure(method, images, str(arguments.source.resolve()))
-                files.replace(file, json.dumps(result, indent=2) + "\n")
-                shown = measured(Row(method, (Result(file, result, result["seeds"], []),), {}), "accuracy")
-                print(f"{method}, {images} a class: {shown} {result['tuning']['validation']}", flush=True)
+    asked = [(method, int(images)) for method in arguments.methods for images in arguments.images]
+    for method, images in asked if not arguments.figure else ():
+        file = RESULTS / f"cifar10_{images}_{methods.file_name(method)}.json"
+        if not (arguments.missing and file.is_file()):
+            result = measure(method, images, str(arguments.source.resolve()))
+            results.write(file, result)
+            shown = measured(Row(method, (Result(file, result, result["seeds"], []),), {}), "accuracy")
+            print(f"{method}, {images} a class: {shown} {result['tuning']['validation']}", flush=True)
     draw()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, NonFiniteError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

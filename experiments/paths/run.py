@@ -11,23 +11,21 @@ surm/peft/multiply/measured/PLATFORM.json when it is done, in place of all that 
 precision, and no path is fused. Two CPU cores: an hour and a half.
 """
 
-import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
 import pathlib
-import random
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 
 import jax
 from flax import nnx
 
 import surm
-from surm import files, matrices
+from experiments.shared import command, results, turns
+from surm import matrices
 from surm.machine.memory import keep_freed_memory
 from surm.ops.matmul import dot_general
 from surm.peft import layers, variables
@@ -97,29 +95,23 @@ def step(point: Point, path: str | None) -> Callable[[], object]:
     return lambda: jax.block_until_ready(compiled(trainable, frozen, x, dy))
 
 
-def seconds_of(run: Callable[[], object], calls: int) -> float:
-    """A call's share of the time that several take."""
-    began = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - began) / calls
-
-
 def measure(point: Point, repeats: int) -> dict:
     """Median seconds of every path at one point, and of the floor."""
     fusible = not fused.obstacle(plain_layer(point))
     names = [name for name in paths.available("update", point.family) if fusible or name not in paths.FUSED]
     runs = {name: step(point, name) for name in names} | {"": step(point, None)}
-    calls = {name: math.ceil(FILLED_SECONDS / min(seconds_of(run, 1) for _ in range(2))) for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
-    for _ in range(repeats):
-        for name in order.sample([*runs], len(runs)):
-            seconds[name].append(seconds_of(runs[name], calls[name]))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    quickest = {name: min(times) for name, times in turns.timed(runs, 2).items()}
+    calls = {name: math.ceil(FILLED_SECONDS / seconds) for name, seconds in quickest.items()}
+    several = {name: functools.partial(_called, runs[name], calls[name]) for name in runs}
+    medians = {name: statistics.median(times) / calls[name] for name, times in turns.timed(several, repeats).items()}
     floor = medians.pop("")
     parameters = shapes(point.family, point.n_out, point.n_in, point.options)
     return {**dataclasses.asdict(point), "parameters": parameters, "floor_seconds": floor, "seconds": medians}
+
+
+def _called(run: Callable[[], object], calls: int) -> None:
+    for _ in range(calls):
+        run()
 
 
 def grid() -> Iterator[Point]:
@@ -141,14 +133,9 @@ def shapes(family: str, n_out: int, n_in: int, options: dict[str, int]) -> dict[
 
 def put(points: list[dict], dtype: str, family: str) -> None:
     """Replaces what the table holds of a family."""
+    made = {f"{family} {dtype}": {"versions": versions()}}
     file = MEASURED / f"{jax.default_backend()}.json"
-    table = json.loads(file.read_text()) if file.is_file() else {"made": {}, "points": []}
-    command = " ".join(["python experiments/paths/run.py", *sys.argv[1:]])
-    made = table["made"] | {f"{family} {dtype}": {"command": command, "versions": versions()}}
-    kept = [point for point in table["points"] if (point["dtype"], point["family"]) != (dtype, family)]
-    lines = ",\n".join(map(json.dumps, [*kept, *points]))
-    MEASURED.mkdir(exist_ok=True)
-    files.replace(file, f'{{"made": {json.dumps(made)},\n"points": [\n{lines}\n]}}\n')
+    results.put(file, "points", points, made, lambda point: f"{point['family']} {point['dtype']}")
 
 
 def _named(shape: tuple[int, int]) -> str:
@@ -158,32 +145,27 @@ def _named(shape: tuple[int, int]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--families", default=",".join(VARIANTS), help="comma-separated; all by default")
-    parser.add_argument("--dtypes", default=",".join(DTYPES), help="comma-separated; all by default")
-    parser.add_argument("--shapes", default=",".join(map(_named, SHAPES)), help="comma-separated; all by default")
-    arguments = parser.parse_args()
-    asked = {name: getattr(arguments, name).split(",") for name in ("families", "dtypes", "shapes")}
-    known = {"families": [*VARIANTS], "dtypes": [*DTYPES], "shapes": [*map(_named, SHAPES)]}
-    if arguments.repeats < 1 or any(not {*asked[name]} <= {*known[name]} for name in asked):
-        expected = [f"--{name} of {', '.join(names)}" for name, names in known.items()]
-        parser.error(", ".join(["expected --repeats of at least 1", *expected]))
+    parser = command.parser(__doc__)
+    parser.add_argument("--repeats", type=command.at_least(1), default=7)
+    command.several(parser, "--families", VARIANTS)
+    command.several(parser, "--dtypes", DTYPES)
+    command.several(parser, "--shapes", map(_named, SHAPES))
+    asked = parser.parse_args()
     keep_freed_memory()
     chosen = [
         point
         for point in grid()
-        if point.family in asked["families"]
-        and point.dtype in asked["dtypes"]
-        and _named((point.n_out, point.n_in)) in asked["shapes"]
+        if point.family in asked.families
+        and point.dtype in asked.dtypes
+        and _named((point.n_out, point.n_in)) in asked.shapes
     ]
     for (dtype, family), of_family in itertools.groupby(chosen, key=lambda point: (point.dtype, point.family)):
         points = []
         for point in of_family:
-            points.append(measure(point, arguments.repeats))
+            points.append(measure(point, asked.repeats))
             print(json.dumps(points[-1]), flush=True)
         put(points, dtype, family)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

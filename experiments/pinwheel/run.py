@@ -12,31 +12,22 @@ log-loss on 2,000 points kept apart; shown are log-loss and accuracy on another 
 are ours. Two CPU cores: half an hour.
 """
 
-import argparse
 import functools
-import json
-import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from surm import files, matrices
-from surm.errors import InputError
-from surm.files import read_object
+from experiments.shared import command, results, tables
+from surm import matrices
 from surm.report import figures
-from surm.training.result import versions
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "low_rank r=1": ("low_rank", {"rank": 1}),
     "melora r=1": ("melora", {"rank": 1}),
@@ -168,39 +159,39 @@ def measure(name: str, setting: str, seeds: int) -> dict[str, Any]:
 
 def committed() -> list[dict[str, Any]]:
     """The results, one for each layer and setting."""
-    return read_object(RESULTS / "pinwheel.json")["results"]
+    return results.read(RESULTS / "pinwheel.json")["results"]
 
 
 def table() -> str:
     """The log-losses at the end as Markdown."""
-    results = committed()
-    rows = ["| layer | trained in it | bottom frozen | bottom trained | and a top layer |", "|---|---:|---:|---:|---:|"]
+    found, rows = committed(), []
     for name in NAMES:
-        found = [result_of(results, name, setting) for setting in SETTINGS]
-        cells = [f"{_loss(result)}, {100 * result['accuracy']:.0f} %" for result in found]
-        rows.append(f"| {name} | {found[0]['parameters']:,} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        of_name = [result_of(found, name, setting) for setting in SETTINGS]
+        cells = [f"{_loss(result)}, {100 * result['accuracy']:.0f} %" for result in of_name]
+        rows.append((name, f"{of_name[0]['parameters']:,}", *cells))
+    return tables.markdown(("layer", "trained in it", "bottom frozen", "bottom trained", "and a top layer"), rows)
 
 
 def _loss(result: dict[str, Any]) -> str:
     return f"{result['end']['mean']:.2f} ± {result['end']['std']:.2f}"
 
 
-def result_of(results: list[dict[str, Any]], family: str, setting: str) -> dict[str, Any]:
+def result_of(found: list[dict[str, Any]], family: str, setting: str) -> dict[str, Any]:
     """One family's in one setting."""
-    return next(result for result in results if (result["family"], result["setting"]) == (family, setting))
+    return next(result for result in found if (result["family"], result["setting"]) == (family, setting))
 
 
 def draw() -> None:
     """The points, and a panel a setting: means over seeds with a band of one standard deviation."""
-    results = committed()
-    figure, (left, *panels) = plt.subplots(1, 4, figsize=(16, 4), width_ratios=(2, 3, 3, 3), layout="constrained")
+    found = committed()
+    figure = Figure(figsize=(16, 4), layout="constrained")
+    left, *panels = figure.subplots(1, 4, width_ratios=(2, 3, 3, 3))
     x, spoke = pinwheel(jax.random.key(0))
     left.scatter(*x.T, c=spoke, s=2, cmap="tab10", vmax=9)
     left.set(title="the points", xlabel="x₁", ylabel="x₂", aspect="equal")
     for panel, (setting, title) in zip(panels, SETTINGS.items(), strict=True):
         for number, name in enumerate(NAMES):
-            result = result_of(results, name, setting)
+            result = result_of(found, name, setting)
             curves = np.array(result["log_loss"])
             mean, spread = curves.mean(axis=0), curves.std(axis=0, ddof=1)
             label = f"{name} ({result['parameters']:,})"
@@ -209,12 +200,11 @@ def draw() -> None:
         panel.set(title=title, xlabel="step", ylabel="log-loss on new points (nats)", ylim=(0, 1.65))
     panels[0].legend(fontsize=7, ncols=2, loc="upper right")
     figures.save(figure, RESULTS / "pinwheel.png", [RESULTS / "pinwheel.json"])
-    plt.close(figure)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--figure", action="store_true", help="train nothing")
     parser.add_argument("--table", action="store_true", help="train nothing, print the log-losses as Markdown")
     arguments = parser.parse_args()
@@ -222,19 +212,13 @@ def main() -> None:
         print(table())
         return
     if not arguments.figure:
-        results = []
-        for setting in SETTINGS:
-            for name in NAMES:
-                results.append(found := measure(name, setting, SEEDS))
-                print(f"{setting} {name}: {found['end']} {found['tuning']}", flush=True)
-        result = {"command": "python experiments/pinwheel/run.py", "versions": versions(), "results": results}
-        RESULTS.mkdir(exist_ok=True)
-        files.replace(RESULTS / "pinwheel.json", json.dumps(result) + "\n")
+        found = []
+        for setting, name in ((setting, name) for setting in SETTINGS for name in NAMES):
+            found.append(measure(name, setting, SEEDS))
+            print(f"{setting} {name}: {found[-1]['end']} {found[-1]['tuning']}", flush=True)
+        results.write(RESULTS / "pinwheel.json", {"results": found})
     draw()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

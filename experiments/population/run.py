@@ -9,21 +9,14 @@ times that of the run alone in the same turn, so compilation is in neither; `pea
 process over that of the run alone. On two CPU cores five minutes with the defaults.
 """
 
-import argparse
 import json
-import pathlib
 import statistics
-import subprocess
-import sys
-import tempfile
 
 import jax
 
-from surm import files
-from surm.training.result import versions
+from experiments.shared import command, processes, recipes, results
 
-ROOT = pathlib.Path(__file__).parents[2]
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 RATES = ("2e-3", "4e-3", "8e-3", "16e-3")
 
 
@@ -33,21 +26,18 @@ def population(size: int) -> str:
     return f"learning_rate={'|'.join(RATES[:rates])},seed={'|'.join(map(str, range(size // rates)))}"
 
 
-def trained(folder: pathlib.Path, steps: int, size: int) -> dict:
+def trained(steps: int, size: int) -> dict:
     """The result of one command; of size 0 a run alone."""
-    flags = [f"--config={ROOT / 'configs' / 'vit_digits.py'}", f"--workdir={folder}", f"--config.optim.steps={steps}"]
-    flags += [f"--config.population={population(size)}"] if size else []
-    subprocess.run([sys.executable, "-m", "surm.train", *flags], cwd=ROOT, check=True, capture_output=True)
-    return json.loads((folder / "result.json").read_text())
+    changes = {"optim.steps": steps} | ({"population": population(size)} if size else {})
+    with processes.Training(recipes.flags(recipes.DIGITS, changes)) as run:
+        return run.result()
 
 
 def measure(size: int, steps: int, turns: int) -> dict:
     """A population against a run alone, in turns."""
     steps_over, peaks_over, examples = [], [], []
     for _ in range(turns):
-        with tempfile.TemporaryDirectory() as folder:
-            alone = trained(pathlib.Path(folder) / "alone", steps, 0)
-            together = trained(pathlib.Path(folder) / "together", steps, size)
+        alone, together = trained(steps, 0), trained(steps, size)
         steps_over.append(together["step_seconds_median"] / (size * alone["step_seconds_median"]))
         peaks_over.append(together["peak_bytes"] / alone["peak_bytes"])
         examples.append(size * together["config"]["optim"]["batch_size"] / together["step_seconds_median"])
@@ -62,22 +52,19 @@ def measure(size: int, steps: int, turns: int) -> dict:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="16", help="comma-separated numbers of members, 1, 2, 3 or multiples of 4")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--turns", type=int, default=3)
+    parser = command.parser(__doc__)
+    told = "comma-separated numbers of members, 1, 2, 3 or multiples of 4"
+    parser.add_argument("--sizes", type=command.counts, default=[16], help=told)
+    parser.add_argument("--steps", type=command.at_least(1), default=40)
+    parser.add_argument("--turns", type=command.at_least(1), default=3)
     arguments = parser.parse_args()
-    sizes = [int(size) for size in arguments.sizes.split(",")]
-    if min(arguments.steps, arguments.turns, *sizes) < 1 or any(size > 4 and size % 4 for size in sizes):
-        parser.error("expected --steps and --turns of at least 1, --sizes of 1, 2, 3 or multiples of 4")
-    rows = [measure(size, arguments.steps, arguments.turns) for size in sizes]
+    if wrong := [str(size) for size in arguments.sizes if size > 4 and size % 4]:
+        parser.error(f"--sizes must be of 1, 2, 3 or multiples of 4, got {', '.join(wrong)}")
+    rows = [measure(size, arguments.steps, arguments.turns) for size in arguments.sizes]
     for row in rows:
         print(json.dumps(row))
-    command = " ".join(["python experiments/population/run.py", *sys.argv[1:]])
-    result = {"command": command, "versions": versions(), "steps": arguments.steps, "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    files.replace(RESULTS / f"digits_{jax.default_backend()}.json", json.dumps(result, indent=2) + "\n")
+    results.write(RESULTS / f"digits_{jax.default_backend()}.json", {"steps": arguments.steps, "rows": rows})
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

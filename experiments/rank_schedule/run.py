@@ -9,25 +9,17 @@ the next, as in the papers, what was switched off may come back: drawn is what i
 minutes.
 """
 
-import argparse
-import contextlib
 import json
 import pathlib
 import tempfile
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from surm import files, train
-from surm.cli import command_line
+from experiments.shared import command, recipes, results
 from surm.report import figures
-from surm.training.result import versions
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 FAMILIES = ("adalora", "dora_dynamic", "lora2")
 EVERY_STEPS = 5
 OPTIONS = f"rank=4,initial_rank=8,every_steps={EVERY_STEPS}"
@@ -35,20 +27,19 @@ OPTIONS = f"rank=4,initial_rank=8,every_steps={EVERY_STEPS}"
 
 def measure(family: str) -> dict[str, Any]:
     """Trains one family; the components at every step, those of every layer at the end, and the accuracy."""
-    flags = ["--config=configs/vit_digits.py", f"--config.peft.family={family}", f"--config.peft.options={OPTIONS}"]
-    flags += ["--config.log_every_steps=1", "--config.optim.learning_rate=1e-2"]
-    with tempfile.TemporaryDirectory() as workdir, contextlib.chdir(ROOT):
-        result = train.run(command_line.parse(["run", *flags, f"--workdir={workdir}"]).config, workdir)
+    changes = {"peft.family": family, "peft.options": OPTIONS, "log_every_steps": 1, "optim.learning_rate": 1e-2}
+    flags = recipes.flags(recipes.DIGITS, changes)
+    with tempfile.TemporaryDirectory() as workdir:
+        result = recipes.trained(flags, pathlib.Path(workdir))
         lines = map(json.loads, (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines())
         active = {line["step"]: line["values"]["active_rank"] for line in lines if line["split"] == "train"}
     return {
         "family": family,
-        "command": " ".join(["python -m surm.train --workdir=DIR", *flags]),
+        "command": recipes.command(flags),
         "eval": result["eval"],
         "steps": [*active],
         "active_rank": [int(rank) for rank in active.values()],
         "active_ranks": result["active_ranks"],
-        "versions": versions(),
     }
 
 
@@ -62,34 +53,35 @@ def after_prunings(result: dict[str, Any]) -> tuple[list[int], list[int]]:
     return [steps[i] for i in starts], [min(ranks[i : i + EVERY_STEPS]) for i in starts]
 
 
-def draw(results: list[dict[str, Any]], file: pathlib.Path) -> None:
+def draw() -> None:
     """The schedules on the left, the layers' ranks at the end on the right."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 3), layout="constrained")
-    for number, result in enumerate(results):
+    sources = [RESULTS / f"{family}.json" for family in FAMILIES]
+    found = [results.read(file) for file in sources]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    for number, result in enumerate(found):
         left.plot(*after_prunings(result), label=result["family"], linewidth=4 - 1.5 * number, zorder=number)
         ranks = result["active_ranks"]
         places = [place + 0.25 * (number - 1) for place in range(len(ranks))]
         right.bar(places, ranks.values(), width=0.25, label=result["family"])
     left.set(xlabel="step", ylabel="components that are on", title="in the whole model", ylim=(0, None))
-    names = [name.removeprefix("blocks.").replace(".attention", "") for name in results[0]["active_ranks"]]
+    names = [name.removeprefix("blocks.").replace(".attention", "") for name in found[0]["active_ranks"]]
     right.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     right.set(ylabel="components at the end", title="in each layer (4 on average)")
     left.legend()
-    figures.save(figure, file, [RESULTS / f"{result['family']}.json" for result in results])
+    figures.save(figure, RESULTS / "schedule.png", sources)
 
 
 def main() -> None:
     """Trains, writes a JSON a family, draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--figure", action="store_true", help="train nothing")
-    only_draws = parser.parse_args().figure
-    RESULTS.mkdir(exist_ok=True)
-    for family in () if only_draws else FAMILIES:
+    for family in () if parser.parse_args().figure else FAMILIES:
         result = measure(family)
-        files.replace(RESULTS / f"{family}.json", json.dumps(result) + "\n")
+        results.write(RESULTS / f"{family}.json", result)
         print(f"{family}: {result['eval']}, {sum(result['active_ranks'].values())} components at the end")
-    draw([json.loads((RESULTS / f"{family}.json").read_text()) for family in FAMILIES], RESULTS / "schedule.png")
+    draw()
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

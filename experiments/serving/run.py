@@ -16,13 +16,8 @@ an order drawn anew; a ratio is the median over repeats of the ratio within a re
 and 256 adapters is written to results/; --table prints one as Markdown. Two CPU cores: twenty minutes.
 """
 
-import argparse
-import json
-import pathlib
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import jax
@@ -31,24 +26,16 @@ import numpy as np
 from flax import nnx
 
 import surm
-from surm import files
+from experiments.shared import command, methods, results, tables, turns
 from surm.machine.memory import keep_freed_memory
 from surm.models import bert, vit
 from surm.peft import surgery
-from surm.training.result import versions
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 SHAPES = ("vit_micro", "minilm_l6")
 TARGETS = r".*\.(query|value)"
 LENGTH = 64
 NUMBERS = (1, 16, 256)
-METHODS: dict[str, dict] = {
-    "circulant": {"family": "circulant"},
-    "toeplitz": {"family": "toeplitz"},
-    "kronecker": {"family": "kronecker"},
-    "low_displacement_rank r=1": {"family": "low_displacement_rank", "options": "rank=1"},
-    "low_rank r=8": {"family": "low_rank", "options": "rank=8"},
-}
 
 
 def model_and_batch(shape: str, batch: int) -> tuple[nnx.Module, dict[str, jax.Array]]:
@@ -111,31 +98,12 @@ def apart(
     return lambda: jax.block_until_ready([compiled(trained, frozen, examples) for trained, examples in own])
 
 
-def timed(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of everything in every repeat, after one that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
-    for repeat in range(repeats + 1):
-        for name in order.sample([*runs], len(runs)):
-            began = time.perf_counter()
-            runs[name]()
-            if repeat:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def quartiles(seconds: list[float], base: list[float]) -> list[float]:
-    """Of the ratios within a repeat."""
-    each = [a / b for a, b in zip(seconds, base, strict=True)]
-    return statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-
-
-def measure(shape: str, batch: int, methods: list[str], numbers: list[int], repeats: int) -> dict:
+def measure(shape: str, batch: int, names: list[str], numbers: list[int], repeats: int) -> dict:
     """Times everything on one batch; a JSON object."""
     base, x = model_and_batch(shape, batch)
     runs, rows = {"base": plain(base, x)}, {"base": {}}
-    for method in methods:
-        model = surm.attach(base, surm.PeftSpec(targets=TARGETS, train=("head",), **METHODS[method]), nnx.Rngs(1))
+    for method in names:
+        model = surm.attach(base, methods.spec(method, targets=TARGETS, train=("head",)), nnx.Rngs(1))
         runs[f"{method}, merged"], rows[f"{method}, merged"] = plain(surm.merge(model), x), {}
         for number in numbers:
             adapters, ids = stacked(model, number), named_ids(number, batch)
@@ -144,9 +112,9 @@ def measure(shape: str, batch: int, methods: list[str], numbers: list[int], repe
                 label = f"{method}, {number} {way.__name__}"
                 runs[label], rows[label] = way(model, adapters, x, ids), size
         print(f"ready: {method}", file=sys.stderr, flush=True)
-    seconds = timed(runs, repeats)
+    seconds = turns.timed(runs, repeats)
     for label, row in rows.items():
-        low, middle, high = quartiles(seconds[label], seconds["base"])
+        low, middle, high = turns.ratios(seconds[label], seconds["base"])
         median = statistics.median(seconds[label])
         rows[label] = row | {
             "median_seconds": median,
@@ -155,7 +123,7 @@ def measure(shape: str, batch: int, methods: list[str], numbers: list[int], repe
             "quartiles_over_base": [low, high],
         }
         if label.endswith("apart"):
-            rows[label]["over_together"] = quartiles(seconds[label], seconds[label.replace("apart", "together")])[1]
+            rows[label]["over_together"] = turns.ratios(seconds[label], seconds[label.replace("apart", "together")])[1]
     bytes_of_base = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(base, nnx.Param)))
     setting = {"shape": shape, "batch": batch, "targets": TARGETS, "repeats": repeats, "base_bytes": bytes_of_base}
     return setting | ({"length": LENGTH} if "tokens" in x else {}) | {"rows": rows}
@@ -163,52 +131,44 @@ def measure(shape: str, batch: int, methods: list[str], numbers: list[int], repe
 
 def table(name: str) -> str:
     """A committed result as Markdown: examples a second, those of apart in brackets."""
-    rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    rows = results.read(RESULTS / f"{name}.json")["rows"]
     most = max(NUMBERS)
-    lines = [
-        ["", f"MiB of {most} adapters", "merged", *(f"{number} together (apart)" for number in NUMBERS)],
-        ["---", *["---:"] * (2 + len(NUMBERS))],
-        ["none", "0", f"{rows['base']['examples_per_second']:.0f}", *[""] * len(NUMBERS)],
-    ]
-    for method in METHODS:
+    heads = ["", f"MiB of {most} adapters", "merged", *(f"{number} together (apart)" for number in NUMBERS)]
+    lines = [["none", "0", f"{rows['base']['examples_per_second']:.0f}", *[""] * len(NUMBERS)]]
+    for method in methods.TIMED:
         of = {way: f"{row['examples_per_second']:.0f}" for way, row in rows.items() if way.startswith(f"{method}, ")}
         size = rows[f"{method}, {most} together"]["adapter_bytes"] / 2**20
         ways = [f"{of[f'{method}, {number} together']} ({of[f'{method}, {number} apart']})" for number in NUMBERS]
         lines.append([method, f"{size:.1f}", of[f"{method}, merged"], *ways])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown(heads, lines)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="vit_micro")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; all by default")
-    parser.add_argument("--numbers", default=",".join(map(str, NUMBERS)), help="of adapters at hand, comma-separated")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--batch", type=command.at_least(1), default=64)
+    command.several(parser, "--methods", methods.TIMED)
+    told = "of adapters at hand, comma-separated"
+    parser.add_argument("--numbers", type=command.counts, default=[*NUMBERS], help=told)
+    parser.add_argument("--repeats", type=command.at_least(1), default=9)
     parser.add_argument("--table", help="prints a result by its name, such as vit_micro_cpu_64")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(arguments.table))
         return
-    methods, batch = arguments.methods.split(","), arguments.batch
-    numbers = [int(number) if number.isdecimal() else 0 for number in arguments.numbers.split(",")]
-    if min(arguments.repeats, batch, *numbers) < 1 or not {*methods} <= {*METHODS}:
-        parser.error(f"expected --repeats, --batch and --numbers of at least 1, --methods of {', '.join(METHODS)}")
+    names, batch, numbers = arguments.methods, arguments.batch, arguments.numbers
     if any(batch % min(number, batch) for number in numbers):
-        parser.error(f"--numbers={arguments.numbers}, expected numbers that divide --batch={batch} or are above it")
+        parser.error(f"--numbers must divide --batch={batch} or be above it, got {', '.join(map(str, numbers))}")
     keep_freed_memory()
-    result = measure(arguments.shape, batch, methods, numbers, arguments.repeats)
+    result = measure(arguments.shape, batch, names, numbers, arguments.repeats)
     for label, row in result["rows"].items():
         print(f"{label:45s} {row['examples_per_second']:9.1f} examples/s  {row['over_base']:7.3f}")
-    if {*methods} != {*METHODS} or not {*NUMBERS} <= {*numbers}:
+    if {*names} != {*methods.TIMED} or not {*NUMBERS} <= {*numbers}:
         print("not written: results hold every method with 1, 16 and 256 adapters")
         return
-    result |= {"command": " ".join(["python experiments/serving/run.py", *sys.argv[1:]]), "versions": versions()}
-    RESULTS.mkdir(exist_ok=True)
-    name = f"{arguments.shape}_{jax.default_backend()}_{batch}"
-    files.replace(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    results.write(RESULTS / f"{arguments.shape}_{jax.default_backend()}_{batch}.json", result)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

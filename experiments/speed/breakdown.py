@@ -9,26 +9,24 @@ axes; what else there is goes by the name XLA gave the fusion (multiply_erf is G
 results/breakdown_SHAPE_METHOD.json, METHOD `floor` without one. Two CPU cores: a few minutes.
 """
 
-import argparse
 import collections
 import gzip
 import json
 import pathlib
 import re
 import statistics
-import sys
 import tempfile
 import time
 
 import jax
-import ours
-from ours import Setting
-from run import LENGTH, RESULTS, SPECS, spec_of
 
-from surm import files
+from experiments.shared import command, methods, results
+from experiments.speed import ours
+from experiments.speed.ours import Setting
+from experiments.speed.run import LENGTH, spec_of
 from surm.machine.memory import keep_freed_memory
-from surm.training.result import versions
 
+RESULTS = results.of(__file__)
 SHOWN = 15
 """Kinds named; the rest is `other`."""
 
@@ -71,13 +69,11 @@ def breakdown(step: ours.Step, repeats: int) -> tuple[float, dict[str, float]]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--shape", choices=ours.SHAPES, default="bert_base")
-    parser.add_argument("--method", choices=("floor", *SPECS), default="floor")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--method", choices=("floor", *methods.TIMED), default="floor")
+    parser.add_argument("--repeats", type=command.at_least(1), default=9)
     arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats={arguments.repeats}, expected at least 1")
     keep_freed_memory()
     setting = Setting(arguments.shape, 8, LENGTH, "float32")
     seconds, kinds = breakdown(ours.step(setting, spec_of(setting, arguments.method)), arguments.repeats)
@@ -85,12 +81,9 @@ def main() -> None:
     named["other"] = sum(kinds.values()) - sum(named.values())
     for kind, spent in named.items():
         print(f"{1e3 * spent:8.1f} ms  {kind}")
-    command = " ".join(["python experiments/speed/breakdown.py", *sys.argv[1:]])
-    result = {"command": command, "versions": versions(), "seconds": seconds, "seconds_by_kind": named}
-    RESULTS.mkdir(exist_ok=True)
     name = f"breakdown_{arguments.shape}_{arguments.method.split()[0]}.json"
-    files.replace(RESULTS / name, json.dumps(result, indent=1) + "\n")
+    results.write(RESULTS / name, {"seconds": seconds, "seconds_by_kind": named})
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import peft
 import torch
 import transformers
-from ours import FLOORS, Setting
+
+from experiments.speed.ours import FLOORS, Setting
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default

@@ -21,38 +21,28 @@ import argparse
 import concurrent.futures
 import ctypes
 import dataclasses
-import json
 import os
 import pathlib
-import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with PyTorch
 
 import jax
-import ours
-from ours import Setting
 
 import surm
-from surm import files
+from experiments.shared import command, methods, results, tables, turns
+from experiments.speed import ours
+from experiments.speed.ours import Setting
 from surm.machine.memory import keep_freed_memory
 from surm.peft.multiply import paths
 from surm.training.result import versions
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 TARGETS = r".*\.(query|value)"
 LENGTH = 128
-SPECS: dict[str, dict] = {
-    "circulant": {"family": "circulant"},
-    "toeplitz": {"family": "toeplitz"},
-    "kronecker": {"family": "kronecker"},
-    "low_displacement_rank r=1": {"family": "low_displacement_rank", "options": "rank=1"},
-    "low_rank r=8": {"family": "low_rank", "options": "rank=8"},
-}
 PATHS = ("auto", *paths.available("update", "circulant"))
 TABLE = {
     "bert_base": "bert_base_cpu_float32_8",
@@ -62,38 +52,14 @@ TABLE = {
 """The results that --table prints, by what it calls them."""
 
 
-def timed(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every step in every repeat."""
-    peers = [name for name in runs if name.startswith("HF PEFT")]
-    groups = [[name for name in runs if name not in peers], peers]
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
-    for run in runs.values():
-        run()
-    for _ in range(repeats):
-        for group in filter(None, groups):
-            runs[group[0]]()  # not counted: caches and threads are the other library's
-            for name in order.sample(group, len(group)):
-                began = time.perf_counter()
-                runs[name]()
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def ratios(seconds: dict[str, list[float]], name: str, base: str) -> list[float]:
-    """Quartiles over repeats of one step's time over another's."""
-    each = [a / b for a, b in zip(seconds[name], seconds[base], strict=True)]
-    return statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-
-
-def labels(methods: list[str], chosen: tuple[str, ...], peers: bool) -> dict[str, tuple[str, str]]:
+def labels(names: list[str], chosen: list[str], peers: bool) -> dict[str, tuple[str, str]]:
     """What is measured: by its name in the result, the method or floor, and the path or `peer`."""
     found = {name: (name, "auto") for name in ours.FLOORS}
-    for name in methods:
-        there_are = ("auto", *paths.available("update", SPECS[name]["family"]))
+    for name in names:
+        there_are = ("auto", *paths.available("update", methods.spec(name).family))
         found |= {f"{name}, {path}": (name, path) for path in chosen if path in there_are}
     if peers:
-        import peers as hf
+        from experiments.speed import peers as hf
 
         found |= {f"HF PEFT {name}": (name, "peer") for name in (*ours.FLOORS, *hf.METHODS)}
     return found
@@ -103,13 +69,13 @@ def spec_of(setting: Setting, method: str, path: str = "auto") -> surm.PeftSpec:
     """What a method, or floor, adapts and trains."""
     if method in ours.FLOORS:
         return ours.floor(setting, method)
-    return surm.PeftSpec(targets=TARGETS, train=("head",), path=path, **SPECS[method])
+    return methods.spec(method, targets=TARGETS, train=("head",), path=path)
 
 
 def build(setting: Setting, method: str, path: str) -> tuple[Callable[[], None], dict[str, int]]:
     """A step to run, and what is known of it without running it."""
     if path == "peer":
-        import peers as hf
+        from experiments.speed import peers as hf
 
         run, trained = hf.step(setting, method)
         return run, {"trained_parameters": trained}
@@ -132,8 +98,8 @@ def own_peak_bytes(setting: Setting, label: str) -> int:
     """That peak, of this process."""
     peer = label.startswith("HF PEFT")
     if peer:
-        import peers as hf
-    every = labels([*SPECS], PATHS, peers=peer)
+        from experiments.speed import peers as hf
+    every = labels([*methods.TIMED], [*PATHS], peers=peer)
     before = _status_bytes("VmRSS")
     run, _ = build(setting, *every[label])
     # Building and compiling is not a step: what they freed goes back to the system, then their peak is forgotten.
@@ -160,42 +126,43 @@ def measure(setting: Setting, measured: dict[str, tuple[str, str]], repeats: int
     for label, (method, path) in measured.items():
         runs[label], rows[label] = build(setting, method, path)
         print(f"ready: {label}", file=sys.stderr, flush=True)
-    seconds = timed(runs, repeats)
+    peers = [label for label in rows if label.startswith("HF PEFT")]
+    seconds = turns.timed(runs, repeats, peers)
     for label, row in rows.items():
-        own = "HF PEFT floor" if label.startswith("HF PEFT") else "floor"
-        low, row["over_own_floor"], high = ratios(seconds, label, own)
+        own = "HF PEFT floor" if label in peers else "floor"
+        low, row["over_own_floor"], high = turns.ratios(seconds[label], seconds[own])
         row |= {"quartiles_over_own_floor": [low, high], "median_seconds": statistics.median(seconds[label])}
         if "HF PEFT C3A" in rows:
-            row["over_c3a"] = ratios(seconds, label, "HF PEFT C3A")[1]
+            row["over_c3a"] = turns.ratios(seconds[label], seconds["HF PEFT C3A"])[1]
     return {**dataclasses.asdict(setting), "targets": TARGETS, "repeats": repeats, "rows": rows}
 
 
 def table() -> str:
     """The committed results as a Markdown table: a column for everything measured, a row for every setting."""
-    of_setting = {label: json.loads((RESULTS / f"{name}.json").read_text())["rows"] for label, name in TABLE.items()}
+    of_setting = {label: results.read(RESULTS / f"{name}.json")["rows"] for label, name in TABLE.items()}
     rows = of_setting["bert_base"]
     of_peers = [label for label in rows if label.startswith("HF PEFT") and "floor" not in label]
     steps = [label for label in rows if label.endswith(", auto") or label in of_peers]
     heads = [label.removesuffix(", auto").replace("HF PEFT", "PEFT's") for label in steps]
-    lines = [["", *heads], ["---", *["---:"] * len(steps)]]
-    lines.append(["trained beside the head", *(f"{rows[label]['trained_parameters']:,}" for label in steps)])
+    lines = [["trained beside the head", *(f"{rows[label]['trained_parameters']:,}" for label in steps)]]
     for setting, rows in of_setting.items():
         cells = [f"{rows[label]['over_own_floor']:.2f} ({rows[label]['over_c3a']:.2f})" for label in steps]
         lines.append([f"[{setting}](experiments/speed/results/{TABLE[setting]}.json)", *cells])
     peaks = [[f"{rows[label]['peak_bytes'] / 2**30:.2f}" for rows in of_setting.values()] for label in steps]
     lines.append([f"peak memory, GiB ({', '.join(of_setting)})", *map(", ".join, peaks)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown(("", *heads), lines, rule=tables.SPACED)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--shape", choices=ours.SHAPES, default="bert_base")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=command.at_least(1), default=8)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of base and activations")
-    parser.add_argument("--methods", default=",".join(SPECS), help="comma-separated; all by default")
-    parser.add_argument("--paths", default="auto", help=f"comma-separated, of {', '.join(PATHS)}")
-    parser.add_argument("--repeats", type=int, default=9)
+    command.several(parser, "--methods", methods.TIMED)
+    told = f"comma-separated, of {', '.join(PATHS)}"
+    parser.add_argument("--paths", type=command.some_of(PATHS), default=["auto"], help=told)
+    parser.add_argument("--repeats", type=command.at_least(1), default=9)
     parser.add_argument("--peers", choices=("peft", "none"), default="peft")
     parser.add_argument("--name", help="of the result; by default SHAPE_DEVICE_DTYPE_BATCH")
     parser.add_argument("--table", action="store_true")
@@ -204,21 +171,15 @@ def main() -> None:
     if arguments.table:
         print(table())
         return
-    methods, chosen = arguments.methods.split(","), tuple(arguments.paths.split(","))
-    if min(arguments.repeats, arguments.batch) < 1 or not {*chosen} <= {*PATHS} or not {*methods} <= SPECS.keys():
-        parser.error(
-            "expected --repeats and --batch of at least 1, "
-            f"--paths of {', '.join(PATHS)}, --methods of {', '.join(SPECS)}"
-        )
     setting = Setting(arguments.shape, arguments.batch, LENGTH, arguments.dtype)
     if arguments.one:
         print(own_peak_bytes(setting, arguments.one))
         return
     keep_freed_memory()
     with_peers = arguments.peers == "peft"
-    measured = labels(methods, chosen, with_peers)
+    measured = labels(arguments.methods, arguments.paths, with_peers)
     if with_peers:
-        import peers as hf
+        from experiments.speed import peers as hf
 
         if (hf.DEVICE == "cuda") != (jax.default_backend() == "gpu"):
             parser.error(f"JAX runs on {jax.default_backend()}, PyTorch on {hf.DEVICE}: expected one device for both")
@@ -229,15 +190,13 @@ def main() -> None:
     for label, row in result["rows"].items():
         row["peak_bytes"] = peaks[label]
         print(f"{label:40s} {row['median_seconds']:.3f} s  {row['over_own_floor']:.3f}  {peaks[label] / 2**20:.0f} MiB")
-    if not with_peers or "auto" not in chosen or {*methods} != {*SPECS}:
+    if not with_peers or "auto" not in arguments.paths or {*arguments.methods} != {*methods.TIMED}:
         print("not written: results hold every method with auto, and the peers")
         return
-    result |= {"command": " ".join(["python experiments/speed/run.py", *sys.argv[1:]]), "versions": versions()}
-    result["versions"]["peers"] = hf.versions()
-    RESULTS.mkdir(exist_ok=True)
+    result["versions"] = versions() | {"peers": hf.versions()}
     name = arguments.name or f"{arguments.shape}_{jax.default_backend()}_{arguments.dtype}_{arguments.batch}"
-    files.replace(RESULTS / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    results.write(RESULTS / f"{name}.json", result)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -8,22 +8,21 @@ x·Wᵀ with W a trained n×n matrix. All take turns at every n, in an order dra
 Written to results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: two minutes.
 """
 
-import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable
 
 import jax
-from run import RESULTS, timed
+from matplotlib.figure import Figure
 
-from surm import files, matrices
+from experiments.shared import command, results, turns
+from surm import matrices
 from surm.machine.memory import keep_freed_memory
 from surm.matrices.algebra import dft, fourier
 from surm.peft.multiply.paths import CONVOLUTIONAL
 from surm.report import figures
-from surm.training.result import versions
 
+RESULTS = results.of(__file__)
 SIZES = (128, 256, 512, 768, 1024, 2048, 4096, 8192)
 ROWS = 256
 FAMILIES = ("circulant", "toeplitz", "low_displacement_rank", "kronecker", "low_rank")
@@ -70,19 +69,16 @@ def step(name: str, n: int) -> Callable[[], object]:
 def measure(n: int, repeats: int) -> dict[str, float]:
     """Median seconds of everything at one n."""
     runs = {name: step(name, n) for name in names()}
-    seconds = timed(runs, repeats)
+    seconds = turns.timed(runs, repeats)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def draw(result: dict) -> None:
+def draw() -> None:
     """The times over n, both logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    result = results.read(RESULTS / "sweep.json")
     sizes = [point["n"] for point in result["points"]]
-    figure, axes = plt.subplots(figsize=(7, 4.5), constrained_layout=True)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for name in result["points"][0]["seconds"]:
         times = [1e3 * point["seconds"][name] for point in result["points"]]
         style = {"color": "black", "linewidth": 2} if name == "dense" else {"linestyle": "--" if "dft" in name else "-"}
@@ -96,24 +92,19 @@ def draw(result: dict) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser = command.parser(__doc__)
+    parser.add_argument("--repeats", type=command.at_least(1), default=9)
     parser.add_argument("--draw", action="store_true")
     arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats={arguments.repeats}, expected at least 1")
-    RESULTS.mkdir(exist_ok=True)
     if not arguments.draw:
         keep_freed_memory()
         points = []
         for n in SIZES:
             points.append({"n": n, "seconds": measure(n, arguments.repeats)})
             print(json.dumps(points[-1]), flush=True)
-        command = " ".join(["python experiments/speed/sweep.py", *sys.argv[1:]])
-        result = {"command": command, "rows": ROWS, "versions": versions(), "points": points}
-        files.replace(RESULTS / "sweep.json", json.dumps(result, indent=1) + "\n")
-    draw(json.loads((RESULTS / "sweep.json").read_text()))
+        results.write(RESULTS / "sweep.json", {"rows": ROWS, "points": points})
+    draw()
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

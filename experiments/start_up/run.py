@@ -7,21 +7,16 @@ second step is already under way; the run is then killed. `cold` compiles everyt
 it compiled (`JAX_COMPILATION_CACHE_DIR`). They take turns; two CPU cores need three minutes.
 """
 
-import argparse
 import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
-from surm import files
-from surm.training.result import versions
+from experiments.shared import command, processes, recipes, results
 
-ROOT = pathlib.Path(__file__).parents[2]
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 
 
 def first_step(cache: pathlib.Path | None) -> float:
@@ -32,51 +27,31 @@ def first_step(cache: pathlib.Path | None) -> float:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}
-    with tempfile.TemporaryDirectory() as folder:
-        flags = [
-            f"--config={ROOT / 'configs' / 'vit_digits.py'}",
-            f"--workdir={folder}/run",
-            "--config.log_every_steps=1",
-        ]
-        metrics, since = pathlib.Path(folder, "run", "metrics.jsonl"), time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "surm.train", *flags],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        while process.poll() is None and not (metrics.is_file() and metrics.read_text().endswith("\n")):
-            time.sleep(0.01)
-        seconds = time.perf_counter() - since
-        ended = process.poll() is not None
-        process.kill()
-        _, error = process.communicate()
-    if ended:
-        raise RuntimeError(f"the run ended before its first step: {error}")
-    return seconds
+    since = time.perf_counter()
+    with processes.Training(recipes.flags(recipes.DIGITS, {"log_every_steps": 1}), environment) as run:
+        run.wait_for_step(1)
+        return time.perf_counter() - since
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=9)
-    turns = parser.parse_args().turns
-    if turns < 1:
-        parser.error("expected --turns of at least 1")
-    with tempfile.TemporaryDirectory() as cache:
-        first_step(pathlib.Path(cache))  # fills it
+    parser = command.parser(__doc__)
+    parser.add_argument("--turns", type=command.at_least(1), default=9)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = pathlib.Path(folder)
+        first_step(cache)  # fills it
         each = {"cold": [], "cached": []}
-        for _ in range(turns):
+        for _ in range(arguments.turns):
             each["cold"].append(first_step(None))
-            each["cached"].append(first_step(pathlib.Path(cache)))
+            each["cached"].append(first_step(cache))
     rows = [
         {"start": name, "first_step": statistics.median(seconds), "each": seconds} for name, seconds in each.items()
     ]
     for row in rows:
         print(json.dumps(row))
-    command = " ".join(["python experiments/start_up/run.py", *sys.argv[1:]])
-    RESULTS.mkdir(exist_ok=True)
-    found = {"command": command, "versions": versions(), "rows": rows}
-    files.replace(RESULTS / "digits_cpu.json", json.dumps(found, indent=2) + "\n")
+    results.write(RESULTS / "digits_cpu.json", {"rows": rows})
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -11,74 +11,50 @@ the first 512 test examples (MRPC has 408), with what full fine-tuning has there
 et al. 2012), so that unrelated features have 0. "before" is the pretrained model. Two CPU cores: forty minutes.
 """
 
-import argparse
-import contextlib
-import json
 import pathlib
-import runpy
-import shlex
 import statistics
-import sys
 from typing import Any
 
 import jax
-import matplotlib
 import ml_collections
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 import surm
-from surm import files, train
-from surm.cli import command_line
-from surm.errors import InputError
-from surm.files import read_object
+from experiments.glue_methods import run as glue
+from experiments.shared import command, methods, recipes, results, tables
+from experiments.vit_families import run as vit
 from surm.machine import memory
 from surm.models import bert
 from surm.peft.together import warm_start
 from surm.report import figures
-from surm.rundir.log import NonFiniteError
 from surm.training import preparation
-from surm.training.result import versions
 from surm.training.runs import LoadedRun, load_run
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = results.of(__file__)
 METHODS = ("circulant", "toeplitz", "kronecker", "low_displacement_rank r=1", "low_rank r=1", "low_rank r=8", "full")
 TARGETS = r"blocks\.\d+\.attention\.(query|key|value)"
 EXAMPLES = 512
-
-vit = runpy.run_path(str(ROOT / "experiments" / "vit_families" / "run.py"))
-glue = runpy.run_path(str(ROOT / "experiments" / "glue_methods" / "run.py"))
 TITLES = {"cifar10": "CIFAR-10, vit_micro", "mrpc": "MRPC, MiniLM"}
 
 
 def flags(task: str, method: str, source: pathlib.Path) -> list[str]:
     """Those of `python -m surm.train` for a method at the rate that its experiment chose."""
-    name = vit["file_name"](method)
+    chosen = (vit if task == "cifar10" else glue).RESULTS / f"{task}_{methods.file_name(method)}.json"
+    untuned = (task, method) == ("cifar10", "full")
+    tuned = {"optim.learning_rate": 1.6e-4 if untuned else results.read(chosen)["learning_rate"]}
     if task == "cifar10":
-        recipe = vit["DATASETS"]["cifar10"]
-        methods = vit["METHODS"] | {"full": {"peft.method": "full"}}
-        chosen = ROOT / "experiments" / "vit_families" / "results" / f"cifar10_{name}.json"
-        rate = 1.6e-4 if method == "full" else json.loads(chosen.read_text())["learning_rate"]
-        changes = {**recipe["final"], "data.source": source, **methods[method], "optim.learning_rate": rate}
-        return vit["flags"](recipe["config"], changes)
-    recipe = glue["TASKS"]["mrpc"]
-    chosen = ROOT / "experiments" / "glue_methods" / "results" / f"mrpc_{name}.json"
-    changes = {"data.source": source / recipe["folder"], "data.lengths": recipe["lengths"], **recipe["run"]}
-    changes |= glue["FIXED"] | glue["METHODS"][method]
-    return glue["flags"](changes | {"optim.learning_rate": json.loads(chosen.read_text())["learning_rate"]})
+        return recipes.flags(recipes.CIFAR10, recipes.on_cifar10(method, source) | tuned)
+    return recipes.flags(recipes.GLUE, recipes.on_glue("mrpc", method, source) | tuned)
 
 
 def trained(task: str, method: str, source: pathlib.Path, workdir: pathlib.Path) -> LoadedRun:
     """The run of a method, trained if it is not there; InputError if what is there is another."""
-    folder = workdir / task / vit["file_name"](method)
-    with contextlib.chdir(ROOT):
-        config = command_line.parse(["run", *flags(task, method, source), f"--workdir={folder}"]).config
-        train.run(config, str(folder))
+    folder = workdir / task / methods.file_name(method)
+    recipes.trained(flags(task, method, source), folder)
+    with recipes.at_root():
         return load_run(str(folder))
 
 
@@ -86,8 +62,7 @@ def prepared(config: ml_collections.ConfigDict) -> preparation.Run:
     """The data and the pretrained model of a run's config, with nothing but its head to train."""
     config = config.copy_and_resolve_references()
     config.peft.method, config.optim.learning_rate = "head", None
-    with contextlib.chdir(ROOT):
-        return preparation.prepare(config)
+    return recipes.prepared(config)
 
 
 def moved(after: nnx.Module, before: nnx.Module) -> dict[str, dict[str, float]]:
@@ -149,39 +124,41 @@ def measure(task: str, methods: list[str], source: pathlib.Path, workdir: pathli
         layers = rows[method]["layers"].values()
         movement = statistics.fmean(layer["movement"] for layer in layers)
         print(f"{task}, {method}: moved {movement:.4f}, CKA {statistics.fmean(rows[method]['cka']):.4f}", flush=True)
-    return {"task": task, "rows": rows, "versions": versions()}
+    return {"task": task, "rows": rows}
 
 
 def committed() -> dict[str, dict[str, Any]]:
     """The rows of every task that was measured."""
     found = {task: RESULTS / f"{task}.json" for task in TITLES}
-    return {task: read_object(file)["rows"] for task, file in found.items() if file.is_file()}
+    return {task: results.read(file)["rows"] for task, file in found.items() if file.is_file()}
 
 
 def table() -> str:
     """Means over layers and blocks as Markdown: a row a method."""
     tasks = committed()
-    heads = [f"{TITLES[task]}: moved | size | CKA" for task in tasks]
-    rows = [f"| method | {' | '.join(heads)} |", "|---|" + "---:|---:|---:|" * len(tasks)]
-    for method in dict.fromkeys(method for of_task in tasks.values() for method in of_task):
-        rows.append(f"| {method} | " + " | ".join(_cells(of_task.get(method)) for of_task in tasks.values()) + " |")
-    return "\n".join(rows)
+    heads = [head for task in tasks for head in (f"{TITLES[task]}: moved", "size", "CKA")]
+    names = dict.fromkeys(name for of_task in tasks.values() for name in of_task)
+    rows = [(name, *(cell for rows in tasks.values() for cell in _cells(rows.get(name)))) for name in names]
+    return tables.markdown(("method", *heads), rows)
 
 
-def _cells(row: dict[str, Any] | None) -> str:
+def _cells(row: dict[str, Any] | None) -> tuple[str, str, str]:
     if row is None:
-        return " | | "
-    layers = row.get("layers", {}).values()
-    means = (
-        f"{statistics.fmean(layer[name] for layer in layers):.3f}" if layers else "" for name in ("movement", "size")
-    )
-    return " | ".join([*means, f"{statistics.fmean(row['cka']):.3f}"])
+        return "", "", ""
+    of_layers = {name: [layer[name] for layer in row.get("layers", {}).values()] for name in ("movement", "size")}
+    return *(_mean(values) for values in of_layers.values()), _mean(row["cka"])
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.3f}" if values else ""
 
 
 def draw() -> None:
     """For every task, how far the blocks' kernels moved, and how like full fine-tuning's their outputs are."""
-    tasks = committed()
-    figure, axes = plt.subplots(2, len(tasks), figsize=(5.5 * len(tasks), 6.5), layout="constrained", squeeze=False)
+    if not (tasks := committed()):
+        raise surm.InputError("nothing is measured yet")
+    figure = Figure(figsize=(5.5 * len(tasks), 6.5), layout="constrained")
+    axes = figure.subplots(2, len(tasks), squeeze=False)
     for (above, below), (task, rows) in zip(axes.T, tasks.items(), strict=True):
         for number, (method, row) in enumerate(rows.items()):
             blocks, color = range(1, len(row["cka"]) + 1), "k" if method == "before" else f"C{number}"
@@ -194,7 +171,6 @@ def draw() -> None:
             place.set_xticks(list(blocks))
     axes[1, 0].legend(fontsize=7)  # the colours are the same above
     figures.save(figure, RESULTS / "movement.png", [RESULTS / f"{task}.json" for task in tasks])
-    plt.close(figure)
 
 
 def by_block(layers: dict[str, dict[str, float]]) -> list[float]:
@@ -207,41 +183,28 @@ def by_block(layers: dict[str, dict[str, float]]) -> list[float]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--cifar10", type=pathlib.Path, help="a .npz of CIFAR-10; not given, its results stay")
     parser.add_argument("--glue", type=pathlib.Path, help="the folder that holds MRPC; likewise")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; all by default")
-    parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "weight_movement")
+    command.several(parser, "--methods", METHODS)
+    parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
     parser.add_argument("--figure", action="store_true", help="train nothing")
     parser.add_argument("--table", action="store_true", help="train nothing, print means as Markdown")
     arguments = parser.parse_args()
     if arguments.table:
         print(table())
         return
-    methods = arguments.methods.split(",")
-    if unknown := [method for method in methods if method not in METHODS]:
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(METHODS)}")
-    given = {task: path for task, path in (("cifar10", arguments.cifar10), ("mrpc", arguments.glue)) if path}
-    if not (arguments.figure or given):
+    sources = command.there(parser, {"cifar10": arguments.cifar10, "mrpc": arguments.glue})
+    if not (arguments.figure or sources):
         parser.error("expected --cifar10, --glue or both")
-    if missing := [str(path) for path in given.values() if not path.exists()]:
-        parser.error(f"there is no {missing[0]}")
-    if not (given or committed()):
-        parser.error("nothing is measured yet")
-    RESULTS.mkdir(exist_ok=True)
     memory.keep_freed_memory()
-    for task, source in given.items() if not arguments.figure else ():
-        result = measure(task, methods, source.resolve(), arguments.workdir.resolve())
-        told = shlex.join(
-            [f"--{'cifar10' if task == 'cifar10' else 'glue'}={source.name}", f"--methods={','.join(methods)}"]
-        )
-        result["command"] = f"python experiments/weight_movement/run.py {told}"
-        files.replace(RESULTS / f"{task}.json", json.dumps(result, indent=2) + "\n")
+    for task, source in sources.items() if not arguments.figure else ():
+        result = measure(task, arguments.methods, source, arguments.workdir.resolve())
+        shown = f"--{'cifar10' if task == 'cifar10' else 'glue'}={source.name}"
+        result["command"] = results.own_command(shown, f"--methods={','.join(arguments.methods)}")
+        results.write(RESULTS / f"{task}.json", result)
     draw()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, NonFiniteError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import json
-import pathlib
 import re
-import runpy
 
 import jax
 import jax.numpy as jnp
@@ -175,13 +174,13 @@ MATRIX = ("family", "n_out", "n_in", "rows", "dtype", "parameters")
 
 
 def test_the_committed_measurements_are_those_of_the_whole_grid():
-    script = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "experiments" / "paths" / "run.py"))
-    fields = [field.name for field in dataclasses.fields(script["Point"])]
+    script = importlib.import_module("experiments.paths.run")
+    fields = [field.name for field in dataclasses.fields(script.Point)]
     points = paths._measured("cpu")
     assert len({json.dumps([point[key] for key in MATRIX]) for point in points}) == len(points)
     as_text = lambda values: json.dumps(values, sort_keys=True)  # noqa: E731
     found = sorted(as_text({name: point[name] for name in fields}) for point in points)
-    assert found == sorted(as_text(dataclasses.asdict(point)) for point in script["grid"]())
+    assert found == sorted(as_text(dataclasses.asdict(point)) for point in script.grid())
     for point in points:
         expected = set(paths.available("update", point["family"]))
         assert {*point["seconds"]} == (expected if point["dtype"] == "float32" else expected - {*paths.FUSED})

@@ -1,0 +1,1 @@
+"""What the experiments share: methods, recipes, how turns are timed, results, tables, and the command line."""
