@@ -231,18 +231,14 @@ def main() -> None:
     parser = command.parser(__doc__)
     command.several(parser, "--targets", GROUPS, "groups")
     parser.add_argument("--runs", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
-    parser.add_argument("--figure", action="store_true", help="compute nothing")
-    parser.add_argument("--table", action="store_true", help="compute nothing, print the errors as Markdown")
+    command.instead(parser, "--figure", draw, "compute nothing")
+    command.instead(parser, "--table", table, "compute nothing, print the errors as Markdown")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-        return
     groups = dict(zip(GROUPS, (random_targets, pretrained, lambda: updates(arguments.runs.resolve())), strict=True))
-    chosen = [] if arguments.figure else arguments.targets
     full = [arguments.runs / task / "full" / "result.json" for task in TASKS]
-    if "updates" in chosen and (missing := [path for path in full if not path.is_file()]):
+    if "updates" in arguments.targets and (missing := [path for path in full if not path.is_file()]):
         parser.error(f"there is no {missing[0]}: run experiments/weight_movement/run.py, or leave out updates")
-    for group in chosen:
+    for group in arguments.targets:
         rows = []
         for row in (row for target in groups[group]() for row in measure(target)):
             rows.append(row)

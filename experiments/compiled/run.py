@@ -177,12 +177,9 @@ def main() -> None:
     parser.add_argument("--limit", type=command.at_least(1), default=1800, help="seconds of processors for a process")
     parser.add_argument("--surm", default=str(results.ROOT), help="the folder of the version that is compiled")
     parser.add_argument("--label", default="now", help="what that version is called")
-    parser.add_argument("--table", action="store_true", help="write README.md from what is there")
-    arguments = parser.parse_args()
-    if arguments.table:
-        files.replace(HERE / "README.md", page())
-    else:
-        compile_all(arguments)
+    write_page = lambda: files.replace(HERE / "README.md", page())  # noqa: E731
+    command.instead(parser, "--table", write_page, "write README.md from what is there")
+    compile_all(parser.parse_args())
 
 
 if __name__ == "__main__":

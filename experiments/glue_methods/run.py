@@ -71,15 +71,15 @@ def measure(
             tuning[rate] = _train({**common, **TUNING, key: rate}, folder / "tune")["eval"]
         except NonFiniteError:
             tuning[rate] = None
-    final = {**common, key: best(tuning, recipe["chosen_by"]) if tuned else RATES[method][1]}
+    final = {**common, key: best(tuning, recipe.chosen_by) if tuned else RATES[method][1]}
     runs = [_train({**final, "seed": seed}, folder / "final") for seed in range(seeds)]
     result = runs[0] | {"task": task, "name": method, "peak_bytes": None}  # the process has run others before
-    result["command"] = recipes.command(recipes.flags(recipes.GLUE, final | {"data.source": recipe["folder"]}))
+    result["command"] = recipes.command(recipes.flags(recipes.GLUE, final | {"data.source": recipe.folder}))
     validation = {f"{rate:g}": values for rate, values in tuning.items()}
-    chosen_by = recipe["chosen_by"] if tuned else "nothing: the middle rate"
+    chosen_by = recipe.chosen_by if tuned else "nothing: the middle rate"
     result["tuning"] = {"chosen_by": chosen_by, "validation": validation, "changes": TUNING}
     result["seeds"] = {name: [run["eval"][name] for run in runs] for name in runs[0]["eval"]}
-    result["config"]["data"]["source"] = recipe["folder"]
+    result["config"]["data"]["source"] = recipe.folder
     return result
 
 
@@ -101,7 +101,7 @@ def table() -> str:
     """The committed results as Markdown: a row a method that ran on every task, fewest parameters first."""
     found = {task: {row["name"]: row for row in results.every(RESULTS, f"{task}_*.json")} for task in TASKS}
     found = {task: of_task for task, of_task in found.items() if of_task}
-    heads = [f"{TASKS[task]['folder']} ({', '.join(TASKS[task]['shown'])})" for task in found]
+    heads = [f"{TASKS[task].folder} ({', '.join(TASKS[task].shown)})" for task in found]
     everywhere = set.intersection(*(set(of_task) for of_task in found.values()))
     sizes = {name: next(of_task[name] for of_task in found.values())["adapter_parameters"] for name in everywhere}
     rows = [
@@ -123,7 +123,7 @@ def rates_table() -> str:
 
 
 def _cell(result: dict[str, Any]) -> str:
-    return ", ".join(tables.percent(result["seeds"][name]) for name in TASKS[result["task"]]["shown"])
+    return ", ".join(tables.percent(result["seeds"][name]) for name in TASKS[result["task"]].shown)
 
 
 def main() -> None:
@@ -135,17 +135,16 @@ def main() -> None:
     command.several(parser, "--methods", METHODS)
     parser.add_argument("--seeds", type=command.at_least(1), default=1)
     parser.add_argument("--untuned", action="store_true", help="at the middle of a method's three rates")
-    parser.add_argument("--table", action="store_true")
+    command.instead(parser, "--table", table, "train nothing")
     arguments = parser.parse_args()
-    if not arguments.table:
-        if arguments.data is None or not arguments.data.is_dir():
-            parser.error(f"--data={arguments.data}, expected the folder that holds CoLA, MRPC and SST-2")
-        memory.keep_freed_memory()
-        data, workdir = arguments.data.resolve(), arguments.workdir.resolve()
-        for task, method in ((task, method) for task in arguments.tasks for method in arguments.methods):
-            result = measure(task, method, data, workdir, arguments.seeds, tuned=not arguments.untuned)
-            results.write(RESULTS / f"{task}_{methods.file_name(method)}.json", result)
-            print(f"{task} {method}: {result['seeds']} {result['tuning']['validation']}", flush=True)
+    if arguments.data is None or not arguments.data.is_dir():
+        parser.error(f"--data={arguments.data}, expected the folder that holds CoLA, MRPC and SST-2")
+    memory.keep_freed_memory()
+    data, workdir = arguments.data.resolve(), arguments.workdir.resolve()
+    for task, method in ((task, method) for task in arguments.tasks for method in arguments.methods):
+        result = measure(task, method, data, workdir, arguments.seeds, tuned=not arguments.untuned)
+        results.write(RESULTS / f"{task}_{methods.file_name(method)}.json", result)
+        print(f"{task} {method}: {result['seeds']} {result['tuning']['validation']}", flush=True)
     print(table())
 
 

@@ -14,6 +14,7 @@ one seed hollow with the standard error of a share, and the front of the others;
 """
 
 import dataclasses
+import itertools
 import pathlib
 import shlex
 from typing import Any
@@ -182,16 +183,12 @@ def main() -> None:
     command.several(parser, "--methods", METHODS)
     command.several(parser, "--images", STEPS, "a class")
     parser.add_argument("--missing", action="store_true", help="leave results that are there as they are")
-    parser.add_argument("--figure", action="store_true", help="train nothing")
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    command.instead(parser, "--figure", draw, "train nothing")
+    command.instead(parser, "--table", table, "train nothing")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-        return
-    if not arguments.figure and not (arguments.source and arguments.source.is_file()):
+    if not (arguments.source and arguments.source.is_file()):
         parser.error(f"--source={arguments.source}, expected a .npz of CIFAR-10")
-    asked = [(method, int(images)) for method in arguments.methods for images in arguments.images]
-    for method, images in asked if not arguments.figure else ():
+    for method, images in itertools.product(arguments.methods, map(int, arguments.images)):
         file = RESULTS / f"cifar10_{images}_{methods.file_name(method)}.json"
         if not (arguments.missing and file.is_file()):
             result = measure(method, images, str(arguments.source.resolve()))

@@ -13,6 +13,7 @@ are ours. Two CPU cores: half an hour.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,10 +109,7 @@ def train(name: str, setting: str, key: jax.Array, rate: Float[Array, ""]) -> Fl
     of_data, of_middle, of_bottom, of_top, of_steps = jax.random.split(key, 5)
     points, chosen_by, shown = (pinwheel(jax.random.fold_in(of_data, number)) for number in range(3))
     params, product = middle(name, of_middle)
-    net = {
-        "bottom": {"kernel": jax.random.normal(of_bottom, (2, WIDTH)), "bias": jnp.zeros(WIDTH)},
-        "middle": params,
-    }
+    net = {"bottom": {"kernel": jax.random.normal(of_bottom, (2, WIDTH)), "bias": jnp.zeros(WIDTH)}, "middle": params}
     if setting == "deep":
         net["top"] = {"kernel": jax.random.normal(of_top, (WIDTH, SPOKES)) / WIDTH**0.5, "bias": jnp.zeros(SPOKES)}
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, STEPS))
@@ -205,18 +203,14 @@ def draw() -> None:
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--figure", action="store_true", help="train nothing")
-    parser.add_argument("--table", action="store_true", help="train nothing, print the log-losses as Markdown")
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-        return
-    if not arguments.figure:
-        found = []
-        for setting, name in ((setting, name) for setting in SETTINGS for name in NAMES):
-            found.append(measure(name, setting, SEEDS))
-            print(f"{setting} {name}: {found[-1]['end']} {found[-1]['tuning']}", flush=True)
-        results.write(RESULTS / "pinwheel.json", {"results": found})
+    command.instead(parser, "--figure", draw, "train nothing")
+    command.instead(parser, "--table", table, "train nothing, print the log-losses as Markdown")
+    parser.parse_args()
+    found = []
+    for setting, name in itertools.product(SETTINGS, NAMES):
+        found.append(measure(name, setting, SEEDS))
+        print(f"{setting} {name}: {found[-1]['end']} {found[-1]['tuning']}", flush=True)
+    results.write(RESULTS / "pinwheel.json", {"results": found})
     draw()
 
 

@@ -75,8 +75,9 @@ def draw() -> None:
 def main() -> None:
     """Trains, writes a JSON a family, draws."""
     parser = command.parser(__doc__)
-    parser.add_argument("--figure", action="store_true", help="train nothing")
-    for family in () if parser.parse_args().figure else FAMILIES:
+    command.instead(parser, "--figure", draw, "train nothing")
+    parser.parse_args()
+    for family in FAMILIES:
         result = measure(family)
         results.write(RESULTS / f"{family}.json", result)
         print(f"{family}: {result['eval']}, {sum(result['active_ranks'].values())} components at the end")

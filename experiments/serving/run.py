@@ -67,8 +67,7 @@ def named_ids(number: int, batch: int) -> np.ndarray:
 def plain(model: nnx.Module, x: dict[str, jax.Array]) -> Callable[[], object]:
     """One forward pass of a model, compiled."""
     graphdef, state = nnx.split(model)
-    compiled = jax.jit(lambda state, x: nnx.merge(graphdef, state)(**x)).lower(state, x).compile()
-    return lambda: jax.block_until_ready(compiled(state, x))
+    return turns.compiled(lambda state, x: nnx.merge(graphdef, state)(**x), state, x)
 
 
 def together(
@@ -77,8 +76,7 @@ def together(
     """One forward pass by many adapters, compiled."""
     graphdef, state = nnx.split(model)
     serve = lambda state, *given: surm.serve_batch(nnx.merge(graphdef, state), *given)  # noqa: E731
-    compiled = jax.jit(serve).lower(state, adapters, x, ids).compile()
-    return lambda: jax.block_until_ready(compiled(state, adapters, x, ids))
+    return turns.compiled(serve, state, adapters, x, ids)
 
 
 def apart(

@@ -29,6 +29,18 @@ def parser(words: str) -> argparse.ArgumentParser:
     return _Parser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def instead(parser: argparse.ArgumentParser, flag: str, act: Callable[[], object], what: str) -> None:
+    """Adds a flag with which a script does something else, prints what that returns, and ends."""
+
+    class Act(argparse.Action):
+        def __call__(self, *_: object) -> None:
+            if (said := act()) is not None:
+                print(said, flush=True)
+            parser.exit()
+
+    parser.add_argument(flag, action=Act, nargs=0, help=what)
+
+
 def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
     """The type of an argument that names some of what is known, comma-separated."""
     names = [str(name) for name in known]

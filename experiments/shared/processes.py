@@ -52,4 +52,4 @@ class Training:
 
     def _last_words(self) -> str:
         self._said.seek(0)
-        return one_line(self._said.read()[-200:])
+        return one_line([*filter(str.strip, self._said), "nothing was said"][-2:][0])

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -16,30 +16,25 @@ from surm.training import preparation
 
 DIGITS, CIFAR10, GLUE = "vit_digits.py", "vit_cifar.py", "bert_glue.py:weights=minilm"
 """Files under configs/, with their arguments."""
-TASKS: dict[str, dict[str, Any]] = {  # `chosen_by`: not MRPC's F1, which a constant answer does well at
-    "mrpc": {
-        "folder": "MRPC",
-        "shown": ("f1", "accuracy"),
-        "chosen_by": "accuracy",
-        "lengths": "48,64,80,104",
-        "run": {"optim.epochs": 3},
-    },
-    "cola": {
-        "folder": "CoLA",
-        "shown": ("matthews",),
-        "chosen_by": "matthews",
-        "lengths": "12,16,24,48",
-        "run": {"optim.epochs": 3},
-    },
-    "sst2": {
-        "folder": "SST-2",
-        "shown": ("accuracy",),
-        "chosen_by": "accuracy",
-        "lengths": "12,16,24,32,48,72",
-        "run": {"optim.epochs": 2, "data.train_examples": 4000},
-    },
+
+
+class Task(NamedTuple):
+    """A task of GLUE: its folder, the metrics shown, the one that rates are chosen by, and how MiniLM trains on it."""
+
+    folder: str
+    shown: tuple[str, ...]
+    chosen_by: str
+    lengths: str
+    run: dict[str, Any]
+
+
+TASKS = {  # MRPC's rate is not chosen by F1, which a constant answer does well at
+    "mrpc": Task("MRPC", ("f1", "accuracy"), "accuracy", "48,64,80,104", {"optim.epochs": 3}),
+    "cola": Task("CoLA", ("matthews",), "matthews", "12,16,24,48", {"optim.epochs": 3}),
+    "sst2": Task(
+        "SST-2", ("accuracy",), "accuracy", "12,16,24,32,48,72", {"optim.epochs": 2, "data.train_examples": 4000}
+    ),
 }
-"""Of GLUE, trained by MiniLM."""
 _FIXED = {"optim.batch_size": 32, "optim.head_learning_rate": 5e-3, "peft.dropout": 0.0}
 
 
@@ -56,7 +51,7 @@ def on_cifar10(method: str, source: str | pathlib.Path | None) -> dict[str, Any]
 def on_glue(task: str, method: str, folder: pathlib.Path) -> dict[str, Any]:
     """What a method on a task of GLUE with MiniLM changes in the config, without a learning rate."""
     recipe = TASKS[task]
-    given = {"data.source": folder / recipe["folder"], "data.lengths": recipe["lengths"], **recipe["run"]}
+    given = {"data.source": folder / recipe.folder, "data.lengths": recipe.lengths, **recipe.run}
     return {**given, **_FIXED, **methods.changes(method, "minilm")}
 
 

@@ -4,6 +4,37 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+
+
+def compiled(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    """What calls a function, compiled for its arguments, and waits for the result."""
+    program = jax.jit(function).lower(*arguments).compile()
+    return lambda: jax.block_until_ready(program(*arguments))
+
+
+def both_passes(function: Callable[..., jax.Array], params: Any, fixed: Any, x: jax.Array, n_out: int) -> Callable:
+    """The compiled forward and backward pass of a product, to its parameters and to x.
+
+    Args:
+      function: from (params, fixed, x) to y.
+      params: those whose gradient is asked for.
+      fixed: the others.
+      x: vectors.
+      n_out: the width of y.
+
+    Returns:
+      What runs it and waits for the result.
+    """
+    dy = jax.random.normal(jax.random.key(3), (len(x), n_out), x.dtype)
+
+    def passes(params, fixed, x, dy):
+        y, pull = jax.vjp(lambda params, x: function(params, fixed, x), params, x)
+        return y, pull(dy)
+
+    return compiled(passes, params, fixed, x, dy)
 
 
 def timed(

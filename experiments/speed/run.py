@@ -165,12 +165,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=command.at_least(1), default=9)
     parser.add_argument("--peers", choices=("peft", "none"), default="peft")
     parser.add_argument("--name", help="of the result; by default SHAPE_DEVICE_DTYPE_BATCH")
-    parser.add_argument("--table", action="store_true")
+    command.instead(parser, "--table", table, "time nothing, print what is committed as Markdown")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-        return
     setting = Setting(arguments.shape, arguments.batch, LENGTH, arguments.dtype)
     if arguments.one:
         print(own_peak_bytes(setting, arguments.one))

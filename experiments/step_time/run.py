@@ -108,11 +108,8 @@ def main() -> None:
     told = "comma-separated; all by default, and only then written"
     parser.add_argument("--methods", type=command.some_of(known), default=[], help=told)
     parser.add_argument("--rounds", type=command.at_least(2), default=15)
-    parser.add_argument("--table", action="store_true")
+    command.instead(parser, "--table", table, "time nothing, print what is committed as Markdown")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-        return
     sources = command.there(parser, {"cifar10": arguments.cifar10, "mrpc": arguments.glue})
     memory.keep_freed_memory()
     for task, source in sources.items():

@@ -188,17 +188,14 @@ def main() -> None:
     parser.add_argument("--glue", type=pathlib.Path, help="the folder that holds MRPC; likewise")
     command.several(parser, "--methods", METHODS)
     parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
-    parser.add_argument("--figure", action="store_true", help="train nothing")
-    parser.add_argument("--table", action="store_true", help="train nothing, print means as Markdown")
+    command.instead(parser, "--figure", draw, "train nothing")
+    command.instead(parser, "--table", table, "train nothing, print means as Markdown")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table())
-        return
     sources = command.there(parser, {"cifar10": arguments.cifar10, "mrpc": arguments.glue})
-    if not (arguments.figure or sources):
+    if not sources:
         parser.error("expected --cifar10, --glue or both")
     memory.keep_freed_memory()
-    for task, source in sources.items() if not arguments.figure else ():
+    for task, source in sources.items():
         result = measure(task, arguments.methods, source, arguments.workdir.resolve())
         shown = f"--{'cifar10' if task == 'cifar10' else 'glue'}={source.name}"
         result["command"] = results.own_command(shown, f"--methods={','.join(arguments.methods)}")
