@@ -15,10 +15,12 @@ import pytest
 from flax import nnx
 
 import surm
-from experiments.shared import command, turns
+from experiments.shared import command, processes, results, tables, turns
+from surm.machine.stopping import Stopped
 from surm.report import figures
 from surm.report.collect import Result
 from surm.report.compare import Row, Table
+from surm.rundir.log import NonFiniteError
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 
@@ -454,3 +456,61 @@ def test_a_folder_of_images_trains_nearly_as_fast_as_the_same_pixels_in_an_npz()
     result = json.loads((EXPERIMENTS / "image_folder" / "results" / "cpu.json").read_text())
     assert result["files"] == 5000 and result["threads"] == 2 and result["model"] == "vit_ti16"
     assert min(result["ratio"], result["ratio_of_processors"]) >= 0.8
+
+
+def test_a_result_names_its_command_and_its_versions_and_has_numbers_in_a_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(EXPERIMENTS / "speed" / "sweep.py"), "--repeats=2", "--methods=a b"])
+    file = tmp_path / "results" / "one.json"
+    results.write(file, {"rows": [{"each": [1.5, None, 2e-9], "name": "[ 1,"}]})
+    written = results.read(file)
+    assert written["command"] == "python experiments/speed/sweep.py --repeats=2 '--methods=a b'"
+    assert written["versions"]["surm"] == surm.__version__ and "machine" in written["versions"]
+    assert written["rows"] == [{"each": [1.5, None, 2e-9], "name": "[ 1,"}]
+    assert file.read_text().endswith('  "rows": [\n    {\n      "each": [1.5, null, 2e-09],\n      "name": "[ 1,"\n'
+                                     "    }\n  ]\n}\n")  # fmt: skip
+    results.write(file, {"command": "another"})
+    assert results.read(file)["command"] == "another"
+
+
+def test_rows_replace_those_of_the_same_name_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    file = tmp_path / "table.json"
+    put = functools.partial(results.put, file, "rows", name=lambda row: row["of"])
+    put([{"of": "b", "x": 1}, {"of": "b", "x": 2}, {"of": "a", "x": 3}], {"a": {"by": 1}, "b": {"by": 1}})
+    put([{"of": "b", "x": 4}], {"b": {"by": 2}})
+    table = results.read(file)
+    assert table["rows"] == [{"of": "a", "x": 3}, {"of": "b", "x": 4}] and len(file.read_text().splitlines()) == 5
+    assert table["made"] == {"a": {"command": "python run.py", "by": 1}, "b": {"command": "python run.py", "by": 2}}
+
+
+def test_a_table_is_markdown_with_numbers_flush_right():
+    rows = [("one", tables.percent([0.5])), ("two", tables.percent([0.25, 0.75]))]
+    assert tables.markdown(("", "n"), rows) == "|  | n |\n|---|---:|\n| one | 50.0 |\n| two | 50.0 ± 35.4 |"
+    assert "\n| --- | ---: |\n" in tables.markdown(("", "n"), rows, rule=tables.SPACED)
+
+
+def test_a_script_that_fails_ends_in_one_line_and_a_status(capsys):
+    def fails(error: BaseException):
+        raise error
+
+    for error, status in (
+        (surm.InputError("x must be 1"), 2), (OSError(28, "No space left", "x"), 2), (NonFiniteError("loss is nan"), 3),
+        (Stopped(15, 7), 143),
+    ):  # fmt: skip
+        assert command.status(functools.partial(fails, error)) == status
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert command.status(lambda: None) == 0
+
+
+def test_a_run_in_a_process_of_its_own_is_watched_and_what_it_says_last_is_told():
+    with processes.Training(["--config=/nowhere.py"]) as run:
+        with pytest.raises(surm.InputError, match="the run ended before step 1: error: .*nowhere"):
+            run.wait_for_step(1)
+        with pytest.raises(surm.InputError, match="the run failed: error: .*nowhere"):
+            run.result()
+    assert not run.folder.parent.exists()
+
+
+def test_no_script_runs_another_as_a_file():
+    for file in [*EXPERIMENTS.rglob("*.py"), *(EXPERIMENTS.parent / "scripts").glob("*.py")]:
+        assert "runpy" not in file.read_text(), file

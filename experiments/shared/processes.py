@@ -19,9 +19,9 @@ class Training:
 
     def __init__(self, flags: Sequence[str], environment: Mapping[str, str] | None = None):
         self._scratch = tempfile.TemporaryDirectory()
-        self._folder = pathlib.Path(self._scratch.name, "run")
+        self.folder = pathlib.Path(self._scratch.name, "run")
         self._said = open(f"{self._scratch.name}/said", "w+")  # noqa: SIM115  closed by __exit__
-        words = [sys.executable, "-m", "surm.train", *flags, f"--workdir={self._folder}"]
+        words = [sys.executable, "-m", "surm.train", *flags, f"--workdir={self.folder}"]
         self.process = subprocess.Popen(
             words, cwd=ROOT, env={**(os.environ if environment is None else environment)},
             stdout=self._said, stderr=subprocess.STDOUT,
@@ -38,7 +38,7 @@ class Training:
 
     def wait_for_step(self, steps: int) -> None:
         """Waits until the metrics of so many steps are written; InputError if the run ends before."""
-        metrics = self._folder / "metrics.jsonl"
+        metrics = self.folder / "metrics.jsonl"
         while not (metrics.is_file() and metrics.read_text().count("\n") >= steps):
             if self.process.poll() is not None:
                 raise InputError(f"the run ended before step {steps}: {self._last_words()}")
@@ -48,7 +48,7 @@ class Training:
         """What result.json holds at the end; InputError if the run fails."""
         if self.process.wait():
             raise InputError(f"the run failed: {self._last_words()}")
-        return json.loads((self._folder / "result.json").read_text())
+        return json.loads((self.folder / "result.json").read_text())
 
     def _last_words(self) -> str:
         self._said.seek(0)

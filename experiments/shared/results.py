@@ -44,12 +44,12 @@ def write(file: pathlib.Path, found: Mapping[str, Any]) -> None:
     _replace(file, {**made, **found})
 
 
-def _replace(file: pathlib.Path, found: Mapping[str, Any]) -> None:
+def _replace(file: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes JSON by two spaces, a list of numbers in one line."""
-    text = json.dumps(found, indent=2)
+    text = json.dumps(result, indent=2)
     lists = re.compile(r"\[\n[^\[\]{}\"]*\]")  # no text holds the end of a line
     file.parent.mkdir(exist_ok=True)
-    files.replace(file, lists.sub(lambda numbers: " ".join(numbers[0].split()), text).replace("[ ", "[") + "\n")
+    files.replace(file, lists.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", text) + "\n")
 
 
 def put(
