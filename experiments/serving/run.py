@@ -21,14 +21,12 @@ import sys
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 import surm
-from experiments.shared import command, methods, results, tables, turns
+from experiments.shared import command, methods, models, results, tables, turns
 from surm.machine.memory import keep_freed_memory
-from surm.models import bert, vit
 from surm.peft import surgery
 
 RESULTS = results.of(__file__)
@@ -36,17 +34,6 @@ SHAPES = ("vit_micro", "minilm_l6")
 TARGETS = r".*\.(query|value)"
 LENGTH = 64
 NUMBERS = (1, 16, 256)
-
-
-def model_and_batch(shape: str, batch: int) -> tuple[nnx.Module, dict[str, jax.Array]]:
-    """A model of ten classes with random weights, and its input by name."""
-    if shape == "vit_micro":
-        return vit.ViT(vit.preset(shape), 10, rngs=nnx.Rngs(0)), {
-            "images": jax.random.normal(jax.random.key(0), (batch, 32, 32, 3))
-        }
-    tokens = jax.random.randint(jax.random.key(0), (batch, LENGTH), 1000, 30000)
-    model = bert.Bert(bert.preset(shape), 10, rngs=nnx.Rngs(0))
-    return model, {"tokens": tokens, "mask": jnp.ones_like(tokens, bool)}
 
 
 def stacked(model: nnx.Module, number: int) -> dict[str, jax.Array]:
@@ -98,7 +85,7 @@ def apart(
 
 def measure(shape: str, batch: int, names: list[str], numbers: list[int], repeats: int) -> dict:
     """Times everything on one batch; a JSON object."""
-    base, x = model_and_batch(shape, batch)
+    base, x = models.random(shape, 10, batch, LENGTH)
     runs, rows = {"base": plain(base, x)}, {"base": {}}
     for method in names:
         model = surm.attach(base, methods.spec(method, targets=TARGETS, train=("head",)), nnx.Rngs(1))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from surm import files
-from surm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
 """The clone."""
@@ -18,11 +17,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 def of(script: str) -> pathlib.Path:
     """The folder of the results of a script, by its `__file__`."""
     return pathlib.Path(script).with_name("results")
-
-
-def of_experiment(name: str) -> pathlib.Path:
-    """The folder of the results of an experiment, by the name of its folder."""
-    return ROOT / "experiments" / name / "results"
 
 
 def own_command(*arguments: str) -> str:
@@ -80,9 +74,7 @@ def put(
 
 def read(file: pathlib.Path) -> dict[str, Any]:
     """What a result holds; InputError if it is not there or cannot be read."""
-    if (found := files.json_object(file)) is None:
-        raise InputError(f"there is no {str(file)!r}: nothing is measured yet")
-    return found
+    return files.read_object(file)
 
 
 def every(folder: pathlib.Path, pattern: str) -> list[dict[str, Any]]:

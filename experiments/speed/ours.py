@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 import surm
-from surm.models import bert, vit
+from experiments.shared import models
 from surm.peft import surgery
 from surm.training.placing import narrowed
 
@@ -73,7 +73,7 @@ def step(setting: Setting, spec: surm.PeftSpec) -> Step:
     Returns:
       The step, not yet run.
     """
-    model, inputs = _model(setting)
+    model, inputs = models.random(setting.shape, 2, setting.batch, setting.length, setting.dtype)
     adapted = surm.attach(model, spec, nnx.Rngs(1))
     graphdef, trainable, frozen = surgery.split(adapted)
     frozen = narrowed(frozen, setting.dtype)
@@ -99,13 +99,3 @@ def step(setting: Setting, spec: surm.PeftSpec) -> Step:
     saved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return Step(run, saved, temporary, surm.count_parameters(adapted).adapter, compiled.as_text)
-
-
-def _model(setting: Setting) -> tuple[nnx.Module, dict[str, jax.Array]]:
-    dtype = jnp.dtype(setting.dtype)
-    if setting.shape == "vit_b16":
-        images = jax.random.normal(jax.random.key(0), (setting.batch, 224, 224, 3), dtype)
-        return vit.ViT(vit.preset("vit_b16"), 2, dtype=dtype, rngs=nnx.Rngs(0)), {"images": images}
-    tokens = jax.random.randint(jax.random.key(0), (setting.batch, setting.length), 1000, 30000)
-    model = bert.Bert(bert.preset(setting.shape), 2, dtype=dtype, rngs=nnx.Rngs(0))
-    return model, {"tokens": tokens, "mask": jnp.ones_like(tokens, bool)}
