@@ -6,6 +6,8 @@ import jax
 import matplotlib.figure
 
 from surm import matrices
+from surm.errors import InputError
+from surm.machine.status import status_of
 
 SHOWN = {
     "circulant": {}, "skew_circulant": {}, "toeplitz": {"factors": 1, "symmetric": False}, "kronecker": {"rank": 4},
@@ -36,7 +38,13 @@ def main(path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """The command line."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python scripts/draw_patterns.py FILE.png")
+        raise InputError("expected python scripts/draw_patterns.py FILE.png")
     main(sys.argv[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(command))

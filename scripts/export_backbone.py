@@ -18,6 +18,8 @@ from flax import nnx
 
 from surm import files
 from surm.data import pipeline, sources
+from surm.errors import InputError
+from surm.machine.status import status_of
 from surm.models import convert, vit, weights
 from surm.peft import store, surgery, tensors
 from surm.tasks import evaluate
@@ -68,7 +70,7 @@ def measure(name: str, config: ml_collections.ConfigDict) -> float:
 def main(run: str, name: str) -> None:
     """Exports, measures, and writes the card."""
     folder = pathlib.Path(run)
-    result = json.loads((folder / "result.json").read_text())
+    result = files.read_object(folder / "result.json")
     config = ml_collections.ConfigDict(result["config"])
     export(folder, ASSETS / f"{name}.safetensors", config.model.name)
     accuracy = measure(name, config)
@@ -86,7 +88,13 @@ def main(run: str, name: str) -> None:
     print(card)
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """The command line."""
     if len(sys.argv) != 3:
-        sys.exit("usage: python scripts/export_backbone.py RUN NAME")
+        raise InputError("expected python scripts/export_backbone.py RUN NAME")
     main(*sys.argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(command))

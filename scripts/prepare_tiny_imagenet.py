@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from surm import files
+from surm.errors import InputError
+from surm.machine.status import status_of
 
 
 def decode(archive: np.lib.npyio.NpzFile, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +46,13 @@ def main(source: str, target: str) -> None:
     files.replace(target, packed.getvalue())
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """The command line."""
     if len(sys.argv) != 3:
-        sys.exit("usage: python scripts/prepare_tiny_imagenet.py SOURCE.npz TARGET.npz")
+        raise InputError("expected python scripts/prepare_tiny_imagenet.py SOURCE.npz TARGET.npz")
     main(*sys.argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(command))

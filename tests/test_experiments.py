@@ -16,6 +16,7 @@ from flax import nnx
 
 import surm
 from experiments.shared import command, processes, results, tables, turns
+from surm.machine.status import status_of
 from surm.machine.stopping import Stopped
 from surm.report import figures
 from surm.report.collect import Result
@@ -514,3 +515,19 @@ def test_a_run_in_a_process_of_its_own_is_watched_and_what_it_says_last_is_told(
 def test_no_script_runs_another_as_a_file():
     for file in [*EXPERIMENTS.rglob("*.py"), *(EXPERIMENTS.parent / "scripts").glob("*.py")]:
         assert "runpy" not in file.read_text(), file
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("draw_patterns", [], "expected python scripts/draw_patterns.py FILE.png"),
+        ("export_backbone", ["runs/pretrain"], "expected python scripts/export_backbone.py RUN NAME"),
+        ("export_backbone", ["/nowhere", "vit_micro"], "'/nowhere/result.json' cannot be read"),
+        ("prepare_tiny_imagenet", ["/nowhere", "x"], "'/nowhere': No such file"),
+    ],
+)
+def test_other_scripts_refuse_in_one_line(monkeypatch, capsys, name, arguments, message):
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    assert status_of(importlib.import_module(f"scripts.{name}").command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")

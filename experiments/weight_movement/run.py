@@ -105,9 +105,9 @@ def hsic(k: Float[np.ndarray, "n n"], m: Float[np.ndarray, "n n"]) -> float:
     return float(np.vdot(k, m) + products)
 
 
-def measure(task: str, methods: list[str], source: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+def measure(task: str, names: list[str], source: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
     """All methods on one task; full fine-tuning first, which the others are compared with."""
-    runs = {method: trained(task, method, source, workdir) for method in ("full", *methods)}
+    runs = {method: trained(task, method, source, workdir) for method in ("full", *names)}
     run = prepared(runs["full"].config)
     before = surm.detach(run.model)
     full = features(run, runs["full"].model)
