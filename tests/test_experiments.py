@@ -44,9 +44,9 @@ def refused(monkeypatch, capsys, name: str, arguments: list[str]) -> str:
     [
         ([], "--data=None, expected the folder that holds CoLA, MRPC and SST-2"),
         (["--data=/nowhere"], "--data=/nowhere, expected the folder"),
-        (["--data=/", "--tasks=mprc"], "--tasks: must be of mrpc, cola, sst2, got mprc"),
-        (["--data=/", "--methods=circulant,lora"], "--methods: must be of head, low_rank r=1, circulant, toeplitz,"),
-        (["--data=/", "--seeds=0"], "--seeds: must be a whole number of at least 1, got 0"),
+        (["--data=/", "--tasks=mprc"], "--tasks must be of mrpc, cola, sst2, got mprc"),
+        (["--data=/", "--methods=circulant,lora"], "--methods must be of head, low_rank r=1, circulant, toeplitz,"),
+        (["--data=/", "--seeds=0"], "--seeds must be a whole number of at least 1, got 0"),
     ],
 )
 def test_glue_methods_refuses_in_one_line(monkeypatch, capsys, arguments, message):
@@ -86,17 +86,17 @@ def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("speed/run.py", ["--paths=quick"], "--paths: must be of auto, branch, branch_dft, branch_dense, fused, "),
-        ("speed/run.py", ["--methods=lora"], "--methods: must be of circulant, toeplitz, kronecker"),
-        ("speed/run.py", ["--repeats=0"], "--repeats: must be a whole number of at least 1, got 0"),
-        ("speed/run.py", ["--batch=0"], "--batch: must be a whole number of at least 1, got 0"),
-        ("speed/sweep.py", ["--repeats=0"], "--repeats: must be a whole number of at least 1, got 0"),
-        ("serving/run.py", ["--methods=lora"], "--methods: must be of circulant, toeplitz, kronecker"),
-        ("serving/run.py", ["--numbers=1,none"], "--numbers: must be a whole number of at least 1, got none"),
+        ("speed/run.py", ["--paths=quick"], "--paths must be of auto, branch, branch_dft, branch_dense, fused, "),
+        ("speed/run.py", ["--methods=lora"], "--methods must be of circulant, toeplitz, kronecker"),
+        ("speed/run.py", ["--repeats=0"], "--repeats must be a whole number of at least 1, got 0"),
+        ("speed/run.py", ["--batch=0"], "--batch must be a whole number of at least 1, got 0"),
+        ("speed/sweep.py", ["--repeats=0"], "--repeats must be a whole number of at least 1, got 0"),
+        ("serving/run.py", ["--methods=lora"], "--methods must be of circulant, toeplitz, kronecker"),
+        ("serving/run.py", ["--numbers=1,none"], "--numbers must be a whole number of at least 1, got none"),
         ("serving/run.py", ["--numbers=48"], "--numbers must divide --batch=64 or be above it, got 48"),
-        ("paths/run.py", ["--families=lora"], "--families: must be of circulant"),
-        ("paths/run.py", ["--dtypes=float16"], "--dtypes: must be of float32, bfloat16, got float16"),
-        ("paths/run.py", ["--shapes=768"], "--shapes: must be of 128x128, 384x384"),
+        ("paths/run.py", ["--families=lora"], "--families must be of circulant"),
+        ("paths/run.py", ["--dtypes=float16"], "--dtypes must be of float32, bfloat16, got float16"),
+        ("paths/run.py", ["--shapes=768"], "--shapes must be of 128x128, 384x384"),
         ("population/run.py", ["--sizes=6"], "--sizes must be of 1, 2, 3 or multiples of 4, got 6"),
     ],
 )
@@ -142,14 +142,14 @@ def test_a_batch_names_as_many_adapters_as_there_are_and_all_as_often():
     ("name", "arguments", "message"),
     [
         ("pareto/run.py", ["--source=/nowhere"], "--source=/nowhere, expected a .npz of CIFAR-10"),
-        ("pareto/run.py", ["--source=/nowhere", "--methods=lora"], "--methods: must be of head, circulant"),
-        ("pareto/run.py", ["--source=/nowhere", "--images=11"], "--images: must be of 10, 50, 200, got 11"),
+        ("pareto/run.py", ["--source=/nowhere", "--methods=lora"], "--methods must be of head, circulant"),
+        ("pareto/run.py", ["--source=/nowhere", "--images=11"], "--images must be of 10, 50, 200, got 11"),
         ("weight_movement/run.py", [], "expected --cifar10, --glue or both"),
         ("weight_movement/run.py", ["--glue=/nowhere"], "there is no /nowhere"),
-        ("weight_movement/run.py", ["--glue=/", "--methods=svd"], "--methods: must be of circulant"),
-        ("approximation/run.py", ["--targets=weight"], "--targets: must be of random, weights, updates, got weight"),
+        ("weight_movement/run.py", ["--glue=/", "--methods=svd"], "--methods must be of circulant"),
+        ("approximation/run.py", ["--targets=weight"], "--targets must be of random, weights, updates, got weight"),
         ("approximation/run.py", ["--targets=updates", "--runs=/nowhere"], "there is no /nowhere/cifar10/full/"),
-        ("all.py", ["--only=pinwheels"], "--only: must be of start_up, image_folder, paths"),
+        ("all.py", ["--only=pinwheels"], "--only must be of start_up, image_folder, paths"),
         ("all.py", ["--only=pareto"], "--data=None holds no cifar10.npz; expected a folder with cifar10.npz,"),
         ("all.py", ["--data=/nowhere"], "--data='/nowhere' holds no cifar10.npz"),
         ("all.py", ["--data="], "--data='' holds no cifar10.npz"),
@@ -496,7 +496,8 @@ def test_a_script_that_fails_ends_in_one_line_and_a_status(capsys):
 
     for error, status in (
         (surm.InputError("x must be 1"), 2), (OSError(28, "No space left", "x"), 2), (NonFiniteError("loss is nan"), 3),
-        (Stopped(15, 7), 143),
+        (Stopped(15, 7), 143), (ModuleNotFoundError(name="peft"), 2),
+        (subprocess.CalledProcessError(3, [], "", "a"), 2),
     ):  # fmt: skip
         assert command.status(functools.partial(fails, error)) == status
         assert len(capsys.readouterr().err.splitlines()) == 1

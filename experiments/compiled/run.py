@@ -33,7 +33,6 @@ from typing import Any
 from experiments.compiled.product import Product
 from experiments.shared import command, results, tables
 from surm import files
-from surm.errors import InputError, one_line
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = results.of(__file__)
@@ -59,13 +58,12 @@ def environment(surm: str) -> dict[str, str]:
 
 def in_a_process(products: Sequence[Product], arguments: argparse.Namespace) -> list[list[Any]]:
     """What a process of its own says of several products; of those that it came to before its time was over."""
-    command = [sys.executable, str(HERE / "product.py"), json.dumps([*map(dataclasses.asdict, products)])]
+    words = [sys.executable, str(HERE / "product.py"), json.dumps([*map(dataclasses.asdict, products)])]
     limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (arguments.limit, arguments.limit + 5))  # noqa: E731
-    done = subprocess.run(
-        command, env=environment(arguments.surm), capture_output=True, text=True, preexec_fn=limit, check=False
-    )
+    given = {"env": environment(arguments.surm), "preexec_fn": limit}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **given)
     if done.returncode > 0:
-        raise InputError(f"{products}: {one_line(done.stderr.strip().splitlines()[-1])}")
+        done.check_returncode()
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 import pathlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 from surm.machine.status import status_of
 
 
@@ -14,7 +15,7 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        raise InputError(message.removeprefix("argument ").replace(": must", " must", 1))
 
 
 def parser(words: str) -> argparse.ArgumentParser:
@@ -104,6 +105,13 @@ def _acted(act: Callable[[], object]) -> int:
 
     try:
         return int(act() or 0)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith(("surm", "experiments")):
+            raise
+        raise InputError(f"{error.name} is not installed; --help says what this script needs") from error
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or "").strip().splitlines() or ["nothing was said"]
+        raise InputError(f"a process of its own ended with status {error.returncode}: {one_line(said[-1])}") from error
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

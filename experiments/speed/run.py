@@ -90,8 +90,8 @@ def build(setting: Setting, method: str, path: str) -> tuple[Callable[[], None],
 def peak_bytes(setting: Setting, label: str) -> int:
     """The peak memory, of the GPU if there is one, of two steps of one thing in a process of their own."""
     flags = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items() if name != "length"]
-    command = [sys.executable, __file__, *flags, f"--one={label}"]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    words = [sys.executable, __file__, *flags, f"--one={label}"]
+    return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def own_peak_bytes(setting: Setting, label: str) -> int:
