@@ -8,7 +8,6 @@ by SIGTERM in its middle and continued; a population of four; CIFAR-10 with Toep
 metrics.jsonl hold no times, so they are compared as bytes. Two CPU cores: ten minutes.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -19,10 +18,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from surm import files
-from surm.training.result import versions
+from experiments.shared import command, results
+from surm.errors import InputError
 
-HERE = pathlib.Path(__file__).parent
+RESULTS = results.of(__file__)
 RUNS = {
     "demo": ("configs/vit_digits.py", "optim.steps=60", "eval_every_steps=20"),
     "continued": ("configs/vit_digits.py", "optim.steps=200", "eval_every_steps=20", "checkpoint_every_steps=20"),
@@ -39,7 +38,7 @@ RUNS = {
 STOPPED = ("continued",)
 
 
-def command(run: Sequence[str], data: str, workdir: pathlib.Path) -> list[str]:
+def words_of(run: Sequence[str], data: str, workdir: pathlib.Path) -> list[str]:
     """The command of a run."""
     config, *changes = run
     flags = [f"--config.{change}".replace("DATA", data) for change in changes]
@@ -49,14 +48,14 @@ def command(run: Sequence[str], data: str, workdir: pathlib.Path) -> list[str]:
 def train(tree: pathlib.Path, name: str, data: str, workdir: pathlib.Path) -> dict[str, bytes]:
     """Trains one of `RUNS` with a tree's code; its logs by path."""
     settings = os.environ | {"PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu"}
-    given = command(RUNS[name], data, workdir)
+    given = words_of(RUNS[name], data, workdir)
     if name in STOPPED:
         stopped = subprocess.Popen(given, cwd=tree, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while stopped.poll() is None and not _reached(workdir / "metrics.jsonl", 20):
             time.sleep(0.1)
         stopped.send_signal(signal.SIGTERM)
         if stopped.wait() != 128 + signal.SIGTERM:
-            raise SystemExit(f"{name} ended with status {stopped.returncode}, expected to be stopped in its middle")
+            raise InputError(f"{name} ended with status {stopped.returncode}, expected to be stopped in its middle")
     subprocess.run(given, cwd=tree, env=settings, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return {str(file.relative_to(workdir)): file.read_bytes() for file in sorted(workdir.rglob("metrics.jsonl"))}
 
@@ -71,34 +70,29 @@ def compared(before: dict[str, bytes], after: dict[str, bytes]) -> dict[str, obj
     return {"logs": len(before), "lines": lines, "equal": lines > 0 and before == after}
 
 
-def main() -> None:
+def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.parser(__doc__)
     parser.add_argument("--before", type=pathlib.Path, required=True, help="a tree of the version to compare with")
-    parser.add_argument("--after", type=pathlib.Path, default=HERE.parents[1], help="the other one; this tree")
+    parser.add_argument("--after", type=pathlib.Path, default=results.ROOT, help="the other one; this tree")
     parser.add_argument("--data", default="../shared/data", help="the folder of cifar10.npz and glue/MRPC")
-    parser.add_argument("--runs", default=",".join(RUNS))
+    command.several(parser, "--runs", RUNS)
     arguments = parser.parse_args()
+    trees = command.there(parser, {"before": arguments.before, "after": arguments.after})
     found, data = {}, str(pathlib.Path(arguments.data).resolve())
-    for name in arguments.runs.split(","):
+    for name in arguments.runs:
         with tempfile.TemporaryDirectory() as folder:
-            each = [
-                train(tree.resolve(), name, data, pathlib.Path(folder, side))
-                for side, tree in (("before", arguments.before), ("after", arguments.after))
-            ]
+            each = [train(tree, name, data, pathlib.Path(folder, side)) for side, tree in trees.items()]
         found[name] = compared(*each)
         print(json.dumps({name: found[name]}), flush=True)
     commit = ["git", "-C", str(arguments.before), "rev-parse", "--short", "HEAD"]
     before = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    result = {
-        "command": "python experiments/same_numbers/run.py --before=BEFORE", "before": before,
-        "versions": versions(), "runs": found,
-    }  # fmt: skip
-    (HERE / "results").mkdir(exist_ok=True)
-    files.replace(HERE / "results" / "cpu.json", json.dumps(result, indent=2) + "\n")
-    if not all(run["equal"] for run in found.values()):
-        raise SystemExit("the logs differ")
+    result = {"command": results.own_command("--before=BEFORE"), "before": before, "runs": found}
+    results.write(RESULTS / "cpu.json", result)
+    if differing := [name for name, run in found.items() if not run["equal"]]:
+        print(f"the logs differ: {', '.join(differing)}", file=sys.stderr)
+    return int(bool(differing))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
