@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import json
 import pathlib
 import re
@@ -10,6 +11,8 @@ import shlex
 import statistics
 import sys
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from surm import __main__ as command
@@ -27,10 +30,29 @@ def result_of(path: str) -> dict:
     return json.loads((ROOT / path).read_text())
 
 
+def own_data(folder: pathlib.Path) -> None:
+    """A folder of photos and one of tables, as the README describes them."""
+    random = np.random.default_rng(0)
+    for split, class_name, number in itertools.product(("train", "test"), ("cat", "dog"), range(1, 5)):
+        place = folder / "photos" / split / class_name
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (20 + number, 30, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(place / f"{number:03}.jpg")
+    (folder / "reviews").mkdir()
+    (table,) = re.findall(r"```text\n(title,.*?)```", README, re.DOTALL)
+    header, *rows = table.splitlines()
+    for split in ("train", "test"):
+        (folder / "reviews" / f"{split}.csv").write_text("\n".join([header, *4 * rows]) + "\n")
+
+
 def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = [f"--config={ROOT / 'configs' / 'vit_digits.py'}", "--workdir=runs/demo", "--config.optim.steps=2"]
-    assert train.main(["surm.train", *arguments]) == 0
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    own_data(tmp_path)
+    demo = ["surm", "train", "--config=configs/vit_digits.py", "--workdir=runs/demo"]
+    used = {"--workdir=runs/photos", "--workdir=runs/reviews"}
+    for words in (demo, *(words for words in commands(README) if used & {*words})):
+        assert train.main(["surm.train", *words[2:], "--config.optim.epochs=0", "--config.optim.steps=2"]) == 0
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(snippet, names)
@@ -65,7 +87,7 @@ PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted((ROOT /
 def test_the_commands_name_what_there_is(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = commands(page.read_text())
-    assert found or page.stem in ("adapters", "compatibility", "numbers", "your_model")  # pages without
+    assert found or page.stem in ("adapters", "compatibility", "numbers", "why", "your_model")  # pages without
     for words in found:
         program, *flags = words[2:] if words[:2] == ["python", "-m"] else [f"surm.{words[1]}", *words[2:]]
         if words[0] == "python" and words[1] != "-m":

@@ -1,16 +1,18 @@
 """Where and how a trained update enters a model.
 
-`spec` says what is wanted, `select` and `placement` find the places, `passed_over` what else patterns match,
-`linear_maps` how a layer is a matrix; `layers` and `adapters` hold what is put there, `surgery` puts it there and takes
-it away again, `counts` tells how much that is, `store` keeps the trained part on disk, `serving` answers by many
-adapters at once. `several` puts adapters together, `arithmetic` adds them up, `warm_start` starts them near a matrix,
-`bases` compares what they stand on. `rank_budget` and `penalty` are what some families ask of a training. `trees` does
-the same for parameter trees of other frameworks, `kernels` says how matrices lie in them.
+`spec` says what is wanted: which method, which family, which layers. `select` finds layers by patterns, `placement`
+wraps them, `passed_over` names what else a pattern matches, and `linear_maps` says which matrix a layer is. `layers`
+and `adapters` hold the updates, `surgery` attaches, merges and detaches them, `counts` counts their parameters, and
+`store` saves the trained part. `trees` does the same for parameter trees of other frameworks, and `kernels` says how
+matrices lie in them. `multiply` chooses the fastest way to multiply. `together` holds everything about several
+adapters: combining, adding, serving, warm starts. `schedules` holds what some families do while a model trains: they
+keep to a budget of ranks, or add a penalty to the loss.
 """
 
 from surm.matrices import FAMILIES
 from surm.peft.counts import ParameterCount, count_parameters, table
 from surm.peft.kernels import KernelLayout
+from surm.peft.schedules import penalty, rank_budget
 from surm.peft.spec import METHODS as _METHODS
 from surm.peft.spec import PeftSpec
 from surm.peft.store import load_adapter, save_adapter
@@ -36,6 +38,8 @@ __all__ = [
     "disabled",
     "load_adapter",
     "merge",
+    "penalty",
+    "rank_budget",
     "save_adapter",
     "serve_batch",
     "stack_adapters",

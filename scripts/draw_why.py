@@ -1,0 +1,104 @@
+"""Draws the two pictures of docs/why.md: `python scripts/draw_why.py docs`.
+
+The first shows one random update of each family. The second shows committed results of experiments/approximation: how
+near the nearest member of a family comes to three kinds of matrices, against its number of parameters.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import matplotlib.figure
+import numpy as np
+
+from surm import matrices
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIZE, DRAWN = 768, 32
+"""The size that parameters and ranks are counted for, that of BERT-base and ViT-B, and the size that is drawn."""
+UPDATES = {
+    "low rank, r = 1": ("low_rank", {"rank": 1}),
+    "low rank, r = 8": ("low_rank", {"rank": 8}),
+    "circulant": ("circulant", {"hadamard": False}),
+    "Toeplitz": ("toeplitz", {"factors": 1, "symmetric": False}),
+    "Kronecker": ("kronecker", {}),
+    "W(G,H), r = 1": ("low_displacement_rank", {"rank": 1}),
+}
+RESULTS = ("random", "updates")
+TARGETS = {
+    "displacement2": "displacement rank 2, and noise",
+    "rank4": "rank 4, and noise",
+    "updates_mrpc": "ΔW of full fine-tuning (MiniLM, MRPC)",
+}
+LINES = ("low rank", "circulant", "Toeplitz", "Kronecker", "W(G,H)")
+
+
+def member(family: str, options: dict[str, object], size: int) -> jax.Array:
+    """A random member: the initial parameters' shapes filled with normal numbers, as a dense matrix."""
+    module = matrices.FAMILIES[family]
+    shapes = jax.eval_shape(lambda key: module.init(key, size, size, **options), jax.random.key(0))
+    keys = dict(zip(shapes, jax.random.split(jax.random.key(1), len(shapes)), strict=True))
+    return module.to_dense({n: jax.random.normal(keys[n], shape.shape) for n, shape in shapes.items()}, size, size)
+
+
+def counted(family: str, options: dict[str, object]) -> tuple[int, int]:
+    """The number of parameters and the rank of a random member of the full size."""
+    dense = np.asarray(member(family, options, SIZE), np.float64)
+    return matrices.FAMILIES[family].num_params(SIZE, SIZE, **options), int(np.linalg.matrix_rank(dense, rtol=1e-5))
+
+
+def errors(target: str) -> dict[str, list[tuple[float, float]]]:
+    """For every family (parameters over n, mean relative error) of the largest n that was measured."""
+    results = ROOT / "experiments" / "approximation" / "results"
+    rows = [row for name in RESULTS for row in json.loads((results / f"{name}.json").read_text())["rows"]]
+    rows = [row for row in rows if row["target"] == target]
+    size = max(row["n"] for row in rows)
+    return {
+        line: sorted((r["parameters"] / size, r["mean"]) for r in rows if (r["n"], r["line"]) == (size, line))
+        for line in LINES
+    }
+
+
+def draw_updates(path: pathlib.Path) -> None:
+    """Draws all families in one row, with parameters and rank of a 768×768 update below each."""
+    figure = matplotlib.figure.Figure(figsize=(13, 2.9), layout="constrained")
+    for axes, (title, (family, options)) in zip(figure.subplots(1, len(UPDATES)), UPDATES.items(), strict=True):
+        dense = member(family, options, DRAWN)
+        axes.imshow(dense / abs(dense).max(), cmap="RdBu", vmin=-1, vmax=1)
+        axes.set_title(title, fontsize=10)
+        count, rank = counted(family, options)
+        axes.set_xlabel(f"{count:,} parameters\nrank {rank}", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.savefig(path, dpi=110)
+
+
+def draw_errors(path: pathlib.Path) -> None:
+    """Draws the error of the nearest member against its parameters, one panel a target."""
+    figure = matplotlib.figure.Figure(figsize=(13, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(TARGETS), sharey=True)
+    for axes, (target, title) in zip(panels, TARGETS.items(), strict=True):
+        for number, (line, points) in enumerate(errors(target).items()):
+            axes.plot(*zip(*points, strict=True), marker="o", ms=5, color=f"C{number}", label=line)
+        axes.set_title(f"target: {title}", fontsize=10)
+        axes.set_xlabel("parameters / n", fontsize=9)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
+        axes.set_ylim(0, 1.05)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("error of the nearest member", fontsize=9)
+    panels[0].legend(fontsize=8, loc="lower left")
+    figure.savefig(path, dpi=110)
+
+
+def main(folder: str) -> None:
+    """Draws both pictures into a folder."""
+    draw_updates(pathlib.Path(folder) / "why_updates.png")
+    draw_errors(pathlib.Path(folder) / "why_errors.png")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python scripts/draw_why.py FOLDER")
+    main(sys.argv[1])
