@@ -49,7 +49,7 @@ def ended(body: str, *, ignored: bool = False, **more) -> subprocess.CompletedPr
 def test_at_once_ends_the_process_with_a_line_wherever_it_is(number, waiting):
     done = ended(waiting.replace("NUMBER", str(int(number))) + "    print('went on')\n", timeout=30)
     assert (done.returncode, done.stdout) == (128 + number, "")
-    assert done.stderr == f"stopped by {number.name} at once; the same command goes on from what was saved\n"
+    assert done.stderr == f"stopped by {number.name} at once; the same command continues from the last checkpoint\n"
 
 
 def test_at_once_ends_it_though_nobody_reads_what_it_says():

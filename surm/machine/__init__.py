@@ -1,1 +1,1 @@
-"""The machine that a run is on: its devices, processes, memory, signals, and the places that it can reach."""
+"""The machine that a run uses: its devices, processes, memory, signals, and the object stores it can reach."""

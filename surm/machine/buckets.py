@@ -1,7 +1,7 @@
-"""Places in object stores: which there are, what each needs, and what their names may be.
+"""Names of places in object stores: which schemes exist, which package each needs, and which names are valid.
 
-gs:// is Google Cloud Storage, s3:// is S3 and what speaks like it. Both are reached through `etils.epath`; credentials
-are those of the environment, as each store's own client finds them (docs/places.md).
+gs:// is Google Cloud Storage, s3:// is S3 or a store with the same interface. Both are reached through `etils.epath`.
+Credentials come from the environment, where each store's own client finds them (docs/places.md).
 """
 
 import functools
@@ -26,7 +26,7 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # zonal buc
 
 
 def place(name: str) -> epath.Path | None:
-    """The place in an object store that a name means; nothing is asked of the store.
+    """The place in an object store that a name means; the store itself is not contacted.
 
     Args:
       name: as a person wrote it.
@@ -35,7 +35,7 @@ def place(name: str) -> epath.Path | None:
       The place; None if the name means a local path.
 
     Raises:
-      InputError: for a scheme that there is none of, one whose package is missing, or a name that no object can have.
+      InputError: if the scheme is unknown, its package is missing, or no object can have that name.
     """
     if not (found := _SCHEME.fullmatch(name)):
         if collapsed := _COLLAPSED.match(name):
@@ -58,7 +58,7 @@ def holds(path: os.PathLike | str) -> bool:
 
 
 def failed(error: Exception) -> bool:
-    """Whether an error is one of a store's client: a request that failed, credentials that are missing."""
+    """Whether an error comes from a store's client, for example a failed request or missing credentials."""
     return type(error).__module__.partition(".")[0] in ("gcsfs", "obstore", "aiohttp", "google", "requests", "fsspec")
 
 
@@ -76,7 +76,7 @@ def _check_name(name: str, scheme: str, bucket: str, key: str) -> None:
 
 @functools.cache
 def _connect(scheme: str) -> None:
-    """Has epath reach a scheme as this project needs it: what is listed is never remembered, and no wait is long."""
+    """Makes epath reach a scheme without caching listings and without long waits."""
     import fsspec
 
     if scheme == "s3":

@@ -1,6 +1,6 @@
-"""gs:// for `etils.epath`, through gcsfs: one that cannot be reached is said at once.
+"""gs:// for `etils.epath`, through gcsfs, with an immediate error if the store cannot be reached.
 
-gcsfs by itself tries six times, and asks for credentials first: fifty seconds without a word.
+By itself, gcsfs asks for credentials first and then tries six times, which takes fifty silent seconds.
 """
 
 import os
@@ -13,21 +13,21 @@ import gcsfs
 from surm.errors import InputError
 
 _SECONDS = 10
-"""A server that answers at all does so in a tenth of that."""
+"""Seconds to wait. A server that answers at all does so in a tenth of that."""
 
 
 class GoogleStore(gcsfs.GCSFileSystem):
-    """The objects of Google's buckets, once a connection to the server could be made."""
+    """The objects of Google's buckets; a connection to the server is tried first."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """As gcsfs'; InputError if the server does not answer, where no other way to it may be set."""
+        """Takes the arguments of gcsfs; raises InputError if the server does not answer and no proxy may be set."""
         if not kwargs.get("session_kwargs") and not {"HTTPS_PROXY", "https_proxy"} & os.environ.keys():
             _knock(kwargs.get("endpoint_url") or _address())
         super().__init__(*args, **kwargs)
 
 
 def _address() -> str:
-    """Where gcsfs asks."""
+    """The host and port that gcsfs contacts."""
     if (emulator := os.environ.get("STORAGE_EMULATOR_HOST", "")) not in ("", "default"):
         return emulator if "://" in emulator else f"http://{emulator}"
     return f"https://storage.{os.environ.get('GOOGLE_CLOUD_UNIVERSE_DOMAIN') or 'googleapis.com'}"

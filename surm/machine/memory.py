@@ -1,4 +1,4 @@
-"""Memory that a process keeps, on Linux: what a step frees, the next step gets again."""
+"""Keeps freed memory in the process on Linux, so that the next step can reuse it."""
 
 import ctypes
 import sys
@@ -7,14 +7,14 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tells the C library to hand freed memory out again rather than back to the system.
+    """Tells the C library to reuse freed memory instead of returning it to the system.
 
     XLA's CPU backend allocates the temporaries of every call anew. Blocks of their size come fresh from the system and
-    go back to it, and the system clears every page when it is first touched, in every step again. To be called before
-    JAX computes anything. The price: the process does not shrink below its peak.
+    go back to it, and the system clears every page when it is first touched, in every step again. Call this before
+    JAX computes anything. The price is that the process never shrinks below its peak.
 
     Returns:
-      Whether the C library took it; it is glibc's alone.
+      Whether the C library accepted the setting; only glibc has it.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,8 +1,8 @@
-"""The devices of a run as a mesh, and where its arrays lie on it.
+"""The devices of a run as a mesh, and the placement of its arrays on that mesh.
 
-The mesh has two axes. Batches are spread over `data`. What trains is on every device; so is the frozen base, unless
-`config.mesh.shard_base` spreads its large arrays over both axes, for bases that do not fit on one device: each is then
-brought together where it is used. JAX's compiler puts the communication in (the axes are of type `Auto`).
+The mesh has two axes. Batches are spread over `data`. Every device has all trained arrays, and the frozen base too,
+unless `config.mesh.shard_base` spreads its large arrays over both axes because the base does not fit on one device.
+Such an array is gathered where it is used. JAX's compiler inserts the communication (the axes have type `Auto`).
 """
 
 import functools
@@ -24,15 +24,14 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
     """The mesh that a config asks for.
 
     Args:
-      config: a run's configuration; one of `mesh.data` and `mesh.model` may be -1, all that is left.
+      config: a run's configuration; one of `mesh.data` and `mesh.model` may be -1, which takes all remaining devices.
 
     Returns:
       The mesh over all devices of all processes.
 
     Raises:
-      InputError: if it does not take all devices, its data axis does not divide the batch (or, with
-        `mesh.shard_members`, that of the population: see `surm.training.population`), or the model axis reaches over
-        processes.
+      InputError: if the mesh does not use all devices, if its data axis does not divide the batch (or, with
+        `mesh.shard_members`, the population, see `surm.training.population`), or if the model axis spans processes.
     """
     devices, wanted = jax.device_count(), {"data": config.mesh.data, "model": config.mesh.model}
     given = math.prod(size for size in wanted.values() if size != -1)
@@ -63,33 +62,33 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
 
 
 def own_rows(mesh: Mesh) -> int:
-    """How many rows of the data axis are this process's devices."""
+    """The number of rows of the data axis that belong to this process's devices."""
     return jax.local_device_count() // mesh.shape["model"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole array on every device."""
+    """The sharding that puts a whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def over_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """An array spread over the data axis."""
+    """The sharding that spreads an array over the data axis."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def put_batch(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
-    """Every process's share of a batch, as the whole batch, spread over the data axis."""
+    """Joins every process's share of a batch into the whole batch, spread over the data axis."""
     sharding = over_data(mesh, axis)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
 def put(sharding: NamedSharding, tree: Any) -> Any:
-    """Arrays that every process has whole, placed."""
+    """Places arrays of which every process has a whole copy."""
     return jax.tree.map(lambda value: _put(sharding, value), tree)
 
 
 def put_everywhere(mesh: Mesh, tree: Any) -> Any:
-    """Arrays that every process has whole, whole on every device."""
+    """Copies arrays of which every process has a whole copy to every device."""
     return put(replicated(mesh), tree)
 
 
@@ -103,7 +102,7 @@ def _put(sharding: NamedSharding, value: Any) -> jax.Array:
 
 
 def take(mesh: Mesh, tree: Any) -> Any:
-    """Arrays on a mesh, whole in every process's memory; copies, which no later step overwrites."""
+    """Copies arrays from a mesh into every process's memory, whole; no later step overwrites the copies."""
     whole = tree if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)) else _gathered(mesh)(tree)
     return jax.tree.map(lambda value: np.array(value.addressable_data(0)), whole)
 
@@ -114,7 +113,7 @@ def _gathered(mesh: Mesh) -> Any:
 
 
 def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
-    """The frozen part of a model, on every device or in parts over all of them.
+    """Places the frozen part of a model, either whole on every device or in parts over all of them.
 
     Args:
       mesh: from `mesh_of`.
@@ -122,7 +121,7 @@ def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
       sharded: whether large arrays are spread over both axes.
 
     Returns:
-      The same, placed.
+      The same arrays, placed.
     """
 
     def placed(value: jax.Array) -> jax.Array:
@@ -134,7 +133,7 @@ def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
 
 
 def _parts(shape: tuple[int, ...], devices: int) -> PartitionSpec:
-    """The longest axis that divides among all devices is spread over them; of small arrays, none."""
+    """Spreads the longest axis that divides among all devices over them; small arrays stay whole."""
     fitting = [axis for axis, size in enumerate(shape) if size % devices == 0]
     if math.prod(shape) < _SHARDED_FROM or not fitting:
         return PartitionSpec()

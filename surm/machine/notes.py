@@ -1,7 +1,7 @@
-"""What is said on the way: one function for all that the library has to tell, shown by commands alone.
+"""Notices to the user: the library sends them to one logger, and only commands show them.
 
-A library does not print. What is said goes to Python's logger `surm`; a command shows it, and a notebook or a program
-of one's own does so with `logging.basicConfig(level=logging.INFO)`.
+A library does not print. Notices go to Python's logger `surm`. A command shows them; a notebook or another program can
+do so with `logging.basicConfig(level=logging.INFO)`.
 """
 
 import contextlib
@@ -13,19 +13,19 @@ _LOGGER = logging.getLogger("surm")
 
 
 def say(text: str) -> None:
-    """Says what is odd but usable, and what is done with it, or what a run does."""
+    """Reports the progress of a run, or unusual but usable input and how it is treated."""
     _LOGGER.info(text)
 
 
 def warn(text: str) -> None:
-    """Says that something failed which the run can do without."""
+    """Reports a failure that the run can survive."""
     _LOGGER.warning(text)
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Shows what is said for the length of a `with` block: on standard output, warnings on standard error."""
-    if any(isinstance(handler, _Lines) for handler in _LOGGER.handlers):  # by whoever called
+    """Shows notices during a `with` block, on standard output, and warnings on standard error."""
+    if any(isinstance(handler, _Lines) for handler in _LOGGER.handlers):  # the caller shows them already
         yield
         return
     level, handler = _LOGGER.level, _Lines()
@@ -39,7 +39,7 @@ def shown() -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Writes a line at once, to the stream that is there by then."""
+    """Writes each line immediately, to the stream that is current at that time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()

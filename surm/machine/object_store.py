@@ -1,6 +1,6 @@
 """s3:// for `etils.epath`, through obstore: objects are read whole or in ranges, and written in one step.
 
-epath reaches what is no local path through a file system of fsspec. Its usual one for S3, s3fs, asks for an older
+epath reaches remote paths through a file system of fsspec. The usual one for S3, s3fs, requires an older
 python-dateutil than the tested versions have, and obstore's own ends the interpreter with SIGABRT (0.12.1).
 """
 
@@ -19,16 +19,16 @@ from surm.errors import one_line
 
 Value = TypeVar("Value")
 _PATIENCE = {"max_retries": 5, "retry_timeout": datetime.timedelta(seconds=60)}
-"""Of one request: the store's own would be ten times, three minutes."""
+"""Limits for one request; by itself the store retries ten times, for three minutes."""
 
 
 class ObjectStore(fsspec.AbstractFileSystem):
-    """The objects of S3's buckets by name, `bucket/key`; a folder is there while an object's name begins with it."""
+    """The objects of S3's buckets by name, `bucket/key`; a folder exists while an object's name begins with it."""
 
     protocol = "s3"
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """What lies in a folder, never remembered: another process may have written since."""
+        """Lists a folder without caching, because another process may have written to it meanwhile."""
         bucket, key = _parts(self._strip_protocol(path))
         listed = _asked(path, lambda: _store(bucket).list_with_delimiter(f"{key}/" if key else None))
         found = [_object(f"{bucket}/{each['path']}", each["size"]) for each in listed["objects"]]
@@ -38,7 +38,7 @@ class ObjectStore(fsspec.AbstractFileSystem):
         return found if detail else sorted(each["name"] for each in found)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """What a name means: an object, or a folder; FileNotFoundError if nothing."""
+        """Describes the object or folder of a name; raises FileNotFoundError if there is neither."""
         try:
             return self._head(path)
         except FileNotFoundError:
@@ -49,14 +49,14 @@ class ObjectStore(fsspec.AbstractFileSystem):
             return _folder(f"{bucket}/{key}")
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Whether a name means anything; unlike fsspec's own it does not take a failed request for a no."""
+        """Whether a name exists; unlike fsspec's own method it does not take a failed request for a no."""
         try:
             return bool(self.info(path))
         except FileNotFoundError:
             return False
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
-        """An object's bytes, or some of them."""
+        """Reads an object's bytes, or some of them."""
         bucket, key = _parts(self._strip_protocol(path))
         if start is None and end is None:
             return _asked(path, lambda: _store(bucket).get(key).bytes().to_bytes())
@@ -64,7 +64,7 @@ class ObjectStore(fsspec.AbstractFileSystem):
         return _asked(path, lambda: _store(bucket).get_range(key, start=first, end=behind).to_bytes())
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
-        """Writes an object in one step: it is there with all its bytes, or as it was."""
+        """Writes an object in one step: afterwards it has all its new bytes, or it is as it was."""
         bucket, key = _parts(self._strip_protocol(path))
         _asked(path, lambda: _store(bucket).put(key, value, mode=mode))
 
@@ -74,7 +74,7 @@ class ObjectStore(fsspec.AbstractFileSystem):
         _asked(path, lambda: _store(bucket).delete(key))
 
     def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Removes an object, or all below a name."""
+        """Removes an object, or all objects below a name."""
         for each in self.expand_path(path, recursive=recursive, maxdepth=maxdepth):
             if self._is_object(each):
                 self.rm_file(each)
@@ -84,10 +84,10 @@ class ObjectStore(fsspec.AbstractFileSystem):
         self.pipe_file(path2, self.cat_file(path1))
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
-        """Nothing: folders come with what is in them."""
+        """Does nothing, because a folder exists as soon as there is an object in it."""
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Nothing: folders come with what is in them."""
+        """Does nothing, because a folder exists as soon as there is an object in it."""
 
     def _is_object(self, path: str) -> bool:
         return self.info(path)["type"] == "file"
@@ -107,14 +107,14 @@ class ObjectStore(fsspec.AbstractFileSystem):
 
 
 class _Read(fsspec.spec.AbstractBufferedFile):
-    """An object that is read a part at a time."""
+    """An object that is read in parts."""
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         return self.fs.cat_file(self.path, start, end)
 
 
 class _Written(io.BytesIO):
-    """Bytes that become an object when all are there; nothing where an exception came in between."""
+    """Bytes that become an object once all are written; after an exception nothing is written."""
 
     def __init__(self, put: Callable[[bytes], None]):
         super().__init__()
@@ -147,12 +147,12 @@ def _folder(name: str) -> dict[str, Any]:
 
 @functools.cache
 def _store(bucket: str) -> obstore.store.S3Store:
-    """A bucket; credentials, region and endpoint are those of the environment (AWS_...)."""
+    """Opens a bucket with the credentials, region and endpoint of the environment (AWS_...)."""
     return obstore.store.S3Store(bucket, retry_config=_PATIENCE)
 
 
 def _asked(path: str, act: Callable[[], Value]) -> Value:
-    """What a request answers; its errors are those of files, each in a line."""
+    """The answer of a request; its errors become those of files, each in one line."""
     try:
         return act()
     except (FileNotFoundError, NotFoundError) as error:

@@ -1,8 +1,8 @@
-"""Several processes that train one run together, one on every host: how they meet, agree and end.
+"""Several processes, one on every host, that train one run together: how they meet, agree and end.
 
-Started by whatever the cluster has, with the same command in each; JAX connects them. The first one reads and writes
-the run's folder, the others need not see it. What one of them alone can know (what the folder holds, that its input
-cannot be used, that it was asked to stop) reaches all at the same place, so that they take the same steps.
+The cluster starts the same command in each process, and JAX connects them. The first process reads and writes the run's
+folder; the others need not see it. Some facts are known to one process only: what the folder holds, that its input
+cannot be used, that it was asked to stop. They reach all processes at the same point, so that all take the same steps.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from surm.machine import mesh as meshes
 Tree, Value = TypeVar("Tree"), TypeVar("Value")
 
 LOST = 4
-"""The exit status of a process whose run cannot go on because another process has ended."""
+"""The exit status of a process that cannot continue because another process of the run has ended."""
 
 _HEARTBEAT_SECONDS = 30  # after which a silent process counts as lost
 _GRACE_SECONDS = 2  # in which the others say what stopped them, before the one they are connected by ends
@@ -36,16 +36,16 @@ _OF_OTHERS = ("by peer", "peer closed", "broken pipe", "timed out", "remote proc
 
 
 def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
-    """Meets the other processes of the run, if there are any; before JAX computes anything.
+    """Connects to the other processes of the run, if there are any. Call this before JAX computes anything.
 
-    Args:
-      options: `join_seconds`, `coordinator_address`, `num_processes` and `process_id` as the command line gives them,
-        None where it does not.
-      distributed: whether JAX shall find in the cluster's environment what they leave out.
-
-    Raises:
-      InputError: for a value that is none, or where JAX finds no cluster.
-      SystemExit: with status 2 if the others do not come in time; it cannot be caught, as JAX waits meanwhile.
+        Args:
+              options: `join_seconds`, `coordinator_address`, `num_processes` and `process_id` as the command line gives them,
+            None where it does not.
+          distributed: whether JAX shall find in the cluster's environment what they leave out.
+    
+        Raises:
+          InputError: if a value is invalid, or JAX finds no cluster.
+          SystemExit: with status 2 if the others do not arrive in time; it cannot be caught, because JAX is waiting.
     """
     wait = _whole("join_seconds", options["join_seconds"] or "300")
     address = options["coordinator_address"]
@@ -88,7 +88,7 @@ def _whole(name: str, text: str | None) -> int | None:
 
 
 def _end_unless(met: threading.Event, wait: int, address: str | None) -> None:
-    """Ends the process if it has not met the others after so many seconds."""
+    """Ends the process if it has not met the others after `wait` seconds."""
     if not met.wait(wait):
         print(f"error: not all processes of the run met at {address or 'the coordinator that JAX found'} within {wait} "
               "seconds; is process 0 there, can it be reached, and were all started? (--join_seconds)",
@@ -109,16 +109,16 @@ def one_voice() -> Iterator[None]:
 
 
 def agree(act: Callable[[], Value]) -> Value:
-    """What a function finds, in every process its own; refused in one, all refuse.
+    """Calls a function in every process; if it raises InputError in one, all raise.
 
     Args:
-      act: called in every process.
+      act: the function.
 
     Returns:
-      What it returned here.
+      The value that it returned in this process.
 
     Raises:
-      InputError: the same in all processes, that of the first one that raised it.
+      InputError: if any process raised one; all raise that of the first such process.
     """
     if jax.process_count() == 1:
         return act()
@@ -134,16 +134,16 @@ def agree(act: Callable[[], Value]) -> Value:
 
 
 def from_first(act: Callable[[], Any]) -> Any:
-    """What a function finds in the first process, in all; the others do not call it.
+    """Calls a function in the first process alone and returns its result in all.
 
     Args:
-      act: returns JSON values.
+      act: the function; it returns JSON values.
 
     Returns:
-      What it returned.
+      The value that it returned.
 
     Raises:
-      InputError: if it raised that.
+      InputError: if the function raised one.
     """
     if jax.process_count() == 1:
         return act()
@@ -152,14 +152,14 @@ def from_first(act: Callable[[], Any]) -> Any:
 
 
 def check_same(what: str, own: Mapping[str, Any]) -> None:
-    """Sees to it that all processes have the same of something, as they must if they are to train one model.
+    """Checks that all processes have the same values, as they must to train one model.
 
     Args:
-      what: its name, for the message.
-      own: JSON values by name.
+      what: the name of the values, for the message.
+      own: this process's JSON values, by name.
 
     Raises:
-      InputError: in all processes, if one has something else than the first.
+      InputError: in all processes, if one has other values than the first.
     """
     if jax.process_count() == 1:
         return
@@ -174,13 +174,13 @@ def check_same(what: str, own: Mapping[str, Any]) -> None:
 
 
 def copied_from_first(tree: Tree) -> Tree:
-    """Arrays of the first process, bit for bit, in all.
+    """Copies arrays of the first process, bit for bit, to all.
 
     Args:
-      tree: of numpy arrays; of the same shapes and types in all processes.
+      tree: a tree of numpy arrays, with the same shapes and types in all processes.
 
     Returns:
-      The first process's.
+      The arrays of the first process.
     """
     if jax.process_count() == 1:
         return tree
@@ -192,13 +192,13 @@ def copied_from_first(tree: Tree) -> Tree:
 
 
 def all_there() -> None:
-    """Waits until every process is here: whoever ends first would be missed by the others."""
+    """Waits until every process has arrived, because the others would fail if one ended early."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("surm")
 
 
 def _exchanged(text: str) -> list[str]:
-    """A text of every process, in all."""
+    """Sends a text from every process to all processes."""
     data = text.encode()
     sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
     padded = np.frombuffer(data.ljust(int(sizes.max()) + 1), np.uint8)
@@ -207,17 +207,17 @@ def _exchanged(text: str) -> list[str]:
 
 
 class StopRequest:
-    """Whether the run was asked to stop: in all processes at the same step, whichever of them was asked."""
+    """Tells whether the run was asked to stop, in all processes at the same step, whichever of them was asked."""
 
     def __init__(self, own: list[int], mesh: Mesh):
-        """Takes the signals that come to this process, from `surm.machine.stopping.requests`."""
+        """Takes the signals of this process, from `surm.machine.stopping.requests`."""
         self._own, self._mesh, self._asked = own, mesh, None
         self._highest = jax.jit(jnp.max, out_shardings=meshes.replicated(mesh))
 
     def signal(self) -> int:
-        """The number of the signal that came, 0 if none has; to be called by all processes at every step.
+        """The number of the signal that came, or 0; all processes must call this at every step.
 
-        Among several processes the answer is the one of the call before, which nobody has to wait for.
+        Among several processes the answer is that of the previous call, so that no process has to wait.
         """
         now = max(self._own, default=0)
         if jax.process_count() == 1:
@@ -228,12 +228,12 @@ class StopRequest:
 
 
 def ending(act: Callable[[], int]) -> int:
-    """Runs a command to its end; if it fails in one process, that one ends without waiting for the others.
+    """Runs a command to its end; if it fails in one process, that process ends without waiting for the others.
 
-    Where process 0 is the one that is lost, JAX may end the others before they can say so, with SIGABRT.
+    If process 0 is lost, JAX may end the others with SIGABRT before they can report it.
 
     Args:
-      act: what it does; returns its exit status.
+      act: the command; it returns its exit status.
 
     Returns:
       That status.
@@ -252,18 +252,18 @@ def ending(act: Callable[[], int]) -> int:
 
 
 def _say_why(error: Exception) -> int:
-    """Says that another process was lost, if it looks like that, else where the error comes from; the exit status."""
+    """Prints that another process was lost, if it looks like that, or else the error; returns the exit status."""
     if not any(sign in str(error).lower() for sign in _OF_OTHERS):
         traceback.print_exception(error)
         return 1
-    print(f"error: process {jax.process_index()} cannot go on, most likely as another process of the run has ended "
-          f"({one_line(error)}); the same commands in all processes go on from the last checkpoint",
+    print(f"error: process {jax.process_index()} cannot go on, most likely because another process of the run has "
+          f"ended ({one_line(error)}); the same commands in all processes continue from the last checkpoint",
           file=sys.stderr)  # fmt: skip
     return LOST
 
 
 def _leave(status: int) -> None:
-    """Ends the process at once; at an orderly end JAX would wait for the others."""
+    """Ends the process immediately, because in an orderly end JAX would wait for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

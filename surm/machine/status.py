@@ -17,11 +17,11 @@ def status_of(act: Callable[[], int]) -> int:
     """Runs a command to its end and says in one line what stopped it.
 
     Args:
-      act: what it does; returns its exit status.
+      act: the command; it returns its exit status.
 
     Returns:
-      That status; 2 for unusable input or what cannot be written, 128 + SIGINT's number for Ctrl-C,
-      128 + SIGPIPE's where nobody reads the output any more.
+      That status; 2 if input cannot be used or a file cannot be written, 128 + SIGINT's number for Ctrl-C,
+      128 + SIGPIPE's number if nobody reads the output any more.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
     if not os.environ.get("GCSFS_DEBUG"):

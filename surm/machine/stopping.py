@@ -1,6 +1,6 @@
 """Stopping a run politely: Ctrl-C and SIGTERM let the step in progress finish, then the run saves and ends.
 
-Before its first step there is nothing to save, and they end the program at once.
+Before the first step there is nothing to save, so the signals end the program immediately.
 """
 
 import contextlib
@@ -15,12 +15,13 @@ _leaving = threading.Lock()
 
 
 class Stopped(BaseException):
-    """A run was asked to stop and did, with a checkpoint of all it had done.
+    """A run was asked to stop, and has stopped with a checkpoint of everything it had done.
 
-    Like `KeyboardInterrupt`, no `Exception`: what goes on after a failed run does not go on after this.
+    Like `KeyboardInterrupt` this is no `Exception`: code that continues after a failed run must not continue after
+    this.
 
     Attributes:
-      signal: the number of the signal that asked.
+      signal: the number of the signal.
     """
 
     def __init__(self, number: int, step: int):
@@ -30,11 +31,11 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM end the process inside a `with` block, with a line and 128 + the signal's number.
+    """Makes SIGINT and SIGTERM end the process inside a `with` block, with a line and status 128 + the signal's number.
 
-    For a program while it connects and compiles: an exception raised inside a callback of a compiler is lost, or ends
-    the process with a fault of memory, and none is raised while a library waits. So the handler itself ends it, and
-    where Python does not come to call that, a thread does. Inside `requests` neither acts.
+    This is for a program that connects or compiles. An exception raised inside a callback of a compiler is lost, or
+    crashes the process with a segmentation fault, and none is raised while a library waits. So the handler itself ends
+    the process, and if Python does not get to call the handler, a thread does. Inside `requests` neither acts.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -50,10 +51,10 @@ def at_once() -> Iterator[None]:
 
 
 def _leave(number: int, _: object = None) -> None:
-    """The handler of `at_once`, and what its thread does; whoever comes second leaves it to the first."""
+    """The handler of `at_once`, also called by its thread; whichever comes second leaves it to the first."""
     if not _leaving.acquire(blocking=False):
         return
-    said = f"stopped by {signal.Signals(number).name} at once; the same command goes on from what was saved\n"
+    said = f"stopped by {signal.Signals(number).name} at once; the same command continues from the last checkpoint\n"
     try:
         os.write(2, said.encode())  # the stream itself may be in the middle of a line
     finally:  # nobody may be reading any more
@@ -61,7 +62,7 @@ def _leave(number: int, _: object = None) -> None:
 
 
 def _watch(reading: int) -> None:
-    """Ends the process when a signal comes that is `at_once`'s to handle; returns at the end of the `with` block."""
+    """Ends the process when a signal for `at_once` comes; returns at the end of the `with` block."""
     with open(reading, "rb", buffering=0) as pipe:
         while came := pipe.read(1):
             if signal.getsignal(came[0]) is _leave:
@@ -70,11 +71,11 @@ def _watch(reading: int) -> None:
 
 @contextlib.contextmanager
 def requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM inside a `with` block; a second one of a kind acts at once, as it always does.
+    """Collects SIGINT and SIGTERM inside a `with` block; a second signal of the same kind acts immediately, as usual.
 
     Yields:
-      The numbers of the signals that have come; empty as long as none has. Outside the main thread it stays empty:
-      only the main thread may handle signals.
+      The numbers of the signals that have come so far. Outside the main thread the list stays empty, because only the
+      main thread may handle signals.
     """
     asked: list[int] = []
     before = _handlers()
@@ -90,7 +91,7 @@ def requests() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _unwatched(before: dict[int, Any]) -> Iterator[None]:
-    """Keeps signals from the thread of `at_once` inside a `with` block: it may look when the block has ended."""
+    """Hides signals from the thread of `at_once` inside a `with` block; it looks again when the block has ended."""
     if _leave not in before.values():
         yield
         return
@@ -102,7 +103,7 @@ def _unwatched(before: dict[int, Any]) -> Iterator[None]:
 
 
 def _handlers() -> dict[int, Any]:
-    """What handles each signal now; nothing outside the main thread."""
+    """The current handler of each signal; empty outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     # A handler that was not set from Python is None, and cannot be put back.
@@ -111,7 +112,7 @@ def _handlers() -> dict[int, Any]:
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, Any], None], before: dict[int, Any]) -> Iterator[None]:
-    """Has signals handled inside a `with` block, and then by what handled them before."""
+    """Installs a handler for signals inside a `with` block, and restores the previous ones afterwards."""
     try:
         for number in before:
             signal.signal(number, handler)

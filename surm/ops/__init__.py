@@ -1,1 +1,1 @@
-"""What XLA is helped with: products, activations, fusion."""
+"""Helps for XLA: products, activations, fusion."""

@@ -1,4 +1,4 @@
-"""The functions between two maps: those of published models, and those that an adapter may apply."""
+"""Activation functions: those of published models, and those that an adapter may apply."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x·Φ(x), with Φ from erf and in single precision at least, as PyTorch computes it.
 
-    (`jax.nn.gelu` takes erfc, which is closer for x far below 0, where the value is tiny, and several times slower on
-    a CPU.)
+    (`jax.nn.gelu` uses erfc, which is more accurate for x far below 0, where the value is tiny, and several times
+    slower on a CPU.)
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415.
     """
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "laplace": lambda x: 0.5 * (1 + jax.lax.erf((x - 0.707107) / (0.282095 * 2**0.5))),
     "sqrtsoftplus": lambda x: jnp.sqrt(jax.nn.softplus(x)),
 }
-"""Of the models' MLPs; the spellings of Hugging Face's config.json are `surm.models.hf_config.HF_ACTIVATIONS`."""
+"""The activations of the models' MLPs; `surm.models.hf_config.HF_ACTIVATIONS` has Hugging Face's spellings."""
 
 BRANCH_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
@@ -46,4 +46,4 @@ BRANCH_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "identity": lambda x: x,
 }
-"""Of adapters; each has value 0 and a derivative other than 0 at 0."""
+"""The activations of adapters; each is 0 at 0 and has a nonzero derivative there."""

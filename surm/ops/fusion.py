@@ -1,9 +1,9 @@
-"""What XLA's compilers are kept from: computing again and again, or too early, or together.
+"""Keeps XLA's compilers from recomputing values, computing them too early, or merging products.
 
-That for CPUs fuses cheap operations into everything that uses their result, recomputed. In the backward pass of a deep
-model each residual gradient is a cheap sum over all the blocks above, and every use of it, three a block, would add
-that whole sum up anew. `optimization_barrier` does not survive until fusion there; a function that is called rather
-than inlined does.
+The compiler for CPUs fuses cheap operations into everything that uses their result, and so recomputes them. In the
+backward pass of a deep model, each residual gradient is a cheap sum over all blocks above, and each of its uses, three
+a block, would compute that whole sum again. `optimization_barrier` does not survive until fusion on a CPU; a function
+that is called rather than inlined does.
 """
 
 import functools
@@ -19,10 +19,10 @@ P, R, V = ParamSpec("P"), TypeVar("R"), TypeVar("V")
 
 
 def computed_once(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function; on a CPU, compiled by itself and its results kept, not recomputed where they are used.
+    """The same function; on a CPU it is compiled separately, so that its results are kept and not recomputed.
 
     Args:
-      function: of arrays and trees of arrays.
+      function: a function of arrays and trees of arrays.
 
     Returns:
       The function. It can be differentiated and mapped like the original.
@@ -37,13 +37,14 @@ def computed_once(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def by_itself(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function; on a GPU, XLA does not put its products together with others.
+    """The same function; on a GPU, XLA does not merge its products with others.
 
-    Two products of one input, x·W and x·ΔWᵀ, are merged there into one with [W, ΔWᵀ], whose two halves are then added
-    in a pass of its own. Kept apart, the second product is added up by the first: half of the temporary memory.
+    XLA would merge two products of one input, x·W and x·ΔWᵀ, into one with [W, ΔWᵀ], and add the two halves in a
+    separate pass. If they are kept apart, the first product accumulates the second, which takes half of the temporary
+    memory.
 
     Args:
-      function: of arrays and trees of arrays.
+      function: a function of arrays and trees of arrays.
 
     Returns:
       The function. It can be differentiated and mapped like the original.
@@ -59,17 +60,17 @@ def by_itself(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def not_before(values: V, other: Float[Array, "*b n"]) -> V:
-    """Values as they are, but computed from an array: no earlier than it, and nothing that is there already.
+    """Returns `values` with an artificial dependency on `other`, so XLA cannot schedule them earlier or fold them.
 
-    They are added to 0 times its first entry, which no compiler may drop: it is not 0 where that is no finite number.
-    Then neither are they.
+    0 times the first entry of `other` is added to each value. No compiler may drop this term, because it is not 0 if
+    that entry is not finite. In that case the values are not finite either.
 
     Args:
-      values: a tree of arrays, of floating point.
+      values: a tree of floating-point arrays.
       other: the array.
 
     Returns:
-      The values.
+      The same values.
     """
     if not other.size:
         return values

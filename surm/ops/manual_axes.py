@@ -1,16 +1,17 @@
-"""Values inside `jax.shard_map`, where an axis of the mesh is handled by hand."""
+"""Helps for values inside `jax.shard_map`, where an axis of the mesh is handled by hand."""
 
 import jax
 
 
 def vary_together(*values: jax.Array) -> tuple[jax.Array, ...]:
-    """The values as ones that may differ between devices wherever one of them does; as they are outside `shard_map`.
+    """Marks values as varying over every mesh axis that one of them varies over; does nothing outside `shard_map`.
 
     JAX inserts this by itself between its own operations: its transpose sums the gradient over the devices. A function
     with a derivative of its own has to ask for it.
 
     Args:
-      *values: what meets in one computation, such as a batch that is spread over devices and a kernel that is not.
+      *values: arrays that meet in one computation, such as a batch that is spread over devices and a kernel that is
+        not.
 
     Returns:
       The values, in order.

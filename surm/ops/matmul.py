@@ -1,9 +1,9 @@
-"""The product with a kernel, with the derivative written so that XLA's CPU compiler makes it fast.
+"""The product with a kernel, with a derivative that XLA's CPU compiler makes fast.
 
-The gradient of a kernel, xᵀ·dy, has to have one operand transposed in memory. Differentiated by JAX it is (dyᵀ·x)ᵀ:
-dy is transposed, and as dy is a sum over the residual branches above, XLA fuses that whole sum, recomputed, into the
-strided copy. With x in front the copy is of x, which lies in memory already. Elsewhere than on a CPU it is JAX's own
-product, which has every derivative.
+The gradient of a kernel, xᵀ·dy, needs one operand transposed in memory. JAX computes it as (dyᵀ·x)ᵀ, which transposes
+dy. As dy is a sum over the residual branches above, XLA recomputes that whole sum inside the strided copy. Here x is
+transposed instead, which is in memory already. On other platforms this is JAX's own product, which has every
+derivative.
 """
 
 import jax
@@ -15,11 +15,11 @@ from surm.ops.manual_axes import vary_together
 
 
 def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -> Float[Array, "*batch n_out"]:
-    """The product x·kernel over the last axis; on a CPU differentiable in reverse mode alone.
+    """The product x·kernel over the last axis; on a CPU it can be differentiated in reverse mode only.
 
     Args:
-      x: any number of vectors.
-      kernel: in the same dtype.
+      x: vectors, along the last axis.
+      kernel: the kernel, in the same dtype.
 
     Returns:
       The products.
@@ -50,13 +50,13 @@ _matmul.defvjp(_forward, _backward)
 
 
 def dot_general(x: Array, kernel: Array, dimension_numbers: tuple, **options: object) -> Array:
-    """`matmul` where it is what is asked for, else `jax.lax.dot_general`: for `nnx.Linear(dot_general=...)`.
+    """`matmul` if the arguments describe it, else `jax.lax.dot_general`; for `nnx.Linear(dot_general=...)`.
 
     Args:
       x: the left operand.
       kernel: the right one.
       dimension_numbers: contracted and batched axes, as for `jax.lax.dot_general`.
-      **options: the other arguments of `jax.lax.dot_general`; None where nothing is asked for.
+      **options: the other arguments of `jax.lax.dot_general`.
 
     Returns:
       The product.
