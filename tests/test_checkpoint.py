@@ -142,7 +142,7 @@ def test_a_write_that_fails_is_said_and_the_next_one_succeeds(tmp_path, state, c
         full_disk(False)
         saved.save(3, state, {"n": 3})
     said = capfd.readouterr().err
-    assert "warning: a checkpoint in" in said and "the run goes on, with the checkpoints before" in said
+    assert "warning: a checkpoint in" in said and "the run continues with the earlier checkpoints" in said
     with Checkpoints(tmp_path, 3) as saved:
         assert saved.newest(state)[0] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]

@@ -80,7 +80,7 @@ def test_inspect_shows_an_adapter_of_hugging_faces_and_a_run_that_is_not_finishe
     ("make", "message"),
     [
         (lambda folder: folder.rmdir(), "there is no folder"),
-        (lambda folder: None, "holds no result.json and no adapter_config.json: no run, and no adapter"),
+        (lambda folder: None, "holds no result.json and no adapter_config.json, so it is no run and no adapter"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json' cannot be read as JSON (JSONDec"),
         (lambda folder: (folder / "result.json").write_text("[]"), "holds a JSON list, expected an object"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "missing or damaged: there is no such file"),
@@ -110,7 +110,10 @@ def test_a_result_without_numbers_is_none(tmp_path, capsys, measured):
     (tmp_path / "result.json").write_text(f'{{{measured}, "steps": 3}}')
     assert command.main(["inspect", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "as 'eval', expected numbers: no result of a run, or of an older version" in said and said.count("\n") == 1
+    assert (
+        "as 'eval', expected numbers; it is no result of a run, or of an older version" in said
+        and said.count("\n") == 1
+    )
 
 
 def test_who_reads_no_further_is_told_nothing(run):

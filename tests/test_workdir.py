@@ -85,7 +85,9 @@ def test_a_folder_with_somebody_elses_result_is_refused(tmp_path):
     (tmp_path / "log.txt").touch()  # a scheduler's, say
     Workdir(tmp_path, default())
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(InputError, match="holds a result.json but no config.json, so no run of surm's; name another"):
+    with pytest.raises(
+        InputError, match="holds a result.json but no config.json, so it is no run of surm; name another"
+    ):
         Workdir(tmp_path, default())
 
 

@@ -1,9 +1,9 @@
-"""What a person sees of runs: one in a picture and a few lines, many as a page. Imports no jax.
+"""Shows runs to people: one as a picture and a few lines, many as a page. Imports no jax.
 
     python -m surm.report runs/sweep --out report     report/index.html, report.md and report.tex
 
-`lines` and `curves` show a run when it ends. Of many, `collect` reads what they left, `compare` puts together what
-differs in nothing but the seed, `tables` and `plots` draw that, `page` makes one file of it.
+`lines` and `curves` show a run when it ends. For many runs, `collect` reads their results, `compare` groups those that
+differ only in the seed, `tables` and `plots` draw them, and `page` makes one file.
 """
 
 from surm.report.curves import draw_curves

@@ -4,8 +4,8 @@
     python -m surm.report experiments/glue_methods/results --out report
 
 Reads every result.json under the given folders (and the training results that experiments committed under `results`),
-puts seeds together, compares what trained on the same data, and writes index.html, report.md and report.tex in place of
-what is there. What is no result, and what has not finished, is named and skipped. Imports no jax.
+groups seeds, compares results on the same data, and writes index.html, report.md and report.tex, replacing older files.
+Files that are no result, and runs that have not finished, are named and skipped. Imports no jax.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def report(runs: Sequence[str], out: str, title: str) -> list[str]:
 
     Args:
       runs: folders or files.
-      out: the folder to write to; made if absent.
-      title: of the page.
+      out: the folder to write to; created if it does not exist.
+      title: the title of the page.
 
     Returns:
-      What is to be said: files skipped, tables found, the page's path.
+      Lines for the user: skipped files, tables found, the page's path.
 
     Raises:
       InputError: if a path is missing, nothing under the paths is a result, or `out` is a file.
@@ -68,7 +68,7 @@ def report(runs: Sequence[str], out: str, title: str) -> list[str]:
 
 
 def _count(things: Sequence[object], word: str) -> str:
-    """How many there are."""
+    """The number of things, with their name in singular or plural."""
     return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 

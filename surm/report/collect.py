@@ -1,4 +1,4 @@
-"""Results found in folders and files: what runs left, and what experiments committed."""
+"""Reads the results that runs and experiments left in folders and files."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from surm.errors import InputError
 from surm.report import run_folder
 
 NEEDED = {"eval": dict, "metric": str, "config": dict, "method": str, "adapter_parameters": int}
-"""What a result must hold for a report, and of which type."""
+"""The keys that a result must have for a report, with their types."""
 KINDS = {dict: "an object", str: "text", int: "a whole number"}
-UNFINISHED = "is not finished; the command it was started with goes on with it"
+UNFINISHED = "is not finished; the command that started it continues it"
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One result: a run's, or an experiment's of several seeds.
+    """The result of a run, or of an experiment with several seeds.
 
     Attributes:
-      file: where it was read.
-      data: what the file holds.
-      values: each metric's, one number a seed.
-      curves: the lines of `metrics.jsonl` beside it, if there are any: step, split, values.
+      file: the file it was read from.
+      data: the contents of the file.
+      values: the values of each metric, one number a seed.
+      curves: the lines of the `metrics.jsonl` beside it, if there is one: step, split, values.
     """
 
     file: epath.Path
@@ -37,7 +37,7 @@ class Result:
 
     @property
     def task(self) -> str:
-        """The data, how much of it was trained on, and the main metric: what results must have in common."""
+        """The data, the number of training examples and the main metric; results are compared if these agree."""
         data = self.data["config"].get("data", {})
         source, examples = str(data.get("source", "")), data.get("train_examples")
         name = source if ":" in source else pathlib.PurePath(source).name
@@ -48,11 +48,11 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What there is under some paths.
+    """The results under some paths.
 
     Attributes:
-      results: those that can be read.
-      skipped: files that should be results, and folders of runs without one, and why.
+      results: the results that can be read.
+      skipped: files that should be results, and runs without one, each with the reason.
     """
 
     results: list[Result]
@@ -63,11 +63,11 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
     """Reads all results under some paths.
 
     Args:
-      paths: folders of runs, of sweeps or of committed results, or files. Of a folder every `result.json` at any depth
-        counts, and every other JSON in it or in a folder called `results`, unless it is a run's.
+      paths: folders of runs, of sweeps or of committed results, or files. In a folder every `result.json` at any depth
+        counts, and every other JSON file in it or in a folder called `results`, unless it belongs to a run.
 
     Returns:
-      The results in the order of their paths; of a population its members.
+      The results in the order of their paths; a population is replaced by its members.
 
     Raises:
       InputError: if a path does not exist, or there is no result under any.
@@ -92,13 +92,13 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
 
 
 def read(file: epath.Path) -> dict[str, Any]:
-    """The result that a file holds; InputError in a line if it holds none."""
+    """Reads the result that a file holds; raises InputError if it holds none."""
     data = files.read_object(file)
     if "metric" not in data and isinstance(data.get("eval"), dict):  # results before there were texts had one metric
         (data["metric"], *_) = [*(name for name in data["eval"] if name != "loss"), None]
     for name, kind in NEEDED.items():
         if name not in data:
-            raise InputError(f"has no {name!r}: no result of a run, or of an older version")
+            raise InputError(f"has no {name!r}, so it is no result of a run, or of an older version")
         if not isinstance(data[name], kind):
             raise InputError(f"has {data[name]!r} as {name!r}, expected {KINDS[kind]}")
     if not all_numbers(data["eval"]) or data["metric"] not in data["eval"]:
@@ -107,14 +107,14 @@ def read(file: epath.Path) -> dict[str, Any]:
 
 
 def _there(path: epath.Path) -> list[epath.Path]:
-    """The files that a path is or has below it."""
+    """The file of a path, or the files below it."""
     if not path.exists():
         raise InputError(f"there is no {str(path)!r}; expected a folder of runs, or a result")
     return [*files.below(path)] if path.is_dir() else [path]
 
 
 def _unfinished(there: list[epath.Path]) -> list[epath.Path]:
-    """The folders of unfinished runs among files; a lock is a file, in an object store a folder."""
+    """The folders of unfinished runs among files; a lock is a file, or a folder in an object store."""
     begun = {file.parent for file in there if file.name == run_folder.CONFIG}
     return sorted(folder for folder in begun if run_folder.state_of(folder) == "unfinished")
 
@@ -135,7 +135,7 @@ def all_numbers(values: Mapping[str, Any]) -> bool:
 
 
 def _values(data: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Each metric's values: of an experiment's seeds, else of the one run."""
+    """The values of each metric: of an experiment's seeds, or of the one run."""
     seeds = data.get("seeds") or {}
     return {name: list(seeds[name]) if isinstance(seeds.get(name), list) else [value]
             for name, value in data["eval"].items()}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Results side by side: those of one task, seeds put together, the best first."""
+"""Compares the results of one task, with seeds grouped and the best first."""
 
 import dataclasses
 import json
@@ -10,16 +10,16 @@ from surm.report.collect import Result
 
 IN_LABEL = ("peft.method", "peft.family", "peft.options", "peft.magnitude", "peft.rules")
 NEVER_TOLD = ("seed", "data.source", "data.data_dir", "init_adapter", "population")
-"""Keys of a config that say where something lies, or what is averaged over."""
+"""Keys of a config that only name a place, or that are averaged over."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Results that differ in nothing but the seed.
+    """Results that differ only in the seed.
 
     Attributes:
       label: method, family and options, or the name that an experiment gave.
-      results: at least one.
+      results: the results, at least one.
       config: the config by dotted key, without `NEVER_TOLD`.
     """
 
@@ -29,25 +29,25 @@ class Row:
 
     @property
     def parameters(self) -> int:
-        """What the method trains, without the head."""
+        """The number of trained parameters, without the head."""
         return self.results[0].data["adapter_parameters"]
 
     def values(self, metric: str) -> list[float]:
-        """Of a metric, one number a seed."""
+        """The values of a metric, one number a seed."""
         return [value for result in self.results for value in result.values.get(metric, ())]
 
     def mean(self, metric: str) -> float:
-        """Over seeds."""
+        """The mean of a metric over seeds."""
         return statistics.fmean(self.values(metric))
 
     def deviation(self, metric: str) -> float | None:
-        """Over seeds, with n - 1; None of one."""
+        """The standard deviation over seeds, with n - 1; None for one seed."""
         values = self.values(metric)
         return statistics.stdev(values) if len(values) > 1 else None
 
     @property
     def step_seconds(self) -> float | None:
-        """The median step, over results, of a member of a population its share; None where none says."""
+        """The median step time over results, for a member of a population its share; None if no result has it."""
         steps = ((result.data.get("step_seconds_median"), result.data.get("members", 1)) for result in self.results)
         known = [seconds / members for seconds, members in steps if seconds]
         return statistics.median(known) if known else None
@@ -58,11 +58,11 @@ class Table:
     """Rows of one task, the best first.
 
     Attributes:
-      task: data and main metric.
-      metrics: the main one, then others.
+      task: the data and the main metric.
+      metrics: the main metric, then the others.
       rows: sorted by the mean of the main metric.
-      differing: keys of the config that differ between rows, but those that labels tell, and those that only one
-        version's configs have.
+      differing: the keys of the config that differ between rows, except those that the labels show and those that
+        only one version's configs have.
     """
 
     task: str
@@ -71,13 +71,13 @@ class Table:
     differing: tuple[str, ...]
 
     def names(self) -> list[str]:
-        """Of each row one that no other has: its label, with a few settings that tell it from others of that label."""
+        """A unique name for each row: its label, with a few settings where several rows share the label."""
         names = [", ".join([row.label, *self._telling(row)]) for row in self.rows]
         alike = [names[:place].count(name) for place, name in enumerate(names)]
         return [f"{name} ({before + 1})" if before else name for name, before in zip(names, alike, strict=True)]
 
     def _telling(self, row: Row) -> list[str]:
-        """Settings of a row, each the one in which most of those that are left of the same label differ."""
+        """The settings that tell a row from others of the same label; each tells it from as many as possible."""
         others, told = [one for one in self.rows if one.label == row.label and one is not row], []
         own = row.config.get
         while others:
@@ -90,7 +90,7 @@ class Table:
         return told
 
     def p_values(self) -> list[float | None]:
-        """Of each row against the best: Welch's t-test, two-sided; None of the best itself and of single seeds."""
+        """The p-value of each row against the best by Welch's two-sided t-test; None for the best and single seeds."""
         best = self.rows[0].values(self.metrics[0])
         return [None, *(welch(row.values(self.metrics[0]), best) for row in self.rows[1:])]
 
@@ -99,10 +99,10 @@ def tables(results: Sequence[Result]) -> list[Table]:
     """One table for every task.
 
     Args:
-      results: as collected.
+      results: the collected results.
 
     Returns:
-      The tables, in the order in which their tasks come.
+      The tables, in the order in which their tasks appear.
     """
     by_task: dict[str, list[Result]] = {}
     for result in results:
@@ -124,10 +124,10 @@ def _table(task: str, results: Sequence[Result]) -> Table:
 
 
 def label(data: Mapping[str, Any]) -> str:
-    """What a person calls a result: the name that its experiment gave, else method, family and options.
+    """A short name of a result: the one that its experiment gave, or method, family and options.
 
     Args:
-      data: of a result.
+      data: the data of a result.
 
     Returns:
       A few words.
@@ -146,10 +146,10 @@ def label(data: Mapping[str, Any]) -> str:
 
 
 def settings(data: Mapping[str, Any]) -> dict[str, str]:
-    """The config of a result by dotted key, with the rate and the steps that it came to in place of what was asked for.
+    """The config of a result by dotted key, with the rate and the steps that were actually used.
 
     Args:
-      data: of a result.
+      data: the data of a result.
 
     Returns:
       The keys and values, values as text.
@@ -172,11 +172,11 @@ def settings(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A config by dotted key, values as text, without what is never told.
+    """A config by dotted key, with values as text, without the keys that are never shown.
 
     Args:
-      config: nested.
-      prefix: of the keys.
+      config: the nested config.
+      prefix: the prefix of the keys.
 
     Returns:
       The keys and values.
@@ -194,11 +194,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Welch's t-test of two means, two-sided.
+    """Compares two means by Welch's two-sided t-test.
 
     Args:
-      one: values.
-      other: values.
+      one: the first sample.
+      other: the second sample.
 
     Returns:
       The p-value; None if a sample has fewer than two values, or neither varies.

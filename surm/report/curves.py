@@ -10,12 +10,12 @@ from surm import files
 def draw_curves(
     lines: list[dict[str, Any]], path: str | os.PathLike, title: str = "", *, metric: str = "accuracy"
 ) -> None:
-    """Draws the loss and the main metric against the step, of every split that has them.
+    """Draws the loss and the main metric against the step, for every split that has them.
 
     Args:
-      lines: of `metrics.jsonl`: step, split, values.
+      lines: the lines of `metrics.jsonl`: step, split, values.
       path: the PNG to write.
-      title: above the picture.
+      title: the title of the picture.
       metric: the name of the main metric.
     """
     import matplotlib.figure

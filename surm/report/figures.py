@@ -1,4 +1,4 @@
-"""A figure that says what it was drawn from, so that a test can tell an old one."""
+"""Figures that record what they were drawn from, so that a test can find outdated ones."""
 
 import hashlib
 import io
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEY = "Source"
-"""Of the PNG's own text fields, by the name that its specification gives to where a picture comes from."""
+"""The text field of the PNG that its specification reserves for the source of a picture."""
 
 
 def save(figure: "Figure", file: str | os.PathLike, sources: Iterable[str | os.PathLike], *, dpi: int = 110) -> None:
     """Writes a PNG that carries the digest of the files it was drawn from.
 
     Args:
-      figure: drawn.
+      figure: the finished figure.
       file: the PNG to write.
-      sources: what its data came from.
-      dpi: dots an inch.
+      sources: the files that its data came from.
+      dpi: dots per inch.
     """
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=dpi, metadata={_KEY: digest(sources)})
@@ -35,13 +35,13 @@ def drawn_from(file: str | os.PathLike) -> str:
     """The digest that a PNG carries.
 
     Args:
-      file: written by `save`.
+      file: a PNG written by `save`.
 
     Returns:
-      The digest of its sources as they were.
+      The digest of its sources at the time.
 
     Raises:
-      InputError: if it carries none, or is no picture.
+      InputError: if it carries no digest, or is no picture.
     """
     from PIL import Image
 
@@ -56,7 +56,7 @@ def drawn_from(file: str | os.PathLike) -> str:
 
 
 def digest(sources: Iterable[str | os.PathLike]) -> str:
-    """A hash of files' contents and names, with the two folders that they lie in, whatever their order."""
+    """A hash of files' contents and of their names with the two folders above, independent of their order."""
     lines = []
     for path in map(pathlib.Path, sources):
         name = "/".join(path.absolute().parts[-3:])

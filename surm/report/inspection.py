@@ -1,9 +1,9 @@
-"""What a run or an adapter is, in a few lines: family, targets, counts, base, metric.
+"""Describes a run or an adapter in a few lines: family, targets, counts, base, metric.
 
     surm inspect runs/digits
     surm inspect runs/digits/adapter
 
-Reads JSON and the heads of safetensors files, nothing else: no jax, no weights.
+Reads JSON and the headers of safetensors files only, so it needs neither jax nor weights.
 """
 
 import math
@@ -18,22 +18,22 @@ from surm.errors import InputError
 from surm.report import collect, run_folder
 
 WITH_FAMILY = ("update", "adapter", "loko")
-"""The methods that say a family; of all others a config's means nothing."""
+"""The methods that have a family; for all others a config's family means nothing."""
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 
 
 def shown(folder: str | os.PathLike, *, colour: bool = False) -> str:
-    """The lines.
+    """Describes a folder in lines of text.
 
     Args:
-      folder: of a run, finished or not, of an adapter of ours or of Hugging Face PEFT's.
+      folder: the folder of a run, finished or not, or of an adapter of surm or of Hugging Face PEFT.
       colour: whether names are written in bold, for a terminal.
 
     Returns:
-      The folder's path, and below it names and values in two columns.
+      The folder's path, followed by names and values in two columns.
 
     Raises:
-      InputError: if it is neither, or a file in it is damaged.
+      InputError: if the folder is neither, or a file in it is damaged.
     """
     path = files.path(folder)
     facts = facts_of(path)
@@ -43,13 +43,13 @@ def shown(folder: str | os.PathLike, *, colour: bool = False) -> str:
 
 
 def facts_of(path: epath.Path) -> dict[str, str]:
-    """What is to be said of a folder, by name, in order.
+    """The facts about a folder, by name, in order.
 
     Args:
-      path: of a run or an adapter.
+      path: the folder of a run or an adapter.
 
     Returns:
-      Texts.
+      One text for each fact.
 
     Raises:
       InputError: as `shown`.
@@ -62,15 +62,15 @@ def facts_of(path: epath.Path) -> dict[str, str]:
         return _of_adapter(path, files.read_object(path / "adapter_config.json"))
     if run_folder.state_of(path) == "unfinished":
         return _of_unfinished(path, files.read_object(path / "config.json"))
-    raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json: no run, and no adapter")
+    raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json, so it is no run and no adapter")
 
 
 def _result(file: epath.Path) -> dict[str, Any]:
-    """A run's; parts may be missing, but what was measured."""
+    """The facts about a finished run; parts of its result may be missing, except the metrics."""
     result = files.read_object(file)
     measured = result.get("eval")
     if not isinstance(measured, dict) or not collect.all_numbers(measured):
-        expected = "expected numbers: no result of a run, or of an older version"
+        expected = "expected numbers; it is no result of a run, or of an older version"
         raise InputError(f"{str(file)!r} has {measured!r} as 'eval', {expected}")
     return result
 
@@ -96,13 +96,13 @@ def _of_result(result: dict[str, Any]) -> dict[str, str]:
 
 
 def _chosen(result: dict[str, Any]) -> str:
-    """Which step it is that was measured, where the best was chosen."""
+    """The step that was measured, if the best one was chosen."""
     values = ", ".join(f"{name} {value:.4f}" for name, value in _part(result, "validation").items())
     return f"step {result.get('chosen_step')}, the best on the validation split: {values}" if values else ""
 
 
 def _mistaken(result: dict[str, Any], most: int = 4) -> str:
-    """The commonest mistakes of the confusion matrix."""
+    """The most frequent mistakes in the confusion matrix."""
     counts = result.get("confusion") or []
     names = result.get("classes") or range(len(counts))
     wrong = [
@@ -120,7 +120,7 @@ def _of_unfinished(path: epath.Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _of_config(config: dict[str, Any], family: str | None) -> dict[str, str]:
-    """What a config says of method, base and data."""
+    """The facts about method, base and data in a config."""
     peft = _part(config, "peft")
     has_family = peft.get("method") in WITH_FAMILY
     method = (peft.get("method"), family or (has_family and peft.get("family")), peft.get("options"))
@@ -133,13 +133,13 @@ def _of_config(config: dict[str, Any], family: str | None) -> dict[str, str]:
 
 
 def _part(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object in an object; empty if there is none."""
+    """An object inside an object; empty if there is none."""
     part = data.get(name)
     return part if isinstance(part, dict) else {}
 
 
 def _told(**facts: str) -> dict[str, str]:
-    """Those that say something, by names as people write them."""
+    """The facts that have a value, under readable names."""
     return {name.replace("_", " "): text for name, text in facts.items() if text}
 
 
@@ -168,7 +168,7 @@ def _of_adapter(path: epath.Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _shapes(file: epath.Path) -> dict[str, list[int]]:
-    """Of a safetensors file's arrays, none of which is read."""
+    """The shapes of a safetensors file's arrays, none of which is read."""
     try:
         if not file.exists():
             raise FileNotFoundError("there is no such file")

@@ -1,4 +1,4 @@
-"""Runs, populations and sweeps in a few lines of text."""
+"""Shows runs, populations and sweeps in a few lines of text."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
-    """A finished run in a few lines: metric, parameters, time, place."""
+    """Describes a finished run in a few lines: metric, parameters, time, place."""
     values = ", ".join(f"{name} {value:.4f}" for name, value in result["eval"].items())
     what = result["family"] or ""
     return "\n".join(
@@ -21,7 +21,7 @@ def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
 
 
 def _chosen(result: Mapping[str, Any]) -> list[str]:
-    """Of a run that chose its best step, which it is and what it was chosen by."""
+    """The step that a run chose as its best, and the metric that it was chosen by."""
     if "chosen_step" not in result:
         return []
     values = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
@@ -29,7 +29,7 @@ def _chosen(result: Mapping[str, Any]) -> list[str]:
 
 
 def of_population(result: dict[str, Any], folder: str | os.PathLike) -> str:
-    """A finished population in a table, the best member first, and means over seeds."""
+    """Describes a finished population: a table with the best member first, and means over seeds."""
     members = result["population"]
     results = [own["eval"] and {**result, "eval": own["eval"]} for own in members]
     settings = [{key: str(value) for key, value in own["overrides"].items()} for own in members]
@@ -47,11 +47,11 @@ def of_population(result: dict[str, Any], folder: str | os.PathLike) -> str:
 def sweep_table(
     settings: Sequence[Mapping[str, str]], results: Sequence[Mapping[str, Any] | None], states: Sequence[str]
 ) -> str:
-    """The runs of a sweep in aligned columns, the best by its main metric first, those without a result last.
+    """Shows the runs of a sweep in aligned columns, the best by its main metric first, those without a result last.
 
     Args:
-      settings: what differs among the runs, the same keys for each.
-      results: what `result.json` holds, None for a run without.
+      settings: the settings that differ among the runs, with the same keys for each.
+      results: the contents of `result.json`; None for a run without one.
       states: a word for each run.
 
     Returns:
@@ -79,14 +79,14 @@ def sweep_table(
 
 
 def place(result: Mapping[str, Any] | None, metrics: Sequence[str] = ()) -> tuple[float, ...]:
-    """What runs are sorted by, the best first.
+    """The sorting key of a run; the best run comes first.
 
     Args:
-      result: what `result.json` holds; None for a run without, which comes last.
-      metrics: main metrics, those of the first come first.
+      result: the contents of `result.json`; None for a run without one, which comes last.
+      metrics: main metrics; runs with the first one come first.
 
     Returns:
-      The place of its main metric, then that metric, of which more is better, then the loss, of which less is.
+      The place of its main metric, then that metric (more is better), then the loss (less is better).
     """
     if result is None:
         return (float("inf"),)

@@ -1,4 +1,4 @@
-"""One HTML file of all tables and figures: opens without a network, sorts where a heading is pressed."""
+"""One HTML file with all tables and figures; it needs no network, and a click on a heading sorts a table."""
 
 import base64
 import html
@@ -45,15 +45,15 @@ for (const table of document.querySelectorAll("table")) {
 
 
 def page(found: Found, compared: Sequence[Table], title: str = "surm: results") -> str:
-    """The page.
+    """Makes the page.
 
     Args:
-      found: what was collected.
-      compared: the tables of its results.
-      title: above all.
+      found: the collected results.
+      compared: the tables of these results.
+      title: the title of the page.
 
     Returns:
-      HTML, whole in itself: styles, script and figures are inside.
+      Self-contained HTML, with styles, script and figures inside.
     """
     parts = [f"<h1>{_text(title)}</h1>", f"<p class=note>{len(found.results)} results. {_text(tables.KEY)}</p>"]
     parts += [_section(table) for table in compared]
@@ -68,7 +68,7 @@ def page(found: Found, compared: Sequence[Table], title: str = "surm: results") 
 
 
 def _section(table: Table) -> str:
-    """A task's table, and its figures."""
+    """The table and the figures of a task."""
     parts = [f"<h2>{_text(table.task)}</h2>", f"<div class=wide>{_table(table)}</div>"]
     parts.append(_image(plots.pareto(table), f"{table.task}: metric against trained parameters"))
     if drawn := plots.curves(table):
@@ -98,7 +98,7 @@ def _skipped(found: Found) -> str:
 
 
 def _versions(found: Found) -> str:
-    """With what the results were measured; each set once."""
+    """The versions that the results were measured with, each set once."""
     sets = dict.fromkeys(
         ", ".join(
             f"{name} {value}" for name, value in result.data.get("versions", {}).items() if isinstance(value, str)

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 _MOST_CURVES = 12
 _POINT = 5
-"""Pixels that a point takes."""
+"""The pixels that a point covers."""
 _BESIDE = ((7, 0), (-7, 0), (7, 8), (7, -8), (-7, 8), (-7, -8), (7, 16), (7, -16))
-"""Where a name is tried, in points to the right of its point and above it."""
+"""The places where a name is tried, in points to the right of its mark and above it."""
 
 
 def pareto(table: Table) -> str:
-    """The main metric against the parameters that train, with deviations over seeds, and the front that nothing beats.
+    """Draws the main metric against the trained parameters, with deviations over seeds and the Pareto front.
 
     Args:
-      table: of one task.
+      table: the table of one task.
 
     Returns:
       SVG.
@@ -50,7 +50,7 @@ def pareto(table: Table) -> str:
 
 
 def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
-    """Writes names beside points, the first of them first; what would lie on another name or point goes without."""
+    """Writes names beside points, in their order; a name that would cover another name or point is left out."""
     from matplotlib.transforms import Bbox
 
     places = [axes.transData.transform((x, y)) for _, x, y in points]
@@ -69,13 +69,13 @@ def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
 
 
 def best_at_their_size(table: Table) -> list[Row]:
-    """The rows that no other beats or equals with as few parameters or fewer.
+    """The rows that no other row with as few parameters, or fewer, beats or equals.
 
     Args:
-      table: of one task.
+      table: the table of one task.
 
     Returns:
-      The rows, fewest parameters first.
+      The rows, those with the fewest parameters first.
     """
     front: list[Row] = []
     for row in sorted(table.rows, key=lambda row: (row.parameters, -row.mean(table.metrics[0]))):
@@ -85,10 +85,10 @@ def best_at_their_size(table: Table) -> list[Row]:
 
 
 def curves(table: Table) -> str | None:
-    """The held-out main metric against the step, mean and spread over seeds; of the best rows, if there are many.
+    """Draws the held-out main metric against the step, with mean and spread over seeds, for the best rows.
 
     Args:
-      table: of one task.
+      table: the table of one task.
 
     Returns:
       SVG; None if no run of the table has such a curve.
@@ -112,13 +112,13 @@ def curves(table: Table) -> str | None:
 
 
 def _held_out(table: Table) -> dict[str, dict[int, list[float]]]:
-    """The points of every row that has some, by a name that is its alone."""
+    """The points of every row that has some, by a unique name."""
     of_rows = ((name, _points(row, table.metrics[0])) for name, row in zip(table.names(), table.rows, strict=True))
     return {name: points for name, points in of_rows if points}
 
 
 def _points(row: Row, metric: str) -> dict[int, list[float]]:
-    """By step, of every seed, in percent."""
+    """The values of every seed by step, in percent."""
     points: dict[int, list[float]] = {}
     for result in row.results:
         watched = "validation" if any(line["split"] == "validation" for line in result.curves) else "test"
@@ -138,7 +138,7 @@ def _figure(height: float) -> "tuple[Any, Axes]":
 
 
 def _svg(figure: Any) -> str:
-    """The same bytes for the same figure; scales with the page."""
+    """The figure as SVG that scales with the page; the same figure gives the same bytes."""
     import matplotlib
 
     picture = io.StringIO()

@@ -1,4 +1,4 @@
-"""Tables in Markdown for READMEs and in LaTeX for papers."""
+"""Tables in Markdown, for READMEs, and in LaTeX, for papers."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
 }  # fmt: skip
 P_VALUE = 0.05
-"""Below it a row's mean differs from the best one's."""
+"""If p is below this, a row's mean differs from the best one's."""
 KEY = (
-    "Means ± standard deviations over seeds. p: of a difference in the first metric from the first row's mean "
-    "(Welch's t-test, two-sided); a dash where there are fewer than two seeds. Step: as each run found it on its "
-    "machine and beside what else ran there; of a population's member its share."
+    "Means ± standard deviations over seeds. p belongs to the difference in the first metric from the first row's mean "
+    "(Welch's two-sided t-test); a dash stands for fewer than two seeds. The step's time is what each run measured on "
+    "its machine, whatever else ran there; for a population's member it is its share."
 )
 
 
 def headings(table: Table) -> list[str]:
-    """Of the columns."""
+    """The headings of the columns."""
     lasts = [key.rpartition(".")[2] for key in table.differing]
     short = [last if lasts.count(last) == 1 else key for key, last in zip(table.differing, lasts, strict=True)]
     return ["method", *table.metrics, "p", "trained", "seeds", "step (ms)", *short]
@@ -42,14 +42,14 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def measured(row: Row, metric: str) -> str:
-    """A metric's mean, and its deviation where there are several seeds: in percent.
+    """A metric's mean in percent, with its deviation if there are several seeds.
 
     Args:
-      row: of a table.
-      metric: its name.
+      row: a row of a table.
+      metric: the name of the metric.
 
     Returns:
-      Such as `83.1 ± 0.8`; a dash where the row has none.
+      A text such as `83.1 ± 0.8`; a dash if the row has no such metric.
     """
     if not row.values(metric):
         return "–"
@@ -58,7 +58,7 @@ def measured(row: Row, metric: str) -> str:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """All tables, with headings."""
+    """All tables in Markdown, with headings."""
     parts = []
     for table in tables:
         numeric = ["---", *["---:"] * (len(headings(table)) - 1)]
@@ -72,7 +72,7 @@ def _escaped(cell: str) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """All tables, each a `tabular` for the package booktabs; in bold the best mean and what does not differ from it."""
+    """All tables in LaTeX, for the package booktabs; the best mean, and those that do not differ from it, are bold."""
     return "\n\n".join(_tabular(table) for table in tables) + "\n"
 
 

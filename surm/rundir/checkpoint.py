@@ -1,8 +1,8 @@
 """Checkpoints of a run: trained arrays, optimiser, step, random key, data position; never the base.
 
-The only module that knows orbax. A checkpoint appears under its final name when it is whole. Of several processes of a
-run the first one alone has them: what trains is small, and is sent around. Where they lie, in an object store for
-instance, is for `surm.rundir.checkpoint_files` to know.
+This is the only module that knows orbax. A checkpoint appears under its final name once it is complete. Of several
+processes of a run only the first has checkpoints; the trained arrays are small and are sent to the others.
+`surm.rundir.checkpoint_files` knows where checkpoints are stored, for instance in an object store.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from surm.rundir import checkpoint_files
 
 State = TypeVar("State")
 DAMAGED = "damaged_"
-"""Stands before the name of a checkpoint that could not be read; nothing reads or removes it any more."""
+"""The prefix of a checkpoint that could not be read; nothing reads or removes it any more."""
 
 
 class Checkpoints:
-    """The checkpoints in one folder; a context manager that waits for the last write."""
+    """The checkpoints in one folder, as a context manager that waits for the last write."""
 
     def __init__(self, folder: epath.Path, keep: int, keep_best: int = 0):
-        """Opens (or makes) the folder; what an interrupted write has left is removed before the next one starts.
+        """Opens (or creates) the folder; remains of an interrupted write are removed before the next write starts.
 
         Args:
-          folder: where the checkpoints lie.
-          keep: how many of the newest to keep.
-          keep_best: how many of those with the highest metric to keep besides.
+          folder: the folder of the checkpoints.
+          keep: how many of the newest checkpoints to keep.
+          keep_best: how many of those with the highest metric to keep in addition.
         """
         self._place, self._keep, self._keep_best = checkpoint_files.Place(folder), keep, keep_best
         self._manager, self._failed = self._opened(), ""
@@ -64,7 +64,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits for the last write. That a run has saved before it stops must be so: raises OSError if not."""
+        """Waits for the last write, and raises OSError if it failed, because a run must have saved before it stops."""
         failure = self._failure(self._closed)
         if (failure or self._failed) and kind is Stopped:
             raise OSError(failure or self._failed)
@@ -72,11 +72,11 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None if there is none."""
+        """The step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def measured(self) -> dict[int, float | None]:
-        """The steps that are kept, with the metric of each, as it was given to `save`; None where it was not."""
+        """The steps that are kept, each with the metric that `save` was given, or None."""
         steps = sorted(self._manager.all_steps())
         found = {step: self._manager.metrics(step) for step in steps}
         return {step: None if metrics is None else _main(metrics) for step, metrics in found.items()}
@@ -93,14 +93,14 @@ class Checkpoints:
     def save(self, step: int, state: Any, notes: dict[str, Any], metric: float | None = None) -> None:
         """Writes a checkpoint in the background; one of the same step is left as it is.
 
-        One that cannot be written, on a full disk for instance, is said on the error stream, and the run goes on with
-        those that are there.
+        If it cannot be written, for instance because the disk is full, a warning is printed on the error stream, and
+        the run continues with the earlier checkpoints.
 
         Args:
           step: number of finished training steps.
           state: a tree of numpy arrays, not changed afterwards.
-          notes: what else the run needs to go on, such as the data position, as JSON values.
-          metric: the main one on the held-out split, where it is known.
+          notes: further state that the run needs to continue, such as the data position, as JSON values.
+          metric: the main metric on the held-out split, if it is known.
         """
         if failure := self._failure(self._written):
             self._say(failure)
@@ -114,30 +114,30 @@ class Checkpoints:
         self._send()
 
     def _send(self) -> None:
-        """Has what is whole in a local folder go to the store, if the checkpoints lie in one."""
+        """Sends complete checkpoints of the local folder to the store, if they belong in one."""
         if self._place.is_remote:
             self._failed = self._failed or self._failure(self._manager.wait_until_finished)
             self._place.write()
 
     def _written(self) -> None:
-        """Waits until all is written; raises what stopped it."""
+        """Waits until everything is written; raises the error of a failed write."""
         self._manager.wait_until_finished()
         self._place.wait()
 
     def newest(
         self, like: State, check: Callable[[dict[str, Any]], None] = lambda notes: None
     ) -> tuple[int, State, dict[str, Any]] | None:
-        """The newest checkpoint that can be read; newer, damaged ones are renamed, and said on the error stream.
+        """The newest checkpoint that can be read; newer, damaged ones are renamed with a warning on the error stream.
 
         Args:
-          like: a state of the same structure, shapes and dtypes, its arrays of any kind.
-          check: of the notes, before the state is read; what it raises is passed on.
+          like: a state of the same structure, shapes and dtypes, with arrays of any kind.
+          check: is called with the notes before the state is read; its exceptions are passed on.
 
         Returns:
           Its step, state (of numpy arrays) and notes; None if there is no checkpoint.
 
         Raises:
-          InputError: if there are checkpoints and none can be read: they are damaged, or of another structure.
+          InputError: if there are checkpoints but none can be read, because they are damaged or have another structure.
           PermissionError: if they may not be read.
         """
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
@@ -165,7 +165,7 @@ class Checkpoints:
         return None
 
     def _restored(self, step: int, **item: ocp.args.CheckpointArgs) -> Any:
-        """One of a checkpoint's items."""
+        """Restores one of a checkpoint's items."""
         (restored,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
         return restored
 
@@ -185,7 +185,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _failure(self, act: Callable[[], object]) -> str:
-        """Why a write failed, in a line; empty if it did not."""
+        """One line that says why a write failed; empty if it did not."""
         try:
             act()
         except Exception as error:  # orbax raises what the file system's driver meets, of many types
@@ -196,18 +196,18 @@ class Checkpoints:
 
     def _say(self, failure: str) -> None:
         if failure:
-            notes.warn(f"{failure}; the run goes on, with the checkpoints before")
+            notes.warn(f"{failure}; the run continues with the earlier checkpoints")
 
 
 def trained(folder: epath.Path) -> list[str] | None:
-    """The paths of the trained arrays in the newest checkpoint that tells them; the folder stays as it is.
+    """The paths of the trained arrays in the newest checkpoint that records them; the folder is not changed.
 
     Args:
-      folder: of checkpoints; need not exist.
+      folder: a folder of checkpoints; it need not exist.
 
     Returns:
-      Dotted paths; None where no checkpoint tells, and of a store: surm 0.1.0, whose specs could train other arrays,
-      wrote to none.
+      Dotted paths. None if no checkpoint records them, and for a store, because surm 0.1.0, whose specs could train
+      other arrays, never wrote to a store.
     """
     local = not buckets.holds(folder) and folder.is_dir()
     steps = [int(each.name) for each in folder.iterdir() if each.name.isdecimal()] if local else []
@@ -223,12 +223,12 @@ def _main(metrics: dict[str, float]) -> float:
 
 
 def _ranked(metrics: dict[str, float]) -> tuple[float, float]:
-    """By the metric; of equals the earlier is better."""
+    """The order of checkpoints: by the metric, and of equal ones the earlier is better."""
     return metrics["main"], -metrics.get("step", 0)
 
 
 def _check_like(expected: Any, found: Any) -> None:
-    """Orbax does not look whether a numpy array has the shape that it is asked for."""
+    """Checks the shapes of restored numpy arrays, because orbax does not."""
     shapes = [jax.tree.map(lambda array: (array.shape, array.dtype), tree) for tree in (expected, found)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"it holds {shapes[1]}, expected {shapes[0]}")

@@ -1,10 +1,10 @@
-"""Where checkpoints lie: a local folder, or an object store, which has every checkpoint as one object, STEP.tar.
+"""Where checkpoints are stored: in a local folder, or in an object store as one object each, STEP.tar.
 
-orbax writes a checkpoint as many files and then renames their folder, which a store cannot. Its arrays would go through
-tensorstore, whose clients are told of servers elsewhere than all else here: that of S3 takes no notice of
-AWS_ENDPOINT_URL, Google's has a variable of its own (0.1.86). So orbax writes to a folder of this machine, and what it
-has finished is written to the store in one step: it is there whole or not at all. To go on, a run fetches them; what
-trains is small.
+orbax writes a checkpoint as many files and then renames their folder, which a store cannot do. Its arrays would go
+through tensorstore, whose clients are configured differently from all others here: the client for S3 ignores
+AWS_ENDPOINT_URL, and Google's has a variable of its own (0.1.86). So orbax writes to a folder of this machine, and each
+finished checkpoint is written to the store in one step, completely or not at all. To continue, a run fetches them; the
+trained arrays are small.
 """
 
 import concurrent.futures
@@ -22,10 +22,10 @@ SUFFIX = ".tar"
 
 
 class Place:
-    """A folder of checkpoints, `place`; `folder` is the local one that orbax works in, another if `is_remote`."""
+    """A folder of checkpoints, `place`; `folder` is the local one that orbax uses, a different one if `is_remote`."""
 
     def __init__(self, place: epath.Path):
-        """Fetches what a store holds."""
+        """Fetches the checkpoints that a store holds."""
         self.place, self.is_remote = place, buckets.holds(place)
         self.folder = epath.Path(files.scratch()) if self.is_remote else place
         self._there: set[int] = set()
@@ -35,18 +35,18 @@ class Place:
             self._fetch()
 
     def write(self) -> None:
-        """Has what is in the folder written to the store, in the background, and what is not there any more removed."""
+        """Writes the folder to the store in the background, and removes there what is gone here."""
         if self._thread:
             self._writing = self._thread.submit(self._mirror)
 
     def wait(self) -> None:
-        """Waits for that; raises what stopped it."""
+        """Waits for the writing to end; raises its error."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def rename(self, step: int, name: str) -> epath.Path:
-        """Gives a checkpoint another name, which no step has; where it lies then."""
+        """Gives a checkpoint a name that no step has; returns its new place."""
         (self.folder / str(step)).rename(self.folder / name)
         if not self.is_remote:
             return self.folder / name
@@ -57,7 +57,7 @@ class Place:
         return target
 
     def names(self) -> list[str]:
-        """Of all that lies there, without suffixes."""
+        """The names of everything in the folder, without suffixes."""
         return [each.name.removesuffix(SUFFIX) for each in self.place.iterdir()] if self.place.is_dir() else []
 
     def _fetch(self) -> None:

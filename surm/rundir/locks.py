@@ -1,13 +1,14 @@
-"""Who is at work in a run's folder, so that no other run comes in.
+"""Locks that keep two runs from working in one folder.
 
-On a local path the system's own lock on `.lock` keeps others out, and a process that ends, however it does, has let go.
+On a local path, the operating system's lock on `.lock` keeps others out. A process releases it when it ends, in
+whatever way.
 
-A store knows no locks, but what was written is listed at once (Google Cloud Storage and S3 promise it). So whoever
-comes writes a flag of its own below `.lock/` and then looks: of two that come together at least one sees the other,
-and who sees another one goes. A flag is renewed every `BEAT` seconds. One that is not renewed for `SILENCE` seconds, or
-whose process is known to have ended since it was of this machine, belongs to nobody and is removed. So a run that was
-killed can be taken up at once on its own machine, on another after `SILENCE`; and one that was cut off from its store
-for that long, and has lost its flag to another, notices it when it writes next, and ends there.
+A store has no locks, but a new object is listed immediately (Google Cloud Storage and S3 promise this). So a run first
+writes a flag of its own below `.lock/` and then lists the others. If two runs start together, at least one sees the
+other, and a run that sees another one leaves. A run renews its flag every `BEAT` seconds. A flag belongs to nobody and
+is removed if it was not renewed for `SILENCE` seconds, or if its process was on this machine and has ended. So a killed
+run can be continued immediately on its own machine, and after `SILENCE` seconds on another. A run that was cut off from
+its store for so long, and has lost its flag to another run, notices this at its next write and ends there.
 """
 
 import contextlib
@@ -30,23 +31,23 @@ from surm.report.run_folder import LOCK
 
 BEAT, SILENCE = 10.0, 60.0
 _BEGUN = "begun"
-"""The object below `.lock/` that stays: a run has been at work here."""
+"""The object below `.lock/` that stays, as a sign that a run has worked here."""
 
 
 class Lock:
-    """What keeps other runs out of a folder."""
+    """Keeps other runs out of a folder."""
 
     def refuse_if_busy(self) -> None:
-        """Raises InputError if another run is at work in the folder; sooner than `held`, which decides."""
+        """Raises InputError if another run works in the folder; an early check, while `held` decides."""
         raise NotImplementedError
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other runs out for the length of a `with` block; InputError if one is in, or it cannot be written."""
+        """Keeps other runs out during a `with` block; InputError if a run is there, or the folder is not writable."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raises OSError if another run has taken the folder over meanwhile."""
+        """Raises OSError if another run has taken over the folder meanwhile."""
 
 
 def of(folder: epath.Path) -> Lock:
@@ -97,7 +98,7 @@ class FlagLock(Lock):
         self._lower()
 
     def _lower(self) -> None:
-        """Begins anew, with a flag that is not raised yet."""
+        """Prepares a new flag that is not written yet."""
         self._own, self._holds, self._lost = self._flags / uuid.uuid4().hex, False, ""
         self._renewed = time.monotonic()
         self._ended = threading.Event()
@@ -142,7 +143,7 @@ class FlagLock(Lock):
             self._renewed = time.monotonic()
 
     def _beat(self) -> None:
-        """Renews the flag until the block has ended; finds out whether somebody took it for a dead one's."""
+        """Renews the flag until the block has ended, and notices if another run considered it abandoned."""
         while not self._ended.wait(BEAT):
             try:
                 if self._holds:
@@ -162,7 +163,7 @@ class FlagLock(Lock):
             )
 
     def _others(self) -> dict[str, dict[str, Any]]:
-        """The flags of others and what stands in them."""
+        """The flags of other runs, with their contents."""
         found = {}
         for flag in self._flags.iterdir() if self._flags.exists() else ():
             if flag.name not in (_BEGUN, self._own.name):
@@ -171,7 +172,7 @@ class FlagLock(Lock):
         return found
 
     def _wait_for_others(self, *, yield_to_all: bool) -> None:
-        """Returns when no other flag is left that lives; InputError if one does."""
+        """Returns when no flag of a living run is left; raises InputError if such a run exists."""
         seen: dict[str, tuple[int, float]] = {}
         while others := self._others():
             for name, owner in others.items():
@@ -193,14 +194,14 @@ def _owner() -> dict[str, Any]:
 
 
 def _is_alive(owner: dict[str, Any]) -> bool | None:
-    """Whether the process that owns a flag lives; None of one on another machine, of which nothing is known."""
+    """Whether the process that owns a flag lives; None if it is on another machine, where this is unknown."""
     if owner["machine"] != _machine():
         return None
     return _began(owner["process"]) == owner["began"]
 
 
 def _machine() -> str:
-    """This machine since it started, and the part of it whose processes have numbers of their own."""
+    """A name for this machine since its last start, and for its namespace of process numbers."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts += [pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -208,7 +209,7 @@ def _machine() -> str:
 
 
 def _began(process: int) -> str:
-    """When a process of this machine began, so that another one of the same number is not taken for it; "" if gone."""
+    """When a process of this machine started, to tell it from a later one with the same number; "" if it is gone."""
     try:
         state, *_, began = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:20]
         return "" if state == "Z" else began

@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl` and what else is written, and an error when a value is no longer finite."""
+"""The log of a run, in `metrics.jsonl` and other writers, and an error when a value is no longer finite."""
 
 import math
 from typing import Any, Protocol
@@ -8,11 +8,11 @@ from surm.rundir import writers
 from surm.rundir.workdir import Workdir
 
 Values = dict[str, Any]
-"""Metrics by name: a number each, or one of every member of a population."""
+"""Metrics by name: one number, or one for each member of a population."""
 
 
 class NonFiniteError(RuntimeError):
-    """The loss, its gradient or the update is no longer a number; checkpoints written before stay."""
+    """The loss, its gradient or the update is no longer finite; earlier checkpoints stay."""
 
 
 def check_finite(step: int, values: dict[str, float]) -> None:
@@ -25,32 +25,32 @@ def check_finite(step: int, values: dict[str, float]) -> None:
 
 
 class Log(Protocol):
-    """What becomes of the metrics."""
+    """Receives the metrics of a run."""
 
     notes: dict[str, Any]
-    """What a run that goes on must know again, as JSON values."""
+    """State that a continued run needs again, as JSON values."""
 
     def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
-        """Checks metrics, and writes them down if asked to; raises NonFiniteError if there is no going on."""
+        """Checks metrics, and writes them if asked to; raises NonFiniteError if training cannot continue."""
 
     def logged(self, step: int, split: str) -> Values | None:
-        """Metrics that were written down, None if they were not."""
+        """The metrics that were written for a step; None if there are none."""
 
     def start(self, step: int, notes: dict[str, Any]) -> None:
-        """Opens what is written to; drops what comes again after a step, and takes the notes that were saved there."""
+        """Opens the log; drops the lines after a step, which will come again, and takes the notes saved there."""
 
     def flush(self) -> None:
-        """Has all written that was taken: a checkpoint follows, behind which nothing comes again."""
+        """Writes everything out, because a checkpoint follows and a later restart will not repeat it."""
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until everything is written."""
 
 
 class RunLog:
     """The log of one run."""
 
     def __init__(self, folder: Workdir):
-        """Writes into a run's folder, and where else its config wants it."""
+        """Writes into a run's folder, and to the other writers of its config."""
         self._folder, self._writers, self.notes = folder, writers.of(folder), {}
 
     def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Folders that other libraries write to on this machine's disk, and what they wrote sent where it belongs."""
+"""Local folders for libraries that can only write to a disk; their files are then sent to the store."""
 
 import pathlib
 
@@ -9,17 +9,17 @@ from surm.machine import buckets
 
 
 class Mirror:
-    """A folder, `place`, and the local one of the same name, `here`, that stands for it while it is written to."""
+    """A folder, `place`, and the local folder `here` that stands in for it while libraries write."""
 
     def __init__(self, place: epath.Path):
-        """Makes nothing where the place is local."""
+        """Creates nothing if the place is local."""
         self.place = place
         self.is_remote = buckets.holds(place)
         self.here = files.scratch() / place.name if self.is_remote else pathlib.Path(place)
         self._sent: dict[pathlib.Path, tuple[int, int]] = {}
 
     def send(self) -> None:
-        """Writes to a store what is new or other than it was when it was last sent; raises OSError if it cannot."""
+        """Sends the files that are new or have changed to the store; raises OSError if that fails."""
         for file in sorted(self.here.rglob("*")) if self.is_remote else ():
             if not file.is_file():
                 continue

@@ -1,4 +1,4 @@
-"""Files that a run's config names by a path from where it was started: found again from another folder."""
+"""Relative paths in a run's config, and how to find their files from another directory."""
 
 import os
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from surm.errors import InputError
 from surm.machine import buckets
 
 KEYS = ("model.weights", "data.tokenizer")
-"""What a finished run is opened with."""
+"""The keys whose files are needed to open a finished run."""
 
 
 def written_out(config: ml_collections.ConfigDict) -> dict[str, dict[str, str]]:
-    """The full names, by key, of what a config names from the current folder, as `full_names`; nothing without any."""
+    """The absolute paths, by key, of a config's relative paths, as `full_names`; empty if it has none."""
     named = {key: _relative(config, key) for key in KEYS}
     full = {key: str(name.absolute()) for key, name in named.items() if name is not None and name.exists()}
     return {"full_names": full} if full else {}
@@ -25,18 +25,18 @@ def written_out(config: ml_collections.ConfigDict) -> dict[str, dict[str, str]]:
 def found_again(
     config: ml_collections.ConfigDict, result: Mapping[str, Any], folder: epath.Path
 ) -> ml_collections.ConfigDict:
-    """A config with full names in the place of those that it has from the folder that its run was started in.
+    """A config whose relative paths are replaced by paths where the files are now.
 
     Args:
-      config: of a finished run.
-      result: of that run, with what `written_out` found when it ran.
-      folder: the run's, for the message.
+      config: the config of a finished run.
+      result: the result of that run, with what `written_out` returned at the time.
+      folder: the run's folder, for the message.
 
     Returns:
-      Another config, whose files are there.
+      A config whose files exist.
 
     Raises:
-      InputError: if what a name means is neither where it was nor in the current folder; both are named.
+      InputError: if a file is neither where it was nor in the current directory; the message names both.
     """
     full, found = result.get("full_names") or {}, config.copy_and_resolve_references()
     for key in KEYS:
@@ -53,7 +53,7 @@ def found_again(
 
 
 def _relative(config: ml_collections.ConfigDict, key: str) -> epath.Path | None:
-    """The path from the current folder that stands under a key; None if that is named in full, or no path."""
+    """The relative path of a key; None if its value is an absolute path, or no path."""
     section, _, field = key.partition(".")
     name = str(config[section][field] or "")
     if not name or ":" in name or os.path.isabs(os.path.expanduser(name)) or buckets.holds(name):

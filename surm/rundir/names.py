@@ -1,4 +1,4 @@
-"""What a run's folder is called: by the keys that it sets."""
+"""Names of runs' folders, made from the keys that a run sets."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ _LONGEST = 100  # characters of a name; file systems take 255 bytes
 
 
 def name(overrides: Mapping[str, Any]) -> str:
-    """The name of a run, for its folder: it depends on its overrides alone, not on their order or on other runs.
+    """The name of a run's folder; it depends only on the run's overrides, not on their order or on other runs.
 
-    A value with characters that need care loses them, a long name is cut, and a hash makes such a name unique.
+    Unusual characters are dropped and a long name is cut; a hash then keeps the name unique.
 
     Examples:
       >>> name({"seed": 0, "peft.family": "circulant"}), name({"peft.dropout": 0.1}), name({})
@@ -29,12 +29,12 @@ def name(overrides: Mapping[str, Any]) -> str:
 
 
 def short(key: str) -> str:
-    """A dotted key without what comes before its last dot, unless another key of a config ends alike."""
+    """The last part of a dotted key, or the whole key if another key ends in the same part."""
     end = key.rpartition(".")[2]
     alike = [other for other in configs.KEYS if other.rpartition(".")[2] == end]
     return end if alike == [key] else key
 
 
 def digest(value: object) -> str:
-    """Six characters that tell one value from another."""
+    """A hash of a value, six characters long."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:6]

@@ -1,9 +1,10 @@
-"""The folder of a run: which config it belongs to, its metrics as they come, its result at the end.
+"""The folder of a run: its config, its metrics as they come, and its result at the end.
 
-config.json  metrics.jsonl  checkpoints/  adapter/  curves.png  result.json, and .lock, which keeps other runs out
+It holds config.json, metrics.jsonl, checkpoints/, adapter/, curves.png, result.json, and .lock to keep other runs out.
 
-The folder may lie in an object store. Nothing can be appended to there: the lines of metrics.jsonl are kept, and the
-file is written anew before every checkpoint, and every `WRITTEN_EVERY` seconds where a line comes.
+The folder may be in an object store, where nothing can be appended to a file. The lines of metrics.jsonl are then kept
+in memory, and the whole file is written before every checkpoint, and every `WRITTEN_EVERY` seconds if there are new
+lines.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ WRITTEN_EVERY = 60.0
 
 
 class Workdir:
-    """One run's folder; every file in it but the growing `metrics.jsonl` is replaced in one step."""
+    """One run's folder; every file except the growing `metrics.jsonl` is replaced in one step."""
 
     def __init__(self, path: str | os.PathLike, config: ml_collections.ConfigDict, *, writes: bool = True):
         """Checks that the folder is free for this run; nothing is written before `claimed`.
@@ -37,7 +38,7 @@ class Workdir:
         Args:
           path: the folder.
           config: the run's configuration.
-          writes: whether this process is the one that does; in any other nothing happens where it would write.
+          writes: whether this process writes; in the others, methods that write do nothing.
 
         Raises:
           InputError: if the path is not a folder, or holds the run of another config (the differences are listed).
@@ -52,12 +53,12 @@ class Workdir:
             self._look()
 
     def refuse_if_busy(self) -> None:
-        """Raises InputError if another run is at work in the folder; sooner than `claimed`, which decides."""
+        """Raises InputError if another run works in the folder; an early check, while `claimed` decides."""
         self.lock.refuse_if_busy()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Makes the folder and keeps other runs out of it for the length of a `with` block; see `surm.rundir.locks`.
+        """Creates the folder and keeps other runs out of it during a `with` block; see `surm.rundir.locks`.
 
         Raises:
           InputError: if the folder cannot be written, or another run is at work in it.
@@ -70,38 +71,38 @@ class Workdir:
 
     @property
     def longer(self) -> bool:
-        """Whether the run shall have another length than it had."""
+        """Whether the run is to have another length than before."""
         return any(change.decision == "length" for change in self.changes)
 
     def accept(self) -> None:
-        """Takes over a config that differs, once its data and weights are known to be those of the checkpoint."""
+        """Accepts a config that differs, once its data and weights are known to match the checkpoint."""
         if not (self.writes and self.changes):
             return
         if self.longer:  # what it ended with is no result of the longer run
             for result in [self.path / RESULT, *self.path.glob("members/*/result.json")]:
                 result.unlink(missing_ok=True)
         self.write_json(CONFIG, self.config.to_dict())
-        say(f"going on with another config: {'; '.join(map(str, self.changes))}")
+        say(f"continuing with another config: {'; '.join(map(str, self.changes))}")
 
     @property
     def checkpoints(self) -> epath.Path:
-        """Where the checkpoints lie."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def newest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, None if there is none to go on from."""
+        """The step of the newest complete checkpoint; None if there is none."""
         there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
         names = [path.name.removesuffix(checkpoint_files.SUFFIX) for path in there]
         return max((int(name) for name in names if name.isdecimal()), default=None)
 
     @property
     def adapter(self) -> epath.Path:
-        """Where the adapter lies at the end."""
+        """The folder of the adapter, which is written at the end."""
         return self.path / "adapter"
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run wrote, None if it has not finished."""
+        """The result of the finished run; None if it has not finished."""
         return files.json_object(self.path / RESULT, run_folder.REMEDY)
 
     def log(self, step: int, split: str, values: dict[str, float]) -> None:
@@ -119,7 +120,7 @@ class Workdir:
             self.flush()
 
     def flush(self) -> None:
-        """Has all that was logged written; raises OSError if that cannot be, or another run has the folder now."""
+        """Writes everything that was logged; raises OSError if that fails, or another run has the folder now."""
         self.lock.check()
         if self._unwritten:
             files.replace(self.path / METRICS, "".join(self._kept_lines()))
@@ -135,7 +136,7 @@ class Workdir:
         return self._lines
 
     def logged(self, step: int, split: str) -> dict[str, float] | None:
-        """The values of one line, None if it has not been written."""
+        """The values of one line; None if it has not been written."""
         found = [line["values"] for line in self.metrics() if (line["step"], line["split"]) == (step, split)]
         return found[0] if found else None
 
@@ -148,12 +149,12 @@ class Workdir:
         files.replace(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Writes a JSON file, whole or not at all."""
+        """Writes a JSON file, completely or not at all."""
         self.lock.check()
         files.replace(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def _look(self) -> None:
-        """Refuses a path that is a file, a store that does not answer, and the folder of another run."""
+        """Refuses a path that is a file, a store that does not answer, or the folder of another run."""
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"workdir {str(self.path)!r} is a file, expected a folder")
@@ -165,7 +166,7 @@ class Workdir:
                              "are its credentials in the environment?") from error  # fmt: skip
 
     def _refuse_data(self) -> None:
-        """Refuses a new run among the data that it reads, which the next would read with it."""
+        """Refuses a new run inside the data that it reads, because the next run would read its files as data."""
         source = self.config.data.source
         if source in ("", "digits") or source.startswith("tfds:"):
             return
@@ -180,8 +181,8 @@ class Workdir:
         if not file.is_file():
             if (self.path / RESULT).exists():
                 raise InputError(
-                    f"workdir {str(self.path)!r} holds a result.json but no config.json, so no run of surm's; name "
-                    "another workdir"
+                    f"workdir {str(self.path)!r} holds a result.json but no config.json, so it is no run of surm; "
+                    "name another workdir"
                 )
             self._refuse_data()
             return
@@ -191,5 +192,5 @@ class Workdir:
 
 
 def _real(path: epath.Path) -> epath.Path:
-    """A path by its full name, links followed."""
+    """The absolute path, with links followed."""
     return path if buckets.holds(path) else path.resolve()

@@ -1,4 +1,4 @@
-"""Where metrics are shown while a run trains, beside metrics.jsonl: TensorBoard and Weights & Biases, both extras."""
+"""Writers that show metrics while a run trains, beside metrics.jsonl: TensorBoard and Weights & Biases, both extras."""
 
 import importlib
 import os
@@ -23,20 +23,20 @@ class Writer(Protocol):
     """Something that shows metrics."""
 
     def start(self, step: int) -> None:
-        """Opens what is written to; what was written for later steps, before a run was stopped, will come again."""
+        """Opens the writer; metrics of later steps, written before the run was stopped, will come again."""
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Shows the metrics of a split after a step."""
+        """Writes the metrics of a split after a step."""
 
     def flush(self) -> None:
-        """Has all written so far kept, whatever happens to the process."""
+        """Saves everything so far, whatever then happens to the process."""
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until everything is written."""
 
 
 class TensorBoard:
-    """Event files in the run's folder `tensorboard`; `tensorboard --logdir=DIR` shows those of all runs below."""
+    """Event files in the run's folder `tensorboard`; `tensorboard --logdir=DIR` shows those of all runs below DIR."""
 
     needs = "tensorboardX"
 
@@ -72,8 +72,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases, named as the run's folder, in the group of the folder above it.
 
-    Its project is `WANDB_PROJECT`, else `surm`; with `WANDB_MODE=offline` it stays in the run's folder `wandb` until
-    `wandb sync`. A run that is continued goes on under the same id; steps that come again are those already there.
+    Its project is `WANDB_PROJECT`, or `surm`. With `WANDB_MODE=offline` it stays in the run's folder `wandb` until
+    `wandb sync`. A continued run keeps its id; repeated steps are the same as those already there.
     """
 
     needs = "wandb"
@@ -84,7 +84,7 @@ class WeightsAndBiases:
         self._local = mirror.Mirror(folder.path / "wandb")
 
     def start(self, _: int) -> None:
-        """See `Writer`; raises InputError if Weights & Biases cannot be reached or lets nobody in."""
+        """See `Writer`; raises InputError if Weights & Biases cannot be reached or refuses the login."""
         import wandb
 
         path = files.absolute(self._folder.path)
@@ -105,7 +105,7 @@ class WeightsAndBiases:
         self._run.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def flush(self) -> None:
-        """See `Writer`; its own process keeps what it was given."""
+        """See `Writer`; the writer's own process keeps the data."""
 
     def close(self) -> None:
         """See `Writer`."""
@@ -124,21 +124,21 @@ class WeightsAndBiases:
 
 
 def _wait_until_whole(written: pathlib.Path, seconds: float = 60) -> None:
-    """Waits for the file of a run that was finished: its process writes on behind `finish` (wandb 0.28)."""
+    """Waits for the file of a finished run, because its process still writes after `finish` (wandb 0.28)."""
     until = time.monotonic() + seconds
     while not is_whole(written):
         if time.monotonic() > until:
-            notes.say(f"Weights & Biases did not end {written.name} within {seconds:g} s: it is sent without its end")
+            notes.say(f"Weights & Biases did not end {written.name} within {seconds:g} s; the file is sent incomplete")
             return
         time.sleep(0.02)
 
 
 def is_whole(written: pathlib.Path) -> bool:
-    """Whether the last record of a run's file is the one of its end.
+    """Whether the last record of a run's file is the one that marks its end.
 
-    Behind a head of 7 bytes stand blocks of 32 KiB, the first one shorter by it; records follow one another, in parts
-    where a block ends, each part behind a checksum, its length and its place in the record (1 whole, 2 first, 3 middle,
-    4 last); fewer than 7 bytes at a block's end are left out.
+    A header of 7 bytes is followed by blocks of 32 KiB, of which the first is shorter by the header. Records follow one
+    another and are split where a block ends. Each part has a checksum, its length, and its place in the record (1
+    whole, 2 first, 3 middle, 4 last). Fewer than 7 bytes at the end of a block are unused.
     """
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
@@ -163,7 +163,7 @@ WRITERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for a writer that `config.writers` names and that is unknown or not installed."""
+    """Raises InputError if `config.writers` names a writer that is unknown or not installed."""
     for name in _names(config):
         if name not in WRITERS:
             raise InputError(f"config.writers={config.writers!r} names {name!r}; {nearest(name, WRITERS)}")
@@ -176,10 +176,10 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def of(folder: Workdir) -> list[Writer]:
-    """The writers of a run; none in a process that does not write.
+    """The writers of a run; empty in a process that does not write.
 
     Args:
-      folder: of the run; its config names them.
+      folder: the folder of the run, whose config names the writers.
 
     Returns:
       The writers, not yet started.

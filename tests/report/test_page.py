@@ -92,7 +92,10 @@ def test_other_data_and_other_metrics_have_tables_of_their_own(tmp_path):
     [
         ("{", "cannot be read as JSON (JSONDecodeError: Expecting property name"),
         ("[1]", "holds a JSON list, expected an object"),
-        ('{"eval": {"accuracy": 1}, "metric": "accuracy"}', "has no 'config': no result of a run, or of an older ver"),
+        (
+            '{"eval": {"accuracy": 1}, "metric": "accuracy"}',
+            "has no 'config', so it is no result of a run, or of an ol",
+        ),
         (json.dumps(result(float("nan"))), "'eval' is {'accuracy': nan, 'loss': 1.0}, expected numbers"),
         (json.dumps(result(0.5, metric="f1")), "expected numbers, 'f1' among them"),
     ],
@@ -114,7 +117,7 @@ def test_what_is_no_result_is_skipped_and_named(tmp_path, capsys, text, why):
         (lambda folder: None, "there is no"),
         (lambda folder: folder.mkdir(), "no result under"),
         (lambda folder: written(folder, {"eval": 3}), "result.json: has 3 as 'eval', expected an object"),
-        (lambda folder: begun(folder), "is not finished; the command it was started with goes on with it"),
+        (lambda folder: begun(folder), "is not finished; the command that started it continues it"),
     ],
 )
 def test_where_there_is_nothing_to_report_one_line_says_so(tmp_path, capsys, make, message):
