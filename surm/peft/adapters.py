@@ -1,4 +1,4 @@
-"""What stands behind a frozen linear layer: an adapter, an ordinary bottleneck, or a scale and shift."""
+"""Trained parts that follow a frozen linear layer: an adapter, an ordinary bottleneck, or a scale and shift."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,11 +18,11 @@ from surm.peft.variables import AdapterParam
 from surm.peft.wrapped import MergeableLinear, WrappedLinear, like_answer
 
 _ADAPTER_DEVIATION = 0.02
-"""The authors draw an adapter's random factor so, whatever the family's update starts from."""
+"""The deviation of an adapter's random factor in the authors' code, whatever the family's update starts from."""
 
 
 def _widths(base: nnx.Module) -> tuple[tuple[int, ...], int]:
-    """How many layers, or matrices, there are along each stacked axis, and how many outputs each has."""
+    """The number of layers, or matrices, along each stacked axis, and the number of outputs of each."""
     layout, shape = linear_maps.linear_map(base).layout, base.kernel.shape
     return layout.stack(shape), layout.sizes(shape)[0]
 
@@ -30,8 +30,9 @@ def _widths(base: nnx.Module) -> tuple[tuple[int, ...], int]:
 class AdaptedLinear(WrappedLinear):
     """A frozen linear layer followed by a SURM adapter: h = base(x), y = h + act(S·dropout(h)) + bias.
 
-    S is one square structured matrix; there is no projection down or up. It is not linear, so it does not merge. (The
-    authors' Kronecker adapter multiplies by kron(B, A) from the other side: their B and A are our factors transposed.)
+    S is one square structured matrix, without a projection down or up. The adapter is not linear, so it cannot be
+    merged. (The authors' Kronecker adapter multiplies by kron(B, A) from the other side, so their B and A are our
+    factors transposed.)
 
     Source: arXiv 2406.17740, section 4.
     """
@@ -66,18 +67,18 @@ class Hadamard(nnx.Module):
     family = "hadamard"
 
     def __init__(self, *shape: int):
-        """Starts as the identity; n is the last of the shape, a stack of maps stands in front."""
+        """Starts as the identity; n is the last axis of the shape, and the axes of a stack precede it."""
         self.scale, self.shift = AdapterParam(jnp.ones(shape)), AdapterParam(jnp.zeros(shape))
 
     def __call__(self, h: Float[Array, "..."], beside: Callable[[Array], Array] = lambda each: each) -> Array:
         """Applies the map, in h's type.
 
         Args:
-          h: numbers.
+          h: the vectors, along the last axis.
           beside: brings scale and shift into a shape that broadcasts to them.
 
         Returns:
-          As many.
+          The mapped vectors.
         """
         return beside(self.scale[...]).astype(h.dtype) * h + beside(self.shift[...]).astype(h.dtype)
 
@@ -99,9 +100,9 @@ class HadamardLinear(MergeableLinear):
         return y if self.merged or not self.enabled else self.delta(y, lambda each: self.map.beside(each, y))
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel with the scale in it, the bias with scale and shift; InputError for a layer that has no bias."""
+        """The kernel with the scale, and the bias with scale and shift; InputError if the layer has no bias."""
         if self.bias is None:
-            raise InputError("the layer has no bias, which the shift could be folded into")
+            raise InputError("the layer has no bias into which the shift could be folded")
         layout, shape, bias = self.map.layout, self.kernel.shape, self.bias[...]
         scaled = layout.matrices(self.kernel[...]) * self.delta.scale[...][..., None]
         yield "kernel", layout.kernel(scaled, shape)
@@ -128,7 +129,7 @@ class Bottleneck(nnx.Module):
     family = "bottleneck"
 
     def __init__(self, spec: PeftSpec, width: int, *, stack: Sequence[int] = (), rngs: nnx.Rngs):
-        """Draws `down`; `up` starts at 0, so that nothing is added yet; of a stack each layer has its own."""
+        """Draws `down`; `up` starts at 0, so that nothing is added yet. Each layer of a stack has its own."""
         size = spec.options.get("size", METHODS["bottleneck"].options["size"])
         if size < 1:
             raise InputError(f"bottleneck: size={size}, expected at least 1")
@@ -137,7 +138,7 @@ class Bottleneck(nnx.Module):
         self.activation = spec.activation
 
     def __call__(self, h: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """What is added to h."""
+        """The branch's output, which is added to h."""
         return self.up(BRANCH_ACTIVATIONS[self.activation](self.down(h)))
 
 

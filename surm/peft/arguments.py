@@ -1,4 +1,4 @@
-"""Whether what `attach` is given is of its kinds."""
+"""Checks the types of the arguments of `attach`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from surm.peft.spec import PeftSpec
 
 
 def check(model: Any, spec: Any, rngs: Any) -> None:
-    """InputError if they are no model, spec and random streams, or a part of the model has no usable name."""
+    """Raises InputError if they are not model, spec and random streams, or a part of the model has no usable name."""
     if not (isinstance(model, nnx.Module) and isinstance(spec, PeftSpec) and isinstance(rngs, nnx.Rngs)):
         given = ", ".join(_class(one) for one in (model, spec, rngs))
         raise InputError(
@@ -23,6 +23,6 @@ def check(model: Any, spec: Any, rngs: Any) -> None:
 
 
 def _class(one: Any) -> str:
-    """What is given, for messages: a class that was not called says so."""
+    """The type of an argument, for messages; a class that was not called is named as such."""
     kind, which = (one, "the class ") if isinstance(one, type) else (type(one), "")
     return f"{which}{kind.__module__}.{kind.__name__}"

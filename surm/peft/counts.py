@@ -1,4 +1,4 @@
-"""How many parameters a model has and trains: in numbers, and layer by layer in a table."""
+"""Counts the parameters that a model has and trains, in total and layer by layer."""
 
 import dataclasses
 
@@ -14,8 +14,8 @@ class ParameterCount:
     """Numbers of parameters.
 
     Attributes:
-      adapter: trained by the method itself.
-      trainable: all that trains, the head included.
+      adapter: the parameters that the method itself trains.
+      trainable: all trained parameters, with the head.
       total: all parameters of the model, frozen and trained.
     """
 
@@ -25,7 +25,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nnx.Module) -> ParameterCount:
-    """Counts a model's parameters; of a model without an adapter, none trains.
+    """Counts a model's parameters; in a model without an adapter none trains.
 
     Args:
       model: any NNX module.
@@ -42,7 +42,7 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
 
 
 def table(model: nnx.Module) -> str:
-    """The adapted places of a model, one a line: path, shape, family, parameters; the counts at the end."""
+    """Lists the adapted layers of a model, one a line: path, shape, family, parameters. The totals follow."""
     seen: set[int] = set()  # what several places share counts where it comes first
     rows = [(path, _shape(layer), layer.delta.family, _own(layer, seen))
             for path, layer in surgery.layers_by_path(model).items()]  # fmt: skip
@@ -56,14 +56,14 @@ def table(model: nnx.Module) -> str:
 
 
 def _shape(layer: WrappedLinear) -> str:
-    """n_out×n_in of a layer; `12 of 768×768` of a stack."""
+    """The shape of a layer as n_out×n_in, or `12 of 768×768` for a stack."""
     layout, shape = layer.map.layout, layer.kernel.shape
     stack = "×".join(map(str, layout.stack(shape)))
     return (f"{stack} of " if stack else "") + "{}×{}".format(*layout.sizes(shape))
 
 
 def _own(layer: WrappedLinear, seen: set[int]) -> int:
-    """Trained numbers of a layer that were not seen before."""
+    """The number of trained parameters of a layer that were not counted before."""
     trained = [node for _, node in select.walk(layer) if isinstance(node, AdapterParam) and id(node) not in seen]
     seen.update(map(id, trained))
     return sum(variable[...].size for variable in trained)

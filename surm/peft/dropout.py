@@ -6,7 +6,7 @@ from flax import nnx
 
 
 def reseed_dropout(model: nnx.Module, key: jax.Array) -> None:
-    """Gives every dropout layer of a model its own stream, derived from one key; in place.
+    """Gives every dropout layer of a model its own stream, derived from one key, in place.
 
     A training step that calls it is a pure function of its arguments, so a resumed run draws the same masks. Each layer
     of a stack has a stream of its own.

@@ -1,4 +1,4 @@
-"""Which axes of a kernel are inputs and which outputs: how matrices lie in the arrays of any framework.
+"""Which axes of a kernel are inputs and which are outputs, for the arrays of any framework.
 
     kernel                                  shape                   layout
     Linen, Haiku, by hand                   (n_in, n_out)           KernelLayout()
@@ -9,7 +9,7 @@
     layers under a scan, experts            (layers, n_in, n_out)   KernelLayout((1,), (2,), stacked=(0,))
     Linen's convolution                     (h, w, n_in, n_out)     KernelLayout(inputs=(0, 1, 2), outputs=(3,))
 
-A matrix is (n_out, n_in), whatever its kernel.
+A matrix is always (n_out, n_in), whatever the layout of its kernel.
 """
 
 import dataclasses
@@ -31,18 +31,19 @@ Span = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class KernelLayout:
-    """How a kernel is a matrix, or a stack of matrices: its axes by number, each once.
+    """How a kernel is read as a matrix, or a stack of matrices; each of its axes is named once, by number.
 
     Attributes:
       inputs: the axes that make up n_in, the slowest first.
       outputs: the axes that make up n_out, the slowest first: `(2, 1, 3)` for (n_in, heads, 3, size) has all queries
         in front, then all keys.
-      stacked: the axes over which there is a matrix, and an update, each.
-      segments: named parts of the outputs, which can be targeted one by one: names alone divide them evenly,
+      stacked: the axes along which each index has a matrix, and an update, of its own.
+      segments: named parts of the outputs, which can be targeted separately: names alone divide them evenly,
         `("query", "key", "value")`; `{"query": (0, 64), "key": (64, 80)}` says where each starts and stops.
 
     Raises:
-      InputError: if an axis is no number from 0 on or comes twice, inputs or outputs have none, or segments overlap.
+      InputError: if an axis is not a number from 0 on or is named twice, inputs or outputs are empty, or segments
+        overlap.
 
     Examples:
       >>> KernelLayout(outputs=(1, 2)).sizes((32, 4, 16))
@@ -73,21 +74,21 @@ class KernelLayout:
         return ", ".join(f"{name}={getattr(self, name)}" for name in ("inputs", "outputs", "stacked"))
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuses a kernel of other axes; InputError."""
+        """Raises InputError for a kernel with other axes."""
         if sorted(self.axes) != list(range(len(shape))):
             raise InputError(f"shape {shape}, but a layout of the axes {self._axes_in_words}; expected 0 to "
                              f"{len(shape) - 1}, each once")  # fmt: skip
 
     def sizes(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """n_out and n_in of a kernel."""
+        """The n_out and n_in of a kernel."""
         return math.prod(shape[axis] for axis in self.outputs), math.prod(shape[axis] for axis in self.inputs)
 
     def stack(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """How many matrices a kernel has along each stacked axis."""
+        """The number of matrices along each stacked axis of a kernel."""
         return tuple(shape[axis] for axis in self.stacked)
 
     def spans(self, n_out: int) -> dict[str, Span]:
-        """Where each segment starts and stops among n_out outputs; InputError if it does not fit."""
+        """The start and stop of each segment among n_out outputs; InputError if a segment does not fit."""
         if isinstance(self.segments, Mapping):
             for name, (start, stop) in self.segments.items():
                 if stop > n_out:
@@ -108,24 +109,24 @@ class KernelLayout:
         return matrices.reshape([shape[axis] for axis in self.axes]).transpose(np.argsort(self.axes))
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of one matrix, or its parameters, as one of a stack of them."""
+        """Maps a function of one matrix, or its parameters, over a stack of them."""
         return each(function, len(self.stacked))
 
 
 def each(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
-    """A function of one matrix, or its parameters, as one of a stack of them that has so many axes."""
+    """Maps a function of one matrix, or its parameters, over a stack with the given number of axes."""
     for _ in range(axes):
         function = jax.vmap(function)
     return function
 
 
 def is_floating(array: Any) -> bool:
-    """Whether numbers can be added to an array as they are: floating point of 16 bits or more."""
+    """Whether an update can be added to an array directly, which needs floating point of 16 bits or more."""
     return jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 2
 
 
 def in_words(array: Any) -> str:
-    """Type and shape of an array, for messages."""
+    """The type and shape of an array, for messages."""
     return f"{array.dtype}{list(array.shape)}"
 
 

@@ -1,4 +1,4 @@
-"""A frozen linear layer with a trained update of its kernel; beside it what else is put around layers, by its name."""
+"""A frozen linear layer with a trained update of its kernel, and the table of all wrappers of layers."""
 
 import functools
 from collections.abc import Iterable
@@ -45,12 +45,12 @@ __all__ = [
 class UpdatedLinear(MergeableLinear):
     """A frozen linear layer with a trained update: y = base(x) + scale·ΔW·dropout(x).
 
-    Several paths lead there, see `surm.peft.multiply.paths`. With a `magnitude` m the rows of the weight then keep
-    their direction and get the norm m, which starts as the weight's (where a run keeps that in half precision, up to
-    its rounding): y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias, where the norms, of rows, count as
-    constants in the derivative (arXiv 2402.09353, section 4.3).
+    There are several ways to compute this, see `surm.peft.multiply.paths`. With a `magnitude` m, the rows of the weight
+    keep their direction and get the norm m: y = m/‖W + scale·ΔW‖ ⊙ (W + scale·ΔW) x + bias. m starts as the norms of
+    the weight's rows (up to rounding, if the run keeps the weight in half precision). The norms in the denominator
+    count as constants in the derivative (arXiv 2402.09353, section 4.3).
 
-    Of a layer with several axes of inputs or outputs, x and y are the vectors along them (`surm.peft.linear_maps`).
+    For a layer with several input or output axes, x and y are the vectors along them (`surm.peft.linear_maps`).
     """
 
     def __init__(self, base: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
@@ -85,7 +85,7 @@ class UpdatedLinear(MergeableLinear):
         return y + like_answer(self.map.output((self.scale * update).astype(y.dtype), y), options)
 
     def follow(self, spec: PeftSpec) -> None:
-        """Multiplies and scales as a spec says, otherwise that of the layer; InputError if the layer cannot."""
+        """Multiplies along the path, and with the scale, of another spec; InputError if the layer cannot."""
         self._check_fusible(spec.path)
         super().follow(spec)
         self.scale = spec.scale
@@ -93,8 +93,8 @@ class UpdatedLinear(MergeableLinear):
     @staticmethod
     def _check_magnitude(base: nnx.Module, spec: PeftSpec) -> None:
         if spec.magnitude and linear_maps.more_than_multiplies(base):
-            raise InputError(f"magnitude=True, but the layer is {linear_maps.named(base)}, which answers in a way of "
-                             "its own; expected a layer whose answer is its kernel's product and a bias")  # fmt: skip
+            raise InputError(f"magnitude=True, but the layer is {linear_maps.named(base)}, which answers in its "
+                             "own way; expected a layer whose output is its kernel's product plus a bias")  # fmt: skip
 
     def _check_fusible(self, path: str) -> None:
         if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
@@ -123,7 +123,7 @@ class UpdatedLinear(MergeableLinear):
             return self.scale * self.delta.dense_matvec(params, x, multiply)
 
     def _gain(self) -> Float[Array, "*stack n_out"]:
-        """What the magnitude multiplies the outputs by."""
+        """The factor by which the magnitude multiplies the outputs."""
         kernel = self.base.kernel[...]
         wide = jnp.promote_types(kernel.dtype, jnp.float32)
         norms = self.map.row_norms(self._summed(kernel.astype(wide), self._dense(self.delta.values())))
@@ -133,7 +133,7 @@ class UpdatedLinear(MergeableLinear):
         return kernel + self.map.layout.kernel(update, kernel.shape)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel with the update in it, by the definition of the family."""
+        """The kernel plus the update, by the definition of the family."""
         kernel, of = self.base.kernel[...], self.map
         kernel = self._summed(kernel, self.scale * self.delta.to_dense()).astype(kernel.dtype)
         if self.magnitude is not None:

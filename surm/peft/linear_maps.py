@@ -1,4 +1,4 @@
-"""Which NNX layers are linear maps, and how: their kernels as matrices, what they read and write as vectors.
+"""Reads NNX layers as linear maps: their kernels as matrices, their inputs and outputs as vectors.
 
     layer                                   reads           kernel                     writes
     nnx.Linear                              (..., n_in)     (n_in, n_out)              (..., n_out)
@@ -6,7 +6,7 @@
     nnx.Einsum("btd,dhk->bthk")             d               (d, h, k)                  h, k
     any of them under nnx.vmap, nnx.scan    as it does      (layers, its own axes)     as it does
 
-A vector is what a layer reads, or writes, along those axes, in the order in which they stand there.
+A vector consists of what a layer reads, or writes, along those axes, in their order.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from surm.peft.kernels import KernelLayout, in_words, is_floating
 
 
 class Axes(NamedTuple):
-    """The axes of an array by number: those over which there is a matrix each, all others, and a vector's own."""
+    """The axes of an array by number: those of a stack of matrices, those of the batch, and those of a vector."""
 
     stacked: tuple[int, ...]
     rest: tuple[int, ...]
@@ -37,14 +37,14 @@ def _last(ndim: int) -> Axes:
 
 @dataclasses.dataclass(frozen=True)
 class LinearMap:
-    """How a layer is a linear map.
+    """A layer as a linear map.
 
     Attributes:
-      layout: of its kernel as it is now: of a stack of layers with the leading axes that `nnx.vmap` and `nnx.scan`
-        split off, of one of them, in there, without.
-      read: from the number of axes of an input to what they are.
-      written: the same of an output.
-      split_off: how many axes those are that `nnx.vmap` and `nnx.scan` split off.
+      layout: the layout of the kernel in its present form. Outside `nnx.vmap` and `nnx.scan` it has the leading axes
+        of a stack; inside, for one layer, it does not.
+      read: a function from the number of axes of an input to their meaning.
+      written: the same for an output.
+      split_off: the number of axes that `nnx.vmap` and `nnx.scan` split off.
     """
 
     layout: KernelLayout = KernelLayout()
@@ -53,30 +53,30 @@ class LinearMap:
     split_off: int = 0
 
     def vectors(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """What the layer reads, as vectors: (*stack, *batch, n_in)."""
+        """The input of the layer as vectors: (*stack, *batch, n_in)."""
         return _together(x, self.read(x.ndim))
 
     def answers(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
-        """What the layer writes, as vectors: (*stack, *batch, n_out)."""
+        """The output of the layer as vectors: (*stack, *batch, n_out)."""
         return _together(y, self.written(y.ndim))
 
     def output(self, vectors: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Vectors as the layer writes them, in the shape of what it has written."""
+        """Converts vectors to the form and shape of the layer's output."""
         axes = self.written(like.ndim)
         return vectors if axes == _last(like.ndim) else _apart(vectors, axes, like.shape)
 
     def beside(self, values: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Numbers for all outputs, (*stack, n_out), in a shape that broadcasts to what the layer has written."""
+        """Reshapes one number per output, (*stack, n_out), so that it broadcasts to the layer's output."""
         axes = self.written(like.ndim)
         return values if axes == _last(like.ndim) else _apart(values, axes, _of_outputs(axes, like.shape))
 
     def bias_beside(self, bias: Float[Array, "..."], like: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The layer's bias in such a shape."""
+        """The layer's bias, reshaped so that it broadcasts to the layer's output."""
         axes = self.written(like.ndim)
         return bias if axes == _last(like.ndim) else bias.reshape(_of_outputs(axes, like.shape))
 
     def row_norms(self, kernel: Float[Array, "..."]) -> Float[Array, "*stack n_out"]:
-        """The norm of every row of the matrices in a kernel; float32 at least."""
+        """The norm of every row of the matrices in a kernel, in float32 at least."""
         wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
         if self.layout == KernelLayout():
             return jnp.linalg.norm(wide, axis=0)
@@ -98,7 +98,7 @@ def _transposed(array: Array, order: Sequence[int]) -> Array:
 
 
 def _of_outputs(axes: Axes, shape: Sequence[int]) -> list[int]:
-    """A shape with 1 where an axis tells no outputs apart."""
+    """A shape with 1 for every axis that does not distinguish outputs."""
     return [1 if axis in axes.rest else size for axis, size in enumerate(shape)]
 
 
@@ -143,14 +143,14 @@ def _einsum(layer: nnx.Einsum) -> tuple[LinearMap, tuple[int, ...]]:
 
 
 def _names(term: str, ndim: int) -> list[str]:
-    """A name for every axis of an array that a term of an einsum means, those of its ellipsis too."""
+    """A name for every axis of an array in a term of an einsum, including those of its ellipsis."""
     before, ellipsis, after = term.partition("...")
     more = [f"...{number}" for number in range(ndim - len(before + after))] if ellipsis else []
     return [*before, *more, *after]
 
 
 def _oddity(read: str, kernel: str, written: str) -> str:
-    """What makes an einsum another thing than matrices times vectors; empty if nothing."""
+    """The reason why an einsum is no product of matrices and vectors; empty if it is one."""
     terms = [term.replace("...", "") for term in (read, kernel, written)]
     x, weight, y = map(set, terms)
     of_output = [axis for axis in terms[2] if axis in weight]
@@ -174,23 +174,24 @@ _MAPS: dict[type[nnx.Module], Callable[..., tuple[LinearMap, tuple[int, ...]]]] 
     nnx.LinearGeneral: _general,
     nnx.Einsum: _einsum,
 }
-"""Every class of layers that are linear maps, with what tells how, and the shape of its kernel."""
+"""Every class of layers that are linear maps, with the functions that give the map and the shape of its kernel."""
 
 LAYERS = tuple(_MAPS)
-"""Those classes."""
+"""These classes."""
 
 
 def linear_map(layer: nnx.Module) -> LinearMap:
-    """How a layer is a linear map.
+    """Reads a layer as a linear map.
 
     Args:
-      layer: of one of the classes in `LAYERS`, or of a subclass.
+      layer: an instance of one of the classes in `LAYERS`, or of a subclass.
 
     Returns:
       The map.
 
     Raises:
-      InputError: if it is none, or its kernel cannot be adapted; the message tells what the layer is, without its path.
+      InputError: if it is no linear map, or its kernel cannot be adapted; the message describes the layer without its
+        path.
     """
     kernel = layer.kernel
     if isinstance(layer, nnx.LoRALinear):
@@ -210,7 +211,7 @@ def linear_map(layer: nnx.Module) -> LinearMap:
 
 
 def _under(layout: KernelLayout, more: int) -> KernelLayout:
-    """The layout of a kernel with so many axes more in front."""
+    """The layout of a kernel with additional axes in front."""
     inputs, outputs, stacked = (
         [axis + more for axis in axes] for axes in (layout.inputs, layout.outputs, layout.stacked)
     )
@@ -218,7 +219,7 @@ def _under(layout: KernelLayout, more: int) -> KernelLayout:
 
 
 def more_than_multiplies(layer: nnx.Module) -> bool:
-    """Whether a layer's class answers in a way of its own, which may be no product with the kernel."""
+    """Whether a layer's class has a `__call__` of its own, which may be more than a product with the kernel."""
     return type(layer).__call__ is not _class(layer).__call__
 
 
@@ -227,7 +228,7 @@ def _class(layer: nnx.Module) -> type[nnx.Module]:
 
 
 def named(module: object) -> str:
-    """A module's class with its article, as people write it.
+    """The name of a module's class with its article.
 
     Examples:
       >>> named(nnx.Dropout(0.1))

@@ -1,4 +1,4 @@
-"""The options of a family or method: read from text, and checked against those that there are."""
+"""Reads the options of a family or method from text and checks them."""
 
 import ast
 import math
@@ -15,14 +15,14 @@ def parse_options(text: str, key: str = "peft.options", fields: Sequence[str] = 
 
     Args:
       text: name=value pairs separated by commas; may be empty.
-      key: where the text stands, for messages.
-      fields: other names that may stand there; one that is nearly one of them is taken for a slip.
+      key: the config key of the text, for messages.
+      fields: names of fields; a similar name counts as a misspelling of one of them.
 
     Returns:
       The options by name.
 
     Raises:
-      InputError: if a part is not of the form name=value with a literal value, or a name comes twice.
+      InputError: if a part is not of the form name=value with a literal value, or a name is given twice.
 
     Examples:
       >>> parse_options("terms=2,hadamard=False")
@@ -45,13 +45,13 @@ def parse_options(text: str, key: str = "peft.options", fields: Sequence[str] = 
 
 
 def check_type(family: str, name: str, value: Any, default: Any) -> None:
-    """Refuses an option's value that is not of its default's type, or below 0 where that is no whole number.
+    """Refuses a value of an option that has another type than its default, or is negative.
 
     Args:
-      family: whose option it is.
-      name: of the option.
-      value: given.
-      default: of the option; None for a whole number or None.
+      family: the family, for messages.
+      name: the name of the option.
+      value: the given value.
+      default: the option's default; None stands for a whole number or None.
 
     Raises:
       InputError: if the value does not fit.
@@ -65,7 +65,7 @@ def check_type(family: str, name: str, value: Any, default: Any) -> None:
 
 
 def check_schedule(whose: str, options: Mapping[str, Any]) -> None:
-    """Refuses a schedule of the number of components that does not run forward."""
+    """Refuses a schedule for the number of components that does not run forward."""
     if "begin" not in options:
         return
     begin, end, every = options["begin"], options["end"], options["every_steps"]

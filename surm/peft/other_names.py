@@ -1,4 +1,4 @@
-"""What goes by other names in Hugging Face PEFT, or is not to be had: for messages."""
+"""Hints for error messages: names of Hugging Face PEFT that are spelled differently or unsupported here."""
 
 from collections.abc import Iterable
 
@@ -23,6 +23,6 @@ TARGETS = {"all-linear": "PEFT's 'all-linear' is '.*', which leaves out what tra
 
 
 def field_meant(name: str, fields: Iterable[str]) -> str:
-    """A word on the field that a name of no option may mean."""
+    """A hint at the field that an unknown option may stand for."""
     near = nearest(name, fields)
     return f"; the {near.replace('nearest', 'nearest field')}" if near.startswith("nearest") else ""

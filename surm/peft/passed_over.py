@@ -1,4 +1,4 @@
-"""What patterns of targets match that is no layer to adapt: it is refused or said, never passed over without a word."""
+"""Modules that targets match but that cannot be adapted: they are refused or reported, never skipped silently."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,15 +16,15 @@ _NORMALISING = (nnx.SpectralNorm, nnx.WeightNorm)
 
 
 def refused(pattern: str, walked: Walked, layers: Iterable[str]) -> InputError:
-    """Why a pattern of targets matches no layer.
+    """Explains why a pattern of targets matches no layer.
 
     Args:
-      pattern: matches the path of none.
-      walked: the model.
-      layers: dotted paths of its layers.
+      pattern: a pattern that matches no layer's path.
+      walked: the nodes of the model.
+      layers: the dotted paths of its layers.
 
     Returns:
-      The error, which names what the pattern matches, or the nearest layers.
+      The error, which names the modules that the pattern matches, or the nearest layers.
     """
     nodes = {select.dotted(path): node for path, node in walked if path}
     found = [path for path in nodes if select.compiled(pattern).fullmatch(path)]
@@ -44,7 +44,7 @@ def refused(pattern: str, walked: Walked, layers: Iterable[str]) -> InputError:
 
 
 def names_others(pattern: str, walked: Walked, layers: Iterable[str]) -> bool:
-    """Whether a pattern matches a module that holds no layer, such as a convolution that is to stay as it is."""
+    """Whether a pattern matches a module that holds no layer, such as a convolution that is to stay frozen."""
     within = {select.dotted(place) for layer in layers for place in _above(select.parts(layer))}
     match = select.compiled(pattern).fullmatch
     found = (select.dotted(path) for path, node in walked if path and isinstance(node, nnx.Module))
@@ -56,17 +56,17 @@ def _above(path: select.Path) -> list[select.Path]:
 
 
 def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Walked, layers: Collection[str]) -> None:
-    """Refuses patterns that match what has a kernel, but cannot be adapted; says what else of matrices they pass over.
+    """Refuses patterns that match a kernel that cannot be adapted, and reports other matrices that they skip.
 
     Args:
-      patterns: of targets.
-      left_alone: of a path, whether it is no target whatever the patterns say.
-      walked: the model.
-      layers: dotted paths of the layers that are adapted.
+      patterns: the patterns of the targets.
+      left_alone: tells whether a path is no target, whatever the patterns say.
+      walked: the nodes of the model.
+      layers: the dotted paths of the adapted layers.
 
     Raises:
-      InputError: if a pattern matches what has a kernel and is no linear map, or beside one layer alone others that
-        hold matrices.
+      InputError: if a pattern matches a module that has a kernel but is no linear map, or if it matches only one layer
+        beside other modules that hold matrices.
     """
     others = {path: node for path, node in _holders(walked).items() if not left_alone(path)}
     for pattern in patterns:
@@ -78,13 +78,13 @@ def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Wa
             adapted = [layer for layer in layers if match(layer)]
             if len(adapted) < 2:
                 beside = f"{adapted[0]} alone" if adapted else "no layer to adapt"
-                passes_over = f"pattern {pasted(pattern)} matches {beside}, and passes over {path}, {_in_words(node)}"
+                passes_over = f"pattern {pasted(pattern)} matches {beside}, but skips {path}, {_in_words(node)}"
                 raise InputError(f"{passes_over}; {way}")
-            logging.getLogger(__name__).warning("targets %s pass over %s, %s", pasted(pattern), path, _in_words(node))
+            logging.getLogger(__name__).warning("targets %s skip %s, %s", pasted(pattern), path, _in_words(node))
 
 
 def check_parent(model: nnx.Module, places: Iterable[select.Path]) -> None:
-    """InputError if a layer stands in what changes its kernel in every call."""
+    """Raises InputError if a layer is inside a module that changes its kernel in every call."""
     for place in places:
         parent = select.get(model, place[:-1])
         if isinstance(parent, _NORMALISING):
@@ -93,7 +93,7 @@ def check_parent(model: nnx.Module, places: Iterable[select.Path]) -> None:
 
 
 def _holders(walked: Walked) -> Mapping[str, nnx.Module]:
-    """The frozen modules with a kernel, or other matrices and no linear layer inside, that are no linear layers."""
+    """The frozen modules that are no linear layers but have a kernel, or hold matrices and no linear layer."""
     within = {place for path, node in walked if isinstance(node, linear_maps.LAYERS) for place in _above(path)}
     found = {}
     for path, node in walked:
@@ -106,7 +106,7 @@ def _holders(walked: Walked) -> Mapping[str, nnx.Module]:
 
 
 def _is_matrix(node: object) -> bool:
-    """Whether it is a frozen variable with two axes or more along which there is something."""
+    """Whether a node is a frozen variable with two or more axes that are not empty."""
     return (
         isinstance(node, nnx.Param)
         and not isinstance(node, Trainable)
@@ -115,7 +115,7 @@ def _is_matrix(node: object) -> bool:
 
 
 def _in_words(module: nnx.Module) -> str:
-    """A module with the arrays that it holds, for messages."""
+    """A module and the arrays that it holds, for messages."""
     named = [(name, child) for name, child in select.children(module)
              if isinstance(child, nnx.Param) and hasattr(child, "shape")]  # fmt: skip
     held = ", ".join(f"{name} {in_words(child)}" for name, child in named[:3])

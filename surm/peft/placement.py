@@ -1,4 +1,4 @@
-"""Which layers of a model are adapted, by which spec, and what is put around each of them."""
+"""Finds the layers of a model that a spec adapts, and wraps them."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -18,7 +18,7 @@ WRAPPERS: dict[str, type[WrappedLinear]] = {
     "bottleneck": BottleneckLinear,
     "hadamard": HadamardLinear,
 }
-"""The positions in which linear layers are adapted, with what they are wrapped in."""
+"""The positions in which linear layers are adapted, with their wrappers."""
 
 
 def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[str] | None = None) -> None:
@@ -62,7 +62,7 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Co
 def _targets(
     model: nnx.Module, spec: PeftSpec, names: Mapping[str, list[str]], whole: Collection[str], *, strict: bool
 ) -> dict[str, PeftSpec]:
-    """What holds for every layer that is adapted; every pattern of the spec must match some layer."""
+    """The spec of every adapted layer; every pattern must match some layer."""
     walked = select.walk(model)
     every = {name: first for first, of_layer in names.items() for name in of_layer}
     for pattern in (*spec.targets, *spec.rules, *spec.exclude):
@@ -81,7 +81,7 @@ def _targets(
 def _check_pattern(
     pattern: str, spec: PeftSpec, walked: passed_over.Walked, every: Mapping[str, str], whole: Collection[str]
 ) -> None:
-    """InputError if a pattern matches no layer, or claims those alone that train as a whole."""
+    """Raises InputError if a pattern matches no layer, or only layers that train as a whole."""
     match = select.compiled(pattern).fullmatch
     matched = [name for name in every if match(name)]
     off = pattern in spec.exclude or spec.rules.get(pattern, {}) is None
@@ -96,7 +96,7 @@ def _check_pattern(
 
 
 def _check_layer(model: nnx.Module, layer: nnx.Module, places: Iterable[select.Path]) -> None:
-    """InputError if a layer cannot be adapted, which says what can be done."""
+    """Raises InputError, with a remedy, if a layer cannot be adapted."""
     try:
         passed_over.check_parent(model, places)
         linear_maps.linear_map(layer)
@@ -110,16 +110,16 @@ def _is_off(spec: PeftSpec, path: str) -> bool:
 
 
 def _was_adapted(spec: PeftSpec, names: Iterable[str], saved: Collection[str]) -> bool:
-    """Whether a saved adapter has arrays of a layer; where layers share them, all that are targets."""
+    """Whether a saved adapter has arrays of a layer; true for every target if layers share arrays."""
     family = matrices.FAMILIES[spec.family]
     shared = spec.position in ("update", "adapter") and hasattr(family, "SHARED") and not hasattr(family, "fixed")
     return shared or any(path.startswith(f"{name}.delta.") for name in names for path in saved)
 
 
 def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.Variable]) -> None:
-    """Replaces what a family shares over a model by what an earlier matrix of the same shape has.
+    """Replaces the shared arrays of a matrix by those of an earlier matrix of the same shape.
 
-    What is fixed is the same for all matrices that it fits.
+    Fixed arrays are the same for all matrices of that shape.
     """
     scopes = getattr(matrices.FAMILIES[delta.family], "SHARED", {})
     numbers = [place for place, part in enumerate(path) if isinstance(part, int)]

@@ -1,4 +1,4 @@
-"""Rules: other families, options and scales for the layers that a pattern matches."""
+"""Rules give the layers that a pattern matches another family, other options or another scale."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from surm.errors import InputError, pasted
 from surm.peft.options import parse_options
 
 FIELDS = ("family", "options", "scale", "dropout", "magnitude")
-"""What may differ from layer to layer."""
+"""The fields that may differ from layer to layer."""
 
 
 def parse_rules(text: str) -> dict[str, dict[str, Any] | None]:
@@ -18,10 +18,10 @@ def parse_rules(text: str) -> dict[str, dict[str, Any] | None]:
       text: rules `PATTERN => NAME=VALUE, ...` or `PATTERN => off`, separated by semicolons; may be empty.
 
     Returns:
-      For every pattern the fields that differ there, those that are none in `options`; None for `off`.
+      For every pattern the fields that differ, with all other names in `options`; None for `off`.
 
     Raises:
-      InputError: if a rule is not of that form, or a pattern comes twice.
+      InputError: if a rule is not of that form, or a pattern is given twice.
 
     Examples:
       >>> parse_rules(".*value => family=low_rank, rank=2; .*key => off")
@@ -52,17 +52,17 @@ def _parsed_change(text: str) -> dict[str, Any]:
 
 
 def claiming(rules: Mapping[str, Any], *names: str) -> tuple[list[str], bool]:
-    """The patterns of the rules that claim a layer, and whether one takes it out.
+    """The patterns of the rules that match a layer.
 
     Args:
-      rules: by pattern; None for off.
-      *names: the layer's, dotted paths: one, unless it stands in several places.
+      rules: the rules by pattern; None stands for off.
+      *names: the layer's dotted paths; there are several if the layer is used in several places.
 
     Returns:
-      The patterns, at most one unless one takes the layer out.
+      The patterns; there is at most one, unless one of them is `off`.
 
     Raises:
-      InputError: if two claim it and none takes it out.
+      InputError: if two rules match the layer and none of them is `off`.
     """
     found = [pattern for pattern in rules if any(re.fullmatch(pattern, name) for name in names)]
     off = any(rules[pattern] is None for pattern in found)

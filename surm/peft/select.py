@@ -1,4 +1,4 @@
-"""Which places in a model a pattern means: regular expressions on dotted paths, whole match."""
+"""Finds places in a model by regular expressions that match whole dotted paths."""
 
 import difflib
 import functools
@@ -13,7 +13,7 @@ from surm.peft import linear_maps, other_names
 
 Path = tuple[str | int, ...]
 _HOLDERS = (list, tuple, dict)
-"""What may hold modules where `nnx.data` says so."""
+"""Containers that may hold modules if `nnx.data` marks them."""
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -27,17 +27,17 @@ def parts(dotted_path: str) -> Path:
 
 
 def linear_layers(model: nnx.Module) -> dict[str, Path]:
-    """Every path to a layer of a model that is a linear map, by dotted path, in the model's own order."""
+    """Every layer of a model that is a linear map, by dotted path, in the model's own order."""
     return _paths_to(model, linear_maps.LAYERS)
 
 
 def variables(model: nnx.Module) -> dict[str, Path]:
-    """Every path to an `nnx.Param` of a model, by dotted path, in the model's own order."""
+    """Every `nnx.Param` of a model, by dotted path, in the model's own order."""
     return _paths_to(model, nnx.Param)
 
 
 def matching(patterns: Sequence[str], paths: Iterable[str], what: str = "variable") -> list[str]:
-    """The paths that at least one pattern matches whole.
+    """The paths that at least one pattern matches as a whole.
 
     Args:
       patterns: regular expressions.
@@ -48,7 +48,7 @@ def matching(patterns: Sequence[str], paths: Iterable[str], what: str = "variabl
       The matching paths, in the order given.
 
     Raises:
-      InputError: if a pattern is not a regular expression, or matches nothing; the nearest paths are named.
+      InputError: if a pattern is not a regular expression, or matches nothing; the message names the nearest paths.
     """
     paths = list(paths)
     chosen: set[str] = set()
@@ -61,7 +61,7 @@ def matching(patterns: Sequence[str], paths: Iterable[str], what: str = "variabl
 
 
 def _near(pattern: str, paths: Sequence[str], what: str) -> str:
-    """What a pattern that matches nothing may have meant."""
+    """A hint at the meaning of a pattern that matches nothing."""
     inside = [path for path in paths if compiled(pattern).search(path)]
     if not inside:
         hint = "; patterns are joined by |, not by commas" if "," in pattern else ""
@@ -70,11 +70,11 @@ def _near(pattern: str, paths: Sequence[str], what: str) -> str:
     more = f" (+{len(inside) - 3} more)" if len(inside) > 3 else ""
     around = f".*({pattern}).*"
     whole = f"; {pasted(around)} matches those" if all(re.fullmatch(around, path) for path in inside) else ""
-    return f" matches no {what} whole, but a part of {', '.join(inside[:3])}{more}{whole}"
+    return f" matches no {what} as a whole, only a part of {', '.join(inside[:3])}{more}{whole}"
 
 
 def _nearest(pattern: str, paths: Sequence[str]) -> str:
-    """The paths closest to a pattern; where none is, those whose last part is closest to the pattern's last."""
+    """The paths closest to a pattern, or else those whose last part is closest to the pattern's last part."""
     whole = nearest(_plain(pattern), paths)
     if whole.startswith("nearest"):
         return whole
@@ -88,10 +88,10 @@ def _nearest(pattern: str, paths: Sequence[str]) -> str:
 
 
 def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
-    """The paths of variables that lie at or under what the patterns match.
+    """The paths of variables at or below the places that the patterns match.
 
     Args:
-      patterns: regular expressions; each matches whole a path or a leading part of one.
+      patterns: regular expressions; each must match a path, or a leading part of a path, as a whole.
       paths: dotted paths of variables.
 
     Returns:
@@ -108,7 +108,7 @@ def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
 
 
 def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
-    """Every module and variable with every path to it: a layer used under two names comes twice."""
+    """Every module and variable with every path to it; a layer that is used under two names comes twice."""
     found = []
 
     def visit(node: object, path: Path, above: frozenset[int]) -> None:
@@ -123,7 +123,7 @@ def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
 
 
 def children(node: object) -> list[tuple[str | int, object]]:
-    """The modules, variables and what may hold some right under a module, by name or number."""
+    """The modules, variables and containers directly below a module, by name or number."""
     if isinstance(node, dict):
         named = ((name, child) for name, child in node.items() if isinstance(name, str | int))
     else:
@@ -132,7 +132,7 @@ def children(node: object) -> list[tuple[str | int, object]]:
 
 
 def places(walked: list[tuple[Path, nnx.Pytree | nnx.Variable]]) -> dict[int, list[Path]]:
-    """Every path to every node of a walk, by identity; valid while the walk keeps its nodes alive."""
+    """Every path to every node of a walk, by identity. It is valid while the walk keeps its nodes alive."""
     found: dict[int, list[Path]] = {}
     for path, node in walked:
         found.setdefault(id(node), []).append(path)
@@ -140,12 +140,12 @@ def places(walked: list[tuple[Path, nnx.Pytree | nnx.Variable]]) -> dict[int, li
 
 
 def get(model: nnx.Module, path: Path) -> Any:
-    """What stands at a path: a module, a variable, or what holds some."""
+    """The module, variable or container at a path."""
     return functools.reduce(_child, path, model)
 
 
 def put(model: nnx.Module, path: Path, node: object) -> None:
-    """Replaces what stands at a path."""
+    """Replaces the module, variable or container at a path."""
     parent, last = get(model, path[:-1]), path[-1]
     if isinstance(parent, tuple):
         put(model, path[:-1], (*parent[:last], node, *parent[last + 1 :]))
@@ -169,7 +169,7 @@ def _ends(path: str) -> list[int]:
 
 
 def compiled(pattern: str) -> re.Pattern:
-    """A pattern as a regular expression; InputError if it is none."""
+    """Compiles a pattern; raises InputError if it is no regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:

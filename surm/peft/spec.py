@@ -1,4 +1,4 @@
-"""What to train: a `PeftSpec` names the method, the family and the places."""
+"""A `PeftSpec` says what to train: the method, the family and the places."""
 
 import dataclasses
 import math
@@ -21,15 +21,15 @@ _END_OF_HALF_BLOCK = r"(.*\.)?(attention\.output|mlp\.down)"
 
 
 class Method(NamedTuple):
-    """What a method is, beside its formula.
+    """The properties of a method.
 
     Attributes:
-      targets: what it adapts where a spec names no targets.
-      position: how: `update`, `adapter`, `bottleneck` or `hadamard` of linear layers, `variables` themselves, or
-        `nothing`.
-      options: its own, with their defaults; of an update or adapter they are the family's.
-      optimizer: what it trains with, whatever a config says; empty for what that says.
-      head_first_fraction: the share of a run's steps in which the head trains alone, and after which it rests.
+      targets: the default targets, for a spec that names none.
+      position: how the method enters the model: `update`, `adapter`, `bottleneck` or `hadamard` of linear layers,
+        `variables` themselves, or `nothing`.
+      options: the method's own options, with their defaults; an update or adapter takes those of its family.
+      optimizer: the optimiser that the method requires; empty if the config decides.
+      head_first_fraction: the fraction of a run's steps in which the head trains alone; afterwards it is frozen.
     """
 
     targets: tuple[str, ...]
@@ -56,7 +56,7 @@ METHODS: dict[str, Method] = {
 
 @dataclasses.dataclass(frozen=True)
 class PeftSpec:
-    """What is trained in a model, and how it enters.
+    """Says what is trained in a model, and how it enters.
 
     Methods:
       update: y = base(x) + scale·ΔW·dropout(x) at every target, a layer that is a linear map (`surm.peft.linear_maps`);
@@ -64,40 +64,42 @@ class PeftSpec:
       adapter: h = base(x), y = h + act(S·dropout(h)) + bias at every target, with S square and structured.
       bottleneck: h = base(x), y = h + up(act(down(dropout(h)))), maps with a bias to `size` (an option) and back; the
         ordinary adapter, a baseline.
-      hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, where attention ends, and the norms train
-        that the option `norm` matches, `''` for none; without it those behind attention, which the model's attribute
-        `norm_behind_attention` names: '.*\\.norm1' in a BERT, '.*\\.norm2' in a ViT. It merges, and drops nothing.
-        First the head trains alone, then what the method trains alone.
+      hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, where attention ends. The norms that the
+        option `norm` matches train too (`''` for none); by default those behind attention, which the model's attribute
+        `norm_behind_attention` names: '.*\\.norm1' in a BERT, '.*\\.norm2' in a ViT. It merges, and has no dropout. The
+        head trains alone first, then the method's own variables train alone.
       loko: an update, trained by a Kalman filter (`surm.training.loko`).
       full: the targets themselves, which are variables, train.
-      bitfit: likewise; the targets are the biases unless others are named.
-      head: nothing but what `train` names (a linear probe).
+      bitfit: the same; the targets are the biases unless others are named.
+      head: only the variables that `train` names train (a linear probe).
 
     Attributes:
       method: a key of `METHODS`.
       family: a key of `surm.matrices.FAMILIES`; read by updates and `adapter`.
-      options: of the family and of its training (of `bottleneck` and `hadamard_adapter`: their own), as a mapping or
-        as a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
+      options: options of the family and of its training (`bottleneck` and `hadamard_adapter` have their own), as a
+        mapping or a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
       targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
-        whole. Empty for what the rules name, or else for the method's own. What `train` trains as a whole is no target
-        of a pattern that matches others too.
+        whole. If empty, the rules' patterns are the targets, or else the method's own. A layer that `train` trains as a
+        whole is no target of a pattern that matches other layers too.
       scale: multiplies ΔW; read by updates. (For the authors' α/r convention, give α/r.)
       dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
-      activation: of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
-      train: regular expressions of what trains besides: every variable whose path, or a leading part of it, one of
-        them matches whole. `("head",)` trains the head.
-      path: how an `update` or `adapter` multiplies, one of those in `surm.peft.multiply.paths`, or `auto`, the quickest
-        by what was measured on such a platform (experiments/paths). The same up to rounding, so no part of a saved
-      adapter. rules: other families, options, scales, dropouts or magnitudes for what a pattern matches, and more
-        targets: a mapping from patterns to mappings of those fields, or a string such as
-        `".*value => family=low_rank, rank=2; .*up => scale=0.5; blocks\\.0\\..* => off"`, where what is no field is
-        an option. `off` (in a mapping None) is no target at all. What two rules claim is an error.
-      exclude: regular expressions of what is no target, whatever else matches it.
-      magnitude: whether the rows of an updated weight keep the direction that the update gives them, but have a norm
-        that trains by itself, n_out more parameters (DoRA, the weight-decomposed one); any family; of updates.
+      activation: the activation of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
+      train: regular expressions for additional variables to train: every variable whose path, or a leading part of
+        it, one of them matches whole. `("head",)` trains the head.
+      path: how an `update` or `adapter` multiplies: one of the ways in `surm.peft.multiply.paths`, or `auto`, the
+        fastest by measurements on that platform (experiments/paths). The result is the same up to rounding, so the
+        path is no part of a saved adapter.
+      rules: other families, options, scales, dropouts or magnitudes for the layers that a pattern matches, which are
+        targets then: a mapping from patterns to mappings of those fields, or a string such as
+        `".*value => family=low_rank, rank=2; .*up => scale=0.5; blocks\\.0\\..* => off"`, where a name that is no field
+        is an option. A layer with `off` (None in a mapping) is no target. Two rules for one layer are an error.
+      exclude: regular expressions for layers that are no targets, whatever else matches them.
+      magnitude: whether the norms of an updated weight's rows train separately from their directions, with n_out more
+        parameters (DoRA); for updates of any family.
 
     Raises:
-      InputError: if a name is unknown (the nearest are named), or a value of the wrong type or out of range.
+      InputError: if a name is unknown (the message names the nearest), or a value has the wrong type or is out of
+        range.
 
     Examples:
       >>> PeftSpec(family="low_rank", options="rank=8").options["rank"]
@@ -145,21 +147,21 @@ class PeftSpec:
 
     @property
     def training(self) -> FrozenDict:
-        """The options of the family's training, all of them."""
+        """All options of the family's training."""
         defaults = matrices.training_options(self.family)
         return FrozenDict({name: self.options.get(name, default) for name, default in defaults.items()})
 
     def at(self, *names: str) -> "PeftSpec | None":
-        """What holds for one layer.
+        """The spec that applies to one layer.
 
         Args:
-          *names: the layer's, dotted paths: one, unless it stands in several places; a pattern may match any of them.
+          *names: the layer's dotted paths; there are several if it is used in several places. A pattern may match any.
 
         Returns:
-          The spec with the rule that claims the layer applied, and without rules; None if the layer is no target.
+          The spec with the layer's rule applied, and without rules; None if the layer is no target.
 
         Raises:
-          InputError: if two rules claim the layer.
+          InputError: if two rules match the layer.
         """
         claiming, off = ruling.claiming(self.rules, *names)
         excluded, targeted = (
@@ -171,11 +173,11 @@ class PeftSpec:
         return self._changed(self.rules[claiming[0]] if claiming else {})
 
     def ruled(self) -> "list[PeftSpec]":
-        """What holds by each rule that changes something."""
+        """The specs that result from the rules, except from `off`."""
         return [self._changed(change) for change in self.rules.values() if change is not None]
 
     def _changed(self, change: Mapping[str, Any]) -> "PeftSpec":
-        """The spec with the fields of a rule; of another family its own options do not hold."""
+        """The spec with the fields of a rule; if the family changes, the spec's own options are dropped."""
         if unknown := [name for name in change if name not in ruling.FIELDS]:
             raise InputError(f"a rule cannot change {unknown[0]!r}; it can {', '.join(ruling.FIELDS)}")
         family, own = change.get("family", self.family), change.get("options", {})
@@ -216,7 +218,7 @@ class PeftSpec:
             )
 
     def _elsewhere(self, field: str, given: str) -> str:
-        """Where a name that is wrong here belongs; empty if nowhere."""
+        """A hint at the field to which a misplaced name belongs; empty if there is none."""
         other, names = {"method": ("family", matrices.FAMILIES), "family": ("method", METHODS)}.get(field, ("", ()))
         if given in names:
             return f" ({given} is a {other}: {other}={given!r})"
@@ -228,14 +230,14 @@ class PeftSpec:
             given, default = getattr(self, field), type(self).__dataclass_fields__[field].default
             if given not in (default, "") and self.position != "update":
                 raise InputError(
-                    f"{field}={given!r}, but only {' and '.join(map(repr, updates))} have it, "
-                    f"the method {self.method!r} has not"
+                    f"{field}={given!r}, but only {' and '.join(map(repr, updates))} have it; "
+                    f"the method {self.method!r} does not"
                 )
         if self.targets and self.method == "head":
-            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains what `train` names alone")
+            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains only what `train` names")
         if self.position == "adapter" and hasattr(matrices.FAMILIES[self.family], "fixed"):
             raise InputError(
-                f"family={self.family!r} is made from the weight that it updates; an adapter stands behind it. "
+                f"family={self.family!r} is computed from the weight that it updates, and an adapter updates none. "
                 f"Expected method={' or '.join(map(repr, updates))}"
             )
 

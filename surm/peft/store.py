@@ -1,9 +1,9 @@
-"""An adapter on disk: a folder with the trained arrays in safetensors and a JSON that says what they belong to.
+"""An adapter on disk: a folder with the trained arrays in safetensors and a JSON file that describes them.
 
     DIR/adapter_model.safetensors     the trained arrays by dotted path, the head's among them; no frozen weight
     DIR/adapter_config.json           the spec, the base's name and hash, the hash of the file above
 
-The base is named by a SHA-256 over its frozen arrays, so an adapter cannot be put on another base unnoticed.
+The base is identified by a SHA-256 over its frozen arrays, so an adapter cannot be put on another base unnoticed.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ def save_adapter(path: str | os.PathLike, model: nnx.Module, *, base_name: str =
     """Writes the trained part of a model to a folder.
 
     Args:
-      path: the folder; made if absent. Files in it are replaced, each in one step.
+      path: the folder, which is created if needed. Files in it are replaced, each in one step.
       model: a model with an adapter.
-      base_name: what the base is called, such as `asset:vit_micro`; for people, the hash decides.
+      base_name: a name of the base for people, such as `asset:vit_micro`; the hash decides.
 
     Raises:
-      InputError: if the model has no adapter or one with numbers that are not finite, or the path is a file; then
-        nothing is written.
+      InputError: if the model has no adapter, or one with numbers that are not finite, or the path is a file; nothing
+        is written in these cases.
     """
     spec = surgery.spec_of(model)
     if spec is None:
@@ -68,15 +68,15 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
 
     Args:
       path: a folder that `save_adapter` wrote.
-      model: the base, as it was when the adapter was attached in training; an adapter it has already is replaced.
-        Left untouched.
+      model: the base, as it was when the adapter was attached for training; it is left untouched. An adapter that it
+        has already is replaced in the returned model.
 
     Returns:
-      A new model that answers as the saved one did, in evaluation mode (no dropout; `model.train()` to go on training).
+      A new model with the outputs of the saved one, in evaluation mode (without dropout; `model.train()` turns it on).
 
     Raises:
-      InputError: if files are missing, truncated, foreign or of different runs, the base is another one (both are
-        named), or shapes do not fit (both differences are listed).
+      InputError: if files are missing, truncated, foreign or from different runs, the base is another one (the message
+        names both), or shapes do not fit (the message lists the differences).
     """
     saved = read_adapter(path)
     adapted = attached(saved, model)
@@ -88,7 +88,7 @@ def load_adapter(path: str | os.PathLike, model: Model) -> Model:
 
 
 class Saved(NamedTuple):
-    """What an adapter's folder holds: its JSON, the spec in it, and the trained arrays by path."""
+    """The contents of an adapter's folder: its JSON, the spec in it, and the trained arrays by path."""
 
     folder: epath.Path
     config: dict[str, Any]
@@ -97,14 +97,14 @@ class Saved(NamedTuple):
 
 
 def read_adapter(path: str | os.PathLike) -> Saved:
-    """Reads an adapter without a model to put it on; errors as of `load_adapter`, as far as files tell."""
+    """Reads an adapter without a model; raises the errors of `load_adapter` that the files alone can show."""
     folder = files.path(path)
     config = read_config(folder)
     return Saved(folder, config, _spec(folder, config), _read_weights(folder, config))
 
 
 def attached(saved: Saved, model: Model) -> Model:
-    """A model with the adapter that was read, not yet filled, in evaluation mode; InputError if it is another base."""
+    """A model with an adapter like the saved one, not filled yet, in evaluation mode; InputError for another base."""
     adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0), saved=saved.arrays)
     adapted.eval()
     check_base(saved, adapted)
@@ -112,7 +112,7 @@ def attached(saved: Saved, model: Model) -> Model:
 
 
 def read_config(folder: epath.Path) -> dict[str, Any]:
-    """Reads and checks an adapter's JSON; InputError if it is missing, damaged or of another program."""
+    """Reads and checks an adapter's JSON; InputError if it is missing, damaged or from another program."""
     file = folder / CONFIG
     if not file.is_file():
         raise InputError(f"no adapter in {str(folder)!r}: {CONFIG} is missing")
@@ -125,7 +125,7 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
 
 
 def base_hash(model: nnx.Module) -> str:
-    """SHA-256 over the frozen arrays of a model with an adapter: names, dtypes, shapes and bytes, in order of name.
+    """The SHA-256 over names, dtypes, shapes and bytes of the frozen arrays of a model with an adapter, sorted by name.
 
     The hash is that of the plain base: it depends neither on the layers being wrapped nor on merging.
     """
@@ -141,7 +141,7 @@ def base_hash(model: nnx.Module) -> str:
 
 
 def _made_of_base(model: nnx.Module) -> dict[str, float]:
-    """How long ΔW v is for some v, of the layers whose family makes arrays of the base that no file holds."""
+    """The norm of ΔW v for a fixed probe v, for each layer whose frozen arrays are recomputed from the base weights."""
     made = {path: delta for path, delta in surgery.structured_matrices(model).items() if delta.fixed}
     return {
         path: float(jnp.linalg.norm(delta.to_dense() @ jnp.cos(jnp.arange(delta.n_in)))) for path, delta in made.items()
@@ -149,7 +149,7 @@ def _made_of_base(model: nnx.Module) -> dict[str, float]:
 
 
 def check_made(saved: Saved, model: nnx.Module) -> None:
-    """Refuses an adapter whose family makes other arrays of the base here than where it was trained."""
+    """Refuses an adapter whose family computes other arrays from the base here than where it was trained."""
     folder, here = saved.folder, _made_of_base(model)
     for path, length in (saved.config.get("made_of_base") or {}).items():
         if not math.isclose(length, here.get(path, length), rel_tol=1e-2, abs_tol=1e-6):
@@ -161,7 +161,7 @@ def check_made(saved: Saved, model: nnx.Module) -> None:
 
 
 def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compares arrays by name and shape; InputError listing what is missing, foreign, or of another shape."""
+    """Compares arrays by name and shape; the InputError lists missing and foreign ones, and other shapes."""
     problems = [f"missing {name}" for name in expected if name not in given]
     problems += [f"unknown {name}" for name in given if name not in expected]
     problems += [
@@ -176,7 +176,7 @@ def check_arrays(where: str, given: dict[str, Any], expected: dict[str, Any]) ->
 
 
 def _outputs(given: dict[str, Any], expected: dict[str, Any]) -> str:
-    """The way on where nothing differs but how many outputs one module has; else empty."""
+    """A remedy if only the number of outputs of one module differs; otherwise empty."""
     other = [name for name in expected if name not in given or given[name].shape != expected[name].shape]
     modules = {name.rpartition(".")[0] for name in other}
     same = given.keys() == expected.keys() and all(given[n].shape[:-1] == expected[n].shape[:-1] for n in other)
@@ -208,7 +208,7 @@ def _read_weights(folder: epath.Path, config: dict[str, Any]) -> dict[str, np.nd
 
 
 def check_base(saved: Saved, adapted: nnx.Module) -> None:
-    """Refuses an adapter that was trained on another base than that of a model with it."""
+    """Refuses an adapter that was trained on another base than the model's."""
     folder, trained_on, given = saved.folder, saved.config.get("base"), base_hash(adapted)
     if not isinstance(trained_on, dict) or not isinstance(trained_on.get("sha256"), str):
         raise InputError(f"{str(folder / CONFIG)!r} does not name its base")

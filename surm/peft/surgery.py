@@ -1,7 +1,7 @@
-"""Putting an adapter into a model, taking it out, folding it in, switching it off.
+"""Attaches an adapter to a model, detaches it, merges it, and switches it off.
 
-Every function returns a new model and leaves its argument as it was; the arrays themselves, which never change, are
-shared, so a new model costs no memory for the base.
+Every function returns a new model and leaves its argument untouched. The arrays themselves never change and are shared,
+so a new model takes no memory for the base.
 """
 
 import contextlib
@@ -29,43 +29,44 @@ def spec_of(model: nnx.Module) -> PeftSpec | None:
 
 
 def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
-    """Returns the model with the spec's adapter in it, everything but the trained part frozen.
+    """Returns the model with the spec's adapter in it; all other variables are frozen, except those that `train` names.
 
     The outputs are those of the model itself until the adapter has trained. The adapter's dropout starts in training
     mode, as every new NNX layer does; `model.eval()` switches it off.
 
     Args:
-      model: any NNX module; its layers are those of `nnx.Linear`, `nnx.LinearGeneral` (as `nnx.MultiHeadAttention` has)
-        and `nnx.Einsum`, one by one or stacked by `nnx.vmap`. Left untouched.
+      model: any NNX module, which is left untouched. Its layers of `nnx.Linear`, `nnx.LinearGeneral` (as in
+        `nnx.MultiHeadAttention`) and `nnx.Einsum` can be adapted, single or stacked by `nnx.vmap`.
       spec: what to train and where. A layer that `train` trains as a whole is no target of a pattern that matches
-        others too, and an error of one that matches nothing else.
+        other layers too; if a pattern matches nothing else, this is an error.
       rngs: source of the adapter's initial values (stream `params`) and dropout masks.
 
     Returns:
-      A new model. Trained variables are of type `Trainable`, the method's own of its subclass `AdapterParam`.
+      A new model. Trained variables have the type `Trainable`; those of the method have its subclass `AdapterParam`.
 
     Raises:
-      InputError: if a pattern matches nothing (the nearest paths are named), or what has a kernel and cannot be adapted
-        (`exclude` leaves it alone); an option does not fit a layer's shape; or the model has an adapter already.
+      InputError: if a pattern matches nothing (the message names the nearest paths), or a module with a kernel that
+        cannot be adapted (`exclude` leaves it alone); if an option does not fit a layer's shape; or if the model has an
+        adapter already.
     """
     return reattach(model, spec, rngs)
 
 
 def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[str] | None = None) -> Model:
-    """As `attach`, or as it was when an adapter was saved, by surm 0.1.0 perhaps, which knew fewer layers.
+    """Attaches as `attach` does, or as was done for a saved adapter, perhaps by surm 0.1.0, which knew fewer layers.
 
     Args:
       model: left untouched.
-      spec: of the adapter.
+      spec: the spec of the adapter.
       rngs: source of initial values.
-      saved: the paths of a saved adapter's arrays: where it has none a layer has no update, and where it has one beside
-        a layer that trains as a whole there is one; None for a new adapter.
+      saved: the paths of a saved adapter's arrays; None for a new adapter. A layer gets an update exactly if there are
+        arrays of it, even if it trains as a whole.
 
     Returns:
       A new model.
 
     Raises:
-      InputError: as of `attach`.
+      InputError: as in `attach`.
     """
     arguments.check(model, spec, rngs)
     if spec_of(model) is not None:
@@ -82,13 +83,13 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[
     chosen = select.matching(spec.targets, frozen) if by_itself else placement.norms(model, spec, frozen)
     _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
     if not nnx.to_flat_state(nnx.state(model, Trainable)):
-        raise InputError(f"method={spec.method!r} with train={quoted(spec.train)} trains nothing; name what trains")
+        raise InputError(f"method={spec.method!r} with train={quoted(spec.train)} trains nothing; set train or targets")
     setattr(model, _SPEC, spec)
     return model
 
 
 def detach(model: Model) -> Model:
-    """Returns the model without its adapter: the plain layers, merged ones with their merged kernel.
+    """Returns the model without its adapter, with plain layers; merged layers keep their merged kernel.
 
     Args:
       model: a model from `attach`, `merge` or `load_adapter`; left untouched. The trained head stays.
@@ -108,7 +109,7 @@ def detach(model: Model) -> Model:
 
 
 def merge(model: Model) -> Model:
-    """Returns the model with every update folded into its kernel: no cost at inference.
+    """Returns the model with every update folded into its kernel, so that inference costs nothing more.
 
     Args:
       model: a model with an update or a Hadamard adapter (or one that trains the layers themselves); left untouched.
@@ -117,7 +118,7 @@ def merge(model: Model) -> Model:
       A new model with the same outputs up to rounding; `unmerge` restores the base bit for bit, `detach` forgets it.
 
     Raises:
-      InputError: for adapters, which are not linear.
+      InputError: if the model has adapters, which are not linear.
     """
     model = nnx.clone(model)
     for path, layer in layers_by_path(model).items():
@@ -131,7 +132,7 @@ def merge(model: Model) -> Model:
 
 
 def unmerge(model: Model) -> Model:
-    """Returns the model with every merged update taken out of its kernel again; the frozen kernels return exactly."""
+    """Returns the model with every merged update removed from its kernel; the frozen kernels return bit for bit."""
     model = nnx.clone(model)
     for _, layer in wrapped_layers(model):
         if isinstance(layer, MergeableLinear):
@@ -140,33 +141,33 @@ def unmerge(model: Model) -> Model:
 
 
 def with_path(model: Model, path: str) -> Model:
-    """Returns the model with its updates or adapters multiplying another way.
+    """Returns the model with another way of multiplying for its updates or adapters.
 
     Args:
       model: a model from `attach` or `load_adapter` (whose path is `auto`); left untouched.
-      path: one of those in `surm.peft.multiply.paths`, or `auto`.
+      path: one of the paths in `surm.peft.multiply.paths`, or `auto`.
 
     Returns:
       A new model with the same outputs up to rounding.
 
     Raises:
-      InputError: if the model has no adapter, or the path is none of its method's, family's and layers'.
+      InputError: if the model has no adapter, or its method, family or layers do not have this path.
     """
     return _following(model, path=path)
 
 
 def with_scale(model: Model, scale: float) -> Model:
-    """Returns the model with another scale of its updates.
+    """Returns the model with another scale for its updates.
 
     Args:
       model: a model from `attach` or `load_adapter`; left untouched.
-      scale: what multiplies every ΔW.
+      scale: the factor of every ΔW.
 
     Returns:
       A new model.
 
     Raises:
-      InputError: if the model has no adapter or is merged, its method has no scale, or the scale is no finite number.
+      InputError: if the model has no adapter or is merged, if its method has no scale, or if the scale is not finite.
     """
     if any(getattr(layer, "merged", False) for _, layer in wrapped_layers(model)):
         raise InputError(f"scale={scale}, but the model is merged; unmerge it first")
@@ -194,10 +195,10 @@ def _following(model: Model, **change: Any) -> Model:
 def disabled(model: Model) -> Iterator[Model]:
     """Switches the adapter off inside a `with` block: the layers answer as if it were not there.
 
-    What `PeftSpec.train` names, such as the head, stays as it is trained.
+    The variables that `PeftSpec.train` names, such as the head, keep their trained values.
 
     Args:
-      model: a model with an adapter; switched in place, and back again at the end of the block.
+      model: a model with an adapter; it is switched in place, and back at the end of the block.
 
     Yields:
       The model.
@@ -221,7 +222,7 @@ def disabled(model: Model) -> Iterator[Model]:
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.State]:
-    """Takes a model apart for a training step: structure, trained arrays by dotted path, all the rest."""
+    """Splits a model for a training step into its structure, the trained arrays by dotted path, and all the rest."""
     graphdef, trainable, frozen = nnx.split(model, Trainable, ...)
     return graphdef, {select.dotted(path): var[...] for path, var in nnx.to_flat_state(trainable)}, frozen
 
@@ -237,9 +238,9 @@ def join(
 
     Args:
       graphdef: the structure.
-      trainable: trained arrays by path; they may be others of the same shapes.
+      trainable: trained arrays by path, possibly other ones of the same shapes.
       frozen: all the rest.
-      scale: of the updates; None for the model's own.
+      scale: the scale of the updates; None for the model's own.
 
     Returns:
       The model.
@@ -263,7 +264,7 @@ def layers_by_path(model: nnx.Module) -> dict[str, WrappedLinear]:
 
 
 def structured_matrices(model: nnx.Module) -> dict[str, StructuredMatrix]:
-    """The trained matrices of a model's layers that are of some family, by path."""
+    """The structured matrices of a model's layers, by path."""
     deltas = {path: layer.delta for path, layer in layers_by_path(model).items()}
     return {path: delta for path, delta in deltas.items() if isinstance(delta, StructuredMatrix)}
 
@@ -276,7 +277,7 @@ def plain_variables(model: nnx.Module, *kinds: type[nnx.Variable]) -> Iterator[t
 
 
 def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
-    """What holds for each adapted layer of a model, by its first path; rules may name it by any other."""
+    """The spec of each adapted layer of a model, by its first path; rules may use any of its paths."""
     walked = select.walk(model)
     places = select.places(walked)
     return {
@@ -286,7 +287,7 @@ def specs(model: nnx.Module, spec: PeftSpec) -> dict[str, PeftSpec]:
 
 
 def _retype(model: nnx.Module, paths: list[select.Path], kind: type[nnx.Variable]) -> None:
-    """Gives variables another type, wherever they stand: tied ones stay tied."""
+    """Gives variables another type wherever they occur, so that tied ones stay tied."""
     chosen = [select.get(model, path) for path in paths]
     retyped = {id(variable): kind.from_metadata(variable[...], variable.get_metadata()) for variable in chosen}
     for place, node in select.walk(model):

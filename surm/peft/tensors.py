@@ -1,8 +1,8 @@
-"""Arrays as the bytes of a safetensors file, the only place where one is made.
+"""Makes the bytes of safetensors files; no other module does this.
 
-The library writes an array's memory as it lies (0.8.0; 0.7.0 did not), so that a transposed view, or an array whose
-layout on its device was column-major, comes out scrambled and without a word. So arrays are put in order first, and
-what was made is read back and compared with what was given before anybody gets it.
+The library writes an array's memory as it is (0.8.0; 0.7.0 did not). A transposed view, or an array that is
+column-major on its device, is therefore silently scrambled. So arrays are put in order first, and the finished bytes
+are read back and compared with the arrays before they are returned.
 """
 
 import json
@@ -21,15 +21,15 @@ def encoded(arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str] | None 
     """The bytes of a safetensors file that holds these arrays, whatever their layout in memory.
 
     Args:
-      arrays: by key; of NumPy or JAX, transposed, broadcast, empty or of no axis.
-      metadata: texts that stand in its head.
+      arrays: arrays of NumPy or JAX by key; they may be transposed, broadcast, empty or without axes.
+      metadata: texts for the header of the file.
 
     Returns:
-      The bytes, in which every array has been found again, bit for bit. Cost: a copy of what is not in order yet, the
+      The bytes, checked to hold every array bit for bit. The cost is a copy of arrays that are not in order yet, the
       file, and one comparison.
 
     Raises:
-      InputError: if an array holds a number that is not finite, or its dtype is none that the format has.
+      InputError: if an array holds a number that is not finite, or the format does not have its dtype.
 
     Examples:
       >>> import numpy as np
@@ -50,7 +50,7 @@ def encoded(arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str] | None 
 
 
 def _in_order(array: np.ndarray) -> np.ndarray:
-    """In C order and the format's byte order; a copy only where it is not so already."""
+    """The array in C order and the format's byte order, copied only if necessary."""
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
@@ -60,13 +60,13 @@ def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
             continue
         if wrong := int(array.size - np.count_nonzero(np.isfinite(array))):
             raise InputError(
-                f"{key} holds {wrong} of {array.size} numbers that are not finite; expected none in what is written. "
+                f"{key} holds {wrong} of {array.size} numbers that are not finite; expected none in a file. "
                 "Did the training diverge? A lower learning rate may help"
             )
 
 
 def _check_held(data: bytes, arrays: Mapping[str, np.ndarray]) -> None:
-    """OSError if the bytes, read without the library that wrote them, are not the arrays."""
+    """Reads the bytes without the library that wrote them, and raises OSError if they are not the arrays."""
     found = dict(_parts(data))
     for key, array in arrays.items():
         shape, held = found.pop(key, (None, b""))
@@ -77,7 +77,7 @@ def _check_held(data: bytes, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _parts(data: bytes) -> Iterator[tuple[str, tuple[tuple[int, ...], memoryview]]]:
-    """Every array's key, shape and bytes: eight bytes of length, a head in JSON, then the arrays."""
+    """Every array's key, shape and bytes; the file has eight bytes of length, a header in JSON, then the arrays."""
     view = memoryview(data)
     start = 8 + int.from_bytes(view[:8], "little")
     for key, about in json.loads(bytes(view[8:start])).items():
@@ -87,7 +87,7 @@ def _parts(data: bytes) -> Iterator[tuple[str, tuple[tuple[int, ...], memoryview
 
 
 def _holds(data: memoryview, array: np.ndarray) -> bool:
-    """Whether bytes are an array's numbers in C order, bit for bit; there are as many."""
+    """Whether bytes of the right number are an array's numbers in C order, bit for bit."""
     bits = np.dtype(f"u{array.dtype.itemsize}")
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return bool(np.array_equal(np.frombuffer(data, bits).reshape(array.shape), little.view(bits)))

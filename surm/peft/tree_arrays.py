@@ -1,4 +1,4 @@
-"""The arrays of a tree of parameters by their dotted paths, and which of them are kernels, and how they lie."""
+"""The arrays of a tree of parameters by dotted path, and which of them are kernels, with their layouts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,23 +23,23 @@ def arrays_of(tree: Any) -> dict[str, Any]:
 
 
 def dotted(path: tuple) -> str:
-    """A path of JAX's, joined by dots."""
+    """A path of JAX, joined by dots."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def form(array: Any) -> jax.ShapeDtypeStruct:
-    """Shape and type of an array."""
+    """The shape and type of an array."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def is_kernel(path: str, leaf: Any) -> bool:
-    """Whether an array may be a kernel; the biases of Linen's attention have two axes."""
+    """Whether an array may be a kernel; the biases of Linen's attention have two axes too."""
     boxed = ".value"  # what Flax puts around an array of which it knows more
     return len(leaf.shape) >= 2 and path.removesuffix(boxed).rpartition(".")[2] != "bias"
 
 
 def named(leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> dict[str, tuple[str, str]]:
-    """What a pattern may match, with the path and the segment that it means."""
+    """The names that a pattern may match, each with its path and segment."""
     kernels: dict[str, list[str]] = {}
     for path in (path for path, leaf in leaves.items() if is_kernel(path, leaf)):
         kernels.setdefault(path.rpartition(".")[0], []).append(path)
@@ -52,7 +52,7 @@ def named(leaves: Mapping[str, Any], layouts: Mapping[str, KernelLayout]) -> dic
 
 
 def layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, Any]) -> dict[str, KernelLayout]:
-    """The layouts that patterns give, by the path of every kernel that they match; InputError if one matches none."""
+    """The layouts that patterns give, by the path of each matched kernel; InputError if a pattern matches none."""
     if not isinstance(layouts, Mapping):
         raise InputError(f"layouts={layouts!r}, expected them by pattern, such as {{'.*': KernelLayout()}}")
     known, chosen = named(leaves, {}), {}
@@ -69,6 +69,6 @@ def layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, An
 
 
 def check_floating(field: str, path: str, leaf: Any) -> None:
-    """InputError if what a field's pattern matches cannot train, or be added to."""
+    """Raises InputError if a matched array cannot train, or an update cannot be added to it."""
     if not is_floating(leaf):
         raise InputError(f"{field} matches {path}, {in_words(leaf)}; expected floating point of 16 bits or more")

@@ -1,11 +1,11 @@
-"""An update of any model whose parameters are a tree of arrays: Flax Linen, Equinox, Haiku, or written by hand.
+"""Updates for any model whose parameters are a tree of arrays: Flax Linen, Equinox, Haiku, or written by hand.
 
     adapter, apply = surm.adapt_params(params, spec, jax.random.key(0))
     gradients = jax.grad(lambda adapter: loss(apply(params, adapter), batch))(adapter)  # params stay frozen
     merged = apply(params, adapter)  # for inference
 
-The adapted tree looks like the frozen one, so whatever reads that reads this. Nothing is put beside a layer: ΔW is
-formed in full and added to the kernel in every step, which is little beside the product with a batch of many tokens.
+The adapted tree has the structure of the frozen one, so any code can read it. ΔW is formed as a dense matrix and added
+to the kernel in every step; this costs little compared with the product with a batch of many tokens.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from surm.peft.spec import PeftSpec
 
 Tree = TypeVar("Tree")
 _VALUE = "value"
-"""What the array of a leaf that trains itself is called in an adapter."""
+"""The name, in an adapter, of the array of a leaf that trains itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +59,12 @@ class _Update:
         return matrices.FAMILIES[self.spec.family]
 
     def initial(self, key: PRNGKeyArray) -> Params:
-        """Parameters of ΔW = 0."""
+        """Initial parameters, for which ΔW = 0."""
         init = functools.partial(self.family.init, n_out=self.sizes[0], n_in=self.sizes[1], **self.spec.structure)
         return self._of_each(init, jax.random.split(key, self.layout.stack(self.shape)))
 
     def fixed(self, kernel: Float[Array, "..."]) -> Params:
-        """What the family makes of the base; nothing for most."""
+        """The arrays that the family computes from the base; most families have none."""
         if not hasattr(self.family, "fixed"):
             return {}
         return self._of_each(functools.partial(self.family.fixed, **self.spec.structure), self._base(kernel))
@@ -91,7 +91,7 @@ class _Update:
 def adapt_params(
     params: Tree, spec: PeftSpec, key: PRNGKeyArray, *, layouts: Mapping[str, KernelLayout] | None = None
 ) -> tuple[dict[str, Params], Callable[[Tree, Mapping[str, Any]], Tree]]:
-    """Makes an adapter for a tree of parameters, and the function that puts it in: kernel + scale·ΔW.
+    """Makes an adapter for a tree of parameters, and the function that applies it: kernel + scale·ΔW.
 
     Args:
       params: any tree of arrays, such as `variables["params"]` or an Equinox module; left untouched. Leaves that are no

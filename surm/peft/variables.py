@@ -1,4 +1,4 @@
-"""The types of variables that tell what trains and what is kept frozen beside the base."""
+"""Types of variables, which tell trained variables from those kept frozen beside the base."""
 
 from flax import nnx
 
@@ -12,7 +12,7 @@ class AdapterParam(Trainable):
 
 
 class FixedParam(nnx.Variable):
-    """An array of a method that never trains: made anew from the base and the spec, stored nowhere."""
+    """An array of a method that never trains; it is recomputed from the base and the spec, and is not stored."""
 
 
 class BaseArray(nnx.Variable):

@@ -1,4 +1,4 @@
-"""What stands around a frozen layer that is a linear map: a trained branch, and what there is to all of them."""
+"""The common part of all wrappers around a frozen linear layer: the layer, a trained branch, and dropout."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,10 +16,10 @@ from surm.peft.variables import BaseArray
 
 
 class WrappedLinear(nnx.Module):
-    """A frozen linear layer with a trained branch beside it; still looks like the layer itself.
+    """A frozen linear layer with a trained branch beside it, which still looks like the layer itself.
 
-    The layer is one of those in `surm.peft.linear_maps`. What trains of a stack of layers has the same axes in front as
-    the stack's kernel, so `nnx.scan` and `nnx.vmap` split both alike.
+    The layer is one of those in `surm.peft.linear_maps`. For a stack of layers, the trained arrays have the same
+    leading axes as the kernel, so `nnx.scan` and `nnx.vmap` split both in the same way.
     """
 
     def __init__(self, base: nnx.Module, delta: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
@@ -33,12 +33,12 @@ class WrappedLinear(nnx.Module):
         self.follow(spec)
 
     def follow(self, spec: PeftSpec) -> None:
-        """Multiplies as a spec says, which is otherwise that of the layer; see `surm.peft.multiply.paths`."""
+        """Multiplies along the path chosen by `spec`, which is otherwise the layer's own one."""
         self.path = spec.path
 
     @property
     def kernel(self) -> nnx.Variable:
-        """The kernel of the wrapped layer; merged, if the layer is."""
+        """The kernel of the wrapped layer, merged if the layer is merged."""
         return self.base.kernel
 
     @property
@@ -48,21 +48,21 @@ class WrappedLinear(nnx.Module):
 
     @property
     def in_features(self) -> Any:
-        """How many inputs the wrapped layer has, as it says it itself."""
+        """The number of inputs, as the wrapped layer itself gives it."""
         return self.base.in_features
 
     @property
     def out_features(self) -> Any:
-        """How many outputs the wrapped layer has, as it says it itself."""
+        """The number of outputs, as the wrapped layer itself gives it."""
         return self.base.out_features
 
     @property
     def map(self) -> LinearMap:
-        """How the wrapped layer is a linear map."""
+        """The wrapped layer as a linear map."""
         return linear_maps.linear_map(self.base)
 
     def answer(self, x: Float[Array, "..."], options: dict[str, Any]) -> Float[Array, "..."]:
-        """What the wrapped layer answers, to options of its call too; InputError for an einsum of another string."""
+        """The output of the wrapped layer, with options of its call; InputError for an einsum of another string."""
         given, own = options.get("einsum_str"), getattr(self.base, "einsum_str", None)
         if given is not None and given.replace(" ", "") != own:
             raise InputError(f"einsum_str={given!r}, but the layer that has an adapter is of {own!r}; expected that")
@@ -74,38 +74,38 @@ class WrappedLinear(nnx.Module):
 
 
 def like_answer(change: Float[Array, "..."], options: dict[str, Any]) -> Float[Array, "..."]:
-    """What a branch adds to a layer's answer, spread over devices as a call's options want that."""
+    """A branch's output in the form of the layer's, spread over devices as the options of the call demand."""
     sharding = options.get("out_sharding")
     return change if sharding is None else jax.sharding.reshard(change, sharding)
 
 
 class MergeableLinear(WrappedLinear):
-    """A wrapped layer that is linear itself: what is trained folds into kernel and bias.
+    """A wrapped layer that is linear itself, so its trained part can be folded into kernel and bias.
 
     When merged, `base` holds the folded arrays and `base_arrays` the frozen ones, bit for bit.
     """
 
     def __init__(self, base: nnx.Module, delta: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
-        """As `WrappedLinear`; not merged."""
+        """Wraps as `WrappedLinear` does; the layer is not merged."""
         super().__init__(base, delta, spec, rngs=rngs)
         self.base_arrays = nnx.data(None)
 
     @property
     def merged(self) -> bool:
-        """Whether what is trained is folded in."""
+        """Whether the trained part is folded in."""
         return self.base_arrays is not None
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The arrays of the layer that change when it is merged, by name, as they are then."""
+        """The values, by name, that the layer's arrays get when it is merged."""
         raise NotImplementedError
 
     def merge(self) -> None:
-        """Folds what is trained into the layer; nothing happens if it is already; InputError if it does not fold."""
+        """Folds the trained part into the layer unless this has happened already; InputError if it is impossible."""
         if self.merged:
             return
         if linear_maps.more_than_multiplies(self.base):
-            raise InputError(f"the layer is {linear_maps.named(self.base)}, which answers in a way of its own; what is "
-                             "trained does not fold into its kernel")  # fmt: skip
+            raise InputError(f"the layer is {linear_maps.named(self.base)}, which answers in its own way; the trained "
+                             "part does not fold into its kernel")  # fmt: skip
         folded = dict(self.folded())
         self.base_arrays = nnx.Dict({name: BaseArray(getattr(self.base, name)[...]) for name in folded})
         for name, array in folded.items():
@@ -121,7 +121,7 @@ class MergeableLinear(WrappedLinear):
 
 
 def _split_off(dropout: nnx.Dropout, base: nnx.Module) -> None:
-    """Gives each layer of a stack random numbers of its own, in place."""
+    """Gives each layer of a stack its own random numbers, in place."""
     stack = base.kernel.shape[: linear_maps.linear_map(base).split_off]
     if stack:
         stream = dropout.rngs

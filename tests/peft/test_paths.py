@@ -74,7 +74,7 @@ def test_a_layer_that_does_more_than_multiply_is_updated_beside_and_not_merged()
     x = jnp.ones((2, 12))
     adapted = surm.attach(nnx.Dict(query=Doubled(12, 12, rngs=nnx.Rngs(0))), PeftSpec(), nnx.Rngs(3))
     np.testing.assert_array_equal(adapted.query(x), adapted.query.base(x))
-    with pytest.raises(InputError, match="query: the layer is a Doubled, which answers in a way of its own"):
+    with pytest.raises(InputError, match="query: the layer is a Doubled, which answers in its own way"):
         surm.merge(adapted)
     with pytest.raises(InputError, match="query: magnitude=True, but the layer is a Doubled"):
         updated(Doubled, PeftSpec(magnitude=True))

@@ -17,7 +17,7 @@ def test_patterns_match_whole_paths(small_vit):
         "blocks.1.attention.query",
         "blocks.1.attention.value",
     ]
-    with pytest.raises(InputError, match="matches no linear layer whole, but a part of blocks.0.attention.query, bl"):
+    with pytest.raises(InputError, match="no linear layer as a whole, only a part of blocks.0.attention.query, bl"):
         select.matching(["attention.query"], paths, "linear layer")
     with pytest.raises(
         InputError, match="a regular expression, matches no linear layer; nearest: .*blocks.0.attention.query"

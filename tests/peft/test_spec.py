@@ -71,7 +71,7 @@ def test_values_of_another_type_are_refused(field, value, expected):
     [
         (
             {"method": "adapter", "scale": 7.0},
-            "scale=7.0, but only 'update' and 'loko' have it, the method 'adapter' has not",
+            "scale=7.0, but only 'update' and 'loko' have it; the method 'adapter' does not",
         ),
         ({"method": "head", "targets": "blocks.*"}, "targets='blocks.*', but the method 'head' trains"),
         ({"family": "low_rank", "options": "rank=8,rank=4"}, "'rank=8,rank=4' gives 'rank' twice"),

@@ -35,7 +35,7 @@ QKV = KernelLayout(segments=("q", "k", "v"))
     ("targets", "message", "more"),
     [
         ("qeury", "pattern 'qeury', a regular expression, matches no array or module; nearest: query", {}),
-        (r"quer.\.kern", r"pattern 'quer.\.kern' matches no array or module whole, but a part of query.kernel", {}),
+        (r"quer.\.kern", r"'quer.\.kern' matches no array or module as a whole, only a part of query.kernel", {}),
         ("(", "pattern '(' is not a regular expression", {}),
         ("query.*", "targets match query.bias, float32[2, 3], which is no kernel; expected kernels alone", {}),
         (r"norm\.scale", "targets match norm.scale, float32[4], which is no kernel; expected kernels alone", {}),

@@ -1,1 +1,1 @@
-"""How a layer's update is multiplied by: the paths, fused products, and measured choices between them."""
+"""The ways to multiply by a layer's update: the paths, fused products, and the measured choice between them."""

@@ -1,9 +1,9 @@
-"""A layer and its update in one product, y = x·(kernel + scale·ΔWᵀ) + bias.
+"""Multiplies by a layer and its update in one product, y = x·(kernel + scale·ΔWᵀ) + bias.
 
-Added up first, layer and update cost one product forward, and one for the gradient of x. What is left is the gradient
-of the update's parameters, in one of two ways: as the family's own product has it (for low rank two thin products, for
-a circulant one correlation), or that with its dense matrix: xᵀ·dy and what the derivative of the dense form makes of
-it.
+If layer and update are added first, they cost one product in the forward pass and one for the gradient of x. The
+gradient of the update's parameters remains, and there are two ways to compute it: by the family's own product (two thin
+products for low rank, one correlation for a circulant), or through the dense matrix, as xᵀ·dy followed by the
+derivative of the dense form.
 """
 
 import functools
@@ -23,7 +23,7 @@ from surm.ops.matmul import dot_general
 
 
 def obstacle(base: nnx.Module) -> str:
-    """What makes a layer with an update in its kernel another thing than the layer and a branch; empty if nothing."""
+    """The reason why adding the update to the kernel would differ from a separate branch; empty if it would not."""
     if type(base) is not nnx.Linear:
         return f"is a {type(base).__name__}, which may do more than multiply"
     if base.dot_general not in (dot_general, jax.lax.dot_general) or base.preferred_element_type is not None:
@@ -46,22 +46,23 @@ def product(
     *,
     keep: bool,
 ) -> Float[Array, "*b n_out"]:
-    """The layer with its update, the update's parameters differentiated by a product of their own with x.
+    """Applies the layer with its update; the gradient of the update's parameters is a separate product with x.
 
-    (Under `jax.jit`, that is, and where the kernel itself does not train; else xᵀ·dy is formed beside.)
+    (This holds under `jax.jit` and if the kernel itself does not train; otherwise xᵀ·dy is formed as well.)
 
     Args:
       base: the layer; `obstacle` has found none.
-      params: of the update.
-      to_dense: from the parameters to scale·ΔW.
-      matvec: from the parameters and x to scale·ΔW·x.
+      params: the parameters of the update.
+      to_dense: the function from the parameters to scale·ΔW.
+      matvec: the function from the parameters and x to scale·ΔW·x.
       x: the layer's input.
-      keep: whether the sum of kernel and update is kept for the backward pass, or made again there.
+      keep: whether the sum of kernel and update is kept for the backward pass, or computed again there.
 
     Returns:
-      x·(kernel + scale·ΔWᵀ) + bias. Cost above the layer's: the dense matrix, once or twice, and in the backward pass
-      the derivative of `matvec` in the parameters. Kept for the backward pass: x, the parameters, and what `keep` says.
-      On a CPU the layers of surm's models differentiate in reverse mode alone, with this as without.
+      x·(kernel + scale·ΔWᵀ) + bias. Beyond the layer's cost, this costs the dense matrix, once or twice, and in
+      the backward pass the derivative of `matvec` in the parameters. x, the parameters and, if `keep`, the sum are kept
+      for the backward pass. On a CPU the layers of surm's models can be differentiated in reverse mode only, with or
+      without this.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
     if platform_of(x, kernel) == "cpu" and base.dot_general is dot_general:
@@ -75,7 +76,7 @@ def product(
 
 
 def _promoted(base: nnx.Linear, kernel: Array, x: Array) -> tuple[Array, Array, Array | None]:
-    """Input, kernel and bias in the dtype that the layer computes in."""
+    """Converts input, kernel and bias to the dtype that the layer computes in."""
     bias = None if base.bias is None else base.bias[...]
     return base.promote_dtype((x, kernel, bias), dtype=base.dtype)
 

@@ -1,18 +1,18 @@
 """The ways to multiply by a trained matrix: the same result, up to rounding, at different cost.
 
 branch          the family's own product beside the layer: FFTs, or thin matmuls
-branch_dft      the same with every convolution by small matmuls, in the layer's type (the convolutional families)
+branch_dft      the same, with every convolution by small matmuls, in the layer's type (convolutional families only)
 branch_dense    the product with the dense matrix beside the layer
 fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
 fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.multiply.fused`)
 
-Layers that share an input, as query, key and value do, share its transform in the forward pass: XLA computes equal
-things once.
+Layers that share an input, as query, key and value do, share its transform in the forward pass, because XLA computes
+equal expressions once.
 
-What was measured is one matrix for the whole batch. Where a `vmap` gives every example a matrix of its own, take
-`surm.with_path(model, "branch")`, as `surm.serve_batch` does: all others may form a dense matrix for each. (Elsewhere
-than on a CPU see `beside_each`.) The members of a population have a batch each, so `auto` is right for them: what a
-member's dense matrix costs is spread over its own batch, as in a run of its own.
+The measurements are for one matrix and a whole batch. If a `vmap` gives every example a matrix of its own, use
+`surm.with_path(model, "branch")`, as `surm.serve_batch` does, because the other paths may form a dense matrix for each
+example. (For platforms other than a CPU see `beside_each`.) Every member of a population has a batch of its own, so
+`auto` is right for populations: the cost of a dense matrix is spread over that batch, as in a run of its own.
 """
 
 import functools
@@ -40,17 +40,17 @@ SMALL_DENSE = ("kronecker", "melora", "vera", "lora_xs", "lora2")
 """Families whose own product is thin in a large matrix, and costs more than the dense matrix in a small one."""
 
 _SMALL = 2**20
-"""Entries; of 768×768 both compilers say so, of 4096×4096 the TPU's says the contrary."""
+"""The largest small matrix, in entries; both compilers agree for 768×768, and the TPU's disagrees for 4096×4096."""
 
 FUSED = ("fused", "fused_dense")
-"""For updates alone; an adapter has a nonlinearity between the layer and itself."""
+"""Paths for updates only; an adapter has a nonlinearity between the layer and itself."""
 
 
 def available(position: str, family: str) -> tuple[str, ...]:
     """The paths that a family has in a position.
 
     Args:
-      position: `update` or `adapter`; others have no path.
+      position: `update` or `adapter`; other positions have no path.
       family: a key of `surm.matrices.FAMILIES`.
 
     Returns:
@@ -77,24 +77,24 @@ def quickest(
     *,
     fusible: bool,
 ) -> str:
-    """The path that `auto` takes: the quickest by what was measured with the nearest matrix.
+    """The path that `auto` takes: the fastest one in the measurements of the nearest matrix.
 
-    Nearest is a matrix first by the form of its parameters (their names), then by its shape, then by theirs, which tell
-    a rank or a block size; sizes by their logarithms; of two as near the one measured first. Between its measured
-    numbers of vectors, and beyond the largest, times are taken to be linear.
+    The nearest matrix is found first by the names of its parameters, then by its shape, then by the parameters' shapes,
+    which tell a rank or a block size. Sizes are compared by their logarithms; of two equally near matrices the first
+    counts. Times are interpolated linearly between the measured numbers of vectors, and beyond the largest.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
       n_out: rows of the matrix.
       n_in: columns of the matrix.
-      rows: vectors in the batch, of one device.
-      parameters: their shapes.
-      dtype: of the layer; float64 goes by what was measured in float32.
+      rows: the number of vectors in the batch of one device.
+      parameters: the shapes of the parameters.
+      dtype: the dtype of the layer; float64 uses the measurements in float32.
       platform: as `jax.default_backend` names it.
       fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
-      A path that the family has; where nothing was measured on the platform or for the dtype, `unmeasured`.
+      A path that the family has; that of `unmeasured` if there are no measurements for the platform or dtype.
     """
     dtype = "float32" if dtype == "float64" else dtype
     like, parameters = _as_measured(family, n_out, n_in, parameters)
@@ -118,12 +118,13 @@ def quickest(
 
 
 def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bool) -> str:
-    """The path for a platform that nothing was measured on: elsewhere than on a CPU one without FFTs.
+    """The path for a platform without measurements: on a CPU the branch, elsewhere a path without FFTs.
 
-    XLA's compilers, asked for devices that nobody here has (experiments/compiled), say of FFTs on a TPU that they take
-    minutes to compile and move many times what a layer does, on a GPU that they need several times its memory. A dense
-    matrix beside the layer costs one product more, and nothing but matmuls. Thin products cost less still, except where
-    they are not thin or the matrix is small: then what they write between them costs more than the dense matrix.
+    XLA's compilers were asked about devices that were not at hand (experiments/compiled). According to them, FFTs on a
+    TPU take minutes to compile and move many times the bytes of a layer, and on a GPU they need several times its
+    memory. A dense matrix beside the layer costs one more product, with nothing but matmuls. Thin products cost even
+    less, unless they are not thin or the matrix is small: then their intermediate results cost more than the dense
+    matrix.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
@@ -145,14 +146,14 @@ def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bo
 
 
 def beside_each(family: str, platform: str) -> str:
-    """The path for a matrix of its own for every example, where a dense one would cost more than the product with it.
+    """The path if every example has a matrix of its own, whose dense form would cost more than the product.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
       platform: as `jax.default_backend` names it.
 
     Returns:
-      `branch`; elsewhere than on a CPU another in the place of FFTs, which is the dense one where there is no other.
+      `branch` on a CPU. Elsewhere FFTs are avoided, by the dense path if there is no other way.
 
     Examples:
       >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
@@ -166,7 +167,7 @@ def beside_each(family: str, platform: str) -> str:
 def _as_measured(
     family: str, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]
 ) -> tuple[str, Mapping[str, Sequence[int]]]:
-    """The family, and shapes of parameters, that were measured in the place of a family's own."""
+    """The family, with shapes of parameters, whose measurements stand for the given one."""
     like = getattr(FAMILIES[family], "MEASURED_AS", family)
     if like == family or like != "low_rank":
         return like, parameters
@@ -175,7 +176,7 @@ def _as_measured(
 
 
 def _matrix(point: dict) -> tuple[int, int, Mapping[str, Sequence[int]]]:
-    """What tells the matrix of one point from that of another."""
+    """The key of a measured matrix."""
     return point["n_out"], point["n_in"], point["parameters"]
 
 
@@ -185,7 +186,7 @@ def _sizes(parameters: Mapping[str, Sequence[int]]) -> list[int]:
 
 
 def _at(rows: int, measured: list[tuple[int, Mapping[str, float]]], path: str) -> float:
-    """Seconds for a number of vectors, from those for ascending ones; for fewer than the fewest, theirs."""
+    """Interpolates the seconds for a number of vectors; below the smallest measured number its time counts."""
     if len(measured) == 1 or rows <= measured[0][0]:
         return measured[0][1][path]
     index = next((index for index, (other, _) in enumerate(measured) if other >= rows), len(measured) - 1)
@@ -202,7 +203,7 @@ def _measured(platform: str) -> list[dict]:
 
 @functools.cache
 def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
-    """Once for each."""
+    """Warns once for each combination."""
     by = "" if platform == "cpu" else " by what XLA's compilers say (experiments/compiled)"
     what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
     logging.getLogger(__name__).info("path='auto' is '%s'%s: %s", taken, by, what)

@@ -1,1 +1,1 @@
-"""What changes in an adapter while it trains: rank budgets and penalties."""
+"""Schedules of an adapter while it trains: rank budgets and penalties."""

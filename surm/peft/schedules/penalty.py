@@ -1,4 +1,4 @@
-"""What families add to the loss, such as the distance of their factors from orthogonal ones."""
+"""Penalties that families add to the loss, such as the distance of their factors from orthogonal ones."""
 
 import math
 
@@ -13,19 +13,19 @@ from surm.peft.matrix import StructuredMatrix
 
 
 def penalised(model: nnx.Module) -> list[StructuredMatrix]:
-    """The matrices of a model whose family adds something to the loss, with a weight other than 0."""
+    """The matrices of a model whose family adds a penalty with a weight other than 0."""
     return [delta for delta in surgery.structured_matrices(model).values() if delta.training.get("penalty")]
 
 
 def penalty(model: nnx.Module, progress: float | Float[Array, ""]) -> Float[Array, ""]:
-    """The mean over all such matrices of weight·(the family's penalty), as its paper defines it.
+    """The mean of weight·(the family's penalty) over all such matrices, as its paper defines it.
 
     Args:
-      model: with an adapter.
-      progress: the share of the steps that are taken; some families stop to ask for it before the end.
+      model: a model with an adapter.
+      progress: the fraction of the steps that have been taken; some families drop the penalty before the end.
 
     Returns:
-      A number, 0 of a model without such matrices.
+      A number, which is 0 for a model without such matrices.
     """
     terms, count = [], 0
     for delta in penalised(model):
@@ -42,12 +42,12 @@ def gradients(
     """The penalty and its gradient.
 
     Args:
-      graphdef: of the model, from `surgery.split`.
-      trainable: likewise.
-      frozen: likewise.
+      graphdef: the structure of the model, from `surgery.split`.
+      trainable: its trained arrays, from there.
+      frozen: its other arrays, from there.
       progress: as for `penalty`.
 
     Returns:
-      The number, and its gradient in every trained array.
+      The penalty, and its gradient with respect to every trained array.
     """
     return jax.value_and_grad(lambda t: penalty(surgery.join(graphdef, t, frozen), progress))(trainable)

@@ -1,4 +1,4 @@
-"""The rank budget: of all the components in a model, which are kept, and when the others are switched off.
+"""Rank budgets: which components of a model are kept, and when the others are switched off.
 
     components
     initial ──────╮                       kept(t) = target + surplus((t - begin) / (end - begin)) (initial - target)
@@ -6,11 +6,11 @@
     target              ╰──────────       surplus falls from 1 to 0, as the family's paper has it
              begin    end
 
-Families with a gate for every component (`surm.matrices.algebra.gated_low_rank`) say how important each is. Between the
-shares `begin` and `end` of the training, every so many steps, the least important of all layers together have their
-gate set to 0; they may come back until the next time. From `end` on those that are off stay off: there are exactly as
-many on as the budget allows. It is an optax transformation around that of the gates, so its state is in every
-checkpoint.
+Families with a gate for every component (`surm.matrices.algebra.gated_low_rank`) tell how important each component is.
+Between the fractions `begin` and `end` of the training, every `every_steps` steps, the gates of the least important
+components of all layers are set to 0. These components may return until the next time. After `end` they stay off, and
+exactly as many are on as the budget allows. The budget is an optax transformation around that of the gates, so every
+checkpoint contains its state.
 """
 
 import dataclasses

@@ -1,1 +1,1 @@
-"""Several adapters: switched, combined, served side by side, started from others."""
+"""Several adapters: switching, combining, adding and serving them, and starting one from another."""

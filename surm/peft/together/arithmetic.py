@@ -1,4 +1,4 @@
-"""Arithmetic on adapters of one base: the average of several, and sums of their task vectors.
+"""Arithmetic on adapters of one base: averages, and sums of task vectors.
 
     both, errors = surm.average([first, second])
     less, errors = surm.add([skilled, rude], [1.0, -0.5], head=0)
@@ -30,9 +30,9 @@ def average(
     """The weighted mean of several adapters of one base, and of their heads.
 
     Args:
-      models: with updates, from `attach` or `load_adapter`; left untouched.
-      weights: one a model, at least 0; they are divided by their sum. Equal if there are none.
-      spec: what the result is to have for an adapter; the first model's if there is none.
+      models: models with updates, from `attach` or `load_adapter`; they are left untouched.
+      weights: one number a model, at least 0; they are divided by their sum. Without weights all count equally.
+      spec: the spec of the result; the first model's if there is none.
 
     Returns:
       A new model, not merged, and the relative error of each layer in Frobenius norm (0 where parameters were added).
@@ -55,13 +55,13 @@ def add(
     head: int | None = None,
     spec: PeftSpec | None = None,
 ) -> tuple[nnx.Module, dict[str, float]]:
-    """A sum of task vectors: the adapter with Σ_k weight_k·scale_k·ΔW_k; a negative weight takes away.
+    """Adds task vectors into an adapter with Σ_k weight_k·scale_k·ΔW_k; a negative weight subtracts.
 
     Args:
-      models: with updates, from `attach` or `load_adapter`; left untouched.
-      weights: one a model.
-      head: which model gives what trains beside the updates, such as the head; None for the mean of all.
-      spec: what the result is to have for an adapter; the first model's if there is none.
+      models: models with updates, from `attach` or `load_adapter`; they are left untouched.
+      weights: one number a model.
+      head: the index of the model whose other trained variables, such as the head, are used; None for the mean of all.
+      spec: the spec of the result; the first model's if there is none.
 
     Returns:
       A new model, not merged, and the relative error of each layer in Frobenius norm (0 where parameters were added).
@@ -95,7 +95,7 @@ def _checked(weights: Sequence[int | float], models: Sequence[nnx.Module]) -> li
 def _sum(
     models: Sequence[nnx.Module], weights: Sequence[float], shares: Sequence[float], spec: PeftSpec | None
 ) -> tuple[nnx.Module, dict[str, float]]:
-    """The sum: weights hold for the updates, shares for what trains beside them."""
+    """The sum; weights apply to the updates, shares to the other trained variables."""
     named = {f"models[{i}]": bases.updated(f"models[{i}]", model) for i, model in enumerate(models)}
     differing = bases.differing(named)
     first = named["models[0]"]
@@ -114,14 +114,14 @@ def _sum(
 
 
 def _anew(model: nnx.Module, spec: PeftSpec) -> nnx.Module:
-    """The model with another adapter."""
+    """Returns the model with another adapter."""
     return surgery.attach(surgery.detach(model), spec, nnx.Rngs(0))
 
 
 def _add_beside(
     result: nnx.Module, models: Mapping[str, nnx.Module], shares: Sequence[float], differing: Sequence[str]
 ) -> None:
-    """Gives the result the mean of what the models train beside their updates, in place."""
+    """Gives the result the mean of the models' other trained variables, in place."""
     mine, theirs = bases.beside(result), [bases.beside(model) for model in models.values()]
     for name, of_model in zip(models, theirs, strict=True):
         for path, variable in of_model.items():
@@ -137,7 +137,7 @@ def _add_beside(
 
 
 def _set(path: str, target: UpdatedLinear, terms: Sequence[tuple[float, UpdatedLinear]], spec: PeftSpec) -> float:
-    """Makes one layer's update the sum of others', in place; the relative error."""
+    """Makes one layer's update the sum of others, in place; returns the relative error."""
     form = _form(target)
     if form and terms and target.scale and all(_form(layer) == form for _, layer in terms):
         (name,) = target.delta.parameters

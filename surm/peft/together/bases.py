@@ -1,4 +1,4 @@
-"""Several models on one base: whether it is one, and what they have trained beside their updates."""
+"""Checks that several models share one base, and finds their other trained variables."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -18,15 +18,15 @@ def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
     """A copy of a model with updates alone, not merged.
 
     Args:
-      name: what a message calls the model.
-      model: from `attach` or `load_adapter`; left untouched.
-      magnitude: whether its layers may have one.
+      name: the name of the model in messages.
+      model: a model from `attach` or `load_adapter`; it is left untouched.
+      magnitude: whether its layers may have a magnitude.
 
     Returns:
       The copy.
 
     Raises:
-      InputError: if the model has no adapter, one in another position, several, or a layer with a magnitude.
+      InputError: if the model has no adapter, one in another position, several adapters, or a forbidden magnitude.
     """
     spec = surgery.spec_of(model)
     if spec is None or spec.position != "update":
@@ -40,22 +40,22 @@ def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
 
 
 def beside(model: nnx.Module) -> dict[str, nnx.Variable]:
-    """The variables of a model that are no update's own, by their paths in the plain model."""
+    """The variables of a model that do not belong to an update, by their paths in the plain model."""
     return {path: variable for path, variable in surgery.plain_variables(model)
             if not isinstance(variable, AdapterParam | FixedParam | nnx.RngState)}  # fmt: skip
 
 
 def differing(models: Mapping[str, nnx.Module]) -> list[str]:
-    """Where models on one base differ in what they train beside their updates, such as their heads.
+    """Finds where models on one base differ in other trained variables, such as their heads.
 
     Args:
-      models: by the names that messages call them; not merged.
+      models: models that are not merged, by their names in messages.
 
     Returns:
       Paths in the plain model.
 
     Raises:
-      InputError: if they differ anywhere else: then the bases are different ones.
+      InputError: if they differ anywhere else, because their bases are then different.
     """
     variables, paths = {name: beside(model) for name, model in models.items()}, []
     for path in dict.fromkeys(path for of_model in variables.values() for path in of_model):
@@ -73,7 +73,7 @@ def differing(models: Mapping[str, nnx.Module]) -> list[str]:
 
 
 def _check_structures(models: Mapping[str, nnx.Module], variables: Mapping[str, Mapping[str, nnx.Variable]]) -> None:
-    """InputError if bases of the same arrays compute differently; heads of other shapes are another thing."""
+    """Raises InputError if bases of the same arrays compute differently; heads of other shapes are allowed."""
     (first, *names), shapes = models, {name: _shapes(of_model) for name, of_model in variables.items()}
     for name in names:
         if shapes[name] == shapes[first] and structure(models[name]) != structure(models[first]):
@@ -85,7 +85,7 @@ def _shapes(variables: Mapping[str, nnx.Variable]) -> dict[str, tuple[int, ...]]
 
 
 def same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
-    """Whether two arrays are one, or have the same bits."""
+    """Whether two arrays are the same object or have the same bits."""
     if first is other or first is None or other is None:
         return first is other
     alike = (first.shape, first.dtype) == (other.shape, other.dtype)
@@ -93,12 +93,12 @@ def same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
 
 
 def _bytes(array: ArrayLike) -> np.ndarray:
-    """The bits of an array, mostly where they lie."""
+    """The bits of an array, usually without a copy."""
     return np.ascontiguousarray(array).view(np.uint8)  # at least one axis, as a view of other width asks for
 
 
 def structure(model: nnx.Module) -> nnx.GraphDef:
-    """Of the plain model in evaluation mode: numbers of heads, epsilons and the like."""
+    """The structure of the plain model in evaluation mode: numbers of heads, epsilons and the like."""
     plain = surgery.detach(model)
     plain.eval()
     return nnx.graphdef(plain)

@@ -1,12 +1,12 @@
-"""Many adapters of one base in one forward pass: each example of a batch is answered by the adapter that it names.
+"""Many adapters of one base in one forward pass; each example of a batch names the adapter that answers it.
 
     models = [surm.load_adapter(folder, base) for folder in folders]
     adapters = surm.stack_adapters(models)
     serve = nnx.jit(surm.serve_batch)
     logits = serve(models[0], adapters, images, ids)  # example i by the adapter ids[i]
 
-The frozen kernels multiply the whole batch in one product each. Only the trained arrays, a few thousand numbers an
-adapter, are gathered for every example, and multiply it alone.
+Each frozen kernel multiplies the whole batch in one product. Only the trained arrays, a few thousand numbers an
+adapter, are gathered for every example and multiply it separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,21 +30,21 @@ _READ_OF_SPEC = {
     "adapter": ("family", "activation"),
     "bottleneck": ("activation",),
 }
-"""What an answer depends on of a spec in each position, beside the trained arrays."""
+"""The fields of a spec, by position, that an answer depends on beside the trained arrays."""
 
 
 def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
-    """Stacks what was trained of several models that share one base, for `serve_batch`.
+    """Stacks the trained arrays of several models that share one base, for `serve_batch`.
 
     Args:
-      models: from `attach` or `load_adapter`, alike but for the values of their trained arrays; left untouched.
+      models: models from `attach` or `load_adapter` that differ only in the values of their trained arrays.
 
     Returns:
       The trained arrays, the head's among them, by dotted path, with one axis in front: entry i is that of models[i].
 
     Raises:
-      InputError: if there is none, one has no adapter, or two differ in what serves all: family, scale, names, shapes
-        or types of trained arrays (such as heads of different numbers of classes), or the base.
+      InputError: if there is no model, one has no adapter, or two differ in family, scale, base, or in the names,
+        shapes or types of trained arrays (for example because their heads have different numbers of classes).
     """
     if not models:
         raise InputError("no model to stack the adapter of, expected at least one")
@@ -66,24 +66,25 @@ def serve_batch(
     x: ArrayLike | Mapping[str, Any],
     ids: ArrayLike | Sequence[int],
 ) -> Any:
-    """Answers a batch in one forward pass, each example by its own adapter: what model ids[i] would answer to x[i].
+    """Answers a batch in one forward pass, each example by its own adapter: model ids[i] answers x[i].
 
-    It is evaluated as by `model.eval()`, without dropout. Compile it with `nnx.jit`, or with `jax.jit` around the
-    three last arguments; other values of them, ids too, compile nothing anew.
+    The model is evaluated without dropout, as after `model.eval()`. Compile this with `nnx.jit`, or with `jax.jit`
+    around the last three arguments; other values of these, even other ids, do not compile again.
 
     Args:
-      model: one of the models that were stacked, merged or not; left untouched. What it has trained is not read.
-      adapters: from `stack_adapters`.
+      model: one of the stacked models, merged or not; it is left untouched, and its trained arrays are not read.
+      adapters: the result of `stack_adapters`.
       x: the model's input, or its arguments by name, such as tokens and mask; the first axis of every array is the
         batch.
       ids: one integer an example, 0 <= id < number of adapters.
 
     Returns:
-      What the model answers to a batch.
+      The model's output for the batch.
 
     Raises:
       InputError: if the model has no adapter, the arrays of `adapters` are not its own, `ids` are not one integer an
-        example, or one is out of range. Inside `jax.jit` no id is known: then the answer to such an example is NaN.
+        example, or one is out of range. Inside `jax.jit` ids are unknown; the answer to an example with a bad id is
+        then NaN.
     """
     model = _adapted("model", model)
     _multiply_each(model, platform_of(*jax.tree.leaves((dict(adapters), x))))
@@ -103,41 +104,41 @@ def serve_batch(
 
 
 def _multiply_each(model: nnx.Module, platform: str) -> None:
-    """Has every layer multiply by the path for matrices of which each example has its own; in place."""
+    """Sets every layer, in place, to the path for examples with a matrix of their own."""
     for _, layer in surgery.wrapped_layers(model):
         if isinstance(layer.delta, StructuredMatrix):
             layer.path = paths.beside_each(layer.delta.family, platform)
 
 
 def _adapted(name: str, model: nnx.Module) -> nnx.Module:
-    """A copy, not merged; InputError if there is no adapter in the model."""
+    """A copy that is not merged; InputError if the model has no adapter."""
     if surgery.spec_of(model) is None:
         raise InputError(f"{name} has no adapter; expected a model from attach or load_adapter")
     return surgery.unmerge(model)
 
 
 def _form(model: nnx.Module, trained: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """All that a model's answer depends on beside its base and the values of its trained arrays."""
+    """Everything that a model's answer depends on, except its base and the values of its trained arrays."""
     spec = surgery.spec_of(model)
     read = {name: getattr(spec, name) for name in ("position", *_READ_OF_SPEC.get(spec.position, ()))}
     return read | {path: f"{array.dtype}{list(array.shape)}" for path, array in trained.items()}
 
 
 def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Where two forms differ, for a message; empty if nowhere."""
+    """The differences between two forms, for a message; empty if there are none."""
     names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
     each = [f"{name} is {first.get(name, 'absent')} and {other.get(name, 'absent')}" for name in names[:4]]
     return "; ".join(each) + (f" (+{len(names) - 4} more)" if len(names) > 4 else "")
 
 
 def _arrays(frozen: nnx.State) -> dict[str, ArrayLike]:
-    """What all adapters share, by dotted path; no dropout's random state."""
+    """The arrays that all adapters share, by dotted path, without the random state of dropout."""
     state = nnx.to_flat_state(frozen)
     return {select.dotted(path): variable[...] for path, variable in state if not isinstance(variable, nnx.RngState)}
 
 
 def _check_same(index: int, base: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> None:
-    """InputError if the bases of two models of one form hold different arrays."""
+    """Raises InputError if the bases of two models of one form hold different arrays."""
     differing = [path for path in {**base, **other} if not bases.same(base.get(path), other.get(path))]
     if differing:
         more = f" (+{len(differing) - 3} more)" if len(differing) > 3 else ""

@@ -1,11 +1,11 @@
-"""Several adapters in one model: each has a name and a weight, and a layer adds up what they say.
+"""Several adapters in one model: each has a name and a weight, and a layer adds their updates.
 
     both = surm.combine({"german": first, "medical": second}, head="medical")
     both(x)                                     base(x) + ΔW_german x + ΔW_medical x in every layer
-    surm.activate(both, "german")(x)            as `first` answers, but by the head of `second`
+    surm.activate(both, "german")(x)            as `first` answers, but with the head of `second`
     surm.activate(both, {"german": 0.5, "medical": 1.0})
 
-The weights are variables, one number for each adapter: other weights compile nothing anew, and may be learned.
+The weights are variables, one number for each adapter, so other weights do not compile again, and they can be learned.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ class AdapterWeight(nnx.Variable):
 
 @dataclasses.dataclass(frozen=True)
 class Combination(PeftSpec):
-    """What a model of several adapters has in place of a spec; refuses to be read as that of one.
+    """Takes the place of a spec in a model of several adapters, and refuses to be read as the spec of one.
 
     Attributes:
-      specs: of the adapters, by name.
+      specs: the specs of the adapters, by name.
     """
 
     specs: FrozenDict[str, PeftSpec] = FrozenDict()
@@ -77,11 +77,11 @@ class Member(nnx.Module):
         self.path = "auto" if layer.path in paths.FUSED else layer.path
 
     def factor(self) -> Float[Array, "*split_off"]:
-        """What multiplies ΔW; of a stack of layers one number each."""
+        """The factor of ΔW; for a stack of layers one number each."""
         return self.weight[...] * self.scale
 
     def __call__(self, x: Float[Array, "..."], dtype: DTypeLike, base: nnx.Module) -> Float[Array, "..."]:
-        """What the update adds to a layer that answers in a type, as vectors; itself in float32 at least."""
+        """The update's output as vectors, computed in float32 at least, for a layer with the given type of output."""
         x, path = linear_map(base).vectors(x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
         if path == "auto":
             path = self.matrix.quickest_path(x, base.dtype or base.kernel.dtype, fusible=False)
@@ -92,16 +92,16 @@ class Sum(nnx.Module):
     """The updates of one layer, by several adapters."""
 
     def __init__(self, members: Sequence[Member]):
-        """Keeps them."""
+        """Keeps the updates."""
         self.members = nnx.List(members)
 
     @property
     def family(self) -> str:
-        """The families, for tables."""
+        """The names of the families, for tables."""
         return "+".join(member.matrix.family for member in self.members)
 
     def to_dense(self) -> Float[Array, "*stack n_out n_in"]:
-        """The matrix in full: Σ weight·scale·ΔW."""
+        """The dense matrix: Σ weight·scale·ΔW."""
         return sum(_scaled(member.factor(), member.matrix.to_dense()) for member in self.members)
 
 
@@ -125,7 +125,7 @@ class CombinedLinear(MergeableLinear):
         return y + like_answer(self.map.output(change, y), options)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel with the sum of the updates in it."""
+        """The kernel plus the sum of the updates."""
         kernel = self.kernel[...]
         yield "kernel", kernel + self.map.layout.kernel(self.delta.to_dense(), kernel.shape)
 
@@ -133,18 +133,18 @@ class CombinedLinear(MergeableLinear):
 def combine(
     models: Mapping[str, nnx.Module], weights: Mapping[str, ArrayLike] | None = None, *, head: str | None = None
 ) -> nnx.Module:
-    """Puts the adapters of several models into one, which answers by their weighted sum.
+    """Puts the adapters of several models into one model, which applies their weighted sum.
 
-    The adapters may be of different families, options, scales and targets. What trains stays what trains; families'
+    The adapters may have different families, options, scales and targets. Trained variables stay trained; families'
     penalties and rank budgets do not act on a combination.
 
     Args:
-      models: by the adapters' names: from `attach` or `load_adapter` with one base; left untouched.
-      weights: by name, those left out are 0; 1 for every adapter if there are none.
-      head: the adapter whose model gives what trains beside the updates, such as the head.
+      models: models from `attach` or `load_adapter` with one base, by the adapters' names; they are left untouched.
+      weights: weights by name; missing ones are 0. Without weights every adapter has weight 1.
+      head: the adapter whose model gives the other trained variables, such as the head.
 
     Returns:
-      A new model, not merged. `merge`, `unmerge`, `disabled`, `detach` and `count_parameters` work as of one adapter.
+      A new model that is not merged. `merge`, `unmerge`, `disabled`, `detach` and `count_parameters` work as usual.
 
     Raises:
       InputError: if a model has another adapter than an update, a magnitude, or several; the bases differ; heads
@@ -175,9 +175,9 @@ def combine(
 
 
 def activate(model: Model, weights: str | Mapping[str, ArrayLike]) -> Model:
-    """Returns the model with other weights of its adapters: switched, blended, all off.
+    """Returns the model with other weights for its adapters, to switch, blend or turn them off.
 
-    A compiled function of the model is not compiled again. An adapter of weight 0 costs its product all the same.
+    A compiled function of the model is not compiled again. An adapter of weight 0 still costs its product.
 
     Args:
       model: from `combine`; left untouched.

@@ -1,14 +1,14 @@
-"""Warm starts: an update of any family that is near a given dense ΔW before it trains.
+"""Warm starts: updates of any family that are near a given dense ΔW before they train.
 
     deltas = surm.difference(finetuned, base, targets=spec.targets)     a full fine-tune minus its base
     adapted, errors = surm.warm_start(surm.attach(base, spec, rngs), deltas)
 
-or, down the first gradient, one step of the full weights that the family can take:
+or with one gradient step of the full weights, as far as the family can follow it:
 
     gradients = surm.kernel_gradients(adapted, lambda model: loss(model(x), labels))
     adapted, errors = surm.warm_start(adapted, {path: -rate * g for path, g in gradients.items()})
 
-An error is a layer's ‖scale·ΔW - delta‖_F / ‖delta‖_F: 0 where the family has the matrix, 1 where it has nothing of it.
+An error is a layer's ‖scale·ΔW - delta‖_F / ‖delta‖_F: 0 if the family contains the matrix, 1 if it catches none of it.
 """
 
 import functools
@@ -36,7 +36,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, dict[str, float]]:
-    """Returns the model with every update as near to a given matrix as its family comes.
+    """Returns the model with every update as near to a given matrix as its family allows.
 
     Each family's `project` finds the parameters, so scale·ΔW is nearest, or near, in Frobenius norm. An update that is
     to be zero gets initial values, from which it can train. A magnitude becomes the norm of the new weight's rows.
@@ -64,7 +64,7 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
 def difference(
     finetuned: nnx.Module, base: nnx.Module, targets: Sequence[str] | str = ()
 ) -> dict[str, Float[Array, "*stack n_out n_in"]]:
-    """What a fine-tune has added to the weights of a model's linear layers.
+    """The matrices that a fine-tune has added to the weights of a model's linear layers.
 
     Args:
       finetuned: any NNX module; updates in it are merged first, in a copy.
