@@ -1,12 +1,12 @@
-"""Adapters and models that travel: Hugging Face PEFT's files read and written, low-rank stand-ins, merged models.
+"""Exchange of adapters and models: Hugging Face PEFT's files both ways, low-rank stand-ins, merged models.
 
-    peft_export, peft_import   adapter_config.json and adapter_model.safetensors as PEFT has them (peft_files)
-    peft_folder                where they lie: in a folder, in one below it, on the hub
-    lora, adalora, c3a, lokr   what one type of PEFT's keeps in them, the same functions in each; between: updates
-    trained                    what trains beside the updates: modules to save, and biases
+    peft_export, peft_import   adapter_config.json and adapter_model.safetensors in PEFT's form (peft_files)
+    peft_folder                finds them: in a folder, in one below it, on the hub
+    lora, adalora, c3a, lokr   one type of PEFT each, all with the same functions; updates is the common form
+    trained                    other trained variables: modules to save, and biases
     low_rank                   the nearest low-rank update, for families that PEFT lacks
-    merged                     a whole model, its update folded in, as transformers loads it; with tokenizer_files
-    model_file                 the same as a file of our own, for models that transformers has not
+    merged                     a whole merged model, as transformers loads it; with tokenizer_files
+    model_file                 a whole merged model in surm's own format, for models that transformers lacks
     names                      our paths <-> the names of transformers' modules
 
 `surm.peft` and `surm.models` know nothing of it.

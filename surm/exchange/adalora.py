@@ -1,10 +1,10 @@
-"""PEFT's AdaLoRA: ΔW = α/(r + 10⁻⁵) · B diag(E) A, with r = init_r for every layer; our family adalora.
+"""PEFT's AdaLoRA, our family adalora: ΔW = α/(r + 10⁻⁵) · B diag(E) A, with r = init_r for every layer.
 
     theirs   lora_A (r', n_in),   lora_B (n_out, r'),   lora_E (r', 1)
     ours     a (r', n_in),        b (n_out, r'),        e (r',)             times scale = α/(init_r + 10⁻⁵)
 
-A layer that has lost components keeps r' of its init_r: `rank_pattern` says which under MODULE.lora_E by a list of true
-and false, and the tensors have r' rows. The scale does not follow r'. A layer without any has no update.
+A layer that has lost components keeps r' of its init_r. `rank_pattern` lists under MODULE.lora_E which ones, by true
+and false, and the tensors have r' rows. The scale does not depend on r'. A layer without components has no update.
 
 Source: peft.tuners.adalora; AdaLoRA, arXiv 2303.10512.
 """
@@ -32,16 +32,16 @@ _SMALL = 1e-5  # which PEFT adds to r
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
-    """The config's fields and the tensors of updates of the family adalora.
+    """Writes updates of the family adalora as fields of the config and tensors.
 
-    PEFT has one α for all layers, so that what scales differ by is folded into E. Components that are switched off are
-    written as they are held, with 0 in E.
+    PEFT has one α for all layers, so differences between scales are folded into E. Components that are switched off are
+    written unchanged, with 0 in E.
 
     Args:
-      updates: by module.
+      updates: the updates by module.
 
     Returns:
-      Fields, and tensors by module.
+      The fields, and the tensors by module.
 
     Raises:
       InputError: if an update has a magnitude.
@@ -62,7 +62,7 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
 
 
 def _alpha(scale: float, initial: int) -> float | int:
-    """The α that makes a scale, so that E stays as it is; a whole number that it misses by rounding alone."""
+    """The α of a scale, so that E stays unchanged, rounded to a whole number if it is one up to rounding errors."""
     exact = scale * (initial + _SMALL) if scale > 0 else initial
     return round(exact) if math.isclose(exact, round(exact), rel_tol=1e-9) else exact
 
@@ -79,17 +79,17 @@ def _tensors(update: Update, scale: float) -> dict[str, np.ndarray]:
 
 
 def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
-    """The updates of a config and its tensors, of the family adalora; none of a layer without components.
+    """Reads a config and its tensors as updates of the family adalora; a layer without components has none.
 
     Args:
-      config: the JSON of PEFT, its options checked.
-      tensors: by module.
+      config: PEFT's JSON, with its options already checked.
+      tensors: the tensors by module.
 
     Returns:
       The updates by module.
 
     Raises:
-      InputError: if a field or a tensor is none of AdaLoRA's on a linear layer.
+      InputError: if a field or a tensor does not belong to AdaLoRA on a linear layer.
     """
     initial, alpha = number_of(config, "init_r", READS["init_r"]), number_of(config, "lora_alpha", READS["lora_alpha"])
     if initial < 1 or initial != int(initial):
@@ -111,7 +111,7 @@ def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
 
 
 def _patterns(config: dict[str, Any]) -> dict[str, list[bool]]:
-    """Which components are left, by module."""
+    """The components that are left, by module."""
     given = config.get("rank_pattern") or {}
     if not isinstance(given, dict) or not all(map(_are_flags, given.values())):
         raise InputError(f"rank_pattern={str(given)[:80]} in the adapter's config, expected lists of true and false")
@@ -123,7 +123,7 @@ def _are_flags(kept: Any) -> bool:
 
 
 def _params(module: str, given: dict[str, np.ndarray], rank: int) -> dict[str, np.ndarray] | None:
-    """The family's parameters, None where no component is left."""
+    """The family's parameters; None if no component is left."""
     if rank == 0 and all(array.size == 0 for array in given.values()):
         return None
     a, b, e = take(module, given, "lora_A", "lora_B", "lora_E")

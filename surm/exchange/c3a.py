@@ -1,7 +1,7 @@
 """PEFT's C3A: a grid of p×p blocks, each circulant by its first row and divided by n_in.
 
     theirs        ΔW_{Ip+k, Jp+l} = w[I, J, (l-k) mod p] / n_in
-    our c3a       the same, times scale
+    our c3a       the same, multiplied by scale
     our block_circulant, and circulant on a square layer (one block): by the first column, not divided
                   ΔW_{Ip+k, Jp+l} = scale · c[I, J, (k-l) mod p],   so  w[j] = n_in · scale · c[-j mod p]
 
@@ -24,13 +24,13 @@ ACCEPTS = {"bias": ("none", "all", "c3a_only")}
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
-    """The config's fields and the tensors of updates; there is no scale in C3A, so it is folded in.
+    """Writes updates as fields of the config and tensors; C3A has no scale, so it is folded in.
 
     Args:
-      updates: by module, each of one of `FAMILIES`.
+      updates: the updates by module, each of one of `FAMILIES`.
 
     Returns:
-      Fields, and tensors by module.
+      The fields, and the tensors by module.
 
     Raises:
       InputError: if a circulant's layer is not square, or an update has a magnitude.
@@ -59,17 +59,17 @@ def _kernel(module: str, update: Update) -> np.ndarray:
 
 
 def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
-    """The updates of a config and its tensors, of the family c3a.
+    """Reads a config and its tensors as updates of the family c3a.
 
     Args:
-      config: the JSON of PEFT, its options checked; the sizes of the blocks are the tensors' own.
-      tensors: by module.
+      config: PEFT's JSON, with its options already checked; the tensors give the sizes of the blocks.
+      tensors: the tensors by module.
 
     Returns:
       The updates by module.
 
     Raises:
-      InputError: if a tensor is none of C3A's.
+      InputError: if a tensor does not belong to C3A.
     """
     updates = {}
     for module, given in tensors.items():

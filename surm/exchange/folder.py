@@ -1,4 +1,4 @@
-"""A folder with one safetensors file and one JSON, as Hugging Face's libraries keep models and adapters."""
+"""Folders with a safetensors file and a JSON file, in which Hugging Face's libraries keep models and adapters."""
 
 import json
 import os
@@ -18,16 +18,16 @@ def write(
     texts: dict[str, dict[str, Any]],
     copies: Mapping[str, bytes] = FrozenDict(),
 ) -> None:
-    """Writes files to a folder, made if absent, each in one step.
+    """Writes files to a folder, which is created if needed, each in one step.
 
     Args:
       path: the folder.
       arrays: name of a safetensors file -> its arrays by key.
       texts: name of a JSON file -> its object.
-      copies: name of any other file -> what it holds.
+      copies: name of any other file -> its contents.
 
     Raises:
-      InputError: if the path is a file, or an array holds a number that is not finite; then nothing is written.
+      InputError: if the path is a file, or an array holds a number that is not finite; nothing is written then.
     """
     made: dict[str, bytes | str] = {name: tensors.encoded(held, {"format": "pt"}) for name, held in arrays.items()}
     made |= {name: json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n" for name, value in texts.items()}

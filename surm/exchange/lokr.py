@@ -1,10 +1,10 @@
-"""PEFT's LoKr: ΔW = α/r · kron(w1, w2), the shapes of both fixed by one number, decompose_factor, for all layers.
+"""PEFT's LoKr: ΔW = α/r · kron(w1, w2); one number, decompose_factor, fixes the shapes of both for all layers.
 
-    theirs              w1 (f(n_out), f(n_in)),   w2 (n_out/f(n_out), n_in/f(n_in)),   each perhaps itself a product
+    theirs              w1 (f(n_out), f(n_in)),   w2 (n_out/f(n_out), n_in/f(n_in)),   each possibly a product itself
     our kronecker       b  (n_out/r, r),          a  (r, n_in/r)
 
-So the two meet where f(n_in) = n_out/f(n_out) = r. On a square layer that is r = √n: r = 16 of 256, 32 of 1024, and
-nothing of 768.
+So the two agree if f(n_in) = n_out/f(n_out) = r. On a square layer this means r = √n: r = 16 for 256, 32 for 1024, and
+no value for 768.
 
 Source: peft.tuners.lokr; LoKr, arXiv 2309.14859.
 """
@@ -28,16 +28,16 @@ ACCEPTS: dict[str, tuple] = {}
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
-    """The config's fields and the tensors of updates of the family kronecker, with one term.
+    """Writes updates of the family kronecker, with one term, as fields of the config and tensors.
 
     Args:
-      updates: by module.
+      updates: the updates by module.
 
     Returns:
-      Fields, and tensors by module.
+      The fields, and the tensors by module.
 
     Raises:
-      InputError: if there are more terms or a magnitude, or no decompose_factor leads to the shapes.
+      InputError: if there are more terms or a magnitude, or no decompose_factor gives the shapes.
     """
     refuse_magnitude(updates, "LoKr")
     for module, update in updates.items():
@@ -56,17 +56,17 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
 
 
 def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
-    """The updates of a config and its tensors, of the family kronecker.
+    """Reads a config and its tensors as updates of the family kronecker.
 
     Args:
-      config: the JSON of PEFT, its options checked.
-      tensors: by module.
+      config: PEFT's JSON, with its options already checked.
+      tensors: the tensors by module.
 
     Returns:
       The updates by module.
 
     Raises:
-      InputError: if a tensor is none of LoKr's on a linear layer, or the shapes are not those of our family.
+      InputError: if a tensor does not belong to LoKr on a linear layer, or our family does not have the shapes.
     """
     return {module: _read(config, module, given) for module, given in tensors.items()}
 
@@ -87,7 +87,7 @@ def _read(config: dict[str, Any], module: str, given: dict[str, np.ndarray]) -> 
 
 
 def _factor_of(module: str, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """The factor w1 or w2, multiplied out where it is a product itself."""
+    """The factor w1 or w2, multiplied out if it is a product itself."""
     given = {key: array for key, array in tensors.items() if key == name or key.startswith(f"{name}_")}
     others = [key for key in tensors if not key.startswith(("lokr_w1", "lokr_w2"))]
     if others:
@@ -103,11 +103,11 @@ def _size(array: np.ndarray) -> str:
 
 
 def factorization(size: int, factor: int) -> tuple[int, int]:
-    """The two numbers that PEFT makes of a side of a layer: (first factor's, second factor's).
+    """The two numbers into which PEFT splits a side of a layer, for the first and the second factor.
 
     Args:
-      size: of the side.
-      factor: `decompose_factor`: the first number where it divides; else a limit to it, -1 for none.
+      size: the size of the side.
+      factor: `decompose_factor`: the first number if it divides the size, otherwise a limit to it; -1 means no limit.
 
     Returns:
       Two numbers whose product is the size.
@@ -124,7 +124,7 @@ def factorization(size: int, factor: int) -> tuple[int, int]:
 
 
 def _decompose_factor(updates: dict[str, Update]) -> int:
-    """The decompose_factor that gives every layer the shapes that it has."""
+    """The decompose_factor that gives every layer its shapes."""
     wanted = {(update.n_out, update.n_in, update.params["a"].shape[1]) for update in updates.values()}
     largest = max(max(n_out, n_in) for n_out, n_in, _ in wanted)
     for factor in (-1, *range(1, largest + 1)):

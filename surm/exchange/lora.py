@@ -1,6 +1,6 @@
-"""PEFT's LoRA: ΔW = α/r · B A, with A (r, n_in) and B (n_out, r); our family low_rank with scale = α/r.
+"""PEFT's LoRA, our family low_rank: ΔW = α/r · B A, with A (r, n_in) and B (n_out, r); scale = α/r.
 
-PEFT's DoRA (`use_dora`, the weight-decomposed one) is our magnitude: lora_magnitude_vector (n_out,).
+PEFT's DoRA (`use_dora`, weight decomposition) is our magnitude: lora_magnitude_vector (n_out,).
 
 Source: peft.tuners.lora; LoRA, arXiv 2106.09685; α/√r: arXiv 2312.03732; DoRA: arXiv 2402.09353.
 """
@@ -35,18 +35,18 @@ REASONS = {
     "lora_bias": "merge it in PEFT",
     "trainable_token_indices": "merge it in PEFT, which puts the rows into the embedding",
 }
-"""Why some fields cannot be followed, and the way on."""
+"""The reasons why some fields cannot be followed, each with a way on."""
 _MAGNITUDE = "lora_magnitude_vector"
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
-    """The config's fields and the tensors of updates of the family low_rank.
+    """Writes updates of the family low_rank as fields of the config and tensors.
 
     Args:
-      updates: by module.
+      updates: the updates by module.
 
     Returns:
-      Fields, and tensors by module.
+      The fields, and the tensors by module.
 
     Raises:
       InputError: if some layers have a magnitude and some have none.
@@ -74,17 +74,17 @@ def _tensors(update: Update) -> dict[str, np.ndarray]:
 
 
 def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
-    """The updates of a config and its tensors, of the family low_rank.
+    """Reads a config and its tensors as updates of the family low_rank.
 
     Args:
-      config: the JSON of PEFT, its options checked.
-      tensors: by module.
+      config: PEFT's JSON, with its options already checked.
+      tensors: the tensors by module.
 
     Returns:
       The updates by module.
 
     Raises:
-      InputError: if a field or a tensor is none of LoRA's on a linear layer.
+      InputError: if a field or a tensor does not belong to LoRA on a linear layer.
     """
     dropout = rate(config, "lora_dropout")
     return {module: _read(config, module, given, dropout) for module, given in tensors.items()}

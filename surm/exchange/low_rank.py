@@ -1,4 +1,4 @@
-"""The nearest update of low rank, for families that other programs do not know."""
+"""Finds the nearest update of low rank, for families that other programs do not know."""
 
 from typing import TypeVar
 
@@ -22,18 +22,18 @@ def to_low_rank(
 ) -> tuple[Model, dict[str, float]]:
     """Returns the model with every update replaced by the nearest one of low rank, and says how near each is.
 
-    By the truncated SVD (Eckart–Young) ΔW = U S Vᵀ → b = U_r √S_r, a = √S_r V_rᵀ. The relative error of a layer is
+    The truncated SVD (Eckart–Young) ΔW = U S Vᵀ gives b = U_r √S_r and a = √S_r V_rᵀ. The relative error of a layer is
     ‖ΔW − b a‖_F / ‖ΔW‖_F = √(Σ_{i>r} s_i² / Σ_i s_i²).
 
     Args:
-      model: a model with an `update` of any family; left untouched.
-      rank: of all layers.
-      energy: instead of a rank: the share of Σ s_i² to keep, above 0 and up to 1. The rank is the smallest that keeps
-        it in every layer, one for all.
+      model: a model with an `update` of any family; it is left untouched.
+      rank: the rank of all layers.
+      energy: the share of Σ s_i² to keep, above 0 and up to 1, instead of a rank. All layers then get the smallest
+        rank that keeps this share in every layer.
 
     Returns:
-      A new model with an update of the family low_rank, otherwise the same (scales, magnitudes, the head), in
-      evaluation mode; and the relative error of every layer by path.
+      A new model in evaluation mode with updates of the family low_rank and the same scales, magnitudes and head; and
+      the relative error of every layer by path.
 
     Raises:
       InputError: if the model has no update or one that is not finite, or not exactly one of rank and energy is given
@@ -72,7 +72,7 @@ def _check(rank: int | None, energy: float | None) -> None:
 
 
 def _needed(delta: Float[Array, "n_out n_in"], share: float) -> int:
-    """The smallest rank that keeps a share of the sum of squared singular values; 1 where there is nothing to keep."""
+    """The smallest rank that keeps a share of the sum of squared singular values; 1 if the sum is 0."""
     if not jnp.isfinite(delta).all():
         return 1  # refused by name further on
     kept = np.cumsum(np.linalg.svd(np.asarray(delta, np.float64), compute_uv=False) ** 2)
@@ -80,7 +80,7 @@ def _needed(delta: Float[Array, "n_out n_in"], share: float) -> int:
 
 
 def _low_rank_spec(spec: PeftSpec, rank: int) -> PeftSpec:
-    """The spec with another family everywhere; scales, dropouts and magnitudes stay, also in its rules."""
+    """The spec with another family everywhere; scales, dropouts and magnitudes stay, also those in its rules."""
     rules = {pattern: change if change is None else {name: change[name] for name in _KEPT if name in change}
              for pattern, change in spec.rules.items()}  # fmt: skip
     return PeftSpec(**spec.to_json() | {"family": "low_rank", "options": {"rank": rank}, "rules": rules})

@@ -1,4 +1,4 @@
-"""A whole model, its update folded in, as transformers loads it, with what becomes of pictures."""
+"""Writes a whole merged model as transformers loads it, with the preparation of its pictures."""
 
 import os
 from collections import Counter
@@ -28,18 +28,18 @@ def export_merged(
     processor: Processor | None = None,
     tokenizer: str | os.PathLike | None = None,
 ) -> None:
-    """Writes a model with its update merged and its head, for `AutoModelForImageClassification` or its like for texts.
+    """Writes a merged model with its head, for `AutoModelForImageClassification` or its counterpart for texts.
 
-    The keys are those of transformers 4, which versions 4 and 5 both read. With its processor or tokenizer beside it
+    The keys are those of transformers 4, which both versions 4 and 5 read. With its processor or tokenizer beside it
     `transformers.pipeline` opens the folder.
 
     Args:
       path: the folder; made if absent. Files in it are replaced, each in one step.
       model: a ViT with a class token, or a BERT or RoBERTa that pools its first token; with an adapter that merges, or
         none. Left untouched.
-      labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
-      processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).feed.processor`; written
-        as preprocessor_config.json. None writes none: copy that of the base then.
+      labels: the names of the outputs, in order; None for LABEL_0, LABEL_1, ...
+      processor: the preparation of pictures, such as `surm.load_run(DIR).feed.processor`; it is written as
+        preprocessor_config.json. None writes no such file; copy that of the base then.
       tokenizer: the folder that holds a tokenizer's files, such as the base's, or a tokenizer.json, as
         `surm.load_run(DIR).feed.tokenizer`; they are copied. None copies none.
 

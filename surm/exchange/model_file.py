@@ -1,4 +1,4 @@
-"""A whole model, its update folded in, as one file of our own that `config.model.weights` takes."""
+"""Writes a whole merged model as one file in surm's own format, which `config.model.weights` takes."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def save_model(
     std: Sequence[float] = HALVES[1],
     processor: Processor | None = None,
 ) -> None:
-    """Writes a model with its update merged and its head: safetensors under our variable paths.
+    """Writes a merged model with its head: safetensors under surm's variable paths.
 
     `surm.models.weights.open_weights` opens it, `convert.restore(model, opened, head=True)` reads it with the head;
     a config trains from it by `model.weights`. A text model's tokenizer is no part of it.

@@ -1,4 +1,4 @@
-"""The folder of an adapter of PEFT's: as it is named, one folder down, or on the hub."""
+"""Finds the folder of a PEFT adapter: the named one, one below it, or one on the hub."""
 
 import os
 import re
@@ -17,11 +17,11 @@ _CONVERSION = "is a pickle, which is never loaded: load it in PEFT and save_pret
 
 
 class Adapter(NamedTuple):
-    """Where an adapter lies.
+    """The place of an adapter.
 
     Attributes:
-      name: of its folder, or of that on the hub.
-      folder: with adapter_config.json in it.
+      name: the name of its folder, locally or on the hub.
+      folder: the folder that holds adapter_config.json.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Adapter(NamedTuple):
 
 
 def find(name: str | os.PathLike) -> Adapter:
-    """The adapter that a name means.
+    """Finds the adapter that a name means.
 
-    PEFT saves an adapter that is not called `default` to a folder of its own in the one that it is given, and a trainer
-    its checkpoints to `checkpoint-STEP`. Where there is one such folder it is taken, which is said.
+    PEFT saves an adapter that is not called `default` to a folder below the given one, and a trainer saves its
+    checkpoints to `checkpoint-STEP`. If there is exactly one such folder, it is taken, with a notice.
 
     Args:
-      name: a folder that holds adapter_config.json, or folders that do; or `hf:OWNER/NAME`, see `surm.models.hub`, of
-        which only such files are fetched.
+      name: a folder that holds adapter_config.json, or folders that do; or `hf:OWNER/NAME`, see `surm.models.hub`; only
+        such files are fetched.
 
     Returns:
       The adapter.
@@ -64,16 +64,16 @@ def find(name: str | os.PathLike) -> Adapter:
 
 
 def weights(adapter: Adapter) -> epath.Path:
-    """The file of an adapter's weights, fetched if it lies on the hub.
+    """The file of an adapter's weights, which is fetched if it is on the hub.
 
     Args:
-      adapter: from `find`.
+      adapter: the result of `find`.
 
     Returns:
       The file.
 
     Raises:
-      InputError: if it is missing; a pickle in its place is named.
+      InputError: if it is missing; the message names a pickle in its place.
     """
     on_hub = adapter.name.startswith(hub.PREFIX)
     folder = _fetched(adapter.name, WEIGHTS) if on_hub else adapter.folder
@@ -89,13 +89,13 @@ def _fetched(name: str, *patterns: str) -> epath.Path:
 
 
 def _natural(folder: epath.Path) -> tuple[str, int]:
-    """The order of names, with numbers at their end as numbers: checkpoint-500 before checkpoint-1000."""
+    """The sorting key of names, with numbers at their end as numbers: checkpoint-500 before checkpoint-1000."""
     text, number = re.fullmatch(r"(.*?)(\d*)", folder.name).groups()
     return text, int(number or 0)
 
 
 def _listed(name: str, folders: Sequence[epath.Path]) -> str:
-    """The last few of folders in order, the newest checkpoint among them marked."""
+    """Lists the last few folders in order, and marks the newest checkpoint."""
     shown = [_below(name, folder.name) for folder in folders[-8:]]
     if re.fullmatch(r"checkpoint-\d+", folders[-1].name):
         shown[-1] += " (the newest)"
@@ -103,6 +103,6 @@ def _listed(name: str, folders: Sequence[epath.Path]) -> str:
 
 
 def _below(name: str, *folder: str) -> str:
-    """The name of a folder in one, on the hub before the revision."""
+    """The name of a folder below another; on the hub it stands before the revision."""
     root, at, revision = name.partition("@") if name.startswith(hub.PREFIX) else (name, "", "")
     return "/".join([root.rstrip("/"), *folder]) + at + revision

@@ -1,1 +1,1 @@
-"""What families of matrices are made of: transforms, diagonals, displacement, structured products."""
+"""The mathematics that families of matrices share: transforms, diagonals, displacement, structured products."""

@@ -1,9 +1,9 @@
 """The nearest matrix of a bilinear family, by alternating least squares.
 
-For a family Σ_k L(left_k) R(right_k) that is linear in either side, the best left for a given right is a
-linear least-squares problem, and the other way round. Each half step is solved by conjugate gradients on the
-least-squares problem itself (CGLS): it never forms the normal equations, whose squared condition would cost
-float32 half its digits. The error falls at every step; the limit is a local optimum.
+For a family Σ_k L(left_k) R(right_k) that is linear in each side, finding the best left for a given right is a
+linear least-squares problem, and vice versa. Each half step is solved by conjugate gradients on the
+least-squares problem itself (CGLS): it never forms the normal equations, whose squared condition number would
+cost float32 half its digits. The error falls at every step; the limit is a local optimum.
 
 Source: Å. Björck, Numerical Methods for Least Squares Problems, SIAM 1996 (CGLS).
 """
@@ -34,7 +34,7 @@ def cgls(
       target: what linear(u) should be.
       start: where to begin; the result differs from it by a vector of the row space, so that from zero it
           is the solution of least norm.
-      iterations: how many steps at most; it stops earlier once the error does not fall any more.
+      iterations: how many steps at most; it stops earlier when the error no longer falls.
 
     Returns:
       The u found. Its error never exceeds that of `start` by more than rounding. Cost: `linear` and its
@@ -103,7 +103,7 @@ def _polish(
     iterations: tuple[int, int],
     tolerance: float,
 ) -> tuple[Float[Array, ""], Float[Array, "terms n"], Float[Array, "terms n"]]:
-    """Alternate from one start until the error is rounding or hardly falls; returns it with both sides."""
+    """Alternate from one start until the error is at rounding level or hardly falls; returns it with both sides."""
     floor = jnp.finfo(target.dtype).eps * jnp.linalg.norm(target)
 
     def error_of(left, right):
@@ -142,12 +142,12 @@ def alternate(
     Args:
       product: a bilinear function (left, right, n_out, n_in) -> dense, defined at module level (it is a key
           of the cache).
-      target: the matrix to come near to.
-      left: the starts' left vectors. A start that knows one side alone has zeros for the other, which is
-          then solved for first: nothing can be gained by moving a side whose partner is zero.
+      target: the matrix to approximate.
+      left: the starts' left vectors. A start with only one known side has zeros for the other, which is then
+          solved for first, because moving a side gains nothing while its partner is zero.
       right: the starts' right vectors.
       sweeps: how many times both sides are solved for, at most.
-      iterations: of CGLS in each half step, at most: in the first sweep, and in the others.
+      iterations: the largest number of CGLS steps in each half step: in the first sweep, and in the others.
       tolerance: a sweep that lowers the error by less than this share of it is the last.
 
     Returns:

@@ -1,10 +1,10 @@
-"""Products with centrosymmetric matrices, which equal themselves turned by 180°, at half the cost of dense ones.
+"""Products with centrosymmetric matrices, which a rotation by 180° does not change, at half the cost of dense ones.
 
     M = [  P    Q ]
         [ JQJ  JPJ]      J reverses: ones on the antidiagonal
 
-For a vector of halves x₁ and x₂ let x± = x₁ ± J x₂. Then y = M x has y± = (P ± QJ) x±: two products of half the length,
-and so have the gradients, M's being two of half the length rather than one of the whole.
+For a vector of halves x₁ and x₂ let x± = x₁ ± J x₂. Then y = M x has y± = (P ± QJ) x±, which takes two products
+of half the length. The same holds for the gradients.
 
 Source: A. Cantoni, P. Butler, Eigenvalues and eigenvectors of symmetric centrosymmetric matrices, Linear Algebra and
 its Applications 13, 1976.
@@ -25,7 +25,7 @@ def product(upper: Float[Array, "h n"], x: Float[Array, "*b n"], matmul: Matmul 
     Args:
       upper: the upper half of M, n even.
       x: vectors.
-      matmul: what multiplies.
+      matmul: the function that multiplies.
 
     Returns:
       The products, in x's type. Cost: half of a dense product with M, and sums over x and over the products.

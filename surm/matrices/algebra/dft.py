@@ -1,4 +1,4 @@
-"""Circular and skew-circular convolution by small matmuls alone, in any dtype.
+"""Circular and skew-circular convolution by small matmuls only, in any dtype.
 
 Write n = p q and a vector as a polynomial in z, its entry mq + s standing at w^m z^s with w = z^q. A convolution of
 length n with wrap factor f multiplies modulo w^p = f. A DFT of size p over m sets w to each p-th root ω of f; what is
@@ -8,9 +8,9 @@ left is a product of polynomials of degree q - 1 modulo z^q = ω, a q×q matrix 
                                               [ v1  v0 ωv2 ]
                                               [ v2  v1  v0 ]
 
-Roots come in conjugate pairs, of which one is enough for real vectors. With p near √n this costs O(n √n) a vector, more
-than an FFT; but all of it in matmuls with float32, bfloat16 or what there is, and a batch that is spread over devices
-stays where it is. For prime n it is the product with the dense matrix.
+Roots come in conjugate pairs, of which one is enough for real vectors. With p near √n this costs O(n √n) a vector,
+which is more than an FFT. But everything is a matmul in float32, bfloat16 or any other dtype, and a batch that is
+spread over devices stays where it is. For prime n this is the product with the dense matrix.
 
 Source: for the split, H. J. Nussbaumer, Fast Fourier Transform and Convolution Algorithms, Springer 1982.
 """
@@ -31,11 +31,12 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
       v: one vector of length at most n.
       x: vectors of length at most n.
       n: the length of the convolution.
-      f: what the wrapped part is multiplied by, 1 or -1.
+      f: the factor of the wrapped part, 1 or -1.
 
     Returns:
-      The convolutions, in x's type and rounded to it after each of three steps; what depends on v alone is computed
-      in v's, float32 at least. Cost: about 4n (p + q) operations a vector, n = p q with p, q near √n; 2n² for prime n.
+      The convolutions, in x's type and rounded to it after each of three steps. Values that depend only on v are
+      computed in v's type, in float32 at least. Cost: about 4n (p + q) operations a vector, n = p q with p, q near √n;
+      2n² for prime n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -63,13 +64,13 @@ def _parts(n: int) -> int:
 
 
 def _roots(p: int, f: int) -> tuple[list[float], list[float]]:
-    """Angles of the p-th roots of f from 0 to π, and how many roots each stands for: 1 if it is real, else 2."""
+    """The angles of the p-th roots of f from 0 to π, and how many roots each stands for: 1 if real, else 2."""
     halves = range(0, p + 1, 2) if f == 1 else range(1, p + 1, 2)  # of 2π/p
     return [math.pi * half / p for half in halves], [1.0 if half in (0, p) else 2.0 for half in halves]
 
 
 def _split(x: Float[Array, "*b k"], p: int, n: int) -> Float[Array, "*b {p} q"]:
-    """Vectors with zeros added up to n, as p rows."""
+    """Pads vectors with zeros to length n and splits them into p rows."""
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
     return x.reshape(*x.shape[:-1], p, n // p)
 

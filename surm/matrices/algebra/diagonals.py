@@ -1,4 +1,4 @@
-"""A Toeplitz matrix by its diagonals: the dense form, the fast product, and the sums that make a projection.
+"""Toeplitz matrices by their diagonals: the dense form, the fast product, and the sums for a projection.
 
     n_out = 3, n_in = 4        [d3 d2 d1 d0]
                                [d4 d3 d2 d1]      entry (i, j) = d[i - j + n_in - 1]
@@ -43,13 +43,13 @@ def from_diagonals(diagonals: Float[Array, "*b d"], n_out: int, n_in: int) -> Fl
 def columns(
     diagonals: Float[Array, "*b d"], n_out: int, n_in: int, step: int = 1
 ) -> Float[Array, "*b columns {n_out}"]:
-    """Columns 0, step, 2 step, ... of the dense Toeplitz matrix, each as a row: in the order of a layer's kernel.
+    """Columns 0, step, 2 step, ... of the dense Toeplitz matrix, each as a row, which is the order of a layer's kernel.
 
     Args:
       diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
       n_out: rows.
-      n_in: columns, the ones left out counted.
-      step: from one column to the next.
+      n_in: columns, counting those left out.
+      step: the step from one column to the next.
 
     Returns:
       n_in / step columns, rounded up.
@@ -73,7 +73,7 @@ def columns(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _windows(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
-    """What is seen of v through a window that moves on by step; the last one ends where v does."""
+    """The windows of v that start every step entries; the last one ends where v does."""
     length = v.shape[-1] - (count - 1) * step
     starts, places = jnp.arange(count, dtype=jnp.int32) * step, jnp.arange(length, dtype=jnp.int32)
     return v[..., starts[:, None] + places[None, :]]
@@ -90,7 +90,7 @@ def _windows_jvp(count, step, primals, tangents):
 
 
 _TOGETHER = 8
-"""Rows added in one loop; more make a program longer to compile, fewer read and write more often."""
+"""The number of rows added in one loop. More rows take longer to compile; fewer read and write more often."""
 
 
 def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Array, "*b k"]:
@@ -109,15 +109,15 @@ def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Arra
 
 
 _AT_ONCE = 16
-"""Copies that are laid below each other at once; more make a program longer to compile, fewer read and write more."""
+"""The number of copies stacked at once. More copies take longer to compile; fewer read and write more often."""
 
 
 def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
     """`_windows`, the last one first, by slices and concatenations alone.
 
-    What is seen through the first few windows, moved on and laid below itself, is seen through many; so a few dozen
-    slices make any number of windows. Other devices than a CPU make a gather, and in its derivative a scatter, one
-    entry after the other; here the derivative is sums of zero-padded parts.
+    The first few windows, shifted and stacked below themselves, give many windows, so a few dozen slices make any
+    number of them. Devices other than a CPU would gather, and scatter in the derivative, one entry after the other.
+    Here the derivative is a sum of zero-padded parts.
     """
     rows, have = v[..., None, :], 1
     while have < count:
@@ -134,9 +134,9 @@ def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b
 def _tiled(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
     """`_windows`, the last one first, by a reshape: one kernel on a GPU.
 
-    v, written down again and again without a gap, is read in rows of step entries fewer than it has: each of them
-    begins step entries earlier in v than the one before. The derivative is zeros around what comes in, and a sum over
-    copies.
+    Copies of v are written one after another without a gap, and read in rows that are step entries shorter than v. Each
+    row then begins step entries earlier in v than the row before. The derivative pads the incoming rows with zeros and
+    sums over the copies.
     """
     *batch, k = v.shape
     first, row = (count - 1) * step, k - step
@@ -157,11 +157,11 @@ def product(
       diagonals: n_out + n_in - 1 values, in the order of `from_diagonals`.
       x: vectors of length n_in.
       n_out: rows.
-      convolve: what convolves.
+      convolve: the function that convolves.
 
     Returns:
-      The products. Cost: a convolution of the first smooth length >= n_out + n_in - 1; what wraps round at that length
-      falls on the n_in - 1 entries that are cut off.
+      The products. Cost: a convolution of the first smooth length >= n_out + n_in - 1. Entries that wrap round at
+      that length fall on the n_in - 1 entries that are cut off.
     """
     n_in = x.shape[-1]
     length = fourier.smooth_length(n_out + n_in - 1)

@@ -1,16 +1,16 @@
-"""Displacement structure: matrices that a shift on either side barely tells apart.
+"""Displacement structure: matrices that change little under a shift on both sides.
 
 The displacement ∇_{A,B}(W) = A W - W B of a structured W has low rank r, and its 2r generator vectors stand
-for W. Here A and B are the shifts Z_f:
+for W. Here A and B are shifts Z_f:
 
-    Z_f = [0 0 0 f]      Z_1 W: rows one down, the last one on top
-          [1 0 0 0]      W Z_{-1}: columns one to the left, the first one, negated, at the end
+    Z_f = [0 0 0 f]      Z_1 W: rows move one down, the last one to the top
+          [1 0 0 0]      W Z_{-1}: columns move one left, the first one, negated, to the end
           [0 1 0 0]
           [0 0 1 0]
 
-Ranks for the pair (Z_1, Z_{-1}): circulant 1, skew-circulant 1, Toeplitz 2 and so is its inverse, a product
-of two Toeplitz 4. If Z_1 M - M Z_{-1} = Σ g_i h_iᵀ then M = ½ Σ Z_1(g_i) Z_{-1}(J h_i), J the reversal: so n
-terms reach every n×n matrix.
+Ranks for the pair (Z_1, Z_{-1}): circulant 1, skew-circulant 1, Toeplitz and its inverse 2, a product of
+two Toeplitz matrices 4. If Z_1 M - M Z_{-1} = Σ g_i h_iᵀ then M = ½ Σ Z_1(g_i) Z_{-1}(J h_i), where J is the reversal.
+So n terms reach every n×n matrix.
 
 Source: V. Y. Pan, Structured Matrices and Polynomials, Birkhäuser 2001.
 """
@@ -45,11 +45,11 @@ def shift(n: int, f: float) -> Float[Array, "{n} {n}"]:
 
 
 def apply_shift(x: Float[Array, "*b n"], f: float) -> Float[Array, "*b n"]:
-    """The product Z_f x: every entry moves one place on, the last one comes first, multiplied by f.
+    """The product Z_f x: every entry moves on by one place, and the last one, multiplied by f, comes first.
 
     Args:
       x: vectors along the last axis.
-      f: what the wrapped entry is multiplied by.
+      f: the factor of the wrapped entry.
 
     Returns:
       Z_f x. Cost O(n) a vector.
@@ -121,7 +121,7 @@ def displacement_rank(
 
 
 def from_dense(dense: Float[Array, "n_out n_in"], *, rank: int) -> Params:
-    """Vectors g, h with Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i) = W, when W has displacement rank at most r.
+    """Vectors g, h with Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i) = W, if W has displacement rank at most r.
 
     The singular triples Z_1 W - W Z_{-1} = Σ σ_i u_i v_iᵀ give g_i = ½ √σ_i u_i and h_i = √σ_i J v_i. For r =
     n this holds for every W; for smaller r and other W the truncated sum is near W, though not the nearest.

@@ -1,4 +1,4 @@
-"""f-circulant matrices: what circulant (f = 1) and skew-circulant (f = -1) have in common.
+"""f-circulant matrices: the common part of circulant (f = 1) and skew-circulant (f = -1) matrices.
 
 Z_f is the shift down by one whose wrapped entry is f, and Z_f(v) = Σ_k v_k Z_fᵏ is the f-circulant with first
 column v:
@@ -8,7 +8,7 @@ column v:
           [0 1 0 0]               [v2  v1  v0 fv3]
           [0 0 1 0]               [v3  v2  v1  v0]
 
-A rectangular one is the leading n_out×n_in part of the n×n one, n = max(n_out, n_in). The parameters are
+A rectangular f-circulant is the leading n_out×n_in part of the n×n one, n = max(n_out, n_in). The parameters are
 either {"a", "b"}, with v = a⊙b (the paper's Hadamard form), or {"c"}, with v = c.
 
 Source: arXiv 2406.17740; V. Y. Pan, Structured Matrices and Polynomials, Birkhäuser 2001, for Z_f.
@@ -37,11 +37,11 @@ def init(
     """Parameters of a zero matrix: a ~ N(0, 1) and b = 0, or c = 0.
 
     Args:
-      key: for a; unused without it.
+      key: the key for a; unused if there is no a.
       n_out: rows.
       n_in: columns.
-      hadamard: store the vector as a product a⊙b, or as it is.
-      dtype: of the parameters.
+      hadamard: whether to store the vector as a product a⊙b, or as it is.
+      dtype: the type of the parameters.
 
     Returns:
       {"a", "b"} or {"c"}, each of length max(n_out, n_in).
@@ -60,12 +60,12 @@ def init(
 
 
 def num_params(n_out: int, n_in: int, *, hadamard: bool = True) -> int:
-    """Numbers stored: 2 max(n_out, n_in), or half of it without the Hadamard pair.
+    """The number of stored values: 2 max(n_out, n_in), or half as many without the Hadamard pair.
 
     Args:
       n_out: rows.
       n_in: columns.
-      hadamard: store the vector as a product a⊙b, or as it is.
+      hadamard: whether to store the vector as a product a⊙b, or as it is.
 
     Returns:
       The number of trained values.
@@ -82,7 +82,7 @@ def num_params(n_out: int, n_in: int, *, hadamard: bool = True) -> int:
 
 
 def _vector(params: Params, n_out: int, n_in: int) -> Float[Array, " n"]:
-    """The first column v, float32 at least, so that a bfloat16 pair is not rounded twice."""
+    """The first column v, in float32 at least, so that a bfloat16 pair is not rounded twice."""
     form = check_keys(params, ("a", "b"), ("c",))
     for name in form:
         expected = (max(n_out, n_in),)
@@ -101,10 +101,10 @@ def matvec(
       x: vectors of length n_in.
       n_out: rows.
       f: 1 or -1.
-      convolve: what convolves.
+      convolve: the function that convolves.
 
     Returns:
-      The products, in x's type. Cost O(n log n) a vector by FFT. Differentiated, it keeps v and x alone.
+      The products, in x's type. Cost O(n log n) a vector by FFT. For the derivative only v and x are kept.
 
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.
@@ -146,9 +146,9 @@ def columns(
     Args:
       v: first column, of length n >= max(n_out, n_in).
       n_out: rows.
-      n_in: columns, the ones left out counted.
+      n_in: columns, counting those left out.
       f: 1 or -1.
-      step: from one column to the next.
+      step: the step from one column to the next.
 
     Returns:
       n_in / step columns, rounded up.
@@ -187,7 +187,7 @@ def project(delta: Float[Array, "n_out n_in"], f: int, *, hadamard: bool) -> Par
     Args:
       delta: any matrix.
       f: 1 or -1.
-      hadamard: return a = 1, b = v, or c = v.
+      hadamard: whether to return a = 1 and b = v, or c = v.
 
     Returns:
       {"a", "b"} or {"c"}.

@@ -4,11 +4,11 @@ A convolution of length n whose wrapped part is multiplied by f,
 
     y_i = Σ_{j<=i} v_{i-j} x_j + f Σ_{j>i} v_{n+i-j} x_j,      f = 1 or f = -1,
 
-is a product of spectra. For f = 1 the spectrum is the real FFT. For f = -1 it is one of half the size as well:
+is a product of spectra. For f = 1 the spectrum is the real FFT. For f = -1 half the size suffices too:
 
-    n odd     With (-1)ᵏ before and after, the convolution is circular: f is the n-th power of -1.
-    n even    Polynomials modulo zⁿ + 1 are, modulo z^(n/2) - i, complex ones of half the length: x_k + i x_{k+n/2}.
-              Multiplied by ηᵏ, η = exp(iπ/n) and so η^(n/2) = i, their convolution is circular, too.
+    n odd     Multiplied by (-1)ᵏ before and after, the convolution is circular, as f is the n-th power of -1.
+    n even    Polynomials modulo zⁿ + 1 become, modulo z^(n/2) - i, complex ones of half the length: x_k + i x_{k+n/2}.
+              Multiplied by ηᵏ, with η = exp(iπ/n) and so η^(n/2) = i, their convolution is circular, too.
 
 Sources: P. J. Davis, Circulant Matrices, Wiley 1979; for the half length ("right-angle convolution") R. Crandall,
 C. Pomerance, Prime Numbers: A Computational Perspective, 2nd ed., Springer 2005, section 9.5.
@@ -35,13 +35,13 @@ def spectrum(x: Float[Array, "*b k"], n: int, f: int, *, of_batch: bool = True) 
     """The transform under which a convolution of length n with wrap factor f is a product.
 
     Args:
-      x: vectors of length k <= n, float32 or float64; zeros are added up to n.
+      x: vectors of length k <= n, float32 or float64; they are padded with zeros to length n.
       n: the length of the convolution.
       f: 1 (circular) or -1 (skew-circular).
       of_batch: whether x is a batch, which may be spread over devices, rather than parameters.
 
     Returns:
-      The spectra along the last axis: n//2 + 1 values, for f = -1 and even n one less.
+      The spectra along the last axis: n//2 + 1 values, or one fewer for f = -1 and even n.
     """
     if f == -1:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
@@ -73,12 +73,12 @@ def from_spectrum(z: Complex[Array, "*b m"], n: int, f: int, *, of_batch: bool =
 
 
 def _on_its_device(transform: Callable[[Array], Array], x: Array, of_batch: bool) -> Array:
-    """The transform of every vector on the device where it lies.
+    """Transforms every vector on the device that holds it.
 
-    XLA before jax 0.12 brings the vectors of all devices together for an FFT (jax#15680), unless it is mapped over the
-    devices. Where a mesh has explicit axes, x's type tells how its batch is spread. Where XLA chooses, nothing tells
-    until it has: the first axis is taken for the batch, and moved if it was not. (A vmap over the batch hides it, and
-    so do shardings that are given to `jax.jit` alone: there the old XLA gathers, `dft.convolve` never does.)
+    Before jax 0.12, XLA gathers the vectors of all devices for an FFT (jax#15680), unless the FFT is mapped over the
+    devices. If a mesh has explicit axes, x's type tells how its batch is spread. If XLA chooses, nothing tells this in
+    advance; the first axis is then assumed to be the batch, and is moved if that was wrong. (A vmap over the batch
+    hides it, and so do shardings that only `jax.jit` is given. There the old XLA gathers; `dft.convolve` never does.)
     """
     if not (_FFTS_GATHER and of_batch):
         return transform(x)
@@ -94,16 +94,16 @@ def _on_its_device(transform: Callable[[Array], Array], x: Array, of_batch: bool
 
 
 def for_each(v: Array, x: Array) -> Array:
-    """The array with axes of length 1 in front, as many as x has more.
+    """The array with leading axes of length 1, so that it has as many axes as x.
 
-    (Broadcast to the shape of an x that is spread over devices, it would be one whole array on each, its gradient too.)
+    (If it were broadcast to the shape of an x that is spread over devices, every device would hold a whole copy.)
 
     Args:
-      v: what every vector of x is to be combined with.
+      v: the array that is to be combined with every vector of x.
       x: vectors.
 
     Returns:
-      v, in as many dimensions as x.
+      v, with as many axes as x.
     """
     return jnp.expand_dims(v, range(x.ndim - v.ndim))
 

@@ -1,9 +1,10 @@
-"""Low rank with a gate for every component: what methods that learn how many components a layer needs have in common.
+"""Low rank with a gate for every component, for methods that learn how many components a layer needs.
 
     ΔW = b diag(e) a = Σ_i e_i b_i a_iᵀ      b: (n_out, r'),   e: (r',),   a: (r', n_in)
 
-A component whose gate is 0 adds nothing. Training starts with r' = `initial_rank` components a layer, and ends with
-`rank` of them a layer on average, the most important ones of the whole model: see `surm.peft.schedules.rank_budget`.
+A component whose gate is 0 contributes nothing. Training starts with r' = `initial_rank` components a layer, and ends
+with `rank` of them a layer on average, the most important ones of the whole model: see
+`surm.peft.schedules.rank_budget`.
 
 Source: AdaLoRA, arXiv 2303.10512, equation 3.
 """
@@ -28,21 +29,21 @@ from surm.matrices.algebra.params import (
 )
 
 GATE = "e"
-"""The parameter that switches components off, by being 0."""
+"""The parameter that switches a component off when it is 0."""
 
 
 def components(rank: int, initial_rank: int | None) -> int:
-    """The number r' of components to start with: `initial_rank`, or half as many again as are to be left.
+    """The number r' of components to start with: `initial_rank`, or one and a half times `rank`.
 
     Args:
-      rank: components that are to be left.
+      rank: components that are left after training.
       initial_rank: None for ⌈1.5 rank⌉.
 
     Returns:
       r'.
 
     Raises:
-      ValueError: if a rank is below 1, or more are to be left than there are.
+      ValueError: if a rank is below 1, or `rank` is above `initial_rank`.
 
     Examples:
       >>> components(8, None)
@@ -68,12 +69,12 @@ def init(
     """Parameters of a zero matrix: a, b ~ N(0, 0.02²), e = 0.
 
     Args:
-      key: for a and b.
+      key: the key for a and b.
       n_out: rows.
       n_in: columns.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-      dtype: of the parameters.
+      dtype: the type of the parameters.
 
     Returns:
       {"a": (r', n_in), "b": (n_out, r'), "e": (r',)}.
@@ -97,7 +98,7 @@ def init(
 
 
 def _factors(params: Params, n_out: int, n_in: int) -> Params:
-    """The arrays of `low_rank` that make the same matrix, once the shapes fit."""
+    """The arrays of `low_rank` for the same matrix, after a check of the shapes."""
     check_keys(params, ("a", "b", "e"))
     a, b, e = params["a"], params["b"], params["e"]
     check_ndim("a", a, "rank n_in")
@@ -154,7 +155,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 8, initial_rank: int | None = None) -> int:
-    """Numbers stored: r' (n_out + n_in + 1).
+    """The number of stored values: r' (n_out + n_in + 1).
 
     Args:
       n_out: rows.
@@ -181,7 +182,7 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: i
     Args:
       dense: any matrix.
       rank: components that are left after training.
-      initial_rank: r', components to start with; None for ⌈1.5 rank⌉. What exceeds min(n_out, n_in) is zero.
+      initial_rank: r', components to start with; None for ⌈1.5 rank⌉. Components beyond min(n_out, n_in) are zero.
 
     Returns:
       {"a", "b", "e"}. Cost: one SVD.

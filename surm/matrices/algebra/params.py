@@ -1,7 +1,7 @@
-"""What every family takes and refuses: the type of its parameters, and checks that say what was wrong.
+"""The type of a family's parameters, and the checks of shapes and options that families share.
 
-A family's parameters are a flat dictionary of arrays. Its options (a rank, a block size, one vector or two)
-are read back from the keys and shapes of that dictionary, so nothing else has to be stored with it.
+A family's parameters are a flat dictionary of arrays. Its options (a rank, a block size, one vector or two) can be
+read from the keys and shapes of that dictionary, so nothing else has to be stored.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def working_dtype(*arrays: Float[Array, "..."]) -> jnp.dtype:
       *arrays: the arrays that meet in one computation.
 
     Returns:
-      float64 where one of them is float64, float32 otherwise.
+      float64 if one of them is float64, otherwise float32.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ def check_positive(name: str, value: int) -> None:
     """Refuse a rank, a number of terms or a block size below 1.
 
     Args:
-      name: what the value is called.
+      name: the name of the value.
       value: the value.
 
     Raises:
@@ -62,7 +62,7 @@ def check_divides(name: str, value: int, n_out: int, n_in: int) -> None:
     """Refuse a rank or a block size that does not divide both sides of the matrix.
 
     Args:
-      name: what the value is called.
+      name: the name of the value.
       value: the value.
       n_out: rows.
       n_in: columns.
@@ -78,7 +78,7 @@ def check_divides(name: str, value: int, n_out: int, n_in: int) -> None:
 
 
 def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:
-    """Tell which of a family's forms the parameters are, by their names.
+    """Find out by their names which of a family's forms the parameters have.
 
     Args:
       params: the parameters.
@@ -88,7 +88,7 @@ def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:
       The form whose names are exactly those of `params`.
 
     Raises:
-      ValueError: if none is.
+      ValueError: if there is no such form.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -103,13 +103,13 @@ def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str) -> None:
-    """Refuse an array of another shape than the matrix asks for.
+    """Refuse an array whose shape does not fit the matrix.
 
     Args:
-      name: what the array is called.
+      name: the name of the array.
       array: the array.
       expected: the shape it must have.
-      why: where that shape comes from, for the message.
+      why: the origin of that shape, for the message.
 
     Raises:
       ValueError: if the shapes differ.
@@ -119,12 +119,12 @@ def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str
 
 
 def check_shapes(params: Params, expected: Mapping[str, tuple[int, ...]], why: str) -> None:
-    """Refuse parameters of other shapes than the matrix asks for, the first of them by name.
+    """Refuse parameters whose shapes do not fit the matrix; the error names the first one.
 
     Args:
       params: the parameters.
-      expected: the shape that each must have, in the order to look.
-      why: where those shapes come from, for the message.
+      expected: the shape that each must have, in the order of checking.
+      why: the origin of those shapes, for the message.
 
     Raises:
       ValueError: if one differs.
@@ -137,7 +137,7 @@ def check_ndim(name: str, array: jax.Array, axes: str) -> None:
     """Refuse an array with another number of axes than the family stores.
 
     Args:
-      name: what the array is called.
+      name: the name of the array.
       array: the array.
       axes: the names of the axes it must have, separated by blanks.
 

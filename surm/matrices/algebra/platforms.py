@@ -1,7 +1,7 @@
-"""The kind of device that a computation is for, which decides how it is best written.
+"""The platform that a computation is for, which decides on the best way to write it.
 
-A program may be compiled for devices that this process does not have: for those of a mesh, or for a described topology.
-`jax.default_backend()` alone would choose for the wrong one.
+A program may be compiled for devices that this process does not have: those of a mesh, or of a described topology.
+`jax.default_backend()` alone could name the wrong platform.
 """
 
 import jax
@@ -10,19 +10,19 @@ _NAMES = {"cuda": "gpu", "rocm": "gpu"}
 
 
 def platform_of(*arrays: object) -> str:
-    """The platform on which a computation with these arrays will run, as far as can be told while it is traced.
+    """The platform on which a computation with these arrays will run, as far as tracing can tell.
 
-    (`jax.lax.platform_dependent` would decide later still, when a program is lowered. It traces every alternative,
-    keeps what each of them saves for a derivative, and leaves a branch in the programs for a CPU: too dear for a choice
-    between whole products. So a program without a mesh, lowered for another platform than the default one, by
-    `lowering_platforms=`, has the form of the default one.)
+    (`jax.lax.platform_dependent` would decide even later, when a program is lowered. But it traces every alternative,
+    keeps the residuals of each for the derivative, and leaves a branch in programs for a CPU, which is too expensive
+    for a choice between whole products. So a program without a mesh that is lowered for another platform, by
+    `lowering_platforms=`, has the form for the default platform.)
 
     Args:
-      *arrays: that are computed with; concrete ones or tracers, others are passed over.
+      *arrays: the arrays of the computation, concrete or traced; other arguments are ignored.
 
     Returns:
-      `cpu`, `gpu`, `tpu`, ...: of the mesh that an array's type names, else of `jax.set_mesh`'s, else of
-      `jax.default_device`, else `jax.default_backend()`.
+      `cpu`, `gpu`, `tpu`, ...: the platform of the mesh in an array's type, or else of `jax.set_mesh`, of
+      `jax.default_device`, or of `jax.default_backend()`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -44,5 +44,5 @@ def platform_of(*arrays: object) -> str:
 
 
 def _named(platform: str) -> str:
-    """As `jax.default_backend` calls it."""
+    """The name of a platform, as `jax.default_backend` gives it."""
     return _NAMES.get(platform, platform)

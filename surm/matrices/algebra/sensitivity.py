@@ -1,4 +1,4 @@
-"""How much the loss hangs on each trained number, smoothed over training: what AdaLoRA keeps components by.
+"""The importance of each trained number for the loss, smoothed over training, by which AdaLoRA keeps components.
 
     s_t = |w g|      S_t = β S_{t-1} + (1-β) s_t      U_t = β U_{t-1} + (1-β) |s_t - S_t|      importance  S_t U_t
 
@@ -23,10 +23,10 @@ class Smoothed(NamedTuple):
 
 
 def start(params: Params) -> Smoothed:
-    """The averages before training: 0.
+    """The averages before training, which are 0.
 
     Args:
-      params: of a matrix.
+      params: the parameters of a matrix.
 
     Returns:
       Zeros of the parameters' shapes.
@@ -38,9 +38,9 @@ def follow(before: Smoothed, params: Params, gradients: Params) -> Smoothed:
     """The averages after a step.
 
     Args:
-      before: those before it.
-      params: after the step.
-      gradients: that the step was taken with.
+      before: the averages before the step.
+      params: the parameters after the step.
+      gradients: the gradients of the step.
 
     Returns:
       The averages.

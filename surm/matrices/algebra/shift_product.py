@@ -1,10 +1,10 @@
-"""The dense sum of circulant times skew-circulant matrices: without multiplying them, or without FFTs.
+"""The dense sum of products of circulant and skew-circulant matrices, without multiplying them or without FFTs.
 
 For M = Σ_i Z_1(g_i) Z_{-1}(h_i)
 
-    M Z_{-1} = Z_1 M - 2 Σ_i g_i (J h_i)ᵀ,      J the reversal:
+    M Z_{-1} = Z_1 M - 2 Σ_i g_i (J h_i)ᵀ,      J the reversal.
 
-a column is the one before it, moved down, and what the two have not in common.
+So a column is the one before it, moved down, plus a correction.
 """
 
 import jax
@@ -26,10 +26,10 @@ def dense(
       h: first columns of the skew-circulant ones.
       n_out: rows.
       n_in: columns.
-      precision: of a multiplication.
+      precision: the precision of matrix products.
 
     Returns:
-      The sum. Cost on a CPU O(r n² √n), by strips of r terms (see `strips`), elsewhere O(r n_out n n_in).
+      The sum. Cost on a CPU O(r n² √n), by strips of r terms (see `strips`); elsewhere O(r n_out n n_in).
 
     Examples:
       >>> import jax.numpy as jnp

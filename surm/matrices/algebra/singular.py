@@ -1,8 +1,8 @@
-"""The singular vectors of a weight, for families that are made of them.
+"""The singular vectors of a weight, for families that use them.
 
-Files of adapters do not hold them: they are made anew wherever one is loaded, and are the same up to rounding wherever
-the singular values differ, as those of trained weights do. Of equal ones (of an orthogonal matrix, say) every machine
-may choose others, of which `surm.load_adapter` takes notice.
+An adapter's files do not hold them. They are recomputed each time an adapter is loaded, and are the same up to rounding
+if the singular values differ, as those of trained weights do. If singular values are equal (as for an orthogonal
+matrix), every machine may choose other vectors; `surm.load_adapter` notices this.
 """
 
 import jax.numpy as jnp
@@ -16,15 +16,15 @@ def decompose(
 ) -> tuple[Float[Array, "n_out s"], Float[Array, " s"], Float[Array, "s n_in"]]:
     """The thin singular value decomposition W = U diag(σ) Vᵀ, or the first terms of it.
 
-    A pair of vectors and its opposite are as good, and machines choose differently: here the entry of each column of U
-    that is largest in size is positive, of several that are as large, up to rounding, the first.
+    A pair of vectors and its negative are equally valid, and machines choose differently. Here the entry of largest
+    magnitude in each column of U is positive; if several are equal up to rounding, the first of them is.
 
     Args:
       base: W.
-      rank: s, the terms to keep; zeros fill up what exceeds min(n_out, n_in). None for min(n_out, n_in).
+      rank: s, the terms to keep; terms beyond min(n_out, n_in) are zero. None for min(n_out, n_in).
 
     Returns:
-      U, σ in descending order, Vᵀ; float32 at least. Cost O(n_out n_in s).
+      U, σ in descending order, and Vᵀ, in float32 at least. Cost O(n_out n_in s).
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,11 +1,12 @@
-"""Dense matrices whose columns are almost the ones before them, moved down; in O(n² √n) a term.
+"""Dense matrices in which each column nearly equals the one before it, moved down; in O(n² √n) a term.
 
     M_ij = M_{i-t, j-t} + Σ_{k<t} L_ik R_kj,     t = j mod B
 
-Of every strip of B columns the first is given, the others are that one moved down by 1, ..., B - 1 and what was gained
-on the way: for the whole matrix one product of inner size B a term, with R set to zero where k >= t. Products of two
-Toeplitz matrices, and of a circulant with a skew-circulant, are such matrices. They are made with columns as rows, in
-the order of a layer's kernel, to which they are added: a loop that reads one of two across its rows waits for memory.
+The first column of every strip of B columns is given. The others are that column, moved down by 1, ..., B - 1, plus the
+corrections on the way. For the whole matrix this is one product of inner size B a term, with R set to zero where k >=
+t. Products of two Toeplitz matrices, and of a circulant with a skew-circulant, are such matrices. They are computed
+with columns as rows, which is the order of the layer's kernel that they are added to, because a loop that reads one of
+two arrays across its rows waits for memory.
 """
 
 import math
@@ -17,9 +18,9 @@ from surm.matrices.algebra import diagonals
 
 
 def width(n_in: int) -> int:
-    """The B to use: the divisor of n_in nearest to √n_in; where none is near, √n_in, and a narrower last strip.
+    """The B to use: the divisor of n_in nearest to √n_in, or, if none is near, √n_in with a narrower last strip.
 
-    Near is from half of √n_in, rounded down, to twice.
+    A divisor is near if it lies between half of √n_in, rounded down, and twice of it.
 
     Args:
       n_in: columns of the matrix.
@@ -42,9 +43,9 @@ def columns(
     """The columns of M, each as a row.
 
     Args:
-      starts: columns 0, B, 2B, ... from B - 1 rows above the first on: what moves down into it.
+      starts: columns 0, B, 2B, ..., with the B - 1 rows above the first one, which move down into the matrix.
       left: columns 0 to B - 1 of L, for every term of a sum Σ L R.
-      right: rows 0 to B - 1 of R, likewise, as columns.
+      right: rows 0 to B - 1 of R, for every term, as columns.
 
     Returns:
       Mᵀ.

@@ -1,4 +1,4 @@
-"""Products of two symmetric Toeplitz matrices: the fast product and the nearest one.
+"""Products of two symmetric Toeplitz matrices: fast multiplication, and the nearest such product.
 
 Write W = T(b) T(a), n_out <= n_in = n, and take differences along its diagonals. All but two terms cancel:
 
@@ -6,9 +6,9 @@ Write W = T(b) T(a), n_out <= n_in = n, and take differences along its diagonals
 
 with J the reversal. For P± = (I ± J)/2 both E P+ = (u - w)(P+ v)ᵀ and E P- = (u + w)(P- v)ᵀ have rank one.
 Their singular vectors are, up to scale, the symmetric and the antisymmetric part of a_1, a_2, ... on the
-right and of b_1, b_2, ... on the left; of the latter only the first and last n_out - 1 entries are seen. So a
+right and of b_1, b_2, ... on the left; of the latter only the first and last n_out - 1 entries matter. So a
 lies in the span of 3 known vectors α_k, b in the span of 3 known vectors β_j and the unit vectors of the
-unseen entries, and W = Σ_jk X_jk T(β_j) T(α_k) is linear in X: a small least-squares problem, whose solution
+other entries, and W = Σ_jk X_jk T(β_j) T(α_k) is linear in X: a small least-squares problem, whose solution
 has rank one and splits into the coefficients of b and of a by an SVD.
 """
 
@@ -31,8 +31,8 @@ def matvec(
       b: first column of the left factor.
       a: first column of the right factor.
       x: vectors of length n_in <= n.
-      n_out: how many entries to keep, at most n.
-      convolve: what convolves.
+      n_out: the number of entries to keep, at most n.
+      convolve: the function that convolves.
 
     Returns:
       The products. Cost: two convolutions of length at most 2n - 1.
@@ -43,12 +43,12 @@ def matvec(
 
 
 def project(dense: Float[Array, "n_out n_in"]) -> Params:
-    """A near product T(b) T(a): the better of two starts, polished by alternating least squares.
+    """A product T(b) T(a) near a matrix: the better of two starts, polished by alternating least squares.
 
-    The starts are a = e_0 with the best b, the nearest symmetric Toeplitz matrix, and what the differences
-    give (see above). The result is a local optimum, never worse than the nearest single symmetric Toeplitz
-    matrix. Members are recovered to rounding where X is unique, which asks for n >= 7 and a shorter side of
-    at least n/2; elsewhere the error can reach a tenth of the largest entry.
+    One start is a = e_0 with the best b, the nearest symmetric Toeplitz matrix; the other comes from the
+    differences (see above). The result is a local optimum, never worse than the nearest single symmetric Toeplitz
+    matrix. Members are recovered to rounding where X is unique, which needs n >= 7 and a shorter side of
+    at least n/2. Otherwise the error can reach a tenth of the largest entry.
 
     Args:
       dense: any matrix, float32 or float64.

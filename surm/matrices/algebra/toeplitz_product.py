@@ -1,4 +1,4 @@
-"""The dense product of two Toeplitz matrices: on a CPU faster than their multiplication, elsewhere without FFTs."""
+"""The dense product of two Toeplitz matrices: on a CPU faster than multiplying them, elsewhere without FFTs."""
 
 import functools
 
@@ -21,22 +21,22 @@ def dense(
 ) -> Float[Array, "{n_out} {n_in}"]:
     """The dense product L R of two Toeplitz matrices, on a CPU without multiplying them.
 
-    One place further along a diagonal, the sum over k that makes an entry loses one term and gains another:
+    From one entry of a diagonal to the next, the sum over k loses one term and gains another:
 
         (L R)_{i,j} = (L R)_{i-t,j-t} + Σ_{k<t} (L_{i,k} R_{k,j} - L_{i,m+k} R_{m+k,j}),
 
-    where L and R go on beyond their m inner columns and rows. So it is made of strips, with two terms; see `strips`.
-    Devices that multiply fast and transform slowly multiply the two.
+    where L and R continue beyond their m inner columns and rows. So the product consists of strips with two terms, see
+    `strips`. On devices that multiply fast and transform slowly, the two matrices are multiplied.
 
     Args:
       left: the diagonals of L, n_out×m, in the order of `from_diagonals`.
       right: the diagonals of R, m×n_in.
       n_out: rows.
       n_in: columns.
-      precision: of a multiplication.
+      precision: the precision of matrix products.
 
     Returns:
-      L R in the common type, float32 at least. Cost O(n_out n_in √n_in), and FFTs of √n_in vectors; O(n_out m n_in)
+      L R in the common type, in float32 at least. Cost O(n_out n_in √n_in), and FFTs of √n_in vectors; O(n_out m n_in)
       elsewhere than on a CPU.
 
     Source:
@@ -66,7 +66,7 @@ def dense(
 
 
 def _between(given: Float[Array, " d"], main: int, first: int, last: int) -> Float[Array, " e"]:
-    """The diagonals first to last, counted from the main one at an index; zeros beyond the ends."""
+    """The diagonals first to last, counted from the main one at an index, with zeros beyond the ends."""
     first, last = main + first, main + last + 1
     before, after = max(-first, 0), max(last - given.shape[0], 0)
     return jnp.pad(given, (before, after))[first + before : last + before]
