@@ -4,7 +4,7 @@ A config names data, a model and an adapter; training fits the adapter; a checkp
 
 `surm.matrices` holds the families as pure functions, `surm.peft` puts them into NNX models, `surm.models` has Vision
 Transformers and BERT and reads published weights, `python -m surm.train` runs a config, `surm.load_run` opens what it
-left. Names are imported when they are asked for: who only reads results waits for no jax.
+left. Names are imported lazily, so code that only reads results does not import jax.
 
 Source: "Structured Unrestricted-Rank Matrices for Parameter Efficient Fine-tuning", arXiv 2406.17740.
 """

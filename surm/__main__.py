@@ -1,14 +1,15 @@
-"""surm: fine-tunes Transformers with structured, unrestricted-rank matrices, and shows what came of it.
+"""surm: fine-tunes Transformers with structured, unrestricted-rank matrices, and shows the results.
 
     surm train --config=configs/vit_digits.py --workdir=runs/digits     trains one config
-    surm sweep --config=configs/vit_digits.py --workdir=runs/sweep      trains what the config's sweep() lists
-    surm report runs/sweep --out report                                 one page of many runs
-    surm inspect runs/digits                                            what a run or an adapter is
-    surm export runs/mrpc --out peft --encoder_only                     the adapter in Hugging Face PEFT's files
-    surm merge runs/digits --out merged.safetensors                     the whole model, the adapter folded in
+    surm sweep --config=configs/vit_digits.py --workdir=runs/sweep      trains the runs that the config's sweep() lists
+    surm report runs/sweep --out report                                 makes one page of many runs
+    surm inspect runs/digits                                            describes a run or an adapter
+    surm export runs/mrpc --out peft --encoder_only                     writes the adapter in Hugging Face PEFT's files
+    surm merge runs/digits --out merged.safetensors                     writes the whole model with the adapter folded
+    in
 
-`surm COMMAND --help` says more of each; `python -m surm` is the same. Status 0: done; 1: runs of a sweep failed;
-2: something that was given cannot be used; 3: a loss was not finite; 128 + the signal's number: stopped.
+`surm COMMAND --help` tells more; `python -m surm` is the same program. The exit status is 0 if all is done, 1 if runs
+of a sweep failed, 2 if an input cannot be used, 3 if a loss was not finite, and 128 + the signal's number if stopped.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Where examples come from (`sources`, `tfds`), what they end as (`splits`), how they become batches (`pipeline`)."""
+"""Data: `sources` and `tfds` open data sets, `splits` holds their examples, `pipeline` and `tokens` make batches."""

@@ -1,4 +1,4 @@
-"""Images in an .npz, whole in memory."""
+"""Images in an .npz, held in memory."""
 
 import zipfile
 import zlib
@@ -20,15 +20,15 @@ def npz_images(path: epath.Path, options: Options, expected: str) -> Dataset:
     """Reads an .npz into memory.
 
     Args:
-      path: of the file; see `surm.data.sources.load` for the arrays it must hold.
-      options: of the source; where some of the training examples are held out, there need be no others.
-      expected: what a source may be, for messages.
+      path: the file; `surm.data.sources.load` describes the arrays it must hold.
+      options: the options of the source; if training examples are held out, a test split is not needed.
+      expected: a description of valid sources, for messages.
 
     Returns:
       The splits; the classes are the distinct training labels.
 
     Raises:
-      InputError: if there is no such file, it is damaged, or an array is missing or not what is expected.
+      InputError: if the file is missing or damaged, or an array is missing or has another form.
     """
     if not path.is_file():
         raise InputError(f"no data file {str(path)!r}; data.source expects {expected}")
@@ -54,7 +54,7 @@ def npz_images(path: epath.Path, options: Options, expected: str) -> Dataset:
 
 
 def _read(path: epath.Path) -> tuple[set[str], dict[str, np.ndarray]]:
-    """The names of all arrays in the file, and those of the contract."""
+    """Reads the names of all arrays, and the arrays that a data set may have."""
     contract = REQUIRED_ARRAYS + OPTIONAL_ARRAYS
     try:
         with path.open("rb") as file:

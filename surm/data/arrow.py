@@ -1,6 +1,6 @@
 """Tables of Apache Arrow: Parquet files, and the .arrow files of folders that `datasets` saved. Needs pyarrow.
 
-Both carry what `datasets` knows of the columns as JSON under the key `huggingface` of their schema: the names of
+Both describe their columns as `datasets` does, in JSON under the key `huggingface` of their schema: the names of
 classes, and which columns are images, each `{"bytes": binary, "path": string}`.
 """
 
@@ -22,17 +22,17 @@ _ROWS = 4096  # that are turned into Python's values at a time
 
 
 def open_table(files: Sequence[epath.Path], features: Mapping[str, Any] | None = None) -> Table:
-    """Opens a table whose rows stand in one file or in several, one after the other.
+    """Opens a table whose rows are in one file, or in several in order.
 
     Args:
-      files: all Parquet, or all .arrow.
-      features: what `datasets` says of the columns; None for what the schema says.
+      files: the files, all of them Parquet or all .arrow.
+      features: the columns as `datasets` describes them; None to use the schema.
 
     Returns:
       The table.
 
     Raises:
-      InputError: if pyarrow is missing, a file cannot be read, or one calls its classes otherwise than the first.
+      InputError: if pyarrow is missing, a file cannot be read, or one names its classes differently from the first.
     """
     schema, where = _schema(files[0]), repr(str(files[0]))
     known = features if features is not None else _features(schema, where)
@@ -49,7 +49,7 @@ def open_table(files: Sequence[epath.Path], features: Mapping[str, Any] | None =
 
 
 def columns_of(files: Sequence[epath.Path], names: Sequence[str]) -> Any:
-    """Some columns of all files as a `pyarrow.Table`: those of .arrow files stay on the disk, Parquet is read."""
+    """Some columns of all files as a `pyarrow.Table`; those of .arrow files stay on the disk, Parquet is read."""
     import pyarrow
 
     read = [_read(file, names) for file in files]
@@ -68,7 +68,7 @@ def _class_names(known: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def _check_alike(
     first: str, names: Mapping[str, tuple[str, ...]], where: str, others: Mapping[str, tuple[str, ...]]
 ) -> None:
-    """Files are one table only if a number means the same class in all of them."""
+    """Refuses files in which the same number means different classes."""
     for column in {**names, **others}:
         if names.get(column) != others.get(column):
             called = [
@@ -94,7 +94,7 @@ def _is_image(field: Any, said: Any) -> bool:
 
 
 def _features(schema: Any, where: str) -> Mapping[str, Any]:
-    """What `datasets` wrote into a schema."""
+    """The columns as `datasets` described them in a schema."""
     said = (schema.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(said)["info"]["features"] if said else {}
@@ -132,7 +132,7 @@ def _read(file: epath.Path, names: Sequence[str] | None = None) -> Any:
 
 
 def _stream(file: epath.Path) -> Any:
-    """Reads a stream of record batches, where it is local without taking it into memory."""
+    """Reads a stream of record batches; a local file is not loaded into memory."""
     import pyarrow
 
     stored = buckets.holds(file)

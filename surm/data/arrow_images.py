@@ -1,7 +1,7 @@
-"""Images in tables of Apache Arrow, as `datasets` and the hub keep them, decoded when they are asked for.
+"""Images in tables of Apache Arrow, as `datasets` and the hub keep them, decoded on access.
 
-The encoded images of .arrow files stay on the disk; those of Parquet, whose rows cannot be read one by one, are held in
-memory, encoded.
+The encoded images of .arrow files stay on the disk. Those of Parquet, whose rows cannot be read singly, are held in
+memory in encoded form.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ class ColumnSplit:
     """A split of images in a column of bytes, or of `{"bytes", "path"}`.
 
     Attributes:
-      column: a `pyarrow.ChunkedArray`.
-      labels: of the images.
-      where: the file in messages.
+      column: the column, a `pyarrow.ChunkedArray`.
+      labels: the labels of the images.
+      where: the name of the file in messages.
     """
 
     column: Any
@@ -41,11 +41,11 @@ class ColumnSplit:
         return {"image": decode.decoded(self.opener(index), self.name(index)), "label": self.labels[index]}
 
     def name(self, index: int) -> str:
-        """What an image is called in messages."""
+        """The name of an image in messages."""
         return f"{self.where}, row {index}"
 
     def opener(self, index: int) -> decode.Opener:
-        """Opens an encoded image."""
+        """Returns a function that opens an encoded image."""
         value = self.column[int(index)].as_py()
         encoded, path = (value, None) if not isinstance(value, Mapping) else (value.get("bytes"), value.get("path"))
         if encoded is None and path:  # `datasets` may leave the bytes in the file they came from
@@ -53,7 +53,7 @@ class ColumnSplit:
         return decode.from_bytes(encoded or b"")
 
     def content(self, index: np.ndarray) -> Iterator[bytes]:
-        """The encoded images, each after its size."""
+        """The bytes of the encoded images, each preceded by its size."""
         for place in index:
             with self.opener(place)() as opened:
                 encoded = opened.read()
@@ -62,7 +62,7 @@ class ColumnSplit:
 
 
 def image_column(table: Table, wanted: str) -> str:
-    """The column of a table that holds its images; InputError if that is not clear."""
+    """The column of a table that holds its images; InputError if it is not clear which one."""
     if wanted == "auto" and len(table.image_columns) == 1:
         return table.image_columns[0]
     found = ", ".join(map(repr, table.image_columns))
@@ -79,10 +79,10 @@ def open_tables(
     """Opens the splits of a set of tables with a column of images.
 
     Args:
-      found: by split.
-      files: of each.
-      options: of the source.
-      where: the source in messages.
+      found: the tables by split.
+      files: the files of each split.
+      options: the options of the source.
+      where: the name of the source in messages.
 
     Returns:
       The splits.
@@ -133,7 +133,7 @@ def _columns(table: Table, files: Sequence[epath.Path], image: str, label: str) 
 
 
 def _labels(values: Sequence[Any], declared: Sequence[str]) -> classes.Column:
-    """Labels as names of classes; numbers of declared classes become those."""
+    """Labels as names of classes; numbers of declared classes are replaced by their names."""
 
     def text(value: Any) -> str:
         known = isinstance(value, int) and 0 <= value < len(declared)

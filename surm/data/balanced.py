@@ -1,4 +1,4 @@
-"""Orders in which every class comes equally often, however many examples it has."""
+"""Orders of examples in which every class is equally frequent, however many examples it has."""
 
 import dataclasses
 import functools
@@ -11,16 +11,16 @@ from surm.data.splits import Split
 
 
 def drawn(labels: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """As many examples as there are, every class that occurs equally often, give or take one.
+    """Draws as many examples as there are, with every class equally frequent, give or take one.
 
-    Of a class that has too few, all come before one comes again; of one that has too many, some stay out.
+    If a class has too few examples, all of them come before any is repeated. If it has too many, some are left out.
 
     Args:
-      labels: of all examples.
-      rng: decides which and in what order.
+      labels: the labels of all examples.
+      rng: decides on the examples and their order.
 
     Returns:
-      Numbers of examples.
+      The indices of the examples.
     """
     classes = rng.permutation(np.unique(labels))  # those that come first get what does not divide
     chosen = []
@@ -34,11 +34,11 @@ def drawn(labels: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.nda
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BalancedSplit:
-    """A split gone through again and again by `drawn`, in an order that a seed decides; what grain reads.
+    """An endless sequence of passes over a split, each by `drawn`, in an order that a seed decides; grain reads it.
 
     Attributes:
       parent: the examples.
-      seed: of the order.
+      seed: the seed of the order.
     """
 
     parent: Split
@@ -53,6 +53,6 @@ class BalancedSplit:
 
     @functools.cached_property
     def _order_of(self) -> Any:
-        """The order of a pass; the last two asked for are remembered."""
+        """The order of a pass; the last two requested ones are cached."""
         labels = self.parent.labels
         return functools.lru_cache(maxsize=2)(lambda number: drawn(labels, np.random.default_rng((self.seed, number))))

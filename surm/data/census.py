@@ -1,4 +1,4 @@
-"""What is said of a data set's labels when a run begins: the classes with their counts, and what is odd about them."""
+"""The lines about a data set's labels at the start of a run: the classes with their counts, and oddities."""
 
 from collections.abc import Mapping
 
@@ -12,14 +12,14 @@ _MISSING = ("nan", "null", "none", "na", "n/a", "<na>")  # what tables and their
 
 
 def heading(data: Dataset) -> list[str]:
-    """Lines on the labels that a run trains on.
+    """Describes the labels that a run trains on.
 
     Args:
-      data: as it is trained on, after subsets were chosen.
+      data: the data of the run, after subsets were chosen.
 
     Returns:
-      The classes with their counts (or the range of numbers), then a line for each oddity, the last of them where the
-      source's validation split is what is reported.
+      The classes with their counts (or the range of numbers), then one line for each oddity. The last one says if the
+      source's validation split is reported.
     """
     if data.regression:
         return [_numbers(data.train.labels), *_held_out(data)]
@@ -28,7 +28,7 @@ def heading(data: Dataset) -> list[str]:
 
 
 def check(data: Dataset) -> None:
-    """Raises InputError if all examples that are trained on are of one class, which nothing can be learned from."""
+    """Raises InputError if all training examples have the same class, because nothing can be learned from them."""
     if not data.regression and len(present := np.unique(data.train.labels)) == 1:
         raise InputError(
             f"all {len(data.train):,} training examples are of the class {data.class_names[present[0]]!r}, expected "
@@ -37,7 +37,7 @@ def check(data: Dataset) -> None:
 
 
 def _held_out(data: Dataset) -> list[str]:
-    """Which split is reported, where that is not the one that is called so."""
+    """A line on the reported split, if it is not the source's test split."""
     if data.test_is != "validation":
         return []
     count = f"{len(data.test):,} example{'s' * (len(data.test) != 1)}"
@@ -49,7 +49,7 @@ def _numbers(labels: np.ndarray) -> str:
 
 
 def _classes(trained: Mapping[str, int]) -> str:
-    """As in: 2 classes, with their training examples: cat 20, dog 4."""
+    """A line such as: 2 classes, with their training examples: cat 20, dog 4."""
     shown = list(trained.items())[: classes.MANY]
     more = [f"... ({min(trained.values()):,} to {max(trained.values()):,} each)"] if len(trained) > classes.MANY else []
     told = ", ".join([*(f"{name} {count:,}" for name, count in shown), *more])
@@ -71,7 +71,7 @@ def _single(trained: Mapping[str, int]) -> list[str]:
 
 
 def _absent(data: Dataset, trained: Mapping[str, int]) -> list[str]:
-    """Classes that a split has no example of; those that training lacks can only be answered wrong."""
+    """Lines on classes without examples in a split; the model cannot learn classes that training lacks."""
     held_out = {name: split for name, split in data.splits().items() if name != "train"}
     counts = {name: classes.counted(split.labels, data.class_names) for name, split in held_out.items()}
     lines = []

@@ -1,7 +1,7 @@
-"""What labels mean, in one place for arrays, folders, tables, GLUE and TFDS.
+"""The meaning of labels, in one place for arrays, folders, tables, GLUE and TFDS.
 
-A data set's classes are the distinct labels of its training examples, named by themselves, or those that its source
-declares. They are in order of value where they are whole numbers, and come before all other names, which are sorted.
+A data set's classes are those that its source declares, or else the distinct labels of its training examples, which
+are then their names. Whole numbers come first, in order of value; all other names follow, sorted.
 """
 
 import collections
@@ -19,34 +19,34 @@ _MOST_EXAMPLES_ALL_DIFFERENT = 20  # a longer column without two equal entries h
 
 
 class Column(NamedTuple):
-    """The labels of examples.
+    """The labels of some examples.
 
     Attributes:
       names: the distinct labels, in any order.
-      index: int N, which of them each example has.
+      index: int N, the index of each example's label in `names`.
     """
 
     names: tuple[str, ...]
     index: np.ndarray
 
     def counts(self) -> dict[str, int]:
-        """How many examples have each label."""
+        """The number of examples for each label."""
         return dict(zip(self.names, np.bincount(self.index, minlength=len(self.names)).tolist(), strict=True))
 
 
 def of_array(labels: np.ndarray, examples: int, where: str) -> Column:
-    """The labels of an array.
+    """Reads the labels of an array.
 
     Args:
       labels: N or N×1 integers from 0, whole floating-point numbers, booleans, strings or UTF-8 bytes.
-      examples: N.
-      where: the array's name in messages.
+      examples: the expected number N.
+      where: the name of the array in messages.
 
     Returns:
       The labels.
 
     Raises:
-      InputError: if the array is of another form, or a label is negative or no whole number.
+      InputError: if the array has another form, or a label is negative or no whole number.
     """
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or len(flat) != examples or flat.dtype.kind not in "biufUS":
@@ -66,14 +66,14 @@ def of_array(labels: np.ndarray, examples: int, where: str) -> Column:
 
 
 def of_values(labels: Iterable[str]) -> Column:
-    """The labels of a column of strings."""
+    """Reads the labels of a column of strings."""
     position: dict[str, int] = {}
     index = [position.setdefault(label, len(position)) for label in labels]
     return Column(tuple(position), np.array(index, np.int32))
 
 
 def name_of(value: Any) -> str:
-    """What a class is called whose label is this value: 1 and 1.0 are '1', True is 'True'.
+    """The name of the class with this label: 1 and 1.0 are '1', True is 'True'.
 
     Examples:
       >>> name_of(3), name_of(3.0), name_of(True), name_of("a")
@@ -96,11 +96,11 @@ def of_training(labels: Column, where: str) -> tuple[str, ...]:
     """The classes of a data set that does not declare them: the distinct labels of its training examples, in order.
 
     Args:
-      labels: of the training examples.
+      labels: the labels of the training examples.
       where: their name in messages.
 
     Returns:
-      The names.
+      The names of the classes.
 
     Raises:
       InputError: if a label is empty, or there are fewer than two, or as many as examples (of more than 20).
@@ -118,15 +118,15 @@ def numbered(labels: Column, names: Sequence[str], where: Callable[[int], str]) 
     """Labels as numbers of classes.
 
     Args:
-      labels: of some examples.
+      labels: the labels of some examples.
       names: the classes, in order.
-      where: says where the label of an example is written, by the example's number.
+      where: names the place of an example's label, by the example's index.
 
     Returns:
       int32 N, from 0 to the number of classes − 1.
 
     Raises:
-      InputError: for a label that is none of the classes; every such label is named, with its count.
+      InputError: if a label is none of the classes; the message names every such label with its count.
     """
     position = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in labels.names if name not in position]:
@@ -141,7 +141,7 @@ def numbered(labels: Column, names: Sequence[str], where: Callable[[int], str]) 
 
 
 def listed(counts: dict[str, int], names: Iterable[str]) -> str:
-    """Classes with their counts: the first few where there are many.
+    """Lists classes with their counts; of many classes only the first few.
 
     Examples:
       >>> listed({"cat": 3, "dog": 1}, ["cat", "dog"])
@@ -153,11 +153,11 @@ def listed(counts: dict[str, int], names: Iterable[str]) -> str:
 
 
 def counted(labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """How many examples each class has.
+    """The number of examples in each class.
 
     Args:
-      labels: int N, from 0.
-      names: of the classes.
+      labels: int N, counted from 0.
+      names: the names of the classes.
 
     Returns:
       The counts by name, in the order of the names.
@@ -166,7 +166,7 @@ def counted(labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ in case or in spaces alone."""
+    """Groups of names that differ only in case or spaces."""
     groups = collections.defaultdict(list)
     for name in names:
         groups["".join(name.casefold().split())].append(name)
@@ -174,7 +174,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def _whole(labels: np.ndarray, where: str) -> np.ndarray:
-    """Floating-point labels as integers; InputError names the first that is no whole number."""
+    """Converts floating-point labels to integers; the InputError names the first that is no whole number."""
     labels = labels.astype(np.float64)
     wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (np.abs(labels) > 2**53)
     if wrong.any():
@@ -206,7 +206,7 @@ def _times(count: int) -> str:
 
 
 def number(text: str | float) -> float:
-    """A label of regression; NaN for what is no finite number of float32's range.
+    """A label of regression; NaN if it is not a finite number in the range of float32.
 
     Examples:
       >>> number("2.5"), number(3), number("high")

@@ -1,8 +1,8 @@
-"""From the bytes of an image file to pixels, and a look at many files that decodes none without need.
+"""Decodes image files, and checks many files without decoding those that look complete.
 
-Whatever the file holds becomes uint8 H×W×1 (grey), H×W×3 or, with transparency, H×W×4: upright by its EXIF orientation;
-palettes, CMYK and other spaces of colour as Pillow converts them; 16 bits of grey as round(v/257); of several frames
-the first.
+Every image becomes uint8 H×W×1 (grey), H×W×3 or, with transparency, H×W×4. It is turned upright by its EXIF
+orientation. Pillow converts palettes, CMYK and other colour spaces; 16 bits of grey become round(v/257); of several
+frames the first is used.
 """
 
 import io
@@ -31,13 +31,13 @@ def pixels(file: BinaryIO) -> np.ndarray:
     """Decodes an image.
 
     Args:
-      file: opened for reading.
+      file: the file, opened for reading.
 
     Returns:
       uint8 H×W×C, C = 1, 3 or 4.
 
     Raises:
-      Exception: of many types, as Pillow raises them; InputError for pixels of more than 16 bits.
+      Exception: Pillow raises many types; pixels of more than 16 bits raise InputError.
     """
     with Image.open(file) as image:
         image.load()
@@ -47,15 +47,15 @@ def pixels(file: BinaryIO) -> np.ndarray:
 
 
 def _check_depth(image: Image.Image) -> None:
-    """Refuses pixels whose range nothing tells: 32-bit integers and floating point."""
+    """Refuses pixels of unknown range: 32-bit integers and floating point."""
     if image.mode in ("F", "I"):
         raise InputError(f"pixels of mode {image.mode} have no known range, expected 8 or 16 bits")
 
 
 def complaint(file: BinaryIO) -> str:
-    """Why a file is no readable image, told by its header and its end; nothing if it looks whole.
+    """The reason why a file is no readable image, from its header and its end; None if it looks complete.
 
-    A file that does not end as its format does is decoded to be sure.
+    If a file does not end as its format demands, it is decoded to be sure.
     """
     try:
         with Image.open(file) as image:
@@ -69,7 +69,7 @@ def complaint(file: BinaryIO) -> str:
 
 
 def _ends_well(file: BinaryIO, kind: str) -> bool:
-    """Whether the file ends as its format does, as far as that is known; the position is put back."""
+    """Whether the file ends as its format demands, if that is known; the position is restored."""
     here, size = file.tell(), file.seek(0, os.SEEK_END)
     file.seek(max(size - _TAIL, 0))
     tail = file.read()
@@ -93,12 +93,12 @@ def check_all(named: Iterable[tuple[str, Opener]], where: str, threads: int = 0)
     """Refuses images that cannot be read, all at once.
 
     Args:
-      named: name and opener of every file.
-      where: the folder or file that holds them, for the message.
-      threads: that look; 0 for as many as the machine has processors.
+      named: the name and the opener of every file.
+      where: the name of the folder or file that holds them, for the message.
+      threads: the number of threads; 0 for one per processor.
 
     Raises:
-      InputError: names the first unreadable ones, their number, and what to do.
+      InputError: if images are unreadable; the message names the first ones, their number, and a remedy.
     """
     every = list(named)
     if len(every) > _LONG:
@@ -123,7 +123,7 @@ def _looked_at(named: tuple[str, Opener]) -> str:
 
 
 def decoded(opened: Opener, name: str) -> np.ndarray:
-    """The pixels of a named image; InputError names it where it cannot be decoded."""
+    """The pixels of a named image; the InputError names it if it cannot be decoded."""
     try:
         with opened() as file:
             return pixels(file)

@@ -1,7 +1,8 @@
-"""Tables as text: .csv, which may quote, and .tsv, which does so where a CSV writer wrote it.
+"""Tables as text: .csv with quoting, and .tsv with quoting if a CSV writer wrote it.
 
-In GLUE's own .tsv files a tab ends a column, a line ends a row, and quotation marks are text. pandas and `datasets`
-quote in a .tsv, too: a file that Python's csv module would write again just so, quotation marks and all, is read by it.
+In GLUE's own .tsv files a tab ends a column, a line ends a row, and quotation marks are text. But pandas and `datasets`
+quote in a .tsv, too. So a file that Python's csv module would write identically, with its quotation marks, is read by
+it.
 """
 
 import codecs
@@ -24,16 +25,16 @@ def open_table(file: epath.Path, header: Sequence[str] = (), named_by: Sequence[
     """Opens a table.
 
     Args:
-      file: a .csv or .tsv.
-      header: names of the columns of a file that has no line of them; then the first line is read as such only if it
-        holds all of `named_by`.
+      file: a .csv or .tsv file.
+      header: the names of the columns, for a file without a header line; the first line is then read as a header only
+        if it holds all of `named_by`.
       named_by: see `header`.
 
     Returns:
-      The table; a broken row is one of another number of columns than the first line's.
+      The table; a row is broken if its number of columns differs from the first line's.
 
     Raises:
-      InputError: if the file cannot be read as one.
+      InputError: if the file cannot be read as a table.
     """
     where = repr(str(file))
     lines = list(_lines(file))
@@ -54,7 +55,7 @@ def open_table(file: epath.Path, header: Sequence[str] = (), named_by: Sequence[
 
 
 def _lines(file: epath.Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a table that are not empty, cut into columns, each with its number; a byte-order mark is no text."""
+    """The nonempty lines of a table with their numbers, split into columns, without a byte-order mark."""
     text = read_text(file)
     if file.suffix.lower() == ".csv":
         yield from _quoted(text, ",", file)
@@ -79,7 +80,7 @@ def _quoted(text: str, delimiter: str, file: epath.Path) -> Iterator[tuple[int, 
 
 
 def _is_quoted(text: str) -> bool:
-    """Whether a CSV writer would write the same rows as the same text."""
+    """Whether a CSV writer would write these rows as the same text."""
     csv.field_size_limit(_LONGEST_FIELD)
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter="\t"))
@@ -106,7 +107,7 @@ def read_text(file: epath.Path) -> str:
 
 
 def _not_utf8(file: epath.Path, error: UnicodeDecodeError) -> str:
-    """Where a text stops to be UTF-8, and what to do."""
+    """The place where a text stops being UTF-8, and a remedy."""
     save = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
     if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return f"{str(file)!r} is not UTF-8 text but UTF-16; {save}"

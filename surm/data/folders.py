@@ -1,4 +1,4 @@
-"""What a folder or file holds that no source can be made of, in words for a message."""
+"""Describes folders and files that are no source, for messages."""
 
 import collections
 
@@ -19,10 +19,10 @@ _SHOWN = 4  # kinds of files that are named
 
 
 def described(folder: epath.Path) -> str:
-    """What is in a folder, and what it may be.
+    """Describes the contents of a folder, and what they may be.
 
     Args:
-      folder: what was named as a source.
+      folder: the folder that was named as a source.
 
     Returns:
       The end of "it holds ...".
@@ -37,13 +37,13 @@ def described(folder: epath.Path) -> str:
 
 
 def remedy(file: epath.Path) -> str:
-    """What to do with a file that is no source, if its suffix tells."""
+    """A remedy for a file that is no source, if its suffix suggests one."""
     found = [what for suffixes, what in _REMEDIES.items() if file.suffix.lower() in suffixes]
     return f" ({found[0]})" if found else ""
 
 
 def _meant(folder: epath.Path, folders: list[str], kinds: collections.Counter[str]) -> str:
-    """What a person may have meant, if it can be told."""
+    """A guess at the person's intention, if there is one."""
     if (folder / "features.json").is_file() and (folder / "dataset_info.json").is_file():
         return " (TensorFlow Datasets prepared it: name it as data.source=tfds:NAME with data.data_dir)"
     if any(kind in decode.SUFFIXES for kind in kinds):

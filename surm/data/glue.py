@@ -1,4 +1,4 @@
-"""The tasks of GLUE: which columns hold the texts, what the labels are called, how answers are measured.
+"""The tasks of GLUE: the columns of their texts, the names of their labels, and their metrics.
 
 Columns are those of the benchmark's own TSV files; `fields` are the names of the same texts in TensorFlow Datasets and
 on the hub, where the label's column is always called `label`.
@@ -18,15 +18,15 @@ class Task:
     """One way to read rows of a table as texts and labels.
 
     Attributes:
-      columns: of the text, or of both texts of a pair.
-      label: column of the label.
-      labels: what the classes are called, in order; empty for regression, None where the training rows tell.
-      metrics: names in `surm.tasks.metrics.METRICS`, the main one first.
-      held_out: files that are held out, without their suffix; the results of all but the first carry its suffix.
+      columns: the column of the text, or of both texts of a pair.
+      label: the column of the label.
+      labels: the names of the classes, in order; empty for regression, None to take them from the training rows.
+      metrics: names in `surm.tasks.metrics.METRICS`, the main metric first.
+      held_out: the held-out files, without their suffix; results of all but the first carry the file's name.
       header: the columns of files that do not name them.
-      fields: names of the texts in TensorFlow Datasets; empty for those of `columns`.
-      has_broken_rows: whether the published files hold rows that are cut short or empty, to be left out and counted.
-      hub_labels: what the hub calls the classes, in the same order, where that is something else.
+      fields: the names of the texts in TensorFlow Datasets; empty if they are those in `columns`.
+      has_broken_rows: whether the published files hold truncated or empty rows, which are left out and counted.
+      hub_labels: the hub's names of the classes, in the same order, if they differ.
     """
 
     columns: tuple[str, ...]
@@ -41,12 +41,12 @@ class Task:
 
     @property
     def own(self) -> bool:
-        """Whether this is a table of one's own, no task of GLUE."""
+        """Whether this is the user's own table, and no task of GLUE."""
         return not self.held_out
 
     @property
     def regression(self) -> bool:
-        """Whether labels are numbers to be met, rather than classes."""
+        """Whether the targets are real numbers (regression) rather than classes."""
         return self.labels == ()
 
 
@@ -84,14 +84,14 @@ OWN_METRICS: dict[str, tuple[str, ...]] = {
 
 
 def layout(task: Task, columns: Sequence[str]) -> Task:
-    """The task with the names of columns that a table has: the benchmark's own, or the hub's.
+    """The task with a table's names of columns, which are the benchmark's own or the hub's.
 
     Args:
-      task: from `task`.
-      columns: of the table.
+      task: the result of `task`.
+      columns: the columns of the table.
 
     Returns:
-      The layout of which the table has more columns; the benchmark's own if that decides nothing.
+      The layout that shares more columns with the table; the benchmark's own if both share as many.
     """
     hub = dataclasses.replace(task, columns=task.fields or task.columns, label="label", header=())
     return max((task, hub) if not task.own else (task,), key=lambda one: len({*one.columns, one.label} & {*columns}))
@@ -101,15 +101,15 @@ def task(name: str, text_columns: str = "sentence", label_column: str = "label")
     """Looks a task up.
 
     Args:
-      name: a key of `TASKS`, or `classification` or `regression` for a table of one's own.
-      text_columns: of one's own table, one name or two separated by a comma.
-      label_column: of one's own table.
+      name: a key of `TASKS`, or `classification` or `regression` for the user's own table.
+      text_columns: the text columns of the user's own table, one name or two separated by a comma.
+      label_column: the label column of the user's own table.
 
     Returns:
       The task.
 
     Raises:
-      InputError: if there is no such task (the nearest are named), or more than two text columns.
+      InputError: if there is no such task (the message names the nearest), or there are more than two text columns.
 
     Examples:
       >>> task("stsb").regression, task("classification", "title,body").columns

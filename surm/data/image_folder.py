@@ -1,9 +1,9 @@
-"""Images in a folder of class folders, decoded when they are asked for.
+"""Images in a folder of class folders, decoded on access.
 
     DIR/train/CLASS/*.jpg    DIR/test/CLASS/*.jpg    [DIR/val/CLASS/*.jpg]
 
-The class folders of `train` are the classes; images in folders inside them belong to the class, too. Without a folder
-for each split, DIR/CLASS/*.jpg, `config.data.test_examples` are held out at random.
+The class folders of `train` are the classes; images in folders inside them belong to the class, too. If there are no
+folders for splits, as in DIR/CLASS/*.jpg, `config.data.test_examples` images are held out at random.
 """
 
 import collections
@@ -49,14 +49,14 @@ class FileSplit:
 
 @dataclasses.dataclass
 class _Found:
-    """The images below a folder, by class, and how many other files there are, by suffix."""
+    """The images below a folder, by class, and the numbers of other files, by suffix."""
 
     images: dict[str, list[epath.Path]]
     others: collections.Counter[str]
 
 
 def holds_classes(folder: epath.Path) -> bool:
-    """Whether a folder holds class folders, or folders of splits that do: some folder in it has an image below it."""
+    """Whether a folder holds class folders, or splits that do: some folder in it has an image below it."""
     return any(_has_image(path, depth=3) for path in _shown(folder) if path.is_dir())
 
 
@@ -64,15 +64,15 @@ def open_folder(folder: epath.Path, options: Options) -> Dataset:
     """Opens a folder of class folders.
 
     Args:
-      folder: holds a folder for each split, or the class folders themselves.
-      options: of the source.
+      folder: a folder that holds a folder for each split, or the class folders themselves.
+      options: the options of the source.
 
     Returns:
-      The splits; labels are known without decoding an image.
+      The splits; their labels are known without decoding any image.
 
     Raises:
-      InputError: if a split is missing, there are not two classes, a held-out class is none of them, or files cannot be
-        read; the message names them.
+      InputError: if a split is missing, there are fewer than two classes, a held-out class is unknown, or files cannot
+        be read; the message names them.
     """
     roots = split_names.by_split(path for path in _shown(folder) if path.is_dir())
     roots = {name: paths for name, paths in roots.items() if name in split_names.NAMES}
@@ -119,7 +119,7 @@ def _scan(root: epath.Path) -> _Found:
 
 
 def _images_below(folder: epath.Path, others: collections.Counter[str], above: set[str]) -> Iterator[epath.Path]:
-    """All images in a folder and the folders in it, in order; a link to a folder above is not followed."""
+    """All images in a folder and the folders below it, in order; a link to a folder above is not followed."""
     real = str(folder) if buckets.holds(folder) else os.path.realpath(folder)
     if real in above:
         return
@@ -133,7 +133,7 @@ def _images_below(folder: epath.Path, others: collections.Counter[str], above: s
 
 
 def _shown(folder: epath.Path) -> Iterable[epath.Path]:
-    """What a folder holds but for hidden files, and those that macOS and zip programs leave."""
+    """The entries of a folder without hidden files, and without those that macOS and zip programs leave."""
     return (path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
@@ -151,7 +151,7 @@ def _has_image(folder: epath.Path, depth: int) -> bool:
 
 
 def _check_classes(where: str, train: _Found) -> None:
-    """Refuses what a folder of class folders is often meant to be, and says which class folders are empty."""
+    """Refuses common mistakes in folders of class folders, and reports empty class folders."""
     if empty := [name for name, files in train.images.items() if not files]:
         say(f"{where}: class folders without an image are passed over: {', '.join(map(repr, empty))}")
     full = [name for name, files in train.images.items() if files]

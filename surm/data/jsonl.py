@@ -1,4 +1,4 @@
-"""Tables as lines of JSON: an object a line, or one list of objects (.json)."""
+"""Tables in JSON: one object a line, or one list of objects (.json)."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,14 +17,14 @@ def open_table(file: epath.Path) -> Table:
     """Opens a table.
 
     Args:
-      file: holds an object a line, or a list of objects.
+      file: a file with one object a line, or with a list of objects.
 
     Returns:
-      The table; its columns are those of the first object, which every other must have, too; in the rows they lack
-      what the object lacks.
+      The table. Its columns are the keys of the first object, which every other object should have, too; a row lacks
+      the keys that its object lacks.
 
     Raises:
-      InputError: if the file cannot be read as one.
+      InputError: if the file cannot be read as a table.
     """
     where = repr(str(file))
     objects = list(_objects(file, where))

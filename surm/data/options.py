@@ -1,4 +1,4 @@
-"""How a source is read, where it does not say it itself: the keys of `config.data` that a loader may need."""
+"""Options for reading a source: the keys of `config.data` that a loader may need."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from surm.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is to be known of a source beside its name.
+    """The properties of a source that its name does not tell.
 
     Attributes:
-      task: what a table holds (see `surm.data.glue`); `auto` goes by the folder's name.
-      text_columns: of a table of one's own, one name or two separated by a comma.
-      label_column: of a table of one's own.
-      image_column: of a table of images; `auto` is its only one.
-      test_examples: taken out of the training split to be held out, where a source has no such split; 0 = none.
-      seed: decides which.
+      task: the task of a table (see `surm.data.glue`); `auto` reads it from the folder's name.
+      text_columns: the text columns of the user's own table, one name or two separated by a comma.
+      label_column: the label column of the user's own table.
+      image_column: the image column of a table; `auto` takes its only one.
+      test_examples: the number of training examples to hold out if the source has no test split; 0 = none.
+      seed: decides which ones.
     """
 
     task: str = "auto"
@@ -31,17 +31,17 @@ class Options:
     seed: int = 0
 
     def parts(self, found: Mapping[str, Split], where: str) -> dict[str, Any]:
-        """The splits of a run.
+        """Chooses the splits of a run.
 
         Args:
-          found: what the source has, by name.
-          where: the source in messages.
+          found: the splits of the source, by name.
+          where: the name of the source in messages.
 
         Returns:
           `train`, `validation` (None if there is none), `test` and `test_is` of a `surm.data.splits.Dataset`.
 
         Raises:
-          InputError: if there is nothing to train on or nothing to hold out.
+          InputError: if there is no training split or no held-out split.
         """
         validation, test = held_out(found)
         if "train" not in found:

@@ -10,13 +10,13 @@ from surm.errors import InputError
 
 
 class Rule(Protocol):
-    """What becomes of a picture of any size before it is normalised; `surm.models.processor` reads one from a file.
+    """The preparation of a picture of any size before normalisation; `surm.models.processor` reads one from a file.
 
     Attributes:
-      channels: how many the result has.
+      channels: the number of channels of the result.
       resample: Pillow's number of the filter.
-      crop: height and width of the middle that is kept, with black around what is smaller; None for no crop.
-      white: whether transparent pixels show white; else alpha is dropped, as by `convert("RGB")`.
+      crop: height and width of the central crop; a smaller picture is padded with black. None for no crop.
+      white: whether transparent pixels become white; otherwise alpha is dropped, as by `convert("RGB")`.
     """
 
     channels: int
@@ -25,12 +25,12 @@ class Rule(Protocol):
     white: bool
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width, before the crop, of a picture of such a size; InputError for one it cannot take."""
+        """The height and width before the crop for a picture of this size; InputError if the size is not allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Square:
-    """Every picture is squashed to a square, bilinearly: the rule where nothing says another."""
+    """Squashes every picture bilinearly to a square; this is the default rule."""
 
     side: int
     channels: int = 3
@@ -39,19 +39,19 @@ class Square:
     white: bool = False
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """The square, whatever the size."""
+        """The size of the square, whatever the picture's."""
         return self.side, self.side
 
 
 def prepared(image: np.ndarray, rule: Rule) -> np.ndarray:
-    """A picture as a rule wants it: channels first, then size, then crop.
+    """Prepares a picture by a rule: first its channels, then its size, then the crop.
 
     Args:
       image: uint8 H×W×C.
-      rule: what it shall become.
+      rule: the rule.
 
     Returns:
-      uint8 of the rule's size and channels; the image itself where nothing is to be done.
+      uint8 with the rule's size and channels; the image itself if nothing is to be done.
 
     Raises:
       InputError: if the channels cannot become the rule's, or the rule cannot take the size.
@@ -69,11 +69,11 @@ def prepared(image: np.ndarray, rule: Rule) -> np.ndarray:
 
 
 def conversion(given: int, wanted: int, *, white: bool = False) -> str | None:
-    """What is done to a picture's channels, for a line that says so; None where they are kept, or grey is repeated.
+    """Describes the conversion of a picture's channels; None if they are kept, or grey is repeated.
 
     Args:
-      given: channels of the picture.
-      wanted: channels that the model reads.
+      given: the number of channels of the picture.
+      wanted: the number of channels that the model reads.
       white: as in `Rule`.
 
     Returns:
@@ -94,15 +94,16 @@ def conversion(given: int, wanted: int, *, white: bool = False) -> str | None:
 
 
 def cropped(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of a picture; where the picture is smaller, with black around it.
+    """The centre of a picture; a smaller picture is padded with black.
 
     Args:
       image: H×W×C.
-      height: of the result.
-      width: of the result.
+      height: the height of the result.
+      width: the width of the result.
 
     Returns:
-      height×width×C; of an odd rest the smaller part is above and left, of an odd border the larger.
+      height×width×C. If an odd number of pixels is cut, fewer are cut above and left; if an odd number is added, more
+      are added above and left.
 
     Source: `center_crop` of transformers 5.23.
     """
@@ -117,16 +118,16 @@ def cropped(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def of_pillow(picture: Image.Image) -> np.ndarray:
-    """A picture that Pillow holds as uint8 H×W×C: palettes become colours, transparency a fourth channel.
+    """Converts a picture of Pillow to uint8 H×W×C: palettes become colours, transparency a fourth channel.
 
     Args:
-      picture: in one of Pillow's modes of 8 bits a channel, or of 16, which become round(v/257).
+      picture: a picture in one of Pillow's modes with 8 bits a channel, or with 16, which become round(v/257).
 
     Returns:
-      One, three or four channels.
+      The pixels, with one, three or four channels.
 
     Raises:
-      InputError: if it has more bits, which cannot be scaled without knowing how far they go.
+      InputError: if it has more bits, which cannot be scaled because their range is unknown.
     """
     if picture.mode.startswith("I;16"):
         return ((np.asarray(picture)[..., None].astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -139,7 +140,7 @@ def of_pillow(picture: Image.Image) -> np.ndarray:
 
 
 def _narrowed(image: np.ndarray, rule: Rule) -> np.ndarray:
-    """With as many channels as the rule wants, or with one that will be repeated."""
+    """The image with as many channels as the rule wants, or with one that will be repeated."""
     if conversion(image.shape[-1], rule.channels, white=rule.white) is None:
         return image
     picture = Image.fromarray(image)
@@ -164,7 +165,7 @@ def _through_pillow(pixels: np.ndarray, size: tuple[int, int], resample: int) ->
 
 
 def _overlap(given: int, wanted: int) -> tuple[slice, int]:
-    """Which part of a side is kept, and where in the result it begins."""
+    """The part of a side that is kept, and its start in the result."""
     if given >= wanted:
         first = (given - wanted) // 2
         return slice(first, first + wanted), 0

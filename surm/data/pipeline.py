@@ -1,8 +1,8 @@
-"""From a split to batches: shuffling, resizing, augmentation, padding, all in grain.
+"""Makes batches of images from a split: shuffling, resizing, augmentation and padding, all in grain.
 
 A batch is `{"image": uint8 B×S×S×C, "label": int32 B, "mask": bool B}`. Every pass covers each example exactly once;
 the last batch of a pass is padded with masked examples, so metrics are exact and shapes never change. The position
-in the stream is a small dict (`iterator.get_state()`), and a restored iterator goes on as if never stopped.
+in the stream is a small dict (`iterator.get_state()`), and a restored iterator continues as if never stopped.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from surm.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-    """Makes every image what a rule says; a number stands for a `Square` of that side with three channels."""
+    """Prepares every image by a rule; a number stands for a `Square` of that side with three channels."""
 
     rule: Rule | int
 
@@ -69,17 +69,17 @@ def training_batches(
     threads: int = 2,
     share: Share = WHOLE,
 ) -> grain.DatasetIterator:
-    """An endless, resumable iterator over shuffled batches; every pass is shuffled anew.
+    """An endless, resumable iterator over shuffled batches; every pass has a new order.
 
     Args:
       split: the examples.
       batch_size: examples a batch; the last batch of each pass is padded to it.
-      rule: what becomes of every image; a number for a square of that side, in pixels, with three channels.
+      rule: the preparation of every image; a number stands for a square of that side, in pixels, with three channels.
       seed: decides order and augmentation.
       augment: one of `AUGMENTATIONS`.
-      balanced: whether every class comes equally often (`surm.data.balanced`); batches then are always full.
-      threads: threads that read and transform ahead.
-      share: which rows of every batch are read here.
+      balanced: whether every class is equally frequent (`surm.data.balanced`); batches are always full then.
+      threads: the number of threads that read and transform ahead.
+      share: the rows of every batch that this process reads.
 
     Returns:
       An iterator with `get_state` and `set_state`.
@@ -107,9 +107,9 @@ def evaluation_batches(
     Args:
       split: the examples.
       batch_size: examples a batch; the last batch is padded to it.
-      rule: what becomes of every image; a number for a square of that side, in pixels, with three channels.
-      threads: threads that read and transform ahead.
-      share: which rows of every batch are read here.
+      rule: the preparation of every image; a number stands for a square of that side, in pixels, with three channels.
+      threads: the number of threads that read and transform ahead.
+      share: the rows of every batch that this process reads.
 
     Returns:
       An iterator over ⌈len(split) / batch_size⌉ batches.
@@ -126,5 +126,5 @@ def _batched(examples: grain.MapDataset, batch_size: int, share: Share) -> grain
 
 
 def read_ahead(threads: int) -> grain.ReadOptions:
-    """Whole batches are read ahead, so few of them: grain's own default, 500, fills the memory."""
+    """Options to read ahead a few whole batches, because grain's default, 500, would fill the memory."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)

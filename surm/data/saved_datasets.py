@@ -14,7 +14,7 @@ _OF_SPLITS, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.jso
 
 
 def is_saved(folder: epath.Path) -> bool:
-    """Whether a folder is one that `datasets` saved."""
+    """Whether `datasets` saved this folder."""
     return any((folder / name).is_file() for name in (_OF_SPLITS, _STATE))
 
 
@@ -22,13 +22,13 @@ def find(folder: epath.Path) -> tuple[dict[str, Table], dict[str, list[epath.Pat
     """The tables of a saved folder.
 
     Args:
-      folder: what `save_to_disk` wrote.
+      folder: a folder that `save_to_disk` wrote.
 
     Returns:
-      Tables and their files by split; of a Dataset, which has no splits, all is `train`.
+      Tables and their files by split; a Dataset, which has no splits, is all `train`.
 
     Raises:
-      InputError: if a file is missing or damaged, or no split is called as one.
+      InputError: if a file is missing or damaged, or no split has the name of one.
     """
     if (folder / _STATE).is_file():
         folders = {"train": folder}

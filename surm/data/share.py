@@ -1,4 +1,4 @@
-"""Which rows of every batch one process reads, where several train together."""
+"""The rows of every batch that one process reads if several train together."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ class Share:
     """One of equal parts of every batch.
 
     Attributes:
-      index: which one, from 0.
-      count: of how many.
+      index: the index of the part, from 0.
+      count: the number of parts.
     """
 
     index: int = 0
@@ -31,13 +31,13 @@ class Share:
 
 
 WHOLE = Share()
-"""Every row: there is one process."""
+"""The share of a single process: every row."""
 
 
 class Shared(grain.MapDataset):
-    """The examples of a share, batch by batch, from those of all; where a pass ends within a batch, masked ones follow.
+    """The examples of one share, batch by batch; if a pass ends within a batch, masked examples follow.
 
-    An example that another process reads is not computed here.
+    Examples that another process reads are not computed here.
     """
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, share: Share):
@@ -49,7 +49,7 @@ class Shared(grain.MapDataset):
         return -(-len(self._parent) // self._batch_size) * (self._rows.stop - self._rows.start)
 
     def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
-        """The example at a place of the share, passes counted on."""
+        """The example at a position of the share, counted on over passes."""
         number_of_pass, place = divmod(index, len(self))
         batch, row = divmod(place, self._rows.stop - self._rows.start)
         place, first = batch * self._batch_size + self._rows.start + row, number_of_pass * len(self._parent)

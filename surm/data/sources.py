@@ -1,7 +1,7 @@
-"""Data by name: digits, an .npz, TensorFlow Datasets, a folder of images or of tables, or one table.
+"""Opens data by name: digits, an .npz, TensorFlow Datasets, a folder of images or of tables, or one table.
 
-Every source ends as a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, or of
-`{"texts": (str, ...), "label": ...}`, which is what grain reads. Nothing here needs TensorFlow.
+Every source becomes a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, or of
+`{"texts": (str, ...), "label": ...}`, which grain reads. Nothing here needs TensorFlow.
 """
 
 import dataclasses
@@ -47,13 +47,13 @@ def load(
         `surm.data.classes.of_array`; a folder of class folders (`surm.data.image_folder`); a folder of tables, or one
         table (`surm.data.tables`), of texts (`surm.data.texts`) or images (`surm.data.arrow_images`); or a folder that
         `datasets` saved (`surm.data.saved_datasets`).
-      data_dir: where TensorFlow Datasets keeps prepared data; None for its own default.
-      task: what a table of texts holds (see `surm.data.glue`); `auto` goes by the folder's name.
-      text_columns: of a table of one's own, one name or two separated by a comma.
-      label_column: of a table of one's own.
-      image_column: of a table of images; `auto` is its only one.
-      test_examples: taken out of the training split to be held out, where the source has no such split; 0 = none.
-      seed: decides which.
+      data_dir: the folder of TensorFlow Datasets' prepared data; None for its own default.
+      task: the task of a table of texts (see `surm.data.glue`); `auto` reads it from the folder's name.
+      text_columns: the text columns of the user's own table, one name or two separated by a comma.
+      label_column: the label column of the user's own table.
+      image_column: the image column of a table; `auto` takes its only one.
+      test_examples: the number of training examples to hold out if the source has no test split; 0 = none.
+      seed: decides which ones.
 
     Returns:
       The splits.
@@ -90,7 +90,7 @@ def _tfds(name: str, data_dir: str | None, options: Options) -> Dataset:
 
 
 def _folder(folder: epath.Path, options: Options) -> Dataset:
-    """Opens a folder by what it holds."""
+    """Opens a folder according to its contents."""
     if saved_datasets.is_saved(folder):
         return _of_tables(*saved_datasets.find(folder), folder, options)
     found, images = tables.find(folder), image_folder.holds_classes(folder)
@@ -109,13 +109,13 @@ def _folder(folder: epath.Path, options: Options) -> Dataset:
 def _of_tables(
     opened: Mapping[str, Table], found: Mapping[str, Sequence[epath.Path]], place: epath.Path, options: Options
 ) -> Dataset:
-    """Opens tables as images, if they have a column of those and no task of texts is asked for, else as texts.
+    """Opens tables as images if they have an image column and no text task is requested; otherwise as texts.
 
     Args:
-      opened: those that a reader of their own has opened; the others are opened here.
-      found: files by split.
-      place: the source.
-      options: of the source.
+      opened: tables that a special reader has opened already; the others are opened here.
+      found: the files by split.
+      place: the place of the source.
+      options: the options of the source.
 
     Returns:
       The splits.
@@ -149,7 +149,7 @@ def _file(file: epath.Path, options: Options) -> Dataset:
 
 
 def _check_task(task: str, named: str, source: str) -> None:
-    """Refuses a task that contradicts the task of GLUE that the source's name says it holds."""
+    """Refuses a task that contradicts the GLUE task in the source's name."""
     if named in glue.TASKS and task in glue.TASKS and task != named:
         raise InputError(f"data.task={task!r}, but data.source={source!r} holds {named!r} by its name")
 
@@ -157,7 +157,7 @@ def _check_task(task: str, named: str, source: str) -> None:
 def digits(options: Options = _NONE) -> Dataset:
     """Scikit-learn's handwritten digits: 1,797 real 8×8 images of ten classes, embedded in the package.
 
-    Split once and for all, stratified, with a fixed seed: 1,077 to train, 360 to validate, 360 to test.
+    The split is fixed and stratified: 1,077 images to train, 360 to validate, 360 to test.
 
     Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI repository, 1998.
     """
@@ -178,11 +178,11 @@ def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int,
     """Chooses examples so that every class has the same number, give or take one.
 
     Args:
-      split: what to choose from.
-      examples: how many; 0 means all.
+      split: the split to choose from.
+      examples: the number of examples; 0 means all.
       num_classes: labels are 0 .. num_classes − 1; 1 where there are no classes to balance.
       seed: decides which examples; a larger subset of the same seed contains the smaller.
-      names: of the classes, for messages; their numbers where there are none.
+      names: the names of the classes, for messages; without names their numbers are used.
 
     Returns:
       The subset (or the split itself).
@@ -213,8 +213,8 @@ def hold_out(data: Dataset, examples: int, *, seed: int) -> Dataset:
 
     Args:
       data: the splits.
-      examples: how many; 0 changes nothing.
-      seed: decides which.
+      examples: the number of examples; 0 changes nothing.
+      seed: decides which ones.
 
     Returns:
       The data with a smaller training split and the examples taken from it as its validation split.

@@ -1,4 +1,4 @@
-"""What files and folders of a data set's splits are called, by people and by the hub."""
+"""The names of splits' files and folders, as people and the hub use them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,13 +13,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Every split with the names that are read as it, in any case of letters."""
+"""Every split with the names that mean it, in upper or lower case."""
 
 _SHARD = re.compile(r"(?P<stem>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]{8,})?")
 
 
 class Shard(NamedTuple):
-    """A file's name, taken apart: the split's name as written, and which part of how many it is."""
+    """The parts of a file's name: the split's name as written, and the number of the shard and of all shards."""
 
     stem: str
     number: int = 0
@@ -27,7 +27,7 @@ class Shard(NamedTuple):
 
 
 def shard(stem: str) -> Shard:
-    """Takes a file's name without its suffix apart.
+    """Parses a file's name without its suffix.
 
     Examples:
       >>> shard("train-00001-of-00002"), shard("Train")
@@ -38,7 +38,7 @@ def shard(stem: str) -> Shard:
 
 
 def split_of(stem: str) -> str:
-    """The split that a name means, and nothing for one that means none; what follows a low line stays.
+    """The split that a name means, or None; text after an underscore is kept.
 
     Examples:
       >>> split_of("Val"), split_of("dev_matched"), split_of("metadata")
@@ -50,10 +50,10 @@ def split_of(stem: str) -> str:
 
 
 def by_split(paths: Iterable[epath.Path]) -> dict[str, list[epath.Path]]:
-    """Files or folders by the split that their names mean, shards in order.
+    """Groups files or folders by the split that their names mean, with shards in order.
 
     Raises:
-      InputError: where one split has two files that are not its shards, or a shard is missing.
+      InputError: if one split has two files that are not its shards, or a shard is missing.
     """
     found: dict[str, list[epath.Path]] = {}
     for path in sorted(paths, key=lambda path: path.name):

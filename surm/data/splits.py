@@ -1,4 +1,4 @@
-"""What every source ends as: random-access splits of labelled examples, which is what grain reads."""
+"""The common form of all sources: random-access splits of labelled examples, which grain reads."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ class Split(Protocol):
     """Random access to examples: `{"image": uint8 H×W×C, "label": int}` or `{"texts": (str, ...), "label": ...}`."""
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """The number of examples."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One example."""
@@ -28,26 +28,26 @@ class Split(Protocol):
         """All labels, in order, without decoding an image."""
 
     def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
-        """What tells the examples at these places, labels aside, from any others; images as they are stored."""
+        """The contents of the examples at these places without their labels, for hashing; images as they are stored."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The splits of one data set, and how answers to it are measured.
+    """The splits of one data set, and the metrics of its answers.
 
     Attributes:
-      train: what is trained on.
-      validation: what choices are made on; None where the source has none.
+      train: the training split.
+      validation: the split for choices; None if the source has none.
       test: the held-out split.
       num_classes: labels are 0 .. num_classes − 1; 1 for regression.
-      metrics: names in `surm.tasks.metrics.METRICS`, the main one first.
-      regression: whether labels are numbers to be met.
-      also: further held-out splits, by a name that their metrics carry.
-      kind: what the examples hold.
-      class_names: what the classes are called, in order; empty for regression.
-      keys: of `config.data`, those beside the common ones that the source was read by.
-      test_is: which split of the source the held-out one is: `validation` where it has no other, `train` where it is
-        taken out of that.
+      metrics: names in `surm.tasks.metrics.METRICS`, the main metric first.
+      regression: whether the targets are real numbers.
+      also: further held-out splits, by the name that their metrics carry.
+      kind: the kind of the examples.
+      class_names: the names of the classes, in order; empty for regression.
+      keys: the keys of `config.data`, beside the common ones, that the source was read by.
+      test_is: the split of the source that is held out: `validation` if it has no other, `train` if examples were taken
+        out of that.
     """
 
     train: Split
@@ -64,7 +64,7 @@ class Dataset:
 
     @property
     def names(self) -> list[str]:
-        """What the classes are called; numbers where the source does not say."""
+        """The names of the classes; numbers if the source has no names."""
         return [str(name) for name in self.class_names or range(self.num_classes)]
 
     def split(self, name: str) -> Split:
@@ -76,7 +76,7 @@ class Dataset:
         return found
 
     def splits(self) -> dict[str, Split]:
-        """All splits that there are, by name."""
+        """All splits, by name."""
         every = {"train": self.train, "validation": self.validation, "test": self.test, **self.also}
         return {name: split for name, split in every.items() if split is not None}
 
@@ -92,7 +92,7 @@ class Dataset:
         return CONTENT + digest.hexdigest()
 
     def fingerprint_of_0_1(self) -> str:
-        """What 0.1.0 wrote into checkpoints instead: of images, it looked at 64 a split."""
+        """The hash that version 0.1.0 wrote into checkpoints, which covered only 64 images a split."""
         every = self.splits()
         sizes = {name: len(split) for name, split in every.items()}
         names = self.class_names if self.kind == "text" else ()
@@ -115,7 +115,7 @@ Part = TypeVar("Part")
 
 
 def held_out(found: Mapping[str, Part]) -> tuple[Part | None, Part | None]:
-    """The validation split and the test split of those that are there; a sole one of them is the test split."""
+    """The validation split and the test split; if there is only one of them, it is the test split."""
     validation, test = found.get("validation"), found.get("test")
     return (validation, test) if test is not None else (None, validation)
 
@@ -134,7 +134,7 @@ class ArraySplit:
         return {"image": self.images[index], "label": self.labels[index]}
 
     def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
-        """Form and pixels of the images."""
+        """The shapes and pixels of the images."""
         yield repr((self.images.dtype.str, self.images.shape[1:])).encode()
         for start in range(0, len(index), _AT_A_TIME):
             yield np.ascontiguousarray(self.images[index[start : start + _AT_A_TIME]]).data.cast("B")
@@ -155,9 +155,9 @@ class Subset:
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels of the subset."""
+        """The labels of the subset."""
         return self.parent.labels[self.indices]
 
     def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
-        """What tells the examples at these places from any others."""
+        """The contents of the examples at these places, for hashing."""
         return self.parent.content(self.indices[index])

@@ -1,4 +1,4 @@
-"""What a table is to those that read one, whatever its format."""
+"""The common form of tables, whatever their format."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any
 from surm.errors import InputError
 
 Row = tuple[str, dict[str, Any]]
-"""Where a row stands, as in `'train.csv', line 3`, and its values by column."""
+"""The place of a row, as in `'train.csv', line 3`, and its values by column."""
 
 
 class BrokenRow(InputError):
-    """A row that is cut short or has a column too many."""
+    """A row that is truncated or has a column too many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Table:
     """The rows of one split.
 
     Attributes:
-      where: its file, for messages.
-      columns: their names, in order; a name may occur twice.
-      rows: opens the rows from the first, with at least the given columns; a `BrokenRow` for a broken one.
-      class_names: of columns whose numbers are classes, what they are called.
-      image_columns: those that hold encoded images.
+      where: the name of its file, for messages.
+      columns: the names of the columns, in order; a name may occur twice.
+      rows: opens the rows from the first, with at least the given columns; a broken row is a `BrokenRow`.
+      class_names: the names of the classes, for columns whose numbers are classes.
+      image_columns: the columns that hold encoded images.
     """
 
     where: str
@@ -34,10 +34,10 @@ class Table:
 
 
 def class_names(found: Mapping[str, Table], column: str) -> tuple[str, ...]:
-    """What the classes of a column are called by the training table, nothing where it does not say.
+    """The names that the training table declares for the classes of a column; empty if it declares none.
 
     Raises:
-      InputError: if another split's table calls them otherwise, so that its numbers mean other classes.
+      InputError: if another split's table has other names, so that its numbers mean other classes.
     """
     names = found["train"].class_names.get(column, ())
     for table in found.values():

@@ -1,4 +1,4 @@
-"""Which files of a folder are the tables of its splits, and who reads them."""
+"""Finds the tables of a folder's splits, and opens each with the reader of its format."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +21,9 @@ def open_table(
     """Opens the table of a split.
 
     Args:
-      files: its shards, in order.
+      files: the shards of the split, in order.
       header: see `surm.data.delimited.open_table`.
-      named_by: likewise.
+      named_by: see there.
       features: see `surm.data.arrow.open_table`.
 
     Returns:
@@ -49,16 +49,16 @@ def open_table(
 
 
 def find(folder: epath.Path) -> dict[str, list[epath.Path]]:
-    """The files of each split: in the folder, in its `data`, or, of .parquet, in a folder for each split.
+    """Finds the files of each split: in the folder, in its `data`, or for .parquet in a folder for each split.
 
     Args:
-      folder: where to look.
+      folder: the folder to search.
 
     Returns:
-      Files by split; empty if there are none.
+      The files by split; empty if there are none.
 
     Raises:
-      InputError: where one split has two files that are not its shards, or a shard is missing.
+      InputError: if one split has two files that are not its shards, or a shard is missing.
     """
     for place in (folder, folder / "data"):
         if place.is_dir() and (found := split_names.by_split(_tables(place))):

@@ -1,8 +1,8 @@
-"""Labelled texts from tables: GLUE's own layout, the hub's, or a table of one's own.
+"""Labelled texts from tables: in GLUE's own layout, in the hub's, or from the user's own table.
 
     DIR/train.tsv   DIR/dev.tsv                  a task of GLUE (MNLI has dev_matched.tsv and dev_mismatched.tsv)
-    DIR/train.csv   DIR/validation.csv           the same with the hub's names of files, columns and classes
-    DIR/train.csv   DIR/test.csv   [DIR/dev.csv] one's own: the first line names the columns
+    DIR/train.csv   DIR/validation.csv           the same with the hub's names for files, columns and classes
+    DIR/train.csv   DIR/test.csv   [DIR/dev.csv] the user's own: the first line names the columns
 
 Each may be .tsv, .csv, .jsonl or .parquet (`surm.data.tables`).
 """
@@ -30,7 +30,7 @@ _TEXTS_AT_A_TIME = 4096  # that are hashed in one go
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextSplit:
-    """Labelled texts in memory: a tuple of one text or two for every example."""
+    """Labelled texts in memory, a tuple of one or two texts for every example."""
 
     texts: list[tuple[str, ...]]
     labels: np.ndarray
@@ -52,10 +52,10 @@ class _Read:
     """The texts of a split with their labels, as they are written.
 
     Attributes:
-      places: where each row stands.
-      texts: of each.
-      labels: of each.
-      task: with the columns that the table has.
+      places: the place of each row.
+      texts: the texts of each row.
+      labels: the label of each row.
+      task: the task, with the columns of the table.
     """
 
     places: list[str]
@@ -68,11 +68,11 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
     """Reads the splits of a set of tables.
 
     Args:
-      found: those of `wanted`. A task of GLUE is held out on its dev tables, whose labels are public; a table of one's
-        own on `test`, or on `validation` where there is no labelled test table.
-      task: says what the columns mean.
-      options: of the source.
-      where: the source in messages.
+      found: the tables of `wanted`. For a task of GLUE the dev tables are held out, whose labels are public; for the
+        user's own tables `test`, or `validation` if there is no labelled test table.
+      task: gives the columns their meaning.
+      options: the options of the source.
+      where: the name of the source in messages.
 
     Returns:
       The splits.
@@ -100,7 +100,7 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
 
 
 def task_of(place: epath.Path, train: Table) -> str:
-    """The task of GLUE that the name of a folder of tables says it holds; InputError if it says none."""
+    """The GLUE task in the name of a folder of tables; InputError if there is none."""
     name = plain_name(place)
     if name not in glue.TASKS:
         raise InputError(
@@ -113,24 +113,24 @@ def task_of(place: epath.Path, train: Table) -> str:
 
 
 def plain_name(folder: epath.Path) -> str:
-    """A folder's name as tasks are called: SST-2 is sst2."""
+    """A folder's name in the spelling of tasks: SST-2 becomes sst2."""
     whole = folder if buckets.holds(folder) else epath.Path(os.path.abspath(folder))
     return whole.name.lower().replace("-", "")
 
 
 def held_out_names(task: glue.Task) -> list[str]:
-    """The splits that a task of GLUE is held out on, as `surm.data.split_names` calls them."""
+    """The held-out splits of a GLUE task, under the names of `surm.data.split_names`."""
     return [split_names.split_of(stem) for stem in task.held_out]
 
 
 def wanted(found: Mapping[str, object], task: glue.Task, options: Options, where: str) -> list[str]:
-    """The splits that a task is read from, checked to be there.
+    """The splits that a task is read from, after a check that they exist.
 
     Args:
-      found: the splits that there are.
-      task: what the tables hold.
-      options: of the source.
-      where: the source in messages.
+      found: the existing splits.
+      task: the task of the tables.
+      options: the options of the source.
+      where: the name of the source in messages.
 
     Returns:
       Their names.
@@ -151,7 +151,7 @@ def wanted(found: Mapping[str, object], task: glue.Task, options: Options, where
 
 
 def _main(splits: Mapping[str, Split], task: glue.Task) -> dict[str, Split]:
-    """The splits of a run, without those that a task of GLUE is held out on besides."""
+    """The splits of a run, without the additional held-out splits of a GLUE task."""
     if task.own:
         return dict(splits)
     first = held_out_names(task)[0]
@@ -198,7 +198,7 @@ def _check_columns(table: Table, task: glue.Task) -> None:
 
 
 def _way_on(header: Sequence[str], task: glue.Task) -> str:
-    """What to set, where a column is missing."""
+    """A remedy for a missing column."""
     if language := _of_language(header):
         return language
     if len(header) == 1 and (marks := [mark for mark in ";\t|" if mark in header[0]]):
@@ -212,7 +212,7 @@ def _way_on(header: Sequence[str], task: glue.Task) -> str:
 
 
 def _of_language(columns: Sequence[str]) -> str:
-    """A word on columns that language models are trained on."""
+    """A hint at columns that are meant for language models."""
     held = {*columns}
     found = held & {"messages", "conversations"} or held >= {"prompt", "completion"} or held == {"text"}
     return (
@@ -221,7 +221,7 @@ def _of_language(columns: Sequence[str]) -> str:
 
 
 def _wrong(row: Row, columns: Sequence[str]) -> str:
-    """What is wrong with the texts of a row, if anything."""
+    """The fault in the texts of a row; None if there is none."""
     place, values = row
     for column in columns:
         if column not in values:
@@ -254,7 +254,7 @@ def _distinct(table: Table, train: _Read) -> tuple[str, ...]:
 
 
 def _left_out(read: _Read, table: Table) -> bool:
-    """Whether a held-out table has no labels, which is said."""
+    """Whether a held-out table has no labels, which is reported."""
     absent = {classes.name_of(label) for label in read.labels} <= _UNLABELLED and not read.task.regression
     if absent:
         say(f"{table.where} is left out: none of its {len(read.labels):,} rows has a label")
@@ -275,7 +275,7 @@ def _split(read: _Read, names: tuple[str, ...], declared: tuple[str, ...]) -> Te
 
 
 def _label_texts(read: _Read, declared: Sequence[str]) -> list[str]:
-    """Labels as names of classes; of declared classes, numbers and what the hub calls them become their names.
+    """Labels as names of classes; numbers and the hub's names of declared classes are replaced by their names.
 
     The number 1 is the second class, even where the first is called "1"; the text "1" is that one.
     """

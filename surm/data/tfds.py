@@ -1,8 +1,8 @@
-"""Images, and the texts of GLUE, that TensorFlow Datasets has prepared, read without TensorFlow.
+"""Reads images, and the texts of GLUE, that TensorFlow Datasets has prepared, without TensorFlow.
 
 TFDS keeps examples as tf.Example messages in array_record files; both are read here by the packages TFDS itself reads
 them with. Images (PNG or JPEG inside the message) are always decoded by Pillow: TFDS's own decoding without TensorFlow
-takes OpenCV where that is installed, and then the pixels of a JPEG would depend on the machine.
+uses OpenCV if that is installed, and the pixels of a JPEG would then depend on the machine.
 
 Preparing a data set is TFDS's work. It needs a network, and TensorFlow where the data set's builder hands over arrays
 to be encoded (cifar10, mnist); builders that hand over image files (food101, oxford_iiit_pet) do without.
@@ -40,10 +40,10 @@ _NAME = re.compile(r"(\w+)(/[\w.+-]+)?(:[\d.*]+)?")
 
 
 class TfdsSplit:
-    """A split of a prepared TensorFlow data set; images are decoded when asked for."""
+    """A split of a prepared TensorFlow data set; images are decoded on access."""
 
     def __init__(self, records: Sequence[bytes], channels: int | None):
-        """Wraps serialised examples; images get one channel where `channels` is 1, else three."""
+        """Wraps serialised examples; images get one channel if `channels` is 1, otherwise three."""
         from tensorflow_datasets.proto import tf_example_pb2
 
         self._records = records
@@ -102,7 +102,7 @@ def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE
     Args:
       name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`, as TFDS understands them.
       data_dir: the folder that holds NAME/VERSION; None for TFDS's own default.
-      options: of the source.
+      options: the options of the source.
 
     Returns:
       The splits.
@@ -129,7 +129,7 @@ def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE)
     Args:
       name: `glue/TASK`, perhaps with a version, as in `glue/mrpc:2.0.0`.
       data_dir: the folder that holds glue/TASK/VERSION; None for TFDS's own default.
-      options: of the source; these tasks have held-out splits of their own.
+      options: the options of the source; these tasks have held-out splits of their own.
 
     Returns:
       The splits in memory; held out are those that TFDS calls validation, since the test labels are not public.
@@ -190,7 +190,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
 
 def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> str:
-    """The part of the name that TFDS does not know, with the nearest it knows; else what TFDS says."""
+    """Names the part of the name that TFDS does not know, with the nearest known one, or passes on TFDS's message."""
     import tensorflow_datasets as tfds
 
     more = "" if importlib.util.find_spec("tensorflow") else f" (with TensorFlow it knows more: {INSTALL})"
@@ -209,7 +209,7 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
 
 
 def _local(data_dir: str | None) -> str | None:
-    """Where prepared data lie, which is read a record at a time from anywhere in it, and so from a disk."""
+    """The local folder of prepared data; it must be local because single records are read from any place in it."""
     if data_dir and buckets.holds(files.path(data_dir)):
         raise InputError(f"data.data_dir={data_dir!r} lies in an object store, expected a local path; copy it")
     return str(files.path(data_dir)) if data_dir else None
@@ -237,7 +237,7 @@ def _image_and_label(name: str, features: Any) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _reading(name: str, builder: Any) -> Iterator[None]:
-    """Prepares a data set if need be; what goes wrong in the block while it is read becomes one line."""
+    """Prepares a data set if necessary; errors while it is read in the block become one line."""
     if not builder.info.splits:
         _prepare(name, builder)
     try:
@@ -247,7 +247,7 @@ def _reading(name: str, builder: Any) -> Iterator[None]:
 
 
 def _records(builder: Any, wanted: tuple[str, ...]) -> dict[str, Sequence[bytes]]:
-    """The serialised examples of those of the wanted splits that are there and not empty."""
+    """The serialised examples of the wanted splits that exist and are not empty."""
     import tensorflow_datasets as tfds
 
     formats = sorted(form.value for form in builder.info.available_file_formats())
@@ -278,7 +278,7 @@ def _prepare(name: str, builder: Any) -> None:
 
 
 def _check_network(builder: Any) -> None:
-    """Fails within seconds where nothing can be downloaded; TFDS itself would try for minutes."""
+    """Fails within seconds if nothing can be downloaded; TFDS itself would try for minutes."""
     urls = [url for url in builder.url_infos or () if url.startswith("http")]
     kept = any((builder.data_dir_root / "downloads" / builder.name).glob("*.INFO"))
     if not urls or kept or builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
@@ -294,7 +294,7 @@ def _check_network(builder: Any) -> None:
 
 
 def _said(error: Any) -> str:
-    """What an error says; of a failed import its first cause, which TFDS wraps in the example it was encoding."""
+    """The message of an error; for a failed import that of its first cause, which TFDS wraps in the encoded example."""
     while isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)

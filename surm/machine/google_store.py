@@ -20,14 +20,14 @@ class GoogleStore(gcsfs.GCSFileSystem):
     """The objects of Google's buckets; a connection to the server is tried first."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """Takes the arguments of gcsfs; raises InputError if the server does not answer and no proxy may be set."""
+        """Takes the arguments of gcsfs; raises InputError if the server does not answer, unless a proxy or session is set."""
         if not kwargs.get("session_kwargs") and not {"HTTPS_PROXY", "https_proxy"} & os.environ.keys():
             _knock(kwargs.get("endpoint_url") or _address())
         super().__init__(*args, **kwargs)
 
 
 def _address() -> str:
-    """The host and port that gcsfs contacts."""
+    """The address that gcsfs contacts."""
     if (emulator := os.environ.get("STORAGE_EMULATOR_HOST", "")) not in ("", "default"):
         return emulator if "://" in emulator else f"http://{emulator}"
     return f"https://storage.{os.environ.get('GOOGLE_CLOUD_UNIVERSE_DOMAIN') or 'googleapis.com'}"
