@@ -5,8 +5,7 @@
     surm report runs/sweep --out report                                 makes one page of many runs
     surm inspect runs/digits                                            describes a run or an adapter
     surm export runs/mrpc --out peft --encoder_only                     writes the adapter in Hugging Face PEFT's files
-    surm merge runs/digits --out merged.safetensors                     writes the whole model with the adapter folded
-    in
+    surm merge runs/digits --out merged.safetensors                     writes the whole model, with the adapter merged
 
 `surm COMMAND --help` tells more; `python -m surm` is the same program. The exit status is 0 if all is done, 1 if runs
 of a sweep failed, 2 if an input cannot be used, 3 if a loss was not finite, and 128 + the signal's number if stopped.

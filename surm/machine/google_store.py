@@ -20,7 +20,7 @@ class GoogleStore(gcsfs.GCSFileSystem):
     """The objects of Google's buckets; a connection to the server is tried first."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """Takes the arguments of gcsfs; raises InputError if the server does not answer, unless a proxy or session is set."""
+        """Takes gcsfs' arguments; InputError if the server does not answer, unless a proxy or session is set."""
         if not kwargs.get("session_kwargs") and not {"HTTPS_PROXY", "https_proxy"} & os.environ.keys():
             _knock(kwargs.get("endpoint_url") or _address())
         super().__init__(*args, **kwargs)
