@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_what_cannot_change_it_and_its_data_elsewhere(source,
     moved = shutil.copy(source, tmp_path / "moved.npz")
     more = {"data.threads": 3, "checkpoint_every_steps": 3, "eval_every_steps": 3, "keep_best_checkpoints": 1}
     again = train.run(small_runs.config(str(moved), **SAVED | more), str(stopped))
-    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("going on with another"))
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("continuing with another"))
     assert "data.threads 2 → 3" in said and f"data.source {source!r} → {str(moved)!r}" in said
     assert again["eval"] == json.loads((finished / "result.json").read_text())["eval"]
     assert held(stopped)["data.source"] == str(moved) and held(stopped)["data.threads"] == 3
