@@ -1,7 +1,7 @@
-"""The files of a tokenizer, copied to a model that is exported, with the class that is to open them named.
+"""Copies the files of a tokenizer to an exported model, and names the class that is to open them.
 
-transformers takes the class from tokenizer_config.json, else from the kind of the model that the files lie beside; the
-exported one may be of another kind. So where no file names a class, what was meant is written.
+transformers takes the class from tokenizer_config.json, or else from the kind of the model beside the files. The
+exported model may have another kind. So if no file names a class, the intended one is written.
 """
 
 import json
@@ -18,7 +18,7 @@ NAMES = (
     SAVED, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "sentencepiece.bpe.model", "spiece.model", "spm.model",
 )  # fmt: skip
-"""What transformers keeps a tokenizer in; each has some of them."""
+"""The files in which transformers keeps tokenizers; each tokenizer has some of them."""
 
 AS_IT_STANDS = "PreTrainedTokenizerFast"  # the class that takes all of tokenizer.json
 _CLASSES = {
@@ -35,13 +35,13 @@ _SPECIAL = {
 
 
 def read(path: str | os.PathLike) -> dict[str, bytes]:
-    """What the files of a tokenizer hold, for the folder of another model.
+    """The contents of a tokenizer's files, for the folder of another model.
 
     Args:
       path: a folder with such files, or the weights in one; or a tokenizer.json, which then is used as it stands.
 
     Returns:
-      The bytes by name.
+      The bytes of each file, by name.
 
     Raises:
       InputError: if there are none.
@@ -69,7 +69,7 @@ def _class_of(folder: epath.Path, saved: dict[str, Any] | None) -> str:
 
 
 def _with_class(settings: dict[str, Any], name: str, saved: dict[str, Any] | None) -> bytes:
-    """A tokenizer_config.json that names its class and, where that knows none by itself, the special tokens."""
+    """A tokenizer_config.json that names its class and, if the class has none by itself, the special tokens."""
     tokens = (saved or {}).get("added_tokens") or ()
     there = {token.get("content") for token in tokens if isinstance(token, dict)} | {*_vocabulary(saved)}
     found = {kind: next((text for text in texts if text in there), None) for kind, texts in _SPECIAL.items()}

@@ -1,4 +1,4 @@
-"""The updates of many layers between our families and PEFT's types, and what reading any of these types needs."""
+"""The common form of updates between our families and PEFT's types, and helpers to read these types."""
 
 import math
 import re
@@ -14,17 +14,17 @@ from surm.machine.notes import say
 
 
 class Update(NamedTuple):
-    """One layer's trained matrix, scale·ΔW, as a `PeftSpec` describes it there.
+    """One layer's trained matrix, scale·ΔW, in the terms of a `PeftSpec`.
 
     Attributes:
       family: a key of `surm.matrices.FAMILIES`.
-      options: of the family.
-      params: of the family; ΔW is n_out×n_in.
+      options: the options of the family.
+      params: the parameters of the family; ΔW is n_out×n_in.
       n_out: rows.
       n_in: columns.
-      scale: multiplies ΔW.
-      dropout: of the input, in training.
-      magnitude: the norms of the rows of the updated weight, where they train by themselves.
+      scale: the factor of ΔW.
+      dropout: the rate of dropout of the input in training.
+      magnitude: the norms of the updated weight's rows, if they train separately.
     """
 
     family: str
@@ -38,13 +38,13 @@ class Update(NamedTuple):
 
 
 Tensors = dict[str, dict[str, np.ndarray]]
-"""Name of the module in transformers -> rest of the key -> array."""
+"""The name of the module in transformers -> the rest of the key -> the array."""
 
 ELSEWHERE = (
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "runtime_config",
 )  # fmt: skip
-"""Fields of every config that name the file, or layers: which these are is told by the tensors."""
+"""Fields of every config that name the file or layers; they are ignored because the tensors tell the layers."""
 
 
 def check_fields(
@@ -55,18 +55,18 @@ def check_fields(
     accepts: Mapping[str, tuple] | None = None,
     reasons: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuses a config with an option that is set and that we cannot follow.
+    """Refuses a config in which an option is set that surm cannot follow.
 
     Args:
-      where: the file.
-      config: what it holds.
-      reads: fields that are read.
-      training: fields that matter only before or in training.
-      accepts: fields that may have some values alone.
-      reasons: why others cannot be followed, by field.
+      where: the name of the file.
+      config: its contents.
+      reads: the fields that are read.
+      training: the fields that matter only before or during training.
+      accepts: the fields that may have only certain values.
+      reasons: the reasons why other fields cannot be followed, by field.
 
     Raises:
-      InputError: naming the first such option, and what is supported.
+      InputError: if there is such an option; the message names the first one and the supported values.
     """
     why = {name: f" ({reason})" for name, reason in (reasons or {}).items()}
     for name, values in (accepts or {}).items():
@@ -82,14 +82,14 @@ def check_fields(
 
 
 def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name: str, module: str) -> float:
-    """A number of the config for a module, matched as PEFT does.
+    """A number of the config for a module, found as PEFT finds it.
 
     Args:
       config: the JSON of PEFT.
-      name: of the field.
-      default: where the config has none.
-      pattern_name: of the field that maps patterns of modules to other numbers; the first that fits counts.
-      module: its name in transformers.
+      name: the name of the field.
+      default: the value if the config has none.
+      pattern_name: the field that maps patterns of modules to other numbers; the first match counts.
+      module: the module's name in transformers.
 
     Returns:
       The number.
@@ -116,7 +116,7 @@ def number_of(config: Mapping[str, Any], name: str, default: int) -> float:
 
 
 def rate(config: Mapping[str, Any], name: str) -> float:
-    """A field that is a rate of dropout, 0 where it is missing; InputError if it is none."""
+    """A field with a rate of dropout, 0 if it is missing; InputError if the value is no rate."""
     value = config.get(name, 0.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise InputError(f"{name}={value!r} in the adapter's config, expected a number from 0 and below 1")
@@ -138,16 +138,16 @@ def take(module: str, tensors: dict[str, np.ndarray], *form: str, axes: int = 2)
     """The tensors of a module in the order of a form, as float32.
 
     Args:
-      module: for messages.
-      tensors: by the rest of their keys.
-      *form: the rests that there must be, and no others.
-      axes: how many axes each must have.
+      module: the name of the module, for messages.
+      tensors: the tensors by the rest of their keys.
+      *form: the rests of keys that must be there, without any others.
+      axes: the number of axes that each must have.
 
     Returns:
       The tensors.
 
     Raises:
-      InputError: if there are others, or one is of another kind of layer (a convolution, say).
+      InputError: if there are other tensors, or one belongs to another kind of layer, such as a convolution.
     """
     if sorted(form) != sorted(tensors):
         given = ", ".join(sorted(tensors)) or "none"
@@ -160,13 +160,13 @@ def take(module: str, tensors: dict[str, np.ndarray], *form: str, axes: int = 2)
 
 
 def usual(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The value that most modules have, and those of the others, as PEFT keeps what differs from layer to layer."""
+    """The most frequent value, and the modules with other values, which is how PEFT stores differences."""
     most = Counter(values.values()).most_common(1)[0][0]
     return most, {module: value for module, value in values.items() if value != most}
 
 
 def one_dropout(updates: Mapping[str, Update]) -> float:
-    """The dropout of most updates, as PEFT has one for all; a line where others differ. It acts in training alone."""
+    """The dropout of most updates, because PEFT has one for all; a notice tells if others differ."""
     dropout, others = usual({module: update.dropout for module, update in updates.items()})
     if others:
         say(f"PEFT has one dropout for all layers: {dropout:g} is written, that of {min(others)} is not")
@@ -174,13 +174,13 @@ def one_dropout(updates: Mapping[str, Update]) -> float:
 
 
 def refuse_magnitude(updates: Mapping[str, Update], peft_type: str) -> None:
-    """InputError if an update has a magnitude, in a type of PEFT that has none."""
+    """Raises InputError if an update has a magnitude, for types of PEFT without one."""
     for module, update in updates.items():
         if update.magnitude is not None:
             raise InputError(f"{module} has magnitude=True, which PEFT has for family='low_rank', not for {peft_type}")
 
 
 def parameter_place(trainable: dict[str, jax.Array], path: str, name: str) -> str:
-    """Where a family's parameter of the layer at a path stands among the trained arrays of `surgery.split`."""
+    """The key, in the trained arrays of `surgery.split`, of a family's parameter of the layer at a path."""
     (place,) = (key for key in trainable if key.startswith(f"{path}.delta.") and key.endswith(f".{name}"))
     return place

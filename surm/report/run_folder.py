@@ -1,4 +1,4 @@
-"""The folder of a run for all who read one: the names of its files, its state, its metrics. Needs no jax."""
+"""Reads the folder of a run: the names of its files, its state, its metrics. Needs no jax."""
 
 import json
 from typing import Any, Literal
@@ -14,7 +14,7 @@ State = Literal["finished", "unfinished", "none"]
 
 
 def state_of(folder: epath.Path) -> State:
-    """Whether a folder is that of a finished run, of one that began and has no result, or of none."""
+    """Whether a folder belongs to a finished run, to one that began and has no result, or to none."""
     if (folder / RESULT).is_file():
         return "finished"
     begun = (folder / CONFIG).is_file() and any((folder / name).exists() for name in (LOCK, METRICS))
@@ -22,14 +22,14 @@ def state_of(folder: epath.Path) -> State:
 
 
 def metrics(file: epath.Path, text: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`: `step`, `split` and `values` each.
+    """The lines of a run's `metrics.jsonl`, each with `step`, `split` and `values`.
 
     Args:
-      file: which need not be there.
-      text: what it will hold, where it is not yet written.
+      file: the file, which need not exist.
+      text: its future contents, if they are not written yet.
 
     Returns:
-      The lines; a last one without its end, as a crash leaves it, is left out.
+      The lines, without an incomplete last line, which a crash may leave.
 
     Raises:
       InputError: if a line before the last holds anything else.
