@@ -1,11 +1,11 @@
-"""What is raised when a user's input cannot be used, the name they may have meant, and other errors in a line."""
+"""The error for input that cannot be used, and helpers for one-line messages."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message says what was given and what was expected.
+    """Input cannot be used; the message says what was given and what was expected.
 
     The command line prints it as one line and exits with a non-zero status; callers of the library may catch
     it as the `ValueError` it is.
@@ -21,7 +21,7 @@ def nearest(given: str, known: Iterable[str], count: int = 3) -> str:
       count: how many names to show at most.
 
     Returns:
-      `"nearest: a, b"`, or all names (up to 12) where none is close.
+      `"nearest: a, b"`, or all names (up to 12) if none is close.
     """
     names = sorted(set(known))
     by_folded = {name.casefold(): name for name in names}
@@ -35,7 +35,7 @@ _LONGEST = 300  # characters of somebody else's error
 
 
 def one_line(what: object) -> str:
-    """What somebody else's error says, for the middle of a message.
+    """The text of an error in one line, for the middle of a message.
 
     Args:
       what: an error, or any text.
@@ -52,7 +52,7 @@ def one_line(what: object) -> str:
 
 
 def pasted(pattern: str) -> str:
-    """A pattern as it is pasted into a shell, or into Python behind an r: no backslash of it is doubled.
+    """A pattern in a form to paste into a shell, or into Python behind an r, without doubled backslashes.
 
     Args:
       pattern: a regular expression, or any text.
@@ -68,7 +68,7 @@ def pasted(pattern: str) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value of a config as it is pasted: strings by `pasted`, several with a comma between, all else as Python's."""
+    """A value of a config in a form to paste: strings by `pasted`, several separated by commas, others as in Python."""
     if isinstance(value, str):
         return pasted(value)
     if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):

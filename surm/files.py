@@ -1,4 +1,4 @@
-"""Places by name, and files that are whole or absent, never half-written."""
+"""Finds places by name, and reads and writes files so that none is ever half-written."""
 
 import atexit
 import concurrent.futures
@@ -20,7 +20,7 @@ from surm.machine import buckets
 
 
 def path(name: str | os.PathLike) -> epath.Path:
-    """The place that a name means: a local path, with ~ for the home folder, gs://BUCKET/... or s3://BUCKET/...
+    """The place that a name means: a local path, with ~ for the home folder, or gs://BUCKET/... or s3://BUCKET/...
 
     Args:
       name: as a person wrote it; file:///PATH is a local path.
@@ -29,7 +29,7 @@ def path(name: str | os.PathLike) -> epath.Path:
       The path.
 
     Raises:
-      InputError: for any other scheme, a bucket that cannot be called so, or where a scheme's package is not installed.
+      InputError: if the scheme is unknown, the bucket's name is invalid, or the scheme's package is not installed.
     """
     text = os.fspath(name)
     if text.startswith("file:///"):
@@ -38,16 +38,16 @@ def path(name: str | os.PathLike) -> epath.Path:
 
 
 def absolute(place: epath.Path) -> epath.Path:
-    """A place by its full name; that of a store's is full as it is, which epath does not know."""
+    """The absolute path of a place; names in a store are absolute already, which epath does not know."""
     return place if buckets.holds(place) else place.absolute()
 
 
 def json_object(file: epath.Path, remedy: str = "") -> dict[str, Any] | None:
-    """The JSON object that a file holds, if there is one.
+    """Reads the JSON object of a file, if the file exists.
 
     Args:
-      file: where it lies.
-      remedy: what to do about a file that cannot be read, at the end of the message.
+      file: the file.
+      remedy: a remedy for a file that cannot be read, for the end of the message.
 
     Returns:
       The object; None if there is no such file.
@@ -59,17 +59,17 @@ def json_object(file: epath.Path, remedy: str = "") -> dict[str, Any] | None:
 
 
 def read_object(file: epath.Path, remedy: str = "") -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """Reads the JSON object of a file.
 
     Args:
-      file: where it lies.
-      remedy: what to do about a file that cannot be read, at the end of the message.
+      file: the file.
+      remedy: a remedy for a file that cannot be read, for the end of the message.
 
     Returns:
       The object.
 
     Raises:
-      InputError: if the file is not there, cannot be read, or holds something else.
+      InputError: if the file does not exist, cannot be read, or holds something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -84,14 +84,14 @@ def read_object(file: epath.Path, remedy: str = "") -> dict[str, Any]:
 
 
 def replace(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file in one step: under a name that nobody else uses first, then renamed; an object of a store as it is.
+    """Writes a file in one step: under a unique name first, then renamed; a store writes objects in one step anyway.
 
     Args:
       path: the file; its folder must exist.
-      data: what it will hold; text is written as UTF-8.
+      data: its new contents; text is written as UTF-8.
 
     Raises:
-      OSError: if it cannot be written; what was there is there still.
+      OSError: if it cannot be written; the old file is then unchanged.
     """
     content = data.encode() if isinstance(data, str) else data
     if buckets.holds(path):
@@ -124,7 +124,7 @@ def _put(place: epath.Path, content: bytes) -> None:
 
 
 def made_folder(name: str | os.PathLike) -> epath.Path:
-    """A folder to write to, made if absent; InputError if the path is a file."""
+    """Creates a folder to write to if needed; InputError if the path is a file."""
     folder = path(name)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{str(folder)!r} is a file, expected a folder")
@@ -141,14 +141,14 @@ def below(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def local(place: epath.Path, *, but: tuple[str, ...] = ()) -> pathlib.Path:
-    """A place on this machine's own disk that holds the same: the place itself, or a copy of what a store holds.
+    """A local place with the same contents: the place itself, or a copy of an object or folder in a store.
 
     Args:
-      place: a file or a folder, which need not exist.
+      place: a file or a folder; it need not exist.
       but: endings of names that are not copied.
 
     Returns:
-      Its path here; a copy goes when the process ends.
+      Its local path; a copy is deleted when the process ends.
     """
     if not buckets.holds(place):
         return pathlib.Path(place)
@@ -170,7 +170,7 @@ def _fetch(source: epath.Path, target: pathlib.Path) -> None:
 
 
 def scratch() -> pathlib.Path:
-    """A new folder on this machine's own disk, which goes when the process ends."""
+    """A new local folder, which is deleted when the process ends."""
     folder = tempfile.mkdtemp(prefix="surm_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return pathlib.Path(folder)

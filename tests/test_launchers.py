@@ -39,7 +39,7 @@ def test_the_written_script_is_whole_and_says_how_it_is_started(tmp_path, capsys
     *table, how = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in table] == ["state", *["missing"] * 6]
     file = workdir / template
-    assert how == f"to train what is missing: {launchers.STARTED_WITH[launcher]} {shlex.quote(str(file))}"
+    assert how == f"to train the missing runs: {launchers.STARTED_WITH[launcher]} {shlex.quote(str(file))}"
     assert [path.name for path in workdir.iterdir()] == [template]
     text = file.read_text()
     assert "{{" not in text and text.count("surm.train --config=") + text.count("surm.train \"'--config=") == 6

@@ -253,7 +253,7 @@ def test_an_unusable_sweep_is_one_line_and_nothing_is_written(tmp_path, capsys, 
 
 def test_a_config_without_a_sweep_says_how_to_write_one(tmp_path, capsys):
     error = refused(capsys, *command(config_file(tmp_path, ""), tmp_path / "runs"))
-    assert "has no sweep(); one is written: from surm import sweeps; def sweep(): return sweeps.product({" in error
+    assert "has no sweep(); an example: from surm import sweeps; def sweep(): return sweeps.product({" in error
     file = config_file(tmp_path, "sweep = 3")
     assert "3 is not a callable object" in refused(capsys, *command(file, tmp_path / "runs"))
 

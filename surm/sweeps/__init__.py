@@ -1,4 +1,4 @@
-"""Sweeps: lists of overrides that a config's `sweep()` returns, and where their runs are trained."""
+"""Sweeps: the lists of overrides that a config's `sweep()` returns, and the launchers that train their runs."""
 
 from surm.sweeps.overrides import Overrides, flags, product, zipped
 

@@ -1,12 +1,12 @@
-"""Where the runs of a sweep are trained: here, one after the other, or by Slurm or xpk from a script written for them.
+"""Trains the runs of a sweep here, one after the other, or writes a script for Slurm or xpk.
 
-Scripts come from templates: those in `scripts/`, or a person's own. What stands in double braces is filled in, and the
-lines between `# every run` and `# end` are written once a run:
+Scripts come from templates: those in `scripts/`, or the user's own. Names in double braces are replaced, and the lines
+between `# every run` and `# end` are written once for each run:
 
     array, directory, output                          the indices 0-N, the current folder, where Slurm's own output goes
     index, flags, quoted_flags, log, python, workload  of a run; workload is a name that Kubernetes accepts
 
-All but array and index are quoted for a shell; flags are many words, quoted_flags are one.
+All values except array and index are quoted for a shell; flags are many words, quoted_flags are one word.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ from surm.sweeps.overrides import Overrides
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 TEMPLATES = {"slurm": "slurm_array.sh", "xpk": "xpk_workloads.sh"}
-"""The template of each launcher that takes one, in `scripts/`; the written script has its name."""
+"""The template in `scripts/` of each launcher that takes one; the written script has the same name."""
 
 STARTED_WITH = {"slurm": "sbatch", "xpk": "CLUSTER=NAME IMAGE=NAME bash"}
-"""What a person starts that script with."""
+"""The command that starts such a script."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-      name: unique in the sweep; its folder's.
-      overrides: what the sweep sets, by dotted key.
-      config: with all overrides, those of the command line too.
+      name: the unique name of the run in the sweep, and of its folder.
+      overrides: the values that the sweep sets, by dotted key.
+      config: the config with all overrides, also those of the command line.
       folder: the workdir.
       flags: the arguments of `python -m surm.train`.
     """
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def log(self) -> epath.Path:
-        """Where its output goes, one attempt after the other; beside the run's own files, which never refuse it."""
+        """The file for the run's output, one attempt after the other, beside the run's own files."""
         return self.folder / "log.txt"
 
     @property
@@ -67,21 +67,21 @@ class Run:
         return [sys.executable, "-m", "surm.train", *self.flags]
 
     def result(self) -> dict[str, Any] | None:
-        """What `result.json` holds, None if there is none, or the run shall be longer than it was; InputError if the
+        """The contents of `result.json`; None if there is none or the run is to be longer; InputError if the
         folder holds the run of another config."""
         folder = Workdir(self.folder, self.config)
         return None if folder.longer else folder.result()
 
 
 def train_here(runs: Sequence[Run]) -> tuple[dict[str, str], list[int]]:
-    """Trains one run after the other, each in a process of its own, and goes on after one that failed.
+    """Trains one run after the other, each in a process of its own, and continues after failures.
 
     Args:
-      runs: those to train.
+      runs: the runs to train.
 
     Returns:
-      What went wrong, by name of the runs that failed; and the signals, if any, that asked to stop. The run that was
-      under way has saved then, and those after it have not begun.
+      The reasons of failures, by the name of the run; and the signals, if any, that asked to stop. After a signal the
+      current run has saved a checkpoint, and later runs have not begun.
 
     Raises:
       OSError: if a log cannot be written.
@@ -103,7 +103,7 @@ _OTHER = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}
 
 
 def _train(run: Run, asked: list[int]) -> int:
-    """Trains one run; its exit status, negative if a signal killed it."""
+    """Trains one run; returns its exit status, which is negative if a signal killed it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     here = files.local(run.log)
     here.parent.mkdir(parents=True, exist_ok=True)
@@ -143,22 +143,22 @@ def _reason(run: Run, status: int) -> str:
 
 
 def script(launcher: str, runs: Sequence[Run], workdir: epath.Path, template: str | None) -> epath.Path:
-    """Writes the script that trains runs elsewhere.
+    """Writes a script that trains runs elsewhere.
 
-    Of a sweep in an object store the script, and what the runs print, lie in a folder of the sweep's name here: neither
-    a shell nor Slurm writes to a store.
+    For a sweep in an object store, the script and the output of the runs are in a local folder with the sweep's name,
+    because neither a shell nor Slurm writes to a store.
 
     Args:
       launcher: a key of `TEMPLATES`.
-      runs: those to train.
-      workdir: the sweep's folder, which the script is written to where it is local.
-      template: a person's own, None for the one in `scripts/`.
+      runs: the runs to train.
+      workdir: the sweep's folder; the script is written to it if it is local.
+      template: the user's own template; None for the one in `scripts/`.
 
     Returns:
       The script.
 
     Raises:
-      InputError: if the template is missing, has no part for every run, or names what there is not.
+      InputError: if the template is missing, has no part for every run, or uses an unknown name.
       OSError: if the script cannot be written.
     """
     source = pathlib.Path(template) if template is not None else SCRIPTS / TEMPLATES[launcher]
@@ -186,7 +186,7 @@ def script(launcher: str, runs: Sequence[Run], workdir: epath.Path, template: st
 
 
 def workload_name(run: Run) -> str:
-    """The name of a run as Kubernetes and xpk take it: a-z, 0-9 and -, at most 40 characters, unique to its folder."""
+    """A run's name for Kubernetes and xpk: a-z, 0-9 and -, at most 40 characters, unique to its folder."""
     readable = re.sub(r"[^a-z0-9]+", "-", run.name.lower())[:28].strip("-")
     return f"surm-{readable}-{names.digest(str(run.folder))}"
 

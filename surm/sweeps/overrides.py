@@ -1,10 +1,10 @@
-"""What a config file's `sweep()` is written with: overrides of single keys, combined.
+"""Building blocks for a config file's `sweep()`: overrides of single keys, and ways to combine them.
 
     def sweep():
         return sweeps.product({"peft.family": ["circulant", "toeplitz"], "seed": [0, 1, 2]})
 
-Overrides are a dict of dotted keys, without `config.`, and values. Lists of them are added (`+`), multiplied
-(`product`) and walked through side by side (`zipped`); any other iterable of such dicts serves as well.
+Overrides are a dict of dotted keys, without `config.`, and values. Lists of them can be added (`+`), multiplied
+(`product`) and combined in parallel (`zipped`); any other iterable of such dicts works as well.
 """
 
 import itertools
@@ -14,14 +14,14 @@ from typing import Any
 from surm.errors import InputError
 
 Overrides = dict[str, Any]
-"""Dotted keys of the config, and what they are set to."""
+"""Dotted keys of the config and their values."""
 
 Part = Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]]
-"""Keys with lists of their values, or overrides that were combined before."""
+"""Keys with lists of their values, or overrides that are combined already."""
 
 
 def product(*parts: Part, **lists: Iterable[Any]) -> list[Overrides]:
-    """Every value of one key with every value of all others; the last key changes fastest.
+    """Combines every value of one key with every value of all others; the last key changes fastest.
 
     Args:
       *parts: keys with lists of their values, or overrides from `product` and `zipped`.
@@ -31,7 +31,7 @@ def product(*parts: Part, **lists: Iterable[Any]) -> list[Overrides]:
       The overrides of every run.
 
     Raises:
-      InputError: if a key has no values, what should be a list is none, or a key comes twice.
+      InputError: if a key has no values, or no list of values, or is given twice.
 
     Examples:
       >>> product({"peft.family": ["circulant", "toeplitz"]}, seed=[0, 1])[:3]
@@ -42,7 +42,7 @@ def product(*parts: Part, **lists: Iterable[Any]) -> list[Overrides]:
 
 
 def zipped(*parts: Part, **lists: Iterable[Any]) -> list[Overrides]:
-    """The first value of every key together, then the second of every key, and so on.
+    """Combines the first values of all keys, then the second values, and so on.
 
     Args:
       *parts: keys with lists of their values, or overrides from `product` and `zipped`.
@@ -52,7 +52,7 @@ def zipped(*parts: Part, **lists: Iterable[Any]) -> list[Overrides]:
       The overrides of every run.
 
     Raises:
-      InputError: as `product`, and if the lengths differ.
+      InputError: as in `product`, and if the lengths differ.
 
     Examples:
       >>> zipped({"peft.family": ["circulant", "toeplitz"], "optim.learning_rate": [8e-3, None]})
@@ -62,7 +62,7 @@ None}]
     axes = _axes(parts, lists)
     if len({len(axis) for axis in axes}) > 1:
         lengths = ", ".join(f"{len(axis)} of {' and '.join(axis[0])}" for axis in axes)
-        raise InputError(f"zipped wants as many values of every key, given {lengths}")
+        raise InputError(f"zipped needs the same number of values for every key, given {lengths}")
     return [_merged(chosen) for chosen in zip(*axes, strict=True)]
 
 
@@ -77,7 +77,7 @@ def flags(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _axes(parts: tuple[Part, ...], lists: Mapping[str, Iterable[Any]]) -> list[list[Overrides]]:
-    """One list of overrides for every key with its values, and for all that was combined before."""
+    """One list of overrides for each key with its values, and for each list that is combined already."""
     axes: list[list[Overrides]] = []
     for part in (*parts, lists):
         if isinstance(part, Mapping):

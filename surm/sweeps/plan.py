@@ -1,4 +1,4 @@
-"""The runs of a sweep: listed and checked before any is trained, then trained here or written down for elsewhere."""
+"""Lists and checks the runs of a sweep before any is trained, then trains them or writes a script for them."""
 
 import inspect
 import runpy
@@ -21,16 +21,16 @@ from surm.sweeps.overrides import Overrides, flags
 
 
 def plan(line: CommandLine) -> list[Run]:
-    """The runs of a sweep, every one's config checked; nothing is written.
+    """Lists the runs of a sweep and checks the config of each; nothing is written.
 
     Args:
-      line: of the command.
+      line: the parsed command line.
 
     Returns:
       The runs, in the order of the config's `sweep()`.
 
     Raises:
-      InputError: if there is no `sweep()`, it fails or yields what is no override, or a config is refused.
+      InputError: if there is no `sweep()`, it fails or yields something else, or a config is refused.
     """
     runs = [_run(line, overrides) for overrides in overrides_of(line.config_file)]
     called = [run.name for run in runs]
@@ -40,22 +40,22 @@ def plan(line: CommandLine) -> list[Run]:
 
 
 def overrides_of(config_file: str) -> list[Overrides]:
-    """What the `sweep()` of a config file yields.
+    """The overrides that the `sweep()` of a config file yields.
 
     Args:
-      config_file: FILE or FILE:ARGUMENTS; a `sweep` that takes an argument is given what stands behind the colon.
+      config_file: FILE or FILE:ARGUMENTS; a `sweep` with a parameter gets the text behind the colon.
 
     Returns:
       The overrides of every run.
 
     Raises:
-      InputError: if there is none, it fails, or it yields anything else.
+      InputError: if there is no `sweep()`, it fails, or it yields anything else.
     """
     file, *arguments = config_file.split(":", 1)
     sweep = runpy.run_path(file).get("sweep")
     if sweep is None:
         raise InputError(
-            f"config {file!r} has no sweep(); one is written: from surm import sweeps; def sweep(): "
+            f"config {file!r} has no sweep(); an example: from surm import sweeps; def sweep(): "
             'return sweeps.product({"peft.family": ["circulant", "toeplitz"], "seed": [0, 1]})'
         )
     try:
@@ -71,7 +71,7 @@ def overrides_of(config_file: str) -> list[Overrides]:
 
 
 def _plain(key: str, value: object) -> object:
-    """A value as Python's own number or text; InputError if it is nothing that a command line can say."""
+    """A value as a number or text of Python; InputError if a command line cannot express it."""
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, bool | int | float | str | None) or not str(value).isprintable():
@@ -80,7 +80,7 @@ def _plain(key: str, value: object) -> object:
 
 
 def _run(line: CommandLine, overrides: Overrides) -> Run:
-    """One run: its command is parsed as `surm.train` will parse it."""
+    """Makes one run; its command is parsed as `surm.train` will parse it."""
     name = names.name(overrides)
     if both := sorted(line.overrides.keys() & overrides.keys()):
         raise InputError(f"--config.{both[0]} is given, but sweep() sets it too; leave it out")
@@ -100,7 +100,7 @@ def _run(line: CommandLine, overrides: Overrides) -> Run:
 
 
 def table(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
-    """The runs of a sweep as `surm.report.sweep_table`, with the keys whose values differ among them."""
+    """The runs of a sweep as a table, with the keys whose values differ among them."""
     values = [dict(configs.leaves(run.config)) for run in runs]
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     differ = {key: names.short(key) for key in keys if any(value[key] != values[0][key] for value in values)}
@@ -117,7 +117,7 @@ def table(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
 
 
 def train_here(runs: Sequence[Run]) -> int:
-    """Trains what is missing on this machine, then prints the table and what failed.
+    """Trains the missing runs on this machine, then prints the table and the failures.
 
     Returns:
       The exit status: 0, 1 if runs failed, 128 + the signal's number if a signal stopped the sweep.
@@ -134,7 +134,7 @@ def train_here(runs: Sequence[Run]) -> int:
 
 
 def print_commands(runs: Sequence[Run]) -> int:
-    """Prints the commands of what is missing, one a line; the table goes to the error stream."""
+    """Prints the commands of the missing runs, one a line; the table goes to the error stream."""
     for run in _missing(runs):
         print(shlex.join(run.command))
     print(table(runs, {}), file=sys.stderr)
@@ -142,11 +142,11 @@ def print_commands(runs: Sequence[Run]) -> int:
 
 
 def write_script(runs: Sequence[Run], launcher: str, workdir: str, template: str | None) -> int:
-    """Writes the script for what is missing and prints the table and how to start it."""
+    """Writes the script for the missing runs, and prints the table and the command that starts it."""
     print(table(runs, {}))
     if missing := _missing(runs):
         written = launchers.script(launcher, missing, files.path(workdir), template)
-        print(f"to train what is missing: {launchers.STARTED_WITH[launcher]} {shlex.quote(str(written))}")
+        print(f"to train the missing runs: {launchers.STARTED_WITH[launcher]} {shlex.quote(str(written))}")
     return 0
 
 
