@@ -13,6 +13,7 @@ import matplotlib.figure
 import numpy as np
 
 from surm import matrices
+from surm.report import figures
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZE, DRAWN = 768, 32
@@ -25,7 +26,7 @@ UPDATES = {
     "Kronecker": ("kronecker", {}),
     "W(G,H), r = 1": ("low_displacement_rank", {"rank": 1}),
 }
-RESULTS = ("random", "updates")
+RESULTS = [ROOT / "experiments" / "approximation" / "results" / f"{name}.json" for name in ("random", "updates")]
 TARGETS = {
     "displacement2": "displacement rank 2, and noise",
     "rank4": "rank 4, and noise",
@@ -50,8 +51,7 @@ def counted(family: str, options: dict[str, object]) -> tuple[int, int]:
 
 def errors(target: str) -> dict[str, list[tuple[float, float]]]:
     """For every family (parameters over n, mean relative error) of the largest n that was measured."""
-    results = ROOT / "experiments" / "approximation" / "results"
-    rows = [row for name in RESULTS for row in json.loads((results / f"{name}.json").read_text())["rows"]]
+    rows = [row for file in RESULTS for row in json.loads(file.read_text())["rows"]]
     rows = [row for row in rows if row["target"] == target]
     size = max(row["n"] for row in rows)
     return {
@@ -89,7 +89,7 @@ def draw_errors(path: pathlib.Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("error of the nearest member", fontsize=9)
     panels[0].legend(fontsize=8, loc="lower left")
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path, RESULTS)
 
 
 def main(folder: str) -> None:

@@ -5,6 +5,8 @@ import pathlib
 import runpy
 import statistics
 
+from surm.report import figures
+
 ROOT = pathlib.Path(__file__).parent.parent
 SAID = " ".join((ROOT / "docs" / "why.md").read_text().split())
 DRAWING = runpy.run_path(str(ROOT / "scripts" / "draw_why.py"))
@@ -66,6 +68,11 @@ def test_errors_of_the_nearest_member():
     assert f"1 to {wgh:.2f}, while low rank of the same size is at {low:.2f}" in SAID
     assert f"low rank of size 2n comes to {ours['low rank'][0][1]:.2f} and all the others stay near 1" in SAID
     assert min(points[0][1] for line, points in ours.items() if line != "low rank") > 0.95
+
+
+def test_the_picture_of_errors_is_drawn_from_the_committed_results():
+    picture = ROOT / "docs" / "why_errors.png"
+    assert figures.drawn_from(picture) == figures.digest(DRAWING["RESULTS"]), "python scripts/draw_why.py docs"
 
 
 def test_the_pictures_are_drawn_and_shown(tmp_path, monkeypatch):
