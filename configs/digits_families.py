@@ -1,9 +1,9 @@
-"""Every family for a moment on the demo's task: what `notebooks/read_a_run.ipynb` draws the learned updates of.
+"""Trains every family briefly on the demo's task; `notebooks/read_a_run.ipynb` draws the learned updates.
 
     surm sweep --config=configs/digits_families.py --workdir=runs/families
 
-One run of 150 steps a family, at the family's own rate (surm/training/optim.py) and with its default options; half a
-minute each on two CPU cores. Too short to compare families by accuracy, which experiments/vit_families does.
+Each family has one run of 150 steps at its own rate and with its default options, which takes half a minute on two CPU
+cores. The runs are too short to compare families by accuracy; experiments/vit_families does that.
 """
 
 import pathlib

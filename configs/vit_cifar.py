@@ -1,4 +1,4 @@
-"""The paper's image experiments: a frozen ViT-B/16 or CLIP-ViT, query, key and value updated.
+"""The paper's image experiments: a frozen ViT-B/16 or CLIP-ViT, with query, key and value updated.
 
     python -m surm.train --config=configs/vit_cifar.py:dataset=cifar100,family=toeplitz --workdir=runs/cifar100
 
@@ -7,12 +7,12 @@ Arguments, all optional, separated by commas:
   family    circulant (default) or any other of surm.matrices.FAMILIES
   backbone  vit_b16 (default: ViT-B/16 pretrained on ImageNet-21k) or clip_b16 (CLIP's vision tower): from the hub
 
-Offline, with the backbone that ships and a local .npz, on two CPU cores in about two minutes:
+This command works offline, with the bundled backbone and a local .npz, and takes about two minutes on two CPU cores:
 
     python -m surm.train --config=configs/vit_cifar.py --workdir=runs/cifar \\
         --config.data.source=cifar10.npz --config.model.weights=asset:vit_micro
 
-Expected number: 55.0 % from 10,000 images offline; experiments/vit_families/results has every family's.
+Expected number: 55.0 % from 10,000 images offline; experiments/vit_families/results has those of all families.
 """
 
 import ml_collections

@@ -2,11 +2,11 @@
 
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
 
-Data and weights ship with the packages; no network is needed. Two CPU cores: about two minutes. Expected number:
-95.8 %; experiments/vit_families/results/digits_circulant.json. (A point more or less is four images of 360, and what
-another order of summation, on another machine, may bring.)
+Data and weights come with the packages, so no network is needed. The run takes about two minutes on two CPU cores.
+Expected number: 95.8 % (experiments/vit_families/results/digits_circulant.json). One point is four images of 360;
+another order of summation, on another machine, may change the result by so much.
 
-Three families with two seeds each, in a table, in six times as long:
+This command trains three families with two seeds each and prints a table; it takes six times as long:
 
     python -m surm.sweep --config=configs/vit_digits.py --workdir=runs/digits_sweep
 """
@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "digits"
     config.model.weights = "asset:vit_micro"
     config.peft.family = "circulant"
-    # 1,077 images: without dropout and smoothing the training loss falls to 0 and the held-out one does not. They
-    # and the batches of 32 were chosen on the validation split.
+    # There are 1,077 images: without dropout and smoothing the training loss falls to 0 and the held-out one does not.
+    # These settings and the batches of 32 were chosen on the validation split.
     config.peft.dropout = 0.3
     config.optim.learning_rate = 8e-3
     config.optim.label_smoothing = 0.1
@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def sweep() -> list[sweeps.Overrides]:
-    """Families, each with its rate (None: the family's own, in surm/training/optim.py), and seeds."""
+    """Families, each with its rate (None stands for the family's own), and seeds."""
     families = sweeps.zipped(
         {"peft.family": ["circulant", "toeplitz", "kronecker"], "optim.learning_rate": [8e-3, None, None]}
     )
