@@ -1,4 +1,4 @@
-# make demo   sets up, fine-tunes the bundled backbone on real images, and prints the results
+# make demo   sets up, fine-tunes the shipped backbone on real images, shows what came of it
 # make test   sets up, checks style and runs the tests; make slow runs those that take longer
 # make experiments DATA=DIR regenerates every result (see experiments/all.py); make tables writes them into the pages.
 # All need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.

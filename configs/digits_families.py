@@ -2,8 +2,8 @@
 
     surm sweep --config=configs/digits_families.py --workdir=runs/families
 
-Each family has one run of 150 steps at its own rate and with its default options, which takes half a minute on two CPU
-cores. The runs are too short to compare families by accuracy; experiments/vit_families does that.
+One run of 150 steps a family, at the family's own rate (surm/training/optim.py) and with its default options; half a
+minute each on two CPU cores. Too short to compare families by accuracy, which experiments/vit_families does.
 """
 
 import pathlib

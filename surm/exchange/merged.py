@@ -37,9 +37,9 @@ def export_merged(
       path: the folder; made if absent. Files in it are replaced, each in one step.
       model: a ViT with a class token, or a BERT or RoBERTa that pools its first token; with an adapter that merges, or
         none. Left untouched.
-      labels: the names of the outputs, in order; None for LABEL_0, LABEL_1, ...
-      processor: the preparation of pictures, such as `surm.load_run(DIR).feed.processor`; it is written as
-        preprocessor_config.json. None writes no such file; copy that of the base then.
+      labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
+      processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).feed.processor`; written
+        as preprocessor_config.json. None writes none: copy that of the base then.
       tokenizer: the folder that holds a tokenizer's files, such as the base's, or a tokenizer.json, as
         `surm.load_run(DIR).feed.tokenizer`; they are copied. None copies none.
 

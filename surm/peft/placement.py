@@ -110,7 +110,7 @@ def _is_off(spec: PeftSpec, path: str) -> bool:
 
 
 def _was_adapted(spec: PeftSpec, names: Iterable[str], saved: Collection[str]) -> bool:
-    """Whether a saved adapter has arrays of a layer; true for every target if layers share arrays."""
+    """Whether a saved adapter has arrays of a layer; where layers share them, all that are targets."""
     family = matrices.FAMILIES[spec.family]
     shared = spec.position in ("update", "adapter") and hasattr(family, "SHARED") and not hasattr(family, "fixed")
     return shared or any(path.startswith(f"{name}.delta.") for name in names for path in saved)

@@ -234,10 +234,10 @@ class PeftSpec:
                     f"the method {self.method!r} does not"
                 )
         if self.targets and self.method == "head":
-            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains only what `train` names")
+            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains what `train` names alone")
         if self.position == "adapter" and hasattr(matrices.FAMILIES[self.family], "fixed"):
             raise InputError(
-                f"family={self.family!r} is computed from the weight that it updates, and an adapter updates none. "
+                f"family={self.family!r} is made from the weight that it updates; an adapter stands behind it. "
                 f"Expected method={' or '.join(map(repr, updates))}"
             )
 

@@ -64,7 +64,7 @@ class _Update:
         return self._of_each(init, jax.random.split(key, self.layout.stack(self.shape)))
 
     def fixed(self, kernel: Float[Array, "..."]) -> Params:
-        """The arrays that the family computes from the base; most families have none."""
+        """What the family makes of the base; nothing for most."""
         if not hasattr(self.family, "fixed"):
             return {}
         return self._of_each(functools.partial(self.family.fixed, **self.spec.structure), self._base(kernel))

@@ -86,7 +86,7 @@ def place(result: Mapping[str, Any] | None, metrics: Sequence[str] = ()) -> tupl
       metrics: main metrics; runs with the first one come first.
 
     Returns:
-      The place of its main metric, then that metric (more is better), then the loss (less is better).
+      The place of its main metric, then that metric, of which more is better, then the loss, of which less is.
     """
     if result is None:
         return (float("inf"),)

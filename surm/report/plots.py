@@ -118,7 +118,7 @@ def _held_out(table: Table) -> dict[str, dict[int, list[float]]]:
 
 
 def _points(row: Row, metric: str) -> dict[int, list[float]]:
-    """The values of every seed by step, in percent."""
+    """By step, of every seed, in percent."""
     points: dict[int, list[float]] = {}
     for result in row.results:
         watched = "validation" if any(line["split"] == "validation" for line in result.curves) else "test"

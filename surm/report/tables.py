@@ -42,7 +42,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def measured(row: Row, metric: str) -> str:
-    """A metric's mean in percent, with its deviation if there are several seeds.
+    """A metric's mean, and its deviation where there are several seeds: in percent.
 
     Args:
       row: a row of a table.

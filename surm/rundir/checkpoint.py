@@ -33,9 +33,9 @@ class Checkpoints:
         """Opens (or creates) the folder; remains of an interrupted write are removed before the next write starts.
 
         Args:
-          folder: the folder of the checkpoints.
-          keep: how many of the newest checkpoints to keep.
-          keep_best: how many of those with the highest metric to keep in addition.
+          folder: where the checkpoints lie.
+          keep: how many of the newest to keep.
+          keep_best: how many of those with the highest metric to keep besides.
         """
         self._place, self._keep, self._keep_best = checkpoint_files.Place(folder), keep, keep_best
         self._manager, self._failed = self._opened(), ""
@@ -99,8 +99,8 @@ class Checkpoints:
         Args:
           step: number of finished training steps.
           state: a tree of numpy arrays, not changed afterwards.
-          notes: further state that the run needs to continue, such as the data position, as JSON values.
-          metric: the main metric on the held-out split, if it is known.
+          notes: what else the run needs to go on, such as the data position, as JSON values.
+          metric: the main one on the held-out split, where it is known.
         """
         if failure := self._failure(self._written):
             self._say(failure)

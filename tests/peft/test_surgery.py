@@ -45,7 +45,7 @@ def attach(model, **changes):
 @every_update
 def test_attaching_changes_no_output(small_vit, images, method, family, options):
     if method == "adapter" and hasattr(matrices.FAMILIES[family], "fixed"):
-        with pytest.raises(InputError, match="computed from the weight that it updates"):
+        with pytest.raises(InputError, match="made from the weight that it updates"):
             attach(small_vit, method=method, family=family)
         return
     targets = EVERY_LINEAR if method == "update" else ()

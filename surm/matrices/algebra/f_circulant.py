@@ -37,11 +37,11 @@ def init(
     """Parameters of a zero matrix: a ~ N(0, 1) and b = 0, or c = 0.
 
     Args:
-      key: the key for a; unused if there is no a.
+      key: for a; unused without it.
       n_out: rows.
       n_in: columns.
-      hadamard: whether to store the vector as a product a⊙b, or as it is.
-      dtype: the type of the parameters.
+      hadamard: store the vector as a product a⊙b, or as it is.
+      dtype: of the parameters.
 
     Returns:
       {"a", "b"} or {"c"}, each of length max(n_out, n_in).
@@ -65,7 +65,7 @@ def num_params(n_out: int, n_in: int, *, hadamard: bool = True) -> int:
     Args:
       n_out: rows.
       n_in: columns.
-      hadamard: whether to store the vector as a product a⊙b, or as it is.
+      hadamard: store the vector as a product a⊙b, or as it is.
 
     Returns:
       The number of trained values.

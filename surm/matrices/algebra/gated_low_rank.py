@@ -69,12 +69,12 @@ def init(
     """Parameters of a zero matrix: a, b ~ N(0, 0.02²), e = 0.
 
     Args:
-      key: the key for a and b.
+      key: for a and b.
       n_out: rows.
       n_in: columns.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-      dtype: the type of the parameters.
+      dtype: of the parameters.
 
     Returns:
       {"a": (r', n_in), "b": (n_out, r'), "e": (r',)}.

@@ -167,7 +167,7 @@ def beside_each(family: str, platform: str) -> str:
 def _as_measured(
     family: str, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]
 ) -> tuple[str, Mapping[str, Sequence[int]]]:
-    """The family, with shapes of parameters, whose measurements stand for the given one."""
+    """The family, and shapes of parameters, that were measured in the place of a family's own."""
     like = getattr(FAMILIES[family], "MEASURED_AS", family)
     if like == family or like != "low_rank":
         return like, parameters
