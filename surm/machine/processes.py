@@ -38,14 +38,14 @@ _OF_OTHERS = ("by peer", "peer closed", "broken pipe", "timed out", "remote proc
 def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
     """Connects to the other processes of the run, if there are any. Call this before JAX computes anything.
 
-        Args:
-              options: `join_seconds`, `coordinator_address`, `num_processes` and `process_id` as the command line gives them,
-            None where it does not.
-          distributed: whether JAX shall find in the cluster's environment what they leave out.
-    
-        Raises:
-          InputError: if a value is invalid, or JAX finds no cluster.
-          SystemExit: with status 2 if the others do not arrive in time; it cannot be caught, because JAX is waiting.
+    Args:
+      options: `join_seconds`, `coordinator_address`, `num_processes` and `process_id` from the command line; None for
+        those that it does not give.
+      distributed: whether JAX should find missing options in the cluster's environment.
+
+    Raises:
+      InputError: if a value is invalid, or JAX finds no cluster.
+      SystemExit: with status 2 if the others do not arrive in time; it cannot be caught, because JAX is waiting.
     """
     wait = _whole("join_seconds", options["join_seconds"] or "300")
     address = options["coordinator_address"]
