@@ -178,7 +178,7 @@ def test_what_one_process_cannot_use_all_refuse(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{")
     for status, _, error in ended(started(tmp_path / "run", 2, *LONG)):
-        assert status == 2 and "is damaged" in error
+        assert status == 2 and "cannot be read as JSON" in error
     assert not (tmp_path / "not_there").exists()
 
 
