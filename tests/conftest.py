@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def said() -> Iterator[None]:
     """What the library says is shown, as it is by commands."""
-    with notes.shown():
+    with notes.shown(alone=False):  # pytest's own handlers see it, too
         yield
 
 

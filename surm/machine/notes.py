@@ -23,19 +23,25 @@ def warn(text: str) -> None:
 
 
 @contextlib.contextmanager
-def shown() -> Iterator[None]:
-    """Shows notices during a `with` block, on standard output, and warnings on standard error."""
+def shown(*, alone: bool = True) -> Iterator[None]:
+    """Shows notices during a `with` block, on standard output, and warnings on standard error.
+
+    Args:
+      alone: whether no other handler of Python's logging gets them meanwhile.
+    """
     if any(isinstance(handler, _Lines) for handler in _LOGGER.handlers):  # the caller shows them already
         yield
         return
-    level, handler = _LOGGER.level, _Lines()
+    level, passed_on, handler = _LOGGER.level, _LOGGER.propagate, _Lines()
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = not alone  # the root's handlers may write to the terminal, too
     try:
         yield
     finally:
         _LOGGER.removeHandler(handler)
         _LOGGER.setLevel(level)
+        _LOGGER.propagate = passed_on
 
 
 class _Lines(logging.Handler):
