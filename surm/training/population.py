@@ -124,7 +124,8 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
 
     def measure(states: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> Values:
         found = (all_answers(states, numbers, frozen, put(batch)) for batch in batches)
-        each = evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)
+        data = prepared.data
+        each = evaluate.measured(found, data.metrics, classes=data.num_classes, members=len(every))
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(
