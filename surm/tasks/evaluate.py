@@ -1,54 +1,20 @@
-"""Metrics of a model over a whole split."""
+"""Metrics of answers to labelled examples, over a whole split."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from surm.tasks import metrics
+from surm.tasks.task import Answers
 
 CONFUSION = "confusion"
 MOST_CLASSES = 32
 """Of more classes no confusion matrix is made."""
 
-Batch = dict[str, np.ndarray]
-Inputs = Callable[[Batch], dict[str, jax.Array]]
-Answers = dict[str, jax.Array]
-"""Of a batch: `loss` and `predicted` (and `scores`), with a first axis of members where there are several, `label` and
-`mask`."""
 OF_MODEL = ("loss", "predicted", "scores")
-"""Those that differ between members."""
-
-
-def answer(
-    outputs_of: Callable[..., jax.Array], *, regression: bool = False, scored: bool = False
-) -> Callable[..., Answers]:
-    """What a model says to a batch.
-
-    Args:
-      outputs_of: a function (trainable, frozen, batch, scale of updates or None) -> the model's outputs.
-      regression: whether labels are numbers to be met.
-      scored: whether a metric asks for the scores of all classes (`surm.tasks.metrics.SCORED`).
-
-    Returns:
-      A function (trainable, frozen, batch, scale of updates or None) -> answers; not compiled.
-    """
-
-    def answered(
-        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
-    ) -> Answers:
-        outputs = outputs_of(trainable, frozen, batch, scale)
-        answers = {
-            "loss": metrics.losses(outputs, batch["label"], regression=regression),
-            "predicted": metrics.predictions(outputs, regression=regression),
-            "label": batch["label"],
-            "mask": batch["mask"],
-        }
-        return answers | ({"scores": metrics.scores(outputs)} if scored else {})
-
-    return answered
+"""Answers of a model, which differ between members; besides there are `label` and `mask` of the batch."""
 
 
 def measured(

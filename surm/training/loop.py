@@ -26,11 +26,12 @@ from surm.peft import surgery
 from surm.rundir import checkpoint
 from surm.rundir.log import Log
 from surm.rundir.workdir import Workdir
-from surm.tasks import choosing, evaluate, metrics
+from surm.tasks import choosing, evaluate
+from surm.tasks.task import Answers, Batch
 from surm.training import optim, placing, signature
 from surm.training.preparation import Run
 from surm.training.progress import Progress, Trace
-from surm.training.step import Batch, TrainState, answering, initial_state, train_step
+from surm.training.step import TrainState, answering, initial_state, train_step
 
 _COMPILING = 3  # steps that wait for the compiler or for memory
 
@@ -84,11 +85,15 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     numbers = meshes.put_everywhere(mesh, numbers)
     averaged = bool(config.optim.ema_decay)
     one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
-    answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
+    one_answer, task = answer_of(prepared), prepared.task
+    answer = jax.jit(
+        lambda trainable, frozen, batch: one_answer(trainable, frozen, batch) | task.known(batch),
+        out_shardings=everywhere,
+    )
 
     def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, Any]:
         found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
-        return evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)[0]
+        return task.measured(found)[0]
 
     return Program(
         initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
@@ -100,18 +105,25 @@ def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     )
 
 
-def answer_of(prepared: Run) -> Callable[..., evaluate.Answers]:
-    """What a run's model says to a batch; see `surm.tasks.evaluate.answer`."""
+def answer_of(prepared: Run) -> Callable[..., Answers]:
+    """A run's model on a batch, not compiled.
+
+    Args:
+      prepared: the run.
+
+    Returns:
+      A function (trainable, frozen, batch, scale of updates or None) -> answers, as the task has them.
+    """
     prepared.model.eval()
-    graphdef = surgery.split(prepared.model)[0]
-    scored = not metrics.SCORED.keys().isdisjoint(prepared.data.metrics)
+    graphdef, task = surgery.split(prepared.model)[0], prepared.task
 
-    def outputs_of(
-        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None
-    ) -> jax.Array:
-        return surgery.join(graphdef, trainable, frozen, scale=scale)(**prepared.inputs(batch))
+    def answer(
+        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
+    ) -> Answers:
+        model = surgery.join(graphdef, trainable, frozen, scale=scale)
+        return task.answers(model(**task.inputs(batch)), batch)
 
-    return evaluate.answer(outputs_of, regression=prepared.data.regression, scored=scored)
+    return answer
 
 
 class Loop:

@@ -4,17 +4,17 @@ import dataclasses
 import functools
 import math
 import types
-from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import grain
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from flax import nnx
 
 from surm import config as configs
 from surm.data import census, glue, sources
+from surm.data.share import WHOLE, Share
 from surm.data.splits import Dataset
 from surm.data.tokens import TokenSplit
 from surm.errors import InputError
@@ -25,8 +25,10 @@ from surm.models.weights import Weights, open_weights
 from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
 from surm.tasks import balance, held_out
-from surm.tasks.evaluate import Inputs
-from surm.tasks.feed import feed_of, tokenizer_of_0_1
+from surm.tasks.labelled import task_of
+from surm.tasks.labels import Targets
+from surm.tasks.task import Batch, Task
+from surm.tasks.texts import tokenizer_of_0_1
 from surm.training import optim, start
 
 
@@ -59,16 +61,13 @@ class Run:
       config: the run's configuration.
       model: with its adapter.
       data: what it is trained and measured on.
-      inputs: from a batch to the model's keyword arguments.
+      task: what is asked of the model.
       total_steps: length of the run.
       resumed: whether a checkpoint supplies the trained arrays.
-      saved: their paths, where it tells them.
-      training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
-        every batch (`surm.data.share`).
-      evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
-      processor: what becomes of every picture; None of texts.
-      validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
-      class_weights: of the loss, one a class; None where all weigh the same.
+      training: the training split, as the task takes it.
+      held_out: every split that is reported, likewise, by the ending of its metrics' names.
+      saved: the paths of the trained arrays, where a checkpoint tells them.
+      validation: the split that the best step is chosen by; None where none is.
       tokens: a hash of all tokens that are trained on; None of images.
       tokenizer_of_0_1: the file that 0.1.0 would have made them with.
     """
@@ -76,17 +75,39 @@ class Run:
     config: ml_collections.ConfigDict
     model: nnx.Module
     data: Dataset
-    inputs: Inputs
+    task: Task
     total_steps: int
     resumed: bool
-    training_batches: Callable[..., grain.DatasetIterator]
-    evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
+    training: Any
+    held_out: Mapping[str, Any]
     saved: Collection[str] | None = None
-    processor: Processor | None = None
-    validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
-    class_weights: np.ndarray | None = None
+    validation: Any = None
     tokens: str | None = None
     tokenizer_of_0_1: str = ""
+
+    @property
+    def inputs(self) -> Callable[[Batch], dict[str, Any]]:
+        """From a batch to the model's keyword arguments."""
+        return self.task.inputs
+
+    @property
+    def processor(self) -> Processor | None:
+        """What becomes of every picture; None of texts."""
+        return getattr(self.task, "processor", None)
+
+    def training_batches(self, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
+        """Opens the endless iterator over the training split, in the order of a seed, with a share of every batch."""
+        return self.task.training(self.training, seed, share)
+
+    @property
+    def evaluation_batches(self) -> dict[str, Callable[..., Iterator[Batch]]]:
+        """Functions of a share that open one pass over each reported split, by the ending of its metrics' names."""
+        return {ending: functools.partial(self.task.evaluation, source) for ending, source in self.held_out.items()}
+
+    @property
+    def validation_batches(self) -> Callable[..., Iterator[Batch]] | None:
+        """The same of the split that the best step is chosen by; None where none is."""
+        return None if self.validation is None else functools.partial(self.task.evaluation, self.validation)
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
@@ -111,23 +132,19 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
         say(balance.told(class_weights, data))
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed, saved=saved)
-    feed = feed_of(config, weights, model)
-    train = feed.ready(data.train)
+    task = task_of(config, Targets.of_data(data, class_weights), weights, model)
+    train = task.ready(data.train)
     return Run(
         config=config,
         model=model,
         data=data,
-        inputs=feed.inputs,
+        task=task,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
-        saved=saved,
         resumed=resumed,
-        training_batches=functools.partial(feed.training, train),
-        evaluation_batches={
-            ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
-        },
-        processor=feed.processor,
-        validation_batches=None if chooses is None else functools.partial(feed.evaluation, feed.ready(chooses)),
-        class_weights=class_weights,
+        training=train,
+        held_out={ending: task.ready(split) for ending, split in splits.items()},
+        saved=saved,
+        validation=None if chooses is None else task.ready(chooses),
         tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
         tokenizer_of_0_1=tokenizer_of_0_1(config, weights) if data.kind == "text" else "",
     )

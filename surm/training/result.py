@@ -47,7 +47,9 @@ def finish(
     graphdef, _, frozen = surgery.split(prepared.model)
     trained = surgery.join(graphdef, jax.tree.map(jnp.asarray, trainable), frozen)
     store.save_adapter(folder.adapter, trained, base_name=prepared.config.model.weights)
-    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
+    report.draw_curves(
+        folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.task.metrics[0].name
+    )
     if budgets := rank_budget.budgets_of(prepared.model, prepared.total_steps):
         ranks = rank_budget.active_ranks(trainable, budgets)
         measured = measured | {"active_ranks": {layer: int(rank) for layer, rank in ranks.items()}}
@@ -58,7 +60,8 @@ def finish(
 
 def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     """What `result.json` holds."""
-    config, data, count = prepared.config, prepared.data, counts.count_parameters(prepared.model)
+    config, data, task = prepared.config, prepared.data, prepared.task
+    count = counts.count_parameters(prepared.model)
     spec = configs.spec(config)
     matrices, of_layer = surgery.structured_matrices(prepared.model), optim.layer_rates(config.optim, prepared.model)
     rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}
@@ -66,9 +69,13 @@ def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
     seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
     return {
         "eval": measured["eval"],
-        "metric": data.metrics[0],
+        "metric": task.metrics[0].name,
+        "metrics": {
+            metric.name + ending: metric.to_json() for ending in prepared.held_out for metric in task.metrics
+        },
+        "task": task.name,
         "kind": data.kind,
-        "num_outputs": data.num_classes,
+        "num_outputs": task.outputs,
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
         **({"confusion": np.asarray(measured["confusion"]).tolist()} if measured.get("confusion") is not None else {}),
