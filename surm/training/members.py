@@ -18,7 +18,7 @@ from surm.rundir import names
 from surm.rundir.log import NonFiniteError, RunLog, Values
 from surm.rundir.workdir import Workdir
 from surm.training import result
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 from surm.training.step import answering
 
 KEYS = {

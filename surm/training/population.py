@@ -26,10 +26,10 @@ from surm.peft import store
 from surm.rundir.log import Values
 from surm.tasks.task import Batch
 from surm.training import optim, placing, preparation
-from surm.training.loop import Program, answer_of
 from surm.training.members import Member
 from surm.training.optim import Hyperparameters
-from surm.training.preparation import Run
+from surm.training.prepared import Run
+from surm.training.program import Program, answer_of
 from surm.training.step import TrainState, answering, initial_state, train_step
 
 

@@ -1,35 +1,31 @@
 """From a config to all that a run needs: data opened, weights read, the adapter attached."""
 
 import dataclasses
-import functools
 import math
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
-import grain
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
 from surm import config as configs
 from surm.data import census, glue, sources
-from surm.data.share import WHOLE, Share
 from surm.data.splits import Dataset
 from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.machine.notes import say
 from surm.models import bert, convert, hf_config, vit
-from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
 from surm.tasks import balance, held_out
 from surm.tasks.labelled import task_of
 from surm.tasks.labels import Targets
-from surm.tasks.task import Batch, Task
 from surm.tasks.texts import tokenizer_of_0_1
 from surm.training import optim, start
+from surm.training.prepared import Run
 
 
 class Kind(NamedTuple):
@@ -51,63 +47,6 @@ KINDS: dict[str, Kind] = {
 
 SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
 """Keys of `config.data` that only some sources are read by (`surm.data.splits.Dataset.keys`)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything a run needs that does not change while it trains.
-
-    Attributes:
-      config: the run's configuration.
-      model: with its adapter.
-      data: what it is trained and measured on.
-      task: what is asked of the model.
-      total_steps: length of the run.
-      resumed: whether a checkpoint supplies the trained arrays.
-      training: the training split, as the task takes it.
-      held_out: every split that is reported, likewise, by the ending of its metrics' names.
-      saved: the paths of the trained arrays, where a checkpoint tells them.
-      validation: the split that the best step is chosen by; None where none is.
-      tokens: a hash of all tokens that are trained on; None of images.
-      tokenizer_of_0_1: the file that 0.1.0 would have made them with.
-    """
-
-    config: ml_collections.ConfigDict
-    model: nnx.Module
-    data: Dataset
-    task: Task
-    total_steps: int
-    resumed: bool
-    training: Any
-    held_out: Mapping[str, Any]
-    saved: Collection[str] | None = None
-    validation: Any = None
-    tokens: str | None = None
-    tokenizer_of_0_1: str = ""
-
-    @property
-    def inputs(self) -> Callable[[Batch], dict[str, Any]]:
-        """From a batch to the model's keyword arguments."""
-        return self.task.inputs
-
-    @property
-    def processor(self) -> Processor | None:
-        """What becomes of every picture; None of texts."""
-        return getattr(self.task, "processor", None)
-
-    def training_batches(self, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
-        """Opens the endless iterator over the training split, in the order of a seed, with a share of every batch."""
-        return self.task.training(self.training, seed, share)
-
-    @property
-    def evaluation_batches(self) -> dict[str, Callable[..., Iterator[Batch]]]:
-        """Functions of a share that open one pass over each reported split, by the ending of its metrics' names."""
-        return {ending: functools.partial(self.task.evaluation, source) for ending, source in self.held_out.items()}
-
-    @property
-    def validation_batches(self) -> Callable[..., Iterator[Batch]] | None:
-        """The same of the split that the best step is chosen by; None where none is."""
-        return None if self.validation is None else functools.partial(self.task.evaluation, self.validation)
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:

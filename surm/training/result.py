@@ -22,7 +22,7 @@ from surm.peft.schedules import rank_budget
 from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
 from surm.training import optim
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 from surm.version import __version__
 
 OPTIONAL = ("members", "active_ranks", "chosen_step", "validation")

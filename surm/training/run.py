@@ -25,7 +25,9 @@ from surm.rundir.workdir import Workdir
 from surm.tasks import choosing
 from surm.training import estimate, loop, members, optim, placing, population
 from surm.training import result as results
-from surm.training.preparation import Run, prepare
+from surm.training.preparation import prepare
+from surm.training.prepared import Run
+from surm.training.program import Program, of_run
 from surm.training.step import answering
 
 
@@ -112,13 +114,13 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     return "\n".join([*labels, counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
 
 
-def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:
+def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> Program:
     """Of a population, or of one run where there are no members."""
-    return population.program(prepared, every, mesh) if every else loop.program(prepared, mesh)
+    return population.program(prepared, every, mesh) if every else of_run(prepared, mesh)
 
 
 def _train(
-    prepared: Run, folder: Workdir, program: loop.Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
+    prepared: Run, folder: Workdir, program: Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
 ) -> dict[str, Any]:
     """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
     keep, keep_best = prepared.config.keep_checkpoints, prepared.config.keep_best_checkpoints

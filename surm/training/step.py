@@ -15,7 +15,7 @@ from surm.peft.schedules import penalty, rank_budget
 from surm.tasks.task import Batch, FixedOutputs, Sums, with_outputs
 from surm.training import loko, optim
 from surm.training.optim import Hyperparameters
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 
 TrainState = dict[str, Any]
 """`trainable` (arrays by path), `opt_state`, `step` and `key`, and `average` where one is kept: all that a checkpoint
