@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from surm.errors import InputError
+
 
 class Metric(NamedTuple):
     """One metric of a task.
@@ -53,13 +55,21 @@ def of_result(result: Mapping[str, Any], name: str) -> Metric:
       What the result says of it under `metrics`. Results of 0.1.0 say nothing: less is better of their losses, which
       begin with `loss`, and more is better of everything else, a share of one.
 
+    Raises:
+      InputError: if the result says something else there than a metric's direction and unit.
+
     Examples:
       >>> of_result({"metrics": {"perplexity": {"better": "less", "unit": ""}}}, "perplexity")
       Metric(name='perplexity', better='less', unit='')
       >>> of_result({}, "f1")
       Metric(name='f1', better='more', unit='%')
     """
-    known = result.get("metrics")
-    if isinstance(known, Mapping) and name in known:
-        return Metric(name, known[name]["better"], known[name]["unit"])
-    return Metric(name, "less", "") if name.partition("_")[0] == "loss" else Metric(name)
+    said = result.get("metrics", {})
+    if not isinstance(said, Mapping) or name not in said:
+        return Metric(name, "less", "") if name.partition("_")[0] == "loss" else Metric(name)
+    match said[name]:
+        case {"better": "more" | "less" as better, "unit": str(unit)}:
+            return Metric(name, better, unit)
+    raise InputError(
+        f"metrics.{name} must be an object with 'better', more or less, and 'unit', a text; got {said[name]!r}"
+    )

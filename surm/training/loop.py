@@ -23,6 +23,7 @@ from surm.rundir import checkpoint
 from surm.rundir.log import Log
 from surm.rundir.workdir import Workdir
 from surm.tasks import choosing, evaluate
+from surm.tasks.metric import Metric
 from surm.training import placing, signature
 from surm.training.prepared import Run
 from surm.training.program import Program
@@ -125,9 +126,11 @@ class Loop:
         return {"trainable": self.best.arrays}, measured
 
     @property
-    def chooses_by(self) -> str:
-        """What says which step is best."""
-        return "loss" if self.prepared.config.eval.choose == "least_loss" else self.prepared.data.metrics[0]
+    def chooses_by(self) -> Metric:
+        """What says which step is best: the main metric of the task, or the loss."""
+        every = self.prepared.task.metrics
+        by_loss = self.prepared.config.eval.choose == "least_loss"
+        return next(metric for metric in every if metric.name == "loss") if by_loss else every[0]
 
     def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
         """The metrics of a split, logged; read from the log where they are there already."""
@@ -168,9 +171,9 @@ class Loop:
         notes |= {"inputs": self.inputs, **self.belongs_to}
         if self.best:
             state["best"], notes["best"] = self.best.arrays, self.best.notes
-        at, values = self.evaluated
-        metric = float(np.nanmax(choosing.goodness(self.chooses_by, values))) if at == step else None
-        self.saved.save(step, state, notes, metric)
+        (at, values), by = self.evaluated, self.chooses_by
+        goodness = float(np.nanmax(by.goodness(values[by.name]))) if at == step else None
+        self.saved.save(step, state, notes, goodness)
 
     def _resume(self) -> int:
         """Takes over what the newest checkpoint holds; the number of steps taken before."""
