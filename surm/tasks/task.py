@@ -12,7 +12,7 @@ from surm.data.share import WHOLE, Share
 from surm.errors import InputError
 from surm.tasks.metric import Metric
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray | jax.Array]
 """Arrays with a first axis of rows. **A row of zeros weighs nothing**: batches are filled up with such rows, and rows
 with zeros at their end, to the sizes that are compiled for."""
 Sums = dict[str, jax.Array]

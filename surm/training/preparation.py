@@ -24,7 +24,7 @@ from surm.tasks import balance, held_out
 from surm.tasks.labelled import task_of
 from surm.tasks.labels import Targets
 from surm.tasks.texts import tokenizer_of_0_1
-from surm.training import optim, start
+from surm.training import optim, start, step
 from surm.training.prepared import Run
 
 
@@ -72,6 +72,7 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed, saved=saved)
     task = task_of(config, Targets.of_data(data, class_weights), weights, model)
+    step.filtered(config, task)  # refuses a task that it cannot train
     train = task.ready(data.train)
     return Run(
         config=config,

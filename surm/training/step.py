@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 from flax import nnx
 
 from surm import config as configs
 from surm.peft import layers, select, surgery, variables
 from surm.peft.schedules import penalty, rank_budget
-from surm.tasks.task import Batch, FixedOutputs, Sums, with_outputs
+from surm.tasks.task import Batch, FixedOutputs, Sums, Task, with_outputs
 from surm.training import loko, optim
 from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
@@ -56,7 +57,7 @@ def groups_of(model: nnx.Module) -> dict[str, str]:
 
 def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
     """What makes a run's gradient transformation of a step from the step's numbers; see `optim.optimizer`."""
-    config, model, of_filter = prepared.config, prepared.model, _filtered(prepared)
+    config, model, of_filter = prepared.config, prepared.model, filtered(prepared.config, prepared.task)
     return functools.partial(
         optim.optimizer,
         optim.optimizer_name(config.optim, configs.spec(config)),
@@ -67,10 +68,21 @@ def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientT
     )
 
 
-def _filtered(prepared: Run) -> FixedOutputs | None:
-    """The task of a run that a Kalman filter trains; None where another optimiser does."""
-    name = optim.optimizer_name(prepared.config.optim, configs.spec(prepared.config))
-    return with_outputs(prepared.task, "config.peft.method='loko'") if name == "loko" else None
+def filtered(config: ml_collections.ConfigDict, task: Task) -> FixedOutputs | None:
+    """The task of a run that a Kalman filter trains; None where another optimiser does.
+
+    Args:
+      config: of the run.
+      task: of the run.
+
+    Returns:
+      The same task, or None.
+
+    Raises:
+      InputError: if a filter is asked for, but the task has no fixed number of outputs.
+    """
+    name = optim.optimizer_name(config.optim, configs.spec(config))
+    return with_outputs(task, "config.peft.method='loko'") if name == "loko" else None
 
 
 def _adapters_first_step(prepared: Run) -> int:
@@ -101,7 +113,7 @@ def train_step(prepared: Run) -> Step:
     graphdef = surgery.split(prepared.model)[0]
     prepared.model.eval()
     gradients = _mean_gradients(_sums(prepared, graphdef), config.optim.accumulation_steps)
-    of_filter = _filtered(prepared)
+    of_filter = filtered(prepared.config, prepared.task)
     measurements = _measurements(prepared, of_filter, graphdef) if of_filter else lambda *_: {}
 
     def step(state, frozen, batch, hyperparameters):
