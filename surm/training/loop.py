@@ -29,6 +29,7 @@ from surm.training.prepared import Run
 from surm.training.program import Program
 from surm.training.progress import Progress, Trace
 from surm.training.step import TrainState, answering
+from surm.training.trained import Chosen, Trained
 
 _COMPILING = 3  # steps that wait for the compiler or for memory
 
@@ -114,16 +115,23 @@ class Loop:
         self.evaluated = step, values
         return values
 
-    def end(self) -> tuple[TrainState, dict[str, Any]]:
-        """What the run ends with: the last step's state, or the best's, and what was measured with it."""
+    def end(self, step_seconds: list[float]) -> Trained:
+        """What the run ends with: the last step's state, or the best's, and what is measured with it.
+
+        Args:
+          step_seconds: from `train`.
+
+        Returns:
+          All but the overrides, which the loop does not know.
+        """
         if self.best is None:
-            measured = {"eval": self.evaluate(self.reached), "confusion": self._confusion(self.reached, self.state)}
-            return meshes.take(self.mesh, self.state), measured
+            values, confusion = self.evaluate(self.reached), self._confusion(self.reached, self.state)
+            return Trained(meshes.take(self.mesh, self.state), values, confusion, step_seconds, self.seconds)
         state = {"trainable": meshes.put_everywhere(self.mesh, self.best.arrays)}
-        measured = {"eval": self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)}
-        measured |= {"confusion": self._confusion(self.best.step, state)}
-        measured |= {"chosen_step": self.best.step, "validation": self.best.values, "steps_taken": self.reached}
-        return {"trainable": self.best.arrays}, measured
+        values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
+        confusion = self._confusion(self.best.step, state)
+        chosen = Chosen(self.best.step, self.best.values, self.reached)
+        return Trained({"trainable": self.best.arrays}, values, confusion, step_seconds, self.seconds, chosen)
 
     @property
     def chooses_by(self) -> Metric:
