@@ -21,8 +21,8 @@ from surm.data import pipeline, sources
 from surm.errors import InputError
 from surm.machine.status import status_of
 from surm.models import convert, vit, weights
-from surm.peft import store, surgery, tensors
-from surm.tasks import evaluate
+from surm.peft import store, tensors
+from surm.tasks import labels
 
 ASSETS = pathlib.Path(__file__).parent.parent / "surm" / "models" / "assets"
 CARD = """# {name}
@@ -60,11 +60,16 @@ def measure(name: str, config: ml_collections.ConfigDict) -> float:
     data = sources.load(config.data.source)
     shape = vit.preset(opened.model)
     model = convert.restore(vit.ViT(shape, data.num_classes, rngs=nnx.Rngs(0)), opened, head=True)
-    graphdef, trainable, frozen = surgery.split(model)
-    inputs = lambda batch: {"images": pipeline.normalize(batch["image"], opened.mean, opened.std)}  # noqa: E731
-    answer = jax.jit(evaluate.answer(graphdef, inputs))
+    graphdef, state = nnx.split(model)
+    task = labels.Labels(labels.Targets(data.num_classes))
+
+    @jax.jit
+    def answer(state: nnx.State, batch: dict) -> dict:
+        outputs = nnx.merge(graphdef, state)(pipeline.normalize(batch["image"], opened.mean, opened.std))
+        return task.answers(outputs, batch) | task.known(batch)
+
     batches = pipeline.evaluation_batches(data.test, 500, shape.image_size)
-    return evaluate.measured(answer(trainable, frozen, batch) for batch in batches)[0]["accuracy"]
+    return task.measured(answer(state, batch) for batch in batches)[0]["accuracy"]
 
 
 def main(run: str, name: str) -> None:

@@ -164,10 +164,10 @@ def _merge(arguments: list[str]) -> int:
 
         run = surm.load_run(chosen.run, step=chosen.step)
         if chosen.out.endswith(".safetensors"):
-            surm.save_model(chosen.out, run.model, processor=run.feed.processor)
+            surm.save_model(chosen.out, run.model, processor=run.task.processor)
         else:
             labels = [str(name) for name in run.result["classes"]] or None
-            also = {"processor": run.feed.processor, "tokenizer": run.feed.tokenizer}
+            also = {"processor": run.task.processor, "tokenizer": run.task.tokenizer}
             surm.export_merged(chosen.out, run.model, labels=labels, **also)
         print(f"written to {chosen.out}")
         return 0

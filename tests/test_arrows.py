@@ -20,7 +20,7 @@ ROOMS = {
     "data": "errors files machine",
     "tasks": "data errors files machine models",
     "config": "data errors machine models peft tasks",
-    "report": "errors files machine version",
+    "report": "errors files machine tasks version",
     "rundir": "config errors files machine matrices peft report",
     "training": "config data errors exchange files machine matrices models peft report rundir tasks version",
     "cli": "config errors files machine",
@@ -110,6 +110,13 @@ def test_who_only_reads_waits_for_no_jax(room):
     for file in files(ROOT / "surm"):
         if file.relative_to(ROOT / "surm").parts[0].removesuffix(".py") == room:
             assert not {name.split(".")[0] for name in imported(file)} & {"jax", "flax"}, file
+
+
+def test_what_reports_take_from_tasks_waits_for_no_jax_either():
+    taken = {name for file in files(ROOT / "surm" / "report") for name in imported(file) if "surm.tasks" in name}
+    assert taken <= {"surm.tasks.metric", "surm.tasks.metric.Metric", "surm.tasks.metric.of_result"}
+    assert imported(ROOT / "surm" / "tasks" / "__init__.py") == set()
+    assert not [name for name in imported(ROOT / "surm" / "tasks" / "metric.py") if "jax" in name or "flax" in name]
 
 
 def test_only_one_module_knows_orbax():

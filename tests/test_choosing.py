@@ -13,6 +13,7 @@ from surm import InputError, report, train
 from surm.report import inspection
 from surm.rundir import checkpoint
 from surm.tasks import choosing
+from surm.tasks.metric import Metric
 from tests import small_runs
 
 WANDERING = {
@@ -156,12 +157,12 @@ def test_of_a_run_that_chose_the_best_is_its_adapter(wandering):
 
 
 def test_of_equals_the_earlier_is_the_best_and_a_step_is_looked_at_once():
-    best = choosing.Best("accuracy", 2, {"a": np.zeros(1)})
+    best = choosing.Best(Metric("accuracy"), 2, {"a": np.zeros(1)})
     for step, value in [(2, 0.5), (4, 0.7), (4, 0.9), (6, 0.7)]:
         best.take(step, {"accuracy": value}, lambda step=step: {"a": np.full(1, step)})
     assert (best.step, best.since, best.exhausted, best.arrays["a"][0]) == (4, 1, False, 4)
     best.take(8, {"accuracy": 0.6}, dict)
     assert best.exhausted
-    again = choosing.Best("accuracy", 2, {})
+    again = choosing.Best(Metric("accuracy"), 2, {})
     again.restore(json.loads(json.dumps(best.notes)), best.arrays)
     assert again == best

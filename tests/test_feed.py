@@ -7,7 +7,8 @@ from flax import nnx
 from surm import config as configs
 from surm.data.texts import TextSplit
 from surm.models.bert import Bert, BertConfig
-from surm.tasks.feed import feed_of
+from surm.tasks.labelled import task_of
+from surm.tasks.labels import Targets
 from tests.data.test_tokenizer import BERT, write
 
 PAIRS = TextSplit([("hello world cafe", "hello"), ("hello", "world")], np.zeros(2, np.int32))
@@ -22,7 +23,7 @@ def ready(base: Bert, folder, **settings):
     """The pairs as tokens, from a folder with these settings."""
     config = configs.default()
     config.data.tokenizer, config.data.lengths = str(write(folder, tokenizer_config=BERT | settings)), "8,16"
-    return feed_of(config, None, base).ready(PAIRS)
+    return task_of(config, Targets(2), None, base).ready(PAIRS)
 
 
 def test_a_tokenizers_limit_cuts_texts_and_says_so(base, tmp_path, capsys):

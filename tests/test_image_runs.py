@@ -25,7 +25,7 @@ from surm.machine import notes
 from surm.models.processor import Processor, ShortestEdge, Squash
 from surm.models.vit import ViT, ViTConfig, preset
 from surm.models.weights import open_weights
-from surm.tasks.feed import processor_of
+from surm.tasks.images import processor_of
 from surm.training.runs import LoadedRun
 
 GOLDEN = pathlib.Path(__file__).parent / "models" / "golden"
@@ -155,7 +155,7 @@ def test_a_run_of_an_earlier_version_is_opened_squashing(clip, tmp_path, capsys)
     assert result.pop("processor")["crop_size"] == {"height": 16, "width": 16}
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     run = surm.load_run(tmp_path / "run")
-    assert run.feed.processor.resize == Squash(16, 16) and run.feed.processor.std == (0.25, 0.5, 0.75)
+    assert run.task.processor.resize == Squash(16, 16) and run.task.processor.std == (0.25, 0.5, 0.75)
     assert "images are prepared as" in capsys.readouterr().out
 
 
@@ -221,8 +221,8 @@ def test_a_merged_run_takes_its_processor_along(tmp_path, capsys):
     trained(tmp_path, pictures(16))
     assert commands.main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")]) == 0
     run, again = surm.load_run(tmp_path / "run"), open_weights(str(tmp_path / "merged"))
-    assert processor_of(again, run.model.config) == run.feed.processor
-    assert run.feed.processor.resize == Squash(24, 24)
+    assert processor_of(again, run.model.config) == run.task.processor
+    assert run.task.processor.resize == Squash(24, 24)
 
 
 def test_a_model_file_of_our_own_takes_its_processor_along(tmp_path):

@@ -304,7 +304,7 @@ def test_every_method_lowers_its_loss_and_is_opened_again(tmp_path, more):
         assert found["family"] == "low_rank+kronecker" and "low_rank+kronecker" in report.summary(found, "")
     images = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
     merged = surm.merge(opened.model)
-    batch = opened.feed.inputs(next(iter(opened.feed.evaluation(opened.feed.ready(opened._split(images))))))
+    batch = opened.task.inputs(next(iter(opened.task.evaluation(opened.task.ready(opened._split(images))))))
     np.testing.assert_allclose(merged(**batch), opened.model(**batch), atol=2e-4)
 
 

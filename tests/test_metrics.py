@@ -140,26 +140,42 @@ def test_the_metrics_of_a_config_are_named_once_and_known():
         metrics.listed("auc,auc")
 
 
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("members", [None, 1, 3])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_pass_is_measured_whole_whatever_its_batches_and_members(members, classes):
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(members, 24, classes)).astype(np.float32), rng.integers(0, classes, 24)
+    logits, labels = rng.normal(size=(members or 1, 24, classes)).astype(np.float32), rng.integers(0, classes, 24)
     mask = np.arange(24) < 21
     batches = [
         {
-            "loss": rows[..., 0] if members > 1 else rows[0, :, 0],
-            "predicted": rows.argmax(-1) if members > 1 else rows[0].argmax(-1),
-            "scores": rows if members > 1 else rows[0],
+            "loss": rows[..., 0],
+            "predicted": rows.argmax(-1),
+            "scores": rows,
             "label": labels[part],
             "mask": mask[part],
         }
         for part in (slice(0, 8), slice(8, 16), slice(16, 24))
-        for rows in [logits[:, part]]
+        for rows in [logits[:, part] if members else logits[0, part]]
     ]
-    found = evaluate.measured(batches, ("accuracy", "auc"), classes=classes)
+    found = evaluate.measured(batches, ("accuracy", "auc"), classes=classes, members=members)
+    assert len(found) == (members or 1)
     for values, own in zip(found, logits[:, mask], strict=True):
         assert values["accuracy"] == metrics.accuracy(own.argmax(-1), labels[mask])
         assert values["auc"] == metrics.auc(own, labels[mask])
         assert values["loss"] == pytest.approx(own[:, 0].mean(), abs=1e-6)
         assert values["confusion"].sum() == 21
+
+
+def _square(members: int | None) -> list[dict]:
+    """What is measured of four answers to each of four examples."""
+    rows = np.arange(16, dtype=np.float32).reshape(4, 4)
+    batch = {"loss": rows, "predicted": rows.astype(int) % 4, "label": np.arange(4), "mask": np.ones(4, bool)}
+    return evaluate.measured([batch], ("accuracy",), classes=4, members=members)
+
+
+def test_losses_of_tokens_are_not_taken_for_those_of_members():
+    with pytest.raises(ValueError, match=r"'loss' have the shape \(4, 4\), expected \(4,\), with members=None"):
+        _square(None)
+    with pytest.raises(ValueError, match="members=2"):
+        _square(2)
+    assert [values["loss"] for values in _square(4)] == [1.5, 5.5, 9.5, 13.5]

@@ -182,8 +182,8 @@ def test_a_published_folder_with_its_tokenizer_trains_and_answers(material, tmp_
     assert loaded.predict([]).shape == (0, 2) and loaded.result["classes"] == ["0", "1"]
     assert command.main(["merge", str(tmp_path / "r"), "--out", str(tmp_path / "merged")]) == 0
     assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (weights / "tokenizer.json").read_bytes()
-    pairs = loaded.feed.ready(TextSplit([("the sailor", "works")], np.zeros(1, np.int32)))
-    inputs = loaded.feed.inputs(jax.tree.map(jnp.asarray, next(iter(loaded.feed.evaluation(pairs)))))
+    pairs = loaded.task.ready(TextSplit([("the sailor", "works")], np.zeros(1, np.int32)))
+    inputs = loaded.task.inputs(jax.tree.map(jnp.asarray, next(iter(loaded.task.evaluation(pairs)))))
     told, untold = loaded.model(**inputs), loaded.model(**{**inputs, "segments": None})
     assert (np.abs(told - untold).max() > 1e-4) == (name == "bert")  # RoBERTa knows no segments
     for texts in ("the sailor", "", ["the sailor", ("a", "b")], [("a", "b")], [None], [3], [(None,)]):

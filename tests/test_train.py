@@ -24,7 +24,7 @@ from surm.peft import surgery
 from surm.rundir import checkpoint
 from surm.rundir.log import RunLog
 from surm.rundir.workdir import Workdir
-from surm.training import loop, preparation
+from surm.training import loop, preparation, program
 from surm.training.step import initial_state
 from tests.data import tfds_cifar
 
@@ -301,7 +301,7 @@ def test_in_half_precision_the_originals_leave_the_device_and_the_adapter_fits_t
     folder = Workdir(tmp_path / "other", prepared.config)
     with folder.claimed(), checkpoint.Checkpoints(folder.checkpoints, 1) as saved:
         mesh = meshes.mesh_of(prepared.config)
-        going = loop.Loop(prepared, folder, saved, loop.program(prepared, mesh), RunLog(folder), mesh)
+        going = loop.Loop(prepared, folder, saved, program.of_run(prepared, mesh), RunLog(folder), mesh)
     matrices = [leaf for leaf in jax.tree.leaves(surgery.split(prepared.model)[2]) if leaf.ndim > 1]
     assert matrices and all(type(leaf) is np.ndarray and leaf.dtype == np.float32 for leaf in matrices)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(going.frozen) if leaf.ndim > 1} == {"bfloat16"}

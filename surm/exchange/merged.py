@@ -38,10 +38,10 @@ def export_merged(
       model: a ViT with a class token, or a BERT or RoBERTa that pools its first token; with an adapter that merges, or
         none. Left untouched.
       labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
-      processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).feed.processor`; written
+      processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).task.processor`; written
         as preprocessor_config.json. None writes none: copy that of the base then.
       tokenizer: the folder that holds a tokenizer's files, such as the base's, or a tokenizer.json, as
-        `surm.load_run(DIR).feed.tokenizer`; they are copied. None copies none.
+        `surm.load_run(DIR).task.tokenizer`; they are copied. None copies none.
 
     Raises:
       InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not

@@ -33,7 +33,7 @@ def save_model(
       model: of one of the presets' shapes, with an adapter that merges, or none. Left untouched.
       mean: subtracted from a pixel in 0..1, one number a channel.
       std: divides the pixel after that.
-      processor: all that becomes of pictures, as `surm.load_run(DIR).feed.processor`; takes the place of mean and std,
+      processor: all that becomes of pictures, as `surm.load_run(DIR).task.processor`; takes the place of mean and std,
         which alone mean that pictures are squashed to a square, bilinearly.
 
     Raises:

@@ -12,6 +12,7 @@ from etils import epath
 from surm import files
 from surm.errors import InputError
 from surm.report import run_folder
+from surm.tasks.metric import of_result
 
 NEEDED = {"eval": dict, "metric": str, "config": dict, "method": str, "adapter_parameters": int}
 """The keys that a result must have for a report, with their types."""
@@ -103,6 +104,8 @@ def read(file: epath.Path) -> dict[str, Any]:
             raise InputError(f"has {data[name]!r} as {name!r}, expected {KINDS[kind]}")
     if not all_numbers(data["eval"]) or data["metric"] not in data["eval"]:
         raise InputError(f"'eval' is {data['eval']!r}, expected numbers, {data['metric']!r} among them")
+    for name in data["eval"]:
+        of_result(data, name)  # refuses a direction or a unit that is none
     return data
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surm.report.collect import Result
+from surm.tasks.metric import Metric, of_result
 
 IN_LABEL = ("peft.method", "peft.family", "peft.options", "peft.magnitude", "peft.rules")
 NEVER_TOLD = ("seed", "data.source", "data.data_dir", "init_adapter", "population")
@@ -70,6 +71,11 @@ class Table:
     rows: tuple[Row, ...]
     differing: tuple[str, ...]
 
+    def metric(self, name: str) -> Metric:
+        """The direction and the unit of one of the metrics, by the first result that has it."""
+        of_all = (result.data for row in self.rows for result in row.results)
+        return of_result(next(data for data in of_all if name in data["eval"]), name)
+
     def names(self) -> list[str]:
         """A unique name for each row: its label, with a few settings where several rows share the label."""
         names = [", ".join([row.label, *self._telling(row)]) for row in self.rows]
@@ -116,8 +122,9 @@ def _table(task: str, results: Sequence[Result]) -> Table:
         groups.setdefault(json.dumps([label(result.data), settings(result.data)]), []).append(result)
     rows = [Row(label(group[0].data), tuple(group), settings(group[0].data)) for group in groups.values()]
     main = results[0].data["metric"]
+    goodness = of_result(results[0].data, main).goodness
     others = dict.fromkeys(name for result in results for name in result.data["eval"] if name not in (main, "loss"))
-    rows.sort(key=lambda row: (-row.mean(main), row.parameters, row.label))
+    rows.sort(key=lambda row: (-goodness(row.mean(main)), row.parameters, row.label))
     keys = dict.fromkeys(key for row in rows for key in row.config if key not in IN_LABEL)
     differing = [key for key in keys if len({row.config[key] for row in rows if key in row.config}) > 1]
     return Table(task, (main, *others), tuple(rows), tuple(differing))

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from surm.tasks.metric import of_result
+
 
 def summary(result: dict[str, Any], folder: str | os.PathLike) -> str:
     """Describes a finished run in a few lines: metric, parameters, time, place."""
@@ -86,9 +88,10 @@ def place(result: Mapping[str, Any] | None, metrics: Sequence[str] = ()) -> tupl
       metrics: main metrics; runs with the first one come first.
 
     Returns:
-      The place of its main metric, then that metric, of which more is better, then the loss, of which less is.
+      The place of its main metric, then how good that metric is, then the loss, of which less is better.
     """
     if result is None:
         return (float("inf"),)
-    main = result["metric"]
-    return metrics.index(main) if main in metrics else 0, -result["eval"][main], result["eval"]["loss"]
+    main, values = of_result(result, result["metric"]), result["eval"]
+    first = metrics.index(main.name) if main.name in metrics else 0
+    return first, -main.goodness(values[main.name]), values["loss"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from surm.report.compare import Row, Table
+from surm.tasks.metric import of_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,26 +27,27 @@ def pareto(table: Table) -> str:
     Returns:
       SVG.
     """
-    metric, front = table.metrics[0], best_at_their_size(table)
+    metric, front = table.metric(table.metrics[0]), best_at_their_size(table)
+    shown = {id(row): metric.factor * row.mean(metric.name) for row in table.rows}
     of_front = {id(row) for row in front}
     figure, axes = _figure(height=4.2)
     for row in sorted(table.rows, key=lambda row: row.parameters):
         on = id(row) in of_front
         axes.errorbar(
-            [row.parameters], [100 * row.mean(metric)], yerr=[100 * (row.deviation(metric) or 0)],
+            [row.parameters], [shown[id(row)]], yerr=[metric.factor * (row.deviation(metric.name) or 0)],
             fmt="o" if on else "s", color="C0" if on else "0.55", capsize=3, markersize=6 if on else 4,
         )  # fmt: skip
-    axes.plot([row.parameters for row in front], [100 * row.mean(metric) for row in front], color="C0", alpha=0.4)
+    axes.plot([row.parameters for row in front], [shown[id(row)] for row in front], color="C0", alpha=0.4)
     positive = [row.parameters for row in table.rows if row.parameters]
     axes.set_xscale("symlog", linthresh=min(positive, default=1))
-    axes.set(xlabel="trained parameters beside the head", ylabel=f"{metric} (%)", title=table.task)
+    axes.set(xlabel="trained parameters beside the head", ylabel=metric.heading, title=table.task)
     axes.margins(x=0.12)
     if len({row.parameters for row in table.rows}) == 1:  # too narrow for a tick of its own
         axes.set_xticks([table.rows[0].parameters], [f"{table.rows[0].parameters:,}"])
     figure.draw_without_rendering()  # fixes the scales that labels are placed by
     named = zip(table.names(), table.rows, strict=True)
     front_first = sorted(named, key=lambda pair: id(pair[1]) not in of_front)
-    _label(axes, [(name, row.parameters, 100 * row.mean(metric)) for name, row in front_first])
+    _label(axes, [(name, row.parameters, shown[id(row)]) for name, row in front_first])
     return _svg(figure)
 
 
@@ -77,9 +79,10 @@ def best_at_their_size(table: Table) -> list[Row]:
     Returns:
       The rows, those with the fewest parameters first.
     """
-    front: list[Row] = []
-    for row in sorted(table.rows, key=lambda row: (row.parameters, -row.mean(table.metrics[0]))):
-        if not front or row.mean(table.metrics[0]) > front[-1].mean(table.metrics[0]):
+    metric, front = table.metric(table.metrics[0]), []
+    goodness = {id(row): metric.goodness(row.mean(metric.name)) for row in table.rows}
+    for row in sorted(table.rows, key=lambda row: (row.parameters, -goodness[id(row)])):
+        if not front or goodness[id(row)] > goodness[id(front[-1])]:
             front.append(row)
     return front
 
@@ -105,7 +108,7 @@ def curves(table: Table) -> str | None:
             low, high = ([extreme(points[step]) for step in steps] for extreme in (min, max))
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     more = f", the best {_MOST_CURVES} of {len(found)}" if len(found) > _MOST_CURVES else ""
-    axes.set(xlabel="step", ylabel=f"{table.metrics[0]} (%)", title=f"{table.task}{more}")
+    axes.set(xlabel="step", ylabel=table.metric(table.metrics[0]).heading, title=f"{table.task}{more}")
     axes.set_xlim(left=0)
     axes.legend(fontsize=7)
     return _svg(figure)
@@ -118,13 +121,14 @@ def _held_out(table: Table) -> dict[str, dict[int, list[float]]]:
 
 
 def _points(row: Row, metric: str) -> dict[int, list[float]]:
-    """By step, of every seed, in percent."""
+    """By step, of every seed, as they are shown."""
     points: dict[int, list[float]] = {}
+    factor = of_result(row.results[0].data, metric).factor
     for result in row.results:
         watched = "validation" if any(line["split"] == "validation" for line in result.curves) else "test"
         for line in result.curves:  # a run that chooses its best step has one point of the test split besides
             if line["split"] == watched and metric in line["values"]:
-                points.setdefault(line["step"], []).append(100 * line["values"][metric])
+                points.setdefault(line["step"], []).append(factor * line["values"][metric])
     return points
 
 

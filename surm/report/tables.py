@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from surm.report.compare import Row, Table
+from surm.tasks.metric import Metric, of_result
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -21,7 +22,7 @@ def headings(table: Table) -> list[str]:
     """The headings of the columns."""
     lasts = [key.rpartition(".")[2] for key in table.differing]
     short = [last if lasts.count(last) == 1 else key for key, last in zip(table.differing, lasts, strict=True)]
-    return ["method", *table.metrics, "p", "trained", "seeds", "step (ms)", *short]
+    return ["method", *map(_named, map(table.metric, table.metrics)), "p", "trained", "seeds", "step (ms)", *short]
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -42,7 +43,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def measured(row: Row, metric: str) -> str:
-    """A metric's mean, and its deviation where there are several seeds: in percent.
+    """A metric's mean, and its deviation where there are several seeds: shares in percent, all else as it is.
 
     Args:
       row: a row of a table.
@@ -53,8 +54,24 @@ def measured(row: Row, metric: str) -> str:
     """
     if not row.values(metric):
         return "–"
-    deviation = row.deviation(metric)
-    return f"{100 * row.mean(metric):.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    own, deviation = of_result(row.results[0].data, metric), row.deviation(metric)
+    return _shown(own, row.mean(metric)) + ("" if deviation is None else f" ± {_shown(own, deviation)}")
+
+
+def _shown(metric: Metric, value: float) -> str:
+    return f"{metric.factor * value:.1f}" if metric.unit == "%" else f"{value:.4g}"
+
+
+def _named(metric: Metric) -> str:
+    """Its heading; that numbers are in percent is said below the tables."""
+    return metric.name if metric.unit == "%" else metric.heading
+
+
+def _units(tables: Sequence[Table]) -> str:
+    """Which metrics are in percent, in a sentence."""
+    every = dict.fromkeys(table.metric(name) for table in tables for name in table.metrics)
+    others = [metric.name for metric in every if metric.unit != "%"]
+    return f"Metrics in percent{', but for ' + ', '.join(others) if others else ''}."
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -64,7 +81,7 @@ def markdown(tables: Sequence[Table]) -> str:
         numeric = ["---", *["---:"] * (len(headings(table)) - 1)]
         lines = [headings(table), numeric, *([_escaped(cell) for cell in row] for row in cells(table))]
         parts.append(f"## {table.task}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join([*parts, f"{KEY} Metrics in percent.\n"])
+    return "\n\n".join([*parts, f"{KEY} {_units(tables)}\n"])
 
 
 def _escaped(cell: str) -> str:

@@ -35,7 +35,7 @@ class Checkpoints:
         Args:
           folder: where the checkpoints lie.
           keep: how many of the newest to keep.
-          keep_best: how many of those with the highest metric to keep besides.
+          keep_best: how many of the best, by what `save` is given, to keep besides.
         """
         self._place, self._keep, self._keep_best = checkpoint_files.Place(folder), keep, keep_best
         self._manager, self._failed = self._opened(), ""
@@ -100,7 +100,7 @@ class Checkpoints:
           step: number of finished training steps.
           state: a tree of numpy arrays, not changed afterwards.
           notes: what else the run needs to go on, such as the data position, as JSON values.
-          metric: the main one on the held-out split, where it is known.
+          metric: how good the step is on the held-out split, more of it the better, where it is known.
         """
         if failure := self._failure(self._written):
             self._say(failure)

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from surm.errors import InputError
+from surm.tasks.metric import Metric
 
 Arrays = dict[str, np.ndarray]
 
@@ -75,17 +76,12 @@ def remarks(config: ml_collections.ConfigDict, total: int) -> list[str]:
     return found
 
 
-def goodness(metric: str, values: Mapping[str, Any]) -> Any:
-    """What is chosen by, more of it the better: a metric, or the loss with its sign turned."""
-    return -values[metric] if metric == "loss" else values[metric]
-
-
 @dataclasses.dataclass
 class Best:
     """The best of the steps looked at so far.
 
     Attributes:
-      metric: what decides, a name of `surm.tasks.metrics`, or `loss`.
+      metric: what decides, one that the task measures.
       patience: looks without a better one after which the run shall end; 0 for never.
       arrays: what answers at the best step; before the first look what answers then.
       step: the best one, None before the first look.
@@ -94,7 +90,7 @@ class Best:
       since: looks since the best.
     """
 
-    metric: str
+    metric: Metric
     patience: int
     arrays: Arrays
     step: int | None = None
@@ -117,16 +113,19 @@ class Best:
         """
         if step <= self.looked_at:
             return
-        better = self.step is None or goodness(self.metric, values) > goodness(self.metric, self.values)
+        better = self.step is None or self._goodness(values) > self._goodness(self.values)
         self.looked_at, self.since = step, 0 if better else self.since + 1
         if better:
             self.step, self.values, self.arrays = step, values, arrays()
 
+    def _goodness(self, values: Mapping[str, float]) -> float:
+        return self.metric.goodness(values[self.metric.name])
+
     def told(self, step: int) -> str:
         """Why a run ends after a step, in a line."""
         return (
-            f"no better {self.metric} on the validation split in {self.since} evaluations: the run ends after step "
-            f"{step}, the best was step {self.step} (config.eval.patience)"
+            f"no better {self.metric.name} on the validation split in {self.since} evaluations: the run ends after "
+            f"step {step}, the best was step {self.step} (config.eval.patience)"
         )
 
     @property

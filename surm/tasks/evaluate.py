@@ -1,58 +1,24 @@
-"""Metrics of a model over a whole split."""
+"""Metrics of answers to labelled examples, over a whole split."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from surm.tasks import metrics
+from surm.tasks.task import Answers
 
 CONFUSION = "confusion"
 MOST_CLASSES = 32
 """Of more classes no confusion matrix is made."""
 
-Batch = dict[str, np.ndarray]
-Inputs = Callable[[Batch], dict[str, jax.Array]]
-Answers = dict[str, jax.Array]
-"""Of a batch: `loss` and `predicted` (and `scores`), with a first axis of members where there are several, `label` and
-`mask`."""
 OF_MODEL = ("loss", "predicted", "scores")
-"""Those that differ between members."""
-
-
-def answer(
-    outputs_of: Callable[..., jax.Array], *, regression: bool = False, scored: bool = False
-) -> Callable[..., Answers]:
-    """What a model says to a batch.
-
-    Args:
-      outputs_of: a function (trainable, frozen, batch, scale of updates or None) -> the model's outputs.
-      regression: whether labels are numbers to be met.
-      scored: whether a metric asks for the scores of all classes (`surm.tasks.metrics.SCORED`).
-
-    Returns:
-      A function (trainable, frozen, batch, scale of updates or None) -> answers; not compiled.
-    """
-
-    def answered(
-        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
-    ) -> Answers:
-        outputs = outputs_of(trainable, frozen, batch, scale)
-        answers = {
-            "loss": metrics.losses(outputs, batch["label"], regression=regression),
-            "predicted": metrics.predictions(outputs, regression=regression),
-            "label": batch["label"],
-            "mask": batch["mask"],
-        }
-        return answers | ({"scores": metrics.scores(outputs)} if scored else {})
-
-    return answered
+"""Answers of a model, which differ between members; besides there are `label` and `mask` of the batch."""
 
 
 def measured(
-    answers: Iterable[Answers], names: Sequence[str] = ("accuracy",), *, classes: int = 1
+    answers: Iterable[Answers], names: Sequence[str] = ("accuracy",), *, classes: int = 1, members: int | None = None
 ) -> list[dict[str, Any]]:
     """The metrics of what was answered to all batches of a pass.
 
@@ -60,29 +26,40 @@ def measured(
       answers: batch by batch.
       names: of the metrics, from `surm.tasks.metrics`; those of scores need answers with scores.
       classes: how many there are; 1 for regression.
+      members: how many models answered, along a first axis of what `OF_MODEL` names; None where one model answered
+        and there is no such axis.
 
     Returns:
-      For every member (one, where there is no axis of members) the metrics, then the mean `loss`, over all real
-      examples, in double precision; and of up to `MOST_CLASSES` classes under `CONFUSION` the counts of
-      `surm.tasks.metrics.confusion`.
+      For every member (one for None) the metrics, then the mean `loss`, over all real examples, in double precision;
+      and of up to `MOST_CLASSES` classes under `CONFUSION` the counts of `surm.tasks.metrics.confusion`.
+
+    Raises:
+      ValueError: if an answer is not of one number an example (for scores one row), for every member.
     """
     found: dict[str, list[np.ndarray]] = {}
     for batch in map(jax.device_get, answers):
-        for name in batch.keys() - {"mask"}:
-            rows = batch[name] if name == "label" else _by_member(name, batch[name])
-            found.setdefault(name, []).append(
-                rows[..., batch["mask"], :] if name == "scores" else rows[..., batch["mask"]]
-            )
-    whole = {name: np.concatenate(parts, axis=parts[0].ndim - 1 - (name == "scores")) for name, parts in found.items()}
+        real = batch["mask"]
+        found.setdefault("label", []).append(batch["label"][real])
+        for name in [name for name in OF_MODEL if name in batch]:
+            rows = _by_member(name, batch[name], members, len(real))
+            found.setdefault(name, []).append(rows[:, real])
+    labels = np.concatenate(found.pop("label"))
+    whole = {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
     return [
-        _metrics({name: whole[name][member] for name in OF_MODEL if name in whole}, whole["label"], names, classes)
-        for member in range(len(whole["loss"]))
+        _metrics({name: rows[member] for name, rows in whole.items()}, labels, names, classes)
+        for member in range(members or 1)
     ]
 
 
-def _by_member(name: str, answers: np.ndarray) -> np.ndarray:
-    """Answers with an axis of members, of length 1 where there was none."""
-    return answers.reshape(-1, *answers.shape[-2 if name == "scores" else -1 :])
+def _by_member(name: str, answers: np.ndarray, members: int | None, examples: int) -> np.ndarray:
+    """Answers with a first axis of members, of length 1 where there is none; checked, as a wrong axis may fit."""
+    expected = (*(() if members is None else (members,)), examples)
+    if answers.shape[: len(expected)] != expected or answers.ndim != len(expected) + (name == "scores"):
+        raise ValueError(
+            f"answers {name!r} have the shape {answers.shape}, expected {expected}"
+            f"{' and a last axis of classes' if name == 'scores' else ''}, with members={members}"
+        )
+    return answers[None] if members is None else answers
 
 
 def _metrics(

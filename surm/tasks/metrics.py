@@ -143,10 +143,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
-"""Every metric of answers by name: a function of predictions and labels; of each, more is better."""
+"""Every metric of answers by name: a function of predictions and labels. `surm.tasks.labels` says their direction."""
 
 SCORED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"auc": auc}
-"""Every metric of scores by name: a function of the scores of all classes and of labels; of each, more is better."""
+"""Every metric of scores by name: a function of the scores of all classes and of labels."""
 
 OF_NUMBERS = ("pearson", "spearman")
 """Those that regression has."""

@@ -8,10 +8,10 @@ import jax
 from flax import nnx
 
 from surm.peft import surgery
-from surm.training.loop import Program
 from surm.training.members import Member
 from surm.training.placing import narrowed
-from surm.training.preparation import Run
+from surm.training.prepared import Run
+from surm.training.program import Program
 from surm.training.step import initial_state
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

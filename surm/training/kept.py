@@ -12,7 +12,7 @@ from surm.errors import InputError
 from surm.machine.notes import say
 from surm.peft import store, surgery
 from surm.rundir import checkpoint, checkpoint_files
-from surm.tasks import choosing
+from surm.tasks.metric import of_result
 from surm.training.step import answering
 
 BEST = "best"
@@ -68,9 +68,9 @@ def _best(
     result: Mapping[str, Any],
     lines: Sequence[Mapping[str, Any]],
 ) -> int:
-    split, metric = result["config"]["data"]["eval_split"], result.get("metric")
-    logged = {line["step"]: choosing.goodness(metric, line["values"]) for line in lines
-              if line["split"] == split and metric in line["values"]}  # fmt: skip
+    split, metric = result["config"]["data"]["eval_split"], of_result(result, result.get("metric", ""))
+    logged = {line["step"]: metric.goodness(line["values"][metric.name]) for line in lines
+              if line["split"] == split and metric.name in line["values"]}  # fmt: skip
     found = {step: logged.get(step) if value is None else value for step, value in measured.items()}
     known = {step: value for step, value in found.items() if value is not None}
     if not known:

@@ -4,18 +4,14 @@ The order is fixed: stop? -> eval? -> save? -> next batch -> step -> log, one st
 Stopped and started again a run ends exactly as if it had never stopped.
 """
 
-import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from surm import config as configs
-from surm.data.share import Share
 from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.machine import processes
@@ -26,92 +22,16 @@ from surm.peft import surgery
 from surm.rundir import checkpoint
 from surm.rundir.log import Log
 from surm.rundir.workdir import Workdir
-from surm.tasks import choosing, evaluate, metrics
-from surm.training import optim, placing, signature
-from surm.training.preparation import Run
+from surm.tasks import choosing, evaluate
+from surm.tasks.metric import Metric
+from surm.training import placing, signature
+from surm.training.prepared import Run
+from surm.training.program import Program
 from surm.training.progress import Progress, Trace
-from surm.training.step import Batch, TrainState, answering, initial_state, train_step
+from surm.training.step import TrainState, answering
+from surm.training.trained import Chosen, Trained
 
 _COMPILING = 3  # steps that wait for the compiler or for memory
-
-
-class Batches(Protocol):
-    """An endless iterator over batches whose position can be saved."""
-
-    def __next__(self) -> Batch:
-        """The next batch, on the devices' host."""
-
-    def get_state(self) -> Any:
-        """The position, as JSON values."""
-
-    def set_state(self, state: Any) -> None:
-        """Goes to a position."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What a loop does at every step: of one run, or of the members of a population together.
-
-    Attributes:
-      initial: makes the state before the first step.
-      step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
-      lower: the same, taken only to where it can be compiled and looked at.
-      measure: a function (state, frozen, one pass of batches) -> metrics.
-      batches: what is trained on.
-      share: the part of every batch that this process reads.
-    """
-
-    initial: Callable[[], TrainState]
-    step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
-    measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
-    batches: Batches
-    share: Share
-
-
-def program(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
-    """That of one run, on a mesh.
-
-    Args:
-      prepared: the run.
-      mesh: from `surm.machine.mesh.mesh_of`.
-
-    Returns:
-      The program.
-    """
-    config, share, everywhere = prepared.config, placing.share_of(mesh), meshes.replicated(mesh)
-    numbers = optim.hyperparameters(config.optim, configs.spec(config), prepared.total_steps)
-    numbers = meshes.put_everywhere(mesh, numbers)
-    averaged = bool(config.optim.ema_decay)
-    one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
-    answer = jax.jit(answer_of(prepared), out_shardings=everywhere)
-
-    def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, Any]:
-        found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
-        return evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)[0]
-
-    return Program(
-        initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
-        step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
-        lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
-        measure=measure,
-        batches=prepared.training_batches(config.seed, share),
-        share=share,
-    )
-
-
-def answer_of(prepared: Run) -> Callable[..., evaluate.Answers]:
-    """What a run's model says to a batch; see `surm.tasks.evaluate.answer`."""
-    prepared.model.eval()
-    graphdef = surgery.split(prepared.model)[0]
-    scored = not metrics.SCORED.keys().isdisjoint(prepared.data.metrics)
-
-    def outputs_of(
-        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None
-    ) -> jax.Array:
-        return surgery.join(graphdef, trainable, frozen, scale=scale)(**prepared.inputs(batch))
-
-    return evaluate.answer(outputs_of, regression=prepared.data.regression, scored=scored)
 
 
 class Loop:
@@ -195,21 +115,30 @@ class Loop:
         self.evaluated = step, values
         return values
 
-    def end(self) -> tuple[TrainState, dict[str, Any]]:
-        """What the run ends with: the last step's state, or the best's, and what was measured with it."""
+    def end(self, step_seconds: list[float]) -> Trained:
+        """What the run ends with: the last step's state, or the best's, and what is measured with it.
+
+        Args:
+          step_seconds: from `train`.
+
+        Returns:
+          All but the overrides, which the loop does not know.
+        """
         if self.best is None:
-            measured = {"eval": self.evaluate(self.reached), "confusion": self._confusion(self.reached, self.state)}
-            return meshes.take(self.mesh, self.state), measured
+            values, confusion = self.evaluate(self.reached), self._confusion(self.reached, self.state)
+            return Trained(meshes.take(self.mesh, self.state), values, confusion, step_seconds, self.seconds)
         state = {"trainable": meshes.put_everywhere(self.mesh, self.best.arrays)}
-        measured = {"eval": self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)}
-        measured |= {"confusion": self._confusion(self.best.step, state)}
-        measured |= {"chosen_step": self.best.step, "validation": self.best.values, "steps_taken": self.reached}
-        return {"trainable": self.best.arrays}, measured
+        values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
+        confusion = self._confusion(self.best.step, state)
+        chosen = Chosen(self.best.step, self.best.values, self.reached)
+        return Trained({"trainable": self.best.arrays}, values, confusion, step_seconds, self.seconds, chosen)
 
     @property
-    def chooses_by(self) -> str:
-        """What says which step is best."""
-        return "loss" if self.prepared.config.eval.choose == "least_loss" else self.prepared.data.metrics[0]
+    def chooses_by(self) -> Metric:
+        """What says which step is best: the main metric of the task, or the loss."""
+        every = self.prepared.task.metrics
+        by_loss = self.prepared.config.eval.choose == "least_loss"
+        return next(metric for metric in every if metric.name == "loss") if by_loss else every[0]
 
     def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
         """The metrics of a split, logged; read from the log where they are there already."""
@@ -250,9 +179,9 @@ class Loop:
         notes |= {"inputs": self.inputs, **self.belongs_to}
         if self.best:
             state["best"], notes["best"] = self.best.arrays, self.best.notes
-        at, values = self.evaluated
-        metric = float(np.nanmax(choosing.goodness(self.chooses_by, values))) if at == step else None
-        self.saved.save(step, state, notes, metric)
+        (at, values), by = self.evaluated, self.chooses_by
+        goodness = float(np.nanmax(by.goodness(values[by.name]))) if at == step else None
+        self.saved.save(step, state, notes, goodness)
 
     def _resume(self) -> int:
         """Takes over what the newest checkpoint holds; the number of steps taken before."""

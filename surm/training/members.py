@@ -18,8 +18,9 @@ from surm.rundir import names
 from surm.rundir.log import NonFiniteError, RunLog, Values
 from surm.rundir.workdir import Workdir
 from surm.training import result
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 from surm.training.step import answering
+from surm.training.trained import Trained
 
 KEYS = {
     "seed": int,
@@ -159,7 +160,7 @@ class PopulationLog:
 
 
 def finish(
-    prepared: Run, folder: Workdir, every: Sequence[Member], log: PopulationLog, measured: dict[str, Any]
+    prepared: Run, folder: Workdir, every: Sequence[Member], log: PopulationLog, trained: Trained
 ) -> dict[str, Any]:
     """Writes what every member leaves, and a result that sums up.
 
@@ -168,8 +169,7 @@ def finish(
       folder: of the population.
       every: from `listed`.
       log: of their metrics.
-      measured: as for `surm.training.result.finish`, each value of `eval` one number for every member; and `state`,
-        after the last step.
+      trained: all members together.
 
     Returns:
       What `result.json` holds: that of the best member, and `population`, what is known of each.
@@ -182,15 +182,18 @@ def finish(
         run = dataclasses.replace(
             prepared, config=member.config, model=surgery.with_scale(prepared.model, member.config.peft.scale)
         )
-        trainable = {path: value[number] for path, value in answering(measured["state"]).items()}
-        evaluated = {name: float(value[number]) for name, value in measured["eval"].items()}
-        confusion = None if measured["confusion"] is None else measured["confusion"][number]
-        more = {"overrides": measured["overrides"] | member.overrides, "members": len(every), "confusion": confusion}
+        of_member = dataclasses.replace(
+            trained,
+            state={"trainable": {path: value[number] for path, value in answering(trained.state).items()}},
+            eval={name: float(value[number]) for name, value in trained.eval.items()},
+            confusion=None if trained.confusion is None else trained.confusion[number],
+            overrides={**trained.overrides, **member.overrides},
+        )
         own.write_json("config.json", member.config.to_dict())
-        results.append(result.finish(run, own, trainable, measured | {"eval": evaluated} | more))
+        results.append(result.finish(run, own, of_member, members=len(every)))
     best = min((found for found in results if found), key=report.place)
     found = best | {
-        "overrides": measured["overrides"],
+        "overrides": dict(trained.overrides),
         "seed": prepared.config.seed,
         "config": prepared.config.to_dict(),
         "population": [

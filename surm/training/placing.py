@@ -9,7 +9,7 @@ from surm.data.share import Share
 from surm.machine import mesh as meshes
 from surm.peft import surgery
 from surm.peft.variables import FixedParam
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 
 
 def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:

@@ -24,13 +24,13 @@ from surm.machine import mesh as meshes
 from surm.matrices.algebra.platforms import platform_of
 from surm.peft import store
 from surm.rundir.log import Values
-from surm.tasks import evaluate
+from surm.tasks.task import Batch
 from surm.training import optim, placing, preparation
-from surm.training.loop import Program, answer_of
 from surm.training.members import Member
 from surm.training.optim import Hyperparameters
-from surm.training.preparation import Run
-from surm.training.step import Batch, TrainState, answering, initial_state, train_step
+from surm.training.prepared import Run
+from surm.training.program import Program, answer_of
+from surm.training.step import TrainState, answering, initial_state, train_step
 
 
 class SeedBatches:
@@ -56,7 +56,7 @@ class SeedBatches:
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays that may differ in the length of their second axis, filled up with zeros."""
+    """Arrays that may differ in the length of their second axis, filled up with zeros, which weigh nothing."""
     if arrays[0].ndim == 2:
         longest = max(array.shape[1] for array in arrays)
         arrays = [np.pad(array, [(0, 0), (0, longest - array.shape[1])]) for array in arrays]
@@ -106,15 +106,14 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
 
     def answer_of_one(of_one: tuple[TrainState, Hyperparameters], frozen: nnx.State, batch: Batch) -> Any:
         state, numbers = of_one
-        found = one_answer(answering(state), frozen, batch, numbers.scale)
-        return {name: found[name] for name in evaluate.OF_MODEL if name in found}
+        return one_answer(answering(state), frozen, batch, numbers.scale)
 
     def steps(states: TrainState, numbers: Hyperparameters, frozen: nnx.State, batches: Batch) -> Any:
         return _mapped(lambda of_one: step_of_one(of_one, frozen, batches), (states, numbers, slots), at_once)
 
     def answers(states: TrainState, numbers: Hyperparameters, frozen: nnx.State, batch: Batch) -> Any:
         found = _mapped(lambda of_one: answer_of_one(of_one, frozen, batch), (states, numbers), at_once)
-        return found | {"label": batch["label"], "mask": batch["mask"]}
+        return found | prepared.task.known(batch)
 
     all_steps = jax.jit(steps, donate_argnums=0, out_shardings=(of_members, meshes.replicated(mesh)))
     all_answers = jax.jit(answers, out_shardings=meshes.replicated(mesh))
@@ -124,7 +123,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
 
     def measure(states: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> Values:
         found = (all_answers(states, numbers, frozen, put(batch)) for batch in batches)
-        each = evaluate.measured(found, prepared.data.metrics, classes=prepared.data.num_classes)
+        each = prepared.task.measured(found, members=len(every))
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(

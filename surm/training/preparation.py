@@ -1,16 +1,13 @@
 """From a config to all that a run needs: data opened, weights read, the adapter attached."""
 
 import dataclasses
-import functools
 import math
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
-import grain
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from flax import nnx
 
 from surm import config as configs
@@ -20,14 +17,15 @@ from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.machine.notes import say
 from surm.models import bert, convert, hf_config, vit
-from surm.models.processor import Processor
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, surgery
 from surm.peft.spec import PeftSpec
 from surm.tasks import balance, held_out
-from surm.tasks.evaluate import Inputs
-from surm.tasks.feed import feed_of, tokenizer_of_0_1
-from surm.training import optim, start
+from surm.tasks.labelled import task_of
+from surm.tasks.labels import Targets
+from surm.tasks.texts import tokenizer_of_0_1
+from surm.training import optim, start, step
+from surm.training.prepared import Run
 
 
 class Kind(NamedTuple):
@@ -49,44 +47,6 @@ KINDS: dict[str, Kind] = {
 
 SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
 """Keys of `config.data` that only some sources are read by (`surm.data.splits.Dataset.keys`)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Everything a run needs that does not change while it trains.
-
-    Attributes:
-      config: the run's configuration.
-      model: with its adapter.
-      data: what it is trained and measured on.
-      inputs: from a batch to the model's keyword arguments.
-      total_steps: length of the run.
-      resumed: whether a checkpoint supplies the trained arrays.
-      saved: their paths, where it tells them.
-      training_batches: opens the endless iterator over the training split, in the order of a seed, with a share of
-        every batch (`surm.data.share`).
-      evaluation_batches: opens one pass over each held-out split, likewise, by the ending of its metrics' names.
-      processor: what becomes of every picture; None of texts.
-      validation_batches: opens one pass over the split that the best step is chosen by; None where none is.
-      class_weights: of the loss, one a class; None where all weigh the same.
-      tokens: a hash of all tokens that are trained on; None of images.
-      tokenizer_of_0_1: the file that 0.1.0 would have made them with.
-    """
-
-    config: ml_collections.ConfigDict
-    model: nnx.Module
-    data: Dataset
-    inputs: Inputs
-    total_steps: int
-    resumed: bool
-    training_batches: Callable[..., grain.DatasetIterator]
-    evaluation_batches: dict[str, Callable[..., Iterator[dict[str, np.ndarray]]]]
-    saved: Collection[str] | None = None
-    processor: Processor | None = None
-    validation_batches: Callable[..., Iterator[dict[str, np.ndarray]]] | None = None
-    class_weights: np.ndarray | None = None
-    tokens: str | None = None
-    tokenizer_of_0_1: str = ""
 
 
 def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
@@ -111,23 +71,20 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
         say(balance.told(class_weights, data))
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed, saved=saved)
-    feed = feed_of(config, weights, model)
-    train = feed.ready(data.train)
+    task = task_of(config, Targets.of_data(data, class_weights), weights, model)
+    step.filtered(config, task)  # refuses a task that it cannot train
+    train = task.ready(data.train)
     return Run(
         config=config,
         model=model,
         data=data,
-        inputs=feed.inputs,
+        task=task,
         total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
-        saved=saved,
         resumed=resumed,
-        training_batches=functools.partial(feed.training, train),
-        evaluation_batches={
-            ending: functools.partial(feed.evaluation, feed.ready(split)) for ending, split in splits.items()
-        },
-        processor=feed.processor,
-        validation_batches=None if chooses is None else functools.partial(feed.evaluation, feed.ready(chooses)),
-        class_weights=class_weights,
+        training=train,
+        held_out={ending: task.ready(split) for ending, split in splits.items()},
+        saved=saved,
+        validation=None if chooses is None else task.ready(chooses),
         tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
         tokenizer_of_0_1=tokenizer_of_0_1(config, weights) if data.kind == "text" else "",
     )

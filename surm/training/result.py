@@ -22,73 +22,83 @@ from surm.peft.schedules import rank_budget
 from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
 from surm.training import optim
-from surm.training.preparation import Run
+from surm.training.prepared import Run
+from surm.training.step import answering
+from surm.training.trained import Trained
 from surm.version import __version__
 
-OPTIONAL = ("members", "active_ranks", "chosen_step", "validation")
-"""What only some results hold."""
 
-
-def finish(
-    prepared: Run, folder: Workdir, trainable: dict[str, np.ndarray], measured: dict[str, Any]
-) -> dict[str, Any]:
+def finish(prepared: Run, folder: Workdir, trained: Trained, *, members: int | None = None) -> dict[str, Any]:
     """Writes the adapter, the curves and, last, the result.
 
     Args:
       prepared: the run.
       folder: where it belongs.
-      trainable: the trained arrays.
-      measured: `eval`, `confusion` (or None), `seconds`, `steps` (seconds of each), `overrides`; of a population's
-        member `members`; where the best step is chosen `chosen_step`, `validation` and `steps_taken`.
+      trained: what the run ended with.
+      members: of a population's member, how many there are.
 
     Returns:
       What `result.json` holds; where a budget decides on ranks, `active_ranks` by layer among it.
     """
+    trainable = answering(trained.state)
     graphdef, _, frozen = surgery.split(prepared.model)
-    trained = surgery.join(graphdef, jax.tree.map(jnp.asarray, trainable), frozen)
-    store.save_adapter(folder.adapter, trained, base_name=prepared.config.model.weights)
-    report.draw_curves(folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.data.metrics[0])
-    if budgets := rank_budget.budgets_of(prepared.model, prepared.total_steps):
-        ranks = rank_budget.active_ranks(trainable, budgets)
-        measured = measured | {"active_ranks": {layer: int(rank) for layer, rank in ranks.items()}}
-    found = result(prepared, measured)
+    model = surgery.join(graphdef, jax.tree.map(jnp.asarray, trainable), frozen)
+    store.save_adapter(folder.adapter, model, base_name=prepared.config.model.weights)
+    report.draw_curves(
+        folder.metrics(), folder.path / "curves.png", folder.path.name, metric=prepared.task.metrics[0].name
+    )
+    found = result(prepared, trained) | _optional(prepared, trained, members)
+    found |= named_paths.written_out(prepared.config)
     folder.write_json("result.json", found)
     return found
 
 
-def result(prepared: Run, measured: dict[str, Any]) -> dict[str, Any]:
-    """What `result.json` holds."""
-    config, data, count = prepared.config, prepared.data, counts.count_parameters(prepared.model)
+def _optional(prepared: Run, trained: Trained, members: int | None) -> dict[str, Any]:
+    """What only some results hold."""
+    found = {} if members is None else {"members": members}
+    if budgets := rank_budget.budgets_of(prepared.model, prepared.total_steps):
+        ranks = rank_budget.active_ranks(answering(trained.state), budgets)
+        found["active_ranks"] = {layer: int(rank) for layer, rank in ranks.items()}
+    if chosen := trained.chosen:
+        found |= {"chosen_step": chosen.step, "validation": chosen.validation}
+    return found
+
+
+def result(prepared: Run, trained: Trained) -> dict[str, Any]:
+    """What every `result.json` holds."""
+    config, data, task = prepared.config, prepared.data, prepared.task
+    count = counts.count_parameters(prepared.model)
     spec = configs.spec(config)
     matrices, of_layer = surgery.structured_matrices(prepared.model), optim.layer_rates(config.optim, prepared.model)
     rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}
-    full_names = named_paths.written_out(config)
-    seconds = measured["steps"][2:] or measured["steps"]  # the first two wait for the compiler
+    seconds = trained.step_seconds[2:] or trained.step_seconds  # the first two wait for the compiler
     return {
-        "eval": measured["eval"],
-        "metric": data.metrics[0],
+        "eval": trained.eval,
+        "metric": task.metrics[0].name,
+        "metrics": {metric.name + ending: metric.to_json() for ending in prepared.held_out for metric in task.metrics},
+        "task": task.name,
         "kind": data.kind,
-        "num_outputs": data.num_classes,
+        "num_outputs": task.outputs,
         "num_texts": len(data.train[0]["texts"]) if data.kind == "text" else 0,
         "classes": list(data.class_names),
-        **({"confusion": np.asarray(measured["confusion"]).tolist()} if measured.get("confusion") is not None else {}),
+        **({"confusion": np.asarray(trained.confusion).tolist()} if trained.confusion is not None else {}),
         "processor": prepared.processor.to_json() if prepared.processor else None,
         "family": "+".join(dict.fromkeys(delta.family for delta in matrices.values())) or None,
         "method": config.peft.method,
         "adapter_parameters": count.adapter,
         "trainable_parameters": count.trainable,
         "total_parameters": count.total,
-        "steps": measured.get("steps_taken", prepared.total_steps),
+        "steps": trained.chosen.steps_taken if trained.chosen else prepared.total_steps,
         "learning_rate": rates.pop() if len(rates) == 1 else None,
         "layers": {path: {"family": delta.family, "learning_rate": of_layer[path]} for path, delta in matrices.items()},
-        "seconds": measured["seconds"],
+        "seconds": trained.seconds,
         "step_seconds_median": statistics.median(seconds) if seconds else None,
         "peak_bytes": _peak_bytes(),
         "seed": config.seed,
         "versions": versions(),
-        "overrides": measured["overrides"],
+        "overrides": dict(trained.overrides),
         "config": config.to_dict(),
-    } | {name: measured[name] for name in OPTIONAL if name in measured} | full_names  # fmt: skip
+    }
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ fresh; the loop itself is in `surm.training.loop`.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +26,10 @@ from surm.rundir.workdir import Workdir
 from surm.tasks import choosing
 from surm.training import estimate, loop, members, optim, placing, population
 from surm.training import result as results
-from surm.training.preparation import Run, prepare
-from surm.training.step import answering
+from surm.training.preparation import prepare
+from surm.training.prepared import Run
+from surm.training.program import Program, of_run
+from surm.training.trained import Trained
 
 
 def run(
@@ -77,10 +80,10 @@ def run(
         held.callback(log.close)
         with jax.set_mesh(mesh):
             trained = _train(prepared, folder, _program(prepared, every, mesh), log, mesh, stop)
-        trained |= {"overrides": dict(overrides or {})}
+        trained = dataclasses.replace(trained, overrides=dict(overrides or {}))
         if every:
             return processes.from_first(lambda: members.finish(prepared, folder, every, log, trained))
-        return processes.from_first(lambda: results.finish(prepared, folder, answering(trained["state"]), trained))
+        return processes.from_first(lambda: results.finish(prepared, folder, trained))
 
 
 def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
@@ -112,14 +115,14 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
     return "\n".join([*labels, counts.table(prepared.model), estimate.headline(prepared, mesh, every), *rates, *odd])
 
 
-def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> loop.Program:
+def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> Program:
     """Of a population, or of one run where there are no members."""
-    return population.program(prepared, every, mesh) if every else loop.program(prepared, mesh)
+    return population.program(prepared, every, mesh) if every else of_run(prepared, mesh)
 
 
 def _train(
-    prepared: Run, folder: Workdir, program: loop.Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
-) -> dict[str, Any]:
+    prepared: Run, folder: Workdir, program: Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
+) -> Trained:
     """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
     keep, keep_best = prepared.config.keep_checkpoints, prepared.config.keep_best_checkpoints
     of_first = (
@@ -129,8 +132,7 @@ def _train(
         running = loop.Loop(prepared, folder, saved, program, log, mesh)
         folder.accept()
         steps = running.train(StopRequest(stop, mesh))
-        state, measured = running.end()
-    return measured | {"state": state, "seconds": running.seconds, "steps": steps}
+        return running.end(steps)
 
 
 def _finished(workdir: str, folder: Workdir) -> str:

@@ -29,7 +29,12 @@ from surm.report import run_folder
 from surm.report.run_folder import RESULT
 from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
-from surm.tasks.feed import Feed, feed_of, squashing, tokenizer_of_0_1
+from surm.tasks import labels
+from surm.tasks.images import squashing
+from surm.tasks.labelled import task_of
+from surm.tasks.labels import Labels, Targets
+from surm.tasks.task import with_outputs
+from surm.tasks.texts import tokenizer_of_0_1
 from surm.training import kept, preparation
 
 
@@ -42,14 +47,19 @@ class LoadedRun:
       model: the base with the trained adapter, in evaluation mode.
       metrics: the lines of `metrics.jsonl`: step, split, values.
       result: what `result.json` holds.
-      feed: how examples reach the model.
+      task: what is asked of the model, with the processor or tokenizer of its examples.
     """
 
     config: ml_collections.ConfigDict
     model: nnx.Module
     metrics: list[dict[str, Any]]
     result: dict[str, Any]
-    feed: Feed
+    task: Labels
+
+    @property
+    def feed(self) -> Labels:
+        """The task, by the name that it had in 0.1.0."""
+        return self.task
 
     def predict(self, examples: Iterable[Any]) -> Float[np.ndarray, "n outputs"]:
         """The model's outputs for examples, prepared just as in training.
@@ -70,19 +80,19 @@ class LoadedRun:
             examples = list(examples)
         if isinstance(examples, np.ndarray | jax.Array) and not examples.ndim:
             raise InputError(f"given an array of one number, expected {self._expected}")
-        outputs = np.empty((len(examples), self.result["num_outputs"]), np.float32)
+        outputs = np.empty((len(examples), with_outputs(self.task, "predict").outputs), np.float32)
         if len(examples) or isinstance(examples, str):
-            split = self.feed.ready(self._split(examples))
-            batches = self.feed.evaluation(split)
+            split = self.task.ready(self._split(examples))
+            batches = self.task.evaluation(split)
             found = [np.asarray(self._answer(batch))[batch["mask"]] for batch in batches]
-            outputs[self.feed.order(split)] = np.concatenate(found)
+            outputs[self.task.order(split)] = np.concatenate(found)
         return outputs
 
     @functools.cached_property
     def _answer(self) -> Callable[[dict[str, np.ndarray]], jax.Array]:
         """The model on a batch, compiled once a shape."""
         graphdef, state = nnx.split(self.model)
-        answer = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(**self.feed.inputs(batch)))
+        answer = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(**self.task.inputs(batch)))
         return functools.partial(answer, state)
 
     def _split(self, examples: Sequence[Any]) -> ArraySplit | TextSplit:
@@ -144,6 +154,11 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         raise InputError(
             f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"
         )
+    if result.get("task", labels.NAME) != labels.NAME:
+        raise InputError(
+            f"{str(path / 'result.json')!r} is of the task {result['task']!r}, expected {labels.NAME!r}: written by "
+            "another version?"
+        )
     config = configs.of_an_earlier_run(result["config"])
     try:
         configs.check(config)
@@ -162,7 +177,7 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         model=model if step is None else kept.at_step(path, model, step, result, lines),
         metrics=lines,
         result=result,
-        feed=feed_of(here, weights, base, processor),
+        task=task_of(here, Targets.of_result(result), weights, base, processor),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from surm.data import tokens
 from surm.data.share import Share
 from surm.peft import store
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 
 _EXAMPLES = 4
 

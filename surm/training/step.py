@@ -6,23 +6,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import ml_collections
 import optax
 from flax import nnx
 
 from surm import config as configs
 from surm.peft import layers, select, surgery, variables
 from surm.peft.schedules import penalty, rank_budget
-from surm.tasks import metrics
+from surm.tasks.task import Batch, FixedOutputs, Sums, Task, with_outputs
 from surm.training import loko, optim
 from surm.training.optim import Hyperparameters
-from surm.training.preparation import Run
+from surm.training.prepared import Run
 
 TrainState = dict[str, Any]
 """`trainable` (arrays by path), `opt_state`, `step` and `key`, and `average` where one is kept: all that a checkpoint
 holds beside the data position."""
 
-Batch = dict[str, np.ndarray]
 Step = Callable[[TrainState, nnx.State, Batch, Hyperparameters], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -58,15 +57,32 @@ def groups_of(model: nnx.Module) -> dict[str, str]:
 
 def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
     """What makes a run's gradient transformation of a step from the step's numbers; see `optim.optimizer`."""
-    config, model = prepared.config, prepared.model
+    config, model, of_filter = prepared.config, prepared.model, filtered(prepared.config, prepared.task)
     return functools.partial(
         optim.optimizer,
         optim.optimizer_name(config.optim, configs.spec(config)),
         groups=groups_of(model),
         factors=optim.multipliers(config.optim, model),
         budgets=rank_budget.budgets_of(model, prepared.total_steps, _adapters_first_step(prepared)),
-        outputs=prepared.data.num_classes,
+        outputs=of_filter.outputs if of_filter else 1,
     )
+
+
+def filtered(config: ml_collections.ConfigDict, task: Task) -> FixedOutputs | None:
+    """The task of a run that a Kalman filter trains; None where another optimiser does.
+
+    Args:
+      config: of the run.
+      task: of the run.
+
+    Returns:
+      The same task, or None.
+
+    Raises:
+      InputError: if a filter is asked for, but the task has no fixed number of outputs.
+    """
+    name = optim.optimizer_name(config.optim, configs.spec(config))
+    return with_outputs(task, "config.peft.method='loko'") if name == "loko" else None
 
 
 def _adapters_first_step(prepared: Run) -> int:
@@ -97,8 +113,8 @@ def train_step(prepared: Run) -> Step:
     graphdef = surgery.split(prepared.model)[0]
     prepared.model.eval()
     gradients = _mean_gradients(_sums(prepared, graphdef), config.optim.accumulation_steps)
-    filtered = optim.optimizer_name(config.optim, configs.spec(config)) == "loko"
-    measurements = _measurements(prepared, graphdef) if filtered else lambda *_: {}
+    of_filter = filtered(prepared.config, prepared.task)
+    measurements = _measurements(prepared, of_filter, graphdef) if of_filter else lambda *_: {}
 
     def step(state, frozen, batch, hyperparameters):
         now, trainable = hyperparameters.at(state["step"]), state["trainable"]
@@ -131,31 +147,18 @@ def _outputs(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
     def outputs(trainable, frozen, batch, key, now):
         model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
         layers.reseed_dropout(model, key)
-        return model(**prepared.inputs(batch))
+        return model(**prepared.task.inputs(batch))
 
     return outputs
 
 
-def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """Sums over a batch: of the losses, whose gradient is wanted, and of what else is to be known."""
-    answers, regression = _outputs(prepared, graphdef), prepared.data.regression
-    weights = None if prepared.class_weights is None else jnp.asarray(prepared.class_weights)
+def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Sums]]:
+    """The task's sums over a batch: that of the losses, whose gradient is wanted, and all of them."""
+    answers, task = _outputs(prepared, graphdef), prepared.task
 
     def sums(trainable, frozen, batch, key, now):
         outputs = answers(trainable, frozen, batch, key, now)
-        labels, mask = batch["label"], batch["mask"]
-        losses = metrics.losses(
-            outputs,
-            labels,
-            regression=regression,
-            label_smoothing=now.label_smoothing,
-            class_weights=weights,
-        )
-        found = {"loss": jnp.sum(losses, where=mask)}
-        if weights is not None:
-            found["weight"] = jnp.sum(weights[labels], where=mask)
-        if not regression:
-            found["accuracy"] = jnp.sum(metrics.predictions(outputs) == labels, where=mask, dtype=losses.dtype)
+        found = task.sums(outputs, batch, label_smoothing=now.label_smoothing)
         return found["loss"], found
 
     return sums
@@ -164,7 +167,7 @@ def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Arra
 def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
     """The gradient of the mean loss of a batch, and the means; part by part, if it comes in parts.
 
-    Sums are divided by the number of examples, the loss and its gradient by the `weight` of all where there is one.
+    The sums of the parts are added before anything is divided, so parts may differ in weight.
     """
     of = jax.grad(sums, has_aux=True)
 
@@ -184,36 +187,32 @@ def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str,
 
     def gradients(trainable, frozen, batch, key, now):
         found, sums = (of if parts == 1 else in_parts)(trainable, frozen, batch, key, now)
-        count = jnp.sum(batch["mask"])
-        weight = sums.pop("weight", count)
+        weight = sums.pop("weight")
+        count = sums.pop("count", weight)
         means = {name: total / (weight if name == "loss" else count) for name, total in sums.items()}
         return jax.tree.map(lambda total: total / weight, found), means
 
     return gradients
 
 
-def _measurements(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., dict[str, Any]]:
+def _measurements(prepared: Run, task: FixedOutputs, graphdef: nnx.GraphDef) -> Callable[..., dict[str, Any]]:
     """What a Kalman filter asks for: of every example how far the outputs are off, and their derivatives."""
-    answers, regression = _outputs(prepared, graphdef), prepared.data.regression
+    answers = _outputs(prepared, graphdef)
 
     def measurements(trainable, frozen, batch, key, now):
         def of_one(example, number):
             alone, own_key = jax.tree.map(lambda x: x[None], example), jax.random.fold_in(key, number)
 
             def measured(trainable):
-                outputs = answers(trainable, frozen, alone, own_key, now)[0].astype(jnp.float32)
-                return outputs if regression else jax.nn.softmax(outputs)
+                return task.said(answers(trainable, frozen, alone, own_key, now)[0].astype(jnp.float32))
 
             return loko.measurement(measured, trainable)
 
-        outputs, jacobians = jax.vmap(of_one)(batch, jnp.arange(len(batch["mask"])))
-        if regression:
-            wanted = batch["label"][:, None]
-        else:
-            wanted = optax.smooth_labels(jax.nn.one_hot(batch["label"], outputs.shape[-1]), now.label_smoothing)
-        real = batch["mask"]  # what only fills a batch up is measured to be just what it is
+        real = task.real(batch)  # what only fills a batch up is measured to be just what it is
+        said, jacobians = jax.vmap(of_one)(batch, jnp.arange(len(real)))
+        wanted = task.wanted(batch, label_smoothing=now.label_smoothing)
         jacobians = jax.tree.map(lambda rows: jnp.where(real.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0), jacobians)
-        residuals = jnp.where(real[:, None], wanted - outputs, 0)
+        residuals = jnp.where(real[:, None], wanted - said, 0)
         return {"residuals": residuals, "jacobians": jacobians, "examples": jnp.sum(real)}
 
     return measurements

@@ -15,7 +15,9 @@ from surm.data import pictures, pipeline, sources
 from surm.data.splits import ArraySplit
 from surm.models.vit import ViT, ViTConfig
 from surm.models.weights import open_weights
-from surm.tasks.feed import feed_of, processor_of
+from surm.tasks.images import processor_of
+from surm.tasks.labelled import task_of
+from surm.tasks.labels import Targets
 from surm.training.runs import LoadedRun
 from tests.odd_inputs.row import Line, Odd
 
@@ -36,15 +38,15 @@ def _model(channels: int = 3) -> ViT:
 
 def _pixels(folder: pathlib.Path, image: np.ndarray = PHOTO, channels: int = 3, **stated: object) -> np.ndarray:
     """What the model would see of one image, by a preprocessor_config.json that says so."""
-    feed = feed_of(configs.default(), open_weights(_files(folder, **stated)), _model(channels))
-    split = feed.ready(ArraySplit(image[None], np.zeros(1, np.int32)))
-    return np.asarray(feed.inputs(next(feed.evaluation(split)))["images"][0])
+    task = task_of(configs.default(), Targets(2), open_weights(_files(folder, **stated)), _model(channels))
+    split = task.ready(ArraySplit(image[None], np.zeros(1, np.int32)))
+    return np.asarray(task.inputs(next(task.evaluation(split)))["images"][0])
 
 
 @functools.cache
 def _run() -> LoadedRun:
     model, result = _model(), {"num_outputs": 2, "kind": "image", "num_texts": 0, "classes": ["a", "b"]}
-    return LoadedRun(configs.default(), model, [], result, feed_of(configs.default(), None, model))
+    return LoadedRun(configs.default(), model, [], result, task_of(configs.default(), Targets(2), None, model))
 
 
 def _predicted(examples: object) -> tuple[int, ...]:
@@ -60,10 +62,10 @@ def _of_npz(folder: pathlib.Path, images: np.ndarray) -> tuple[int, ...]:
     """The shape of the pixels that a model would see of such a file."""
     images, labels = np.repeat(images, 4, 0), np.arange(4) % 2
     np.savez(folder / "data.npz", x_train=images, y_train=labels, x_test=images[:1], y_test=labels[:1])
-    feed = feed_of(configs.default(), None, _model())
-    split = feed.ready(sources.load(str(folder / "data.npz")).test)
-    images = next(feed.evaluation(split))
-    return feed.inputs(images)["images"][images["mask"]].shape
+    task = task_of(configs.default(), Targets(2), None, _model())
+    split = task.ready(sources.load(str(folder / "data.npz")).test)
+    images = next(task.evaluation(split))
+    return task.inputs(images)["images"][images["mask"]].shape
 
 
 def _turned() -> Image.Image:

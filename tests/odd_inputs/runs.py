@@ -113,9 +113,8 @@ def _best_of(steps, *measured):
 
 def _predicted(examples: Any, kind: str = "image") -> Any:
     result = {"kind": kind, "num_texts": 1, "num_outputs": 2}
-    return runs.LoadedRun(_config(), None, [], result, types.SimpleNamespace(ready=lambda split: split)).predict(
-        examples
-    )
+    task = types.SimpleNamespace(ready=lambda split: split, outputs=2)
+    return runs.LoadedRun(_config(), None, [], result, task).predict(examples)
 
 
 def _of_transformers(folder: pathlib.Path) -> None:

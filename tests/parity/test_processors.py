@@ -15,7 +15,7 @@ from surm.data import pictures, pipeline
 from surm.exchange import export_merged
 from surm.models.vit import ViTConfig
 from surm.models.weights import open_weights
-from surm.tasks.feed import processor_of
+from surm.tasks.images import processor_of
 from tests.exchange.models import base
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"

@@ -35,3 +35,11 @@ def test_without_any_result_no_metric_is_shown():
         "rank  seed  trained  seconds  state",
         "   -  0           -        -  missing",
     ]
+
+
+def test_of_a_metric_that_says_so_less_is_better():
+    losing = {"metrics": {"perplexity": {"better": "less", "unit": ""}}, "metric": "perplexity"}
+    results = [result(0.1, 2.0) | losing | {"eval": {"perplexity": value, "loss": 1.0}} for value in (30.0, 12.5, 99.0)]
+    lines = report.sweep_table([{"run": name} for name in "abc"], results, ["finished"] * 3).splitlines()
+    assert [line.split()[1:3] for line in lines[1:]] == [["b", "12.5000"], ["a", "30.0000"], ["c", "99.0000"]]
+    assert min(results, key=report.place) is results[1]

@@ -59,6 +59,30 @@ def test_seeds_are_put_together_and_the_best_comes_first(tmp_path):
     assert tables.cells(table)[1] == ["circulant", "51.0 ± 1.0", f"{table.p_values()[1]:.3f}", "100", "3", "500"]
 
 
+def losing(value: float, loss: float = 1.0, **more) -> dict:
+    """A result whose main metric is better the less it is, and no share of one."""
+    metrics = {"perplexity": {"better": "less", "unit": ""}, "accuracy": {"better": "more", "unit": "%"}}
+    values = {"perplexity": value, "accuracy": value / 100, "loss": loss}
+    return result(0.0, **more) | {"eval": values, "metric": "perplexity", "metrics": metrics}
+
+
+def test_a_metric_of_which_less_is_better_is_ranked_and_shown_as_it_says(tmp_path):
+    runs = [losing(30.0, family="a", adapter_parameters=9), losing(12.5, family="b", adapter_parameters=8),
+            losing(14.25, family="c", adapter_parameters=3)]  # fmt: skip
+    (table,) = compared(written(tmp_path, *runs))
+    assert [row.label for row in table.rows] == ["b", "c", "a"]
+    assert [row.label for row in plots.best_at_their_size(table)] == ["c", "b"]
+    assert [row[1:3] for row in tables.cells(table)] == [["12.5", "12.5"], ["14.25", "14.2"], ["30", "30.0"]]
+    assert tables.headings(table)[1:3] == ["perplexity", "accuracy"]
+    assert "Metrics in percent, but for perplexity." in tables.markdown([table])
+
+
+def test_a_direction_that_is_none_is_refused(tmp_path):
+    wrong = losing(3.0) | {"metrics": {"perplexity": {"better": "fewer", "unit": ""}}}
+    found = collect.collect([written(tmp_path, wrong, result(0.5))])
+    assert len(found.results) == 1 and "metrics.perplexity must be an object with 'better'" in str(found.skipped)
+
+
 def test_what_differs_in_the_config_is_another_row_and_a_column(tmp_path):
     other = result(0.7)
     other["config"]["optim"]["learning_rate"] = 0.004

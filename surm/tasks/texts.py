@@ -1,0 +1,99 @@
+"""Texts with labels: tokens from the tokenizer of the weights or the config, in batches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import ml_collections
+import numpy as np
+
+from surm import files
+from surm.data import tokenizer, tokens
+from surm.data.share import WHOLE, Share
+from surm.data.splits import Split
+from surm.data.tokenizer_files import SAVED_FILE
+from surm.errors import InputError
+from surm.machine.notes import say
+from surm.models import bert
+from surm.models.weights import Weights
+from surm.tasks.labels import Labels, Targets
+from surm.tasks.task import Batch
+
+
+class LabelledTexts(Labels):
+    """Texts, or pairs of texts, with labels; a batch is that of `surm.data.tokens`."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, targets: Targets, weights: Weights | None, shape: bert.BertConfig
+    ):
+        """Opens the tokenizer.
+
+        Args:
+          config: a run's configuration, which decides on the batches and may name a tokenizer.
+          targets: what the labels are.
+          weights: whose tokenizer it is otherwise; None for a model that starts at random.
+          shape: of the model.
+
+        Raises:
+          InputError: if the tokenizer or the lengths do not fit the model.
+        """
+        super().__init__(targets)
+        own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
+        self.tokenizer = own or (weights.path if weights else None)
+        self._opened = tokenizer.opened(self.tokenizer)
+        tokenizer.check_vocabulary(self._opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
+        self._lengths = tokens.lengths_of(config.data.lengths)
+        if self._lengths[-1] > shape.max_length:
+            raise InputError(
+                f"config.data.lengths={config.data.lengths!r} goes up to {self._lengths[-1]} tokens, but the model has "
+                f"positions for {shape.max_length}"
+            )
+        self._batch_size, self._threads = config.optim.batch_size, config.data.threads
+        self._balanced = config.data.sampling == "balanced"
+        # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
+        self._segmented = shape.segments > 1
+
+    def ready(self, split: Split) -> tokens.TokenSplit:
+        """The texts as tokens; how many are cut, and why, is told."""
+        opened, longest = self._opened, self._lengths[-1]
+        why = "the last of config.data.lengths"
+        if opened.limit and opened.limit < longest:
+            longest, why = opened.limit, "model_max_length of the tokenizer"
+        encoded = tokens.encode(split, opened.tokenizer, longest, side=opened.side, segmented=opened.segmented)
+        if encoded.cut:
+            say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}), and cut")
+        return encoded
+
+    def training(self, source: tokens.TokenSplit, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
+        """Shuffled batches of texts of similar lengths; see `surm.data.tokens.training_batches`."""
+        return tokens.training_batches(
+            source,
+            self._batch_size,
+            self._lengths,
+            seed=seed,
+            balanced=self._balanced,
+            threads=self._threads,
+            share=share,
+        )
+
+    def evaluation(self, source: tokens.TokenSplit, share: Share = WHOLE) -> Iterator[Batch]:
+        """One pass, the shortest texts first; see `surm.data.tokens.evaluation_batches`."""
+        return tokens.evaluation_batches(source, self._batch_size, self._lengths, threads=self._threads, share=share)
+
+    def order(self, source: tokens.TokenSplit) -> np.ndarray:
+        """The places of a source in the order in which `evaluation` goes through them."""
+        return tokens.by_length(source.lengths)
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Tokens, segments where the model has several, and which places may be attended to."""
+        segments = batch["segments"] if self._segmented else None
+        return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
+
+
+def tokenizer_of_0_1(config: ml_collections.ConfigDict, weights: Weights | None) -> str:
+    """The tokenizer.json that 0.1.0 trained with: as it stands, whatever lies beside it; empty where there is none."""
+    place = files.path(config.data.tokenizer) if config.data.tokenizer else weights and weights.path
+    if place is None:
+        return ""
+    folder = place if place.is_dir() else place.parent if place.suffix == ".safetensors" else None
+    return str(folder / SAVED_FILE if folder else place)

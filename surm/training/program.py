@@ -1,0 +1,107 @@
+"""What a loop does at every step, compiled: of one run; `surm.training.population` has that of many together."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+from flax import nnx
+
+from surm import config as configs
+from surm.data.share import Share
+from surm.machine import mesh as meshes
+from surm.peft import surgery
+from surm.tasks.task import Answers, Batch
+from surm.training import optim, placing
+from surm.training.prepared import Run
+from surm.training.step import TrainState, answering, initial_state, train_step
+
+
+class Batches(Protocol):
+    """An endless iterator over batches whose position can be saved."""
+
+    def __next__(self) -> Batch:
+        """The next batch, on the devices' host."""
+
+    def get_state(self) -> Any:
+        """The position, as JSON values."""
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a loop does at every step: of one run, or of the members of a population together.
+
+    Attributes:
+      initial: makes the state before the first step.
+      step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
+      lower: the same, taken only to where it can be compiled and looked at.
+      measure: a function (state, frozen, one pass of batches) -> metrics.
+      batches: what is trained on.
+      share: the part of every batch that this process reads.
+    """
+
+    initial: Callable[[], TrainState]
+    step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
+    measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
+    batches: Batches
+    share: Share
+
+
+def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
+    """The program of one run, on a mesh.
+
+    Args:
+      prepared: the run.
+      mesh: from `surm.machine.mesh.mesh_of`.
+
+    Returns:
+      The program.
+    """
+    config, share, everywhere = prepared.config, placing.share_of(mesh), meshes.replicated(mesh)
+    numbers = optim.hyperparameters(config.optim, configs.spec(config), prepared.total_steps)
+    numbers = meshes.put_everywhere(mesh, numbers)
+    averaged = bool(config.optim.ema_decay)
+    one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
+    one_answer, task = answer_of(prepared), prepared.task
+    answer = jax.jit(
+        lambda trainable, frozen, batch: one_answer(trainable, frozen, batch) | task.known(batch),
+        out_shardings=everywhere,
+    )
+
+    def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, Any]:
+        found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
+        return task.measured(found)[0]
+
+    return Program(
+        initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
+        step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
+        lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
+        measure=measure,
+        batches=prepared.training_batches(config.seed, share),
+        share=share,
+    )
+
+
+def answer_of(prepared: Run) -> Callable[..., Answers]:
+    """A run's model on a batch, not compiled.
+
+    Args:
+      prepared: the run.
+
+    Returns:
+      A function (trainable, frozen, batch, scale of updates or None) -> answers, as the task has them.
+    """
+    prepared.model.eval()
+    graphdef, task = surgery.split(prepared.model)[0], prepared.task
+
+    def answer(
+        trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
+    ) -> Answers:
+        model = surgery.join(graphdef, trainable, frozen, scale=scale)
+        return task.answers(model(**task.inputs(batch)), batch)
+
+    return answer
