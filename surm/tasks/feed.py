@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import grain
 import ml_collections
 import numpy as np
+from flax import nnx
 
 from surm import files
 from surm.data import pictures, pipeline, tokenizer, tokens
@@ -15,7 +16,8 @@ from surm.data.splits import Split
 from surm.data.tokenizer_files import SAVED_FILE
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import bert, processor_files, vit
+from surm.models import catalogue, processor_files
+from surm.models.architecture import ImageShape
 from surm.models.processor import Processor, plain
 from surm.models.weights import HALVES, Weights
 from surm.tasks.evaluate import Inputs
@@ -49,7 +51,7 @@ class Feed:
 def feed_of(
     config: ml_collections.ConfigDict,
     weights: Weights | None,
-    base: vit.ViT | bert.Bert,
+    base: nnx.Module,
     processor: Processor | None = None,
 ) -> Feed:
     """How examples reach a model.
@@ -66,12 +68,12 @@ def feed_of(
     Raises:
       InputError: if the weights' tokenizer or processor does not fit the model.
     """
-    if isinstance(base, vit.ViT):
+    if catalogue.of(base).reads == "image":
         return _images(config, processor or processor_of(weights, base.config))
     return _texts(config, weights, base)
 
 
-def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+def processor_of(weights: Weights | None, shape: ImageShape) -> Processor:
     """What becomes of every picture: what the weights' files say, fitted to the model, with a line where that is odd.
 
     Args:
@@ -103,7 +105,7 @@ def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
     return fitted
 
 
-def squashing(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+def squashing(weights: Weights | None, shape: ImageShape) -> Processor:
     """The processor that squashes, with the weights' mean and standard deviation; arguments as of `processor_of`."""
     mean, std = HALVES if weights is None else (weights.mean, weights.std)
     if (mean, std) == HALVES:
@@ -155,7 +157,7 @@ def _conversions(split: Split, processor: Processor) -> list[str]:
     return lines
 
 
-def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: bert.Bert) -> Feed:
+def _texts(config: ml_collections.ConfigDict, weights: Weights | None, base: nnx.Module) -> Feed:
     own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
     place = own or (weights.path if weights else None)
     opened = tokenizer.opened(place)

@@ -15,7 +15,8 @@ from transformers.activations import ACT2CLS, ACT2FN
 import surm
 from surm.models.bert import Bert
 from surm.models.convert import restore
-from surm.models.hf_config import HF_ACTIVATIONS, HF_DEFAULTS, config_from_hf
+from surm.models.hf_config import HF_DEFAULTS, config_from_hf
+from surm.models.hf_fields import HF_ACTIVATIONS
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
 from surm.ops.activations import ACTIVATIONS
