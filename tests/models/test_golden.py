@@ -1,4 +1,4 @@
-"""Four tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
+"""Tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from surm.models.bert import Bert
+from surm.models.catalogue import of_shape
 from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
 from surm.models.vit import ViT
@@ -38,10 +38,11 @@ def test_recorded_activations_and_gradients_are_met(name):
         np.testing.assert_allclose(found[key], expected, atol=1e-5 * np.abs(expected).max(), err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
 def test_recorded_hidden_states_and_logits_of_filled_up_texts_are_met(name):
     weights, recorded = open_weights(str(GOLDEN / name)), load_file(GOLDEN / name / "computed.safetensors")
-    graph, state = nnx.split(restore(Bert(config_from_hf(weights.config), 5, rngs=nnx.Rngs(0)), weights, head=True))
+    shape = config_from_hf(weights.config)
+    graph, state = nnx.split(restore(of_shape(shape).model(shape, 5, rngs=nnx.Rngs(0)), weights, head=True))
     inputs = {key: jnp.asarray(recorded.pop(key)) for key in ("tokens", "segments", "mask")}
     cotangent = recorded.pop("cotangent")
 
@@ -61,7 +62,7 @@ def test_recorded_hidden_states_and_logits_of_filled_up_texts_are_met(name):
 
 
 def test_the_recorded_values_are_not_trivial():
-    for name in ("vit", "clip", "bert", "roberta"):
+    for name in ("vit", "clip", "bert", "roberta", "distilbert"):
         for key, array in load_file(GOLDEN / name / "model.safetensors").items():
             assert np.abs(array).min() > 0 and array.std() > 0.01, (name, key)
 
