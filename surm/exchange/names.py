@@ -56,26 +56,32 @@ def class_of(model: nnx.Module) -> str:
     return catalogue.of(model).classes[kind_of(model)][LABELS]
 
 
-def namings(kind: str) -> Mapping[str, Naming]:
-    """The names that versions of transformers have for a `model_type`."""
-    return catalogue.BY_KIND[kind].namings[kind]
+def namings_of(model: nnx.Module) -> Mapping[str, Naming]:
+    """The names that versions of transformers have for a model, by version; InputError for an unknown model."""
+    kind, architecture = kind_of(model), catalogue.of(model)
+    absent = architecture.absent(model.config)
+    return {
+        version: naming._replace(foreign=f"{naming.foreign}|{absent}")
+        for version, naming in architecture.namings[kind].items()
+    }
 
 
 def naming_of(model: nnx.Module, names: str) -> Naming:
     """The names that a version of transformers has for a model; InputError for an unknown version or model."""
     if names not in (NEW, OLD):
         raise InputError(f"names={names!r}; {nearest(names, (NEW, OLD))}")
-    return namings(kind_of(model))[names]
+    return namings_of(model)[names]
 
 
 def naming_of_files(model: nnx.Module) -> Naming:
     """The names of a model's variables in files of weights, which every version of transformers reads."""
-    return namings(kind_of(model))[FILES]
+    return namings_of(model)[FILES]
 
 
 def read_name(kind: str, key: str) -> tuple[str, Rule] | None:
     """The path and the rule of a key in any version's names; None for a key that this kind of model does not have."""
-    return namings(kind)[NEW].ours(key) or namings(kind)[OLD].ours(key)
+    namings = catalogue.BY_KIND[kind].namings[kind]
+    return namings[NEW].ours(key) or namings[OLD].ours(key)
 
 
 def obstacle(model: nnx.Module) -> str | None:

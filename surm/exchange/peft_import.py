@@ -13,7 +13,7 @@ from flax import nnx
 from surm import files
 from surm.errors import InputError, few
 from surm.exchange import peft_folder
-from surm.exchange.names import kind_of, namings, obstacle, read_name
+from surm.exchange.names import kind_of, namings_of, obstacle, read_name
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of
 from surm.exchange.trained import BASE_LAYER, NONE
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
@@ -137,7 +137,7 @@ def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[
 
 def _by_variable(where: str, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of modules_to_save by path, in our shapes."""
-    variables, naming = {}, namings(kind_of(base))[NEW]
+    variables, naming = {}, namings_of(base)[NEW]
     for key, array in saved.items():
         if naming.of_head(key) and (reason := obstacle(base)):
             raise InputError(f"{where!r} holds a classifier, but {reason}")
@@ -182,7 +182,7 @@ def _say_missing_biases(
 
 def _names(base: Model, keys: list[str]) -> dict[str, str]:
     """The modules of the model that a file of these keys was saved from, by their names there: our paths."""
-    known = namings(kind_of(base))
+    known = namings_of(base)
     naming: Naming = next((naming for naming in known.values() if all(map(naming.ours, keys))), known[NEW])
     bare = not any(key.startswith(naming.prefix) or naming.of_head(key) for key in keys)
     naming = naming._replace(prefix="") if bare else naming
@@ -225,7 +225,7 @@ def _path(where: str, base: Model, key: str) -> str:
     kind = kind_of(base)
     if named := read_name(kind, key):
         return named[0]
-    usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in namings(kind).values()}
+    usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in namings_of(base).values()}
     raise InputError(f"{where!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")
 
 

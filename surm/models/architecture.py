@@ -47,6 +47,10 @@ def _as_it_is(shape: Any, weights: Weights) -> Any:
     return shape
 
 
+def _nothing(shape: Any) -> str:
+    return "$."
+
+
 def _as_they_are(arrays: dict[str, np.ndarray], shape: Any) -> dict[str, np.ndarray]:
     return arrays
 
@@ -72,6 +76,7 @@ class Architecture:
       read_only: the values of `kind_of` whose files are read and never written, with what messages call such a model.
       tables: the names in published files. A table in a later entry of the catalogue is looked at first.
       namings: the names by `model_type` and version of transformers.
+      absent: pattern of the keys of those names that a model of a configuration does not have.
       classes: the classes of transformers by `model_type` and task.
       obstacle: why the head of a configuration cannot be the classifier of a class of transformers, or None.
       encoder_alone: whether the encoder is transformers' own whatever the head reads.
@@ -94,6 +99,7 @@ class Architecture:
     namings: Mapping[str, Mapping[str, Naming]]
     classes: Mapping[str, Mapping[str, str]]
     obstacle: Callable[[Any, str], str | None]
+    absent: Callable[[Any], str] = _nothing
     passed_over: tuple[str, ...] = ()
     read_only: Mapping[str, str] = dataclasses.field(default_factory=dict)
     encoder_alone: bool = True

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from surm.errors import InputError
+from surm.exchange.names import namings_of
 from surm.models import catalogue
 from surm.models.architecture import ImageShape, TextShape
 from surm.models.hf_config import config_from_hf
@@ -66,7 +67,7 @@ def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
         assert catalogue.of(model) is one
         assert re.search(one.model.norm_behind_attention, " ".join(select.variables(model)))
         for version in (NEW, OLD, FILES):
-            naming = one.namings[kind][version]
+            naming = namings_of(model)[version]
             for path in select.variables(model):
                 assert naming.ours(naming.theirs(path))[0] == path
 
