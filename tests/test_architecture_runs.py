@@ -12,6 +12,7 @@ from surm import __main__ as command
 from surm import train
 from surm.models.hf_config import config_from_hf
 from surm.models.weights import open_weights
+from tests import small_runs
 from tests.data import small_texts
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -28,8 +29,14 @@ def of_texts(folder: pathlib.Path) -> list[str]:
     return [config, f"--config.data.source={source}", *read, "--config.peft.train=head|pooler"]
 
 
-FLAGS = {"distilbert": of_texts}
-EXAMPLES = {"text": [text for text, _ in small_texts.sentences(3)]}
+def of_images(folder: pathlib.Path) -> list[str]:
+    """Flags of a run on small pictures."""
+    config = f"--config={ROOT / 'configs' / 'vit_cifar.py'}"
+    return [config, f"--config.data.source={small_runs.images(folder)}", "--config.peft.train=head"]
+
+
+FLAGS = {"distilbert": of_texts, "dinov2": of_images}
+EXAMPLES = {"text": [text for text, _ in small_texts.sentences(3)], "image": np.zeros((3, 8, 8, 3), np.uint8)}
 
 
 def flags_of(name: str, folder: pathlib.Path) -> list[str]:

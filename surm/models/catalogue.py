@@ -9,13 +9,14 @@ from typing import Any
 from flax import nnx
 
 from surm.errors import InputError, nearest
-from surm.models import bert_files, distilbert, vit_files
+from surm.models import bert_files, dinov2_files, distilbert, vit_files
 from surm.models.architecture import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     vit_files.ARCHITECTURE,
     bert_files.ARCHITECTURE,
     distilbert.ARCHITECTURE,
+    dinov2_files.ARCHITECTURE,
 )
 """Every architecture; of two whose published files look alike, the more special one comes later."""
 

@@ -26,6 +26,9 @@ def main() -> None:
         folder = GOLDEN / name
         model.save_pretrained(folder)
         save_file(torch_models.reference(model), folder / "computed.safetensors")
+    dinov2 = torch_models.dinov2(**SMALLEST, image=8, patch=4, registers=2, use_swiglu_ffn=True, mlp_ratio=1)
+    dinov2.save_pretrained(GOLDEN / "dinov2")
+    save_file(torch_models.reference(dinov2, batch=1, size=12), GOLDEN / "dinov2" / "computed.safetensors")
     distilbert = torch_models.distilbert(**SMALLEST, positions=12)
     bert, roberta = torch_models.bert(**TEXT_SIZES), torch_models.roberta(**TEXT_SIZES)
     for name, model in (("bert", bert), ("roberta", roberta), ("distilbert", distilbert)):

@@ -57,7 +57,8 @@ def test_what_is_written_to_config_json_is_read_back(one):
 
 @ENTRIES
 def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
-    for shape in {one.kind_of(shape): shape for shape in one.presets.values()}.values():
+    forms = {(one.kind_of(shape), one.absent(shape)): shape for shape in one.presets.values()}
+    for shape in forms.values():
         kind = one.kind_of(shape)
         assert (kind in one.read_only) != (kind in one.namings)
         if kind in one.read_only:
@@ -68,7 +69,13 @@ def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
         assert re.search(one.model.norm_behind_attention, " ".join(select.variables(model)))
         for version in (NEW, OLD, FILES):
             naming = namings_of(model)[version]
+            # transformers 4 has the gate and the map beside it as one, which no adapter there fits
+            joint = () if version != OLD or not getattr(shape, "gated", False) else (".mlp.gate.", ".mlp.up.")
             for path in select.variables(model):
+                if any(part in path for part in joint):
+                    with pytest.raises(InputError, match="has no counterpart"):
+                        naming.theirs(path)
+                    continue
                 assert naming.ours(naming.theirs(path))[0] == path
 
 

@@ -3,6 +3,7 @@
 A new architecture is a line of `CASES` for each form that it has.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Case(NamedTuple):
       outputs: of the classifier.
       modules: what transformers calls the layers that LoRA is put on, by ours.
       fresh: the first words of the keys that the bare encoder lacks.
+      side: of the images; 0 for what the config.json says, another one where positions are interpolated.
     """
 
     build: Callable[..., Any]
@@ -44,9 +46,12 @@ class Case(NamedTuple):
     outputs: int
     modules: dict[str, str]
     fresh: tuple[str, ...] = ("classifier",)
+    side: int = 0
 
 
 _OF_DISTILBERT = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin", "up": "lin1", "down": "lin2"}
+_OF_DINOV2 = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj", "up": "fc1", "down": "fc2"}
+_GATED = _OF_DINOV2 | {"up": "up_proj", "down": "down_proj"}
 CASES = {
     "distilbert": Case(torch_models.distilbert, {}, 5, _OF_DISTILBERT, ("classifier", "pre_classifier")),
     "distilbert_relu": Case(
@@ -56,6 +61,12 @@ CASES = {
         _OF_DISTILBERT,
         ("classifier", "pre_classifier"),
     ),
+    "dinov2": Case(torch_models.dinov2, {}, 7, _OF_DINOV2),
+    "dinov2_enlarged": Case(torch_models.dinov2, {"hidden_act": "gelu_new"}, 7, _OF_DINOV2, side=40),
+    "dinov2_shrunk": Case(torch_models.dinov2, {"image": 56}, 7, _OF_DINOV2, side=24),
+    "dinov2_gated": Case(torch_models.dinov2, {"use_swiglu_ffn": True, "mlp_ratio": 4}, 7, _GATED),
+    "dinov2_registers": Case(torch_models.dinov2, {"registers": 3, "image": 56}, 7, _OF_DINOV2, side=24),
+    "dinov2_registers_enlarged": Case(torch_models.dinov2, {"registers": 1}, 7, _OF_DINOV2, side=56),
 }
 
 
@@ -83,8 +94,8 @@ class Pair:
         """A folder of transformers as a model of ours."""
         opened = weights.open_weights(str(folder))
         shape = hf_config.config_from_hf(opened.config)
-        if changes:
-            shape = shape.__class__(**{**shape.__dict__, **changes})
+        changes |= {"image_size": self.case.side} if self.case.side else {}
+        shape = dataclasses.replace(shape, **changes)
         empty = catalogue.of_shape(shape).model(shape, self.case.outputs, rngs=nnx.Rngs(0))
         return convert.restore(empty, opened, head=head)
 
@@ -116,7 +127,7 @@ def error(ours, theirs: np.ndarray) -> float:
 
 def test_hidden_states_logits_and_gradient_agree(pair):
     if pair.images:
-        expected = torch_models.reference(pair.model)
+        expected = torch_models.reference(pair.model, size=pair.case.side)
         inputs, mask = {"images": expected.pop("image")}, 1
     else:
         inputs = {name: np.asarray(array) for name, array in pair.inputs.items()}
@@ -155,7 +166,7 @@ def test_the_bare_encoder_is_read_and_lacks_what_it_may_lack(pair, tmp_path):
     for path, array in parameters(fresh).items():
         assert np.array_equal(array, expected[path]) or path.startswith(("head.", *lacking)), path
     fields = hf_config.config_from_hf(weights.open_weights(str(tmp_path)).config)
-    assert fields == whole.config
+    assert catalogue.of(whole).to_hf(fields) == catalogue.of(whole).to_hf(whole.config)
 
 
 @pytest.mark.parametrize("targets", ["attention", "mlp"])

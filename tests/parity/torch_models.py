@@ -32,6 +32,18 @@ def clip(width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch
     return _randomised(transformers.CLIPModel(config))
 
 
+def dinov2(
+    width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch: int = 8, registers: int = 0, **options
+):
+    """A classifier of DINOv2 with seven classes, with registers if there are any."""
+    sizes = _sizes(width, depth, heads, image, patch) | {"mlp_ratio": 2, "num_labels": 7, **options}
+    del sizes["intermediate_size"]
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(num_register_tokens=registers, **sizes)
+        return _randomised(transformers.Dinov2WithRegistersForImageClassification(config))
+    return _randomised(transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**sizes)))
+
+
 def bert(width: int = 48, depth: int = 3, heads: int = 4, positions: int = 20, **options):
     """A `BertForSequenceClassification` with five classes."""
     sizes = _text_sizes(width, depth, heads, positions)
@@ -74,12 +86,13 @@ def _randomised(model):
     return model.eval()
 
 
-def reference(model, batch: int = 2) -> dict[str, np.ndarray]:
+def reference(model, batch: int = 2, size: int = 0) -> dict[str, np.ndarray]:
     """Runs a model on random images.
 
     Args:
       model: from one of the functions above.
       batch: number of images.
+      size: of the images; 0 for what the model says.
 
     Returns:
       `image` (batch, height, width, channel); `hidden_I`, the tokens after the embedding and each block;
@@ -88,7 +101,7 @@ def reference(model, batch: int = 2) -> dict[str, np.ndarray]:
     """
     model = getattr(model, "vision_model", model)
     generator = torch.Generator().manual_seed(1)
-    size = model.config.image_size
+    size = size or model.config.image_size
     pixels = torch.randn((batch, 3, size, size), generator=generator, requires_grad=True)
     result = model(pixel_values=pixels, output_hidden_states=True)
     output = result.logits if hasattr(result, "logits") else result.pooler_output
