@@ -28,6 +28,11 @@ def test_a_constant_stays_a_constant_and_the_same_size_the_same(old, new, smooth
         np.testing.assert_allclose(found, np.eye(old), atol=1e-12)
 
 
+def test_weights_half_way_are_those_of_pytorchs_kernel():
+    row = interpolation.matrix(8, 4, smooth=False)[1]  # PyTorch's slope at 1 is -3/4, that of most others -1/2
+    np.testing.assert_allclose(row, [0, -0.09375, 0.59375, 0.59375, -0.09375, 0, 0, 0], atol=1e-12)
+
+
 def test_shrinking_smooths_where_it_shall_and_rows_are_the_first_axis():
     noise = np.random.default_rng(0).normal(size=(24, 24, 1))
     smooth, plain = (interpolation.resized(jnp.asarray(noise), 4, smooth=smooth) for smooth in (True, False))
