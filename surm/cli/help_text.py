@@ -4,7 +4,6 @@ import ast
 import pathlib
 import textwrap
 
-import surm
 from surm import config as configs
 from surm.cli.flags import Command
 from surm.machine.keys import Key
@@ -93,7 +92,7 @@ def registered(registry: str) -> tuple[str, ...]:
       ('gelu', 'relu', 'tanh', 'identity')
     """
     module, _, name = registry.rpartition(".")
-    place = pathlib.Path(*surm.__path__, *module.split(".")[1:])
+    place = pathlib.Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     source = (place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text()
     (found,) = (
         node.value

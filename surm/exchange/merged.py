@@ -9,10 +9,8 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.exchange import folder, names, tokenizer_files
-from surm.models.bert import Bert, BertConfig
-from surm.models.hf_config import HF_ACTIVATIONS
+from surm.models import catalogue
 from surm.models.processor import Processor
-from surm.models.vit import ViT, ViTConfig
 from surm.peft import surgery
 
 WEIGHTS = "model.safetensors"
@@ -22,7 +20,7 @@ PROCESSOR = "preprocessor_config.json"
 
 def export_merged(
     path: str | os.PathLike,
-    model: ViT | Bert,
+    model: nnx.Module,
     *,
     labels: Sequence[str] | None = None,
     processor: Processor | None = None,
@@ -35,8 +33,8 @@ def export_merged(
 
     Args:
       path: the folder; made if absent. Files in it are replaced, each in one step.
-      model: a ViT with a class token, or a BERT or RoBERTa that pools its first token; with an adapter that merges, or
-        none. Left untouched.
+      model: one whose head reads what the classifier of transformers reads, such as a ViT with a class token; with an
+        adapter that merges, or none. Left untouched.
       labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
       processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).task.processor`; written
         as preprocessor_config.json. None writes none: copy that of the base then.
@@ -47,16 +45,17 @@ def export_merged(
       InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not
         as many different labels as outputs, there is no such tokenizer, or the path is a file.
     """
-    naming, reason = names.naming_of(model, names.OLD), names.obstacle(model)
+    naming, reason = names.naming_of_files(model), names.obstacle(model)
     if reason:
-        text = names.kind_of(model) != "vit"
-        of_peft = "; surm export --encoder_only writes it in PEFT's files, without the head" if text else ""
+        alone = catalogue.of(model).encoder_alone
+        of_peft = "; surm export --encoder_only writes it in PEFT's files, without the head" if alone else ""
         raise InputError(f"{reason}. {names.OURS}{of_peft}")
     plain = surgery.detach(surgery.merge(model))
     arrays = {naming.theirs(ours): names.their_array(plain, ours, array)
               for ours, array in names.parameters(plain).items()}  # fmt: skip
     outputs = plain.head.kernel.shape[1]
     config = _config(plain) | _labels(outputs, labels)
+    arrays = naming.table.together(arrays)
     texts = {CONFIG: config} | ({PROCESSOR: processor.to_json()} if processor else {})
     copies = tokenizer_files.read(tokenizer) if tokenizer is not None else {}
     folder.write(path, {WEIGHTS: arrays}, texts, copies)
@@ -85,35 +84,5 @@ def _listed(labels: Sequence[Any]) -> str:
 
 def _config(model: nnx.Module) -> dict[str, Any]:
     """The config.json that `config_from_hf` reads the model's shape from."""
-    kind, config = names.kind_of(model), model.config
-    return {
-        "architectures": [names.CLASSES[kind]],
-        "model_type": kind,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": next(theirs for theirs, ours in HF_ACTIVATIONS.items() if ours == config.activation),
-        "layer_norm_eps": config.epsilon,
-        "attention_probs_dropout_prob": 0.0,
-    } | (_of_images(config) if kind == "vit" else _of_texts(config))
-
-
-def _of_images(config: ViTConfig) -> dict[str, Any]:
-    return {
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "num_channels": config.channels,
-        "qkv_bias": True,
-        "hidden_dropout_prob": 0.0,
-    }
-
-
-def _of_texts(config: BertConfig) -> dict[str, Any]:
-    shape = {
-        "vocab_size": config.vocabulary,
-        "max_position_embeddings": config.positions,
-        "type_vocab_size": config.segments,
-        "hidden_dropout_prob": config.dropout,
-    }
-    return shape | ({"pad_token_id": config.first_position - 1} if config.first_position else {})
+    about = {"architectures": [names.class_of(model)], "model_type": names.kind_of(model)}
+    return about | catalogue.of(model).to_hf(model.config)

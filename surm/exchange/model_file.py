@@ -5,11 +5,14 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
 
 from surm import files
 from surm.errors import InputError
 from surm.exchange import names
-from surm.models import bert, vit
+from surm.models import catalogue
 from surm.models.processor import Processor, each
 from surm.models.weights import HALVES
 from surm.peft import surgery, tensors
@@ -17,7 +20,7 @@ from surm.peft import surgery, tensors
 
 def save_model(
     path: str | os.PathLike,
-    model: vit.ViT | bert.Bert,
+    model: nnx.Module,
     *,
     mean: Sequence[float] = HALVES[0],
     std: Sequence[float] = HALVES[1],
@@ -37,22 +40,21 @@ def save_model(
         which alone mean that pictures are squashed to a square, bilinearly.
 
     Raises:
-      InputError: if it is no ViT or BERT, no preset has its shape, the adapter does not merge, a number is not finite,
-        mean and std are not a number a channel, or the path is a folder or has another ending.
+      InputError: if it is no model of `surm.models.catalogue`, no preset has its shape, the adapter does not merge, a
+        number is not finite, mean and std are not a number a channel, or the path is a folder or has another ending.
     """
     path = files.path(path)
     if path.suffix != ".safetensors" or path.is_dir():
         raise InputError(f"{str(path)!r} is a folder or does not end in .safetensors; expected a file that does")
-    if not isinstance(model, vit.ViT | bert.Bert):
-        raise InputError(f"given a {type(model).__name__}, expected a ViT or a BERT")
+    architecture = catalogue.of(model)
     if processor is not None:
         mean, std = (each(value, processor.channels) for value in (processor.mean, processor.std))
-    channels = model.config.channels if isinstance(model, vit.ViT) else len(mean)
+    channels = model.config.channels if architecture.reads == "image" else len(mean)
     fits = channels == len(mean) == len(std)
     if not fits or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
         raise InputError(f"mean={mean!r}, std={std!r}; expected a number a channel, std above 0")
     merged = surgery.detach(surgery.merge(model))
-    about = {"model": _preset(merged), "mean": list(mean), "std": list(std)}
+    about = {"model": _preset(merged.config), "mean": list(mean), "std": list(std)}
     if processor is not None and not processor.squashes:  # earlier versions read files without it
         about["processor"] = processor.to_json()
     data = tensors.encoded(names.parameters(merged), {"surm": json.dumps(about, allow_nan=False)})
@@ -60,12 +62,12 @@ def save_model(
     files.replace(path, data)
 
 
-def _preset(model: vit.ViT | bert.Bert) -> str:
-    """The one that has the model's shape; dropout is none of a trained model's."""
-    module, config = (vit, model.config) if isinstance(model, vit.ViT) else (bert, model.config)
-    if isinstance(config, bert.BertConfig):
-        config = dataclasses.replace(config, dropout=0.0)
-    for name, shape in module.PRESETS.items():
-        if shape == config:
+def _preset(shape: Any) -> str:
+    """The one that has the shape; what acts in training alone is none of a trained model's."""
+    architecture = catalogue.of_shape(shape)
+    usual = {field.name: field.default for field in dataclasses.fields(shape) if field.name in architecture.in_training}
+    shape = dataclasses.replace(shape, **usual)
+    for name, other in architecture.presets.items():
+        if other == shape:
             return name
-    raise InputError(f"no preset has the model's shape {config}; there are: {', '.join(module.PRESETS)}")
+    raise InputError(f"no preset has the model's shape {shape}; there are: {', '.join(architecture.presets)}")

@@ -4,14 +4,15 @@ import os
 import re
 
 import numpy as np
+from flax import nnx
 
 from surm.errors import InputError, pasted
 from surm.exchange import folder, trained
-from surm.exchange.names import CLASSIFIER, NEW, OURS, Naming, naming_of, obstacle
-from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, WEIGHTS, module_of, of_head
+from surm.exchange.names import CLASSIFIER, OURS, naming_of, obstacle
+from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, WEIGHTS, module_of
 from surm.exchange.updates import Update
-from surm.models.bert import Bert
-from surm.models.vit import ViT
+from surm.models import catalogue
+from surm.models.naming import NEW, Naming
 from surm.peft import PeftSpec, select, surgery
 
 _WHOLE = "surm.export_merged writes the whole model"
@@ -19,7 +20,7 @@ _WHOLE = "surm.export_merged writes the whole model"
 
 def export_peft(
     path: str | os.PathLike,
-    model: ViT | Bert,
+    model: nnx.Module,
     *,
     names: str = NEW,
     base_model_name: str = "",
@@ -31,7 +32,7 @@ def export_peft(
 
     Args:
       path: the folder; made if absent. Files in it are replaced, each in one step.
-      model: a ViT, BERT or RoBERTa with an `update` of a family that PEFT has; left untouched.
+      model: of an architecture of `surm.models.catalogue`, with an `update` of a family that PEFT has; left untouched.
       names: the version of transformers that is to load it, `transformers5` or `transformers4`: they name the layers of
         a ViT differently, those of BERT alike.
       base_model_name: what the base is called on the hub.
@@ -57,7 +58,7 @@ def export_peft(
     config = fields | {
         "peft_type": peft_type,
         # PEFT demands a classifier in the file of a task, and has no task for images.
-        "task_type": "SEQ_CLS" if isinstance(model, Bert) and CLASSIFIER in modules else None,
+        "task_type": "SEQ_CLS" if catalogue.of(model).reads == "text" and CLASSIFIER in modules else None,
         "base_model_name_or_path": base_model_name or None,
         "inference_mode": True,
         "target_modules": _target_modules(set(tensors), model, naming),
@@ -87,16 +88,16 @@ def _type_for(families: set[str]) -> str:
     )
 
 
-def _naming(model: ViT | Bert, names: str, encoder_only: bool) -> Naming:
+def _naming(model: nnx.Module, names: str, encoder_only: bool) -> Naming:
     naming, reason = naming_of(model, names), obstacle(model)
-    if reason and isinstance(model, ViT):
+    if reason and not catalogue.of(model).encoder_alone:
         raise InputError(f"{reason}. {OURS}")
     if reason and not encoder_only:
         raise InputError(f"{reason}; encoder_only=True, or --encoder_only, writes the adapter without the head")
     return naming._replace(prefix="") if encoder_only else naming
 
 
-def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str, Update]:
+def _updates(model: nnx.Module, naming: Naming, encoder_only: bool) -> dict[str, Update]:
     """The updates of a model by the names of transformers."""
     updates = {}
     for place, layer in surgery.wrapped_layers(model):
@@ -105,7 +106,7 @@ def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str,
         if path == CONVOLUTION:
             expected = f"exclude={pasted(re.escape(path))} or other targets"
             raise InputError(f"{path} has an update, but is a convolution in transformers; expected {expected}")
-        if encoder_only and of_head(module):
+        if encoder_only and naming.of_head(module):
             raise InputError(f"{path} has an update, which encoder_only=True would leave out; expected other targets")
         n_in, n_out = layer.base.kernel.shape
         delta, params = layer.delta, {name: np.asarray(value) for name, value in layer.delta.values().items()}
@@ -116,7 +117,7 @@ def _updates(model: ViT | Bert, naming: Naming, encoder_only: bool) -> dict[str,
     return updates
 
 
-def _target_modules(chosen: set[str], model: ViT | Bert, naming: Naming) -> list[str]:
+def _target_modules(chosen: set[str], model: nnx.Module, naming: Naming) -> list[str]:
     """The last parts of names, as people write them, where they name the chosen layers alone; else the names."""
     every = {module_of(naming.theirs(f"{path}.kernel")) for path in select.linear_layers(surgery.detach(model))}
     last = {name.rpartition(".")[2] for name in chosen}

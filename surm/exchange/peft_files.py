@@ -16,7 +16,6 @@ What trains besides, such as the head, is listed under `modules_to_save`; see `s
 from types import ModuleType
 
 from surm.exchange import adalora, c3a, lokr, lora
-from surm.exchange.names import CLASSIFIER
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."
@@ -31,8 +30,3 @@ TYPES: dict[str, ModuleType] = {"LORA": lora, "C3A": c3a, "LOKR": lokr, "ADALORA
 def module_of(key: str) -> str:
     """The name of the module that a key's variable belongs to."""
     return key.rpartition(".")[0]
-
-
-def of_head(name: str) -> bool:
-    """Whether a module, or the variable of a key, is a part of the classifier."""
-    return name.split(".")[0] == CLASSIFIER

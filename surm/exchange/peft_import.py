@@ -13,17 +13,16 @@ from flax import nnx
 from surm import files
 from surm.errors import InputError, few
 from surm.exchange import peft_folder
-from surm.exchange.names import NAMINGS, NEW, Naming, kind_of, obstacle, read_name
-from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of, of_head
+from surm.exchange.names import kind_of, namings_of, obstacle, read_name
+from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of
 from surm.exchange.trained import BASE_LAYER, NONE
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.machine.notes import say
-from surm.models.bert import Bert
-from surm.models.vit import ViT
+from surm.models.naming import NEW, Naming
 from surm.models.weights import open_weights
 from surm.peft import PeftSpec, select, store, surgery
 
-Model = TypeVar("Model", ViT, Bert)
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = None) -> Model:
@@ -38,7 +37,8 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
     Args:
       path: a folder with adapter_config.json and adapter_model.safetensors, or with one folder that holds them; or
         `hf:OWNER/NAME`, perhaps with `/FOLDER` and `@REVISION` behind it, on the hub or in its local cache.
-      model: the base, a ViT, BERT or RoBERTa; an adapter it has already is replaced. Left untouched.
+      model: the base, of an architecture of `surm.models.catalogue`; an adapter it has already is replaced. Left
+        untouched.
       rngs: source of dropout masks, should it train on; None for a fixed one.
 
     Returns:
@@ -137,9 +137,9 @@ def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[
 
 def _by_variable(where: str, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of modules_to_save by path, in our shapes."""
-    variables = {}
+    variables, naming = {}, namings_of(base)[NEW]
     for key, array in saved.items():
-        if of_head(key) and (reason := obstacle(base)):
+        if naming.of_head(key) and (reason := obstacle(base)):
             raise InputError(f"{where!r} holds a classifier, but {reason}")
         path = _path(where, base, key)
         _, rule = read_name(kind_of(base), key)
@@ -182,12 +182,12 @@ def _say_missing_biases(
 
 def _names(base: Model, keys: list[str]) -> dict[str, str]:
     """The modules of the model that a file of these keys was saved from, by their names there: our paths."""
-    namings = NAMINGS[kind_of(base)]
-    naming: Naming = next((naming for naming in namings.values() if all(map(naming.ours, keys))), namings[NEW])
-    bare = not any(key.startswith(naming.prefix) or of_head(key) for key in keys)
+    known = namings_of(base)
+    naming: Naming = next((naming for naming in known.values() if all(map(naming.ours, keys))), known[NEW])
+    bare = not any(key.startswith(naming.prefix) or naming.of_head(key) for key in keys)
     naming = naming._replace(prefix="") if bare else naming
     names = {module_of(naming.theirs(path)): module_of(path) for path in select.variables(base)}
-    return {name: path for name, path in names.items() if not (bare and of_head(name))}
+    return {name: path for name, path in names.items() if not (bare and naming.of_head(name))}
 
 
 def _check_complete(
@@ -225,7 +225,7 @@ def _path(where: str, base: Model, key: str) -> str:
     kind = kind_of(base)
     if named := read_name(kind, key):
         return named[0]
-    usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in NAMINGS[kind].values()}
+    usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in namings_of(base).values()}
     raise InputError(f"{where!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")
 
 

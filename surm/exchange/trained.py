@@ -4,7 +4,7 @@
     bias="lora_only"    the bias of every adapted layer, as MODULE.base_layer.bias (before PEFT 0.8 as MODULE.bias)
     bias="all"          every bias of the model
 
-The classifier is always one of modules_to_save.
+The classifier, where it trains, is always one of modules_to_save.
 """
 
 from collections.abc import Container
@@ -14,8 +14,9 @@ import numpy as np
 from flax import nnx
 
 from surm.errors import InputError
-from surm.exchange.names import CLASSIFIER, Naming, parameters, their_array
-from surm.exchange.peft_files import module_of, of_head
+from surm.exchange.names import parameters, their_array
+from surm.exchange.peft_files import module_of
+from surm.models.naming import Naming
 from surm.peft import AdapterParam, Trainable, surgery
 
 NONE, ALL = "none", "all"
@@ -56,7 +57,7 @@ def beside(
         one rests, or the type has no biases.
     """
     plain = parameters(surgery.detach(model))
-    keys = {path: key for path in plain if not (of_head(key := naming.theirs(path)) and encoder_only)}
+    keys = {path: key for path in plain if not (naming.of_head(key := naming.theirs(path)) and encoder_only)}
     of_model = dict(surgery.plain_variables(model, Trainable))
     trained = [path for path, one in of_model.items() if path in keys and not isinstance(one, AdapterParam)]
     own = {path for path in trained if module_of(keys[path]) in adapted}
@@ -66,11 +67,13 @@ def beside(
             "other train"
         )
     bias = _bias(keys, trained, own, adapted, options)
-    by_themselves = {path for path in trained if bias == ALL and _is_bias(keys[path]) and not of_head(keys[path])} | own
-    modules = {CLASSIFIER if of_head(keys[path]) else module_of(keys[path])
+    of_head = {path for path in trained if naming.of_head(keys[path])}
+    by_themselves = {path for path in trained if bias == ALL and _is_bias(keys[path])} - of_head | own
+    modules = {keys[path].split(".")[0] if path in of_head else module_of(keys[path])
                for path in trained if path not in by_themselves}  # fmt: skip
     modules = {name for name in modules if not any(name.startswith(f"{other}.") for other in modules)}
-    held = {path for path, key in keys.items() if any(key.startswith(f"{module}.") for module in modules)}
+    # PEFT takes every module whose name ends in one of these, and so does DistilBERT's pre_classifier in classifier.
+    held = {path for path, key in keys.items() if any(f"{module}." in key for module in modules)}
     held |= own | ({path for path, key in keys.items() if _is_bias(key)} if bias == ALL else set())
     arrays = {_their_key(keys[path], adapted): their_array(model, path, plain[path]) for path in held}
     return Trained(sorted(modules), bias, arrays)

@@ -7,7 +7,7 @@ Source: Devlin et al., arXiv 1810.04805; Liu et al. (RoBERTa), arXiv 1907.11692;
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -148,13 +148,25 @@ class Embedding(nnx.Module):
         if segments is None:
             segments = jnp.zeros_like(tokens)
         rows = self.first_position + jnp.arange(length)
-        return _drop(self.dropout, self.norm(self.word(tokens) + self.segment(segments) + self.position(rows)))
+        return drop(self.dropout, self.norm(self.word(tokens) + self.segment(segments) + self.position(rows)))
+
+
+@runtime_checkable
+class BlockShape(Protocol):
+    """What a `Block` reads of a configuration; see `BertConfig`."""
+
+    width: int
+    heads: int
+    mlp_width: int
+    activation: str
+    epsilon: float
+    dropout: float
 
 
 class Block(nnx.Module):
     """A post-norm Transformer block: norm1(x + attention(x)), then norm2(x + mlp(x))."""
 
-    def __init__(self, config: BertConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
+    def __init__(self, config: BlockShape, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
         """Creates the attention, the MLP and the two norms."""
         self.attention = Attention(config.width, config.heads, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(config.width, epsilon=config.epsilon, dtype=dtype)
@@ -166,8 +178,8 @@ class Block(nnx.Module):
         self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
     ) -> Float[Array, "batch tokens width"]:
         """Applies the block; no token attends to one that the mask excludes."""
-        x = self.norm1(x + _drop(self.dropout, self.attention(x, mask)))
-        return self.norm2(x + _drop(self.dropout, self.mlp(x)))
+        x = self.norm1(x + drop(self.dropout, self.attention(x, mask)))
+        return self.norm2(x + drop(self.dropout, self.mlp(x)))
 
 
 class Bert(nnx.Module):
@@ -250,7 +262,7 @@ class Bert(nnx.Module):
         Raises:
           InputError: if the rows are longer than the positions reach.
         """
-        return self.head(_drop(self.dropout, self.features(tokens, segments, mask)))
+        return self.head(drop(self.dropout, self.features(tokens, segments, mask)))
 
 
 def mean_of_tokens(
@@ -263,5 +275,6 @@ def mean_of_tokens(
     return jnp.sum(x, axis=1, where=mask[..., None]) / number
 
 
-def _drop(dropout: nnx.Dropout | None, x: Array) -> Array:
+def drop(dropout: nnx.Dropout | None, x: Array) -> Array:
+    """The array with entries dropped, if anything drops them."""
     return x if dropout is None else dropout(x)

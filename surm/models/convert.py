@@ -7,7 +7,6 @@ model = restore(model, weights)
 A sentence encoder's pooling is not in its config.json: `dataclasses.replace(config, pooling=weights.pooling)`.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
@@ -18,9 +17,8 @@ from flax import nnx
 
 from surm.errors import InputError, few
 from surm.machine.notes import say
-from surm.models import keys
+from surm.models import catalogue, keys
 from surm.models.tables import Table, keep
-from surm.models.vit import ViT, ViTConfig, resize_positions
 from surm.models.weights import Weights
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -69,6 +67,7 @@ class _Converted(NamedTuple):
 def _converted(arrays: dict[str, np.ndarray]) -> _Converted:
     arrays, taken = keys.unwrapped(arrays)
     table = keys.table_of(arrays)
+    arrays = table.apart(arrays)
     converted, origin = {}, {}
     shorts = {key: re.sub(f"^{table.prefix}", "", key) for key in arrays}
     ignored = table.ignored
@@ -96,7 +95,7 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
     """Loads weights into a copy of a model; the model itself is left as it was.
 
     A ViT's learned positions are resized where the model's patch grid differs from the file's. A pooler that only the
-    file or only the model has is left out, or stays as it is: `has_pooler` tells. Keys that the model has no use for (a
+    file or only the model has is left out, or stays as it is: `lacking` tells. Keys that the model has no use for (a
     loss, a decoder, another head) are passed over and said in a line.
 
     Args:
@@ -120,10 +119,11 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
         raise InputError(f"{given}, but a head here chooses one class; expected no head, or one of another kind")
     if not head:
         variables, arrays = _without("head.", variables), _without("head.", arrays)
-    if not (_any_under("pooler.", variables) and _any_under("pooler.", arrays)):
-        variables, arrays = _without("pooler.", variables), _without("pooler.", arrays)
-    if isinstance(model, ViT):
-        arrays = _resized_positions(arrays, model.config)
+    if architecture := catalogue.find(model):
+        arrays = architecture.restored(arrays, model.config)
+        for start in architecture.fresh:
+            if not (_any_under(start, variables) and _any_under(start, arrays)):
+                variables, arrays = _without(start, variables), _without(start, arrays)
     _check(weights.name, arrays, variables, found)
     _say_unused(weights.name, found, {*variables, "head.kernel", "head.bias"})
     for path, variable in variables.items():
@@ -131,9 +131,11 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
     return model
 
 
-def has_pooler(weights: Weights) -> bool:
-    """Whether a file of weights holds the pooler of a BERT."""
-    return _any_under("pooler.", convert(weights.arrays))
+def lacking(weights: Weights, model: nnx.Module) -> list[str]:
+    """How the paths of variables begin that a model has and a file of weights lacks, as it may: `pooler.` of a BERT."""
+    wanted = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    held = convert(weights.arrays)
+    return [start for start in catalogue.of(model).fresh if _any_under(start, wanted) and not _any_under(start, held)]
 
 
 def _any_under(prefix: str, named: Iterable[str]) -> bool:
@@ -142,19 +144,6 @@ def _any_under(prefix: str, named: Iterable[str]) -> bool:
 
 def _without(prefix: str, named: dict) -> dict:
     return {path: value for path, value in named.items() if not path.startswith(prefix)}
-
-
-def _resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict[str, np.ndarray]:
-    position = arrays.get("embed.position")
-    extra = int(config.pooling == "class")
-    if position is None or position.ndim != 2:
-        return arrays
-    patches = len(position) - extra
-    # One row more or less than a square is no square: a class token on one side alone stays a mismatch.
-    if patches < 1 or math.isqrt(patches) ** 2 != patches:
-        return arrays
-    resized = resize_positions(jnp.asarray(position, jnp.float32), config.grid, extra)
-    return {**arrays, "embed.position": np.asarray(resized)}
 
 
 def _check(name: str, arrays: dict[str, np.ndarray], variables: dict[str, nnx.Variable], found: _Converted) -> None:

@@ -1,8 +1,10 @@
-"""Every field of a config.json that is no part of the shape: what it must say, or that it does not matter here."""
+"""The fields of a config.json: how one is read, what others must say, and which do not matter here."""
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
-from surm.errors import InputError, few
+from surm.errors import InputError, few, nearest
 from surm.machine.notes import say
 
 NOTHING = (None, False, 0, "", [], {})
@@ -20,11 +22,6 @@ MUST: dict[str, tuple[tuple[Any, ...], str]] = {
     "auto_map": (NOTHING, "none: code that comes with weights is never run"),
     "adapters": (NOTHING, "no adapters inside the weights; merge them first"),
 }
-SHAPE = {
-    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-    "layer_norm_eps", "image_size", "patch_size", "num_channels", "vocab_size", "max_position_embeddings",
-    "type_vocab_size", "pad_token_id", "embedding_size",
-}  # fmt: skip
 # Dropout is a setting of training (config.model.dropout); heads are new, or of the size that their weights have.
 NO_MATTER = {
     "hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "classifier_dropout",
@@ -47,13 +44,23 @@ NO_MATTER = {
     "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
     "exponential_decay_length_penalty", "begin_suppress_tokens", "tf_legacy_loss", "return_loss", "onnx_export",
 }  # fmt: skip
+HF_ACTIVATIONS = {
+    "gelu": "gelu", "gelu_python": "gelu", "quick_gelu": "quick_gelu",
+    "relu": "relu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh", "gelu_accurate": "gelu_tanh", "gelu_10": "gelu_10", "silu": "silu",
+    "swish": "silu", "tanh": "tanh", "sigmoid": "sigmoid", "mish": "mish", "relu2": "relu2", "relu6": "relu6",
+    "leaky_relu": "leaky_relu", "hardswish": "hardswish", "linear": "identity", "laplace": "laplace",
+    "sqrtsoftplus": "sqrtsoftplus",
+}  # fmt: skip
+"""The spellings of transformers 5.23 (its ACT2CLS), but for prelu and xielu, which have weights of their own."""
 
 
-def check(fields: dict[str, Any]) -> None:
+def check(fields: dict[str, Any], read: Iterable[str]) -> None:
     """Refuses a field that makes the model another function; says which are not known.
 
     Args:
       fields: of config.json, those of a vision tower among them.
+      read: the names of those that decide on the shape of such a model, or are known not to matter for it.
 
     Raises:
       InputError: if a field says what is not followed here.
@@ -63,7 +70,7 @@ def check(fields: dict[str, Any]) -> None:
             fields[name] == value and type(fields[name]) is type(value) for value in accepted
         ):
             raise InputError(f"config.json says {name}={_short(fields[name])}; expected {expected}")
-    unknown = sorted(fields.keys() - MUST.keys() - SHAPE - NO_MATTER)
+    unknown = sorted(fields.keys() - MUST.keys() - {"model_type", *read} - NO_MATTER)
     if unknown:
         say(f"config.json says {few(unknown)}, which is not known here and passed over")
 
@@ -71,3 +78,65 @@ def check(fields: dict[str, Any]) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def known(fields: dict, key: str, accepted: Iterable[str], expected: str = "") -> str:
+    """The value of a field, one of those that are accepted; InputError, which names them or `expected`, for another."""
+    value = fields.get(key)
+    if not isinstance(value, str) or value not in accepted:
+        raise InputError(f"config.json says {key}={value!r}; expected {expected or ' or '.join(accepted)}")
+    return value
+
+
+def positive(fields: dict, key: str) -> float:
+    """A number above 0; InputError for anything else."""
+    value = fields[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InputError(f"config.json says {key}={value!r}; expected a number above 0")
+    return float(value)
+
+
+def whole(fields: dict, key: str, least: int = 1) -> int:
+    """A whole number, or a pair of equal ones; InputError for anything else."""
+    value = fields[key]
+    if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]  # height and width
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"config.json says {key}={fields[key]!r}; expected a whole number from {least}")
+    return value
+
+
+def activation(fields: dict, key: str = "hidden_act") -> str:
+    """The name that an activation has here."""
+    near = f"another, {nearest(str(fields.get(key)), HF_ACTIVATIONS)}"
+    return HF_ACTIVATIONS[known(fields, key, HF_ACTIVATIONS, near)]
+
+
+def their_activation(name: str) -> str:
+    """The name that an activation of `surm.ops.activations` has in a config.json."""
+    return next(theirs for theirs, ours in HF_ACTIVATIONS.items() if ours == name)
+
+
+def blocks(fields: dict) -> dict[str, int | float | str]:
+    """The shape of the blocks, which most Transformers state alike."""
+    return {
+        "width": whole(fields, "hidden_size"),
+        "depth": whole(fields, "num_hidden_layers"),
+        "heads": whole(fields, "num_attention_heads"),
+        "mlp_width": whole(fields, "intermediate_size"),
+        "activation": activation(fields),
+        "epsilon": positive(fields, "layer_norm_eps"),
+    }
+
+
+def of_blocks(config: Any) -> dict[str, Any]:
+    """The fields that `blocks` reads the shape of the blocks from; nothing drops attention weights here."""
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": their_activation(config.activation),
+        "layer_norm_eps": config.epsilon,
+        "attention_probs_dropout_prob": 0.0,
+    }

@@ -12,7 +12,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from surm.errors import InputError, few
-from surm.models.tables import OURS, TABLES, Table
+from surm.models.catalogue import ARCHITECTURES
+from surm.models.tables import OURS, Table
+
+TABLES: tuple[Table, ...] = (OURS, *(table for one in ARCHITECTURES for table in one.tables))
 
 # Anywhere in a key, and only at its front (where sentence-transformers puts numbers).
 _BETWEEN = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -61,7 +64,7 @@ def _renamed(arrays: dict[str, np.ndarray], names: dict[str, str]) -> dict[str, 
 def table_of(keys: Iterable[str]) -> Table:
     """The table of the publisher who names arrays so; InputError if there is none."""
     keys = sorted(keys)
-    for table in TABLES:
+    for table in (OURS, *reversed(TABLES)):
         if any(re.fullmatch(f"(?:{table.prefix})?(?:{table.marker})", key) for key in keys):
             return table
     known = ", ".join(table.name for table in TABLES)
@@ -93,16 +96,8 @@ def meant(table: Table, missing: Iterable[str], there: dict[str, str]) -> list[s
     """
     found = []
     for path in missing:
-        for key in filter(None, (_key(rule.pattern, rule.path, path) for rule in table.rules)):
+        for key in filter(None, (rule.key(path) for rule in table.rules)):
             if close := difflib.get_close_matches(key, there, n=1, cutoff=0.85):
                 found.append(f"{there[close[0]]!r} where {key!r} is expected")
                 break
     return found
-
-
-def _key(pattern: str, template: str, path: str) -> str | None:
-    """The key that a rule turns into a variable; None if it turns none into it."""
-    match = re.fullmatch(re.escape(template).replace(r"\\1", r"(\d+)"), path)
-    if match is None:
-        return None
-    return pattern.replace(r"(\d+)", (match.groups() or ("",))[0]).replace("\\.", ".")

@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "laplace": lambda x: 0.5 * (1 + jax.lax.erf((x - 0.707107) / (0.282095 * 2**0.5))),
     "sqrtsoftplus": lambda x: jnp.sqrt(jax.nn.softplus(x)),
 }
-"""Of the models' MLPs; the spellings of Hugging Face's config.json are `surm.models.hf_config.HF_ACTIVATIONS`."""
+"""Of the models' MLPs; the spellings of Hugging Face's config.json are `surm.models.hf_fields.HF_ACTIVATIONS`."""
 
 BRANCH_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,

@@ -11,7 +11,8 @@ from surm.data import pictures, pipeline
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.machine.notes import say
-from surm.models import processor_files, vit
+from surm.models import processor_files
+from surm.models.architecture import ImageShape
 from surm.models.processor import Processor, plain
 from surm.models.weights import HALVES, Weights
 from surm.tasks.labels import Labels, Targets
@@ -66,7 +67,7 @@ class LabelledImages(Labels):
         return {"images": pipeline.normalize(batch["image"], own.mean, own.std, own.factor)}
 
 
-def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+def processor_of(weights: Weights | None, shape: ImageShape) -> Processor:
     """What becomes of every picture: what the weights' files say, fitted to the model, with a line where that is odd.
 
     Args:
@@ -98,7 +99,7 @@ def processor_of(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
     return fitted
 
 
-def squashing(weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+def squashing(weights: Weights | None, shape: ImageShape) -> Processor:
     """The processor that squashes, with the weights' mean and standard deviation; arguments as of `processor_of`."""
     mean, std = HALVES if weights is None else (weights.mean, weights.std)
     if (mean, std) == HALVES:

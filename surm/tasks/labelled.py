@@ -1,8 +1,9 @@
 """Which task labelled examples are: of images or of texts, by what the model reads."""
 
 import ml_collections
+from flax import nnx
 
-from surm.models import bert, vit
+from surm.models import catalogue
 from surm.models.processor import Processor
 from surm.models.weights import Weights
 from surm.tasks.images import LabelledImages, processor_of
@@ -14,7 +15,7 @@ def task_of(
     config: ml_collections.ConfigDict,
     targets: Targets,
     weights: Weights | None,
-    base: vit.ViT | bert.Bert,
+    base: nnx.Module,
     processor: Processor | None = None,
 ) -> Labels:
     """The task of a run on labelled examples.
@@ -32,6 +33,6 @@ def task_of(
     Raises:
       InputError: if the weights' tokenizer or processor does not fit the model.
     """
-    if isinstance(base, vit.ViT):
+    if catalogue.of(base).reads == "image":
         return LabelledImages(config, targets, processor or processor_of(weights, base.config))
     return LabelledTexts(config, targets, weights, base.config)

@@ -14,7 +14,7 @@ from surm.data.splits import Split
 from surm.data.tokenizer_files import SAVED_FILE
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import bert
+from surm.models.architecture import TextShape
 from surm.models.weights import Weights
 from surm.tasks.labels import Labels, Targets
 from surm.tasks.task import Batch
@@ -23,9 +23,7 @@ from surm.tasks.task import Batch
 class LabelledTexts(Labels):
     """Texts, or pairs of texts, with labels; a batch is that of `surm.data.tokens`."""
 
-    def __init__(
-        self, config: ml_collections.ConfigDict, targets: Targets, weights: Weights | None, shape: bert.BertConfig
-    ):
+    def __init__(self, config: ml_collections.ConfigDict, targets: Targets, weights: Weights | None, shape: TextShape):
         """Opens the tokenizer.
 
         Args:

@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-import types
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
@@ -16,9 +15,9 @@ from surm.data.splits import Dataset
 from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import bert, convert, hf_config, vit
+from surm.models import catalogue, convert, hf_config
 from surm.models.weights import Weights, open_weights
-from surm.peft import counts, surgery
+from surm.peft import counts, select, surgery
 from surm.peft.spec import PeftSpec
 from surm.tasks import balance, held_out
 from surm.tasks.labelled import task_of
@@ -29,20 +28,15 @@ from surm.training.prepared import Run
 
 
 class Kind(NamedTuple):
-    """A kind of example: module, configuration and model that read it, keys that only it has use for, and a config."""
+    """A kind of example: keys that only it has use for, and a config."""
 
-    module: types.ModuleType
-    shape: type
-    model: type
     keys: tuple[str, ...]
     config: str
 
 
 KINDS: dict[str, Kind] = {
-    "image": Kind(vit, vit.ViTConfig, vit.ViT, ("data.augment", "model.image_size"), "configs/vit_cifar.py"),
-    "text": Kind(
-        bert, bert.BertConfig, bert.Bert, ("data.tokenizer", "data.lengths", "model.dropout"), "configs/bert_glue.py"
-    ),
+    "image": Kind(("data.augment", "model.image_size"), "configs/vit_cifar.py"),
+    "text": Kind(("data.tokenizer", "data.lengths", "model.dropout"), "configs/bert_glue.py"),
 }
 
 SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
@@ -98,7 +92,7 @@ def adapted(
     resumed: bool = False,
     saved: Collection[str] | None = None,
     quiet: bool = False,
-) -> vit.ViT | bert.Bert:
+) -> nnx.Module:
     """The model that a config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
     base = base_model(config, weights, data.kind, data.num_classes)
     spec = configs.spec(config)
@@ -139,9 +133,7 @@ def weights_of(config: ml_collections.ConfigDict) -> Weights | None:
     return None if config.model.weights == "none" else open_weights(config.model.weights)
 
 
-def base_model(
-    config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int
-) -> vit.ViT | bert.Bert:
+def base_model(config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int) -> nnx.Module:
     """The pretrained (or fresh) model that a config names, with a fresh head.
 
     Args:
@@ -158,13 +150,16 @@ def base_model(
     """
     shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    model = KINDS[kind].model(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
+    build = catalogue.of_shape(shape).model
+    model = build(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
     return model if weights is None else convert.restore(model, weights)
 
 
-def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> vit.ViTConfig | bert.BertConfig:
+def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:
     """The preset that `config.model.name` names, or for `auto` what the weights say of themselves; then its changes."""
     shape = _named_shape(config, weights, kind)
+    if weights is not None and config.model.name == "auto":
+        shape = catalogue.of_shape(shape).beside(shape, weights)
     changes = {}
     if config.model.pooling != "auto":
         changes["pooling"] = config.model.pooling
@@ -182,16 +177,14 @@ def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str
     return dataclasses.replace(shape, **changes)
 
 
-def _named_shape(
-    config: ml_collections.ConfigDict, weights: Weights | None, kind: str
-) -> vit.ViTConfig | bert.BertConfig:
-    module = KINDS[kind].module
+def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:
     if config.model.name != "auto":
-        return module.preset(config.model.name)
-    if weights is not None and weights.model in module.PRESETS:
-        return module.PRESETS[weights.model]
+        return catalogue.preset(config.model.name, kind)
+    presets = catalogue.presets(kind)
+    if weights is not None and weights.model in presets:
+        return presets[weights.model]
     shape = hf_config.config_from_hf(weights.config) if weights is not None and weights.config else None
-    if isinstance(shape, KINDS[kind].shape):
+    if shape is not None and catalogue.of_shape(shape).reads == kind:
         return shape
     if shape is not None or (weights is not None and weights.model):
         raise InputError(
@@ -200,7 +193,7 @@ def _named_shape(
         )
     raise InputError(
         f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
-        + ", ".join(module.PRESETS)
+        + ", ".join(presets)
     )
 
 
@@ -246,10 +239,10 @@ def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.
 
 def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:
     """A pooler that the weights lack starts at random: it must train."""
-    if weights is None or not hasattr(model, "pooler") or convert.has_pooler(weights):
-        return
-    if not {"pooler.kernel", "pooler.bias"} <= surgery.split(model)[1].keys():
-        raise InputError(
-            f"{config.model.weights!r} has no pooler, so it starts at random and must train: set "
-            "config.peft.train='head|pooler', or config.model.pooling=mean to do without"
-        )
+    for beginning in () if weights is None else convert.lacking(weights, model):
+        name, trained = beginning.removesuffix("."), surgery.split(model)[1]
+        if any(path.startswith(beginning) and path not in trained for path in select.variables(model)):
+            raise InputError(
+                f"{config.model.weights!r} has no {name}, so it starts at random and must train: set "
+                f"config.peft.train='head|{name}', or config.model.pooling=mean to do without"
+            )

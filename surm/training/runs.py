@@ -21,7 +21,8 @@ from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import processor_files, vit
+from surm.models import catalogue, processor_files
+from surm.models.architecture import ImageShape
 from surm.models.processor import Processor
 from surm.models.weights import Weights
 from surm.peft import store
@@ -168,7 +169,7 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     weights = preparation.weights_of(here)
     base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
     model = store.load_adapter(path / "adapter", base)
-    processor = _processor(path, result, weights, base.config) if isinstance(base, vit.ViT) else None
+    processor = _processor(path, result, weights, base.config) if catalogue.of(base).reads == "image" else None
     if result["kind"] == "text" and "processor" not in result:
         here.data.tokenizer = tokenizer_of_0_1(here, weights)
     lines = Workdir(path, config).metrics()
@@ -181,7 +182,7 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
     )
 
 
-def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: vit.ViTConfig) -> Processor:
+def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: ImageShape) -> Processor:
     """What became of every picture in training; a line where the weights' files say something else now."""
     now = trained = squashing(weights, shape)  # as in runs of 0.1.0, whatever the files said
     if weights is not None and weights.processor is not None:

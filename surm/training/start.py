@@ -21,7 +21,7 @@ from surm import files
 from surm.errors import InputError, few, pasted, quoted
 from surm.exchange import import_peft, peft_folder
 from surm.machine.notes import say
-from surm.models import bert, hub, vit
+from surm.models import hub
 from surm.models.weights import open_weights
 from surm.peft import select, store, surgery, variables
 from surm.peft.spec import PeftSpec
@@ -29,7 +29,7 @@ from surm.peft.spec import PeftSpec
 HEAD = "head."
 """Before the paths of what gives the outputs."""
 
-Model = vit.ViT | bert.Bert
+Model = nnx.Module
 
 
 class Given(NamedTuple):

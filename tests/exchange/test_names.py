@@ -21,9 +21,9 @@ KINDS = ("vit", "bert", "roberta")
 def test_every_rule_can_be_read_backwards(table):
     for rule in table.rules:
         path = rule.path.replace(r"\1", "17")
-        key = names._inverted(rule, path)
+        key = rule.key(path)
         assert re.fullmatch(rule.pattern, key).expand(rule.path) == path
-        assert names._inverted(rule, "nothing.of.the.kind") is None
+        assert rule.key("nothing.of.the.kind") is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

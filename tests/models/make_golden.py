@@ -1,4 +1,4 @@
-"""Writes tests/models/golden: four tiny random models as transformers saves them, and what they compute.
+"""Writes tests/models/golden: tiny random models as transformers saves them, and what they compute.
 
     python -m tests.models.make_golden
 
@@ -17,6 +17,7 @@ SIZES = {"width": 16, "depth": 2, "heads": 2, "image": 16, "patch": 8}
 
 
 TEXT_SIZES = {"width": 16, "depth": 2, "heads": 2, "positions": 12}
+SMALLEST = {"width": 8, "depth": 1, "heads": 2}
 
 
 def main() -> None:
@@ -25,7 +26,12 @@ def main() -> None:
         folder = GOLDEN / name
         model.save_pretrained(folder)
         save_file(torch_models.reference(model), folder / "computed.safetensors")
-    for name, model in (("bert", torch_models.bert(**TEXT_SIZES)), ("roberta", torch_models.roberta(**TEXT_SIZES))):
+    dinov2 = torch_models.dinov2(**SMALLEST, image=8, patch=4, registers=2, use_swiglu_ffn=True, mlp_ratio=1)
+    dinov2.save_pretrained(GOLDEN / "dinov2")
+    save_file(torch_models.reference(dinov2, batch=1, size=12), GOLDEN / "dinov2" / "computed.safetensors")
+    distilbert = torch_models.distilbert(**SMALLEST, positions=12)
+    bert, roberta = torch_models.bert(**TEXT_SIZES), torch_models.roberta(**TEXT_SIZES)
+    for name, model in (("bert", bert), ("roberta", roberta), ("distilbert", distilbert)):
         folder = GOLDEN / name
         model.save_pretrained(folder)
         inputs = torch_models.texts(model)

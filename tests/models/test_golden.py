@@ -1,5 +1,6 @@
-"""Four tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
+"""Tiny models as transformers saves them: ours must compute what was recorded (see make_golden.py)."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -9,26 +10,26 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from surm.models.bert import Bert
+from surm.models.catalogue import of_shape
 from surm.models.convert import restore
 from surm.models.hf_config import config_from_hf
-from surm.models.vit import ViT
 from surm.models.weights import open_weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-def _run(model: ViT, image: jax.Array, cotangent: jax.Array, head: bool) -> dict[str, jax.Array]:
+def _run(model: nnx.Module, image: jax.Array, cotangent: jax.Array, head: bool) -> dict[str, jax.Array]:
     output, pull = jax.vjp(model if head else model.features, image)
     states = {f"hidden_{index}": tokens for index, tokens in enumerate(model.hidden_states(image))}
     return {"output": output, "gradient": pull(cotangent)[0], **states}
 
 
-@pytest.mark.parametrize("name", ["vit", "clip"])
+@pytest.mark.parametrize("name", ["vit", "clip", "dinov2"])
 def test_recorded_activations_and_gradients_are_met(name):
     weights, recorded = open_weights(str(GOLDEN / name)), load_file(GOLDEN / name / "computed.safetensors")
-    head = name == "vit"
-    model = ViT(config_from_hf(weights.config), 7, rngs=nnx.Rngs(0))
+    head, shape = name != "clip", config_from_hf(weights.config)
+    shape = dataclasses.replace(shape, image_size=recorded["image"].shape[1])  # of DINOv2 another than its table's
+    model = of_shape(shape).model(shape, 7, rngs=nnx.Rngs(0))
     graph, state = nnx.split(restore(model, weights, head=head))
     image, cotangent = (jnp.asarray(recorded.pop(key)) for key in ("image", "cotangent"))
     found = jax.jit(lambda state: _run(nnx.merge(graph, state), image, cotangent, head))(state)
@@ -38,10 +39,11 @@ def test_recorded_activations_and_gradients_are_met(name):
         np.testing.assert_allclose(found[key], expected, atol=1e-5 * np.abs(expected).max(), err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
 def test_recorded_hidden_states_and_logits_of_filled_up_texts_are_met(name):
     weights, recorded = open_weights(str(GOLDEN / name)), load_file(GOLDEN / name / "computed.safetensors")
-    graph, state = nnx.split(restore(Bert(config_from_hf(weights.config), 5, rngs=nnx.Rngs(0)), weights, head=True))
+    shape = config_from_hf(weights.config)
+    graph, state = nnx.split(restore(of_shape(shape).model(shape, 5, rngs=nnx.Rngs(0)), weights, head=True))
     inputs = {key: jnp.asarray(recorded.pop(key)) for key in ("tokens", "segments", "mask")}
     cotangent = recorded.pop("cotangent")
 
@@ -61,7 +63,7 @@ def test_recorded_hidden_states_and_logits_of_filled_up_texts_are_met(name):
 
 
 def test_the_recorded_values_are_not_trivial():
-    for name in ("vit", "clip", "bert", "roberta"):
+    for name in ("vit", "clip", "bert", "roberta", "distilbert", "dinov2"):
         for key, array in load_file(GOLDEN / name / "model.safetensors").items():
             assert np.abs(array).min() > 0 and array.std() > 0.01, (name, key)
 

@@ -15,12 +15,14 @@ from transformers.activations import ACT2CLS, ACT2FN
 import surm
 from surm.models.bert import Bert
 from surm.models.convert import restore
-from surm.models.hf_config import HF_ACTIVATIONS, HF_DEFAULTS, config_from_hf
+from surm.models.hf_config import HF_DEFAULTS, config_from_hf
+from surm.models.hf_fields import HF_ACTIVATIONS
 from surm.models.vit import ViT
 from surm.models.weights import open_weights
 from surm.ops.activations import ACTIVATIONS
 from tests.exchange.models import noisy
 from tests.parity import torch_models
+from tests.parity.test_architectures import CASES, SMALL
 
 TOLERANCE = 1e-5  # of the largest entry
 WITHOUT_PARAMETERS = sorted(ACT2CLS.keys() - {"prelu", "xielu"})
@@ -55,7 +57,8 @@ WHOLE = {"clip", "chinese_clip", "metaclip_2"}  # of which the vision tower is t
 
 
 def test_every_kind_is_compared():
-    assert TEXTS.keys() | IMAGES.keys() | WHOLE == HF_DEFAULTS.keys()
+    later = {case.build(**SMALL, **case.options).config.model_type for case in CASES.values()}
+    assert TEXTS.keys() | IMAGES.keys() | WHOLE | later == HF_DEFAULTS.keys()
 
 
 @pytest.mark.parametrize("kind", HF_DEFAULTS)

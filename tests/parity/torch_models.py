@@ -3,6 +3,8 @@
 Used by the parity tests, and by tests/models/make_golden.py; needs torch and transformers.
 """
 
+import inspect
+
 import numpy as np
 import torch
 import transformers
@@ -30,6 +32,18 @@ def clip(width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch
     return _randomised(transformers.CLIPModel(config))
 
 
+def dinov2(
+    width: int = 48, depth: int = 3, heads: int = 4, image: int = 32, patch: int = 8, registers: int = 0, **options
+):
+    """A classifier of DINOv2 with seven classes, with registers if there are any."""
+    sizes = _sizes(width, depth, heads, image, patch) | {"mlp_ratio": 2, "num_labels": 7, **options}
+    del sizes["intermediate_size"]
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(num_register_tokens=registers, **sizes)
+        return _randomised(transformers.Dinov2WithRegistersForImageClassification(config))
+    return _randomised(transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**sizes)))
+
+
 def bert(width: int = 48, depth: int = 3, heads: int = 4, positions: int = 20, **options):
     """A `BertForSequenceClassification` with five classes."""
     sizes = _text_sizes(width, depth, heads, positions)
@@ -42,6 +56,14 @@ def roberta(width: int = 48, depth: int = 3, heads: int = 4, positions: int = 20
     sizes = _text_sizes(width, depth, heads, positions)
     config = transformers.RobertaConfig(**{**sizes, "type_vocab_size": 1, "num_labels": 5, **options})
     return _randomised(transformers.RobertaForSequenceClassification(config))
+
+
+def distilbert(width: int = 48, depth: int = 3, heads: int = 4, positions: int = 20, **options):
+    """A `DistilBertForSequenceClassification` with five classes."""
+    sizes = {"dim": width, "n_layers": depth, "n_heads": heads, "hidden_dim": 2 * width, "vocab_size": 40,
+             "max_position_embeddings": positions}  # fmt: skip
+    config = transformers.DistilBertConfig(**{**sizes, "num_labels": 5, **options})
+    return _randomised(transformers.DistilBertForSequenceClassification(config))
 
 
 def _text_sizes(width: int, depth: int, heads: int, positions: int) -> dict[str, int]:
@@ -64,12 +86,13 @@ def _randomised(model):
     return model.eval()
 
 
-def reference(model, batch: int = 2) -> dict[str, np.ndarray]:
+def reference(model, batch: int = 2, size: int = 0) -> dict[str, np.ndarray]:
     """Runs a model on random images.
 
     Args:
       model: from one of the functions above.
       batch: number of images.
+      size: of the images; 0 for what the model says.
 
     Returns:
       `image` (batch, height, width, channel); `hidden_I`, the tokens after the embedding and each block;
@@ -78,7 +101,7 @@ def reference(model, batch: int = 2) -> dict[str, np.ndarray]:
     """
     model = getattr(model, "vision_model", model)
     generator = torch.Generator().manual_seed(1)
-    size = model.config.image_size
+    size = size or model.config.image_size
     pixels = torch.randn((batch, 3, size, size), generator=generator, requires_grad=True)
     result = model(pixel_values=pixels, output_hidden_states=True)
     output = result.logits if hasattr(result, "logits") else result.pooler_output
@@ -96,7 +119,8 @@ def texts(model, lengths: tuple[int, ...] = (9, 4, 6)) -> dict[str, np.ndarray]:
     shape = (len(lengths), max(lengths))
     mask = np.arange(shape[1]) < np.array(lengths)[:, None]
     tokens = np.where(mask, generator.integers(5, model.config.vocab_size, shape), model.config.pad_token_id)
-    segments = mask & (np.arange(shape[1]) >= 3) if model.config.type_vocab_size > 1 else np.zeros(shape)
+    segmented = getattr(model.config, "type_vocab_size", 1) > 1
+    segments = mask & (np.arange(shape[1]) >= 3) if segmented else np.zeros(shape)
     return {"tokens": tokens.astype(np.int32), "segments": segments.astype(np.int32), "mask": mask}
 
 
@@ -113,6 +137,7 @@ def text_reference(model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
       to the word table.
     """
     named = {"input_ids": "tokens", "token_type_ids": "segments", "attention_mask": "mask"}
+    named = {theirs: ours for theirs, ours in named.items() if theirs in inspect.signature(model.forward).parameters}
     given = {theirs: torch.tensor(inputs[ours]).long() for theirs, ours in named.items()}
     result = model(**given, output_hidden_states=True)
     arrays = {f"hidden_{i}": state * given["attention_mask"][..., None] for i, state in enumerate(result.hidden_states)}

@@ -1,0 +1,96 @@
+"""ViT and CLIP's vision tower in the files of Hugging Face, and the entry that they share."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from surm.models import hf_fields
+from surm.models.architecture import LABELS, Architecture, reads_another_pooling
+from surm.models.naming import Naming, named
+from surm.models.tables import HF_CLIP, HF_VIT
+from surm.models.vit import PRESETS, ViT, ViTConfig, resize_positions
+
+_VIT = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "image_size": 224, "patch_size": 16, "num_channels": 3, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+}  # fmt: skip
+_CLIP = {**_VIT, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_KINDS = {
+    "vit": _VIT, "clip": _CLIP, "clip_vision_model": _CLIP, "vit_msn": {**_VIT, "layer_norm_eps": 1e-6},
+    "vit_mae": _VIT, "chinese_clip": _CLIP, "chinese_clip_vision_model": _CLIP, "metaclip_2": _CLIP,
+    "metaclip_2_vision_model": _CLIP,
+}  # fmt: skip
+
+
+def _from_hf(kind: str, fields: dict[str, Any]) -> ViTConfig:
+    plain = kind.startswith("vit")
+    return ViTConfig(
+        image_size=hf_fields.whole(fields, "image_size"),
+        patch_size=hf_fields.whole(fields, "patch_size"),
+        channels=hf_fields.whole(fields, "num_channels"),
+        embedding_norm=not plain,
+        patch_bias=plain,
+        **hf_fields.blocks(fields),
+    )
+
+
+def _to_hf(config: ViTConfig) -> dict[str, Any]:
+    return hf_fields.of_blocks(config) | {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": config.channels,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+    }
+
+
+def _kind_of(config: ViTConfig) -> str:
+    return "vit" if config.patch_bias and not config.embedding_norm else "clip_vision_model"
+
+
+def _obstacle(config: ViTConfig, theirs: str) -> str | None:
+    return reads_another_pooling(config, theirs, "class", "the first token alone")
+
+
+def resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict[str, np.ndarray]:
+    """The arrays of a file with positions for the patches of a model's images.
+
+    Args:
+      arrays: of the file, under our paths.
+      config: of the model.
+
+    Returns:
+      The arrays, `embed.position` resized where the model has another grid of patches.
+    """
+    position = arrays.get("embed.position")
+    extra = int(config.pooling == "class")
+    if position is None or position.ndim != 2:
+        return arrays
+    patches = len(position) - extra
+    # One row more or less than a square is no square: a class token on one side alone stays a mismatch.
+    if patches < 1 or math.isqrt(patches) ** 2 != patches:
+        return arrays
+    resized = resize_positions(jnp.asarray(position, jnp.float32), config.grid, extra)
+    return {**arrays, "embed.position": np.asarray(resized)}
+
+
+ARCHITECTURE = Architecture(
+    name="ViT",
+    reads="image",
+    model=ViT,
+    shape=ViTConfig,
+    presets=PRESETS,
+    kinds=_KINDS,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    kind_of=_kind_of,
+    read_only={"clip_vision_model": "CLIP's vision tower"},
+    tables=(HF_VIT, HF_CLIP),
+    namings={"vit": named(Naming(HF_VIT, "vit.", r"encoder\..*"), Naming(HF_VIT, "vit.", r"layers\..*"))},
+    classes={"vit": {LABELS: "ViTForImageClassification"}},
+    obstacle=_obstacle,
+    encoder_alone=False,  # without a class token the positions are others
+    restored=resized_positions,
+)
