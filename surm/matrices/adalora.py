@@ -9,16 +9,16 @@ Of all layers' components the least important are switched off, more and more of
 Source: arXiv 2303.10512.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surm.matrices.algebra import sensitivity
-from surm.matrices.algebra.gated_low_rank import GATE, init, matvec, num_params, project, to_dense
+from surm.matrices.algebra.gated_low_rank import GATE, init, matvec, not_orthonormal, num_params, project, to_dense
 from surm.matrices.algebra.params import Params
 
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 TRAINING = {"begin": 0.1, "end": 0.7, "every_steps": 10, "penalty": 0.1, "penalty_until": 1.0}
@@ -68,9 +68,3 @@ def penalty(params: Params) -> Float[Array, ""]:
       4.242640495300293
     """
     return not_orthonormal(params["a"]) + not_orthonormal(params["b"].T)
-
-
-def not_orthonormal(rows: Float[Array, "r n"]) -> Float[Array, ""]:
-    """The Frobenius norm of rows rowsᵀ - I."""
-    square = jnp.sum((jnp.matmul(rows, rows.T, precision="highest") - jnp.eye(len(rows), dtype=rows.dtype)) ** 2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # whose derivative at 0 is 0

@@ -24,6 +24,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 3e-3
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 SHARED = {"core": "model", "u": "model", "v": "model"}

@@ -31,7 +31,9 @@ from surm.matrices.algebra.params import (
 )
 from surm.matrices.algebra.platforms import platform_of
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # as of circulant, unmeasured
 LINEAR = ("c",)
+PRODUCT = "transforms"
 
 
 def _block_size(n_out: int, n_in: int, block_size: int | None) -> int:

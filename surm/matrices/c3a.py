@@ -19,6 +19,7 @@ from surm.matrices.algebra.params import Params, check_keys, check_ndim, input_s
 
 LEARNING_RATE = 2e-1
 LINEAR = ("c",)
+PRODUCT = "transforms"
 MEASURED_AS = "block_circulant"
 
 

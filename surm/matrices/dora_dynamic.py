@@ -17,6 +17,7 @@ from surm.matrices.algebra.params import Params
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 TRAINING = {"begin": 0.15, "end": 0.5, "every_steps": 10, "penalty": 0.1, "penalty_until": 0.5}

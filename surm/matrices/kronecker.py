@@ -30,6 +30,9 @@ from surm.matrices.algebra.params import (
     input_size,
 )
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-2, 8e-3
+PRODUCT = "thin_in_large"
+
 
 def _structure(n_out: int, n_in: int, rank: int | None, terms: int) -> int:
     """The r that `rank` stands for, once the options fit the shape."""

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices.adalora import TRAINING, first_scores, next_scores, not_orthonormal, surplus
+from surm.matrices.adalora import TRAINING, first_scores, next_scores, surplus
 from surm.matrices.algebra import gated_low_rank, sensitivity
-from surm.matrices.algebra.gated_low_rank import GATE, components
+from surm.matrices.algebra.gated_low_rank import GATE, components, not_orthonormal
 from surm.matrices.algebra.params import (
     Params,
     check_keys,
@@ -29,6 +29,7 @@ from surm.matrices.algebra.params import (
 __all__ = ["GATE", "TRAINING", "first_scores", "next_scores", "surplus"]
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 

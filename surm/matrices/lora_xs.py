@@ -26,6 +26,7 @@ from surm.matrices.algebra.params import (
 
 LEARNING_RATE = 1e-2
 LINEAR = ("r",)
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 

@@ -28,6 +28,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 SHARED = {"a": "model", "b": "model", "c_head": "model", "c_kind": "kind", "c_layer": "layer"}

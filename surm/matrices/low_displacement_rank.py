@@ -32,6 +32,9 @@ from surm.matrices.algebra.params import (
     working_dtype,
 )
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-3, 2e-3
+PRODUCT = "transforms"
+
 
 def init(
     key: PRNGKeyArray,

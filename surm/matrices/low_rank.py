@@ -25,6 +25,10 @@ from surm.matrices.algebra.params import (
     input_size,
 )
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-2, 8e-3
+LEARNING_RATE_BY_ROOT = "rank"  # the rows of an update of rank r move by √r more in a step
+PRODUCT = "thin"
+
 
 def init(
     key: PRNGKeyArray,

@@ -29,6 +29,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 _MOST_BLOCKS = 8

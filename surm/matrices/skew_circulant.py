@@ -20,7 +20,9 @@ from surm.matrices.algebra.params import Params
 
 __all__ = ["LINEAR", "init", "matvec", "num_params", "project", "to_dense"]
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # as of circulant, unmeasured
 LINEAR = ("c",)
+PRODUCT = "transforms"
 
 
 def matvec(

@@ -29,7 +29,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from surm.matrices.algebra import centrosymmetric, diagonals, fourier, toeplitz_pair, toeplitz_product
 from surm.matrices.algebra.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-3, 2e-3
 LINEAR = ("b", "b_diagonals")
+PRODUCT = "transforms"
 
 
 def _check_options(n_out: int, n_in: int, factors: int, symmetric: bool) -> None:

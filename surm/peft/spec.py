@@ -235,7 +235,7 @@ class PeftSpec:
                 )
         if self.targets and self.method == "head":
             raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains what `train` names alone")
-        if self.position == "adapter" and hasattr(matrices.FAMILIES[self.family], "fixed"):
+        if self.position == "adapter" and matrices.FAMILIES[self.family].fixed:
             raise InputError(
                 f"family={self.family!r} is made from the weight that it updates; an adapter stands behind it. "
                 f"Expected method={' or '.join(map(repr, updates))}"

@@ -198,3 +198,9 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: i
     check_sizes(*dense.shape)
     u, s, vt = singular.decompose(dense, components(rank, initial_rank))
     return {name: array.astype(dense.dtype) for name, array in {"a": vt, "b": u, "e": s}.items()}
+
+
+def not_orthonormal(rows: Float[Array, "r n"]) -> Float[Array, ""]:
+    """The Frobenius norm of rows rowsᵀ - I."""
+    square = jnp.sum((jnp.matmul(rows, rows.T, precision="highest") - jnp.eye(len(rows), dtype=rows.dtype)) ** 2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # whose derivative at 0 is 0
