@@ -31,9 +31,6 @@ first_scores, next_scores = sensitivity.start, sensitivity.follow
 def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
     """The importance of every component: its gate's, and the means of its row's and its column's.
 
-    Args:
-      averages: from `next_scores`.
-
     Returns:
       One number a component (equation 7).
     """
@@ -42,22 +39,12 @@ def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
 
 
 def surplus(progress: Float[Array, ""]) -> Float[Array, ""]:
-    """The share of the superfluous components that is still there: (1 - t)³ (equation 12).
-
-    Args:
-      progress: t, from 0, where the first is switched off, to 1, where the last is.
-
-    Returns:
-      From 1 down to 0.
-    """
+    """The share of the superfluous components that is still there: (1 - t)³ (equation 12)."""
     return (1 - progress) ** 3
 
 
 def penalty(params: Params) -> Float[Array, ""]:
     """The distance from orthonormal factors: ‖a aᵀ - I‖ + ‖bᵀ b - I‖, Frobenius norms.
-
-    Args:
-      params: {"a", "b", "e"}.
 
     Returns:
       A number from 0 on (equation 4, but for the squares of the norms, which the authors' code leaves out too).

@@ -74,9 +74,9 @@ def _of_family(spec: PeftSpec) -> float:
     """The default rate of a family in a position.
 
     Of an update it is near the best of those tried on MRPC with MiniLM (experiments/glue_methods/results) and within
-    half a point of the best on CIFAR-10 with vit_micro (experiments/vit_families/results). Some tasks want less: on CoLA
-    toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3. Of an adapter it was measured on MRPC for
-    circulant, kronecker and low_displacement_rank (best at 1.6e-3); the others are set by them.
+    half a point of the best on CIFAR-10 with vit_micro (experiments/vit_families/results). Some tasks want less: on
+    CoLA toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3. Of an adapter it was measured on MRPC
+    for circulant, kronecker and low_displacement_rank (best at 1.6e-3); the others are set by them.
     """
     family = matrices.FAMILIES[spec.family]
     if spec.position == "adapter":
