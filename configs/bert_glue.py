@@ -18,7 +18,7 @@ It takes 3 minutes on two CPU cores. Expected number: 84.0 % F1 on the dev set.
 
 The paper's: AdamW, weight decay 0.25 but for biases and norms, 6 % warm-up and linear decay, batches of 64, 80 epochs,
 texts of at most 128 tokens, dropout 0.15 before the update. Not the paper's one learning rate of 2e-3: families differ
-by more than an order of magnitude in what a step of one rate does, so each has its own (surm/training/optim.py), the
+by more than an order of magnitude in what a step of one rate does, so each has its own (in its module), the
 head 2e-3. The frozen model itself drops nothing (config.model.dropout). With minilm the recipe is that of
 experiments/glue_methods: three epochs in batches of 32, no dropout, the head's rate 5e-3.
 """

@@ -2,7 +2,7 @@
 
     surm sweep --config=configs/digits_families.py --workdir=runs/families
 
-One run of 150 steps a family, at the family's own rate (surm/training/optim.py) and with its default options; half a
+One run of 150 steps a family, at the family's own rate and with its default options; half a
 minute each on two CPU cores. Too short to compare families by accuracy, which experiments/vit_families does.
 """
 

@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def sweep() -> list[sweeps.Overrides]:
-    """Families, each with its rate (None: the family's own, in surm/training/optim.py), and seeds."""
+    """Families, each with its rate (None: the family's own), and seeds."""
     families = sweeps.zipped(
         {"peft.family": ["circulant", "toeplitz", "kronecker"], "optim.learning_rate": [8e-3, None, None]}
     )

@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -19,14 +21,46 @@ def first_step(options, groups: dict[str, str]) -> optax.GradientTransformation:
     return optim.optimizer(options.name, optim.hyperparameters(options, PeftSpec(), 10).at(0), groups)
 
 
-def test_every_family_and_method_has_a_rate_that_the_config_overrides(options):
-    own = {name for name, family in matrices.FAMILIES.items() if hasattr(family, "LEARNING_RATE")}
-    assert set(optim.LEARNING_RATES) | own == set(matrices.FAMILIES)
-    for method in ("full", "bitfit", "head"):
-        assert optim.learning_rate(options, PeftSpec(method=method)) > 0
-    assert optim.learning_rate(options, PeftSpec(family="toeplitz")) == optim.LEARNING_RATES["toeplitz"]
+RATES = {  # of an update, of an adapter; None for a family that has no adapter
+    "circulant": (1e-3, 8e-3),
+    "skew_circulant": (1e-3, 8e-3),
+    "toeplitz": (3e-3, 2e-3),
+    "kronecker": (1e-2, 8e-3),
+    "low_displacement_rank": (3e-3, 2e-3),
+    "low_rank": (1e-2 / math.sqrt(8), 8e-3),
+    "block_circulant": (1e-3, 8e-3),
+    "c3a": (2e-1, 2e-1),
+    "melora": (1e-2, 1e-2),
+    "lora_xs": (1e-2, None),
+    "vera": (1e-2, None),
+    "adalora": (1e-2, 1e-2),
+    "dora_dynamic": (1e-2, 1e-2),
+    "lora2": (1e-2, 1e-2),
+    "lorta": (1e-2, 1e-2),
+    "aurora": (3e-3, 3e-3),
+    "svft": (1e-2, None),
+}
+OF_RANK_4 = RATES | {"low_rank": (1e-2 / 2, 8e-3)}
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_the_default_rate_of_every_family_in_both_positions(options, family):
+    tables = [(RATES, {})] + ([(OF_RANK_4, {"rank": 4})] if "rank" in matrices.options(family) else [])
+    for table, chosen in tables:
+        for method, expected in zip(("update", "adapter"), table[family], strict=True):
+            if expected is not None:
+                assert optim.learning_rate(options, PeftSpec(method=method, family=family, options=chosen)) == expected
+
+
+def test_the_default_rate_of_every_method_without_a_family(options):
+    expected = {"bottleneck": 1e-3, "full": 5e-5, "bitfit": 2e-3, "hadamard_adapter": 2e-3, "loko": 1e-3, "head": 5e-3}
+    assert {method: optim.learning_rate(options, PeftSpec(method=method)) for method in expected} == expected
+
+
+def test_a_rate_that_the_config_gives_is_taken(options):
     options.learning_rate = 0.125
-    assert optim.learning_rate(options, PeftSpec(family="toeplitz")) == 0.125
+    for method in ("update", "adapter", "full"):
+        assert optim.learning_rate(options, PeftSpec(method=method, family="toeplitz")) == 0.125
 
 
 @pytest.mark.parametrize(("name", "end"), [("cosine", 0.0), ("linear", 0.0), ("constant", 2.0)])
@@ -75,14 +109,6 @@ def test_clipping_bounds_the_norm_over_all_groups_together(options):
     tx = first_step(options, {"x.kernel": "adapter", "head.kernel": "head"})
     updates, _ = tx.update({"x.kernel": jnp.array([3.0]), "head.kernel": jnp.array([4.0])}, tx.init(arrays), arrays)
     np.testing.assert_allclose([updates["x.kernel"][0], updates["head.kernel"][0]], [-0.6, -0.8], rtol=1e-6)
-
-
-def test_rates_of_adapters_and_of_higher_ranks(options):
-    assert set(optim.ADAPTER_LEARNING_RATES) == set(optim.LEARNING_RATES)
-    assert optim.learning_rate(options, PeftSpec(method="adapter")) == optim.ADAPTER_LEARNING_RATES["circulant"]
-    one, four = (PeftSpec(family="low_rank", options={"rank": rank}) for rank in (1, 4))
-    assert optim.learning_rate(options, one) == optim.LEARNING_RATES["low_rank"]
-    assert optim.learning_rate(options, four) == optim.LEARNING_RATES["low_rank"] / 2
 
 
 def test_the_rates_in_a_line(options, small_vit):

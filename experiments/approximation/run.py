@@ -131,7 +131,7 @@ def errors(target: Target, family: str, options: dict[str, Any]) -> list[float]:
     for number, matrix in enumerate(target.matrices):
         unit = matrix / jnp.linalg.norm(matrix)
         fixed = {}
-        if hasattr(module, "fixed"):
+        if module.fixed:
             fixed = module.fixed(target.bases[number], **options)
         params = project(unit, **({"fixed": fixed} if fixed else {}))
         found.append(float(jnp.linalg.norm(unit - module.to_dense(params | fixed, *unit.shape))))
@@ -153,7 +153,7 @@ def measure(target: Target) -> Iterator[dict[str, Any]]:
     n = target.matrices.shape[-1]
     for line, members in FAMILIES.items():
         for family, options in members:
-            has_no_base = hasattr(matrices.FAMILIES[family], "fixed") and target.bases is None
+            has_no_base = matrices.FAMILIES[family].fixed and target.bases is None
             if has_no_base or (family == "low_displacement_rank" and options["rank"] * n > 576):
                 continue
             given = resolved(options, n)

@@ -19,7 +19,6 @@ from experiments.shared import command, results, turns
 from surm import matrices
 from surm.machine.memory import keep_freed_memory
 from surm.matrices.algebra import dft, fourier
-from surm.peft.multiply.paths import CONVOLUTIONAL
 from surm.report import figures
 
 RESULTS = results.of(__file__)
@@ -43,14 +42,14 @@ def product(name: str, n: int) -> tuple[Callable[[dict, jax.Array], jax.Array], 
         return lambda params, x: x @ params["w"].T, {"w": jax.random.normal(key, (n, n))}
     family, _, way = name.partition(" ")
     module = matrices.FAMILIES[family]
-    chosen = {"convolve": dft.convolve if way == "dft" else fourier.convolve} if family in CONVOLUTIONAL else {}
+    chosen = {"convolve": dft.convolve if way == "dft" else fourier.convolve} if module.convolutional else {}
     params = jax.tree.map(lambda value: value + 0.01, module.init(key, n, n))
     return lambda params, x: module.matvec(params, x, n, **chosen), params
 
 
 def names() -> list[str]:
     """Everything that is measured."""
-    return ["dense", *FAMILIES, *(f"{family} dft" for family in FAMILIES if family in CONVOLUTIONAL)]
+    return ["dense", *FAMILIES, *(f"{family} dft" for family in FAMILIES if matrices.FAMILIES[family].convolutional)]
 
 
 def step(name: str, n: int) -> Callable[[], object]:

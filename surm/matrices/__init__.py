@@ -18,37 +18,12 @@
     aurora                  v (core ×₃ p) u                   of one tensor     r
     svft                    U diag(m) Vᵀ                      n                 n
 
-Every module has the same five functions, and works for every n_out×n_in:
-
-    init(key, n_out, n_in, *, <options>, dtype) -> params     ΔW exactly zero, its gradient not
-    matvec(params, x, n_out) -> y                             the fast product, over any batch axes
-    to_dense(params, n_out, n_in) -> ΔW                       the definition
-    num_params(n_out, n_in, *, <options>) -> int              of the trained values as stored
-    project(dense, *, <options>) -> params                    the nearest member in Frobenius norm, or near it
-
-and, where it knows a quicker way to the dense matrix, `quick_dense(params, n_out, n_in, precision=)`, or to the product
-with that, `dense_matvec(params, x, n_out)`. Families whose product is made of convolutions take another kind of them by
-`matvec(..., convolve=dft.convolve)`: matmuls alone, where FFTs are slow or not to be had in the type.
-
-What a family may have besides:
-
-    fixed(base, *, <options>) -> params      arrays that never train, made anew from the weight that is updated; matvec
-                                             and to_dense take them together with what trains, project as fixed=
-    SHARED                                   parameters that are one array for several matrices of a model
-    TRAINING                                 options of the training, with their defaults
-    LEARNING_RATE                            of AdamW where nobody gives one
-    LINEAR                                   what the one array is called in which ΔW is linear, in the forms that have
-                                             no other: sums of matrices are sums of arrays there
-    MEASURED_AS                              the family whose measured speed its own goes by
-    (`surm.peft.multiply.paths`) penalty(params) -> number                what is added to the loss
-    GATE, first_scores, next_scores,         the parameter that switches components off, and how important they are:
-    scores, surplus                          see `surm.peft.schedules.rank_budget`
+`surm.matrices.family.Family` says what all of them have: the five functions `init`, `matvec`, `to_dense`, `num_params`
+and `project`, a learning rate, and what a family may have besides, with its default. Each is one module, whose own
+documentation says its formula and its options.
 
 Nothing here knows of layers or models: `surm.peft` decides where a matrix goes.
 """
-
-import inspect
-from types import ModuleType
 
 from surm.matrices import (
     adalora,
@@ -70,28 +45,30 @@ from surm.matrices import (
     vera,
 )
 from surm.matrices.algebra.params import Params
+from surm.matrices.family import Family, check_together
 
-__all__ = ["FAMILIES", "Params", "options", "training_options"]
+__all__ = ["FAMILIES", "Family", "Params", "options", "training_options"]
 
-FAMILIES: dict[str, ModuleType] = {
-    "circulant": circulant,
-    "skew_circulant": skew_circulant,
-    "toeplitz": toeplitz,
-    "kronecker": kronecker,
-    "low_displacement_rank": low_displacement_rank,
-    "low_rank": low_rank,
-    "block_circulant": block_circulant,
-    "c3a": c3a,
-    "melora": melora,
-    "lora_xs": lora_xs,
-    "vera": vera,
-    "adalora": adalora,
-    "dora_dynamic": dora_dynamic,
-    "lora2": lora2,
-    "lorta": lorta,
-    "aurora": aurora,
-    "svft": svft,
+FAMILIES: dict[str, Family] = {
+    "circulant": Family.of(circulant),
+    "skew_circulant": Family.of(skew_circulant),
+    "toeplitz": Family.of(toeplitz),
+    "kronecker": Family.of(kronecker),
+    "low_displacement_rank": Family.of(low_displacement_rank),
+    "low_rank": Family.of(low_rank),
+    "block_circulant": Family.of(block_circulant),
+    "c3a": Family.of(c3a),
+    "melora": Family.of(melora),
+    "lora_xs": Family.of(lora_xs),
+    "vera": Family.of(vera),
+    "adalora": Family.of(adalora),
+    "dora_dynamic": Family.of(dora_dynamic),
+    "lora2": Family.of(lora2),
+    "lorta": Family.of(lorta),
+    "aurora": Family.of(aurora),
+    "svft": Family.of(svft),
 }
+check_together(FAMILIES)
 
 
 def options(family: str) -> dict[str, bool | int | None]:
@@ -112,12 +89,11 @@ def options(family: str) -> dict[str, bool | int | None]:
     """
     if family not in FAMILIES:
         raise ValueError(f"given family {family!r}; expected one of {', '.join(FAMILIES)}")
-    parameters = inspect.signature(FAMILIES[family].num_params).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return dict(FAMILIES[family].options)
 
 
 def training_options(family: str) -> dict[str, int | float]:
-    """The options of a family's training, which no function of its module takes.
+    """The options of a family's training, which none of its functions takes.
 
     Args:
       family: a name in `FAMILIES`.
@@ -129,4 +105,4 @@ def training_options(family: str) -> dict[str, int | float]:
       >>> training_options("low_rank"), training_options("adalora")["penalty"]
       ({}, 0.1)
     """
-    return dict(getattr(FAMILIES[family], "TRAINING", {}))
+    return dict(FAMILIES[family].training)

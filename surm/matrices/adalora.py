@@ -9,16 +9,16 @@ Of all layers' components the least important are switched off, more and more of
 Source: arXiv 2303.10512.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from surm.matrices.algebra import sensitivity
-from surm.matrices.algebra.gated_low_rank import GATE, init, matvec, num_params, project, to_dense
+from surm.matrices.algebra.gated_low_rank import GATE, init, matvec, not_orthonormal, num_params, project, to_dense
 from surm.matrices.algebra.params import Params
 
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 TRAINING = {"begin": 0.1, "end": 0.7, "every_steps": 10, "penalty": 0.1, "penalty_until": 1.0}
@@ -31,9 +31,6 @@ first_scores, next_scores = sensitivity.start, sensitivity.follow
 def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
     """The importance of every component: its gate's, and the means of its row's and its column's.
 
-    Args:
-      averages: from `next_scores`.
-
     Returns:
       One number a component (equation 7).
     """
@@ -42,22 +39,12 @@ def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
 
 
 def surplus(progress: Float[Array, ""]) -> Float[Array, ""]:
-    """The share of the superfluous components that is still there: (1 - t)³ (equation 12).
-
-    Args:
-      progress: t, from 0, where the first is switched off, to 1, where the last is.
-
-    Returns:
-      From 1 down to 0.
-    """
+    """The share of the superfluous components that is still there: (1 - t)³ (equation 12)."""
     return (1 - progress) ** 3
 
 
 def penalty(params: Params) -> Float[Array, ""]:
     """The distance from orthonormal factors: ‖a aᵀ - I‖ + ‖bᵀ b - I‖, Frobenius norms.
-
-    Args:
-      params: {"a", "b", "e"}.
 
     Returns:
       A number from 0 on (equation 4, but for the squares of the norms, which the authors' code leaves out too).
@@ -68,9 +55,3 @@ def penalty(params: Params) -> Float[Array, ""]:
       4.242640495300293
     """
     return not_orthonormal(params["a"]) + not_orthonormal(params["b"].T)
-
-
-def not_orthonormal(rows: Float[Array, "r n"]) -> Float[Array, ""]:
-    """The Frobenius norm of rows rowsᵀ - I."""
-    square = jnp.sum((jnp.matmul(rows, rows.T, precision="highest") - jnp.eye(len(rows), dtype=rows.dtype)) ** 2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # whose derivative at 0 is 0

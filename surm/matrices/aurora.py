@@ -24,6 +24,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 3e-3
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 SHARED = {"core": "model", "u": "model", "v": "model"}
@@ -34,11 +35,7 @@ def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 64, dtype: DTy
     """Parameters of a zero matrix: u uniform in ±1/√n_in, core ~ N(0, 1/R), p uniform in ±√(6/(R+1)) (Xavier), v = 0.
 
     Args:
-      key: for u, core and p.
-      n_out: rows.
-      n_in: columns.
       rank: R.
-      dtype: of the parameters.
 
     Returns:
       {"core": (R, R, R), "p": (R,), "u": (R, n_in), "v": (n_out, R)}.
@@ -76,17 +73,9 @@ def _core(params: Params, n_out: int, n_in: int) -> Float[Array, "R R"]:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product v ((core ×₃ p) (u x)).
 
-    Args:
-      params: as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost R (n_in + n_out + R)
       a vector, and R³.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -102,17 +91,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix v (core ×₃ p) u.
 
-    Args:
-      params: as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> params = {"core": jnp.ones((1, 1, 1)), "p": jnp.array([2.0]), "u": jnp.ones((1, 2)), "v": jnp.ones((1, 1))}
@@ -127,8 +105,6 @@ def num_params(n_out: int, n_in: int, *, rank: int = 64) -> int:
     """Numbers stored for one matrix alone: R (n_in + n_out) + R³ + R.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: R.
 
     Returns:
@@ -150,7 +126,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 64) -> Params:
     """The nearest matrix: the truncated SVD, its singular values in the core's first slice.
 
     Args:
-      dense: any matrix.
       rank: R; what exceeds min(n_out, n_in) is filled with zeros.
 
     Returns:

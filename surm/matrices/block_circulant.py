@@ -31,7 +31,9 @@ from surm.matrices.algebra.params import (
 )
 from surm.matrices.algebra.platforms import platform_of
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # as of circulant, unmeasured
 LINEAR = ("c",)
+PRODUCT = "transforms"
 
 
 def _block_size(n_out: int, n_in: int, block_size: int | None) -> int:
@@ -54,11 +56,7 @@ def init(
     """Parameters of a zero matrix: c = 0.
 
     Args:
-      key: unused.
-      n_out: rows.
-      n_in: columns.
       block_size: p, a divisor of both; None for the greatest.
-      dtype: of the parameters.
 
     Returns:
       {"c": (n_out/p, n_in/p, p)}.
@@ -89,17 +87,9 @@ def _blocks(params: Params, n_out: int, n_in: int) -> Float[Array, "rows columns
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product, block row I: y_I = Σ_J circulant(c[I, J]) x_J.
 
-    Args:
-      params: {"c"}, as `init` makes it.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type. Cost: one real FFT of every block of x and of y, n_out n_in / p products
       between; differentiated, params and x alone are kept.
-
-    Raises:
-      ValueError: if the name or shape of the parameter does not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -124,17 +114,6 @@ def _product(c, x):
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix, entry (Ip+k, Jp+l) = c[I, J, (k-l) mod p].
 
-    Args:
-      params: {"c"}, as `init` makes it.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the name or shape of the parameter does not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"c": jnp.array([[[1.0, 2.0], [3.0, 4.0]]])}, 2, 4).tolist()
@@ -152,12 +131,7 @@ def num_params(n_out: int, n_in: int, *, block_size: int | None = None) -> int:
     """Numbers stored: n_out n_in / p.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       block_size: p, a divisor of both; None for the greatest.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if a size or p is below 1, or p does not divide both sides.
@@ -173,7 +147,6 @@ def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None)
     """The nearest block circulant: in every block, the mean over its wrapped diagonals.
 
     Args:
-      dense: any matrix.
       block_size: p, a divisor of both sides; None for the greatest.
 
     Returns:

@@ -4,53 +4,25 @@
     [c2 c0 c1 | d2 d0 d1] / n_in      ΔW_{Ip+k, Jp+l} = c[I, J, (l-k) mod p] / n_in
     [c1 c2 c0 | d1 d2 d0]
 
-The matrices are those of `block_circulant`, which lists first columns and divides by nothing. Divided, a learning rate
-is n_in times larger for the same step: 0.1 and more is usual.
+The matrices are those of `block_circulant`, which lists first columns and divides by nothing; `init` and `num_params`
+are the same. Divided, a learning rate is n_in times larger for the same step: 0.1 and more is usual.
 
 Source: arXiv 2407.19342.
 """
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from surm.matrices import block_circulant
 from surm.matrices.algebra.params import Params, check_keys, check_ndim, input_size
+from surm.matrices.block_circulant import init, num_params
+
+__all__ = ["init", "matvec", "num_params", "project", "to_dense"]
 
 LEARNING_RATE = 2e-1
 LINEAR = ("c",)
+PRODUCT = "transforms"
 MEASURED_AS = "block_circulant"
-
-
-def init(
-    key: PRNGKeyArray,
-    n_out: int,
-    n_in: int,
-    *,
-    block_size: int | None = None,
-    dtype: DTypeLike = jnp.float32,
-) -> Params:
-    """Parameters of a zero matrix: c = 0.
-
-    Args:
-      key: unused.
-      n_out: rows.
-      n_in: columns.
-      block_size: p, a divisor of both; None for the greatest.
-      dtype: of the parameters.
-
-    Returns:
-      {"c": (n_out/p, n_in/p, p)}.
-
-    Raises:
-      ValueError: if a size or p is below 1, or p does not divide both sides.
-
-    Examples:
-      >>> import jax
-      >>> init(jax.random.key(0), 6, 9)["c"].shape
-      (2, 3, 3)
-    """
-    return block_circulant.init(key, n_out, n_in, block_size=block_size, dtype=dtype)
 
 
 def _by_first_columns(params: Params, n_in: int) -> Params:
@@ -68,16 +40,8 @@ def _reversed(c: Float[Array, "*grid p"]) -> Float[Array, "*grid p"]:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product, block row I: y_I = Σ_J circulant(c[I, J])ᵀ x_J / n_in.
 
-    Args:
-      params: {"c"}, as `init` makes it.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type. Cost as of `block_circulant.matvec`.
-
-    Raises:
-      ValueError: if the name or shape of the parameter does not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -91,17 +55,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix, entry (Ip+k, Jp+l) = c[I, J, (l-k) mod p] / n_in.
 
-    Args:
-      params: {"c"}, as `init` makes it.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the name or shape of the parameter does not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"c": jnp.array([[[3.0, 6.0, 9.0]]])}, 3, 3).tolist()
@@ -110,32 +63,10 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     return block_circulant.to_dense(_by_first_columns(params, n_in), n_out, n_in)
 
 
-def num_params(n_out: int, n_in: int, *, block_size: int | None = None) -> int:
-    """Numbers stored: n_out n_in / p.
-
-    Args:
-      n_out: rows.
-      n_in: columns.
-      block_size: p, a divisor of both; None for the greatest.
-
-    Returns:
-      The number of trained values.
-
-    Raises:
-      ValueError: if a size or p is below 1, or p does not divide both sides.
-
-    Examples:
-      >>> num_params(768, 768), num_params(768, 3072, block_size=128)
-      (768, 18432)
-    """
-    return block_circulant.num_params(n_out, n_in, block_size=block_size)
-
-
 def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None) -> Params:
     """The nearest block circulant: in every block, the mean over its wrapped diagonals, times n_in.
 
     Args:
-      dense: any matrix.
       block_size: p, a divisor of both sides; None for the greatest.
 
     Returns:

@@ -17,6 +17,7 @@ from surm.matrices.algebra.params import Params
 __all__ = ["GATE", "init", "matvec", "num_params", "project", "to_dense"]
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 TRAINING = {"begin": 0.15, "end": 0.5, "every_steps": 10, "penalty": 0.1, "penalty_until": 0.5}
@@ -26,27 +27,12 @@ _DECAY = 0.9
 
 
 def first_scores(params: Params) -> Float[Array, " r"]:
-    """The scores before training: 0.
-
-    Args:
-      params: {"a", "b", "e"}.
-
-    Returns:
-      One number a component.
-    """
+    """The scores before training: 0."""
     return jnp.zeros_like(params["e"])
 
 
 def next_scores(before: Float[Array, " r"], params: Params, gradients: Params) -> Float[Array, " r"]:
     """The scores after a step: the average, with decay 0.9, of ‖e_i b_i a_iᵀ‖ / ‖ΔW‖, Frobenius norms.
-
-    Args:
-      before: those before it.
-      params: after the step.
-      gradients: unread.
-
-    Returns:
-      One number a component.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -66,9 +52,6 @@ def next_scores(before: Float[Array, " r"], params: Params, gradients: Params) -
 def scores(averages: Float[Array, " r"]) -> Float[Array, " r"]:
     """The importance of every component: its averaged share in the norm.
 
-    Args:
-      averages: from `next_scores`.
-
     Returns:
       The same.
     """
@@ -76,25 +59,12 @@ def scores(averages: Float[Array, " r"]) -> Float[Array, " r"]:
 
 
 def surplus(progress: Float[Array, ""]) -> Float[Array, ""]:
-    """The share of the superfluous components that is still there: 1 - t³.
-
-    Args:
-      progress: t, from 0, where the first is switched off, to 1, where the last is.
-
-    Returns:
-      From 1 down to 0.
-    """
+    """The share of the superfluous components that is still there: 1 - t³."""
     return 1 - progress**3
 
 
 def penalty(params: Params) -> Float[Array, ""]:
     """The variance of the numbers of a row of a and of a column of b, the mean over components.
-
-    Args:
-      params: {"a", "b", "e"}.
-
-    Returns:
-      A number from 0 on.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -30,6 +30,9 @@ from surm.matrices.algebra.params import (
     input_size,
 )
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-2, 8e-3
+PRODUCT = "thin_in_large"
+
 
 def _structure(n_out: int, n_in: int, rank: int | None, terms: int) -> int:
     """The r that `rank` stands for, once the options fit the shape."""
@@ -55,13 +58,9 @@ def init(
     """Parameters of a zero matrix: a uniform in ±1/√(n_in/r) (Kaiming with √5), b = 0.
 
     Args:
-      key: for a.
-      n_out: rows.
-      n_in: columns.
       rank: r, a divisor of both; None for the common divisor nearest to √min(n_out, n_in), the smaller of
           two.
       terms: how many products are added.
-      dtype: of the parameters.
 
     Returns:
       {"a": (terms, r, n_in/r), "b": (terms, n_out/r, r)}.
@@ -102,17 +101,9 @@ def _factors(
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product Σ_t b_t X a_tᵀ read row by row, with X = x as an r×(n_in/r) matrix.
 
-    Args:
-      params: {"a", "b"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost min(r (n_out +
       n_in), 2 n_out n_in / r) a vector and term.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -136,17 +127,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix Σ_t kron(b_t, a_t).
 
-    Args:
-      params: {"a", "b"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"a": jnp.array([[[1.0, 2.0]]]), "b": jnp.array([[[3.0], [4.0]]])}, 2, 2).tolist()
@@ -160,13 +140,8 @@ def num_params(n_out: int, n_in: int, *, rank: int | None = None, terms: int = 1
     """Numbers stored: terms (n_out + n_in), whatever r is.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r, a divisor of both; None for the default of `init`.
       terms: how many products are added.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if a size or option is below 1, or r does not divide both sides.
@@ -186,7 +161,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int | None = None, terms
     rank-one matrix vec(b) vec(a)ᵀ and keeps the Frobenius norm.
 
     Args:
-      dense: any matrix.
       rank: r, a divisor of both sides; None for the default of `init`.
       terms: how many products are added; those above n_in or n_out are zero.
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from surm.matrices.adalora import TRAINING, first_scores, next_scores, not_orthonormal, surplus
+from surm.matrices.adalora import TRAINING, first_scores, next_scores, surplus
 from surm.matrices.algebra import gated_low_rank, sensitivity
-from surm.matrices.algebra.gated_low_rank import GATE, components
+from surm.matrices.algebra.gated_low_rank import GATE, components, not_orthonormal
 from surm.matrices.algebra.params import (
     Params,
     check_keys,
@@ -29,6 +29,7 @@ from surm.matrices.algebra.params import (
 __all__ = ["GATE", "TRAINING", "first_scores", "next_scores", "surplus"]
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 
@@ -45,13 +46,9 @@ def init(
     """Parameters of a zero matrix: e = 0, all else ~ N(0, 0.02²).
 
     Args:
-      key: for the factors.
-      n_out: rows.
-      n_in: columns.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
       inner: p.
-      dtype: of the parameters.
 
     Returns:
       {"a_in": (p, n_in), "a_out": (r', p), "b_in": (p, r'), "b_out": (n_out, p), "e": (r',)}.
@@ -84,17 +81,9 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product b_out (b_in (e ⊙ (a_out (a_in x)))).
 
-    Args:
-      params: as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost p (n_out + n_in + 2 r')
       a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -111,17 +100,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix (b_out b_in) diag(e) (a_out a_in).
-
-    Args:
-      params: as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -140,14 +118,9 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8, initial_rank: int | None
     """Numbers stored: p (n_out + n_in) + 2 r' p + r'.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
       inner: p.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if a size or rank is below 1, or rank is above initial_rank.
@@ -168,7 +141,6 @@ def project(
     """The nearest matrix: the SVD, truncated to rank min(r', p), singular values as gates.
 
     Args:
-      dense: any matrix.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
       inner: p.
@@ -193,23 +165,13 @@ def project(
 
 
 def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
-    """The importance of every component: its gate's, and the means of what belongs to it alone of the factors.
-
-    Args:
-      averages: from `next_scores`.
-
-    Returns:
-      One number a component.
-    """
+    """The importance of every component: its gate's, and the means of what belongs to it alone of the factors."""
     of = sensitivity.importance(averages)
     return of["e"] + of["a_out"].mean(1) + of["b_in"].mean(0)
 
 
 def penalty(params: Params) -> Float[Array, ""]:
     """The distance of the four factors from orthonormal ones, of rows or columns, whichever are fewer.
-
-    Args:
-      params: as `init` makes them.
 
     Returns:
       The sum of four Frobenius norms ‖m mᵀ - I‖.

@@ -26,6 +26,7 @@ from surm.matrices.algebra.params import (
 
 LEARNING_RATE = 1e-2
 LINEAR = ("r",)
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 
@@ -57,11 +58,7 @@ def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 16, dtype: DTy
     """Parameters of a zero matrix: r = 0.
 
     Args:
-      key: unused.
-      n_out: rows.
-      n_in: columns.
       rank: r.
-      dtype: of the parameter.
 
     Returns:
       {"r": (r, r)}.
@@ -90,17 +87,9 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product b (r (a x)).
 
-    Args:
-      params: {"a", "b", "r"}, from `fixed` and `init`.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in + r)
       a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -115,17 +104,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix b r a.
-
-    Args:
-      params: {"a", "b", "r"}, from `fixed` and `init`.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -142,12 +120,7 @@ def num_params(n_out: int, n_in: int, *, rank: int = 16) -> int:
     """Numbers stored: r².
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if n_out, n_in or rank is below 1.
@@ -165,7 +138,6 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 16)
     """The nearest matrix between the frozen factors: r = b⁺ ΔW a⁺, with pseudo-inverses.
 
     Args:
-      dense: any matrix.
       fixed: the frozen factors, from `fixed`.
       rank: r, that of the factors.
 

@@ -28,6 +28,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 SHARED = {"a": "model", "b": "model", "c_head": "model", "c_kind": "kind", "c_layer": "layer"}
@@ -63,12 +64,8 @@ def init(
     """Parameters of a zero matrix: a uniform in ±1/√n_in, the vectors c in ±1/√r (Kaiming with √5), b = 0.
 
     Args:
-      key: for a and the vectors.
-      n_out: rows.
-      n_in: columns.
       rank: r.
       heads: of the attention; None for the largest divisor of n_out up to 12.
-      dtype: of the parameters.
 
     Returns:
       {"a": (r, n_in), "b": (n_out/heads, r), "c_head": (heads, r), "c_kind": (r,), "c_layer": (r,)}.
@@ -109,16 +106,8 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product, head h: b (c_layer ⊙ c_kind ⊙ c_head[h] ⊙ (a x)).
 
-    Args:
-      params: as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost r (n_in + n_out) a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -136,17 +125,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix, its heads below each other.
 
-    Args:
-      params: as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> one = jnp.ones(1)
@@ -163,8 +141,6 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8, heads: int | None = None
     """Numbers stored for one matrix alone: r (n_in + n_out/heads + heads + 2).
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r.
       heads: of the attention; None for the largest divisor of n_out up to 12.
 
@@ -188,7 +164,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, heads: int | No
     With one head, or heads of size one, it is the truncated SVD, the nearest.
 
     Args:
-      dense: any matrix.
       rank: r.
       heads: of the attention; None for the largest divisor of n_out up to 12.
 

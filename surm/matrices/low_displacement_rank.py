@@ -32,6 +32,9 @@ from surm.matrices.algebra.params import (
     working_dtype,
 )
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-3, 2e-3
+PRODUCT = "transforms"
+
 
 def init(
     key: PRNGKeyArray,
@@ -44,11 +47,7 @@ def init(
     """Parameters of a zero matrix: g = 0, h ~ N(0, 0.02²).
 
     Args:
-      key: for h.
-      n_out: rows.
-      n_in: columns.
       rank: r, the number of terms.
-      dtype: of the parameters.
 
     Returns:
       {"g", "h"}, each (r, max(n_out, n_in)).
@@ -82,18 +81,9 @@ def matvec(
 ) -> Float[Array, "*b {n_out}"]:
     """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x).
 
-    Args:
-      params: {"g", "h"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-      convolve: what convolves, `fourier.convolve` or `dft.convolve` (by matmuls alone).
-
     Returns:
       The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector (x's transform and the one back
       are shared by the terms), or r times two convolutions by matmuls; differentiated, params and x alone are kept.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -145,17 +135,6 @@ def _by_convolutions(
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix Σ_i Z_1(g_i) Z_{-1}(h_i).
 
-    Args:
-      params: {"g", "h"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"g": jnp.array([[1.0, 0.0]]), "h": jnp.array([[2.0, 3.0]])}, 2, 2).tolist()
@@ -173,18 +152,6 @@ def quick_dense(
 ) -> Float[Array, "{n_out} {n_in}"]:
     """`to_dense` up to rounding, on a CPU in O(r n² √n) instead of O(r n³); see `shift_product`.
 
-    Args:
-      params: {"g", "h"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-      precision: of the products of factors, elsewhere than on a CPU.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> quick_dense({"g": jnp.array([[1.0, 0.0]]), "h": jnp.array([[2.0, 3.0]])}, 2, 2).round().tolist()
@@ -200,12 +167,7 @@ def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:
     """Numbers stored: 2r max(n_out, n_in).
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r, the number of terms.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if n_out, n_in or rank is below 1.
@@ -228,7 +190,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1) -> Params:
     though it nearly always does, and is 0 for r = n.
 
     Args:
-      dense: any matrix.
       rank: r, the number of terms.
 
     Returns:

@@ -25,6 +25,10 @@ from surm.matrices.algebra.params import (
     input_size,
 )
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-2, 8e-3
+LEARNING_RATE_BY_ROOT = "rank"  # the rows of an update of rank r move by √r more in a step
+PRODUCT = "thin"
+
 
 def init(
     key: PRNGKeyArray,
@@ -37,11 +41,7 @@ def init(
     """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming with √5), b = 0.
 
     Args:
-      key: for a.
-      n_out: rows.
-      n_in: columns.
       rank: r.
-      dtype: of the parameters.
 
     Returns:
       {"a": (r, n_in), "b": (n_out, r)}.
@@ -76,17 +76,9 @@ def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r n_i
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product b (a x).
 
-    Args:
-      params: {"a", "b"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in)
       a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -101,17 +93,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix b a.
 
-    Args:
-      params: {"a", "b"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"a": jnp.ones((1, 3)), "b": jnp.array([[1.0], [2.0]])}, 2, 3).tolist()
@@ -125,12 +106,7 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8) -> int:
     """Numbers stored: r (n_out + n_in).
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if n_out, n_in or rank is below 1.
@@ -150,7 +126,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
     Those that are nothing beside the first are b's alone, so that every component can train on.
 
     Args:
-      dense: any matrix.
       rank: r; what exceeds min(n_out, n_in) is filled with zeros.
 
     Returns:

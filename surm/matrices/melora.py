@@ -29,6 +29,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 _MOST_BLOCKS = 8
@@ -56,12 +57,8 @@ def init(
     """Parameters of a zero matrix: a uniform in ±√(k/n_in) (Kaiming with √5), b = 0.
 
     Args:
-      key: for a.
-      n_out: rows.
-      n_in: columns.
       rank: r, of each block.
       blocks: k, a divisor of both sides; None for the largest up to 8.
-      dtype: of the parameters.
 
     Returns:
       {"a": (k, r, n_in/k), "b": (k, n_out/k, r)}.
@@ -97,16 +94,8 @@ def _check(params: Params, n_out: int, n_in: int) -> int:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product, block k: b_k (a_k x_k).
 
-    Args:
-      params: {"a", "b"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in) a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -123,17 +112,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix, b_k a_k along the diagonal.
 
-    Args:
-      params: {"a", "b"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"a": jnp.ones((2, 1, 2)), "b": jnp.array([[[1.0]], [[2.0]]])}, 2, 4).tolist()
@@ -147,13 +125,8 @@ def num_params(n_out: int, n_in: int, *, rank: int = 1, blocks: int | None = Non
     """Numbers stored: r (n_out + n_in), whatever k.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r, of each block.
       blocks: k, a divisor of both sides; None for the largest up to 8.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if a size, r or k is below 1, or k does not divide both sides.
@@ -171,7 +144,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1, blocks: int | N
     """The nearest matrix: of every block on the diagonal the truncated SVD.
 
     Args:
-      dense: any matrix.
       rank: r, of each block.
       blocks: k, a divisor of both sides; None for the largest up to 8.
 

@@ -31,9 +31,6 @@ def fixed(base: Float[Array, "n_out n_in"]) -> Params:
     Returns:
       {"u": (n_out, s), "v": (s, n_in)}. Cost: one SVD.
 
-    Raises:
-      ValueError: if the weight is empty.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> {name: array.tolist() for name, array in fixed(jnp.array([[3.0, 0.0]])).items()}
@@ -49,17 +46,8 @@ def fixed(base: Float[Array, "n_out n_in"]) -> Params:
 def init(key: PRNGKeyArray, n_out: int, n_in: int, *, dtype: DTypeLike = jnp.float32) -> Params:
     """Parameters of a zero matrix: m = 0.
 
-    Args:
-      key: unused.
-      n_out: rows.
-      n_in: columns.
-      dtype: of the parameter.
-
     Returns:
       {"m": (min(n_out, n_in),)}.
-
-    Raises:
-      ValueError: if n_out or n_in is below 1.
 
     Examples:
       >>> import jax
@@ -78,17 +66,9 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product U (m ⊙ (Vᵀ x)).
 
-    Args:
-      params: {"m", "u", "v"}, from `fixed` and `init`.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost s (n_out + n_in) a vector,
       up to twice that of the layer itself.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -104,17 +84,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix U diag(m) Vᵀ.
 
-    Args:
-      params: {"m", "u", "v"}, from `fixed` and `init`.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> params = {"u": jnp.array([[0.6], [0.8]]), "v": jnp.array([[1.0]]), "m": jnp.array([5.0])}
@@ -128,18 +97,6 @@ def quick_dense(
     params: Params, n_out: int, n_in: int, *, precision: PrecisionLike = "highest"
 ) -> Float[Array, "{n_out} {n_in}"]:
     """`to_dense`, in another precision where that is asked for.
-
-    Args:
-      params: {"m", "u", "v"}, from `fixed` and `init`.
-      n_out: rows.
-      n_in: columns.
-      precision: of the product.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -156,16 +113,6 @@ def quick_dense(
 def num_params(n_out: int, n_in: int) -> int:
     """Numbers stored: min(n_out, n_in).
 
-    Args:
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The number of trained values.
-
-    Raises:
-      ValueError: if n_out or n_in is below 1.
-
     Examples:
       >>> num_params(768, 3072)
       768
@@ -178,7 +125,6 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params) -> Params:
     """The nearest matrix between the frozen factors: m = diag(Uᵀ ΔW V).
 
     Args:
-      dense: any matrix.
       fixed: the frozen factors, from `fixed`, whose columns and rows are orthonormal (or 0).
 
     Returns:

@@ -29,7 +29,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from surm.matrices.algebra import centrosymmetric, diagonals, fourier, toeplitz_pair, toeplitz_product
 from surm.matrices.algebra.params import Params, check_keys, check_shape, check_sizes, input_size, working_dtype
 
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-3, 2e-3
 LINEAR = ("b", "b_diagonals")
+PRODUCT = "transforms"
 
 
 def _check_options(n_out: int, n_in: int, factors: int, symmetric: bool) -> None:
@@ -56,12 +58,8 @@ def init(
     """Parameters of a zero matrix: a ~ N(0, 0.02²), everything else 0.
 
     Args:
-      key: for a; unused without it.
-      n_out: rows.
-      n_in: columns.
       factors: 2 for T(b) T(a), 1 for one matrix.
       symmetric: whether the one matrix is symmetric; two always are.
-      dtype: of the parameters.
 
     Returns:
       {"a", "b"}, {"b"} or {"b_diagonals"}.
@@ -100,19 +98,10 @@ def matvec(
 ) -> Float[Array, "*b {n_out}"]:
     """The product T x, or T(b) (T(a) x), each factor by one convolution.
 
-    Args:
-      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-      convolve: what convolves, `fourier.convolve` or `dft.convolve` (by matmuls alone).
-
     Returns:
       The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
       holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor); differentiated, params and x alone
       are kept.
-
-    Raises:
-      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -141,17 +130,6 @@ def _diagonals(params: Params, n_out: int, n_in: int) -> Float[Array, " d"]:
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix, T or the leading part of T(b) T(a).
 
-    Args:
-      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or lengths of the parameters do not fit.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> to_dense({"b": jnp.array([5.0, 1.0, 2.0])}, 2, 3).tolist()
@@ -173,18 +151,6 @@ def quick_dense(
     params: Params, n_out: int, n_in: int, *, precision: PrecisionLike = "highest"
 ) -> Float[Array, "{n_out} {n_in}"]:
     """`to_dense` up to rounding, on a CPU in O(n² √n) instead of O(n³) for two factors; see `toeplitz_product`.
-
-    Args:
-      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-      precision: of the product of two factors, elsewhere than on a CPU.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -212,17 +178,8 @@ def dense_matvec(
 
     Such a T, and T(b) T(a), are centrosymmetric, so that the upper half of the matrix is enough.
 
-    Args:
-      params: {"a", "b"}, {"b"} or {"b_diagonals"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-      matmul: what multiplies.
-
     Returns:
       The products, in x's type; what is multiplied is rounded to it first.
-
-    Raises:
-      ValueError: if the names or lengths of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -242,13 +199,8 @@ def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = Tru
     Here n = max(n_out, n_in).
 
     Args:
-      n_out: rows.
-      n_in: columns.
       factors: 2 for T(b) T(a), 1 for one matrix.
       symmetric: whether the one matrix is symmetric; two always are.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if a size is below 1, or the options are none of the three forms.
@@ -270,7 +222,6 @@ def project(dense: Float[Array, "n_out n_in"], *, factors: int = 2, symmetric: b
     symmetric Toeplitz matrix, and exact for most members; see `toeplitz_pair`.
 
     Args:
-      dense: any matrix.
       factors: 2 for T(b) T(a), 1 for one matrix.
       symmetric: whether the one matrix is symmetric; two always are.
 

@@ -27,6 +27,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 1e-2
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 SHARED = {"A": "model", "B": "model"}
@@ -71,11 +72,7 @@ def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 256, dtype: DT
     """Parameters of a zero matrix: b = 0, d = 0.1.
 
     Args:
-      key: unused.
-      n_out: rows.
-      n_in: columns.
       rank: r.
-      dtype: of the parameters.
 
     Returns:
       {"b": (n_out,), "d": (r,)}.
@@ -104,16 +101,8 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product b ⊙ (B (d ⊙ (A x))).
 
-    Args:
-      params: {"A", "B", "b", "d"}, from `fixed` and `init`.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in) a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -128,17 +117,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix diag(b) B diag(d) A.
-
-    Args:
-      params: {"A", "B", "b", "d"}, from `fixed` and `init`.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -155,12 +133,7 @@ def num_params(n_out: int, n_in: int, *, rank: int = 256) -> int:
     """Numbers stored: n_out + r.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: r.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if n_out, n_in or rank is below 1.
@@ -181,7 +154,6 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 256
     when divided by B: for a matrix of the family whose A has independent rows, there it is.
 
     Args:
-      dense: any matrix.
       fixed: the frozen matrices, from `fixed`.
       rank: r, theirs.
 

@@ -76,13 +76,13 @@ class StructuredMatrix(nnx.Module):
         family, fixed = matrices.FAMILIES[spec.family], {}
         try:
             values = self.initial(spec, rngs.params())
-            if hasattr(family, "fixed"):
+            if family.fixed:
                 fixed = kernels.each(_compiled(family.fixed, spec.structure), len(stack))(base)
         except InputError:
             raise
         except ValueError as error:
             raise InputError(f"{spec.family}: {error}") from error
-        if stack and (shared := [name for name in getattr(family, "SHARED", ()) if name in values]):
+        if stack and (shared := [name for name in family.shared if name in values]):
             raise InputError(f"{spec.family} shares {', '.join(shared)} among layers, which those stacked in one array "
                              "cannot; expected another family there")  # fmt: skip
         self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
@@ -133,7 +133,7 @@ class StructuredMatrix(nnx.Module):
         with multiplying(precision):
             if path == "branch":
                 return self.matvec(self.values(), x)
-            if path == "branch_dft" and self.family in paths.CONVOLUTIONAL:
+            if path == "branch_dft" and matrices.FAMILIES[self.family].convolutional:
                 return self._matvec(self.values(), x, convolve=dft.convolve)
             if path == "branch_dense":
                 return self.dense_matvec(self.values(), x, jnp.matmul)
@@ -161,7 +161,7 @@ class StructuredMatrix(nnx.Module):
     ) -> Float[Array, "*b n_out"]:
         """The same through the dense matrix, by a product of vectors with a kernel as `jnp.matmul` or surm's."""
         family = matrices.FAMILIES[self.family]
-        if hasattr(family, "dense_matvec") and platform_of(x) == "cpu":  # elsewhere it moves more than it saves
+        if family.dense_matvec and platform_of(x) == "cpu":  # elsewhere it moves more than it saves
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
             return kernels.each(product, self.stacked(params))(params, x)
         kernel = self.dense(params, x.dtype).mT.astype(x.dtype)
@@ -179,7 +179,7 @@ class StructuredMatrix(nnx.Module):
           The matrix, in the parameters' type.
         """
         family = matrices.FAMILIES[self.family]
-        if not hasattr(family, "quick_dense"):
+        if not family.quick_dense:
             return self._dense(family.to_dense, params)
         half = jnp.dtype(dtype).itemsize < 4 and platform_of(*params.values()) != "cpu"
         return self._dense(functools.partial(family.quick_dense, precision=None if half else "highest"), params)

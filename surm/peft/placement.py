@@ -111,8 +111,7 @@ def _is_off(spec: PeftSpec, path: str) -> bool:
 
 def _was_adapted(spec: PeftSpec, names: Iterable[str], saved: Collection[str]) -> bool:
     """Whether a saved adapter has arrays of a layer; where layers share them, all that are targets."""
-    family = matrices.FAMILIES[spec.family]
-    shared = spec.position in ("update", "adapter") and hasattr(family, "SHARED") and not hasattr(family, "fixed")
+    shared = spec.position in ("update", "adapter") and matrices.FAMILIES[spec.family].trained_shared
     return shared or any(path.startswith(f"{name}.delta.") for name in names for path in saved)
 
 
@@ -121,7 +120,7 @@ def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.V
 
     Fixed arrays are the same for all matrices of that shape.
     """
-    scopes = getattr(matrices.FAMILIES[delta.family], "SHARED", {})
+    scopes = matrices.FAMILIES[delta.family].shared
     numbers = [place for place, part in enumerate(path) if isinstance(part, int)]
     of_layer = path[: numbers[-1] + 1] if numbers else ()
     within = {"model": (), "layer": of_layer, "kind": path[len(of_layer) :]}

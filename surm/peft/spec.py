@@ -184,7 +184,8 @@ class PeftSpec:
         own = parse_options(own) if isinstance(own, str) else own
         new = {**change, "options": {**(self.options if family == self.family else {}), **own}}
         new |= {name: float(new[name]) for name in ("scale", "dropout") if type(new.get(name)) is int}
-        path = self.path if self.path in available(self.position, str(family)) else "auto"
+        known = family in [*matrices.FAMILIES]  # an unknown one is refused where the fields are checked
+        path = self.path if known and self.path in available(self.position, family) else "auto"
         return dataclasses.replace(self, **new, path=path, rules={}, exclude=())
 
     def _check_types(self) -> None:
@@ -235,7 +236,7 @@ class PeftSpec:
                 )
         if self.targets and self.method == "head":
             raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains what `train` names alone")
-        if self.position == "adapter" and hasattr(matrices.FAMILIES[self.family], "fixed"):
+        if self.position == "adapter" and matrices.FAMILIES[self.family].fixed:
             raise InputError(
                 f"family={self.family!r} is made from the weight that it updates; an adapter stands behind it. "
                 f"Expected method={' or '.join(map(repr, updates))}"

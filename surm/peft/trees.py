@@ -11,7 +11,6 @@ to the kernel in every step; this costs little compared with the product with a 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, TypeVar
 
 import jax
@@ -55,7 +54,7 @@ class _Update:
         return self.rows.stop - self.rows.start, self.layout.sizes(self.shape)[1]
 
     @property
-    def family(self) -> ModuleType:
+    def family(self) -> matrices.Family:
         return matrices.FAMILIES[self.spec.family]
 
     def initial(self, key: PRNGKeyArray) -> Params:
@@ -65,13 +64,13 @@ class _Update:
 
     def fixed(self, kernel: Float[Array, "..."]) -> Params:
         """What the family makes of the base; nothing for most."""
-        if not hasattr(self.family, "fixed"):
+        if not self.family.fixed:
             return {}
         return self._of_each(functools.partial(self.family.fixed, **self.spec.structure), self._base(kernel))
 
     def added(self, kernel: Float[Array, "..."], params: Params) -> Float[Array, "..."]:
         """kernel + scale·ΔW; the bits of other segments stay."""
-        to_dense = getattr(self.family, "quick_dense", self.family.to_dense)
+        to_dense = self.family.quick_dense or self.family.to_dense
         delta = self._of_each(functools.partial(to_dense, n_out=self.sizes[0], n_in=self.sizes[1]), params)
         updated = self._base(kernel) + (self.spec.scale * delta).astype(kernel.dtype)
         whole = jax.lax.dynamic_update_slice_in_dim(self.layout.matrices(kernel), updated, self.rows.start, axis=-2)
@@ -172,8 +171,7 @@ def _check(spec: PeftSpec) -> None:
         raise InputError(f"dropout={spec.dropout}, but an update inside the kernel has no input to drop; expected 0")
     if spec.magnitude:
         raise InputError("magnitude=True, which a tree of parameters has no place for; expected False")
-    family = matrices.FAMILIES[spec.family]
-    if hasattr(family, "SHARED") and not hasattr(family, "fixed"):  # of VeRA what is shared is fixed, stored nowhere
+    if matrices.FAMILIES[spec.family].trained_shared:
         raise InputError(f"{spec.family} shares arrays between layers, which a tree of parameters has no place for")
 
 

@@ -122,7 +122,7 @@ def bound_to_length(optim_config: ml_collections.ConfigDict, spec: PeftSpec) -> 
         return f"the head trains alone for a share of the steps ({fraction:g})"
     if spec.position in ("update", "adapter"):
         for own in (spec, *spec.ruled()):
-            if hasattr(matrices.FAMILIES[own.family], "GATE"):
+            if matrices.FAMILIES[own.family].gate:
                 return f"the rank budget of {own.family} ends at a share of the steps"
             if own.training.get("penalty") and own.training.get("penalty_until", 1) < 1:
                 return f"the penalty of {own.family} ends at a share of the steps"

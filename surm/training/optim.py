@@ -21,35 +21,6 @@ from surm.peft.schedules.rank_budget import RankBudget
 from surm.peft.spec import PeftSpec
 from surm.training import loko
 
-_LOW_RANK = matrices.options("low_rank")["rank"]
-
-LEARNING_RATES: dict[str, float] = {
-    "circulant": 1e-3,
-    "skew_circulant": 1e-3,
-    "toeplitz": 3e-3,
-    "kronecker": 1e-2,
-    "low_displacement_rank": 3e-3,
-    "low_rank": 1e-2,  # of rank 1; of rank r by √r less, as its rows move by √r more in a step
-    "block_circulant": 1e-3,
-}
-"""AdamW's rate for an update of each family where a config gives none: near the best of those tried on MRPC with
-MiniLM (experiments/glue_methods/results) and within half a point of the best on CIFAR-10 with vit_micro
-(experiments/vit_families/results); skew_circulant and block_circulant are set as circulant, unmeasured. Some tasks want
-less: on CoLA toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3. Of other families their own
-`LEARNING_RATE`, in both positions."""
-
-ADAPTER_LEARNING_RATES: dict[str, float] = {
-    "circulant": 8e-3,
-    "skew_circulant": 8e-3,
-    "toeplitz": 2e-3,
-    "kronecker": 8e-3,
-    "low_displacement_rank": 2e-3,
-    "low_rank": 8e-3,
-    "block_circulant": 8e-3,
-}
-"""The same of adapters; measured, on MRPC, for circulant, kronecker and low_displacement_rank (best at 1.6e-3), the
-others set by them, unmeasured."""
-
 METHOD_LEARNING_RATES: dict[str, float] = {
     "bottleneck": 1e-3,
     "full": 5e-5,
@@ -70,9 +41,7 @@ def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
         return optim.learning_rate
     if spec.method in METHOD_LEARNING_RATES:
         return METHOD_LEARNING_RATES[spec.method]
-    if spec.position == "adapter":
-        return _of_family(spec, ADAPTER_LEARNING_RATES)
-    return _of_family(spec, LEARNING_RATES)
+    return _of_family(spec)
 
 
 def multipliers(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str, float]:
@@ -101,11 +70,20 @@ def layer_rates(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str
     return {path: learning_rate(optim, own) for path, own in surgery.specs(model, surgery.spec_of(model)).items()}
 
 
-def _of_family(spec: PeftSpec, measured: Mapping[str, float]) -> float:
-    """The default rate of a family in a position."""
-    rate = measured.get(spec.family) or matrices.FAMILIES[spec.family].LEARNING_RATE
-    low_rank = spec.family == "low_rank" and measured is LEARNING_RATES
-    return rate / math.sqrt(spec.options.get("rank", _LOW_RANK)) if low_rank else rate
+def _of_family(spec: PeftSpec) -> float:
+    """The default rate of a family in a position.
+
+    Of an update it is near the best of those tried on MRPC with MiniLM (experiments/glue_methods/results) and within
+    half a point of the best on CIFAR-10 with vit_micro (experiments/vit_families/results). Some tasks want less: on
+    CoLA toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3. Of an adapter it was measured on MRPC
+    for circulant, kronecker and low_displacement_rank (best at 1.6e-3); the others are set by them.
+    """
+    family = matrices.FAMILIES[spec.family]
+    if spec.position == "adapter":
+        return family.adapter_learning_rate
+    if (option := family.learning_rate_by_root) is None:
+        return family.learning_rate
+    return family.learning_rate / math.sqrt(spec.options.get(option, family.options[option]))
 
 
 def summary(optim: ml_collections.ConfigDict, model: nnx.Module) -> str:

@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 import zlib
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from surm.matrices import FAMILIES, Params
+from surm.matrices import FAMILIES, Family, Params
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (7, 7), (12, 6), (13, 8), (8, 13), (16, 16)]
 
@@ -69,7 +68,7 @@ class Case:
         return self.n_out, self.n_in
 
     @property
-    def family(self) -> ModuleType:
+    def family(self) -> Family:
         return FAMILIES[self.name]
 
     def init(self, dtype: jnp.dtype) -> Params:
@@ -78,7 +77,7 @@ class Case:
 
     def fixed(self, dtype: jnp.dtype) -> Params:
         """What does not train, of a random weight; nothing for most families."""
-        if not hasattr(self.family, "fixed"):
+        if not self.family.fixed:
             return {}
         base = self.random(self.n_out, self.n_in, dtype="float32", salt=77).astype(dtype)
         return compiled_fixed(self.family.fixed, base, self.options)
@@ -107,7 +106,7 @@ class Case:
 
 TABLE += [(name, {}, FEW) for name in FAMILIES if name not in {row[0] for row in TABLE}]
 CASES = [Case(name, tuple(options.items()), *shape) for name, options, shapes in TABLE for shape in shapes]
-DISTINCT = [name for name, family in FAMILIES.items() if not hasattr(family, "MEASURED_AS")] + ["lora_xs", "lorta"]
+DISTINCT = [name for name, family in FAMILIES.items() if family.measured_as == name] + ["lora_xs", "lorta"]
 """The families that multiply in a way of their own, and two of those that multiply by thin matrices alone."""
 WIDE_CASE = {name: next(c for c in CASES if (c.name, c.shape) == (name, (8, 13))) for name in FAMILIES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

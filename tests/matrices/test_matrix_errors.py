@@ -87,7 +87,7 @@ def test_sizes_below_one(name):
         with pytest.raises(ValueError, match="at least 1; given n_out=0, n_in=5"):
             make(0, 5)
     with pytest.raises(ValueError, match="at least 1; given n_out=5, n_in=0"):
-        family.project(jnp.zeros((5, 0)), **({"fixed": {}} if hasattr(family, "fixed") else {}))
+        family.project(jnp.zeros((5, 0)), **({"fixed": {}} if family.fixed else {}))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_options_that_do_not_fit(name, chosen, message):
     for call in (
         lambda: family.num_params(12, 6, **chosen),
         lambda: family.init(KEY, 12, 6, **chosen),
-        lambda: family.project(jnp.zeros((12, 6)), **chosen, **({"fixed": {}} if hasattr(family, "fixed") else {})),
+        lambda: family.project(jnp.zeros((12, 6)), **chosen, **({"fixed": {}} if family.fixed else {})),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -173,7 +173,7 @@ def test_projecting_a_member_gives_it_back_in_float32(case):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_init_project_and_num_params_take_the_same_options(name):
     family, chosen = FAMILIES[name], options(name)
-    given = {"fixed": inspect.Parameter.empty} if hasattr(family, "fixed") else {}
+    given = {"fixed": inspect.Parameter.empty} if family.fixed else {}
     functions = [(family.init, {"dtype": jnp.float32}), (family.project, given)]
     for function, extra in functions + ([(family.fixed, {})] if given else []):
         parameters = inspect.signature(function).parameters.values()

@@ -23,6 +23,7 @@ LOWERED = {"tpu": "tpu", "gpu": "cuda"}
 SHAPES = [(24, 24), *(pytest.param((a, b), marks=pytest.mark.slow) for a, b in ((24, 12), (12, 24)))]
 TWO = ("circulant", "toeplitz", "low_displacement_rank", "block_circulant")
 """Families whose matrix is built in another way on each platform."""
+TRANSFORMED = [name for name, family in matrices.FAMILIES.items() if family.product == "transforms"]
 SLOW = ("fft", "gather", "dynamic_gather", "scatter", "dynamic_slice", "dynamic_update_slice", "while")
 
 
@@ -72,7 +73,7 @@ def test_the_default_product_has_no_fft_and_no_gather(family, platform):
 
 
 @pytest.mark.parametrize("shape", [(24, 12), (12, 24)], ids=str)
-@pytest.mark.parametrize("family", slow_beside("toeplitz", among=paths.TRANSFORMED))
+@pytest.mark.parametrize("family", slow_beside("toeplitz", among=TRANSFORMED))
 def test_nor_has_that_of_a_matrix_that_is_not_square(family, shape):
     assert not slow_operations(lowered(family, "tpu", *shape)) and not slow_operations(lowered(family, "gpu", *shape))
 
@@ -139,7 +140,7 @@ def test_the_default_of_an_accelerator_computes_what_the_definition_says(family,
 
 
 @pytest.mark.parametrize("platform", KINDS)
-@pytest.mark.parametrize("family", slow_beside("toeplitz", among=paths.TRANSFORMED))
+@pytest.mark.parametrize("family", slow_beside("toeplitz", among=TRANSFORMED))
 def test_its_gradients_are_those_of_the_branch(family, platform):
     x, found = jax.random.normal(jax.random.key(2), (6, 24)), {}
     for path in ("auto", "branch"):
@@ -158,12 +159,12 @@ def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
         taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
         assert paths.unmeasured(family, n, n, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
         assert taken["tpu"] in paths.available("update", family)
-        if family in paths.TRANSFORMED:
+        if family in TRANSFORMED:
             assert taken["tpu"] == ("fused_dense" if fusible else "branch_dense")
         elif n == 2048:
             assert taken["tpu"] == ("branch_dense" if family == "svft" else "branch")  # whose product is not thin
         else:
-            assert (taken["tpu"] == "branch") == (family in paths.THIN)
+            assert (taken["tpu"] == "branch") == (matrices.FAMILIES[family].product == "thin")
 
 
 def test_the_platform_is_that_of_the_mesh():

@@ -25,7 +25,7 @@ LINEAR = [
     ("c3a", "block_size=6"),
     ("lora_xs", "rank=3"),
 ]
-OF_FAMILIES = {name: family.LINEAR for name, family in matrices.FAMILIES.items() if hasattr(family, "LINEAR")}
+OF_FAMILIES = {name: family.linear for name, family in matrices.FAMILIES.items() if family.linear}
 LINEAR += [(name, "") for name in OF_FAMILIES if name not in {name for name, _ in LINEAR}]
 PRODUCTS = [("circulant", ""), ("low_rank", "rank=2"), ("vera", "rank=4")]
 

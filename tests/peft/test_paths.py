@@ -212,9 +212,7 @@ def test_where_nothing_was_measured_one_line_says_so(caplog):
     ]
 
 
-@pytest.mark.parametrize(
-    ("family", "options"), [row for row in UPDATES if not hasattr(matrices.FAMILIES[row[0]], "fixed")]
-)
+@pytest.mark.parametrize(("family", "options"), [row for row in UPDATES if not matrices.FAMILIES[row[0]].fixed])
 def test_the_paths_agree_for_adapters(small_vit, images, family, options):
     logits = {}
     for path in paths.available("adapter", family):

@@ -22,7 +22,7 @@ TINY = bert.BertConfig(30, 12, 2, 3, 24, positions=10, dropout=0.5)
 EVERY_SHAPE = (r"blocks\.0\.(attention\.query|mlp\.(up|down))",)
 UPDATES_AND_ADAPTERS = [
     *(pytest.param("update", *row, marks=() if row in KINDS else pytest.mark.slow) for row in UPDATES),
-    *(("adapter", family, "") for family in DISTINCT if not hasattr(matrices.FAMILIES[family], "fixed")),
+    *(("adapter", family, "") for family in DISTINCT if not matrices.FAMILIES[family].fixed),
 ]
 OTHERS = [("bottleneck", {"options": "size=3"}), ("bitfit", {}), ("head", {}), ("full", {})]
 

@@ -44,7 +44,7 @@ def attach(model, **changes):
 @pytest.mark.parametrize("method", ["update", "adapter"])
 @every_update
 def test_attaching_changes_no_output(small_vit, images, method, family, options):
-    if method == "adapter" and hasattr(matrices.FAMILIES[family], "fixed"):
+    if method == "adapter" and matrices.FAMILIES[family].fixed:
         with pytest.raises(InputError, match="made from the weight that it updates"):
             attach(small_vit, method=method, family=family)
         return

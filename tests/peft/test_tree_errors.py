@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -88,7 +89,9 @@ def test_a_model_without_its_arrays_is_refused():
 
 
 def test_a_family_that_shares_arrays_is_refused(monkeypatch):
-    monkeypatch.setattr(matrices.FAMILIES["circulant"], "SHARED", ("a",), raising=False)
+    monkeypatch.setitem(
+        matrices.FAMILIES, "circulant", dataclasses.replace(matrices.FAMILIES["circulant"], shared={"a": "model"})
+    )
     refused(BLOCK, "query", "circulant shares arrays between layers, which a tree of parameters has no place for")
 
 

@@ -37,17 +37,10 @@ def init(
     """Parameters of a zero matrix: a ~ N(0, 1) and b = 0, or c = 0.
 
     Args:
-      key: for a; unused without it.
-      n_out: rows.
-      n_in: columns.
       hadamard: store the vector as a product a⊙b, or as it is.
-      dtype: of the parameters.
 
     Returns:
       {"a", "b"} or {"c"}, each of length max(n_out, n_in).
-
-    Raises:
-      ValueError: if n_out or n_in is below 1.
 
     Examples:
       >>> import jax
@@ -63,15 +56,7 @@ def num_params(n_out: int, n_in: int, *, hadamard: bool = True) -> int:
     """The number of stored values: 2 max(n_out, n_in), or half as many without the Hadamard pair.
 
     Args:
-      n_out: rows.
-      n_in: columns.
       hadamard: store the vector as a product a⊙b, or as it is.
-
-    Returns:
-      The number of trained values.
-
-    Raises:
-      ValueError: if n_out or n_in is below 1.
 
     Examples:
       >>> num_params(768, 768), num_params(768, 768, hadamard=False)

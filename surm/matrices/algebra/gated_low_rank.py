@@ -69,12 +69,8 @@ def init(
     """Parameters of a zero matrix: a, b ~ N(0, 0.02²), e = 0.
 
     Args:
-      key: for a and b.
-      n_out: rows.
-      n_in: columns.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-      dtype: of the parameters.
 
     Returns:
       {"a": (r', n_in), "b": (n_out, r'), "e": (r',)}.
@@ -110,17 +106,9 @@ def _factors(params: Params, n_out: int, n_in: int) -> Params:
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
     """The product b (e ⊙ (a x)).
 
-    Args:
-      params: {"a", "b", "e"}, as `init` makes them.
-      x: vectors of length n_in.
-      n_out: rows.
-
     Returns:
       The products, in x's type; computed in the common type of x and the parameters. Cost r' (n_out + n_in)
       a vector.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -133,17 +121,6 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
     """The dense matrix b diag(e) a.
-
-    Args:
-      params: {"a", "b", "e"}, as `init` makes them.
-      n_out: rows.
-      n_in: columns.
-
-    Returns:
-      The matrix, in the parameters' type.
-
-    Raises:
-      ValueError: if the names or shapes of the parameters do not fit.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -158,13 +135,8 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8, initial_rank: int | None
     """The number of stored values: r' (n_out + n_in + 1).
 
     Args:
-      n_out: rows.
-      n_in: columns.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-
-    Returns:
-      The number of trained values.
 
     Raises:
       ValueError: if a size or rank is below 1, or rank is above initial_rank.
@@ -180,7 +152,6 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: i
     """The nearest matrix of r' components: the truncated SVD, singular values as gates.
 
     Args:
-      dense: any matrix.
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉. Components beyond min(n_out, n_in) are zero.
 
@@ -198,3 +169,9 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: i
     check_sizes(*dense.shape)
     u, s, vt = singular.decompose(dense, components(rank, initial_rank))
     return {name: array.astype(dense.dtype) for name, array in {"a": vt, "b": u, "e": s}.items()}
+
+
+def not_orthonormal(rows: Float[Array, "r n"]) -> Float[Array, ""]:
+    """The Frobenius norm of rows rowsᵀ - I."""
+    square = jnp.sum((jnp.matmul(rows, rows.T, precision="highest") - jnp.eye(len(rows), dtype=rows.dtype)) ** 2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)  # whose derivative at 0 is 0

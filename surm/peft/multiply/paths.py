@@ -17,27 +17,12 @@ example. (For platforms other than a CPU see `beside_each`.) Every member of a p
 
 import functools
 import importlib.resources
-import inspect
 import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
-
-CONVOLUTIONAL = tuple(
-    name for name, family in FAMILIES.items() if "convolve" in inspect.signature(family.matvec).parameters
-)
-"""Families whose `matvec` takes `convolve`."""
-
-TRANSFORMED = (*CONVOLUTIONAL, "block_circulant", "c3a")
-"""Families whose own product is made of FFTs."""
-
-THIN = ("low_rank", "adalora", "dora_dynamic", "lorta", "aurora")
-"""Families whose own product is that of a few numbers for each vector, by matmuls."""
-
-SMALL_DENSE = ("kronecker", "melora", "vera", "lora_xs", "lora2")
-"""Families whose own product is thin in a large matrix, and costs more than the dense matrix in a small one."""
 
 _SMALL = 2**20
 """The largest small matrix, in entries; both compilers agree for 768×768, and the TPU's disagrees for 4096×4096."""
@@ -62,7 +47,7 @@ def available(position: str, family: str) -> tuple[str, ...]:
     """
     if position not in ("update", "adapter"):
         return ()
-    beside = ("branch", "branch_dft", "branch_dense") if family in CONVOLUTIONAL else ("branch", "branch_dense")
+    beside = ("branch", "branch_dft", "branch_dense") if FAMILIES[family].convolutional else ("branch", "branch_dense")
     return beside + FUSED if position == "update" else beside
 
 
@@ -140,7 +125,8 @@ def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bo
       >>> [unmeasured("circulant", 768, 768, platform, fusible=False) for platform in ("cpu", "tpu")]
       ['branch', 'branch_dense']
     """
-    if platform == "cpu" or family in THIN or (family in SMALL_DENSE and n_out * n_in > _SMALL):
+    product = FAMILIES[family].product
+    if platform == "cpu" or product == "thin" or (product == "thin_in_large" and n_out * n_in > _SMALL):
         return "branch"
     return "fused_dense" if fusible else "branch_dense"
 
@@ -159,16 +145,16 @@ def beside_each(family: str, platform: str) -> str:
       >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
       ('branch', 'branch_dft', 'branch')
     """
-    if platform == "cpu" or family not in TRANSFORMED:
+    if platform == "cpu" or FAMILIES[family].product != "transforms":
         return "branch"
-    return "branch_dft" if family in CONVOLUTIONAL else "branch_dense"
+    return "branch_dft" if FAMILIES[family].convolutional else "branch_dense"
 
 
 def _as_measured(
     family: str, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]
 ) -> tuple[str, Mapping[str, Sequence[int]]]:
     """The family, and shapes of parameters, that were measured in the place of a family's own."""
-    like = getattr(FAMILIES[family], "MEASURED_AS", family)
+    like = FAMILIES[family].measured_as
     if like == family or like != "low_rank":
         return like, parameters
     rank = min(_sizes(parameters))  # thin products, whatever lies between them

@@ -16,7 +16,6 @@ checkpoint contains its state.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ from jaxtyping import Array, Bool, Int
 
 from surm import matrices
 from surm.errors import InputError
+from surm.matrices.family import Gate
 from surm.peft import surgery
 
 Arrays = dict[str, jax.Array]
@@ -69,14 +69,14 @@ class RankBudget:
     """One budget: matrices of one family with one schedule.
 
     Attributes:
-      family: their module.
+      gate: their gate.
       gated: the matrices.
       training: the options of the schedule.
       steps: length of the training.
       first: the step at which the matrices begin to train; shares of the training count from it.
     """
 
-    family: ModuleType
+    gate: Gate
     gated: tuple[Gated, ...]
     training: FrozenDict
     steps: int
@@ -87,14 +87,14 @@ class RankBudget:
         begin, end = self._window()
         progress = jnp.clip((jnp.asarray(step) - begin) / (end - begin), 0, 1)
         target, initial = (sum(getattr(one, name) for one in self.gated) for name in ("target", "initial"))
-        return target + jnp.round(self.family.surplus(progress) * (initial - target)).astype(jnp.int32)
+        return target + jnp.round(self.gate.surplus(progress) * (initial - target)).astype(jnp.int32)
 
     def around(self, inner: optax.GradientTransformation) -> optax.GradientTransformation:
         """The transformation that keeps to the budget, whatever the inner one does."""
         inner = optax.with_extra_args_support(inner)
 
         def init(params: Arrays) -> BudgetState:
-            scores = tuple(self.family.first_scores(one.of(params)) for one in self.gated)
+            scores = tuple(self.gate.first_scores(one.of(params)) for one in self.gated)
             on = tuple(jnp.ones(one.initial, bool) for one in self.gated)
             return BudgetState(inner.init(params), jnp.int32(0), scores, on)
 
@@ -102,15 +102,16 @@ class RankBudget:
             updates, inner_state = inner.update(gradients, state.inner, params, **extra)
             after, step = optax.apply_updates(params, updates), state.step + 1
             scores = tuple(
-                self.family.next_scores(before, one.of(after), one.of(gradients))
+                self.gate.next_scores(before, one.of(after), one.of(gradients))
                 for one, before in zip(self.gated, state.scores, strict=True)
             )
             chosen, applied = self._due(step)
             best = self._most_important(scores, step)
             on = tuple(jnp.where(chosen, new, old) for new, old in zip(best, state.on, strict=True))
             for one, mask in zip(self.gated, on, strict=True):
-                gate = one.paths[self.family.GATE]
-                updates = {**updates, gate: jnp.where(applied & ~mask, -params[gate], updates[gate])}
+                of_gate = one.paths[self.gate.parameter]
+                off = jnp.where(applied & ~mask, -params[of_gate], updates[of_gate])
+                updates = {**updates, of_gate: off}
             return updates, BudgetState(inner_state, step, scores, on)
 
         return optax.GradientTransformationExtraArgs(init, update)
@@ -131,7 +132,7 @@ class RankBudget:
 
     def _most_important(self, scores: Sequence[Any], step: Int[Array, ""]) -> tuple[Bool[Array, "_"], ...]:
         """Who is on in every matrix, if the step chooses; of equals those that come first."""
-        each = [self.family.scores(of) for of in scores]
+        each = [self.gate.scores(of) for of in scores]
         places = jnp.argsort(jnp.argsort(-jnp.concatenate(each), stable=True), stable=True)
         ends = [sum(len(one) for one in each[: number + 1]) for number in range(len(each))]
         return tuple(jnp.split(places < self.kept(step), ends[:-1]))
@@ -153,16 +154,16 @@ def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget
     """
     found: dict[tuple[str, FrozenDict], list[Gated]] = {}
     for path, delta in surgery.structured_matrices(model).items():
-        if hasattr(matrices.FAMILIES[delta.family], "GATE"):
+        if gate := matrices.FAMILIES[delta.family].gate:
             if delta.stack:
                 stacked = f"{path} holds {math.prod(delta.stack)} stacked layers"
                 raise InputError(f"{stacked}, to which {delta.family} gives no budget; expected another family there")
             names = {name: f"{path}.delta.parameters.{name}" for name in delta.parameters}
-            gates = delta.parameters[matrices.FAMILIES[delta.family].GATE][...]
+            gates = delta.parameters[gate.parameter][...]
             one = Gated(path, names, len(gates), delta.target_rank)
             found.setdefault((delta.family, delta.training), []).append(one)
     return [
-        RankBudget(matrices.FAMILIES[family], tuple(gated), training, steps, first)
+        RankBudget(matrices.FAMILIES[family].gate, tuple(gated), training, steps, first)
         for (family, training), gated in found.items()
     ]
 
@@ -185,11 +186,11 @@ def switched_off(arrays: Arrays, like: Arrays, budgets: Sequence[RankBudget]) ->
     Returns:
       The arrays.
     """
-    gates = [one.paths[budget.family.GATE] for budget in budgets for one in budget.gated]
+    gates = [one.paths[budget.gate.parameter] for budget in budgets for one in budget.gated]
     return arrays | {gate: jnp.where(like[gate] == 0, 0, arrays[gate]) for gate in gates}
 
 
 def active_ranks(arrays: Mapping[str, ArrayLike], budgets: Sequence[RankBudget]) -> dict[str, Int[Array, ""]]:
     """How many components of each matrix are on, by the matrix's path."""
-    gates = {one.layer: one.paths[budget.family.GATE] for budget in budgets for one in budget.gated}
+    gates = {one.layer: one.paths[budget.gate.parameter] for budget in budgets for one in budget.gated}
     return {layer: jnp.count_nonzero(arrays[gate]) for layer, gate in gates.items()}

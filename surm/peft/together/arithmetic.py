@@ -153,6 +153,6 @@ def _set(path: str, target: UpdatedLinear, terms: Sequence[tuple[float, UpdatedL
 def _form(layer: UpdatedLinear) -> tuple | None:
     """What layers have in common whose parameters add up as their matrices do; None if they never do."""
     (name, variable), *others = layer.delta.parameters.items()
-    if others or name not in getattr(FAMILIES[layer.delta.family], "LINEAR", ()):
+    if others or name not in FAMILIES[layer.delta.family].linear:
         return None
     return layer.delta.family, name, variable.shape

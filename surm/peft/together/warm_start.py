@@ -185,7 +185,7 @@ def _by_layer(
 
 def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"]) -> None:
     matrix = layer.delta
-    shared = [name for name in getattr(matrices.FAMILIES[matrix.family], "SHARED", ()) if name in matrix.parameters]
+    shared = [name for name in matrices.FAMILIES[matrix.family].shared if name in matrix.parameters]
     if shared:
         raise InputError(f"{path}: {matrix.family} shares {', '.join(shared)} among layers, expected a family where "
                          "each layer has its own arrays")  # fmt: skip
