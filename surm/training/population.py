@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm import config as configs
 from surm.data.share import WHOLE
 from surm.errors import InputError
 from surm.machine import mesh as meshes
@@ -147,10 +146,7 @@ def _mapped(function: Any, each: Any, at_once: int) -> Any:
 def _numbers(prepared: Run, every: Sequence[Member]) -> Hyperparameters:
     """What the members go by, side by side."""
     scales = [member.config.peft.scale for member in every]
-    each = [
-        optim.hyperparameters(member.config.optim, configs.spec(member.config), prepared.total_steps)
-        for member in every
-    ]
+    each = [optim.hyperparameters(member.config.optim, member.plan.spec, prepared.total_steps) for member in every]
     if any(scale != prepared.config.peft.scale for scale in scales):  # else it is the model's, a constant
         each = [numbers._replace(scale=np.float32(scale)) for numbers, scale in zip(each, scales, strict=True)]
     return jax.tree.map(lambda *values: np.stack(values), *each)

@@ -1,7 +1,6 @@
 """From a config to all that a run needs: data opened, weights read, the adapter attached."""
 
 import dataclasses
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -43,11 +42,13 @@ SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
 """Keys of `config.data` that only some sources are read by (`surm.data.splits.Dataset.keys`)."""
 
 
-def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: Collection[str] | None = None) -> Run:
+def prepare(
+    config: ml_collections.ConfigDict | configs.Plan, *, resumed: bool = False, saved: Collection[str] | None = None
+) -> Run:
     """Opens data and weights and attaches the adapter.
 
     Args:
-      config: the run's configuration.
+      config: the run's configuration, or what `surm.config.checked` has made of it.
       resumed: whether a checkpoint will supply the trained arrays; `init_adapter` is not read then.
       saved: the paths of those arrays, by which the adapter is attached as it was when they were written, by surm 0.1.0
         perhaps (`surm.peft.surgery.reattach`); None where they are not known.
@@ -58,6 +59,8 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
     Raises:
       InputError: where something does not fit.
     """
+    plan = configs.checked(config)
+    config = plan.config
     data = held_out.measured_as_asked(config, _data(config))
     check_read(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
@@ -66,14 +69,14 @@ def prepare(config: ml_collections.ConfigDict, *, resumed: bool = False, saved: 
     weights = weights_of(config)
     model = adapted(config, weights, data, resumed=resumed, saved=saved)
     task = task_of(config, Targets.of_data(data, class_weights), weights, model)
-    step.filtered(config, task)  # refuses a task that it cannot train
+    step.filtered(plan, task)  # refuses a task that it cannot train
     train = task.ready(data.train)
     return Run(
-        config=config,
+        plan=plan,
         model=model,
         data=data,
         task=task,
-        total_steps=config.optim.steps or config.optim.epochs * math.ceil(len(data.train) / config.optim.batch_size),
+        total_steps=plan.total_steps(len(data.train)),
         resumed=resumed,
         training=train,
         held_out={ending: task.ready(split) for ending, split in splits.items()},
@@ -199,7 +202,7 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
 
 def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     """Raises InputError for a key that is set but that a run on such data does not read, rather than pass it over."""
-    given, default = dict(configs.leaves(config)), dict(configs.leaves(configs.default()))
+    given, default = dict(configs.leaves(config)), {name: key.default for name, key in configs.KEYS.items()}
     unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
     unread += [f"data.{key}" for key in SOURCE_KEYS if key not in data.keys]
     set_in_vain = sorted(key for key in unread if given[key] != default[key])

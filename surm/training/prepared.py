@@ -9,6 +9,7 @@ import grain
 import ml_collections
 from flax import nnx
 
+from surm.config import Plan
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Dataset
 from surm.models.processor import Processor
@@ -20,7 +21,7 @@ class Run:
     """Everything a run needs that does not change while it trains.
 
     Attributes:
-      config: the run's configuration.
+      plan: what the run's configuration comes to.
       model: with its adapter.
       data: what it is trained and measured on.
       task: what is asked of the model.
@@ -34,7 +35,7 @@ class Run:
       tokenizer_of_0_1: the file that 0.1.0 would have made them with.
     """
 
-    config: ml_collections.ConfigDict
+    plan: Plan
     model: nnx.Module
     data: Dataset
     task: Task
@@ -46,6 +47,11 @@ class Run:
     validation: Any = None
     tokens: str | None = None
     tokenizer_of_0_1: str = ""
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The run's configuration."""
+        return self.plan.config
 
     @property
     def inputs(self) -> Callable[[Batch], dict[str, Any]]:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import jax
 from flax import nnx
 
-from surm import config as configs
 from surm.data.share import Share
 from surm.machine import mesh as meshes
 from surm.peft import surgery
@@ -62,7 +61,7 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
       The program.
     """
     config, share, everywhere = prepared.config, placing.share_of(mesh), meshes.replicated(mesh)
-    numbers = optim.hyperparameters(config.optim, configs.spec(config), prepared.total_steps)
+    numbers = optim.hyperparameters(config.optim, prepared.plan.spec, prepared.total_steps)
     numbers = meshes.put_everywhere(mesh, numbers)
     averaged = bool(config.optim.ema_decay)
     one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from surm import config as configs
 from surm import report
 from surm.peft import counts, store, surgery
 from surm.peft.schedules import rank_budget
@@ -68,9 +67,8 @@ def result(prepared: Run, trained: Trained) -> dict[str, Any]:
     """What every `result.json` holds."""
     config, data, task = prepared.config, prepared.data, prepared.task
     count = counts.count_parameters(prepared.model)
-    spec = configs.spec(config)
     matrices, of_layer = surgery.structured_matrices(prepared.model), optim.layer_rates(config.optim, prepared.model)
-    rates = {*of_layer.values()} or {optim.learning_rate(config.optim, spec)}
+    rates = {*of_layer.values()} or {optim.learning_rate(config.optim, prepared.plan.spec)}
     seconds = trained.step_seconds[2:] or trained.step_seconds  # the first two wait for the compiler
     return {
         "eval": trained.eval,

@@ -51,7 +51,8 @@ def run(
       Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
       OSError: if the workdir cannot be written any more.
     """
-    config = configs.checked(config).config
+    plan = configs.checked(config)
+    config = plan.config
     processes.from_first(lambda: writers.check(config))
     processes.check_same("config", dict(configs.leaves(config)))
     every, mesh = members.listed(config), meshes.mesh_of(config)
@@ -65,7 +66,7 @@ def run(
         processes.agree(functools.partial(going_on.check, folder.changes, member.config, workdir))
     reached = processes.from_first(lambda: folder.newest_step)
     saved = processes.from_first(lambda: checkpoint.trained(folder.checkpoints))
-    prepared = processes.agree(lambda: prepare(config, resumed=reached is not None, saved=saved))
+    prepared = processes.agree(lambda: prepare(plan, resumed=reached is not None, saved=saved))
     if longer:
         going_on.check_length(finished, reached, prepared.total_steps, workdir)
     if finished is not None and prepared.total_steps == finished["steps"]:
@@ -98,10 +99,11 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     Raises:
       InputError: if config, data or weights cannot be used.
     """
-    config = configs.checked(config).config
+    plan = configs.checked(config)
+    config = plan.config
     writers.check(config)
     every, mesh = members.listed(config), meshes.mesh_of(config)
-    prepared = prepare(config)
+    prepared = prepare(plan)
     with jax.set_mesh(mesh):
         of_step = estimate.of_step(_program(prepared, every, mesh), placing.placed(prepared, mesh))
         return f"{_heading(prepared, mesh, every)}\n{of_step}"

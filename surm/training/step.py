@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from flax import nnx
 
-from surm import config as configs
+from surm.config import Plan
 from surm.peft import layers, select, surgery, variables
 from surm.peft.schedules import penalty, rank_budget
 from surm.tasks.task import Batch, FixedOutputs, Sums, Task, with_outputs
@@ -57,10 +56,10 @@ def groups_of(model: nnx.Module) -> dict[str, str]:
 
 def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
     """What makes a run's gradient transformation of a step from the step's numbers; see `optim.optimizer`."""
-    config, model, of_filter = prepared.config, prepared.model, filtered(prepared.config, prepared.task)
+    config, model, of_filter = prepared.config, prepared.model, filtered(prepared.plan, prepared.task)
     return functools.partial(
         optim.optimizer,
-        optim.optimizer_name(config.optim, configs.spec(config)),
+        prepared.plan.optimizer,
         groups=groups_of(model),
         factors=optim.multipliers(config.optim, model),
         budgets=rank_budget.budgets_of(model, prepared.total_steps, _adapters_first_step(prepared)),
@@ -68,11 +67,11 @@ def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientT
     )
 
 
-def filtered(config: ml_collections.ConfigDict, task: Task) -> FixedOutputs | None:
+def filtered(plan: Plan, task: Task) -> FixedOutputs | None:
     """The task of a run that a Kalman filter trains; None where another optimiser does.
 
     Args:
-      config: of the run.
+      plan: of the run.
       task: of the run.
 
     Returns:
@@ -81,14 +80,12 @@ def filtered(config: ml_collections.ConfigDict, task: Task) -> FixedOutputs | No
     Raises:
       InputError: if a filter is asked for, but the task has no fixed number of outputs.
     """
-    name = optim.optimizer_name(config.optim, configs.spec(config))
-    return with_outputs(task, "config.peft.method='loko'") if name == "loko" else None
+    return with_outputs(task, "config.peft.method='loko'") if plan.optimizer == "loko" else None
 
 
 def _adapters_first_step(prepared: Run) -> int:
     """The step at which what the method trains begins to."""
-    optim_config = prepared.config.optim
-    return round(optim.head_first_fraction(optim_config, configs.spec(prepared.config)) * prepared.total_steps)
+    return round(prepared.plan.head_first_fraction * prepared.total_steps)
 
 
 def answering(state: TrainState) -> dict[str, jax.Array]:
@@ -113,7 +110,7 @@ def train_step(prepared: Run) -> Step:
     graphdef = surgery.split(prepared.model)[0]
     prepared.model.eval()
     gradients = _mean_gradients(_sums(prepared, graphdef), config.optim.accumulation_steps)
-    of_filter = filtered(prepared.config, prepared.task)
+    of_filter = filtered(prepared.plan, prepared.task)
     measurements = _measurements(prepared, of_filter, graphdef) if of_filter else lambda *_: {}
 
     def step(state, frozen, batch, hyperparameters):
