@@ -1,5 +1,5 @@
 # make demo   sets up, fine-tunes the shipped backbone on real images, shows what came of it
-# make test   sets up, checks style and runs the tests; make slow runs those that take longer
+# make test   sets up, checks style and runs the tests; make slow runs those that take longer, compiled as users compile
 # make experiments DATA=DIR regenerates every result (see experiments/all.py); make tables writes them into the pages.
 # All need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.
 
@@ -18,10 +18,10 @@ test: $(VENV)/test $(VENV)/servers/installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore=tests/parity
 
 slow: $(VENV)/test $(VENV)/servers/installed
-	$(BIN)/python -m pytest -q -m slow --ignore=tests/parity
+	SURM_TESTS_AS_SHIPPED=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow --ignore=tests/parity
 
 parity: $(VENV)/parity
-	SURM_REQUIRE_PARITY=1 $(BIN)/python -m pytest -q tests/parity
+	SURM_REQUIRE_PARITY=1 SURM_TESTS_AS_SHIPPED=1 $(BIN)/python -m pytest -q tests/parity
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "surm needs Python 3.11 or newer; none found (set PYTHON=...)" >&2; exit 1; }

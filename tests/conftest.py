@@ -1,7 +1,9 @@
-"""What many tests share: a small ViT with random weights, and a config that trains it in a second."""
+"""What many tests share: a small ViT with random weights, and how programs are compiled."""
 
 import atexit
+import math
 import os
+import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,26 +11,40 @@ from collections.abc import Iterator
 # Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Most of the time would go into LLVM's passes over programs that run a few times. XLA's own passes, which decide what
+# is computed and kept, are as shipped. `make slow` and `make parity` set this variable and compile as users do.
+if not os.environ.get("SURM_TESTS_AS_SHIPPED"):
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 import jax
 import pytest
 from flax import nnx
 
 from surm.machine import notes
 from surm.models import vit
+from tests import durations
 
-# Many runs compile the same programs: what this process or one that it starts has compiled serves the next.
-COMPILED = tempfile.mkdtemp(prefix="surm_compiled_")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+# Many runs compile the same programs: what pytest, a worker of it or a process that it starts has compiled serves all.
+if "SURM_TESTS_COMPILED" not in os.environ:
+    os.environ["SURM_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="surm_compiled_")
+    atexit.register(shutil.rmtree, os.environ["SURM_TESTS_COMPILED"], ignore_errors=True)
+COMPILED = os.environ["SURM_TESTS_COMPILED"]
+FROM_SECONDS = 0.1  # what compiles faster costs as much to keep and to read
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(FROM_SECONDS)}
 jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", FROM_SECONDS)
 
 SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, mlp_width=24, epsilon=1e-6)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs first: a worker that began a file of them last would be the only one at work in the end."""
-    items.sort(key=lambda item: item.path.parent.name != "tests")
+    """The longest files first, then whole runs: who began one last would be the only worker left in the end."""
+    order, root = durations.order(), pathlib.Path(__file__).parents[1]
+
+    def place(item: pytest.Item) -> tuple[float, bool]:
+        return order.get(item.path.relative_to(root).as_posix(), math.inf), item.path.parent.name != "tests"
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

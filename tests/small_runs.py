@@ -1,4 +1,4 @@
-"""Runs that take a few seconds: random images of a few classes, the shape the package ships, random weights."""
+"""Runs that take a few seconds: random images of a few classes, two blocks of width 16 with random weights."""
 
 import pathlib
 from typing import Any
@@ -7,6 +7,8 @@ import ml_collections
 import numpy as np
 
 from surm import config as configs
+
+WEIGHTS = pathlib.Path(__file__).parent / "models" / "golden" / "vit"
 
 
 def images(folder: pathlib.Path, *, counts: tuple[int, ...] = (24, 8), validation: bool = True, seed: int = 0) -> str:
@@ -26,8 +28,8 @@ def images(folder: pathlib.Path, *, counts: tuple[int, ...] = (24, 8), validatio
 def config(source: str, **more: Any) -> ml_collections.ConfigDict:
     """Of a run on them; further keys dotted, with _ for the dot behind the section where they are given by name."""
     found = configs.default()
-    found.data.source, found.model.weights, found.model.name = source, "none", "vit_micro"
-    found.model.image_size, found.optim.batch_size, found.log_every_steps = 8, 8, 1
+    found.data.source, found.model.weights, found.model.name = source, str(WEIGHTS), "auto"
+    found.model.image_size, found.optim.batch_size, found.log_every_steps = 16, 8, 1
     found.optim.steps, found.optim.schedule, found.optim.warmup_fraction = 6, "constant", 0.0
     found.update_from_flattened_dict(more)
     return found

@@ -145,7 +145,8 @@ def test_what_comes_late_where_the_batch_is_spread(kind):
 def test_on_two_virtual_devices(chosen):
     if jax.device_count() > 1:
         pytest.skip("several devices are here already")
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    more = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    flags = {"XLA_FLAGS": more, "JAX_PLATFORMS": "cpu"}
     here = pathlib.Path(__file__)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, str(here)],

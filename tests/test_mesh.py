@@ -22,7 +22,7 @@ from surm.machine import mesh as meshes
 from surm.peft import surgery
 from surm.training import loop, optim, step
 from surm.training.preparation import prepare
-from tests.test_train import CIFAR, CONFIG, ROOT, lines, result
+from tests.test_train import CIFAR, CONFIG, ROOT, SMALL, lines, result
 
 several_devices = pytest.mark.skipif(jax.device_count() != 8, reason="runs in the process of the last test")
 ONE_DEVICE = "SURM_RUNS_ON_ONE_DEVICE"
@@ -34,14 +34,15 @@ QUICK = [
     "--config.optim.steps=4",
     "--config.eval_every_steps=2",
 ]
+OF_TWO_BLOCKS = [*QUICK, f"--config.model.weights={SMALL}", "--config.model.image_size=16"]
 POPULATION = "--config.population=seed=0|1,learning_rate=8e-3|2e-2,scale=0.5|1.0"
 RUNS = {
     "images": (
-        [*QUICK, "--config.optim.accumulation_steps=2", "--config.optim.class_weights=1,2,3,4,5,6,7,8,9,10"],
+        [*OF_TWO_BLOCKS, "--config.optim.accumulation_steps=2", "--config.optim.class_weights=1,2,3,4,5,6,7,8,9,10"],
         ["data=-1"],
         ["data=4 model=2", "data=2 model=4 shard_base=True"],
     ),
-    "population": ([*QUICK, POPULATION], [], ["data=8 shard_members=True", "data=8"]),
+    "population": ([*OF_TWO_BLOCKS, POPULATION], [], ["data=8 shard_members=True", "data=8"]),
 }
 if CIFAR.is_file():
     RUNS["cifar"] = ([
@@ -217,7 +218,8 @@ def test_on_eight_virtual_devices(tmp_path, chosen):
         if not (quick if chosen == "not slow" else slow):
             continue
         assert train.main(["surm.train", *arguments, f"--workdir={tmp_path / name}"]) == 0
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", ONE_DEVICE: str(tmp_path)}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    devices = {"XLA_FLAGS": flags, ONE_DEVICE: str(tmp_path)}
     here = pathlib.Path(__file__)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, str(here)]
     ran = subprocess.run(command, env=os.environ | devices, cwd=here.parents[1], capture_output=True, text=True)

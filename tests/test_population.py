@@ -16,10 +16,12 @@ from surm.config import default
 from surm.machine import mesh as meshes
 from surm.training import loop, members, placing, population, preparation, progress
 from tests.test_text_run import material  # noqa: F401  a fixture
-from tests.test_train import CONFIG, lines, result
+from tests.test_train import CONFIG, SMALL, lines, result
 
 QUICK = [
     f"--config={CONFIG}",
+    f"--config.model.weights={SMALL}",
+    "--config.model.image_size=16",
     "--config.optim.batch_size=16",
     "--config.data.train_examples=64",
     "--config.log_every_steps=1",

@@ -18,11 +18,13 @@ from surm import report, sweep
 from surm.cli import command_line
 from surm.cli.flags import SWEEP
 from surm.sweeps import launchers, plan
+from tests.test_train import SMALL
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = ROOT / "configs" / "vit_digits.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-SHORT = ["--config.optim.batch_size=4", "--config.log_every_steps=1", "--config.peft.targets=blocks.0.*query"]
+SHORT = ["--config.optim.batch_size=4", "--config.log_every_steps=1", "--config.peft.targets=blocks.0.*query",
+         f"--config.model.weights={SMALL}", "--config.model.image_size=16"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
     for name in written:
         held = json.loads((runs[name].folder / "result.json").read_text())
         common = {"data.source": data.partition("=")[2], "optim.steps": 2, "optim.batch_size": 4, "log_every_steps": 1,
-                  "peft.targets": "blocks.0.*query"}  # fmt: skip
+                  "peft.targets": "blocks.0.*query", "model.weights": str(SMALL), "model.image_size": 16}  # fmt: skip
         assert held["overrides"] == common | runs[name].overrides
         assert held["config"]["seed"] == runs[name].overrides["seed"]
 
@@ -115,7 +117,7 @@ def test_six_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, da
     assert [line.split()[-1] for line in second.stdout.splitlines()[-6:]] == ["finished"] * 6
     assert written == {name: os.stat(runs[name].folder / "result.json").st_mtime_ns for name in written}
     results = [run.result() for run in runs.values()]
-    assert {result["trainable_parameters"] for result in results} == {192 * 10 + 10 + 2 * 192, 192 * 10 + 10 + 3 * 192}
+    assert {result["trainable_parameters"] for result in results} == {16 * 10 + 10 + 2 * 16, 16 * 10 + 10 + 3 * 16}
 
     assert sweep.main(arguments) == 0
     assert sweep.main([*arguments, "--config.peft.scale=2.0"]) == 2  # the folders hold runs of another config

@@ -32,13 +32,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10.npz"
 CONFIG = str(ROOT / "configs" / "vit_digits.py")
 ON_A_FULL_DISK = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}  # JAX's would be cut
+SMALL = ROOT / "tests" / "models" / "golden" / "vit"  # two blocks of width 16: a step compiles in a third of the time
 QUICK = [
-    "--config.model.name=vit_micro",
-    "--config.model.weights=none",
+    "--config.model.name=auto",
+    f"--config.model.weights={SMALL}",
+    "--config.model.image_size=16",
     "--config.optim.batch_size=16",
     "--config.data.train_examples=64",
     "--config.log_every_steps=1",
 ]
+RANDOM = ["--config.model.name=vit_micro", "--config.model.weights=none", "--config.model.image_size=0"]
 
 
 def arguments(workdir: pathlib.Path, *more: str) -> list[str]:
@@ -73,12 +76,13 @@ def test_a_run_leaves_what_the_contract_says(finished):
     for key in ("family", "method", "adapter_parameters", "trainable_parameters", "total_parameters", "steps",
                 "seconds", "step_seconds_median", "peak_bytes", "seed", "versions", "config"):  # fmt: skip
         assert key in got, key
-    assert got["steps"] == 8 and got["adapter_parameters"] == 6 * 3 * 2 * 192
-    assert got["trainable_parameters"] == got["adapter_parameters"] + 192 * 10 + 10
+    assert got["steps"] == 8 and got["adapter_parameters"] == 2 * 3 * 2 * 16
+    assert got["trainable_parameters"] == got["adapter_parameters"] + 16 * 10 + 10
     assert json.loads((finished / "config.json").read_text()) == got["config"]
     assert got["overrides"] == {
-        "model.name": "vit_micro", "model.weights": "none", "optim.batch_size": 16, "data.train_examples": 64,
-        "log_every_steps": 1, "optim.steps": 8, "peft.dropout": 0.2, "checkpoint_every_steps": 2, "eval_every_steps": 4,
+        "model.name": "auto", "model.weights": str(SMALL), "model.image_size": 16, "optim.batch_size": 16,
+        "data.train_examples": 64, "log_every_steps": 1, "optim.steps": 8, "peft.dropout": 0.2,
+        "checkpoint_every_steps": 2, "eval_every_steps": 4,
     }  # fmt: skip
 
 
@@ -347,7 +351,7 @@ def test_a_tfds_data_set_trains(tmp_path):
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path, capsys):
-    seeded = arguments(tmp_path / "run", "--config.optim.steps=2", "--config.checkpoint_every_steps=1")
+    seeded = arguments(tmp_path / "run", *RANDOM, "--config.optim.steps=2", "--config.checkpoint_every_steps=1")
     assert train.main(seeded) == 0
     file = tmp_path / "run" / "config.json"
     held = json.loads(file.read_text())

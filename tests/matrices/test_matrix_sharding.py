@@ -52,7 +52,7 @@ def test_on_eight_virtual_devices():
         pytest.skip("several devices are here already")
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     here = pathlib.Path(__file__)

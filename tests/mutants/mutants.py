@@ -1,0 +1,330 @@
+"""Faults that the tests must find: in every room a few, each one line of the package made wrong."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One fault.
+
+    Attributes:
+      file: under `surm/`.
+      old: a text that the file has exactly once.
+      new: what stands there in the mutant.
+      tests: what is expected to kill it: arguments of pytest, tests that run in seconds.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+LAWS, PATHS = "tests/matrices/test_matrix_laws.py", "tests/matrices/test_matrix_paths.py"
+DENSE = f"{LAWS}::test_matvec_is_the_dense_product"
+
+MUTANTS = [
+    # matrices
+    Mutant(
+        "matrices/kronecker.py", "b.swapaxes(1, 2), a.swapaxes(1, 2)", "b.swapaxes(1, 2), a", f"{DENSE}[kronecker-12x6]"
+    ),
+    Mutant(
+        "matrices/kronecker.py",
+        "if r * (n_out + n_in) * r <=",
+        "if not r * (n_out + n_in) * r <=",
+        f"{LAWS} -k 'batch_axes_are_independent and kronecker'",
+    ),
+    Mutant(
+        "matrices/low_rank.py",
+        "return rank * (n_out + n_in)",
+        "return rank * (n_out + n_in - 1)",
+        f"{LAWS}::test_num_params_counts_the_leaves[float32-low_rank-8x13]",
+    ),
+    Mutant(
+        "matrices/low_rank.py",
+        '"b": (u * (s / of_a)[None])',
+        '"b": (u * of_a[None])',
+        f"{LAWS}::test_projecting_a_member_gives_it_back[low_rank-8x13]",
+    ),
+    Mutant(
+        "matrices/skew_circulant.py", "n_out, -1, convolve)", "n_out, 1, convolve)", f"{DENSE}[skew_circulant-8x13]"
+    ),
+    Mutant(
+        "matrices/circulant.py",
+        "f_circulant.to_dense(params, n_out, n_in, 1)",
+        "f_circulant.to_dense(params, n_out, n_in, -1)",
+        f"{DENSE}[circulant-8x13]",
+    ),
+    # algebra
+    Mutant(
+        "matrices/algebra/fourier.py",
+        "return x if f == 1 else x * _signs(x)",
+        "return x",
+        f"{DENSE}[skew_circulant-7x7]",
+    ),
+    Mutant(
+        "matrices/algebra/fourier.py",
+        "halves * _eta_powers(n, halves).conj()",
+        "halves * _eta_powers(n, halves)",
+        f"{DENSE}[skew_circulant-16x16]",
+    ),
+    Mutant(
+        "matrices/algebra/dft.py",
+        "[n - x.shape[-1] + 1 :]",
+        "[n - x.shape[-1] :]",
+        f"{PATHS}::test_the_dft_gives_the_dense_product[circulant-8x13]",
+    ),
+    Mutant(
+        "matrices/algebra/dft.py",
+        "cos * real - sin * imaginary, sin",
+        "cos * real + sin * imaginary, sin",
+        f"{PATHS}::test_the_dft_gives_the_dense_product[circulant-12x6]",
+    ),
+    Mutant(
+        "matrices/algebra/diagonals.py",
+        "start_of_last = n_in - 1 - (count - 1) * step",
+        "start_of_last = n_in - (count - 1) * step",
+        f"{PATHS} -k columns_are_those_of_the_dense_matrix",
+    ),
+    Mutant(
+        "matrices/algebra/strips.py",
+        "[None, :] < jnp.arange(n_in)[:, None] % block",
+        "[None, :] <= jnp.arange(n_in)[:, None] % block",
+        f"{PATHS} -k 'strips_of_every_width and toeplitz and 20'",
+    ),
+    # peft
+    Mutant(
+        "peft/adapters.py",
+        "change = change + self.map.beside(self.shift[...], y)",
+        "change = change - self.map.beside(self.shift[...], y)",
+        "tests/peft/test_layers.py",
+    ),
+    Mutant(
+        "peft/layers.py",
+        "return y + ((gain - 1) * (y - bias))",
+        "return y + ((gain - 1) * y)",
+        "tests/peft/test_layers.py",
+    ),
+    Mutant(
+        "peft/together/arithmetic.py",
+        "shares = [weight / sum(weights) for weight in weights]",
+        "shares = weights",
+        "tests/peft/test_arithmetic.py",
+    ),
+    Mutant(
+        "peft/schedules/rank_budget.py",
+        "progress = jnp.clip((jnp.asarray(step) - begin)",
+        "progress = jnp.clip((jnp.asarray(step) + 1 - begin)",
+        "tests/test_methods.py::test_a_budget_waits_for_the_adapter_and_is_met_however_late",
+    ),
+    Mutant(
+        "peft/schedules/rank_budget.py",
+        "applied & ~mask, -params[gate]",
+        "applied & mask, -params[gate]",
+        "tests/test_methods.py::test_a_budget_against_numpy[adalora]",
+    ),
+    Mutant(
+        "peft/surgery.py",
+        "_retype(model, trained, nnx.Param)",
+        "_retype(model, trained[1:], nnx.Param)",
+        "tests/peft/test_surgery.py -k detach",
+    ),
+    # models
+    Mutant(
+        "models/attention.py",
+        "query.shape[-1] ** -0.5",
+        "query.shape[-2] ** -0.5",
+        "tests/models/test_attention.py tests/models/test_golden.py",
+    ),
+    Mutant(
+        "models/attention.py",
+        "mask[:, None, None, :]",
+        "mask[:, None, :, None]",
+        "tests/models/test_attention.py tests/models/test_bert.py",
+    ),
+    Mutant(
+        "models/normalization.py",
+        "dx = d - d.mean(axis=-1, keepdims=True) - normal",
+        "dx = d - normal",
+        "tests/models/test_normalization.py",
+    ),
+    Mutant(
+        "models/bert.py",
+        "return self.positions - self.first_position",
+        "return self.positions",
+        "tests/models/test_bert.py",
+    ),
+    # data
+    Mutant(
+        "data/share.py",
+        "return slice(self.index * size, (self.index + 1) * size)",
+        "return slice(self.index * size, self.index * size + 1)",
+        "tests/data/test_share.py",
+    ),
+    Mutant(
+        "data/share.py",
+        "self._parent[first + place]",
+        "self._parent[place]",
+        "tests/data/test_share.py tests/data/test_pipeline.py",
+    ),
+    Mutant(
+        "data/sources.py",
+        "examples // num_classes + (label < examples % num_classes)",
+        "examples // num_classes",
+        "tests/data/test_sources.py",
+    ),
+    Mutant(
+        "data/balanced.py",
+        "(place < len(labels) % len(classes))",
+        "(place <= len(labels) % len(classes))",
+        "tests/data/test_balanced.py",
+    ),
+    Mutant(
+        "data/pipeline.py",
+        "row, column = rng.integers(0, 2 * pad + 1, size=2)",
+        "row, column = 0, 0",
+        "tests/data/test_pipeline.py",
+    ),
+    Mutant(
+        "data/tokens.py",
+        "rng = np.random.default_rng((seed, number_of_pass))",
+        "rng = np.random.default_rng((seed, 0))",
+        "tests/data/test_tokens.py",
+    ),
+    # tasks
+    Mutant("tasks/metrics.py", "count * (count + 1) / 2", "count * (count - 1) / 2", "tests/test_metrics.py"),
+    Mutant(
+        "tasks/metrics.py",
+        "s * s - sum(k * k for k in p), s * s - sum(k * k for k in t)",
+        "s * s - sum(k * k for k in p), s * s + sum(k * k for k in t)",
+        "tests/test_metrics.py",
+    ),
+    Mutant(
+        "tasks/metrics.py",
+        "labels * classes + predicted, minlength",
+        "predicted * classes + labels, minlength",
+        "tests/test_metrics.py",
+    ),
+    Mutant(
+        "tasks/balance.py",
+        "len(data.train) / (there * np.maximum(counts, 1))",
+        "len(data.train) / (len(counts) * np.maximum(counts, 1))",
+        "tests/test_balance.py -k 'not parts and not loss'",
+    ),
+    Mutant("tasks/choosing.py", "return -values[metric] if", "return values[metric] if", "tests/test_choosing.py"),
+    # training
+    Mutant(
+        "training/step.py",
+        '{"loss": jnp.sum(losses, where=mask)}',
+        '{"loss": jnp.sum(losses)}',
+        "tests/test_step.py::test_in_parts_every_example_counts_once",
+    ),
+    Mutant(
+        "training/step.py",
+        '"step": state["step"] + 1,',
+        '"step": state["step"] + 2,',
+        "tests/test_step.py::test_an_average_is_kept_and_answers",
+    ),
+    Mutant(
+        "training/optim.py",
+        'rate / math.sqrt(spec.options.get("rank", _LOW_RANK)) if low_rank',
+        "rate if low_rank",
+        "tests/test_optim.py",
+    ),
+    Mutant(
+        "training/members.py",
+        "itertools.product(*lists.values())",
+        "zip(*lists.values())",
+        "tests/test_population.py::test_members_are_the_product_in_order",
+    ),
+    Mutant(
+        "training/loop.py",
+        '"data": self.batches.get_state()',
+        '"data": self.prepared.training_batches(0).get_state()',
+        "tests/test_choosing.py tests/test_going_on.py",
+    ),
+    # rundir
+    Mutant(
+        "rundir/going_on.py",
+        'DECISIONS.get(key, "decides")',
+        'DECISIONS.get(key, "free")',
+        "tests/test_going_on.py::test_a_key_that_was_not_known_decides",
+    ),
+    Mutant(
+        "rundir/going_on.py",
+        '!= "last" else "free"',
+        '== "last" else "free"',
+        "tests/test_going_on.py -k how_often_is_evaluated",
+    ),
+    Mutant(
+        "rundir/log.py",
+        "if not math.isfinite(value)]",
+        "if math.isnan(value)]",
+        "tests/test_workdir.py tests/test_loop.py",
+    ),
+    Mutant(
+        "rundir/checkpoint.py",
+        "sorted(self._manager.all_steps(), reverse=True)",
+        "sorted(self._manager.all_steps())",
+        "tests/test_checkpoint.py",
+    ),
+    # exchange
+    Mutant(
+        "exchange/c3a.py",
+        "np.roll(columns[:, :, ::-1], 1, axis=2)",
+        "np.roll(columns[:, :, ::-1], 0, axis=2)",
+        "tests/exchange/test_peft_export.py",
+    ),
+    Mutant(
+        "exchange/lora.py",
+        'whole(update.scale * len(update.params["a"]))',
+        "whole(update.scale)",
+        "tests/exchange/test_peft_export.py",
+    ),
+    # report
+    Mutant(
+        "report/lines.py",
+        '-result["eval"][main], result["eval"]["loss"]',
+        'result["eval"][main], result["eval"]["loss"]',
+        "tests/report tests/test_sweeps.py",
+    ),
+    Mutant(
+        "report/compare.py",
+        "rows.sort(key=lambda row: (-row.mean(main)",
+        "rows.sort(key=lambda row: (row.mean(main)",
+        "tests/report",
+    ),
+    # sweeps
+    Mutant("sweeps/overrides.py", "if len({len(axis) for axis in axes}) > 1:", "if False:", "tests/test_sweeps.py"),
+    Mutant(
+        "sweeps/overrides.py",
+        "if both := merged.keys() & overrides.keys():",
+        "if both := set():",
+        "tests/test_sweeps.py",
+    ),
+    # machine
+    Mutant(
+        "machine/mesh.py",
+        "config.optim.batch_size % (over * parts)",
+        "config.optim.batch_size % over",
+        "tests/test_mesh.py -k 'not virtual' tests/test_step.py",
+    ),
+    Mutant(
+        "machine/processes.py",
+        "not text.isdecimal():",
+        "not text:",
+        "tests/test_processes.py::test_flags_that_are_no_numbers_and_no_addresses_are_refused",
+    ),
+    # cli
+    Mutant(
+        "cli/command_line.py",
+        'if text == "None" and known[key] is None:',
+        'if text == "None":',
+        "tests/test_config.py tests/test_commands.py",
+    ),
+    Mutant(
+        "cli/command_line.py",
+        "_check_is_config(chosen, given)",
+        "pass",
+        "tests/test_config.py tests/test_bad_input.py -k config",
+    ),
+]
