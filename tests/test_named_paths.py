@@ -21,7 +21,8 @@ def test_weights_are_found_from_another_folder(tmp_path, monkeypatch):
         importlib.resources.files("surm.models") / "assets" / "vit_micro.safetensors", there / "own.safetensors"
     )
     monkeypatch.chdir(there)
-    run = [*arguments("run"), "--config.model.weights=own.safetensors", "--config.optim.steps=1"]
+    own = ["--config.model.weights=own.safetensors", "--config.model.name=vit_micro", "--config.model.image_size=0"]
+    run = [*arguments("run"), *own, "--config.optim.steps=1"]
     assert train.main(run) == 0
     assert result(there / "run")["full_names"] == {"model.weights": str(there / "own.safetensors")}
     answers = surm.load_run("run").predict(IMAGES)

@@ -133,8 +133,8 @@ def test_four_processes_train_as_one(whole, tmp_path, mesh):
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [False, True])
 def test_members_of_a_population_train_in_two_processes(tmp_path, spread):
-    flags = [f"--config={CONFIG}", *QUICK, "--config.model.weights=asset:vit_micro", "--config.optim.steps=6",
-             "--config.eval_every_steps=3", "--config.population=seed=0|1,learning_rate=8e-3|2e-2"]  # fmt: skip
+    flags = [f"--config={CONFIG}", *QUICK, "--config.optim.steps=6", "--config.eval_every_steps=3",
+             "--config.population=seed=0|1,learning_rate=8e-3|2e-2"]  # fmt: skip
     assert train.main(["surm.train", *flags, f"--workdir={tmp_path / 'one'}"]) == 0
     two = ended(started(tmp_path / "two", 2, *flags, f"--config.mesh.shard_members={spread}"))
     assert all(status == 0 for status, _, _ in two), two

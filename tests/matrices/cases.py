@@ -81,7 +81,7 @@ class Case:
         if not hasattr(self.family, "fixed"):
             return {}
         base = self.random(self.n_out, self.n_in, dtype="float32", salt=77).astype(dtype)
-        return compiled_fixed(self.family.fixed, base, self.options)
+        return _compiled(self.family.fixed, self.options)(base)
 
     def random(self, *shape: int, dtype: jnp.dtype, salt: int = 0) -> jax.Array:
         """Normal values that depend on the case alone; from numpy, which compiles nothing."""
@@ -102,7 +102,7 @@ class Case:
     def project(self, dense: jax.Array) -> Params:
         """The nearest member, with what is fixed."""
         fixed = self.fixed(dense.dtype)
-        return {**self.family.project(dense, **dict(self.options), **({"fixed": fixed} if fixed else {})), **fixed}
+        return {**_compiled(self.family.project, self.options)(dense, **({"fixed": fixed} if fixed else {})), **fixed}
 
 
 TABLE += [(name, {}, FEW) for name in FAMILIES if name not in {row[0] for row in TABLE}]
@@ -120,12 +120,9 @@ one_shape = pytest.mark.parametrize("case", ONE_SHAPE, ids=str)
 
 
 @functools.cache
-def _compiled_fixed(function, options):
+def _compiled(function, options: tuple[tuple[str, int | bool], ...]):
+    """With options of a family: one program, where every operation by itself would be compiled."""
     return jax.jit(functools.partial(function, **dict(options)))
-
-
-def compiled_fixed(function, base: jax.Array, options: tuple) -> Params:
-    return _compiled_fixed(function, options)(base)
 
 
 @functools.cache
