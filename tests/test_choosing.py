@@ -16,6 +16,9 @@ from surm.tasks import choosing
 from tests import small_runs
 
 WANDERING = {
+    "model.name": "vit_micro",  # of two narrow blocks the last step would be the best, and right altogether
+    "model.weights": "none",
+    "model.image_size": 8,
     "optim.steps": 16,
     "eval_every_steps": 2,
     "checkpoint_every_steps": 2,
