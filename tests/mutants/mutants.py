@@ -317,7 +317,7 @@ MUTANTS = [
     # cli
     Mutant(
         "cli/command_line.py",
-        'if text == "None" and known[key] is None:',
+        'if text == "None" and default is None:',
         'if text == "None":',
         "tests/test_config.py tests/test_commands.py",
     ),
