@@ -20,7 +20,7 @@ from surm.data.share import WHOLE, Share
 from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.peft import surgery
-from surm.training import loop, optim, step
+from surm.training import loop, optim, placing, step
 from surm.training.preparation import prepare
 from tests.test_train import CIFAR, CONFIG, ROOT, SMALL, lines, result
 
@@ -137,7 +137,7 @@ def test_a_base_in_parts_takes_an_eighth_on_every_device():
 @several_devices
 def test_a_share_of_one_process_is_the_whole():
     config = command_line.parse(["x", *QUICK, "--workdir=x"]).config
-    assert meshes.share_of(meshes.mesh_of(config)) == WHOLE
+    assert placing.share_of(meshes.mesh_of(config)) == WHOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def test_devices_that_are_wired_otherwise_stand_process_by_process(model, rows, 
     assert [{device.process_index for device in row} for row in mesh.devices] == [
         {row // rows} for row in range(4 * rows)
     ]
-    assert meshes.share_of(mesh) == Share(2, 4)
+    assert placing.share_of(mesh) == Share(2, 4)
 
 
 REFUSED = [
