@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_ends_with_one_line(tmp_path):
     done = subprocess.run(command, env=ON_A_FULL_DISK, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     said = done.stderr.strip().splitlines()  # the threads of orbax may say more between
-    assert any(line.startswith("warning: a checkpoint in") and "the run goes on" in line for line in said), done.stderr
+    assert any(line.startswith("warning: a checkpoint in") and "the run continues with" in line for line in said), done.stderr
     assert said[-1].startswith("error: ") and "File too large" in said[-1], done.stderr
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_more(finished
     command = [sys.executable, "-c", FULL_FOR_A_WHILE, *arguments(tmp_path / "run", *more)[1:]]
     done = subprocess.run(command, env=ON_A_FULL_DISK, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "warning: a checkpoint in" in done.stderr and "the run goes on" in done.stderr
+    assert "warning: a checkpoint in" in done.stderr and "the run continues with" in done.stderr
     assert result(tmp_path / "run")["eval"] == result(finished)["eval"]
     whole = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdecimal()}
     assert whole == {"6", "8"}

@@ -118,8 +118,8 @@ MUTANTS = [
     ),
     Mutant(
         "peft/schedules/rank_budget.py",
-        "applied & ~mask, -params[gate]",
-        "applied & mask, -params[gate]",
+        "applied & ~mask, -params[of_gate]",
+        "applied & mask, -params[of_gate]",
         "tests/test_methods.py::test_a_budget_against_numpy[adalora]",
     ),
     Mutant(
@@ -210,12 +210,12 @@ MUTANTS = [
         "len(data.train) / (len(counts) * np.maximum(counts, 1))",
         "tests/test_balance.py -k 'not parts and not loss'",
     ),
-    Mutant("tasks/choosing.py", "return -values[metric] if", "return values[metric] if", "tests/test_choosing.py"),
+    Mutant("tasks/metric.py", 'self.better == "more" else', 'self.better == "less" else', "tests/test_choosing.py"),
     # training
     Mutant(
-        "training/step.py",
-        '{"loss": jnp.sum(losses, where=mask)}',
-        '{"loss": jnp.sum(losses)}',
+        "tasks/labels.py",
+        '{"loss": jnp.sum(losses, where=mask), ',
+        '{"loss": jnp.sum(losses), ',
         "tests/test_step.py::test_in_parts_every_example_counts_once",
     ),
     Mutant(
@@ -226,8 +226,8 @@ MUTANTS = [
     ),
     Mutant(
         "training/optim.py",
-        'rate / math.sqrt(spec.options.get("rank", _LOW_RANK)) if low_rank',
-        "rate if low_rank",
+        "family.learning_rate / math.sqrt(",
+        "family.learning_rate * math.sqrt(",
         "tests/test_optim.py",
     ),
     Mutant(
@@ -283,14 +283,14 @@ MUTANTS = [
     # report
     Mutant(
         "report/lines.py",
-        '-result["eval"][main], result["eval"]["loss"]',
-        'result["eval"][main], result["eval"]["loss"]',
+        "-main.goodness(values[main.name]), values",
+        "main.goodness(values[main.name]), values",
         "tests/report tests/test_sweeps.py",
     ),
     Mutant(
         "report/compare.py",
-        "rows.sort(key=lambda row: (-row.mean(main)",
-        "rows.sort(key=lambda row: (row.mean(main)",
+        "rows.sort(key=lambda row: (-goodness(row.mean(main)",
+        "rows.sort(key=lambda row: (goodness(row.mean(main)",
         "tests/report",
     ),
     # sweeps
