@@ -192,7 +192,9 @@ def test_a_disk_that_fills_up_ends_with_one_line(tmp_path):
     done = subprocess.run(command, env=ON_A_FULL_DISK, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     said = done.stderr.strip().splitlines()  # the threads of orbax may say more between
-    assert any(line.startswith("warning: a checkpoint in") and "the run continues with" in line for line in said), done.stderr
+    assert any(line.startswith("warning: a checkpoint in") and "the run continues with" in line for line in said), (
+        done.stderr
+    )
     assert said[-1].startswith("error: ") and "File too large" in said[-1], done.stderr
     assert not (tmp_path / "run" / "result.json").exists()
 
