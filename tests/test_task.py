@@ -115,8 +115,9 @@ def spoken(**settings: object) -> Run:
     config.update_from_flattened_dict({"peft.train": "", "peft.targets": "mix", "optim.name": "sgd", **settings})
     spec = surm.PeftSpec(family="low_rank", options={"rank": 2}, targets="mix", train=())
     model = surm.attach(Speaker(nnx.Rngs(0)), spec, nnx.Rngs(1))
+    optimizer = configs.optimizer_name(config.optim, configs.spec(config))
     return Run(
-        config=config,
+        plan=configs.Plan(config, spec, optimizer, head_first_fraction=0.0, metrics=(), lengths=()),
         model=model,
         data=None,
         task=NextToken(),

@@ -180,7 +180,7 @@ def finish(
             results.append(None)
             continue
         run = dataclasses.replace(
-            prepared, config=member.config, model=surgery.with_scale(prepared.model, member.config.peft.scale)
+            prepared, plan=member.plan, model=surgery.with_scale(prepared.model, member.config.peft.scale)
         )
         of_member = dataclasses.replace(
             trained,
