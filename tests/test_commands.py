@@ -24,7 +24,7 @@ from surm.models.processor import plain
 from surm.report import inspection
 from tests.conftest import SMALL
 from tests.peft.randomize import randomize
-from tests.test_train import arguments
+from tests.test_train import RANDOM, arguments
 
 GOLDEN = pathlib.Path(__file__).parent / "exchange" / "golden" / "transformers5" / "vit_lora"
 
@@ -32,7 +32,7 @@ GOLDEN = pathlib.Path(__file__).parent / "exchange" / "golden" / "transformers5"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands") / "run"
-    assert command.main(["train", *arguments(folder, "--config.optim.steps=3")[1:]]) == 0
+    assert command.main(["train", *arguments(folder, *RANDOM, "--config.optim.steps=3")[1:]]) == 0
     return folder
 
 

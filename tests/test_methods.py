@@ -206,7 +206,7 @@ def test_the_kalman_filter_sees_residuals_and_derivatives_of_the_probabilities(t
     batch = next(run.training_batches(0))
     batch["mask"] = np.arange(8) >= 3
     now = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps).at(0)
-    found = training._measurements(run, graphdef)(trainable, frozen, batch, jax.random.key(0), now)
+    found = training._measurements(run, run.task, graphdef)(trainable, frozen, batch, jax.random.key(0), now)
 
     def probabilities(trainable):
         logits = surgery.join(graphdef, trainable, frozen)(**run.inputs(batch))
@@ -231,7 +231,7 @@ def test_the_kalman_filter_drops_from_every_example_something_else(tmp_path):
     trainable = {path: value + 0.3 for path, value in trainable.items()}
     batch = jax.tree.map(lambda x: np.repeat(x[:1], 8, axis=0), next(run.training_batches(0)))  # one image, eight times
     now = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps).at(0)
-    found = training._measurements(run, graphdef)(trainable, frozen, batch, jax.random.key(0), now)
+    found = training._measurements(run, run.task, graphdef)(trainable, frozen, batch, jax.random.key(0), now)
     assert np.ptp(np.asarray(found["residuals"]), axis=0).max() > 1e-3
 
 

@@ -32,7 +32,13 @@ def copy(tmp_path_factory) -> pathlib.Path:
     there = tmp_path_factory.mktemp("copy")
     for folder in ("surm", "configs", "tests/matrices"):
         shutil.copytree(ROOT / folder, there / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py"):
+    for file in (
+        "pyproject.toml",
+        "tests/__init__.py",
+        "tests/conftest.py",
+        "tests/durations.py",
+        "tests/durations.txt",
+    ):
         shutil.copy(ROOT / file, there / file)
     assert len(FILES) == 2 and len(EDITS) == 2
     for name, text in FILES:

@@ -38,7 +38,7 @@ def test_they_combine():
 @pytest.mark.parametrize(
     ("combine", "message"),
     [
-        (lambda: sweeps.zipped(FAMILIES, seed=[0, 1, 2]), "values of every key, given 2 of peft.family, 3 of seed"),
+        (lambda: sweeps.zipped(FAMILIES, seed=[0, 1, 2]), "values for every key, given 2 of peft.family, 3 of seed"),
         (lambda: sweeps.product(seed=3), "seed is 3, expected a list"),
         (lambda: sweeps.product({"peft.family": "circulant"}), "peft.family is 'circulant', expected a list"),
         (lambda: sweeps.product(FAMILIES, seed=[]), "seed is an empty list"),

@@ -74,7 +74,7 @@ class Table:
     def metric(self, name: str) -> Metric:
         """The direction and the unit of one of the metrics, by the first result that has it."""
         of_all = (result.data for row in self.rows for result in row.results)
-        return of_result(next(data for data in of_all if name in data["eval"]), name)
+        return of_result(next((data for data in of_all if name in data.get("eval", ())), {}), name)
 
     def names(self) -> list[str]:
         """A unique name for each row: its label, with a few settings where several rows share the label."""

@@ -21,7 +21,7 @@ from surm.data import pipeline, sources
 from surm.data.splits import ArraySplit
 from surm.errors import InputError
 from surm.peft import surgery
-from surm.tasks import evaluate
+from surm.tasks.labels import Labels, Targets
 
 Batch = dict[str, np.ndarray]
 
@@ -181,10 +181,10 @@ def test_metrics_over_padded_batches_are_exact(batch_size):
     model = nnx.Linear(8 * 8 * 3, 10, rngs=nnx.Rngs(0))
     graphdef, trainable, frozen = surgery.split(model)
     inputs = lambda batch: {"inputs": batch["image"].reshape(len(batch["image"]), -1) / 255}  # noqa: E731
-    outputs_of = lambda trainable, frozen, batch, _: surgery.join(graphdef, trainable, frozen)(**inputs(batch))  # noqa: E731
-    answer = jax.jit(evaluate.answer(outputs_of))
+    task = Labels(Targets(10, ("accuracy", "matthews")))
+    answer = jax.jit(lambda batch: task.answers(surgery.join(graphdef, trainable, frozen)(**inputs(batch)), batch))
     batches = pipeline.evaluation_batches(split, batch_size, 8)
-    found = evaluate.measured((answer(trainable, frozen, batch) for batch in batches), ("accuracy", "matthews"))[0]
+    found = task.measured(answer(batch) | task.known(batch) for batch in batches)[0]
     logits = model(np.repeat(split.images, 3, axis=-1).reshape(360, -1) / 255)
     assert found["accuracy"] == sklearn.metrics.accuracy_score(split.labels, logits.argmax(1))
     assert found["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(split.labels, logits.argmax(1)))

@@ -6,6 +6,7 @@ import sys
 
 import fsspec
 from etils import epath
+from etils.epath import backend
 
 import surm
 from surm import config as configs
@@ -49,6 +50,7 @@ def _of_nobody(folder: pathlib.Path) -> bool:
     with stores.environment({"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}):
         place = files.path("gs://bucket/run")
         fsspec.get_filesystem_class("gs").clear_instance_cache()
+        backend.fsspec_backend._get_filesystem.cache_clear()  # a store that another test reached would be kept
         return place.exists()
 
 

@@ -93,8 +93,8 @@ def test_a_truncated_file_is_refused(tmp_path, small_vit, adapted):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "damaged"),
-        ("[]", "not an adapter of surm"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds a JSON list, expected an object"),
         (json.dumps({"peft_type": "LORA"}), "'LORA'"),
         (json.dumps({"format": store.FORMAT}), "holds no"),
         (json.dumps({"format": store.FORMAT, "spec": {"famly": "circulant"}}), "holds no"),
