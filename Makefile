@@ -21,7 +21,7 @@ slow: $(VENV)/test $(VENV)/servers/installed
 	SURM_TESTS_AS_SHIPPED=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow --ignore=tests/parity
 
 parity: $(VENV)/parity
-	SURM_REQUIRE_PARITY=1 SURM_TESTS_AS_SHIPPED=1 $(BIN)/python -m pytest -q tests/parity
+	SURM_REQUIRE_PARITY=1 SURM_TESTS_AS_SHIPPED=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/parity
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "surm needs Python 3.11 or newer; none found (set PYTHON=...)" >&2; exit 1; }
