@@ -27,7 +27,8 @@ RUNS = {
     "continued": ("configs/vit_digits.py", "optim.steps=200", "eval_every_steps=20", "checkpoint_every_steps=20"),
     "population": ("configs/vit_digits.py", "optim.steps=20", "population=seed=0|1,learning_rate=2e-3|4e-3"),
     "cifar10": (
-        "configs/vit_cifar.py", "data.source=DATA/cifar10.npz", "data.train_examples=200", "optim.steps=15",
+        "configs/vit_cifar.py", "data.source=DATA/cifar10.npz", "model.weights=asset:vit_micro",
+        "data.train_examples=200", "optim.steps=15",
         "peft.family=toeplitz",
     ),
     "mrpc": (
