@@ -65,9 +65,8 @@ class PeftSpec:
       bottleneck: h = base(x), y = h + up(act(down(dropout(h)))), maps with a bias to `size` (an option) and back; the
         ordinary adapter, a baseline.
       hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, where attention ends. The norms that the
-        option `norm` matches train too (`''` for none); by default those behind attention, which the model's attribute
-        `norm_behind_attention` names: '.*\\.norm1' in a BERT, '.*\\.norm2' in a ViT. It merges, and has no dropout. The
-        head trains alone first, then the method's own variables train alone.
+        option `norm` matches train too (`''`: none; by default those behind attention, which the model's attribute
+        `norm_behind_attention` names). It merges and has no dropout. The head trains alone first, then rests.
       loko: an update, trained by a Kalman filter (`surm.training.loko`).
       full: the targets themselves, which are variables, train.
       bitfit: the same; the targets are the biases unless others are named.
