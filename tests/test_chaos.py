@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.test_train import CONFIG, QUICK, ROOT, lines, result
+from tests.test_train import CONFIG, QUICK, RANDOM, ROOT, lines, result
 
 KILLS = 20
 
@@ -18,7 +18,7 @@ KILLS = 20
 def command(workdir: pathlib.Path) -> list[str]:
     more = ["--config.optim.steps=400", "--config.peft.dropout=0.2", "--config.optim.ema_decay=0.9",
             "--config.checkpoint_every_steps=2", "--config.eval_every_steps=100"]  # fmt: skip
-    return [sys.executable, "-m", "surm.train", f"--config={CONFIG}", f"--workdir={workdir}", *QUICK, *more]
+    return [sys.executable, "-m", "surm.train", f"--config={CONFIG}", f"--workdir={workdir}", *QUICK, *RANDOM, *more]
 
 
 @pytest.mark.slow

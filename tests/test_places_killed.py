@@ -13,7 +13,7 @@ import pytest
 from surm import files
 from tests import stores
 from tests.test_places import bucket, place, values  # noqa: F401  fixtures
-from tests.test_train import ROOT, arguments
+from tests.test_train import RANDOM, ROOT, arguments
 
 MORE = ["--config.optim.steps=60", "--config.peft.dropout=0.2", "--config.optim.ema_decay=0.9",
         "--config.checkpoint_every_steps=4", "--config.eval_every_steps=20"]  # fmt: skip
@@ -21,7 +21,7 @@ MORE = ["--config.optim.steps=60", "--config.peft.dropout=0.2", "--config.optim.
 
 def started(workdir: str, **keywords) -> subprocess.Popen:
     """The command, under way; like every process here it has the environment that finds the store."""
-    command = [sys.executable, "-m", *arguments(workdir, *MORE)]
+    command = [sys.executable, "-m", *arguments(workdir, *RANDOM, *MORE)]
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, **keywords)
 
 

@@ -102,7 +102,7 @@ def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:
     return given
 
 
-def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str) -> None:
+def check_shape(name: str, array: jax.typing.ArrayLike, expected: tuple[int, ...], why: str) -> None:
     """Refuse an array whose shape does not fit the matrix.
 
     Args:
