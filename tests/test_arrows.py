@@ -1,6 +1,7 @@
 """The arrows between the rooms of the package never point back: read off the imports of every file."""
 
 import ast
+import functools
 import pathlib
 import sys
 
@@ -34,7 +35,8 @@ WITHOUT_JAX = ("report", "errors", "version", "files")
 FREE = {"jax", "jaxtyping", *sys.stdlib_module_names}
 
 
-def imported(path: pathlib.Path) -> set[str]:
+@functools.cache
+def imported(path: pathlib.Path) -> frozenset[str]:
     """Every module that a file imports, anywhere in it, `from a import b` counted as a.b too."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -43,7 +45,7 @@ def imported(path: pathlib.Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def files(surm: pathlib.Path) -> list[pathlib.Path]:

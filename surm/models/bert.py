@@ -7,6 +7,7 @@ Source: Devlin et al., arXiv 1810.04805; Liu et al. (RoBERTa), arXiv 1907.11692;
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
 import jax
@@ -182,20 +183,29 @@ class Block(nnx.Module):
         return self.norm2(x + drop(self.dropout, self.mlp(x)))
 
 
-class Bert(nnx.Module):
-    """A BERT encoder with a head: texts in, one logit a class (or one number, for regression) out.
+@runtime_checkable
+class EncoderShape(BlockShape, Protocol):
+    """What a `TextEncoder` reads of a configuration besides; see `BertConfig`."""
 
-    Paths that adapters and conversion tables name: `embed.{word,segment,position,norm}`,
-    `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `pooler` (with
-    pooling `class` only), `head`.
+    depth: int
+    pooling: str
+
+
+class TextEncoder(nnx.Module):
+    """What encoders of texts with a head share: an embedding, post-norm blocks, pooling, a head.
+
+    A subclass names its `embedding`, a module that is called with tokens and segments, and `squash`, the function
+    behind the pooler.
     """
 
+    embedding: type[nnx.Module]
+    squash: Callable[[jax.Array], jax.Array]
     norm_behind_attention = r".*\.norm1"
     """Which norms read what attention has added, as a pattern of paths."""
 
     def __init__(
         self,
-        config: BertConfig,
+        config: EncoderShape,
         num_outputs: int,
         *,
         dtype: jax.typing.DTypeLike | None = None,
@@ -211,7 +221,7 @@ class Bert(nnx.Module):
           remat: whether the backward pass computes every block again; see `surm.models.blocks`.
           rngs: source of the initial weights and the dropout masks.
         """
-        self.embed = Embedding(config, dtype=dtype, rngs=rngs)
+        self.embed = self.embedding(config, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         init = nnx.initializers.truncated_normal(0.02)
         if config.pooling == "class":
@@ -240,7 +250,7 @@ class Bert(nnx.Module):
         """The pooled representation that the head sees; arguments as for the model."""
         last = self.hidden_states(tokens, segments, mask)[-1]
         if self.config.pooling == "class":
-            return jnp.tanh(self.pooler(last[:, 0]))
+            return self.squash(self.pooler(last[:, 0]))
         return mean_of_tokens(last, mask)
 
     def __call__(
@@ -263,6 +273,18 @@ class Bert(nnx.Module):
           InputError: if the rows are longer than the positions reach.
         """
         return self.head(drop(self.dropout, self.features(tokens, segments, mask)))
+
+
+class Bert(TextEncoder):
+    """A BERT encoder with a head: texts in, one logit a class (or one number, for regression) out.
+
+    Paths that adapters and conversion tables name: `embed.{word,segment,position,norm}`,
+    `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `pooler` (with
+    pooling `class` only), `head`.
+    """
+
+    embedding = Embedding
+    squash = staticmethod(jnp.tanh)
 
 
 def mean_of_tokens(

@@ -11,13 +11,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from surm.errors import InputError, nearest
 from surm.models import hf_fields
 from surm.models.architecture import LABELS, Architecture, reads_another_pooling
-from surm.models.bert import Block, drop, mean_of_tokens
-from surm.models.blocks import hidden_states
+from surm.models.bert import TextEncoder, drop
 from surm.models.naming import Naming, named
 from surm.models.normalization import LayerNorm
 from surm.models.tables import BODY, Rule, Table, linear, norm
@@ -97,15 +96,17 @@ class Embedding(nnx.Module):
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
         self.max_length = config.max_length
 
-    def __call__(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch tokens width"]:
-        """Embeds texts; InputError for texts longer than the positions reach."""
+    def __call__(
+        self, tokens: Int[Array, "batch tokens"], segments: Int[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        """Embeds texts, whatever their segments, as transformers; InputError where positions do not reach."""
         length = tokens.shape[1]
         if length > self.max_length:
             raise InputError(f"a text must have at most {self.max_length} tokens, as many as positions, got {length}")
         return drop(self.dropout, self.norm(self.word(tokens) + self.position(jnp.arange(length))))
 
 
-class DistilBert(nnx.Module):
+class DistilBert(TextEncoder):
     """A DistilBERT encoder with a head: texts in, one logit a class (or one number, for regression) out.
 
     Paths that adapters and conversion tables name: `embed.{word,position,norm}`,
@@ -113,71 +114,8 @@ class DistilBert(nnx.Module):
     pooling `class` only), `head`.
     """
 
-    norm_behind_attention = r".*\.norm1"
-    """Which norms read what attention has added, as a pattern of paths."""
-
-    def __init__(
-        self,
-        config: DistilBertConfig,
-        num_outputs: int,
-        *,
-        dtype: jax.typing.DTypeLike | None = None,
-        remat: bool = False,
-        rngs: nnx.Rngs,
-    ):
-        """Creates a model with random weights; arguments as for `surm.models.bert.Bert`."""
-        self.embed = Embedding(config, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
-        init = nnx.initializers.truncated_normal(0.02)
-        if config.pooling == "class":
-            self.pooler = nnx.Linear(config.width, config.width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.dropout = nnx.Dropout(config.dropout, rngs=rngs) if config.dropout else None
-        # A zero head would leave the adapters without a gradient in the first step.
-        self.head = nnx.Linear(config.width, num_outputs, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.config = config
-        self.remat = remat
-
-    def hidden_states(
-        self,
-        tokens: Int[Array, "batch tokens"],
-        segments: Int[Array, "batch tokens"] | None = None,
-        mask: Bool[Array, "batch tokens"] | None = None,
-    ) -> list[Float[Array, "batch tokens size"]]:
-        """The tokens after the embedding and after every block: depth + 1 arrays; arguments as for the model."""
-        return hidden_states(self.blocks, self.embed(tokens), mask, remat=self.remat)
-
-    def features(
-        self,
-        tokens: Int[Array, "batch tokens"],
-        segments: Int[Array, "batch tokens"] | None = None,
-        mask: Bool[Array, "batch tokens"] | None = None,
-    ) -> Float[Array, "batch size"]:
-        """The pooled representation that the head reads; arguments as for the model."""
-        last = self.hidden_states(tokens, segments, mask)[-1]
-        if self.config.pooling == "class":
-            return jax.nn.relu(self.pooler(last[:, 0]))
-        return mean_of_tokens(last, mask)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "batch tokens"],
-        segments: Int[Array, "batch tokens"] | None = None,
-        mask: Bool[Array, "batch tokens"] | None = None,
-    ) -> Float[Array, "batch num_outputs"]:
-        """Logits of texts.
-
-        Args:
-          tokens: a text a row, filled up with any token.
-          segments: what a BERT tells a pair's texts apart by; has no effect here, as in transformers.
-          mask: False where a row is filled up; None if none is.
-
-        Returns:
-          One row of outputs a text.
-
-        Raises:
-          InputError: if the rows are longer than the positions reach.
-        """
-        return self.head(drop(self.dropout, self.features(tokens, segments, mask)))
+    embedding = Embedding
+    squash = staticmethod(jax.nn.relu)
 
 
 _FIELDS = {

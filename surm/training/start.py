@@ -264,9 +264,9 @@ def _touches(pattern: str, paths: Iterable[str]) -> bool:
 
 def _renamed(folder: epath.Path, names: Sequence[str]) -> str:
     """The classes of the run that an adapter is of, where they are known and others than here; else empty."""
-    before = (files.json_object(folder.parent / "result.json") or {}).get("classes") or []
     if not names:
         return ""
+    before = (files.json_object(folder.parent / "result.json") or {}).get("classes") or []
     return ", ".join(map(str, before[:6])) if before and [*map(str, before)] != [*map(str, names)] else ""
 
 
