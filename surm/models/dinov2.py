@@ -16,11 +16,10 @@ from jaxtyping import Array, Float
 
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
-from surm.models.blocks import hidden_states
 from surm.models.interpolation import resized
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
-from surm.models.vit import patches
+from surm.models.vit import ImageEncoder, patches
 from surm.ops.activations import ACTIVATIONS
 from surm.ops.matmul import dot_general
 
@@ -184,16 +183,13 @@ class Block(nnx.Module):
         return x + self.scale2(self.mlp(self.norm2(x)))
 
 
-class Dinov2(nnx.Module):
+class Dinov2(ImageEncoder):
     """A DINOv2 classifier: images in, one logit a class out.
 
     Paths that adapters and conversion tables name: `embed.{patch,class_token,registers,position}`,
     `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}` (and `gate` where it is gated),
     `blocks.I.{norm1,norm2,scale1,scale2}`, `norm`, `head`.
     """
-
-    norm_behind_attention = r".*\.norm2"
-    """Which norms read what attention has added, as a pattern of paths."""
 
     def __init__(
         self,
@@ -215,19 +211,9 @@ class Dinov2(nnx.Module):
         self.config = config
         self.remat = remat
 
-    def hidden_states(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> list[Float[Array, "batch tokens size"]]:
-        """The tokens after the embedding and after every block: depth + 1 arrays."""
-        return hidden_states(self.blocks, self.embed(images), remat=self.remat)
-
     def features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch size"]:
         """The normalised representation that the head reads."""
         tokens = self.norm(self.hidden_states(images)[-1])
         of_image, of_patches = tokens[:, 0], tokens[:, 1 + self.config.registers :].mean(axis=1)
         read = {"class": (of_image,), "mean": (of_patches,), "class_and_mean": (of_image, of_patches)}
         return jnp.concatenate(read[self.config.pooling], axis=1)
-
-    def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch num_classes"]:
-        """Logits of normalised images."""
-        return self.head(self.features(images))

@@ -167,15 +167,29 @@ class Block(nnx.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class ViT(nnx.Module):
+class ImageEncoder(nnx.Module):
+    """What encoders of images with a head share: `embed`, pre-norm `blocks`, and a `head` that reads `features`."""
+
+    norm_behind_attention = r".*\.norm2"
+    """Which norms read what attention has added, as a pattern of paths."""
+
+    def hidden_states(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> list[Float[Array, "batch tokens size"]]:
+        """The tokens after the embedding and after every block: depth + 1 arrays."""
+        return hidden_states(self.blocks, self.embed(images), remat=self.remat)
+
+    def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch num_classes"]:
+        """Logits of normalised images."""
+        return self.head(self.features(images))
+
+
+class ViT(ImageEncoder):
     """A Vision Transformer classifier: images in, one logit a class out.
 
     Paths that adapters and conversion tables name: `embed.patch`, `blocks.I.attention.{query,key,value,output}`,
     `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `norm`, `head`.
     """
-
-    norm_behind_attention = r".*\.norm2"
-    """Which norms read what attention has added, as a pattern of paths."""
 
     def __init__(
         self,
@@ -205,22 +219,12 @@ class ViT(nnx.Module):
         self.remat = remat
         self.num_classes = num_classes
 
-    def hidden_states(
-        self, images: Float[Array, "batch height width channels"]
-    ) -> list[Float[Array, "batch tokens size"]]:
-        """The tokens after the embedding and after every block: depth + 1 arrays."""
-        return hidden_states(self.blocks, self.embed(images), remat=self.remat)
-
     def features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch size"]:
         """The pooled, normalised representation that the head sees."""
         tokens = self.hidden_states(images)[-1]
         if self.config.pooling == "class":
             return self.norm(tokens[:, 0])
         return self.norm(tokens).mean(axis=1)
-
-    def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch num_classes"]:
-        """Logits of normalised images."""
-        return self.head(self.features(images))
 
 
 def patches(images: Float[Array, "batch height width channels"], size: int) -> Float[Array, "batch patches pixels"]:
