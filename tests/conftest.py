@@ -1,6 +1,7 @@
 """What many tests share: a small ViT with random weights, and how programs are compiled."""
 
 import atexit
+import gc
 import math
 import os
 import pathlib
@@ -13,8 +14,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Most of the time would go into LLVM's passes over programs that run a few times. XLA's own passes, which decide what
 # is computed and kept, are as shipped. `make slow` and `make parity` set this variable and compile as users do.
+COMPILED_FAST = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",  # those through MLIR take twice as long for the same loops
+    "--xla_cpu_parallel_codegen_split_count=1",  # two workers keep two cores busy
+)
 if not os.environ.get("SURM_TESTS_AS_SHIPPED"):
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+    os.environ.setdefault("XLA_FLAGS", " ".join(COMPILED_FAST))
+gc.set_threshold(200_000, 20, 100)  # traces leave much behind, of which nearly all goes by its counts
 
 import jax
 import pytest
