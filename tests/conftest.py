@@ -14,15 +14,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Most of the time would go into LLVM's passes over programs that run a few times. XLA's own passes, which decide what
 # is computed and kept, are as shipped. `make slow` and `make parity` set this variable and compile as users do.
-COMPILED_FAST = (
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",  # those through MLIR take twice as long for the same loops
-    "--xla_cpu_parallel_codegen_split_count=1",  # two workers keep two cores busy
-)
 if not os.environ.get("SURM_TESTS_AS_SHIPPED"):
-    os.environ.setdefault("XLA_FLAGS", " ".join(COMPILED_FAST))
-gc.set_threshold(200_000, 20, 100)  # traces leave much behind, of which nearly all goes by its counts
+    quick = [
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",  # the emitters through MLIR take twice as long for the same loops
+        "--xla_cpu_parallel_codegen_split_count=1",  # two workers keep two cores busy
+    ]
+    os.environ.setdefault("XLA_FLAGS", " ".join(quick))
 
 import jax
 import pytest
@@ -41,6 +40,8 @@ FROM_SECONDS = 0.1  # what compiles faster costs as much to keep and to read
 os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(FROM_SECONDS)}
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", FROM_SECONDS)
+
+gc.set_threshold(200_000, 20, 100)  # traces leave much behind, of which nearly all goes by its counts
 
 SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, mlp_width=24, epsilon=1e-6)
 

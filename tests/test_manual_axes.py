@@ -47,7 +47,7 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_with_a_derivative_of_their_own(name):
     x, params = jax.random.normal(jax.random.key(0), (4, 5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
-    _assert_close(_spread_gradient(FUNCTIONS[name], params, x), jax.grad(FUNCTIONS[name])(params, x))
+    _assert_close(_spread_gradient(FUNCTIONS[name], params, x), jax.jit(jax.grad(FUNCTIONS[name]))(params, x))
 
 
 @two_devices
@@ -59,7 +59,7 @@ def test_a_kernel_that_is_spread_where_the_batch_is_not():
     gradients = jax.shard_map(
         jax.grad(of_all, argnums=(0, 1)), mesh=mesh, in_specs=(WHOLE, columns), out_specs=(WHOLE, columns)
     )
-    _assert_close(jax.jit(gradients)(x, kernel), jax.grad(loss, argnums=(0, 1))(x, kernel))
+    _assert_close(jax.jit(gradients)(x, kernel), jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel))
 
 
 @two_devices
@@ -67,7 +67,8 @@ def test_a_kernels_gradient_where_types_tell_how_arrays_are_spread():
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
     x, params = jax.random.normal(jax.random.key(0), (4, 5, 3)), jax.random.normal(jax.random.key(1), (3, 2))
     there = (jax.device_put(value, NamedSharding(mesh, spec)) for value, spec in ((params, WHOLE), (x, SPREAD)))
-    _assert_close(jax.jit(jax.grad(FUNCTIONS["matmul"]))(*there), jax.grad(FUNCTIONS["matmul"])(params, x))
+    gradient = jax.jit(jax.grad(FUNCTIONS["matmul"]))
+    _assert_close(gradient(*there), gradient(params, x))
 
 
 @two_devices
@@ -88,7 +89,7 @@ def test_a_model_with_an_adapter(spec):
     graphdef, trainable, frozen = surgery.split(model)
     loss = lambda trainable, tokens: jnp.sum(surgery.join(graphdef, trainable, frozen)(tokens) ** 2)  # noqa: E731
     tokens = jax.random.randint(jax.random.key(2), (4, 8), 0, 30)
-    _assert_close(_spread_gradient(loss, trainable, tokens), jax.grad(loss)(trainable, tokens))
+    _assert_close(_spread_gradient(loss, trainable, tokens), jax.jit(jax.grad(loss))(trainable, tokens))
 
 
 @two_devices
@@ -118,7 +119,7 @@ def test_an_update_of_its_own_on_every_device(product, family):
             return jax.tree.map(lambda v: v[None], slopes)
 
         found = jax.jit(jax.shard_map(of_own, mesh=mesh, in_specs=(SPREAD, SPREAD), out_specs=SPREAD))(stacked, x)
-        _assert_close(found, jax.vmap(jax.grad(loss))(stacked, x))
+        _assert_close(found, jax.jit(jax.vmap(jax.grad(loss)))(stacked, x))
 
 
 @two_devices

@@ -14,9 +14,9 @@ if sys.argv[1] == "keep":
     assert keep_freed_memory()
 import jax, jax.numpy as jnp
 step = jax.jit(lambda x: (jnp.sin(x) @ jnp.cos(x)).sum())
-x = jnp.ones((2048, 2048))
+x = jnp.ones((1024, 1024))
 counts = []
-for _ in range(30):
+for _ in range(20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -73,7 +73,8 @@ class Case:
 
     def init(self, dtype: jnp.dtype) -> Params:
         """What trains, as it starts."""
-        return self.family.init(jax.random.key(0), self.n_out, self.n_in, **dict(self.options), dtype=dtype)
+        start = _compiled(self.family.init, (*self.options, ("dtype", str(jnp.dtype(dtype)))), 1, 2)
+        return start(jax.random.key(0, impl="rbg"), self.n_out, self.n_in)  # of which the smallest programs are made
 
     def fixed(self, dtype: jnp.dtype) -> Params:
         """What does not train, of a random weight; nothing for most families."""
@@ -101,7 +102,7 @@ class Case:
     def project(self, dense: jax.Array) -> Params:
         """The nearest member, with what is fixed."""
         fixed = self.fixed(dense.dtype)
-        return {**_compiled(self.family.project, self.options)(dense, **({"fixed": fixed} if fixed else {})), **fixed}
+        return {**projected(self.family, dense, dict(self.options), **({"fixed": fixed} if fixed else {})), **fixed}
 
 
 TABLE += [(name, {}, FEW) for name in FAMILIES if name not in {row[0] for row in TABLE}]
@@ -119,9 +120,16 @@ one_shape = pytest.mark.parametrize("case", ONE_SHAPE, ids=str)
 
 
 @functools.cache
-def _compiled(function, options: tuple[tuple[str, int | bool], ...]):
+def _compiled(function, options: tuple[tuple[str, int | bool | str], ...], *static: int):
     """With options of a family: one program, where every operation by itself would be compiled."""
-    return jax.jit(functools.partial(function, **dict(options)))
+    return jax.jit(functools.partial(function, **dict(options)), static_argnums=static)
+
+
+def projected(
+    family: Family, dense: jax.Array, options: dict[str, int | bool] | None = None, **fixed: Params
+) -> Params:
+    """The member of a family that is nearest to a matrix."""
+    return _compiled(family.project, tuple((options or {}).items()))(dense, **fixed)
 
 
 @functools.cache
@@ -147,3 +155,33 @@ def assert_close(actual: jax.Array, expected: jax.Array, dtype: str, scale: jax.
     assert size > 0, "nothing to compare with"
     error = np.abs(actual - expected).max() / size
     assert error <= TOLERANCE[dtype], f"relative error {error:.1e} in {dtype}"
+
+
+STEP = 1e-5
+"""Of the differences: their errors, of STEP² and of the rounding by STEP, are about the same in float64."""
+
+
+def assert_derivatives(function, *arguments) -> None:
+    """Forwards they are the central differences, backwards their transpose; along a random direction, in float64.
+
+    One program says all, where `jax.test_util.check_grads` compiles every sum and product of its own for every shape.
+    """
+    random = np.random.default_rng(0)
+    direction = jax.tree.map(lambda array: random.standard_normal(array.shape), arguments)
+    cotangent = random.standard_normal(jax.eval_shape(function, *arguments).shape)
+
+    def scaled(tree, by):
+        return jax.tree.map(lambda array: by * array, tree)
+
+    @jax.jit
+    def derivatives(arguments, direction, cotangent):
+        ahead, behind = (function(*jax.tree.map(jnp.add, arguments, scaled(direction, s))) for s in (STEP, -STEP))
+        _, forwards = jax.jvp(function, arguments, direction)
+        _, pull = jax.vjp(function, *arguments)
+        parts = jax.tree.map(lambda back, d: jnp.sum(back * d), pull(cotangent), direction)
+        return forwards, (ahead - behind) / (2 * STEP), sum(jax.tree.leaves(parts))
+
+    forwards, differences, backwards = derivatives(arguments, direction, cotangent)
+    size = np.abs(differences).max()
+    np.testing.assert_allclose(forwards, differences, rtol=0, atol=1e-7 * size)
+    np.testing.assert_allclose(backwards, np.sum(cotangent * forwards), rtol=1e-9, atol=1e-11 * size)

@@ -8,7 +8,7 @@ import scipy.linalg
 from surm.matrices import circulant, low_displacement_rank, skew_circulant
 from surm.matrices.algebra import displacement
 
-from .cases import assert_close
+from .cases import assert_close, compiled
 
 N = 16
 
@@ -28,7 +28,7 @@ def test_shift(n, f, rng, float64):
     assert_close(displacement.shift(n, f), dense, float64)
     assert_close(np.linalg.matrix_power(dense, n), f * np.eye(n), float64)
     x = rng.standard_normal((3, n))
-    assert_close(displacement.apply_shift(jnp.asarray(x), f), x @ dense.T, float64)
+    assert_close(compiled(displacement.apply_shift, 1)(jnp.asarray(x), f), x @ dense.T, float64)
 
 
 def test_f_circulants_are_the_polynomials_of_the_shift(rng, float64):
@@ -53,7 +53,7 @@ def symmetric_toeplitz(rng: np.random.Generator) -> np.ndarray:
 
 def circulant_times_skew(rng: np.random.Generator) -> np.ndarray:
     c, s = jnp.asarray(rng.standard_normal((2, N)))
-    left, right = circulant.to_dense({"c": c}, N, N), skew_circulant.to_dense({"c": s}, N, N)
+    left, right = (compiled(f.to_dense, 1, 2)({"c": v}, N, N) for f, v in ((circulant, c), (skew_circulant, s)))
     return np.asarray(left) @ np.asarray(right)
 
 
@@ -93,7 +93,7 @@ def test_n_terms_reproduce_any_matrix(n, rng, float64):
     dense = jnp.asarray(rng.standard_normal((n, n)))
     params = displacement.from_dense(dense, rank=n)
     assert params["g"].shape == (n, n)
-    assert_close(low_displacement_rank.to_dense(params, n, n), dense, float64)
+    assert_close(compiled(low_displacement_rank.to_dense, 1, 2)(params, n, n), dense, float64)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5, 20])
@@ -101,11 +101,11 @@ def test_r_terms_reproduce_displacement_rank_r(rank, rng, float64):
     dense = jnp.asarray(sum(circulant_times_skew(rng) for _ in range(min(rank, 5))))
     params = displacement.from_dense(dense, rank=rank)
     assert params["h"].shape == (rank, N)
-    assert_close(low_displacement_rank.to_dense(params, N, N), dense, float64)
+    assert_close(compiled(low_displacement_rank.to_dense, 1, 2)(params, N, N), dense, float64)
 
 
 def test_generators_satisfy_the_reconstruction_formula(rng, float64):
     g, h = rng.standard_normal((2, 3, N))
     params = {"g": jnp.asarray(0.5 * g), "h": jnp.asarray(h[:, ::-1])}
-    dense = low_displacement_rank.to_dense(params, N, N)
+    dense = compiled(low_displacement_rank.to_dense, 1, 2)(params, N, N)
     assert_close(displacement.displacement(dense), g.T @ h, float64)

@@ -14,6 +14,7 @@ from surm.models import bert, vit
 from surm.peft import surgery
 from tests.conftest import SMALL
 from tests.matrices.cases import DISTINCT
+from tests.peft.answer import answer
 from tests.peft.randomize import randomize
 from tests.peft.test_surgery import KINDS, UPDATES
 
@@ -35,7 +36,7 @@ def several(base: nnx.Module, number: int = 4, deviation: float = 0.1, **spec) -
 
 def alone(models: list[nnx.Module], **x) -> np.ndarray:
     """What each example's own adapter says."""
-    answers = np.stack([model(**x) for model in models])
+    answers = np.stack([answer(model, **x) for model in models])
     assert np.ptp(answers, axis=0).max(axis=-1).min() > 1e-3  # every adapter its own
     return answers[IDS, np.arange(len(IDS))]
 
