@@ -148,7 +148,7 @@ def test_a_finished_sweep_shows_its_table_and_another_config_is_refused(tmp_path
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_sweep_asked_to_stop_saves_the_run_under_way_and_goes_on(tmp_path, data, number):
     file = swept(tmp_path, "sweeps.product(seed=[0, 1])")
-    arguments = command(file, tmp_path / "runs", data, "--config.optim.steps=300")
+    arguments = command(file, tmp_path / "runs", data, "--config.optim.steps=100")
     process = subprocess.Popen([sys.executable, "-m", *arguments], env=ENVIRONMENT, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
     first, second = planned(*arguments)
@@ -167,7 +167,7 @@ def test_a_sweep_asked_to_stop_saves_the_run_under_way_and_goes_on(tmp_path, dat
     done = call(*arguments)
     assert done.returncode == 0, done.stderr
     assert "going on after step" in first.log.read_text() and "going on after step" not in second.log.read_text()
-    assert first.result()["steps"] == second.result()["steps"] == 300
+    assert first.result()["steps"] == second.result()["steps"] == 100
 
 
 @pytest.mark.slow
