@@ -47,13 +47,15 @@ SMALL = vit.ViTConfig(image_size=16, patch_size=8, width=12, depth=2, heads=3, m
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, then whole runs: who began one last would be the only worker left in the end."""
+    """The longest files first: who began one last would be the only worker left in the end.
+
+    The files of a folder stay together, since tests/matrices frees what it has compiled when it is left.
+    """
     order, root = durations.order(), pathlib.Path(__file__).parents[1]
-
-    def place(item: pytest.Item) -> tuple[float, bool]:
-        return order.get(item.path.relative_to(root).as_posix(), math.inf), item.path.parent.name != "tests"
-
-    items.sort(key=place)
+    of_file = {item.path: order.get(item.path.relative_to(root).as_posix(), math.inf) for item in items}
+    of_folder = {folder: min(of_file[file] for file in of_file if file.parent == folder) for folder in
+                 {file.parent for file in of_file}}  # fmt: skip
+    items.sort(key=lambda item: (of_folder[item.path.parent], of_file[item.path]))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from surm import train
 from surm.cli import command_line
 from surm.cli.flags import SWEEP, TRAIN
 from surm.config import default, leaves
+from tests import small_runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,8 +52,11 @@ def test_the_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     own_data(tmp_path)
     demo = ["surm", "train", "--config=configs/vit_digits.py", "--workdir=runs/demo"]
     used = {"--workdir=runs/photos", "--workdir=runs/reviews"}
+    short = ["--config.optim.epochs=0", "--config.optim.steps=2"]
+    small = [f"--config.model.weights={small_runs.WEIGHTS}", "--config.model.name=auto", "--config.model.image_size=16"]
     for words in (demo, *(words for words in commands(README) if used & {*words})):
-        assert train.main(["surm.train", *words[2:], "--config.optim.epochs=0", "--config.optim.steps=2"]) == 0
+        more = [] if "--workdir=runs/reviews" in words else small
+        assert train.main(["surm.train", *words[2:], *short, *more]) == 0
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(snippet, names)
