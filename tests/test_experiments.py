@@ -219,7 +219,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize(
-    ("experiment", "file"), [("pinwheel", "pinwheel"), ("approximation", "weights"), ("weight_movement", "cifar10")]
+    ("experiment", "file"), [("pinwheel", "pinwheel"), ("approximation", "random"), ("weight_movement", "cifar10")]
 )
 def test_a_damaged_result_is_one_line(monkeypatch, tmp_path, experiment, file):
     module = script(f"{experiment}/run")

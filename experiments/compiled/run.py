@@ -168,11 +168,11 @@ def main() -> None:
     command.several(parser, "--families", FAMILIES)
     parser.add_argument("--paths", default="auto", help="comma-separated")
     parser.add_argument("--shape", default="768x768", help="n_out x n_in")
-    parser.add_argument("--rows", type=command.at_least(1), default=8192)
-    parser.add_argument("--repeats", type=command.at_least(1), default=3)
+    parser.add_argument("--rows", type=command.count, default=8192)
+    parser.add_argument("--repeats", type=command.count, default=3)
     told = "products in one process, which may share kernels"
-    parser.add_argument("--together", type=command.at_least(1), default=1, help=told)
-    parser.add_argument("--limit", type=command.at_least(1), default=1800, help="seconds of processors for a process")
+    parser.add_argument("--together", type=command.count, default=1, help=told)
+    parser.add_argument("--limit", type=command.count, default=1800, help="seconds of processors for a process")
     parser.add_argument("--surm", default=str(results.ROOT), help="the folder of the version that is compiled")
     parser.add_argument("--label", default="now", help="what that version is called")
     write_page = lambda: files.replace(HERE / "README.md", page())  # noqa: E731

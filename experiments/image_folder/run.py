@@ -75,7 +75,7 @@ def images_a_second(source: pathlib.Path, steps: int) -> tuple[float, float]:
         "data.source": source, "data.augment": "none", "data.threads": 2, "model.weights": "none",
         "model.name": "vit_ti16", "optim.batch_size": BATCH, "optim.steps": SKIPPED + steps, "log_every_steps": 1,
     }  # fmt: skip
-    with processes.Training(recipes.flags(recipes.CIFAR10, changes)) as run:
+    with processes.Training(recipes.flags("cifar10", changes)) as run:
         run.wait_for_step(SKIPPED)
         began = _clocks(run.process.pid)
         run.wait_for_step(SKIPPED + steps)
@@ -112,8 +112,8 @@ def main() -> None:
     parser = command.parser(__doc__)
     default = results.ROOT.parent / "shared" / "data" / "cifar10.npz"
     parser.add_argument("--data", type=pathlib.Path, default=default, help="CIFAR-10 as an .npz")
-    parser.add_argument("--turns", type=command.at_least(1), default=3)
-    parser.add_argument("--steps", type=command.at_least(1), default=24)
+    parser.add_argument("--turns", type=command.count, default=3)
+    parser.add_argument("--steps", type=command.count, default=24)
     parser.add_argument("--made", help="a folder that keeps what is made, for another time")
     arguments = parser.parse_args()
     command.there(parser, {"data": arguments.data})

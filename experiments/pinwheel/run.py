@@ -204,7 +204,6 @@ def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
     command.instead(parser, "--figure", draw, "train nothing")
-    command.instead(parser, "--table", table, "train nothing, print the log-losses as Markdown")
     parser.parse_args()
     found = []
     for setting, name in itertools.product(SETTINGS, NAMES):

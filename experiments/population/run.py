@@ -29,7 +29,7 @@ def population(size: int) -> str:
 def trained(steps: int, size: int) -> dict:
     """The result of one command; of size 0 a run alone."""
     changes = {"optim.steps": steps} | ({"population": population(size)} if size else {})
-    with processes.Training(recipes.flags(recipes.DIGITS, changes)) as run:
+    with processes.Training(recipes.flags("digits", changes)) as run:
         return run.result()
 
 
@@ -55,8 +55,8 @@ def main() -> None:
     parser = command.parser(__doc__)
     told = "comma-separated numbers of members, 1, 2, 3 or multiples of 4"
     parser.add_argument("--sizes", type=command.counts, default=[16], help=told)
-    parser.add_argument("--steps", type=command.at_least(1), default=40)
-    parser.add_argument("--turns", type=command.at_least(1), default=3)
+    parser.add_argument("--steps", type=command.count, default=40)
+    parser.add_argument("--turns", type=command.count, default=3)
     arguments = parser.parse_args()
     if wrong := [str(size) for size in arguments.sizes if size > 4 and size % 4]:
         parser.error(f"--sizes must be of 1, 2, 3 or multiples of 4, got {', '.join(wrong)}")
