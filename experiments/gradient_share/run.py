@@ -3,10 +3,10 @@
     python experiments/gradient_share/run.py --source=MRPC
     python experiments/gradient_share/run.py --source=MRPC --position=adapter
 
-For the gradient G of the loss in the kernel of every query, key and value of MiniLM (or in the matrix S of an adapter,
-at both its positions in a block), summed over 512 training examples of MRPC before anything has trained, the share is
-1 - min ‖G - M‖² / ‖G‖² over the members M of a family (`project`; for products of two factors a local optimum). A
-linear family of n dimensions catches 1/n of a matrix without structure. Two CPU cores: two minutes.
+G is the gradient of the loss with respect to the kernel of a query, key or value of MiniLM (or to the matrix S of an
+adapter, at both its positions in a block), summed over 512 training examples of MRPC before anything has trained. The
+share is 1 - min ‖G - M‖² / ‖G‖² over the members M of a family (`project`; for products of two factors a local
+optimum). A linear family of n dimensions catches 1/n of a matrix without structure. Two CPU cores: two minutes.
 """
 
 import pathlib

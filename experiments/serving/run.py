@@ -3,12 +3,12 @@
     python experiments/serving/run.py --shape=vit_micro
     python experiments/serving/run.py --shape=minilm_l6
 
-One batch, whose examples name as many different adapters as there are (at most one each), is answered in four ways:
+The examples of one batch name as many different adapters as there are (at most one each). Four ways answer it:
 
     base        by the model without an adapter, the floor
     merged      by one adapter for all, merged into the kernels
     together    by `surm.serve_batch`, each example by its own adapter
-    apart       by one forward pass for every adapter that is named, over its examples alone; they lie apart already
+    apart       by one forward pass for every adapter that is named, over its examples, which are stored apart already
 
 Weights are random, query and value are updated, every adapter has its own head. Every repeat runs everything once, in
 a new order; a ratio is the median over repeats of the ratio within a repeat. Only a run of every method with 1, 16 and
