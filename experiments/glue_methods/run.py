@@ -98,7 +98,7 @@ def _train(task: str, changes: dict[str, Any], stage: pathlib.Path) -> dict[str,
 
 def table() -> str:
     """The committed results as Markdown: a row for each method that ran on every task."""
-    found = {task: {row["name"]: row for row in results.every(RESULTS, f"{task}_*.json")} for task in GLUE}
+    found = {task: results.by_method(RESULTS, f"{task}_*.json") for task in GLUE}
     heads = [f"{recipe.folder} ({', '.join(recipe.shown)})" for recipe in GLUE.values()]
     rows = [
         (name, f"{row['adapter_parameters']:,}", *(_cell(of_task[name]) for of_task in found.values()))
@@ -115,11 +115,11 @@ def _cell(result: dict[str, Any]) -> str:
 def rates_table() -> str:
     """What tuning found on MRPC, as Markdown: accuracy in percent on the 500 training examples, by rate."""
     rows = []
-    for result in results.every(RESULTS, "mrpc_*.json"):
+    for name, result in results.by_method(RESULTS, "mrpc_*.json").items():
         if tuned := result["tuning"]["validation"]:
             percents = {rate: f"{100 * values['accuracy']:.1f}" if values else "–" for rate, values in tuned.items()}
             cells = [f"{rate}: {percent}" for rate, percent in percents.items()]
-            rows.append((result["name"], *cells, f"{result['learning_rate']:g}"))
+            rows.append((name, *cells, f"{result['learning_rate']:g}"))
     return tables.markdown(("method", "rate: a quarter of", "the middle one", "four times", "chosen"), rows)
 
 

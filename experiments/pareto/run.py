@@ -89,12 +89,12 @@ PANELS = {
 
 def panels() -> dict[str, Table]:
     """The results of every panel, fewest parameters first."""
-    return {title: _panel(title, results.every(*where)) for title, where in PANELS.items()}
+    return {title: _panel(title, results.by_method(*where)) for title, where in PANELS.items()}
 
 
-def _panel(title: str, found: list[dict[str, Any]]) -> Table:
-    rows = [Row(result["name"], (Result(RESULTS, result, result["seeds"], []),), {}) for result in found]
-    return Table(title, ("f1" if "f1" in found[0]["seeds"] else "accuracy",), tuple(rows), ())
+def _panel(title: str, found: dict[str, dict[str, Any]]) -> Table:
+    rows = [Row(name, (Result(RESULTS, result, result["seeds"], []),), {}) for name, result in found.items()]
+    return Table(title, ("f1" if rows[0].values("f1") else "accuracy",), tuple(rows), ())
 
 
 def front(table: Table) -> list[Row]:
@@ -149,9 +149,7 @@ def _standard_error(row: Row, metric: str) -> float:
 
 def table() -> str:
     """The few-image results as Markdown: a row for each method, mean ± standard deviation over seeds."""
-    found = [
-        {result["name"]: result for result in results.every(RESULTS, f"cifar10_{images}_*.json")} for images in STEPS
-    ]
+    found = [results.by_method(RESULTS, f"cifar10_{images}_*.json") for images in STEPS]
     rows = [
         (name, f"{result['adapter_parameters']:,}", *(tables.percent(of[name]["seeds"]["accuracy"]) for of in found))
         for name, result in found[0].items()

@@ -67,7 +67,8 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     return files.read_object(file)
 
 
-def every(folder: pathlib.Path, pattern: str) -> list[dict[str, Any]]:
-    """All results of a folder whose file names match a pattern, those of methods with the fewest parameters first."""
+def by_method(folder: pathlib.Path, pattern: str) -> dict[str, dict[str, Any]]:
+    """The results of methods in the files that match a pattern, by name, those with the fewest parameters first."""
     found = [read(file) for file in sorted(folder.glob(pattern))]
-    return sorted(found, key=lambda result: (result.get("adapter_parameters", 0), result.get("name", "")))
+    found.sort(key=lambda result: (result["adapter_parameters"], result["name"]))
+    return {result["name"]: result for result in found}

@@ -64,10 +64,7 @@ def measure(task: str, methods: list[str], source: pathlib.Path, rounds: int) ->
 def table() -> str:
     """Markdown: for every method what it trains, its metrics and its step, on both tasks; those on CIFAR-10 first."""
     times = {task: results.read(RESULTS / f"{task}_cpu.json")["rows"] for task in EXPERIMENTS}
-    found = {
-        task: {result["name"]: result for result in results.every(experiment.RESULTS, f"{task}_*.json")}
-        for task, experiment in EXPERIMENTS.items()
-    }
+    found = {task: results.by_method(EXPERIMENTS[task].RESULTS, f"{task}_*.json") for task in EXPERIMENTS}
 
     def place(name: str) -> tuple:
         return *(of[name]["adapter_parameters"] if name in of else 1e9 for of in found.values()), name
