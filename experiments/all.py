@@ -5,10 +5,10 @@
     python experiments/all.py --list
 
 DIR holds cifar10.npz (x_train, y_train, x_val, y_val, x_test, y_test) and glue/ with GLUE's own CoLA, MRPC and SST-2.
-Hours are of two CPU cores. The speed comparison needs the extra `peers` (PyTorch, PEFT, transformers), `compiled` the
-compilers that its script names. What trains in a
-folder under runs/ goes on where it was stopped, and is not trained again once it is done: remove runs/ for that.
-Results are replaced one by one; `paths` writes what `path="auto"` goes by into the package itself.
+The hours are those of two CPU cores. The speed comparison needs the extra `peers` (PyTorch, PEFT, transformers),
+`compiled` the compilers that its script names. Runs in a folder under runs/ go on where they were stopped and are not
+trained again when they are done; remove runs/ to train them again. Results are replaced one by one; `paths` writes what
+`path="auto"` goes by into the package itself.
 """
 
 import pathlib
@@ -60,6 +60,7 @@ STEPS = (
     Step("approximation/run.py", "", 0.5),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
+TOLD = "folders under experiments/, comma-separated; all by default"
 DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")
 
 
@@ -74,7 +75,7 @@ def main() -> int:
     """The command line."""
     parser = command.parser(__doc__)
     parser.add_argument("--data", help="the folder that holds cifar10.npz and glue")
-    command.several(parser, "--only", dict.fromkeys(step.folder for step in STEPS), "folders under experiments/")
+    command.several(parser, "--only", dict.fromkeys(step.folder for step in STEPS), TOLD)
     parser.add_argument("--list", action="store_true", help="show the commands and their hours, run nothing")
     arguments = parser.parse_args()
     steps = [step for step in STEPS if step.folder in arguments.only]

@@ -2,9 +2,9 @@
 
 import sys
 
-import jax
-import matplotlib.figure
+import numpy as np
 
+from experiments.shared import members
 from surm import matrices
 from surm.errors import InputError
 from surm.machine.status import status_of
@@ -16,26 +16,14 @@ SHOWN = {
 SIZE = 24
 
 
-def member(name: str, options: dict[str, object]) -> jax.Array:
-    """A random member: the initial parameters with normal noise, as a dense matrix."""
-    family = matrices.FAMILIES[name]
-    params = family.init(jax.random.key(0), SIZE, SIZE, **options)
-    keys = dict(zip(params, jax.random.split(jax.random.key(1), len(params)), strict=True))
-    return family.to_dense({n: jax.random.normal(keys[n], v.shape) for n, v in params.items()}, SIZE, SIZE)
-
-
 def main(path: str) -> None:
-    """Draws all families in one row, with the number of parameters below each."""
-    figure = matplotlib.figure.Figure(figsize=(14, 2.6), layout="constrained")
-    for axes, (name, options) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
-        dense = member(name, options)
-        axes.imshow(dense / abs(dense).max(), cmap="RdBu", vmin=-1, vmax=1)
-        axes.set_title(name.replace("_", " "), fontsize=10)
-        count = matrices.FAMILIES[name].num_params(SIZE, SIZE, **options)
-        axes.set_xlabel(f"{count} parameters, rank {int(jax.numpy.linalg.matrix_rank(dense))}", fontsize=8)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.savefig(path, dpi=110)
+    """Draws all families in one row, with the number of parameters and the rank below each."""
+    shown, captions = {}, {}
+    for name, options in SHOWN.items():
+        title, count = name.replace("_", " "), matrices.FAMILIES[name].num_params(SIZE, SIZE, **options)
+        shown[title] = members.random(name, options, SIZE)
+        captions[title] = f"{count} parameters, rank {np.linalg.matrix_rank(shown[title])}"
+    members.draw(path, shown, captions, (14, 2.6), fontsize=8)
 
 
 def command() -> int:

@@ -4,18 +4,19 @@ The first shows one random update of each family. The second shows committed res
 near the nearest member of a family comes to three kinds of matrices, against its number of parameters.
 """
 
-import json
 import pathlib
 import sys
 
-import jax
-import matplotlib.figure
 import numpy as np
+from matplotlib.figure import Figure
 
+from experiments.approximation import run as approximation
+from experiments.shared import members
 from surm import matrices
+from surm.errors import InputError
+from surm.machine.status import status_of
 from surm.report import figures
 
-ROOT = pathlib.Path(__file__).parent.parent
 SIZE, DRAWN = 768, 32
 """The size that parameters and ranks are counted for, that of BERT-base and ViT-B, and the size that is drawn."""
 UPDATES = {
@@ -26,7 +27,7 @@ UPDATES = {
     "Kronecker": ("kronecker", {}),
     "W(G,H), r = 1": ("low_displacement_rank", {"rank": 1}),
 }
-RESULTS = [ROOT / "experiments" / "approximation" / "results" / f"{name}.json" for name in ("random", "updates")]
+RESULTS = [approximation.RESULTS / f"{group}.json" for group in ("random", "updates")]
 TARGETS = {
     "displacement2": "displacement rank 2, and noise",
     "rank4": "rank 4, and noise",
@@ -35,48 +36,31 @@ TARGETS = {
 LINES = ("low rank", "circulant", "Toeplitz", "Kronecker", "W(G,H)")
 
 
-def member(family: str, options: dict[str, object], size: int) -> jax.Array:
-    """A random member: the initial parameters' shapes filled with normal numbers, as a dense matrix."""
-    module = matrices.FAMILIES[family]
-    shapes = jax.eval_shape(lambda key: module.init(key, size, size, **options), jax.random.key(0))
-    keys = dict(zip(shapes, jax.random.split(jax.random.key(1), len(shapes)), strict=True))
-    return module.to_dense({n: jax.random.normal(keys[n], shape.shape) for n, shape in shapes.items()}, size, size)
-
-
 def counted(family: str, options: dict[str, object]) -> tuple[int, int]:
     """The number of parameters and the rank of a random member of the full size."""
-    dense = np.asarray(member(family, options, SIZE), np.float64)
+    dense = np.asarray(members.random(family, options, SIZE), np.float64)
     return matrices.FAMILIES[family].num_params(SIZE, SIZE, **options), int(np.linalg.matrix_rank(dense, rtol=1e-5))
 
 
 def errors(target: str) -> dict[str, list[tuple[float, float]]]:
-    """For every family (parameters over n, mean relative error) of the largest n that was measured."""
-    rows = [row for file in RESULTS for row in json.loads(file.read_text())["rows"]]
-    rows = [row for row in rows if row["target"] == target]
-    size = max(row["n"] for row in rows)
+    """For every family (parameters over n, mean relative error) at the largest n that was measured."""
+    rows = approximation.largest(approximation.committed(), target)
     return {
-        line: sorted((r["parameters"] / size, r["mean"]) for r in rows if (r["n"], r["line"]) == (size, line))
+        line: sorted((row["parameters"] / row["n"], row["mean"]) for row in rows if row["line"] == line)
         for line in LINES
     }
 
 
 def draw_updates(path: pathlib.Path) -> None:
     """Draws all families in one row, with parameters and rank of a 768×768 update below each."""
-    figure = matplotlib.figure.Figure(figsize=(13, 2.9), layout="constrained")
-    for axes, (title, (family, options)) in zip(figure.subplots(1, len(UPDATES)), UPDATES.items(), strict=True):
-        dense = member(family, options, DRAWN)
-        axes.imshow(dense / abs(dense).max(), cmap="RdBu", vmin=-1, vmax=1)
-        axes.set_title(title, fontsize=10)
-        count, rank = counted(family, options)
-        axes.set_xlabel(f"{count:,} parameters\nrank {rank}", fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.savefig(path, dpi=110)
+    shown = {title: members.random(*update, DRAWN) for title, update in UPDATES.items()}
+    captions = {title: "{:,} parameters\nrank {}".format(*counted(*update)) for title, update in UPDATES.items()}
+    members.draw(path, shown, captions, (13, 2.9), fontsize=9)
 
 
 def draw_errors(path: pathlib.Path) -> None:
     """Draws the error of the nearest member against its parameters, one panel a target."""
-    figure = matplotlib.figure.Figure(figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
     panels = figure.subplots(1, len(TARGETS), sharey=True)
     for axes, (target, title) in zip(panels, TARGETS.items(), strict=True):
         for number, (line, points) in enumerate(errors(target).items()):
@@ -98,7 +82,13 @@ def main(folder: str) -> None:
     draw_errors(pathlib.Path(folder) / "why_errors.png")
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """The command line."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python scripts/draw_why.py FOLDER")
+        raise InputError("expected python scripts/draw_why.py FOLDER")
     main(sys.argv[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(command))

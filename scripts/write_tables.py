@@ -3,8 +3,7 @@
     python scripts/write_tables.py           # or make tables
     python scripts/write_tables.py --check   # names those that differ, and fails
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`; what belongs there is what the experiment prints with
-`--table`.
+A table stands between `<!-- table NAME -->` and `<!-- end -->`. A function of the experiment makes it.
 """
 
 import argparse
@@ -23,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Table(NamedTuple):
-    """Where a table stands, under which name, and whose function makes it; no experiment's is that of all keys."""
+    """Where a table stands, its name there, and the function that makes it; the table of all keys has no experiment."""
 
     page: str
     name: str
@@ -45,7 +44,7 @@ TABLES = (
 
 
 def made(table: Table) -> str:
-    """What the committed results say, or the declarations of the keys."""
+    """The table from the committed results, or from the declarations of the keys."""
     if not table.experiment:
         return help_text.table()
     return getattr(importlib.import_module(f"experiments.{table.experiment}.run"), table.function)()

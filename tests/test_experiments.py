@@ -219,7 +219,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize(
-    ("experiment", "file"), [("pinwheel", "pinwheel"), ("approximation", "weights"), ("weight_movement", "cifar10")]
+    ("experiment", "file"), [("pinwheel", "pinwheel"), ("approximation", "random"), ("weight_movement", "cifar10")]
 )
 def test_a_damaged_result_is_one_line(monkeypatch, tmp_path, experiment, file):
     module = script(f"{experiment}/run")
@@ -525,6 +525,7 @@ def test_no_script_runs_another_as_a_file():
     ("name", "arguments", "message"),
     [
         ("draw_patterns", [], "expected python scripts/draw_patterns.py FILE.png"),
+        ("draw_why", [], "expected python scripts/draw_why.py FOLDER"),
         ("export_backbone", ["runs/pretrain"], "expected python scripts/export_backbone.py RUN NAME"),
         ("export_backbone", ["/nowhere", "vit_micro"], "'/nowhere/result.json' cannot be read"),
         ("prepare_tiny_imagenet", ["/nowhere", "x"], "'/nowhere': No such file"),

@@ -5,16 +5,16 @@
     python experiments/approximation/run.py --figure
 
 The error is ‖M - member‖_F / ‖M‖_F of what `project` finds: the nearest member where a closed form is known, a local
-optimum of alternating least squares for W(G,H), two Toeplitz factors, LoRTA and VeRA. Targets, in groups:
+optimum of alternating least squares for W(G,H), two Toeplitz factors, LoRTA and VeRA. The groups of targets:
 
     random    n×n for n = 64, 100, 144, ten draws each: Wishart BBᵀ with Gaussian B; the same with uniform B ≥ 0, whose
               mean is far from zero; Gaussian; rank 4, and displacement rank 2, plus a tenth of noise
     weights   query and value in every second block of the pretrained vit_micro (192×192) and MiniLM (384×384)
-    updates   what full fine-tuning on CIFAR-10 and MRPC added to them: the runs of `weight_movement`
+    updates   what full fine-tuning on CIFAR-10 and MRPC added to them, from the runs of `weight_movement`
 
-AdaLoRA, DoRA with dynamic rank, LoRA² and Aurora come as near as low rank of their rank, C3A as block circulant.
-W(G,H) is left out where r·n is above 576: a matrix takes minutes there. LoRA-XS, SVFT and VeRA need a weight that is
-updated: a Gaussian one for random targets, the pretrained for updates. Two CPU cores: half an hour.
+AdaLoRA, DoRA with dynamic rank, LoRA² and Aurora are as near as low rank of their rank, C3A as block circulant. W(G,H)
+is left out where r·n is above 576, because a matrix takes minutes there. LoRA-XS, SVFT and VeRA need a weight that is
+updated: a Gaussian one for random targets, the pretrained one for updates. Two CPU cores: half an hour.
 """
 
 import functools
@@ -57,7 +57,8 @@ FAMILIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "SVFT": [("svft", {})],
     "VeRA": [("vera", {})],
 }
-"""By the name of a line in the figure."""
+"""The members that are measured, by the name of their line in the figure."""
+MEMBERS = [(line, family, options) for line, members in FAMILIES.items() for family, options in members]
 
 NAMES = {
     "wishart": "Wishart BBᵀ",
@@ -103,8 +104,8 @@ def _displaced(n: int, g: Float[Array, "2 n"], h: Float[Array, "2 n"]) -> Float[
 
 def pretrained() -> Iterator[Target]:
     """The pretrained kernels, n_out×n_in."""
-    for name, file in (("vit", recipes.DIGITS), ("minilm", recipes.GLUE)):
-        config = recipes.config(recipes.flags(file, {}))
+    for name, task in (("vit", "digits"), ("minilm", "mrpc")):
+        config = recipes.config(recipes.flags(task, {}))
         with recipes.at_root():
             weights = preparation.weights_of(config)
             model = preparation.base_model(config, weights, "image" if name == "vit" else "text", 2)
@@ -126,16 +127,18 @@ def updates(runs: pathlib.Path) -> Iterator[Target]:
 
 def errors(target: Target, family: str, options: dict[str, Any]) -> list[float]:
     """The relative error of every draw."""
-    module, project = matrices.FAMILIES[family], _projecting(family, tuple(options.items()))
-    found = []
-    for number, matrix in enumerate(target.matrices):
-        unit = matrix / jnp.linalg.norm(matrix)
-        fixed = {}
-        if module.fixed:
-            fixed = module.fixed(target.bases[number], **options)
-        params = project(unit, **({"fixed": fixed} if fixed else {}))
-        found.append(float(jnp.linalg.norm(unit - module.to_dense(params | fixed, *unit.shape))))
-    return found
+    bases = [None] * len(target.matrices) if target.bases is None else target.bases
+    return [error(matrix, family, options, base) for matrix, base in zip(target.matrices, bases, strict=True)]
+
+
+def error(
+    matrix: Float[Array, "n n"], family: str, options: dict[str, Any], base: Float[Array, "n n"] | None = None
+) -> float:
+    """‖M - member‖_F / ‖M‖_F of the member that `project` finds for M; some families depend on the base weight."""
+    module, unit = matrices.FAMILIES[family], matrix / jnp.linalg.norm(matrix)
+    fixed = module.fixed(base, **options) if module.fixed else {}
+    params = _projecting(family, tuple(options.items()))(unit, **({"fixed": fixed} if fixed else {}))
+    return float(jnp.linalg.norm(unit - module.to_dense(params | fixed, *unit.shape)))
 
 
 @functools.cache
@@ -151,90 +154,81 @@ def resolved(options: dict[str, Any], n: int) -> dict[str, Any]:
 def measure(target: Target) -> Iterator[dict[str, Any]]:
     """One row for every family and its options."""
     n = target.matrices.shape[-1]
-    for line, members in FAMILIES.items():
-        for family, options in members:
-            has_no_base = matrices.FAMILIES[family].fixed and target.bases is None
-            if has_no_base or (family == "low_displacement_rank" and options["rank"] * n > 576):
-                continue
-            given = resolved(options, n)
-            of_draws = errors(target, family, given)
-            yield {
-                "target": target.name,
-                "n": n,
-                "line": line,
-                "family": family,
-                "options": given,
-                "parameters": matrices.FAMILIES[family].num_params(n, n, **given),
-                "mean": statistics.fmean(of_draws),
-                "std": statistics.stdev(of_draws),
-                "errors": [round(error, 5) for error in of_draws],
-            }
+    for line, family, options in MEMBERS:
+        has_no_base = matrices.FAMILIES[family].fixed and target.bases is None
+        if has_no_base or (family == "low_displacement_rank" and options["rank"] * n > 576):
+            continue
+        given = resolved(options, n)
+        of_draws = errors(target, family, given)
+        yield {
+            "target": target.name,
+            "n": n,
+            "line": line,
+            "family": family,
+            "options": given,
+            "parameters": matrices.FAMILIES[family].num_params(n, n, **given),
+            "mean": statistics.fmean(of_draws),
+            "std": statistics.stdev(of_draws),
+            "errors": [round(error, 5) for error in of_draws],
+        }
 
 
 def committed() -> list[dict[str, Any]]:
-    """The rows of every group that was measured."""
-    return [row for file in sources() for row in results.read(file)["rows"]]
+    """The rows of every group."""
+    return [row for group in GROUPS for row in results.read(RESULTS / f"{group}.json")["rows"]]
 
 
-def sources() -> list[pathlib.Path]:
-    """The files of the groups."""
-    return [RESULTS / f"{group}.json" for group in GROUPS if (RESULTS / f"{group}.json").is_file()]
+def largest(rows: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
+    """A target's rows of the largest size that was measured."""
+    of_target = [row for row in rows if row["target"] == target]
+    n = max(row["n"] for row in of_target)
+    return [row for row in of_target if row["n"] == n]
 
 
 def table() -> str:
-    """The errors as Markdown: the largest random targets, then the real ones; a row for each family and its options."""
-    rows = [row for row in committed() if row["n"] == max(SIZES) or row["target"].startswith(("weights", "updates"))]
-    targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
-    shown = []
-    for line, options in ((line, options) for line, members in FAMILIES.items() for _, options in members):
-        found = [_found(rows, name, line, options) for name in targets]
+    """The errors as Markdown: a row for each family and its options, a column for each target of the largest size."""
+    measured, rows = committed(), []
+    of_targets = [largest(measured, name) for name in NAMES]
+    for line, _, options in MEMBERS:
+        found = [_found(of_target, line, options) for of_target in of_targets]
         told = [f"{key}={value}" for key, value in options.items() if key in ("rank", "terms", "block_size")]
         size = f"{found[0]['parameters'] / found[0]['n']:.3g}"
-        shown.append((" ".join([line, *told]), size, *(f"{row['mean']:.3f}" if row else "" for row in found)))
-    return tables.markdown(("member", "parameters over n", *(NAMES[name] for name in targets)), shown)
+        rows.append((" ".join([line, *told]), size, *(f"{row['mean']:.3f}" if row else "" for row in found)))
+    return tables.markdown(("member", "parameters over n", *NAMES.values()), rows)
 
 
-def _found(rows: list[dict[str, Any]], target: str, line: str, options: dict[str, Any]) -> dict[str, Any] | None:
-    of_line = (row for row in rows if row["target"] == target and row["line"] == line)
-    return next((row for row in of_line if row["options"] == resolved(options, row["n"])), None)
+def _found(rows: list[dict[str, Any]], line: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    return next((row for row in rows if row["line"] == line and row["options"] == resolved(options, row["n"])), None)
 
 
 def draw() -> None:
-    """A panel a target: error against parameters over n, a line a family."""
-    if not (rows := committed()):
-        raise surm.InputError("nothing is measured yet")
-    targets = [name for name in NAMES if any(row["target"] == name for row in rows)]
-    lines = -(-len(targets) // 3)
-    figure = Figure(figsize=(13, 3.4 * lines), layout="constrained")
-    axes = figure.subplots(lines, 3)
-    for place in axes.flat[len(targets) :]:
-        place.set_axis_off()
-    for place, name in zip(axes.flat, targets, strict=False):
-        n = max(row["n"] for row in rows if row["target"] == name)
-        of_size = [row for row in rows if row["n"] == n]
+    """A panel for each target: error against parameters over n, a line for each family."""
+    rows, figure = committed(), Figure(figsize=(13, 10.2), layout="constrained")
+    for place, (target, title) in zip(figure.subplots(3, 3).flat, NAMES.items(), strict=True):
+        of_target = largest(rows, target)
+        n = of_target[0]["n"]
         for number, line in enumerate(FAMILIES):
-            found = [row for row in of_size if row["target"] == name and row["line"] == line]
-            if found:
+            if found := [row for row in of_target if row["line"] == line]:
                 xs, ys = [row["parameters"] / n for row in found], [row["mean"] for row in found]
                 style = {"color": f"C{number % 10}", "marker": "o" if number < 10 else "s", "ms": 4}
                 place.errorbar(xs, ys, yerr=[row["std"] for row in found], label=line, lw=1, **style)
-        place.set(title=f"{NAMES[name]} ({n}×{n})", xscale="log", ylim=(0, 1.05))
+        place.set(title=f"{title} ({n}×{n})", xscale="log", ylim=(0, 1.05))
         place.set(xlabel="trained parameters over n", ylabel="relative error")
         place.set_xticks(ticks := [1, 2, 4, 8, 16, 32], labels=ticks)
         place.minorticks_off()
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
-    figures.save(figure, RESULTS / "approximation.png", sources())
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=7, fontsize=8)
+    figures.save(figure, RESULTS / "approximation.png", [RESULTS / f"{group}.json" for group in GROUPS])
 
 
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    command.several(parser, "--targets", GROUPS, "groups")
+    command.several(parser, "--targets", GROUPS, "groups, comma-separated; all by default")
     parser.add_argument("--runs", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
     command.instead(parser, "--figure", draw, "compute nothing")
-    command.instead(parser, "--table", table, "compute nothing, print the errors as Markdown")
     arguments = parser.parse_args()
-    groups = dict(zip(GROUPS, (random_targets, pretrained, lambda: updates(arguments.runs.resolve())), strict=True))
+    groups = {"random": random_targets, "weights": pretrained, "updates": lambda: updates(arguments.runs.resolve())}
     full = [arguments.runs / task / "full" / "result.json" for task in TASKS]
     if "updates" in arguments.targets and (missing := [path for path in full if not path.is_file()]):
         parser.error(f"there is no {missing[0]}: run experiments/weight_movement/run.py, or leave out updates")

@@ -32,7 +32,7 @@ from typing import Any
 
 from experiments.compiled.product import Product
 from experiments.shared import command, results, tables
-from surm import files
+from surm import files, matrices
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = results.of(__file__)
@@ -40,14 +40,13 @@ FAMILIES = (
     "low_rank", "circulant", "skew_circulant", "toeplitz", "kronecker", "low_displacement_rank", "block_circulant",
     "c3a", "melora", "lora_xs", "vera", "adalora", "dora_dynamic", "lora2", "lorta", "aurora", "svft",
 )  # fmt: skip
-CONVOLUTIONAL = ("circulant", "skew_circulant", "toeplitz", "low_displacement_rank")
 BASELINE = "low_rank"
 HARDWARE = ("v5e", "h200")
 TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
 
 
 def environment(surm: str) -> dict[str, str]:
-    """Of a process that compiles."""
+    """The environment of a process that compiles."""
     import nvidia.cuda_nvcc
 
     (cuda,) = nvidia.cuda_nvcc.__path__
@@ -57,7 +56,7 @@ def environment(surm: str) -> dict[str, str]:
 
 
 def in_a_process(products: Sequence[Product], arguments: argparse.Namespace) -> list[list[Any]]:
-    """What a process of its own says of several products; of those that it came to before its time was over."""
+    """What a process of its own says of the products that it compiled before its time was over."""
     words = [sys.executable, str(HERE / "product.py"), json.dumps([*map(dataclasses.asdict, products)])]
     limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (arguments.limit, arguments.limit + 5))  # noqa: E731
     given = {"env": environment(arguments.surm), "preexec_fn": limit}
@@ -68,7 +67,7 @@ def in_a_process(products: Sequence[Product], arguments: argparse.Namespace) -> 
 
 
 def row(product: Product, lines: Sequence[Any], limit: int) -> dict[str, Any]:
-    """What processes said of one product: the median of the seconds."""
+    """What processes said of one product, with the median of the seconds."""
     own = [line for line in lines if line[0] == dataclasses.asdict(product)]
     if not own:
         return {**dataclasses.asdict(product), "given_up_after_seconds": limit}
@@ -77,12 +76,12 @@ def row(product: Product, lines: Sequence[Any], limit: int) -> dict[str, Any]:
 
 
 def named(row: Mapping[str, Any]) -> str:
-    """What a row is of."""
+    """The name of a row in the results."""
     return f"{row['family']} {row['path']}"
 
 
 def versions() -> dict[str, str]:
-    """Of the compilers."""
+    """Those of the compilers."""
     names = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda12-pjrt", "nvidia-cuda-nvcc-cu12")
     return {name: importlib.metadata.version(name) for name in names} | {"processors": str(os.cpu_count())}
 
@@ -90,12 +89,13 @@ def versions() -> dict[str, str]:
 def compile_all(arguments: argparse.Namespace) -> None:
     """Every product that was asked for; each hardware's file is written anew after each process."""
     n_out, n_in = map(int, arguments.shape.split("x"))
+    order = lambda row: (FAMILIES.index(row["family"]), row["path"])  # noqa: E731
     for hardware in arguments.hardware:
         asked = [
             Product(hardware, family, path, n_out, n_in, arguments.rows)
             for family in arguments.families
             for path in arguments.paths.split(",")
-            if path != "branch_dft" or family in CONVOLUTIONAL
+            if path != "branch_dft" or matrices.FAMILIES[family].convolutional
         ]
         file = RESULTS / f"{hardware}_{arguments.shape}_{arguments.label}.json"
         for first in range(0, len(asked), arguments.together):
@@ -103,13 +103,12 @@ def compile_all(arguments: argparse.Namespace) -> None:
             lines = [line for _ in range(arguments.repeats) for line in in_a_process(products, arguments)]
             rows = [row(product, lines, arguments.limit) for product in products]
             made = {named(row): {"surm": arguments.label, "versions": versions()} for row in rows}
-            order = lambda row: (FAMILIES.index(row["family"]), row["path"])  # noqa: E731
             results.put(file, "rows", rows, made, named, order)
             print(*map(json.dumps, rows), sep="\n", flush=True)
 
 
 def page() -> str:
-    """README.md: a table for each result, and what it was made with."""
+    """README.md: a table for each result, and the commands that made it."""
     words = __doc__.split("\n\n")
     parts = ["# What XLA's compilers say of hardware that is not there", words[2], CAPTION]
     for file in sorted(RESULTS.glob("*.json")):
@@ -117,7 +116,9 @@ def page() -> str:
         commands = dict.fromkeys(f"`{one['command']}`" for one in result["made"].values())
         with_default = RESULTS / f"{file.stem.rsplit('_', 1)[0]}_now.json"
         (baseline,) = (row for row in results.read(with_default)["rows"] if row["family"] == BASELINE)
-        parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table(result["rows"], baseline)]
+        rows = [cells(row, baseline) for row in result["rows"]]
+        table = tables.markdown(COLUMNS, rows, names=2, rule=tables.SPACED)
+        parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,35 +131,23 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table(rows: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> str:
-    """A Markdown table."""
-    return tables.markdown(COLUMNS, (cells(row, baseline) for row in rows), names=2, rule=tables.SPACED)
-
-
-def cells(row: Mapping[str, Any], of: Mapping[str, Any]) -> tuple[str, ...]:
-    """One line of it."""
-    name = (row["family"], row["path"])
+def cells(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of a table."""
     if "given_up_after_seconds" in row:
-        return *name, "", "", f"over {row['given_up_after_seconds']}", *["-"] * 6
+        return row["family"], row["path"], "", "", f"over {row['given_up_after_seconds']}", *["-"] * 6
     operations = row["operations"]
-    over = {key: ratio(row[key], of[key]) for key in ("compile_seconds", "bytes", "temporary_bytes")}
+
+    def shown(key: str, unit: float, digits: int = 2) -> str:
+        return "-" if row[key] is None else f"{row[key] / unit:.{digits}f}"
+
+    def over(key: str) -> str:
+        return f"{row[key] / baseline[key]:.2f}" if row[key] and baseline[key] else "-"
+
     return (
-        *name,
-        str(operations["fft"]),
-        str(operations["gather"] + operations["scatter"]),
-        f"{row['compile_seconds']:.2f}",
-        over["compile_seconds"],
-        "-" if row["bytes"] is None else f"{row['bytes'] / 1e9:.2f}",
-        over["bytes"],
-        "-" if row["optimal_seconds"] is None else f"{1e3 * row['optimal_seconds']:.2f}",
-        f"{row['temporary_bytes'] / 2**20:.1f}",
-        over["temporary_bytes"],
-    )
-
-
-def ratio(value: float | None, of: float | None) -> str:
-    """How many times the other."""
-    return f"{value / of:.2f}" if value and of else "-"
+        row["family"], row["path"], str(operations["fft"]), str(operations["gather"] + operations["scatter"]),
+        shown("compile_seconds", 1), over("compile_seconds"), shown("bytes", 1e9), over("bytes"),
+        shown("optimal_seconds", 1e-3), shown("temporary_bytes", 2**20, 1), over("temporary_bytes"),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -168,11 +157,11 @@ def main() -> None:
     command.several(parser, "--families", FAMILIES)
     parser.add_argument("--paths", default="auto", help="comma-separated")
     parser.add_argument("--shape", default="768x768", help="n_out x n_in")
-    parser.add_argument("--rows", type=command.at_least(1), default=8192)
-    parser.add_argument("--repeats", type=command.at_least(1), default=3)
+    parser.add_argument("--rows", type=command.count, default=8192)
+    parser.add_argument("--repeats", type=command.count, default=3)
     told = "products in one process, which may share kernels"
-    parser.add_argument("--together", type=command.at_least(1), default=1, help=told)
-    parser.add_argument("--limit", type=command.at_least(1), default=1800, help="seconds of processors for a process")
+    parser.add_argument("--together", type=command.count, default=1, help=told)
+    parser.add_argument("--limit", type=command.count, default=1800, help="seconds of processors for a process")
     parser.add_argument("--surm", default=str(results.ROOT), help="the folder of the version that is compiled")
     parser.add_argument("--label", default="now", help="what that version is called")
     write_page = lambda: files.replace(HERE / "README.md", page())  # noqa: E731

@@ -1,25 +1,24 @@
-"""Every method on GLUE with the real MiniLM encoder: tuned by the same small recipe, one JSON a task and method.
+"""Every method on GLUE with the real MiniLM encoder, tuned by the same small recipe.
 
     python experiments/glue_methods/run.py --data=glue --workdir=runs/glue_methods --tasks=mrpc --seeds=3
-    python experiments/glue_methods/run.py --table
 
-`--data` holds GLUE's own folders CoLA, MRPC and SST-2. The recipe: three learning rates for every method, each a run of
-as many epochs as the final one, the best chosen on 500 training examples kept apart; then the final run, once a seed,
-measured on dev, which nothing was chosen on. (Short trial runs choose badly: what counts is how far a run moves, rate
-times steps, and families differ in how far they can go. So does the loss: full fine-tuning overfits and is sure of its
-mistakes, but makes fewer.) `--untuned` takes the middle rate instead, in a quarter of the time, and the result says so.
-Every run has a folder of its own under `--workdir`, so a stopped experiment goes on where it was. `--table` prints the
-results of the methods that ran on every task as Markdown and trains nothing. Two CPU cores: a method takes about half
-an hour for all three tasks.
+`--data` holds GLUE's own folders CoLA, MRPC and SST-2. Every method is trained at three learning rates, with as many
+epochs as at the end, and the best rate is chosen on 500 training examples kept apart. (Short trial runs choose badly,
+because families differ in how far rate times steps must take them. So does the loss: full fine-tuning overfits and is
+sure of its mistakes, but makes fewer.) Then it is trained with every seed and measured on dev, which nothing was chosen
+on. `--untuned` takes the middle rate instead, in a quarter of the time, and the result says so. Writes one JSON for
+each task and method. Every run has a folder of its own under `--workdir`, so a stopped experiment goes on where it was.
+Two CPU cores: a method takes about half an hour for all three tasks.
 """
 
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any
 
 from experiments.shared import command, methods, recipes, results, tables
-from experiments.shared.recipes import TASKS
+from experiments.shared.recipes import GLUE
 from surm.machine import memory
 from surm.rundir.log import NonFiniteError
 
@@ -62,25 +61,25 @@ TUNING = {"data.eval_split": "validation", "data.validation_examples": 500}
 def measure(
     task: str, method: str, data: pathlib.Path, workdir: pathlib.Path, seeds: int, *, tuned: bool = True
 ) -> dict[str, Any]:
-    """Tunes one method on one task and trains it; the first seed's result, every seed's metrics, what tuning found."""
-    recipe, folder = TASKS[task], workdir / task / method.replace(" ", "_")
-    common, key = recipes.on_glue(task, method, data), methods.rate_key(method)
-    tuning: dict[float, dict[str, float] | None] = {}  # None where the loss did not stay finite
+    """Tunes and trains one method: the first seed's result, every seed's metrics, and what tuning found."""
+    chosen_by, folder = GLUE[task].chosen_by, workdir / task / method.replace(" ", "_")
+    common, key = recipes.changes(task, method, data), methods.rate_key(method)
+    tuning: dict[float, dict[str, float] | None] = {}  # None if the loss did not stay finite
     for rate in RATES[method] if tuned else ():
         try:
-            tuning[rate] = _train({**common, **TUNING, key: rate}, folder / "tune")["eval"]
+            tuning[rate] = _train(task, {**common, **TUNING, key: rate}, folder / "tune")["eval"]
         except NonFiniteError:
             tuning[rate] = None
-    final = {**common, key: best(tuning, recipe.chosen_by) if tuned else RATES[method][1]}
-    runs = [_train({**final, "seed": seed}, folder / "final") for seed in range(seeds)]
-    result = runs[0] | {"task": task, "name": method, "peak_bytes": None}  # the process has run others before
-    result["command"] = recipes.command(recipes.flags(recipes.GLUE, final | {"data.source": recipe.folder}))
-    validation = {f"{rate:g}": values for rate, values in tuning.items()}
-    chosen_by = recipe.chosen_by if tuned else "nothing: the middle rate"
-    result["tuning"] = {"chosen_by": chosen_by, "validation": validation, "changes": TUNING}
-    result["seeds"] = {name: [run["eval"][name] for run in runs] for name in runs[0]["eval"]}
-    result["config"]["data"]["source"] = recipe.folder
-    return result
+    final = {**common, key: best(tuning, chosen_by) if tuned else RATES[method][1]}
+    runs = [_train(task, {**final, "seed": seed}, folder / "final") for seed in range(seeds)]
+    return recipes.committed(runs[0] | {"task": task}, task, method, final) | {
+        "tuning": {
+            "chosen_by": chosen_by if tuned else "nothing: the middle rate",
+            "validation": {f"{rate:g}": values for rate, values in tuning.items()},
+            "changes": TUNING,
+        },
+        "seeds": {name: [run["eval"][name] for run in runs] for name in runs[0]["eval"]},
+    }
 
 
 def best(tuning: dict[float, dict[str, float] | None], metric: str) -> float:
@@ -91,39 +90,37 @@ def best(tuning: dict[float, dict[str, float] | None], metric: str) -> float:
     return max(finite, key=lambda rate: (finite[rate][metric], -finite[rate]["loss"]))
 
 
-def _train(changes: dict[str, Any], stage: pathlib.Path) -> dict[str, Any]:
-    """Trains in a folder of its own for these changes, or reads what it came to if that is done."""
+def _train(task: str, changes: dict[str, Any], stage: pathlib.Path) -> dict[str, Any]:
+    """Trains in a folder of its own for these changes, or reads the result if that is done."""
     digest = hashlib.sha256(json.dumps(changes, default=str).encode()).hexdigest()
-    return recipes.trained(recipes.flags(recipes.GLUE, changes), stage.with_name(f"{stage.name}_{digest[:12]}"))
+    return recipes.trained(recipes.flags(task, changes), stage.with_name(f"{stage.name}_{digest[:12]}"))
 
 
 def table() -> str:
-    """The committed results as Markdown: a row a method that ran on every task, fewest parameters first."""
-    found = {task: {row["name"]: row for row in results.every(RESULTS, f"{task}_*.json")} for task in TASKS}
-    found = {task: of_task for task, of_task in found.items() if of_task}
-    heads = [f"{TASKS[task].folder} ({', '.join(TASKS[task].shown)})" for task in found]
-    everywhere = set.intersection(*(set(of_task) for of_task in found.values()))
-    sizes = {name: next(of_task[name] for of_task in found.values())["adapter_parameters"] for name in everywhere}
+    """The committed results as Markdown: a row for each method that ran on every task."""
+    found = {task: results.by_method(RESULTS, f"{task}_*.json") for task in GLUE}
+    heads = [f"{recipe.folder} ({', '.join(recipe.shown)})" for recipe in GLUE.values()]
     rows = [
-        (name, f"{sizes[name]:,}", *(_cell(of_task[name]) for of_task in found.values()))
-        for name in sorted(everywhere, key=lambda name: (sizes[name], name))
+        (name, f"{row['adapter_parameters']:,}", *(_cell(of_task[name]) for of_task in found.values()))
+        for name, row in found["mrpc"].items()
+        if all(name in of_task for of_task in found.values())
     ]
     return tables.markdown(("method", "trained beside the head", *heads), rows)
 
 
-def rates_table() -> str:
-    """What tuning found on MRPC, as Markdown: the accuracy on 500 training examples kept apart, in percent, by rate."""
-    found = [result for result in results.every(RESULTS, "mrpc_*.json") if result["tuning"]["validation"]]
-    rows = []
-    for result in sorted(found, key=lambda result: (result["adapter_parameters"], result["name"])):
-        tuned = result["tuning"]["validation"].items()
-        cells = [f"{rate}: {100 * values['accuracy']:.1f}" if values else f"{rate}: –" for rate, values in tuned]
-        rows.append((result["name"], *cells, f"{result['learning_rate']:g}"))
-    return tables.markdown(("method", "rate: a quarter of", "the middle one", "four times", "chosen"), rows)
-
-
 def _cell(result: dict[str, Any]) -> str:
-    return ", ".join(tables.percent(result["seeds"][name]) for name in TASKS[result["task"]].shown)
+    return ", ".join(tables.percent(result["seeds"][name]) for name in GLUE[result["task"]].shown)
+
+
+def rates_table() -> str:
+    """What tuning found on MRPC, as Markdown: accuracy in percent on the 500 training examples, by rate."""
+    rows = []
+    for name, result in results.by_method(RESULTS, "mrpc_*.json").items():
+        if tuned := result["tuning"]["validation"]:
+            percents = {rate: f"{100 * values['accuracy']:.1f}" if values else "–" for rate, values in tuned.items()}
+            cells = [f"{rate}: {percent}" for rate, percent in percents.items()]
+            rows.append((name, *cells, f"{result['learning_rate']:g}"))
+    return tables.markdown(("method", "rate: a quarter of", "the middle one", "four times", "chosen"), rows)
 
 
 def main() -> None:
@@ -131,17 +128,16 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--data", type=pathlib.Path, help="the folder that holds CoLA, MRPC and SST-2")
     parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "glue_methods")
-    command.several(parser, "--tasks", TASKS)
+    command.several(parser, "--tasks", GLUE)
     command.several(parser, "--methods", METHODS)
-    parser.add_argument("--seeds", type=command.at_least(1), default=1)
+    parser.add_argument("--seeds", type=command.count, default=1)
     parser.add_argument("--untuned", action="store_true", help="at the middle of a method's three rates")
-    command.instead(parser, "--table", table, "train nothing")
     arguments = parser.parse_args()
     if arguments.data is None or not arguments.data.is_dir():
         parser.error(f"--data={arguments.data}, expected the folder that holds CoLA, MRPC and SST-2")
     memory.keep_freed_memory()
     data, workdir = arguments.data.resolve(), arguments.workdir.resolve()
-    for task, method in ((task, method) for task in arguments.tasks for method in arguments.methods):
+    for task, method in itertools.product(arguments.tasks, arguments.methods):
         result = measure(task, method, data, workdir, arguments.seeds, tuned=not arguments.untuned)
         results.write(RESULTS / f"{task}_{methods.file_name(method)}.json", result)
         print(f"{task} {method}: {result['seeds']} {result['tuning']['validation']}", flush=True)

@@ -3,10 +3,10 @@
     python experiments/gradient_share/run.py --source=MRPC
     python experiments/gradient_share/run.py --source=MRPC --position=adapter
 
-For the gradient G of the loss in the kernel of every query, key and value of MiniLM (or in the matrix S of an adapter,
-at both its positions in a block), summed over 512 training examples of MRPC before anything has trained, the share is
-1 - min ‖G - M‖² / ‖G‖² over the members M of a family (`project`; for products of two factors a local optimum). A
-linear family of n dimensions catches 1/n of a matrix without structure. Two CPU cores: two minutes.
+G is the gradient of the loss with respect to the kernel of a query, key or value of MiniLM (or to the matrix S of an
+adapter, at both its positions in a block), summed over 512 training examples of MRPC before anything has trained. The
+share is 1 - min ‖G - M‖² / ‖G‖² over the members M of a family (`project`; for products of two factors a local
+optimum). A linear family of n dimensions catches 1/n of a matrix without structure. Two CPU cores: two minutes.
 """
 
 import pathlib
@@ -15,8 +15,8 @@ import statistics
 import jax
 import jax.numpy as jnp
 
+from experiments.approximation.run import error
 from experiments.shared import command, recipes, results
-from surm import matrices
 from surm.peft import surgery
 from surm.tasks import metrics
 from surm.training import preparation
@@ -24,12 +24,12 @@ from surm.training import preparation
 RESULTS = results.of(__file__)
 POSITIONS = {
     "update": (
-        f"--config=configs/{recipes.GLUE},task=mrpc,method=full",
+        f"--config=configs/{recipes.FILES['mrpc']},task=mrpc,method=full",
         r"--config.peft.targets='.*(query|key|value).kernel'",
     ),
     # ΔW = b·a with a the identity: the gradient of b is that of the matrix itself
     "adapter": (
-        f"--config=configs/{recipes.GLUE},task=mrpc,method=adapter,family=low_rank",
+        f"--config=configs/{recipes.FILES['mrpc']},task=mrpc,method=adapter,family=low_rank",
         "--config.peft.options=rank=384",
     ),
 }
@@ -63,13 +63,6 @@ def gradients(prepared: preparation.Run, position: str) -> dict[str, jax.Array]:
     return {path: gradient.T for path, gradient in total.items() if path.startswith("blocks")}
 
 
-def share(gradient: jax.Array, family: str, options: dict[str, int | bool]) -> float:
-    """What the family's nearest member catches of a matrix, 0 to 1."""
-    unit, module = gradient / jnp.linalg.norm(gradient), matrices.FAMILIES[family]
-    nearest = module.to_dense(module.project(unit, **options), *unit.shape)
-    return 1 - float(jnp.linalg.norm(unit - nearest)) ** 2
-
-
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
@@ -82,7 +75,7 @@ def main() -> None:
     found = gradients(recipes.prepared(config), arguments.position)
     shares = {}
     for name, (family, options) in FAMILIES.items():
-        shares[name] = {path: share(gradient, family, options) for path, gradient in found.items()}
+        shares[name] = {path: 1 - error(gradient, family, options) ** 2 for path, gradient in found.items()}
         print(f"{name}: mean {statistics.fmean(shares[name].values()):.4f}", flush=True)
     result = {
         "command": results.own_command("--source=MRPC", f"--position={arguments.position}"),

@@ -2,15 +2,14 @@
 
     python experiments/image_folder/run.py --data=../shared/data/cifar10.npz
 
-Makes 5,000 JPEGs of CIFAR-10's images, enlarged to 200 to 500 pixels a side and made as noisy as photographs, of mixed
-modes (grey, CMYK, turned by EXIF); the .npz holds the same pixels, already resized to 224. A ViT-Ti/16 trains on both
-through the command line, with two reading threads, in turns: the time is that between two lines of metrics.jsonl, some
-steps after the compiler, by the clock and in the processors' seconds that the run had, which tell more where others use
-the machine. Then, without a model: how long the folder takes to be opened, to be hashed, and to be decoded by two
+Makes 5,000 JPEGs of CIFAR-10's images, enlarged to 200 to 500 pixels a side, as noisy as photographs and of mixed modes
+(grey, CMYK, turned by EXIF); the .npz holds the same pixels, already resized to 224. A ViT-Ti/16 trains on both through
+the command line, with two reading threads, in turns. The time is that between two lines of metrics.jsonl, some steps
+after the compiler has finished, by the clock and in the run's processor seconds, which tell more if others use the
+machine. Without a model it times how long the folder takes to be opened, to be hashed, and to be decoded by two
 threads. Two CPU cores need a quarter of an hour and 1.5 GB of disk. Needs Linux's /proc.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -75,7 +75,7 @@ def images_a_second(source: pathlib.Path, steps: int) -> tuple[float, float]:
         "data.source": source, "data.augment": "none", "data.threads": 2, "model.weights": "none",
         "model.name": "vit_ti16", "optim.batch_size": BATCH, "optim.steps": SKIPPED + steps, "log_every_steps": 1,
     }  # fmt: skip
-    with processes.Training(recipes.flags(recipes.CIFAR10, changes)) as run:
+    with processes.Training(recipes.flags("cifar10", changes)) as run:
         run.wait_for_step(SKIPPED)
         began = _clocks(run.process.pid)
         run.wait_for_step(SKIPPED + steps)
@@ -97,13 +97,31 @@ def _seconds(act: Callable[[], object]) -> float:
 
 def alone(folder: pathlib.Path) -> dict[str, float]:
     """What the folder takes without a model."""
-    opened = sources.load(str(folder))
+    opened, indices = sources.load(str(folder)), range(0, TRAIN, 5)
     with ThreadPoolExecutor(2) as pool:
-        decoded = _seconds(lambda: list(pool.map(lambda index: len(opened.train[index]["image"]), range(0, TRAIN, 5))))
+        decoded = _seconds(lambda: list(pool.map(lambda index: len(opened.train[index]["image"]), indices)))
     return {
-        "seconds_to_open": _seconds(functools.partial(sources.load, str(folder))),
+        "seconds_to_open": _seconds(lambda: sources.load(str(folder))),
         "seconds_to_hash": _seconds(opened.fingerprint),
-        "images_decoded_a_second_by_two_threads": len(range(0, TRAIN, 5)) / decoded,
+        "images_decoded_a_second_by_two_threads": len(indices) / decoded,
+    }
+
+
+def measure(places: dict[str, pathlib.Path], turns: int, steps: int) -> dict[str, Any]:
+    """Trains from both places in turns; the rates, and those of the folder over those of the .npz."""
+    each: dict[str, list[tuple[float, float]]] = {name: [] for name in places}
+    for turn in range(turns):
+        for name in list(places)[:: 1 if turn % 2 else -1]:
+            each[name].append(images_a_second(places[name], steps))
+            print(json.dumps({"source": name, "rates": each[name][-1]}), flush=True)
+    medians = {name: np.median(rates, axis=0).tolist() for name, rates in each.items()}
+    of_clock, of_processors = ({name: rates[which] for name, rates in medians.items()} for which in (0, 1))
+    return {
+        "images_a_second": of_clock,
+        "images_a_processor_second": of_processors,
+        "each": each,
+        "ratio": of_clock["folder"] / of_clock["npz"],
+        "ratio_of_processors": of_processors["folder"] / of_processors["npz"],
     }
 
 
@@ -111,35 +129,21 @@ def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
     default = results.ROOT.parent / "shared" / "data" / "cifar10.npz"
-    parser.add_argument("--data", type=pathlib.Path, default=default, help="CIFAR-10 as an .npz")
-    parser.add_argument("--turns", type=command.at_least(1), default=3)
-    parser.add_argument("--steps", type=command.at_least(1), default=24)
-    parser.add_argument("--made", help="a folder that keeps what is made, for another time")
+    parser.add_argument("--data", type=command.existing, default=str(default), help="CIFAR-10 as an .npz")
+    parser.add_argument("--turns", type=command.count, default=3)
+    parser.add_argument("--steps", type=command.count, default=24)
+    parser.add_argument("--made", help="a folder that keeps the images, for another time")
     arguments = parser.parse_args()
-    command.there(parser, {"data": arguments.data})
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(arguments.made or temporary).absolute()
         places = {"folder": folder / "jpeg", "npz": folder / "same.npz"}
         if not places["npz"].is_file():
             make(arguments.data, folder)
         sizes = [file.stat().st_size for file in (places["folder"] / "train").rglob("*.jpg")]
-        each: dict[str, list[tuple[float, float]]] = {name: [] for name in places}
-        for turn in range(arguments.turns):
-            for name in list(places)[:: 1 if turn % 2 else -1]:
-                each[name].append(images_a_second(places[name], arguments.steps))
-                print(json.dumps({"source": name, "rates": each[name][-1]}), flush=True)
-        found = alone(places["folder"])
-    medians = {name: np.median(rates, axis=0).tolist() for name, rates in each.items()}
-    of_clock, of_processors = ({name: rates[which] for name, rates in medians.items()} for which in (0, 1))
-    result = {
-        "model": "vit_ti16", "batch_size": BATCH, "threads": 2,
-        "files": len(sizes), "mean_bytes": statistics.mean(sizes),
-        "images_a_second": of_clock, "images_a_processor_second": of_processors, "each": each,
-        "ratio": of_clock["folder"] / of_clock["npz"],
-        "ratio_of_processors": of_processors["folder"] / of_processors["npz"], **found,
-    }  # fmt: skip
-    print(json.dumps({name: result[name] for name in ("ratio", "ratio_of_processors", *found)}))
-    results.write(RESULTS / "cpu.json", result)
+        found = measure(places, arguments.turns, arguments.steps) | alone(places["folder"])
+    setting = {"model": "vit_ti16", "batch_size": BATCH, "threads": 2}
+    made = {"files": len(sizes), "mean_bytes": statistics.mean(sizes)}
+    results.write(RESULTS / "cpu.json", {**setting, **made, **found})
 
 
 if __name__ == "__main__":

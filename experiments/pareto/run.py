@@ -4,13 +4,12 @@
     python experiments/pareto/run.py --figure
 
 Trains with 10, 50 and 200 images a class of CIFAR-10 (shipped backbone; the methods of `vit_families` but LoKO, whose
-step takes nine times as long, and a bottleneck and full fine-tuning). The budget is the same for every method: five
-learning rates as one population, the three that `vit_families` tries and one to each side, a factor of four apart; the
-best is chosen on 4,000 training images kept apart; then three seeds as another, at that rate, measured once on the
-1,000 test images. All seeds train on the same images. `--figure` draws what is committed, beside what `vit_families`
-measured with 10,000 images and `glue_methods` on MRPC, and trains nothing: means with one standard deviation, what has
-one seed hollow with the standard error of a share, and the front of the others; `--table` prints it as Markdown;
-`--missing` trains only what has no result yet. Two CPU cores: two hours.
+step takes nine times as long, and a bottleneck and full fine-tuning). Every method has the same budget: five learning
+rates as one population, the three of `vit_families` and one to each side, a factor of four apart; the best is chosen on
+4,000 training images kept apart; then three seeds are a second population at that rate, measured once on the 1,000 test
+images. All seeds train on the same images. The figure also shows what `vit_families` measured with 10,000 images and
+`glue_methods` on MRPC: means with one standard deviation, results of one seed hollow with the standard error of a
+share, and the front of the others. `--missing` trains only what has no result yet. Two CPU cores: two hours.
 """
 
 import dataclasses
@@ -24,12 +23,10 @@ from matplotlib.figure import Figure
 from experiments.glue_methods import run as glue
 from experiments.shared import command, methods, recipes, results, tables
 from experiments.vit_families import run as vit
-from surm.errors import InputError
 from surm.report import figures
-from surm.report.collect import Result, collect
+from surm.report.collect import Result
 from surm.report.compare import Row, Table
 from surm.report.plots import best_at_their_size
-from surm.report.tables import measured
 from surm.rundir.log import NonFiniteError
 
 RESULTS = results.of(__file__)
@@ -40,14 +37,14 @@ STEPS = {10: 60, 50: 100, 200: 160}
 SEEDS = 3
 
 
-def flags(method: str, images: int, source: str) -> list[str]:
-    """Those of `python -m surm.train` for a method and so many images a class, at no particular learning rate."""
+def flags(method: str, images: int, source: pathlib.Path) -> list[str]:
+    """Those of `python -m surm.train` for a method and so many images a class, without a learning rate."""
     small = {"data.train_examples": 10 * images, "optim.epochs": 0, "optim.steps": STEPS[images]}
     fixed = {"optim.batch_size": 32, "checkpoint_every_steps": 0}
-    return recipes.flags(recipes.CIFAR10, {**recipes.on_cifar10(method, source), **small, **fixed})
+    return recipes.flags("cifar10", {**recipes.changes("cifar10", method, source), **small, **fixed})
 
 
-def measure(method: str, images: int, source: str) -> dict[str, Any]:
+def measure(method: str, images: int, source: pathlib.Path) -> dict[str, Any]:
     """Tunes a method and trains its seeds; the first seed's result, all seeds' metrics, and what tuning found."""
     given = flags(method, images, source)
     key = methods.rate_key(method)
@@ -65,9 +62,9 @@ def measure(method: str, images: int, source: str) -> dict[str, Any]:
     if failed := [member["member"] for member in found["population"] if not member["eval"]]:
         raise NonFiniteError(f"{method}, {images} images a class: {', '.join(failed)} did not stay finite")
     members = [member["eval"] for member in found["population"]]
-    shown = [flag.replace(source, pathlib.Path(source).name) for flag in given]
+    shown = [flag.replace(str(source), source.name) for flag in given]
     told = ("metric", "family", "method", "adapter_parameters", "trainable_parameters", "total_parameters", "steps")
-    found["config"]["data"]["source"] = pathlib.Path(source).name
+    found["config"]["data"]["source"] = source.name
     return {
         "name": method,
         "images_per_class": images,
@@ -82,43 +79,32 @@ def measure(method: str, images: int, source: str) -> dict[str, Any]:
     }
 
 
-FEW = {images: f"CIFAR-10, {images} images a class: accuracy" for images in STEPS}
 PANELS = {
-    **{title: (RESULTS, f"cifar10_{images}_*.json") for images, title in FEW.items()},
+    **{f"CIFAR-10, {images} images a class: accuracy": (RESULTS, f"cifar10_{images}_*.json") for images in STEPS},
     "CIFAR-10, 10,000 images: accuracy": (vit.RESULTS, "cifar10_*.json"),
     "MRPC: F1": (glue.RESULTS, "mrpc_*.json"),
 }
-"""What is drawn side by side: titles, and where the results are."""
-
-
-def sources() -> list[pathlib.Path]:
-    """All that the figure is drawn from."""
-    return [path for folder, names in PANELS.values() for path in folder.glob(names)]
+"""The panels of the figure: their titles, and where their results are."""
 
 
 def panels() -> dict[str, Table]:
-    """The results of every panel that has some, fewest parameters first."""
-    files = {title: [*folder.glob(names)] for title, (folder, names) in PANELS.items()}
-    return {title: _panel(title, found) for title, found in files.items() if found}
+    """The results of every panel, fewest parameters first."""
+    return {title: _panel(title, results.by_method(*where)) for title, where in PANELS.items()}
 
 
-def _panel(title: str, files: list[pathlib.Path]) -> Table:
-    found = collect(files)
-    for file, why in found.skipped.items():
-        raise InputError(f"{str(file)!r} {why}")
-    rows = [Row(result.data["name"], (result,), {}) for result in found.results]
-    metric = rows[0].results[0].data["metric"]
-    return Table(title, (metric,), tuple(sorted(rows, key=lambda row: (row.parameters, row.label))), ())
+def _panel(title: str, found: dict[str, dict[str, Any]]) -> Table:
+    rows = [Row(name, (Result(RESULTS, result, result["seeds"], []),), {}) for name, result in found.items()]
+    return Table(title, ("f1" if rows[0].values("f1") else "accuracy",), tuple(rows), ())
 
 
 def front(table: Table) -> list[Row]:
-    """Of those with several seeds the ones that nothing as small or smaller surpasses, fewest parameters first."""
+    """The rows with several seeds that no smaller or equally small one surpasses, fewest parameters first."""
     several = [row for row in table.rows if row.deviation(table.metrics[0]) is not None]
     return best_at_their_size(dataclasses.replace(table, rows=tuple(several)))
 
 
 def draw() -> None:
-    """A panel a data set: means over seeds with one standard deviation, and the front."""
+    """A panel for each data set: means over seeds with one standard deviation, and the front."""
     found = panels()
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, 3)
@@ -151,7 +137,8 @@ def draw() -> None:
         for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     axes.flat[-1].legend(handles.values(), handles.keys(), loc="center", ncols=2, fontsize=8)
-    figures.save(figure, RESULTS / "pareto.png", sources())
+    sources = [file for folder, names in PANELS.values() for file in folder.glob(names)]
+    figures.save(figure, RESULTS / "pareto.png", sources)
 
 
 def _standard_error(row: Row, metric: str) -> float:
@@ -161,19 +148,13 @@ def _standard_error(row: Row, metric: str) -> float:
 
 
 def table() -> str:
-    """The few-image results as Markdown: a row a method, mean ± standard deviation over seeds."""
-    found = panels()
-    columns = {images: {row.label: row for row in found[title].rows} for images, title in FEW.items() if title in found}
-    sizes = {label: row.parameters for column in columns.values() for label, row in column.items()}
+    """The few-image results as Markdown: a row for each method, mean ± standard deviation over seeds."""
+    found = [results.by_method(RESULTS, f"cifar10_{images}_*.json") for images in STEPS]
     rows = [
-        (
-            label,
-            f"{sizes[label]:,}",
-            *(measured(of[label], "accuracy") if label in of else "" for of in columns.values()),
-        )
-        for label in sorted(sizes, key=lambda label: (sizes[label], label))
+        (name, f"{result['adapter_parameters']:,}", *(tables.percent(of[name]["seeds"]["accuracy"]) for of in found))
+        for name, result in found[0].items()
     ]
-    return tables.markdown(("method", "trained", *(f"{images} a class" for images in columns)), rows)
+    return tables.markdown(("method", "trained", *(f"{images} a class" for images in STEPS)), rows)
 
 
 def main() -> None:
@@ -181,19 +162,18 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--source", type=pathlib.Path, help="a .npz of CIFAR-10 with a validation split")
     command.several(parser, "--methods", METHODS)
-    command.several(parser, "--images", STEPS, "a class")
+    command.several(parser, "--images", STEPS, "numbers of images a class, comma-separated; all by default")
     parser.add_argument("--missing", action="store_true", help="leave results that are there as they are")
     command.instead(parser, "--figure", draw, "train nothing")
-    command.instead(parser, "--table", table, "train nothing")
     arguments = parser.parse_args()
     if not (arguments.source and arguments.source.is_file()):
         parser.error(f"--source={arguments.source}, expected a .npz of CIFAR-10")
     for method, images in itertools.product(arguments.methods, map(int, arguments.images)):
         file = RESULTS / f"cifar10_{images}_{methods.file_name(method)}.json"
         if not (arguments.missing and file.is_file()):
-            result = measure(method, images, str(arguments.source.resolve()))
+            result = measure(method, images, arguments.source.resolve())
             results.write(file, result)
-            shown = measured(Row(method, (Result(file, result, result["seeds"], []),), {}), "accuracy")
+            shown = tables.percent(result["seeds"]["accuracy"])
             print(f"{method}, {images} a class: {shown} {result['tuning']['validation']}", flush=True)
     draw()
 

@@ -3,12 +3,12 @@
     python experiments/paths/run.py
     python experiments/paths/run.py --dtypes=float32 --families=kronecker
 
-One layer, forward and backward, the gradients of its input and of its update asked for. At every point of the grid all
-paths, and the layer without an update as the floor, take turns, in an order drawn anew for every repeat; the median
-counts. A repeat is as many calls as fill five milliseconds. Every family is put into
-surm/peft/multiply/measured/PLATFORM.json when it is done, in place of all that was there of it (so with
---shapes=768x768, for a start on a new device, all others go by that). Off a CPU layers multiply in less than float32's
-precision, and no path is fused. Two CPU cores: an hour and a half.
+Times one layer, forward and backward, with the gradients of its input and of its update. At every point of the grid all
+paths, and the layer without an update as the floor, take turns, in a new order in every repeat; the median counts. A
+repeat is as many calls as fill five milliseconds. As soon as a family is done, its points replace all its earlier ones
+in surm/peft/multiply/measured/PLATFORM.json. (So after --shapes=768x768, a start on a new device, all other shapes go
+by that.) Off a CPU layers multiply in less than float32's precision, and no path is fused. Two CPU cores: an hour and a
+half.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 from flax import nnx
@@ -34,7 +34,10 @@ from surm.training.result import versions
 
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
 DTYPES = ("float32", "bfloat16")
-SHAPES = ((128, 128), (384, 384), (768, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 4096))  # out, in
+SHAPES = {
+    f"{n_out}x{n_in}": (n_out, n_in)
+    for n_out, n_in in ((128, 128), (384, 384), (768, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 4096))
+}
 ROWS = (128, 1024, 4096)
 MOST_PRODUCTS = 2e10
 """Points with more in rows·n_out·n_in are left out: time is linear in rows long before."""
@@ -52,7 +55,7 @@ VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A point of the grid: a family with options, the shape of its matrix, vectors in the batch, the layer's dtype."""
+    """A point of the grid: a family with options, the size of its matrix, the rows of the batch, the layer's dtype."""
 
     family: str
     options: dict[str, int]
@@ -70,15 +73,7 @@ def plain_layer(point: Point) -> nnx.Linear:
 
 
 def step(point: Point, path: str | None) -> Callable[[], object]:
-    """A compiled forward and backward pass of one layer.
-
-    Args:
-      point: of the grid.
-      path: one of the family's; None for the layer without an update.
-
-    Returns:
-      What runs it and waits for the result.
-    """
+    """A compiled forward and backward pass of a layer with an update by a path, or of the layer alone."""
     layer, dtype = plain_layer(point), point.dtype
     if path is not None:
         spec = surm.PeftSpec(family=point.family, options=point.options, path=path)
@@ -108,11 +103,14 @@ def _called(run: Callable[[], object], calls: int) -> None:
         run()
 
 
-def grid() -> Iterator[Point]:
-    """Every point, family by family; where options name the same matrix, as a default rank may, the first of them."""
-    for dtype, (family, variants), (n_out, n_in) in itertools.product(DTYPES, VARIANTS.items(), SHAPES):
+def grid(
+    dtypes: Iterable[str] = DTYPES, families: Iterable[str] = tuple(VARIANTS), sizes: Iterable[str] = tuple(SHAPES)
+) -> Iterator[Point]:
+    """Every point, family by family; of options that give the same matrix, as a default rank may, only the first."""
+    for dtype, family, size in itertools.product(dtypes, families, sizes):
+        n_out, n_in = SHAPES[size]
         of_form: dict[str, dict[str, int]] = {}
-        for options in variants:
+        for options in VARIANTS[family]:
             of_form.setdefault(str(shapes(family, n_out, n_in, options)), options)
         for options, rows in itertools.product(of_form.values(), ROWS):
             if rows * n_out * n_in <= MOST_PRODUCTS:
@@ -120,45 +118,28 @@ def grid() -> Iterator[Point]:
 
 
 def shapes(family: str, n_out: int, n_in: int, options: dict[str, int]) -> dict[str, tuple[int, ...]]:
-    """Of the family's parameters."""
+    """The shapes of the family's parameters."""
     params = jax.eval_shape(lambda key: matrices.FAMILIES[family].init(key, n_out, n_in, **options), jax.random.key(0))
     return {name: value.shape for name, value in params.items()}
-
-
-def put(points: list[dict], dtype: str, family: str) -> None:
-    """Replaces what the table holds of a family."""
-    made = {f"{family} {dtype}": {"versions": versions()}}
-    file = MEASURED / f"{jax.default_backend()}.json"
-    results.put(file, "points", points, made, lambda point: f"{point['family']} {point['dtype']}")
-
-
-def _named(shape: tuple[int, int]) -> str:
-    """How the command line calls a shape."""
-    return "x".join(map(str, shape))
 
 
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--repeats", type=command.at_least(1), default=7)
+    parser.add_argument("--repeats", type=command.count, default=7)
     command.several(parser, "--families", VARIANTS)
     command.several(parser, "--dtypes", DTYPES)
-    command.several(parser, "--shapes", map(_named, SHAPES))
+    command.several(parser, "--shapes", SHAPES)
     asked = parser.parse_args()
     keep_freed_memory()
-    chosen = [
-        point
-        for point in grid()
-        if point.family in asked.families
-        and point.dtype in asked.dtypes
-        and _named((point.n_out, point.n_in)) in asked.shapes
-    ]
-    for (dtype, family), of_family in itertools.groupby(chosen, key=lambda point: (point.dtype, point.family)):
+    file = MEASURED / f"{jax.default_backend()}.json"
+    for dtype, family in itertools.product(asked.dtypes, asked.families):
         points = []
-        for point in of_family:
+        for point in grid([dtype], [family], asked.shapes):
             points.append(measure(point, asked.repeats))
             print(json.dumps(points[-1]), flush=True)
-        put(points, dtype, family)
+        made = {f"{family} {dtype}": {"versions": versions()}}
+        results.put(file, "points", points, made, lambda point: f"{point['family']} {point['dtype']}")
 
 
 if __name__ == "__main__":

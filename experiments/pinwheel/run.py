@@ -4,15 +4,14 @@
     python experiments/pinwheel/run.py --figure
 
 The net: 2 → 64 with relu, then a 64×64 member of a family, whose first five outputs are the logits. All families have
-2n = 128 trained parameters (a Toeplitz matrix of one factor 127) and nothing frozen beneath; "dense" stands for the
-4,096 of a free matrix. Three settings: the bottom layer frozen at its random values; trained; and, `deep`, trained with
-a relu and a trained top layer behind the member. Ten seeds, each with points and initial values of its own, by six
-learning rates are one program: 2,000 steps of Adam with 256 of 2,000 points. The rate is that with the lowest mean
-log-loss on 2,000 points kept apart; shown are log-loss and accuracy on another 2,000. The noise and the net's details
-are ours. Two CPU cores: half an hour.
+2n = 128 trained parameters (a Toeplitz matrix of one factor 127) and nothing frozen beneath; "dense" is a free matrix
+of 4,096. The bottom layer is frozen at its random values, or trained, or (`deep`) trained with a relu and a trained top
+layer behind the member. Ten seeds, each with its own points and initial values, times six learning rates are one
+program: 2,000 steps of Adam with 256 of 2,000 points. The rate with the lowest mean log-loss on 2,000 points kept apart
+is chosen; log-loss and accuracy are shown on another 2,000. The noise and the net's details are ours. Two CPU cores:
+half an hour.
 """
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -71,9 +70,8 @@ def middle(name: str, key: jax.Array) -> tuple[dict[str, Array], Callable[..., A
     """A random member with ‖M‖_F = √n, as a dense matrix with entries of variance 1/n has, and its product."""
     init, rest = jax.random.split(key)
     if name == "dense":
-        return {
-            "kernel": jax.random.normal(init, (WIDTH, WIDTH)) / WIDTH**0.5
-        }, lambda params, x: x @ params["kernel"].T
+        kernel = jax.random.normal(init, (WIDTH, WIDTH)) / WIDTH**0.5
+        return {"kernel": kernel}, lambda params, x: x @ params["kernel"].T
     family, options = FAMILIES[name]
     module = matrices.FAMILIES[family]
     params = module.init(init, WIDTH, WIDTH, **options)
@@ -86,26 +84,19 @@ def middle(name: str, key: jax.Array) -> tuple[dict[str, Array], Callable[..., A
     return params, lambda params, x: module.matvec(params, x, WIDTH)
 
 
-def logits_of(product: Callable[..., Array], net: Net, x: Float[Array, "points 2"]) -> Float[Array, "points spokes"]:
-    """What the net answers."""
-    outputs = product(net["middle"], jax.nn.relu(x @ net["bottom"]["kernel"] + net["bottom"]["bias"]))
-    return jax.nn.relu(outputs) @ net["top"]["kernel"] + net["top"]["bias"] if "top" in net else outputs[:, :SPOKES]
-
-
-def log_loss(product: Callable[..., Array], net: Net, points: Points) -> Float[Array, ""]:
-    """The mean cross-entropy in nats."""
+def scores(product: Callable[..., Array], net: Net, points: Points) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The mean cross-entropy in nats, and the share of points whose spoke is the most likely."""
     x, spoke = points
-    return optax.softmax_cross_entropy_with_integer_labels(logits_of(product, net, x), spoke).mean()
-
-
-def accuracy(product: Callable[..., Array], net: Net, points: Points) -> Float[Array, ""]:
-    """The share of points that are answered with their spoke."""
-    x, spoke = points
-    return (logits_of(product, net, x).argmax(axis=1) == spoke).mean()
+    logits = product(net["middle"], jax.nn.relu(x @ net["bottom"]["kernel"] + net["bottom"]["bias"]))
+    if "top" in net:
+        logits = jax.nn.relu(logits) @ net["top"]["kernel"] + net["top"]["bias"]
+    logits = logits[:, :SPOKES]
+    log_loss = optax.softmax_cross_entropy_with_integer_labels(logits, spoke).mean()
+    return log_loss, (logits.argmax(axis=1) == spoke).mean()
 
 
 def train(name: str, setting: str, key: jax.Array, rate: Float[Array, ""]) -> Float[Array, "times 3"]:
-    """Trains one net; every 50 steps its log-loss where the rate is chosen, log-loss and accuracy where it is shown."""
+    """Trains one net; every 50 steps its log-loss on the points that choose the rate, and both scores on new ones."""
     of_data, of_middle, of_bottom, of_top, of_steps = jax.random.split(key, 5)
     points, chosen_by, shown = (pinwheel(jax.random.fold_in(of_data, number)) for number in range(3))
     params, product = middle(name, of_middle)
@@ -117,7 +108,7 @@ def train(name: str, setting: str, key: jax.Array, rate: Float[Array, ""]) -> Fl
     def step(state, key):
         net, moments = state
         batch = jax.tree.map(lambda array: array[jax.random.randint(key, (BATCH,), 0, POINTS)], points)
-        gradients = jax.grad(functools.partial(log_loss, product))(net, batch)
+        gradients, _ = jax.grad(lambda net: scores(product, net, batch), has_aux=True)(net)
         if setting == "frozen":
             gradients["bottom"] = jax.tree.map(jnp.zeros_like, gradients["bottom"])
         updates, moments = optimizer.update(gradients, moments)
@@ -126,8 +117,7 @@ def train(name: str, setting: str, key: jax.Array, rate: Float[Array, ""]) -> Fl
     def stretch(state, keys):
         state, _ = jax.lax.scan(step, state, keys)
         net = state[0]
-        measured = log_loss(product, net, chosen_by), log_loss(product, net, shown), accuracy(product, net, shown)
-        return state, jnp.stack(measured)
+        return state, jnp.stack([scores(product, net, chosen_by)[0], *scores(product, net, shown)])
 
     keys = jax.random.split(of_steps, STEPS).reshape(STEPS // EVERY, EVERY)
     return jax.lax.scan(stretch, (net, optimizer.init(net)), keys)[1]
@@ -162,35 +152,25 @@ def committed() -> list[dict[str, Any]]:
 
 def table() -> str:
     """The log-losses at the end as Markdown."""
-    found, rows = committed(), []
-    for name in NAMES:
-        of_name = [result_of(found, name, setting) for setting in SETTINGS]
-        cells = [f"{_loss(result)}, {100 * result['accuracy']:.0f} %" for result in of_name]
-        rows.append((name, f"{of_name[0]['parameters']:,}", *cells))
-    return tables.markdown(("layer", "trained in it", "bottom frozen", "bottom trained", "and a top layer"), rows)
-
-
-def _loss(result: dict[str, Any]) -> str:
-    return f"{result['end']['mean']:.2f} ± {result['end']['std']:.2f}"
-
-
-def result_of(found: list[dict[str, Any]], family: str, setting: str) -> dict[str, Any]:
-    """One family's in one setting."""
-    return next(result for result in found if (result["family"], result["setting"]) == (family, setting))
+    cells: dict[str, list[str]] = {}
+    for result in committed():
+        end, accuracy = result["end"], 100 * result["accuracy"]
+        row = cells.setdefault(result["family"], [result["family"], f"{result['parameters']:,}"])
+        row.append(f"{end['mean']:.2f} ± {end['std']:.2f}, {accuracy:.0f} %")
+    heads = ("layer", "trained in it", "bottom frozen", "bottom trained", "and a top layer")
+    return tables.markdown(heads, cells.values())
 
 
 def draw() -> None:
-    """The points, and a panel a setting: means over seeds with a band of one standard deviation."""
-    found = committed()
+    """The points, and a panel for each setting: means over seeds with a band of one standard deviation."""
     figure = Figure(figsize=(16, 4), layout="constrained")
     left, *panels = figure.subplots(1, 4, width_ratios=(2, 3, 3, 3))
     x, spoke = pinwheel(jax.random.key(0))
     left.scatter(*x.T, c=spoke, s=2, cmap="tab10", vmax=9)
     left.set(title="the points", xlabel="x₁", ylabel="x₂", aspect="equal")
     for panel, (setting, title) in zip(panels, SETTINGS.items(), strict=True):
-        for number, name in enumerate(NAMES):
-            result = result_of(found, name, setting)
-            curves = np.array(result["log_loss"])
+        for number, result in enumerate(result for result in committed() if result["setting"] == setting):
+            name, curves = result["family"], np.array(result["log_loss"])
             mean, spread = curves.mean(axis=0), curves.std(axis=0, ddof=1)
             label = f"{name} ({result['parameters']:,})"
             panel.plot(result["steps"], mean, color=f"C{number}", label=label, ls=":" if name == "dense" else "-")
@@ -204,7 +184,6 @@ def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
     command.instead(parser, "--figure", draw, "train nothing")
-    command.instead(parser, "--table", table, "train nothing, print the log-losses as Markdown")
     parser.parse_args()
     found = []
     for setting, name in itertools.product(SETTINGS, NAMES):

@@ -1,12 +1,12 @@
-"""What training runs together costs: a population of 16 against 16 runs of their own, by the real command.
+"""What it costs to train runs together: a population of 16 against 16 separate runs, by the real command.
 
     python experiments/population/run.py
     python experiments/population/run.py --sizes=1,4,16,64 --steps=60
 
-The demo's config (digits, circulant, dropout) with four learning rates and as many seeds as the size asks for, and one
-run alone, take turns, each in a process of its own. `over_alone` is the median step of the population over the size
-times that of the run alone in the same turn, so compilation is in neither; `peak_over_alone` is the peak memory of its
-process over that of the run alone. On two CPU cores five minutes with the defaults.
+A population of the demo's config (digits, circulant, dropout), with four learning rates and as many seeds as its size
+needs, and a run alone take turns, each in a process of its own. `over_alone` is the population's median step over the
+size times that of the run alone in the same turn, so compilation is in neither; `peak_over_alone` is the peak memory of
+its process over that of the run alone. Two CPU cores: five minutes with the defaults.
 """
 
 import json
@@ -21,15 +21,15 @@ RATES = ("2e-3", "4e-3", "8e-3", "16e-3")
 
 
 def population(size: int) -> str:
-    """So many members: up to four learning rates, the rest seeds."""
+    """The value of `config.population`: up to four learning rates, and seeds for the rest."""
     rates = min(size, len(RATES))
     return f"learning_rate={'|'.join(RATES[:rates])},seed={'|'.join(map(str, range(size // rates)))}"
 
 
 def trained(steps: int, size: int) -> dict:
-    """The result of one command; of size 0 a run alone."""
+    """The result of a population, or, if the size is 0, of a run alone."""
     changes = {"optim.steps": steps} | ({"population": population(size)} if size else {})
-    with processes.Training(recipes.flags(recipes.DIGITS, changes)) as run:
+    with processes.Training(recipes.flags("digits", changes)) as run:
         return run.result()
 
 
@@ -55,8 +55,8 @@ def main() -> None:
     parser = command.parser(__doc__)
     told = "comma-separated numbers of members, 1, 2, 3 or multiples of 4"
     parser.add_argument("--sizes", type=command.counts, default=[16], help=told)
-    parser.add_argument("--steps", type=command.at_least(1), default=40)
-    parser.add_argument("--turns", type=command.at_least(1), default=3)
+    parser.add_argument("--steps", type=command.count, default=40)
+    parser.add_argument("--turns", type=command.count, default=3)
     arguments = parser.parse_args()
     if wrong := [str(size) for size in arguments.sizes if size > 4 and size % 4]:
         parser.error(f"--sizes must be of 1, 2, 3 or multiples of 4, got {', '.join(wrong)}")

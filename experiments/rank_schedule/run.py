@@ -3,13 +3,11 @@
     python experiments/rank_schedule/run.py
     python experiments/rank_schedule/run.py --figure
 
-Trains the demo (configs/vit_digits.py) once with each family, eight components a layer of which four are to be left,
-and draws what metrics.jsonl and result.json say; with --figure what the committed results do. Between one pruning and
-the next, as in the papers, what was switched off may come back: drawn is what is left after each. Two CPU cores: eight
-minutes.
+Trains the demo (configs/vit_digits.py) once with each family, with eight components in every layer, half of which may
+stay on average. Between two prunings, as in the papers, switched-off components may come back, so the figure shows what
+is left after each pruning. Two CPU cores: eight minutes.
 """
 
-import json
 import pathlib
 import tempfile
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.shared import command, recipes, results
-from surm.report import figures
+from surm.report import figures, run_folder
 
 RESULTS = results.of(__file__)
 FAMILIES = ("adalora", "dora_dynamic", "lora2")
@@ -28,10 +26,10 @@ OPTIONS = f"rank=4,initial_rank=8,every_steps={EVERY_STEPS}"
 def measure(family: str) -> dict[str, Any]:
     """Trains one family; the components at every step, those of every layer at the end, and the accuracy."""
     changes = {"peft.family": family, "peft.options": OPTIONS, "log_every_steps": 1, "optim.learning_rate": 1e-2}
-    flags = recipes.flags(recipes.DIGITS, changes)
+    flags = recipes.flags("digits", changes)
     with tempfile.TemporaryDirectory() as workdir:
         result = recipes.trained(flags, pathlib.Path(workdir))
-        lines = map(json.loads, (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines())
+        lines = run_folder.metrics(pathlib.Path(workdir, run_folder.METRICS))
         active = {line["step"]: line["values"]["active_rank"] for line in lines if line["split"] == "train"}
     return {
         "family": family,
@@ -44,9 +42,9 @@ def measure(family: str) -> dict[str, Any]:
 
 
 def after_prunings(result: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Steps one pruning apart, and the fewest components that are on until the next; from the second step on.
+    """Steps one pruning apart, and the fewest components that are on until the next.
 
-    (At the first the rate is 0, and so are all gates.)
+    The first step is left out, because its rate is 0 and so are all gates.
     """
     steps, ranks = result["steps"][1:], result["active_rank"][1:]
     starts = range(0, len(steps), EVERY_STEPS)
@@ -73,7 +71,7 @@ def draw() -> None:
 
 
 def main() -> None:
-    """Trains, writes a JSON a family, draws."""
+    """The command line."""
     parser = command.parser(__doc__)
     command.instead(parser, "--figure", draw, "train nothing")
     parser.parse_args()

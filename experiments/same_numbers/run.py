@@ -15,54 +15,46 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from typing import Any
 
-from experiments.shared import command, results
+from experiments.shared import command, processes, recipes, results
 from surm.errors import InputError
 
 RESULTS = results.of(__file__)
-RUNS = {
-    "demo": ("configs/vit_digits.py", "optim.steps=60", "eval_every_steps=20"),
-    "continued": ("configs/vit_digits.py", "optim.steps=200", "eval_every_steps=20", "checkpoint_every_steps=20"),
-    "population": ("configs/vit_digits.py", "optim.steps=20", "population=seed=0|1,learning_rate=2e-3|4e-3"),
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "demo": ("digits", {"optim.steps": 60, "eval_every_steps": 20}),
+    "continued": ("digits", {"optim.steps": 200, "eval_every_steps": 20, "checkpoint_every_steps": 20}),
+    "population": ("digits", {"optim.steps": 20, "population": "seed=0|1,learning_rate=2e-3|4e-3"}),
     "cifar10": (
-        "configs/vit_cifar.py", "data.source=DATA/cifar10.npz", "model.weights=asset:vit_micro",
-        "data.train_examples=200", "optim.steps=15",
-        "peft.family=toeplitz",
+        "cifar10",
+        {
+            "data.source": "cifar10.npz", "model.weights": "asset:vit_micro", "data.train_examples": 200,
+            "optim.steps": 15, "peft.family": "toeplitz",
+        },
     ),
-    "mrpc": (
-        "configs/bert_glue.py:weights=minilm", "data.source=DATA/glue/MRPC", "optim.steps=12",
-        "optim.learning_rate=1.2e-3",
-    ),
+    "mrpc": ("mrpc", {"data.source": "glue/MRPC", "optim.steps": 12, "optim.learning_rate": 1.2e-3}),
 }  # fmt: skip
+"""The task of every run, and the keys of its config that are changed; sources are below --data."""
 STOPPED = ("continued",)
 
 
-def words_of(run: Sequence[str], data: str, workdir: pathlib.Path) -> list[str]:
-    """The command of a run."""
-    config, *changes = run
-    flags = [f"--config.{change}".replace("DATA", data) for change in changes]
-    return [sys.executable, "-m", "surm.train", f"--config={config}", f"--workdir={workdir}", *flags]
-
-
-def train(tree: pathlib.Path, name: str, data: str, workdir: pathlib.Path) -> dict[str, bytes]:
+def train(tree: pathlib.Path, name: str, data: pathlib.Path) -> dict[str, bytes]:
     """Trains one of `RUNS` with a tree's code; its logs by path."""
+    task, changes = RUNS[name]
+    source = {"data.source": data / changes["data.source"]} if "data.source" in changes else {}
+    given = recipes.flags(task, changes | source)
     settings = os.environ | {"PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu"}
-    given = words_of(RUNS[name], data, workdir)
-    if name in STOPPED:
-        stopped = subprocess.Popen(given, cwd=tree, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while stopped.poll() is None and not _reached(workdir / "metrics.jsonl", 20):
-            time.sleep(0.1)
-        stopped.send_signal(signal.SIGTERM)
-        if stopped.wait() != 128 + signal.SIGTERM:
-            raise InputError(f"{name} ended with status {stopped.returncode}, expected to be stopped in its middle")
-    subprocess.run(given, cwd=tree, env=settings, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return {str(file.relative_to(workdir)): file.read_bytes() for file in sorted(workdir.rglob("metrics.jsonl"))}
-
-
-def _reached(file: pathlib.Path, step: int) -> bool:
-    return file.is_file() and f'"step": {step},' in file.read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder, "run")
+        if name in STOPPED:
+            with processes.Training(given, settings, tree, workdir) as run:
+                run.wait_for_step(20)
+                run.process.send_signal(signal.SIGTERM)
+                if run.process.wait() != 128 + signal.SIGTERM:
+                    raise InputError(f"{name} ended with status {run.process.returncode}, expected to be stopped")
+        with processes.Training(given, settings, tree, workdir) as run:
+            run.result()
+        return {str(file.relative_to(workdir)): file.read_bytes() for file in sorted(workdir.rglob("metrics.jsonl"))}
 
 
 def compared(before: dict[str, bytes], after: dict[str, bytes]) -> dict[str, object]:
@@ -74,17 +66,15 @@ def compared(before: dict[str, bytes], after: dict[str, bytes]) -> dict[str, obj
 def main() -> int:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--before", type=pathlib.Path, required=True, help="a tree of the version to compare with")
-    parser.add_argument("--after", type=pathlib.Path, default=results.ROOT, help="the other one; this tree")
-    parser.add_argument("--data", default="../shared/data", help="the folder of cifar10.npz and glue/MRPC")
+    told = "a tree of the version to compare with"
+    parser.add_argument("--before", type=command.existing, required=True, help=told)
+    parser.add_argument("--after", type=command.existing, default=results.ROOT, help="the other one; this tree")
+    parser.add_argument("--data", type=pathlib.Path, default="../shared/data", help="holds cifar10.npz and glue/MRPC")
     command.several(parser, "--runs", RUNS)
     arguments = parser.parse_args()
-    trees = command.there(parser, {"before": arguments.before, "after": arguments.after})
-    found, data = {}, str(pathlib.Path(arguments.data).resolve())
+    found, data = {}, arguments.data.resolve()
     for name in arguments.runs:
-        with tempfile.TemporaryDirectory() as folder:
-            each = [train(tree, name, data, pathlib.Path(folder, side)) for side, tree in trees.items()]
-        found[name] = compared(*each)
+        found[name] = compared(*(train(tree, name, data) for tree in (arguments.before, arguments.after)))
         print(json.dumps({name: found[name]}), flush=True)
     commit = ["git", "-C", str(arguments.before), "rev-parse", "--short", "HEAD"]
     before = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()

@@ -2,18 +2,17 @@
 
     python experiments/serving/run.py --shape=vit_micro
     python experiments/serving/run.py --shape=minilm_l6
-    python experiments/serving/run.py --table=vit_micro_cpu_64
 
-One batch, whose examples name as many different adapters as there are (at most one each), is answered in four ways:
+The examples of one batch name as many different adapters as there are (at most one each). Four ways answer it:
 
     base        by the model without an adapter, the floor
     merged      by one adapter for all, merged into the kernels
     together    by `surm.serve_batch`, each example by its own adapter
-    apart       by one forward pass for every adapter that is named, over its examples alone; they lie apart already
+    apart       by one forward pass for every adapter that is named, over its examples, which are stored apart already
 
 Weights are random, query and value are updated, every adapter has its own head. Every repeat runs everything once, in
-an order drawn anew; a ratio is the median over repeats of the ratio within a repeat. A run of every method with 1, 16
-and 256 adapters is written to results/; --table prints one as Markdown. Two CPU cores: twenty minutes.
+a new order; a ratio is the median over repeats of the ratio within a repeat. Only a run of every method with 1, 16 and
+256 adapters is written to results/. Two CPU cores: twenty minutes.
 """
 
 import statistics
@@ -25,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import surm
-from experiments.shared import command, methods, models, results, tables, turns
+from experiments.shared import command, methods, models, results, turns
 from surm.machine.memory import keep_freed_memory
 from surm.peft import surgery
 
@@ -34,9 +33,10 @@ SHAPES = ("vit_micro", "minilm_l6")
 TARGETS = r".*\.(query|value)"
 LENGTH = 64
 NUMBERS = (1, 16, 256)
+Inputs = dict[str, jax.Array]
 
 
-def stacked(model: nnx.Module, number: int) -> dict[str, jax.Array]:
+def stacked(model: nnx.Module, number: int) -> Inputs:
     """Random trained arrays of many adapters, small enough to keep what they answer finite."""
     trained = surgery.split(model)[1]
     keys = jax.random.split(jax.random.key(number), len(trained))
@@ -51,34 +51,27 @@ def named_ids(number: int, batch: int) -> np.ndarray:
     return np.resize(np.random.default_rng(0).permutation(number), batch).astype(np.int32)
 
 
-def plain(model: nnx.Module, x: dict[str, jax.Array]) -> Callable[[], object]:
+def plain(model: nnx.Module, x: Inputs) -> Callable[[], object]:
     """One forward pass of a model, compiled."""
     graphdef, state = nnx.split(model)
     return turns.compiled(lambda state, x: nnx.merge(graphdef, state)(**x), state, x)
 
 
-def together(
-    model: nnx.Module, adapters: dict[str, jax.Array], x: dict[str, jax.Array], ids: np.ndarray
-) -> Callable[[], object]:
+def together(model: nnx.Module, adapters: Inputs, x: Inputs, ids: np.ndarray) -> Callable[[], object]:
     """One forward pass by many adapters, compiled."""
     graphdef, state = nnx.split(model)
     serve = lambda state, *given: surm.serve_batch(nnx.merge(graphdef, state), *given)  # noqa: E731
     return turns.compiled(serve, state, adapters, x, ids)
 
 
-def apart(
-    model: nnx.Module, adapters: dict[str, jax.Array], x: dict[str, jax.Array], ids: np.ndarray
-) -> Callable[[], object]:
-    """One forward pass for each adapter that is named, compiled once: all have as many examples."""
+def apart(model: nnx.Module, adapters: Inputs, x: Inputs, ids: np.ndarray) -> Callable[[], object]:
+    """One forward pass for each adapter that is named, compiled once, because all have as many examples."""
     graphdef, _, frozen = surgery.split(model)
     answer = jax.jit(lambda trained, frozen, x: surgery.join(graphdef, trained, frozen)(**x))
-    own = [
-        (
-            {path: array[index] for path, array in adapters.items()},
-            {name: leaf[ids == index] for name, leaf in x.items()},
-        )
-        for index in np.unique(ids)
-    ]
+    own = []
+    for index in np.unique(ids):
+        arrays = {path: array[index] for path, array in adapters.items()}
+        own.append((arrays, {name: leaf[ids == index] for name, leaf in x.items()}))
     compiled = answer.lower(own[0][0], frozen, own[0][1]).compile()
     return lambda: jax.block_until_ready([compiled(trained, frozen, examples) for trained, examples in own])
 
@@ -95,53 +88,30 @@ def measure(shape: str, batch: int, names: list[str], numbers: list[int], repeat
             size = {"adapters": number, "adapter_bytes": sum(array.nbytes for array in adapters.values())}
             for way in (together, apart):
                 label = f"{method}, {number} {way.__name__}"
-                runs[label], rows[label] = way(model, adapters, x, ids), size
+                runs[label], rows[label] = way(model, adapters, x, ids), {**size}
         print(f"ready: {method}", file=sys.stderr, flush=True)
     seconds = turns.timed(runs, repeats)
     for label, row in rows.items():
         low, middle, high = turns.ratios(seconds[label], seconds["base"])
         median = statistics.median(seconds[label])
-        rows[label] = row | {
-            "median_seconds": median,
-            "examples_per_second": batch / median,
-            "over_base": middle,
-            "quartiles_over_base": [low, high],
-        }
+        row |= {"median_seconds": median, "examples_per_second": batch / median}
+        row |= {"over_base": middle, "quartiles_over_base": [low, high]}
         if label.endswith("apart"):
-            rows[label]["over_together"] = turns.ratios(seconds[label], seconds[label.replace("apart", "together")])[1]
+            row["over_together"] = turns.ratios(seconds[label], seconds[label.replace("apart", "together")])[1]
     bytes_of_base = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(base, nnx.Param)))
     setting = {"shape": shape, "batch": batch, "targets": TARGETS, "repeats": repeats, "base_bytes": bytes_of_base}
     return setting | ({"length": LENGTH} if "tokens" in x else {}) | {"rows": rows}
-
-
-def table(name: str) -> str:
-    """A committed result as Markdown: examples a second, those of apart in brackets."""
-    rows = results.read(RESULTS / f"{name}.json")["rows"]
-    most = max(NUMBERS)
-    heads = ["", f"MiB of {most} adapters", "merged", *(f"{number} together (apart)" for number in NUMBERS)]
-    lines = [["none", "0", f"{rows['base']['examples_per_second']:.0f}", *[""] * len(NUMBERS)]]
-    for method in methods.TIMED:
-        of = {way: f"{row['examples_per_second']:.0f}" for way, row in rows.items() if way.startswith(f"{method}, ")}
-        size = rows[f"{method}, {most} together"]["adapter_bytes"] / 2**20
-        ways = [f"{of[f'{method}, {number} together']} ({of[f'{method}, {number} apart']})" for number in NUMBERS]
-        lines.append([method, f"{size:.1f}", of[f"{method}, merged"], *ways])
-    return tables.markdown(heads, lines)
 
 
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="vit_micro")
-    parser.add_argument("--batch", type=command.at_least(1), default=64)
+    parser.add_argument("--batch", type=command.count, default=64)
     command.several(parser, "--methods", methods.TIMED)
-    told = "of adapters at hand, comma-separated"
-    parser.add_argument("--numbers", type=command.counts, default=[*NUMBERS], help=told)
-    parser.add_argument("--repeats", type=command.at_least(1), default=9)
-    parser.add_argument("--table", help="prints a result by its name, such as vit_micro_cpu_64")
+    parser.add_argument("--numbers", type=command.counts, default=[*NUMBERS], help="of adapters, comma-separated")
+    parser.add_argument("--repeats", type=command.count, default=9)
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table(arguments.table))
-        return
     names, batch, numbers = arguments.methods, arguments.batch, arguments.numbers
     if any(batch % min(number, batch) for number in numbers):
         parser.error(f"--numbers must divide --batch={batch} or be above it, got {', '.join(map(str, numbers))}")

@@ -1,10 +1,10 @@
-"""The command lines of the experiments: flags, and one line and a status for whatever ends one."""
+"""The command lines of the experiments: their flags, and one line and an exit status for whatever ends a script."""
 
 import argparse
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from surm.errors import InputError, one_line
@@ -19,31 +19,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(words: str) -> argparse.ArgumentParser:
-    """A parser of a command line.
-
-    Args:
-      words: the script's docstring, shown as it is by `--help`.
-
-    Returns:
-      The parser; what it cannot use ends in an InputError.
-    """
+    """A parser that shows the script's docstring for `--help`, and raises InputError for arguments it cannot use."""
     return _Parser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def instead(parser: argparse.ArgumentParser, flag: str, act: Callable[[], object], what: str) -> None:
-    """Adds a flag with which a script does something else, prints what that returns, and ends."""
+    """Adds a flag with which the script does something else, and nothing more."""
 
     class Act(argparse.Action):
         def __call__(self, *_: object) -> None:
-            if (said := act()) is not None:
-                print(said, flush=True)
+            act()
             parser.exit()
 
     parser.add_argument(flag, action=Act, nargs=0, help=what)
 
 
-def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
-    """The type of an argument that names some of what is known, comma-separated."""
+def several(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    known: Iterable[object],
+    what: str = "comma-separated; all by default",
+    default: list[str] | None = None,
+) -> None:
+    """Adds an argument that lists some of the known names; by default it lists all of them."""
     names = [str(name) for name in known]
 
     def chosen(text: str) -> list[str]:
@@ -52,49 +50,34 @@ def some_of(known: Iterable[object]) -> Callable[[str], list[str]]:
             raise argparse.ArgumentTypeError(f"must be of {', '.join(names)}, got {', '.join(unknown)}")
         return given
 
-    return chosen
+    parser.add_argument(flag, type=chosen, default=names if default is None else default, help=what)
 
 
-def several(parser: argparse.ArgumentParser, flag: str, known: Iterable[object], what: str = "") -> None:
-    """Adds an argument that names some of what is known; all by default."""
-    names = [str(name) for name in known]
-    told = f"{what}{', ' if what else ''}comma-separated; all by default"
-    parser.add_argument(flag, type=some_of(names), default=names, help=told)
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number, and not below another."""
-
-    def number(text: str) -> int:
-        if not text.lstrip("-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
-        return int(text)
-
-    return number
+def count(text: str) -> int:
+    """The type of an argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def counts(text: str) -> list[int]:
-    """The type of an argument that lists whole numbers from one on, comma-separated."""
-    return [at_least(1)(part) for part in text.split(",")]
+    """The type of an argument that lists such numbers, comma-separated."""
+    return [count(part) for part in text.split(",")]
 
 
-def there(parser: argparse.ArgumentParser, paths: Mapping[str, pathlib.Path | None]) -> dict[str, pathlib.Path]:
-    """Those of some paths that were given, in full; an error names the first that does not exist."""
-    given = {name: path.resolve() for name, path in paths.items() if path}
-    if missing := [path for path in given.values() if not path.exists()]:
-        parser.error(f"there is no {missing[0]}")
-    return given
+def existing(text: str) -> pathlib.Path:
+    """The type of an argument that names a file or folder; the path is made absolute."""
+    path = pathlib.Path(text).resolve()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no {path}")
+    return path
 
 
 def status(act: Callable[[], object]) -> int:
-    """Runs a script to its end.
+    """Runs a script, which returns nothing or its exit status, and says in one line what stopped it.
 
-    Args:
-      act: what it does; returns nothing, or an exit status.
-
-    Returns:
-      The exit status: as `surm.machine.status.status_of` has it, 3 where a loss did not stay finite, 128 + the
-      signal's number for a run that was asked to stop.
+    The status is that of `surm.machine.status.status_of`, 3 if a loss is no longer finite, and 128 + the signal's
+    number if a run was asked to stop.
     """
     return status_of(lambda: _acted(act))
 

@@ -1,4 +1,4 @@
-"""Models with random weights and a batch for them, where only time and memory are measured."""
+"""Models with random weights and a batch for them, for measurements of time and memory."""
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +8,14 @@ from surm.models import bert, vit
 
 
 def random(
-    shape: str, classes: int, batch: int, length: int, dtype: str = "float32"
+    preset: str, classes: int, batch: int, length: int, dtype: str = "float32"
 ) -> tuple[nnx.Module, dict[str, jax.Array]]:
-    """A model and its inputs by name.
-
-    Args:
-      shape: the name of a ViT's or a BERT's preset.
-      classes: outputs of its head.
-      batch: examples.
-      length: tokens of a text, none of them padding; unread for images.
-      dtype: of activations and images.
-
-    Returns:
-      The model and what it is called with.
-    """
-    if shape.startswith("vit"):
-        preset = vit.preset(shape)
-        size = (batch, preset.image_size, preset.image_size, 3)
+    """A ViT or BERT by the name of its preset, and its inputs: images, or texts of `length` tokens without padding."""
+    if preset.startswith("vit"):
+        shape = vit.preset(preset)
+        size = (batch, shape.image_size, shape.image_size, 3)
         images = jax.random.normal(jax.random.key(0), size, jnp.dtype(dtype))
-        return vit.ViT(preset, classes, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), {"images": images}
+        return vit.ViT(shape, classes, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), {"images": images}
     tokens = jax.random.randint(jax.random.key(0), (batch, length), 1000, 30000)
-    model = bert.Bert(bert.preset(shape), classes, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    model = bert.Bert(bert.preset(preset), classes, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     return model, {"tokens": tokens, "mask": jnp.ones_like(tokens, bool)}

@@ -15,17 +15,25 @@ from surm.errors import InputError, one_line
 
 
 class Training:
-    """`python -m surm.train` in a process and a folder of its own; both are gone after a `with` block."""
+    """`python -m surm.train` in a process of its own, which has ended after a `with` block.
 
-    def __init__(self, flags: Sequence[str], environment: Mapping[str, str] | None = None):
+    Without a `workdir` the run has a temporary folder, which is then gone, too. `tree` is the clone whose code trains.
+    """
+
+    def __init__(
+        self,
+        flags: Sequence[str],
+        environment: Mapping[str, str] = os.environ,
+        tree: pathlib.Path = ROOT,
+        workdir: pathlib.Path | None = None,
+    ):
         self._scratch = tempfile.TemporaryDirectory()
-        self.folder = pathlib.Path(self._scratch.name, "run")
+        self.folder = workdir or pathlib.Path(self._scratch.name, "run")
         self._said = open(f"{self._scratch.name}/said", "w+")  # noqa: SIM115  closed by __exit__
         words = [sys.executable, "-m", "surm.train", *flags, f"--workdir={self.folder}"]
         self.process = subprocess.Popen(
-            words, cwd=ROOT, env={**(os.environ if environment is None else environment)},
-            stdout=self._said, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            words, cwd=tree, env=dict(environment), stdout=self._said, stderr=subprocess.STDOUT
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -36,16 +44,16 @@ class Training:
         self._said.close()
         self._scratch.cleanup()
 
-    def wait_for_step(self, steps: int) -> None:
-        """Waits until the metrics of so many steps are written; InputError if the run ends before."""
+    def wait_for_step(self, step: int) -> None:
+        """Waits until the metrics of a step are written; InputError if the run ends before."""
         metrics = self.folder / "metrics.jsonl"
-        while not (metrics.is_file() and metrics.read_text().count("\n") >= steps):
+        while not (metrics.is_file() and f'"step": {step},' in metrics.read_text()):
             if self.process.poll() is not None:
-                raise InputError(f"the run ended before step {steps}: {self._last_words()}")
+                raise InputError(f"the run ended before step {step}: {self._last_words()}")
             time.sleep(0.01)
 
     def result(self) -> dict[str, Any]:
-        """What result.json holds at the end; InputError if the run fails."""
+        """The content of result.json at the end; InputError if the run fails."""
         if self.process.wait():
             raise InputError(f"the run failed: {self._last_words()}")
         return json.loads((self.folder / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""Timing in turns: everything once in every repeat, in an order drawn anew, so that ratios are of one moment."""
+"""Timing in turns: everything runs once in every repeat, in a new order, so that ratios compare one moment."""
 
 import random
 import statistics
@@ -10,28 +10,19 @@ import jax
 
 
 def compiled(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
-    """What calls a function, compiled for its arguments, and waits for the result."""
+    """A call of the compiled function with these arguments, which waits for the result."""
     program = jax.jit(function).lower(*arguments).compile()
     return lambda: jax.block_until_ready(program(*arguments))
 
 
-def both_passes(function: Callable[..., jax.Array], params: Any, fixed: Any, x: jax.Array, n_out: int) -> Callable:
-    """The compiled forward and backward pass of a product, to its parameters and to x.
-
-    Args:
-      function: from (params, fixed, x) to y.
-      params: those whose gradient is asked for.
-      fixed: the others.
-      x: vectors.
-      n_out: the width of y.
-
-    Returns:
-      What runs it and waits for the result.
-    """
+def both_passes(
+    product: Callable[..., jax.Array], params: Any, fixed: Any, x: jax.Array, n_out: int
+) -> Callable[[], object]:
+    """The compiled forward and backward pass of y = product(params, fixed, x), with the gradients of params and x."""
     dy = jax.random.normal(jax.random.key(3), (len(x), n_out), x.dtype)
 
     def passes(params, fixed, x, dy):
-        y, pull = jax.vjp(lambda params, x: function(params, fixed, x), params, x)
+        y, pull = jax.vjp(lambda params, x: product(params, fixed, x), params, x)
         return y, pull(dy)
 
     return compiled(passes, params, fixed, x, dy)
@@ -40,18 +31,10 @@ def both_passes(function: Callable[..., jax.Array], params: Any, fixed: Any, x: 
 def timed(
     runs: Mapping[str, Callable[[], object]], repeats: int, other: Collection[str] = ()
 ) -> dict[str, list[float]]:
-    """Seconds of everything in every repeat.
+    """The seconds that everything takes in every repeat, after one run of each that is not counted.
 
-    All run once before, which is not counted. Where some are another library's, each library's take their turns
-    together, after one run that is not counted either: caches and threads were the other's.
-
-    Args:
-      runs: by name.
-      repeats: how often each is counted.
-      other: the names of those of the other library.
-
-    Returns:
-      By name, a number for each repeat.
+    Runs of another library (the names in `other`) take their turns together. Then each library's turns begin with one
+    more run that is not counted, because caches and threads belonged to the other library before.
     """
     groups = [[name for name in runs if name not in other], [name for name in runs if name in other]]
     seconds: dict[str, list[float]] = {name: [] for name in runs}

@@ -4,9 +4,9 @@
     python experiments/speed/breakdown.py --shape=bert_base --method=circulant
 
 Steps run under JAX's profiler; an operation's time is that between its start and its end in the trace, the mean over
-the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's where it has batch
-axes; what else there is goes by the name XLA gave the fusion (multiply_erf is GELU). Written to
-results/breakdown_SHAPE_METHOD.json, METHOD `floor` without one. Two CPU cores: a few minutes.
+the steps. Operations can overlap, so the sum may exceed the step. A matmul counts as attention's if it has batch axes;
+other operations go by the name that XLA gave the fusion (multiply_erf is GELU). Written to
+results/breakdown_SHAPE_METHOD.json, METHOD being `floor` without an update. Two CPU cores: a few minutes.
 """
 
 import collections
@@ -22,13 +22,11 @@ import jax
 
 from experiments.shared import command, methods, results
 from experiments.speed import ours
-from experiments.speed.ours import Setting
-from experiments.speed.run import LENGTH, spec_of
 from surm.machine.memory import keep_freed_memory
 
 RESULTS = results.of(__file__)
 SHOWN = 15
-"""Kinds named; the rest is `other`."""
+"""The number of kinds that are named; the rest is `other`."""
 
 
 def kinds_of(program: str) -> dict[str, str]:
@@ -72,11 +70,11 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--shape", choices=ours.SHAPES, default="bert_base")
     parser.add_argument("--method", choices=("floor", *methods.TIMED), default="floor")
-    parser.add_argument("--repeats", type=command.at_least(1), default=9)
+    parser.add_argument("--repeats", type=command.count, default=9)
     arguments = parser.parse_args()
     keep_freed_memory()
-    setting = Setting(arguments.shape, 8, LENGTH, "float32")
-    seconds, kinds = breakdown(ours.step(setting, spec_of(setting, arguments.method)), arguments.repeats)
+    setting = ours.Setting(arguments.shape, 8, "float32")
+    seconds, kinds = breakdown(ours.step(setting, arguments.method), arguments.repeats)
     named = dict([*kinds.items()][:SHOWN])
     named["other"] = sum(kinds.values()) - sum(named.values())
     for kind, spent in named.items():

@@ -6,7 +6,7 @@ import peft
 import torch
 import transformers
 
-from experiments.speed.ours import FLOORS, Setting
+from experiments.speed.ours import FLOORS, LENGTH, Setting, Step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default
@@ -20,19 +20,11 @@ METHODS: dict[str, Callable[[int, list[str]], peft.PeftConfig]] = {
     "LoKr": lambda n, targets: peft.LoKrConfig(r=8, alpha=8, target_modules=targets),
     "FourierFT": lambda n, targets: peft.FourierFTConfig(n_frequency=1000, target_modules=targets),
 }
-"""By name: from the width and the targets to the configuration."""
+"""Configurations by name, from the width and the targets."""
 
 
-def step(setting: Setting, method: str) -> tuple[Callable[[], None], int]:
-    """Builds the step: forward, backward, AdamW on what trains.
-
-    Args:
-      setting: model, batch and type.
-      method: a key of `METHODS`, or of our `FLOORS`.
-
-    Returns:
-      What takes one step and waits for it, and the number of trained parameters without the head's.
-    """
+def step(setting: Setting, method: str) -> Step:
+    """Builds the step of a method or floor: forward, backward, AdamW on the trained parameters."""
     torch.manual_seed(0)
     model, inputs = _model(setting)
     model.requires_grad_(False)
@@ -62,7 +54,7 @@ def step(setting: Setting, method: str) -> tuple[Callable[[], None], int]:
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 
-    return run, trained
+    return Step(run, {"trained_parameters": trained})
 
 
 def forget_peak() -> None:
@@ -86,6 +78,6 @@ def _model(setting: Setting) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     if setting.shape == "vit_b16":
         images = torch.randn(setting.batch, 3, 224, 224, device=DEVICE, dtype=getattr(torch, setting.dtype))
         return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=2)), {"pixel_values": images}
-    tokens = torch.randint(1000, 30000, (setting.batch, setting.length), device=DEVICE)
+    tokens = torch.randint(1000, 30000, (setting.batch, LENGTH), device=DEVICE)
     model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=2))
     return model, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

@@ -1,11 +1,11 @@
 """How the bare product grows with n, 128 to 8192: every family by FFT, by DFT or thin matmuls, and the dense matrix.
 
     python experiments/speed/sweep.py
-    python experiments/speed/sweep.py --draw
+    python experiments/speed/sweep.py --figure
 
 Forward and backward, with the gradients of the vectors and of the parameters, for 256 vectors in float32; dense is
-x·Wᵀ with W a trained n×n matrix. All take turns at every n, in an order drawn anew; the median of the repeats counts.
-Written to results/sweep.json and drawn to results/sweep.png; --draw draws alone. Two CPU cores: two minutes.
+x·Wᵀ with W a trained n×n matrix. All take turns at every n, in a new order each time; the median over repeats counts.
+Two CPU cores: two minutes.
 """
 
 import json
@@ -27,42 +27,26 @@ ROWS = 256
 FAMILIES = ("circulant", "toeplitz", "low_displacement_rank", "kronecker", "low_rank")
 
 
-def product(name: str, n: int) -> tuple[Callable[[dict, jax.Array], jax.Array], dict[str, jax.Array]]:
-    """A product of x with n×n parameters, and the parameters.
+NAMES = ("dense", *FAMILIES, *(f"{family} dft" for family in FAMILIES if matrices.FAMILIES[family].convolutional))
+"""What is measured: dense, the families, and those that convolve with the DFT in place of the FFT."""
 
-    Args:
-      name: `dense`, a family, or a family and `dft`.
-      n: rows and columns.
 
-    Returns:
-      The function (params, x) -> y, and params.
-    """
-    key = jax.random.key(0)
+def step(name: str, n: int) -> Callable[[], object]:
+    """A compiled forward and backward pass with n×n parameters; waits for its result."""
+    key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (ROWS, n))
     if name == "dense":
-        return lambda params, x: x @ params["w"].T, {"w": jax.random.normal(key, (n, n))}
+        kernel = {"w": jax.random.normal(key, (n, n))}
+        return turns.both_passes(lambda params, _, x: x @ params["w"].T, kernel, {}, x, n)
     family, _, way = name.partition(" ")
     module = matrices.FAMILIES[family]
     chosen = {"convolve": dft.convolve if way == "dft" else fourier.convolve} if module.convolutional else {}
     params = jax.tree.map(lambda value: value + 0.01, module.init(key, n, n))
-    return lambda params, x: module.matvec(params, x, n, **chosen), params
-
-
-def names() -> list[str]:
-    """Everything that is measured."""
-    return ["dense", *FAMILIES, *(f"{family} dft" for family in FAMILIES if matrices.FAMILIES[family].convolutional)]
-
-
-def step(name: str, n: int) -> Callable[[], object]:
-    """A compiled forward and backward pass; waits for its result."""
-    function, params = product(name, n)
-    x = jax.random.normal(jax.random.key(1), (ROWS, n))
-    return turns.both_passes(lambda params, _, x: function(params, x), params, {}, x, n)
+    return turns.both_passes(lambda params, _, x: module.matvec(params, x, n, **chosen), params, {}, x, n)
 
 
 def measure(n: int, repeats: int) -> dict[str, float]:
     """Median seconds of everything at one n."""
-    runs = {name: step(name, n) for name in names()}
-    seconds = turns.timed(runs, repeats)
+    seconds = turns.timed({name: step(name, n) for name in NAMES}, repeats)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
@@ -86,8 +70,8 @@ def draw() -> None:
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--repeats", type=command.at_least(1), default=9)
-    command.instead(parser, "--draw", draw, "time nothing")
+    parser.add_argument("--repeats", type=command.count, default=9)
+    command.instead(parser, "--figure", draw, "time nothing")
     arguments = parser.parse_args()
     keep_freed_memory()
     points = []

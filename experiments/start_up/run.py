@@ -20,15 +20,11 @@ RESULTS = results.of(__file__)
 
 
 def first_step(cache: pathlib.Path | None) -> float:
-    """Seconds from the start of the demo to the metrics of its first step.
-
-    Args:
-      cache: where compiled programs are kept; None for nowhere.
-    """
+    """Seconds from the start of the demo to the metrics of its first step; `cache` keeps compiled programs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {}
     since = time.perf_counter()
-    with processes.Training(recipes.flags(recipes.DIGITS, {"log_every_steps": 1}), environment) as run:
+    with processes.Training(recipes.flags("digits", {"log_every_steps": 1}), environment) as run:
         run.wait_for_step(1)
         return time.perf_counter() - since
 
@@ -36,7 +32,7 @@ def first_step(cache: pathlib.Path | None) -> float:
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--turns", type=command.at_least(1), default=9)
+    parser.add_argument("--turns", type=command.count, default=9)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cache = pathlib.Path(folder)
@@ -45,9 +41,7 @@ def main() -> None:
         for _ in range(arguments.turns):
             each["cold"].append(first_step(None))
             each["cached"].append(first_step(cache))
-    rows = [
-        {"start": name, "first_step": statistics.median(seconds), "each": seconds} for name, seconds in each.items()
-    ]
+    rows = [{"start": name, "first_step": statistics.median(each[name]), "each": each[name]} for name in each]
     for row in rows:
         print(json.dumps(row))
     results.write(RESULTS / "digits_cpu.json", {"rows": rows})

@@ -1,14 +1,15 @@
-"""How far a fine-tune moves the weights, and how like full fine-tuning what comes of it is.
+"""How far a fine-tune moves the weights, and how similar its features are to those of full fine-tuning.
 
     python experiments/weight_movement/run.py --cifar10=cifar10.npz --glue=glue
     python experiments/weight_movement/run.py --figure
 
-Trains methods on CIFAR-10 (shipped backbone) and MRPC (MiniLM) as `vit_families` and `glue_methods` do, one seed at the
-rate they chose (full fine-tuning on CIFAR-10 at 1.6e-4), each in a folder under `--workdir` that is not trained again.
-For the query, key and value kernel W of every block, merged: 1 - cos(W + ΔW, W), entries as one vector, and the
-relative size ‖ΔW‖_F / ‖W‖_F; and the linear CKA (Kornblith et al. 2019) of every block's output, mean over tokens, on
-the first 512 test examples (MRPC has 408), with what full fine-tuning has there; by the unbiased estimate of HSIC (Song
-et al. 2012), so that unrelated features have 0. "before" is the pretrained model. Two CPU cores: forty minutes.
+Trains methods on CIFAR-10 (shipped backbone) and MRPC (MiniLM) as `vit_families` and `glue_methods` do, with one seed
+at the rate that they chose (full fine-tuning on CIFAR-10 at 1.6e-4). Each run has a folder under `--workdir` and is not
+trained again. For the query, key and value kernel W of every block, merged, a result has 1 - cos(W + ΔW, W), entries as
+one vector, and the relative size ‖ΔW‖_F / ‖W‖_F; for every block's output, mean over tokens, on the first 512 test
+examples (MRPC has 408), the linear CKA (Kornblith et al. 2019) with the output of full fine-tuning, by the unbiased
+estimate of HSIC (Song et al. 2012), which gives 0 for unrelated features. "before" is the pretrained model. Two CPU
+cores: forty minutes.
 """
 
 import pathlib
@@ -44,14 +45,12 @@ def flags(task: str, method: str, source: pathlib.Path) -> list[str]:
     """Those of `python -m surm.train` for a method at the rate that its experiment chose."""
     chosen = (vit if task == "cifar10" else glue).RESULTS / f"{task}_{methods.file_name(method)}.json"
     untuned = (task, method) == ("cifar10", "full")
-    tuned = {"optim.learning_rate": 1.6e-4 if untuned else results.read(chosen)["learning_rate"]}
-    if task == "cifar10":
-        return recipes.flags(recipes.CIFAR10, recipes.on_cifar10(method, source) | tuned)
-    return recipes.flags(recipes.GLUE, recipes.on_glue("mrpc", method, source) | tuned)
+    rate = {"optim.learning_rate": 1.6e-4 if untuned else results.read(chosen)["learning_rate"]}
+    return recipes.flags(task, recipes.changes(task, method, source) | rate)
 
 
 def trained(task: str, method: str, source: pathlib.Path, workdir: pathlib.Path) -> LoadedRun:
-    """The run of a method, trained if it is not there; InputError if what is there is another."""
+    """The run of a method, trained if it is not there; InputError if another run is there."""
     folder = workdir / task / methods.file_name(method)
     recipes.trained(flags(task, method, source), folder)
     with recipes.at_root():
@@ -106,57 +105,47 @@ def hsic(k: Float[np.ndarray, "n n"], m: Float[np.ndarray, "n n"]) -> float:
 
 
 def measure(task: str, names: list[str], source: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
-    """All methods on one task; full fine-tuning first, which the others are compared with."""
-    runs = {method: trained(task, method, source, workdir) for method in ("full", *names)}
+    """All methods on one task, and full fine-tuning, which they are compared with."""
+    runs = {method: trained(task, method, source, workdir) for method in dict.fromkeys(("full", *names))}
     run = prepared(runs["full"].config)
-    before = surm.detach(run.model)
-    full = features(run, runs["full"].model)
-    rows = {"before": {"cka": [linear_cka(*pair) for pair in zip(features(run, before), full, strict=True)]}}
+    before, full = surm.detach(run.model), features(run, runs["full"].model)
+
+    def cka(model: nnx.Module) -> list[float]:
+        return [linear_cka(*pair) for pair in zip(features(run, model), full, strict=True)]
+
+    rows = {"before": {"cka": cka(before)}}
     for method, found in runs.items():
         merged = surm.merge(found.model)
-        rows[method] = {
-            "adapter_parameters": found.result["adapter_parameters"],
-            "learning_rate": found.result["learning_rate"],
-            "eval": found.result["eval"],
-            "layers": moved(merged, before),
-            "cka": [linear_cka(*pair) for pair in zip(features(run, merged), full, strict=True)],
-        }
-        layers = rows[method]["layers"].values()
-        movement = statistics.fmean(layer["movement"] for layer in layers)
-        print(f"{task}, {method}: moved {movement:.4f}, CKA {statistics.fmean(rows[method]['cka']):.4f}", flush=True)
+        told = {name: found.result[name] for name in ("adapter_parameters", "learning_rate", "eval")}
+        rows[method] = {**told, "layers": moved(merged, before), "cka": cka(merged)}
+        print(f"{task}, {method}: moved, size and CKA {', '.join(_means(rows[method]))}", flush=True)
     return {"task": task, "rows": rows}
 
 
 def committed() -> dict[str, dict[str, Any]]:
-    """The rows of every task that was measured."""
-    found = {task: RESULTS / f"{task}.json" for task in TITLES}
-    return {task: results.read(file)["rows"] for task, file in found.items() if file.is_file()}
+    """The rows of every task."""
+    return {task: results.read(RESULTS / f"{task}.json")["rows"] for task in TITLES}
 
 
 def table() -> str:
-    """Means over layers and blocks as Markdown: a row a method."""
+    """Means over layers and blocks as Markdown: a row for each method."""
     tasks = committed()
     heads = [head for task in tasks for head in (f"{TITLES[task]}: moved", "size", "CKA")]
-    names = dict.fromkeys(name for of_task in tasks.values() for name in of_task)
-    rows = [(name, *(cell for rows in tasks.values() for cell in _cells(rows.get(name)))) for name in names]
-    return tables.markdown(("method", *heads), rows)
+    names = dict.fromkeys(name for rows in tasks.values() for name in rows)
+    cells = {name: [cell for rows in tasks.values() for cell in _means(rows.get(name, {}))] for name in names}
+    return tables.markdown(("method", *heads), [(name, *cells[name]) for name in names])
 
 
-def _cells(row: dict[str, Any] | None) -> tuple[str, str, str]:
-    if row is None:
-        return "", "", ""
-    of_layers = {name: [layer[name] for layer in row.get("layers", {}).values()] for name in ("movement", "size")}
-    return *(_mean(values) for values in of_layers.values()), _mean(row["cka"])
-
-
-def _mean(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.3f}" if values else ""
+def _means(row: dict[str, Any]) -> list[str]:
+    """Movement and size over the layers, CKA over the blocks; empty where a row has none."""
+    layers = row.get("layers", {}).values()
+    columns = [layer["movement"] for layer in layers], [layer["size"] for layer in layers], row.get("cka", [])
+    return [f"{statistics.fmean(values):.3f}" if values else "" for values in columns]
 
 
 def draw() -> None:
     """For every task, how far the blocks' kernels moved, and how like full fine-tuning's their outputs are."""
-    if not (tasks := committed()):
-        raise surm.InputError("nothing is measured yet")
+    tasks = committed()
     figure = Figure(figsize=(5.5 * len(tasks), 6.5), layout="constrained")
     axes = figure.subplots(2, len(tasks), squeeze=False)
     for (above, below), (task, rows) in zip(axes.T, tasks.items(), strict=True):
@@ -184,22 +173,20 @@ def by_block(layers: dict[str, dict[str, float]]) -> list[float]:
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--cifar10", type=pathlib.Path, help="a .npz of CIFAR-10; not given, its results stay")
-    parser.add_argument("--glue", type=pathlib.Path, help="the folder that holds MRPC; likewise")
+    parser.add_argument("--cifar10", type=command.existing, help="a .npz of CIFAR-10; without it its result stays")
+    parser.add_argument("--glue", type=command.existing, help="the folder that holds MRPC; without it its result stays")
     command.several(parser, "--methods", METHODS)
     parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
     command.instead(parser, "--figure", draw, "train nothing")
-    command.instead(parser, "--table", table, "train nothing, print means as Markdown")
     arguments = parser.parse_args()
-    sources = command.there(parser, {"cifar10": arguments.cifar10, "mrpc": arguments.glue})
-    if not sources:
+    if not (arguments.cifar10 or arguments.glue):
         parser.error("expected --cifar10, --glue or both")
     memory.keep_freed_memory()
-    for task, source in sources.items():
-        result = measure(task, arguments.methods, source, arguments.workdir.resolve())
-        shown = f"--{'cifar10' if task == 'cifar10' else 'glue'}={source.name}"
-        result["command"] = results.own_command(shown, f"--methods={','.join(arguments.methods)}")
-        results.write(RESULTS / f"{task}.json", result)
+    for task, flag in (("cifar10", "cifar10"), ("mrpc", "glue")):
+        if source := getattr(arguments, flag):
+            result = measure(task, arguments.methods, source, arguments.workdir.resolve())
+            shown = (f"--{flag}={source.name}", f"--methods={','.join(arguments.methods)}")
+            results.write(RESULTS / f"{task}.json", {"command": results.own_command(*shown), **result})
     draw()
 
 
