@@ -1,7 +1,7 @@
 """Task: what is asked of a model, that is what it reads, how wrong it was, and how that is summed up."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -16,9 +16,10 @@ Batch = dict[str, np.ndarray | jax.Array]
 """Arrays with a first axis of rows. **A row of zeros weighs nothing**: batches are filled up with such rows, and rows
 with zeros at their end, to the sizes that are compiled for."""
 Sums = dict[str, jax.Array]
-Answers = dict[str, jax.Array]
+Answers = dict[str, np.ndarray | jax.Array]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is asked of a model.
 
@@ -91,6 +92,7 @@ class Task(Protocol):
         """
 
 
+@runtime_checkable
 class FixedOutputs(Task, Protocol):
     """A task whose models have a fixed number of outputs for an example."""
 

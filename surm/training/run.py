@@ -7,6 +7,7 @@ fresh; the loop itself is in `surm.training.loop`.
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,10 @@ from surm.training.trained import Trained
 
 
 def run(
-    config: ml_collections.ConfigDict | configs.Plan, workdir: str, *, overrides: Mapping[str, Any] | None = None
+    config: ml_collections.ConfigDict | configs.Plan,
+    workdir: str | os.PathLike,
+    *,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates and writes a run's folder.
 
@@ -51,7 +55,7 @@ def run(
       Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
       OSError: if the workdir cannot be written any more.
     """
-    plan = configs.checked(config)
+    plan, workdir = configs.checked(config), os.fspath(workdir)
     config = plan.config
     processes.from_first(lambda: writers.check(config))
     processes.check_same("config", dict(configs.leaves(config)))
