@@ -70,7 +70,6 @@ def test_labels_know_their_metrics_and_their_outputs(name):
     task = LabelledImages(configs.default(), TARGETS[name], plain(0.5, 0.5, side=8, channels=3))
     assert with_outputs(task, "anything") is task and task.outputs == TARGETS[name].outputs
     assert task.metrics[0].better == "more" and task.metrics[-1].name == "loss" and task.metrics[-1].better == "less"
-    assert configs.spec(configs.default()).train == task.default_train
 
 
 def test_less_is_better_of_a_loss():
@@ -92,7 +91,7 @@ class Speaker(nnx.Module):
 class NextToken(Task):
     """A task without a fixed number of outputs for an example."""
 
-    name, counts, default_train, outputs = "next_token", "tokens", (), None
+    name, outputs = "next_token", None
     metrics = (Metric("perplexity", "less", ""), Metric("loss", "less", "nats"))
 
     def inputs(self, batch):

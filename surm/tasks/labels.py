@@ -61,8 +61,6 @@ class Labels:
     """
 
     name = NAME
-    counts = "examples"
-    default_train = ("head",)
     processor: Processor | None = None
     tokenizer: str | os.PathLike | None = None
 

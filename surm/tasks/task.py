@@ -32,14 +32,9 @@ class Task(Protocol):
       outputs: how many outputs a model has for an example, which is the size of a new head; None where that is not
         fixed, as for a model that answers with a token at every place.
       metrics: what `measured` finds, the main one first.
-      counts: what the weight counts where nothing is weighted, such as `examples` or `tokens`.
-      default_train: patterns of the variables that train besides the adapter unless a config says otherwise, such as
-        `("head",)`.
     """
 
     name: str
-    counts: str
-    default_train: tuple[str, ...]
 
     @property
     def outputs(self) -> int | None:
