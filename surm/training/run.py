@@ -59,7 +59,7 @@ def run(
     config = plan.config
     processes.from_first(lambda: writers.check(config))
     processes.check_same("config", dict(configs.leaves(config)))
-    every, mesh = members.listed(config), meshes.mesh_of(config)
+    every, mesh = members.listed(plan), meshes.mesh_of(config)
     folder = processes.agree(lambda: Workdir(workdir, config, writes=processes.is_first()))
     finished, longer = processes.from_first(folder.result), processes.from_first(lambda: folder.longer)
     if finished is not None and not longer:
@@ -67,7 +67,7 @@ def run(
         return finished
     processes.from_first(folder.refuse_if_busy)
     for member in every if longer else []:
-        processes.agree(functools.partial(going_on.check, folder.changes, member.config, workdir))
+        processes.agree(functools.partial(going_on.check, folder.changes, member.plan, workdir))
     reached = processes.from_first(lambda: folder.newest_step)
     saved = processes.from_first(lambda: checkpoint.trained(folder.checkpoints))
     prepared = processes.agree(lambda: prepare(plan, resumed=reached is not None, saved=saved))
@@ -106,7 +106,7 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     plan = configs.checked(config)
     config = plan.config
     writers.check(config)
-    every, mesh = members.listed(config), meshes.mesh_of(config)
+    every, mesh = members.listed(plan), meshes.mesh_of(config)
     prepared = prepare(plan)
     with jax.set_mesh(mesh):
         of_step = estimate.of_step(_program(prepared, every, mesh), placing.placed(prepared, mesh))
