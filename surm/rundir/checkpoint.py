@@ -29,7 +29,7 @@ DAMAGED = "damaged_"
 class Checkpoints:
     """The checkpoints in one folder, as a context manager that waits for the last write."""
 
-    def __init__(self, folder: epath.PathLike, keep: int, keep_best: int = 0):
+    def __init__(self, folder: epath.Path, keep: int, keep_best: int = 0):
         """Opens (or creates) the folder; remains of an interrupted write are removed before the next write starts.
 
         Args:
@@ -37,7 +37,7 @@ class Checkpoints:
           keep: how many of the newest to keep.
           keep_best: how many of the best, by what `save` is given, to keep besides.
         """
-        self._place, self._keep, self._keep_best = checkpoint_files.Place(files.path(folder)), keep, keep_best
+        self._place, self._keep, self._keep_best = checkpoint_files.Place(folder), keep, keep_best
         self._manager, self._failed = self._opened(), ""
 
     def _opened(self) -> ocp.CheckpointManager:

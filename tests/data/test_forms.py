@@ -5,7 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from surm.data import sources
@@ -268,8 +267,7 @@ def test_names_of_splits(tmp_path):
     assert [split_of(name) for name in ("Training", "dev", "validation_mismatched", "TEST", "train_2", "labels")] == [
         "train", "validation", "validation_mismatched", "test", "", "",
     ]  # fmt: skip
-    names = ("train-00000-of-00001-4f3c2b1a9d8e7f60.parquet", "README.md", "dev.csv")
-    paths = [epath.Path(tmp_path) / name for name in names]
+    paths = [tmp_path / name for name in ("train-00000-of-00001-4f3c2b1a9d8e7f60.parquet", "README.md", "dev.csv")]
     assert {name: [path.name for path in found] for name, found in by_split(paths).items()} == {
         "validation": ["dev.csv"], "train": ["train-00000-of-00001-4f3c2b1a9d8e7f60.parquet"],
     }  # fmt: skip
