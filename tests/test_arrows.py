@@ -22,7 +22,7 @@ ROOMS = {
     "tasks": "data errors files machine models",
     "config": "data errors machine models peft tasks",
     "report": "errors files machine tasks version",
-    "rundir": "config errors files machine matrices peft report",
+    "rundir": "config errors files machine matrices report",
     "training": "config data errors exchange files machine matrices models peft report rundir tasks version",
     "cli": "config errors files machine",
     "sweeps": "cli config errors files machine report rundir",

@@ -204,7 +204,7 @@ def test_a_finished_run_without_its_checkpoints_cannot_go_on(source, finished, t
 )
 def test_what_depends_on_the_length_of_a_run(more, why):
     given = small_runs.config("x", **more)
-    assert going_on.bound_to_length(given.optim, config.spec(given)) == why
+    assert going_on.bound_to_length(config.checked(given)) == why
 
 
 @pytest.mark.slow

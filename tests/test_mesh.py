@@ -9,6 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -152,6 +153,7 @@ class Device:
 def test_devices_that_are_wired_otherwise_stand_process_by_process(model, rows, monkeypatch):
     """As on a slice of four hosts: JAX lists the devices by the wiring, which goes to and fro between the hosts."""
     wired = [Device(number, number % 4) for number in range(16)]
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # these are no devices
     config = command_line.parse(["x", *QUICK, "--workdir=x", f"--config.mesh.model={model}"]).config
     monkeypatch.setattr(jax, "devices", lambda: wired)
     monkeypatch.setattr(jax, "device_count", lambda: 16)

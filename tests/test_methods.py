@@ -187,8 +187,8 @@ def test_what_fills_a_batch_up_is_not_measured():
     params, jacobian, residual = {"a": jnp.ones(4)}, draw.standard_normal((1, 3, 4)), draw.standard_normal((1, 3))
     tx, found = loko.kalman({"a": 0.1}, outputs=3), []
     for filling in (0, 3):
-        padded = {"residuals": np.pad(residual, ((0, filling), (0, 0))), "examples": 1}
-        pieces = {"a": np.pad(jacobian, ((0, filling), (0, 0), (0, 0)))}
+        padded = {"residuals": jnp.pad(residual, ((0, filling), (0, 0))), "examples": 1}
+        pieces = {"a": jnp.pad(jacobian, ((0, filling), (0, 0), (0, 0)))}
         found.append(tx.update(params, tx.init(params), params, jacobians=pieces, **padded))
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4)

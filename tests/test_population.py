@@ -12,7 +12,7 @@ import safetensors.numpy
 import surm
 from surm import train
 from surm.cli import command_line
-from surm.config import default
+from surm.config import checked, default
 from surm.machine import mesh as meshes
 from surm.training import loop, members, placing, population, preparation, progress
 from tests.test_text_run import material  # noqa: F401  a fixture
@@ -224,7 +224,7 @@ def test_members_with_other_frozen_weights_are_refused(tmp_path, capsys):
 def test_members_are_the_product_in_order():
     config = default().unlock()
     config.population, config.optim.steps = "seed=3|4, schedule=linear|cosine", 1
-    got = members.listed(config)
+    got = members.listed(checked(config))
     assert [own.overrides for own in got] == [
         {"seed": seed, "optim.schedule": schedule} for seed in (3, 4) for schedule in ("linear", "cosine")
     ]
@@ -239,7 +239,7 @@ def test_all_members_are_one_program_compiled_once():
     prepared, mesh = preparation.prepare(config), meshes.mesh_of(config)
     compiled: list[str] = []
     with jax.set_mesh(mesh):
-        program = population.program(prepared, members.listed(config), mesh)
+        program = population.program(prepared, members.listed(prepared.plan), mesh)
         state, frozen = program.initial(), placing.placed(prepared, mesh)
         state, _ = program.step(state, frozen, next(program.batches))
         listening = functools.partial(lambda event, *_, **__: compiled.append(event))

@@ -34,14 +34,15 @@ def base_with(outputs: int) -> vit.ViT:
 def configured(folder: pathlib.Path, **peft):
     given = config.default()
     given.init_adapter = str(folder)
+    given.optim.steps = 1
     given.peft.update(peft)
-    return given
+    return config.checked(given)
 
 
 def started(folder: pathlib.Path, outputs: int = 5, names=(), **peft):
     """The trained arrays that a run starts with, and those that it would start with by itself."""
     given, base = configured(folder, **peft), base_with(outputs)
-    fresh = surgery.attach(base, config.spec(given), nnx.Rngs(3))
+    fresh = surgery.attach(base, given.spec, nnx.Rngs(3))
     found = start.from_adapter(given, fresh, base, base_with, names=names)
     return surgery.split(found)[1], surgery.split(fresh)[1]
 
@@ -123,7 +124,7 @@ def test_what_else_an_adapter_of_pefts_trains_is_named_in_one_pattern_that_works
     def start_with(train: str) -> set[str]:
         keys = {"family": "low_rank", "options": "rank=2", "targets": r".*\.(query|value)", "scale": 4.0}
         given, model = configured(file, **keys, train=train), exchanged.base("vit")
-        fresh = surgery.attach(model, config.spec(given), nnx.Rngs(3))
+        fresh = surgery.attach(model, given.spec, nnx.Rngs(3))
         return {*surgery.split(start.from_adapter(given, fresh, model, new_head))[1]}
 
     with pytest.raises(InputError, match="does not train; set config.peft.train=") as refused:
@@ -136,7 +137,7 @@ def test_what_else_an_adapter_of_pefts_trains_is_named_in_one_pattern_that_works
 def test_another_base_is_refused(saved):
     other = vit.ViT(SMALL, 5, rngs=nnx.Rngs(9))
     given = configured(saved)
-    fresh = surgery.attach(other, config.spec(given), nnx.Rngs(3))
+    fresh = surgery.attach(other, given.spec, nnx.Rngs(3))
     with pytest.raises(InputError, match="this model's base is another"):
         start.from_adapter(given, fresh, other, base_with)
 
@@ -157,7 +158,7 @@ def test_a_folder_that_is_no_adapter_says_what_it_is(saved, tmp_path):
 def of_peft(outputs: int, **peft):
     given = configured(PEFT, **peft)
     base = exchanged.base("vit") if outputs == 7 else new_head(outputs)
-    fresh = surgery.attach(base, config.spec(given), nnx.Rngs(3))
+    fresh = surgery.attach(base, given.spec, nnx.Rngs(3))
     return surgery.split(start.from_adapter(given, fresh, base, new_head))[1], surgery.split(fresh)[1]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jaxtyping
 import pytest
 
 from surm import InputError, sweeps
@@ -46,7 +47,8 @@ def test_they_combine():
         (lambda: sweeps.zipped([{}, {"seed": 0}], seed=[1, 2]), "sets 'seed' twice in one run"),
     ],
 )  # fmt: skip
-def test_what_does_not_combine_is_refused(combine, message):
+def test_what_does_not_combine_is_refused(combine, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or the annotations refuse some of them first
     with pytest.raises(InputError, match=message):
         combine()
 

@@ -8,12 +8,15 @@ from flax import nnx
 
 import surm
 from surm import config as configs
+from surm.data.splits import ArraySplit, Dataset
 from surm.errors import InputError
+from surm.models.processor import plain
 from surm.peft import surgery
 from surm.tasks import metrics
+from surm.tasks.images import LabelledImages
 from surm.tasks.labels import Labels, Targets
 from surm.tasks.metric import Metric
-from surm.tasks.task import with_outputs
+from surm.tasks.task import Task, with_outputs
 from surm.training import optim, step
 from surm.training.prepared import Run
 
@@ -64,10 +67,9 @@ def test_sums_add_over_parts(name):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_labels_know_their_metrics_and_their_outputs(name):
-    task = Labels(TARGETS[name])
+    task = LabelledImages(configs.default(), TARGETS[name], plain(0.5, 0.5, side=8, channels=3))
     assert with_outputs(task, "anything") is task and task.outputs == TARGETS[name].outputs
     assert task.metrics[0].better == "more" and task.metrics[-1].name == "loss" and task.metrics[-1].better == "less"
-    assert configs.spec(configs.default()).train == task.default_train
 
 
 def test_less_is_better_of_a_loss():
@@ -86,10 +88,10 @@ class Speaker(nnx.Module):
         return self.last(jax.nn.relu(self.mix(self.table(tokens))))
 
 
-class NextToken:
+class NextToken(Task):
     """A task without a fixed number of outputs for an example."""
 
-    name, counts, default_train, outputs = "next_token", "tokens", (), None
+    name, outputs = "next_token", None
     metrics = (Metric("perplexity", "less", ""), Metric("loss", "less", "nats"))
 
     def inputs(self, batch):
@@ -116,10 +118,11 @@ def spoken(**settings: object) -> Run:
     spec = surm.PeftSpec(family="low_rank", options={"rank": 2}, targets="mix", train=())
     model = surm.attach(Speaker(nnx.Rngs(0)), spec, nnx.Rngs(1))
     optimizer = configs.optimizer_name(config.optim, configs.spec(config))
+    nothing = ArraySplit(np.zeros((0, 8, 8, 3), np.uint8), np.zeros(0, np.int32))
     return Run(
         plan=configs.Plan(config, spec, optimizer, head_first_fraction=0.0, metrics=(), lengths=()),
         model=model,
-        data=None,
+        data=Dataset(nothing, None, nothing, 0),
         task=NextToken(),
         total_steps=4,
         resumed=False,

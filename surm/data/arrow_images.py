@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int
 
 from surm import files as places
 from surm.data import arrow, classes, decode
@@ -31,13 +32,13 @@ class ColumnSplit:
     """
 
     column: Any
-    labels: np.ndarray
+    labels: Int[np.ndarray, " n"]
     where: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": decode.decoded(self.opener(index), self.name(index)), "label": self.labels[index]}
 
     def name(self, index: int) -> str:
@@ -52,7 +53,7 @@ class ColumnSplit:
             return lambda: places.path(path).open("rb")
         return decode.from_bytes(encoded or b"")
 
-    def content(self, index: np.ndarray) -> Iterator[bytes]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes]:
         """The bytes of the encoded images, each preceded by its size."""
         for place in index:
             with self.opener(place)() as opened:

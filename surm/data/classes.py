@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32, Shaped
 
 from surm.errors import InputError, nearest
 
@@ -27,14 +28,14 @@ class Column(NamedTuple):
     """
 
     names: tuple[str, ...]
-    index: np.ndarray
+    index: Int[np.ndarray, " n"]
 
     def counts(self) -> dict[str, int]:
         """The number of examples for each label."""
         return dict(zip(self.names, np.bincount(self.index, minlength=len(self.names)).tolist(), strict=True))
 
 
-def of_array(labels: np.ndarray, examples: int, where: str) -> Column:
+def of_array(labels: Shaped[np.ndarray, "..."], examples: int, where: str) -> Column:
     """Reads the labels of an array.
 
     Args:
@@ -114,7 +115,7 @@ def of_training(labels: Column, where: str) -> tuple[str, ...]:
     return in_order(names)
 
 
-def numbered(labels: Column, names: Sequence[str], where: Callable[[int], str]) -> np.ndarray:
+def numbered(labels: Column, names: Sequence[str], where: Callable[[int], str]) -> Int32[np.ndarray, " n"]:
     """Labels as numbers of classes.
 
     Args:
@@ -152,7 +153,7 @@ def listed(counts: dict[str, int], names: Iterable[str]) -> str:
     return ", ".join([*(f"{name!r} ({counts[name]:,})" for name in names[:SHOWN]), *more])
 
 
-def counted(labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+def counted(labels: Int[np.ndarray, " n"], names: Sequence[str]) -> dict[str, int]:
     """The number of examples in each class.
 
     Args:
@@ -205,7 +206,7 @@ def _times(count: int) -> str:
     return f"{count:,} example{'s' * (count != 1)}"
 
 
-def number(text: str | float) -> float:
+def number(text: object) -> float:
     """A label of regression; NaN if it is not a finite number in the range of float32.
 
     Examples:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, ImageOps
 
 from surm.data import pictures
@@ -27,7 +26,7 @@ _LONG = 20_000  # files to look at that are worth a word
 Opener = Callable[[], BinaryIO]
 
 
-def pixels(file: BinaryIO) -> np.ndarray:
+def pixels(file: BinaryIO | io.IOBase) -> pictures.Picture:
     """Decodes an image.
 
     Args:
@@ -52,7 +51,7 @@ def _check_depth(image: Image.Image) -> None:
         raise InputError(f"pixels of mode {image.mode} have no known range, expected 8 or 16 bits")
 
 
-def complaint(file: BinaryIO) -> str:
+def complaint(file: BinaryIO | io.IOBase) -> str:
     """The reason why a file is no readable image, from its header and its end; None if it looks complete.
 
     If a file does not end as its format demands, it is decoded to be sure.
@@ -68,7 +67,7 @@ def complaint(file: BinaryIO) -> str:
     return ""
 
 
-def _ends_well(file: BinaryIO, kind: str) -> bool:
+def _ends_well(file: BinaryIO | io.IOBase, kind: str) -> bool:
     """Whether the file ends as its format demands, if that is known; the position is restored."""
     here, size = file.tell(), file.seek(0, os.SEEK_END)
     file.seek(max(size - _TAIL, 0))
@@ -122,7 +121,7 @@ def _looked_at(named: tuple[str, Opener]) -> str:
         return _reason(error)
 
 
-def decoded(opened: Opener, name: str) -> np.ndarray:
+def decoded(opened: Opener, name: str) -> pictures.Picture:
     """The pixels of a named image; the InputError names it if it cannot be decoded."""
     try:
         with opened() as file:

@@ -13,9 +13,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int
 
 from surm.data import classes, decode, split_names
 from surm.data.options import Options
@@ -32,16 +34,16 @@ class FileSplit:
     """A split of image files."""
 
     files: list[epath.Path]
-    labels: np.ndarray
+    labels: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         file = self.files[index]
         return {"image": decode.decoded(_opener(file), repr(str(file))), "label": self.labels[index]}
 
-    def content(self, index: np.ndarray) -> Iterator[bytes]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes]:
         """A hash of every file, read by several threads."""
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             yield from pool.map(_digest, [self.files[place] for place in index], chunksize=16)

@@ -1,14 +1,18 @@
 """Pictures as arrays: channels, size and crop, pixel by pixel as transformers' processors do without torchvision."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from surm.errors import InputError
 
+Picture = UInt8[np.ndarray, "height width channels"]
 
+
+@runtime_checkable
 class Rule(Protocol):
     """The preparation of a picture of any size before normalisation; `surm.models.processor` reads one from a file.
 
@@ -43,7 +47,7 @@ class Square:
         return self.side, self.side
 
 
-def prepared(image: np.ndarray, rule: Rule) -> np.ndarray:
+def prepared(image: Picture, rule: Rule) -> UInt8[np.ndarray, "new_height new_width new_channels"]:
     """Prepares a picture by a rule: first its channels, then its size, then the crop.
 
     Args:
@@ -93,7 +97,9 @@ def conversion(given: int, wanted: int, *, white: bool = False) -> str | None:
     return ", ".join(steps)
 
 
-def cropped(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def cropped(
+    image: Shaped[np.ndarray, "old_height old_width channels"], height: int, width: int
+) -> Shaped[np.ndarray, "{height} {width} channels"]:
     """The centre of a picture; a smaller picture is padded with black.
 
     Args:
@@ -117,7 +123,7 @@ def cropped(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return framed
 
 
-def of_pillow(picture: Image.Image) -> np.ndarray:
+def of_pillow(picture: Image.Image) -> Picture:
     """Converts a picture of Pillow to uint8 H×W×C: palettes become colours, transparency a fourth channel.
 
     Args:

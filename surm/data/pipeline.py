@@ -8,11 +8,12 @@ in the stream is a small dict (`iterator.get_state()`), and a restored iterator 
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import grain
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, UInt8
 
 from surm.data.balanced import BalancedSplit
 from surm.data.config_keys import AUGMENTATIONS
@@ -28,7 +29,7 @@ class Resize:
 
     rule: Rule | int
 
-    def __call__(self, example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
         """Prepares one example and marks it as real (not padding)."""
         rule = Square(self.rule) if isinstance(self.rule, int) else self.rule
         return {"image": prepared(example["image"], rule), "label": example["label"], "mask": np.bool_(True)}
@@ -38,7 +39,7 @@ class Resize:
 class CropFlip(grain.transforms.RandomMap):
     """Shifts an image by up to an eighth of its side (edges reflected) and mirrors every second one."""
 
-    def random_map(self, example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Augments one example; `rng` is grain's, so the result depends on seed and position alone."""
         image = example["image"]
         size = image.shape[0]
@@ -50,8 +51,11 @@ class CropFlip(grain.transforms.RandomMap):
 
 
 def normalize(
-    images: jax.Array, mean: float | tuple[float, ...], std: float | tuple[float, ...], factor: float = 1 / 255
-) -> jax.Array:
+    images: UInt8[Array | np.ndarray, "*batch channels"],
+    mean: float | tuple[float, ...],
+    std: float | tuple[float, ...],
+    factor: float = 1 / 255,
+) -> Float32[Array, "*batch channels"]:
     """Turns uint8 images into float32, on the device: (factor · image − mean) / std, channel by channel."""
     scaled = images.astype(jnp.float32)
     scaled = scaled / 255 if factor == 1 / 255 else scaled * factor  # the quotient is the nearer to image/255

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -48,7 +49,7 @@ class Shared(grain.MapDataset):
     def __len__(self) -> int:
         return -(-len(self._parent) // self._batch_size) * (self._rows.stop - self._rows.start)
 
-    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
         """The example at a position of the share, counted on over passes."""
         number_of_pass, place = divmod(index, len(self))
         batch, row = divmod(place, self._rows.stop - self._rows.start)

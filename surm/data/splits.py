@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int, Real, Shaped
 
 from surm.errors import InputError
 
@@ -14,6 +15,7 @@ _AT_A_TIME = 1024  # images of an array that are hashed in one go
 CONTENT = "content:"  # begins every fingerprint but those of 0.1.0, which looked at 64 images a split
 
 
+@runtime_checkable
 class Split(Protocol):
     """Random access to examples: `{"image": uint8 H×W×C, "label": int}` or `{"texts": (str, ...), "label": ...}`."""
 
@@ -24,10 +26,10 @@ class Split(Protocol):
         """One example."""
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Real[np.ndarray, " n"]:
         """All labels, in order, without decoding an image."""
 
-    def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes | memoryview]:
         """The contents of the examples at these places without their labels, for hashing; images as they are stored."""
 
 
@@ -124,16 +126,16 @@ def held_out(found: Mapping[str, Part]) -> tuple[Part | None, Part | None]:
 class ArraySplit:
     """A split held in memory."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Shaped[np.ndarray, "n ..."]
+    labels: Real[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.images[index], "label": self.labels[index]}
 
-    def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes | memoryview]:
         """The shapes and pixels of the images."""
         yield repr((self.images.dtype.str, self.images.shape[1:])).encode()
         for start in range(0, len(index), _AT_A_TIME):
@@ -145,19 +147,19 @@ class Subset:
     """Some examples of a split, in the order of `indices`."""
 
     parent: Split
-    indices: np.ndarray
+    indices: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.parent[int(self.indices[index])]
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Real[np.ndarray, " n"]:
         """The labels of the subset."""
         return self.parent.labels[self.indices]
 
-    def content(self, index: np.ndarray) -> Iterator[bytes | memoryview]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes | memoryview]:
         """The contents of the examples at these places, for hashing."""
         return self.parent.content(self.indices[index])

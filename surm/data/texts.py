@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import Int, Real
 
 from surm.data import classes, glue, split_names
 from surm.data.options import Options
@@ -33,7 +34,7 @@ class TextSplit:
     """Labelled texts in memory, a tuple of one or two texts for every example."""
 
     texts: list[tuple[str, ...]]
-    labels: np.ndarray
+    labels: Real[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,7 +42,7 @@ class TextSplit:
     def __getitem__(self, index: int) -> dict[str, object]:
         return {"texts": self.texts[index], "label": self.labels[index]}
 
-    def content(self, index: np.ndarray) -> Iterator[bytes]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes]:
         """The texts, quoted."""
         for start in range(0, len(index), _TEXTS_AT_A_TIME):
             yield repr([self.texts[place] for place in index[start : start + _TEXTS_AT_A_TIME]]).encode()

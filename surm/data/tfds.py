@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from surm import files
@@ -54,7 +55,7 @@ class TfdsSplit:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         features = self._features(index)
         with Image.open(io.BytesIO(features["image"].bytes_list.value[0])) as encoded:
             image = np.asarray(encoded.convert(self._mode))
@@ -62,7 +63,7 @@ class TfdsSplit:
         return {"image": image.reshape(*image.shape[:2], -1), "label": label}
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Int[np.ndarray, " n"]:
         """All labels, in order; InputError if an example has none."""
         return self._scan()[0]
 
@@ -70,7 +71,7 @@ class TfdsSplit:
         """One label; −1 is TFDS's mark of an example without."""
         return self._features(index)["label"].int64_list.value[0]
 
-    def content(self, index: np.ndarray) -> Iterator[bytes]:
+    def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes]:
         """A hash of every serialised example."""
         digests = self._scan()[1]
         yield from (digests[place] for place in index)

@@ -7,6 +7,8 @@ RoBERTa's, a CamemBERT's and an XLM-RoBERTa's tokenizer is built anew from the v
 import dataclasses
 import itertools
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import tokenizers
 from etils import epath
@@ -168,7 +170,7 @@ def _add(tokenizer: tokenizers.Tokenizer, stated: Stated, special: Special, extr
     tokenizer.add_tokens([_special(token, {str(text) for text in named if text}) for token in adding])
 
 
-def _absent(tokens: list, there: set[str]) -> list:
+def _absent(tokens: Iterable[Any], there: set[str]) -> list:
     found = []
     for token in tokens:
         if token is not None and str(token) not in there and token not in found:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 import tokenizers
+from jaxtyping import Int, Int32, Real, UInt8
 
 from surm.data.balanced import drawn
 from surm.data.config_keys import lengths_of as lengths_of
@@ -42,17 +43,17 @@ class TokenSplit:
       cut: how many of them were too long.
     """
 
-    tokens: np.ndarray
-    segments: np.ndarray
-    starts: np.ndarray
-    labels: np.ndarray
+    tokens: Int32[np.ndarray, " tokens"]
+    segments: UInt8[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " n_and_1"]
+    labels: Real[np.ndarray, " n"]
     cut: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @functools.cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> Int[np.ndarray, " n"]:
         """Tokens of each example."""
         return np.diff(self.starts)
 
@@ -161,7 +162,7 @@ class Batches:
         plan = functools.partial(_plan, self.split.lengths, self.batch_size, self.seed, labels=labels)
         return functools.lru_cache(maxsize=2)(plan)
 
-    def _batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def _batch(self, chosen: Int[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         longest = self.split.lengths[chosen].max()
         length = next(length for length in self.lengths if length >= longest)
         chosen, batch_size = chosen[self.share.rows(self.batch_size)], self.batch_size // self.share.count
@@ -183,7 +184,12 @@ class Batches:
 
 
 def _plan(
-    lengths: np.ndarray, batch_size: int, seed: int | None, number_of_pass: int, *, labels: np.ndarray | None = None
+    lengths: Int[np.ndarray, " n"],
+    batch_size: int,
+    seed: int | None,
+    number_of_pass: int,
+    *,
+    labels: Real[np.ndarray, " n"] | None = None,
 ) -> list[np.ndarray]:
     """Cuts a pass into batches; shuffled, and of similar lengths, if there is a seed; balanced, if there are labels."""
     cuts = range(batch_size, len(lengths), batch_size)
@@ -198,7 +204,7 @@ def _plan(
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def by_length(lengths: np.ndarray) -> np.ndarray:
+def by_length(lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The order from the shortest to the longest, which evaluation follows."""
     return np.argsort(lengths, kind="stable")
 

@@ -59,7 +59,7 @@ def by_itself(function: Callable[P, R]) -> Callable[P, R]:
     return chosen
 
 
-def not_before(values: V, other: Float[Array, "*b n"]) -> V:
+def not_before(values: V, other: Float[Array, "*shape"]) -> V:
     """Returns `values` with an artificial dependency on `other`, so XLA cannot schedule them earlier or fold them.
 
     0 times the first entry of `other` is added to each value. No compiler may drop this term, because it is not 0 if

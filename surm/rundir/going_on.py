@@ -10,9 +10,9 @@ import ml_collections
 
 from surm import config as configs
 from surm import matrices
+from surm.config import Plan
 from surm.errors import InputError, quoted
 from surm.machine.keys import Decision
-from surm.peft.spec import PeftSpec
 
 DECISIONS: dict[str, Decision] = {name: key.decision for name, key in configs.KEYS.items()}
 """Of every key of `surm.config.default`, as it is declared."""
@@ -51,12 +51,14 @@ def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Cha
     return found
 
 
-def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: str, *, adapter: bool = False) -> None:
+def check(
+    found: Sequence[Change], config: ml_collections.ConfigDict | Plan, workdir: str, *, adapter: bool = False
+) -> None:
     """Refuses changes that make another run of it.
 
     Args:
       found: from `changes`.
-      config: the one that goes on.
+      config: the one that goes on, or what `surm.config.checked` has made of it.
       workdir: the run's folder, for the message.
       adapter: whether there is an adapter in it to start from elsewhere.
 
@@ -72,7 +74,7 @@ def check(found: Sequence[Change], config: ml_collections.ConfigDict, workdir: s
             f"in {'; '.join([*deciding[:5], *more])}; name another workdir or remove this one{elsewhere}"
         )
     lengths = [one for one in found if one.decision == "length"]
-    if lengths and (why := bound_to_length(config.optim, configs.spec(config))):
+    if lengths and (why := bound_to_length(configs.checked(config))):
         raise InputError(
             f"workdir {workdir!r} holds a run of another length ({', '.join(map(str, lengths))}), and {why}: another "
             f"length is another run from the first step on; name another workdir{elsewhere}"
@@ -103,23 +105,22 @@ def check_length(finished: Mapping[str, object] | None, reached: int | None, tot
         )
 
 
-def bound_to_length(optim_config: ml_collections.ConfigDict, spec: PeftSpec) -> str:
+def bound_to_length(plan: Plan) -> str:
     """Why a run cannot be made longer or shorter: what in it depends on how many steps there are; empty if nothing.
 
     Args:
-      optim_config: the config's `optim` part.
-      spec: of its `peft` part.
+      plan: of the run.
 
     Returns:
       The reason, as a part of a sentence.
     """
-    filtered = configs.optimizer_name(optim_config, spec) == "loko"
-    if optim_config.schedule != "constant" and not filtered:
-        return f"the {optim_config.schedule} schedule falls to 0 at the last step"
-    if optim_config.warmup_fraction and not filtered:
-        return f"the warm-up is a share of the steps (config.optim.warmup_fraction={optim_config.warmup_fraction:g})"
-    if fraction := configs.head_first_fraction(optim_config, spec):
-        return f"the head trains alone for a share of the steps ({fraction:g})"
+    optim, spec, filtered = plan.config.optim, plan.spec, plan.optimizer == "loko"
+    if optim.schedule != "constant" and not filtered:
+        return f"the {optim.schedule} schedule falls to 0 at the last step"
+    if optim.warmup_fraction and not filtered:
+        return f"the warm-up is a share of the steps (config.optim.warmup_fraction={optim.warmup_fraction:g})"
+    if plan.head_first_fraction:
+        return f"the head trains alone for a share of the steps ({plan.head_first_fraction:g})"
     if spec.position in ("update", "adapter"):
         for own in (spec, *spec.ruled()):
             if matrices.FAMILIES[own.family].gate:

@@ -1,7 +1,7 @@
 """The log of a run, in `metrics.jsonl` and other writers, and an error when a value is no longer finite."""
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from surm.machine import processes
 from surm.rundir import writers
@@ -24,6 +24,7 @@ def check_finite(step: int, values: dict[str, float]) -> None:
         raise NonFiniteError(f"step {step}: {found}, no finite number" + (f" ({finite})" if finite else ""))
 
 
+@runtime_checkable
 class Log(Protocol):
     """Receives the metrics of a run."""
 

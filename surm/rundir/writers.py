@@ -6,7 +6,7 @@ import pathlib
 import struct
 import time
 import uuid
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import ml_collections
 
@@ -19,6 +19,7 @@ from surm.rundir.workdir import Workdir
 _BLOCK = 32768  # bytes, in the files of Weights & Biases
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Something that shows metrics."""
 

@@ -45,7 +45,7 @@ def told(weights: Float[np.ndarray, " classes"], data: Dataset) -> str:
     return f"class weights (and training examples): {', '.join(each)}"
 
 
-def _balanced(data: Dataset) -> np.ndarray:
+def _balanced(data: Dataset) -> Float[np.ndarray, " classes"]:
     counts = np.bincount(data.train.labels, minlength=data.num_classes)
     there = np.count_nonzero(counts)
     return np.where(counts > 0, len(data.train) / (there * np.maximum(counts, 1)), 1).astype(np.float32)

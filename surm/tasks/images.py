@@ -6,6 +6,7 @@ from typing import Any
 import grain
 import ml_collections
 import numpy as np
+from jaxtyping import Int
 
 from surm.data import pictures, pipeline
 from surm.data.share import WHOLE, Share
@@ -57,7 +58,7 @@ class LabelledImages(Labels):
         """One pass in order; see `surm.data.pipeline.evaluation_batches`."""
         return pipeline.evaluation_batches(source, self._batch_size, self.processor, threads=self._threads, share=share)
 
-    def order(self, source: Split) -> np.ndarray:
+    def order(self, source: Split) -> Int[np.ndarray, " n"]:
         """The places of a source in the order in which `evaluation` goes through them."""
         return np.arange(len(source))
 

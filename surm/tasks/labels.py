@@ -37,7 +37,7 @@ class Targets:
     class_weights: Float[np.ndarray, " classes"] | None = None
 
     @classmethod
-    def of_data(cls, data: Dataset, class_weights: np.ndarray | None = None) -> "Targets":
+    def of_data(cls, data: Dataset, class_weights: Float[np.ndarray, " classes"] | None = None) -> "Targets":
         """Those of a data set."""
         return cls(data.num_classes, data.metrics, data.regression, class_weights)
 
@@ -61,8 +61,6 @@ class Labels:
     """
 
     name = NAME
-    counts = "examples"
-    default_train = ("head",)
     processor: Processor | None = None
     tokenizer: str | os.PathLike | None = None
 

@@ -1,7 +1,7 @@
 """Task: what is asked of a model, that is what it reads, how wrong it was, and how that is summed up."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -16,9 +16,10 @@ Batch = dict[str, np.ndarray | jax.Array]
 """Arrays with a first axis of rows. **A row of zeros weighs nothing**: batches are filled up with such rows, and rows
 with zeros at their end, to the sizes that are compiled for."""
 Sums = dict[str, jax.Array]
-Answers = dict[str, jax.Array]
+Answers = dict[str, np.ndarray | jax.Array]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is asked of a model.
 
@@ -31,14 +32,9 @@ class Task(Protocol):
       outputs: how many outputs a model has for an example, which is the size of a new head; None where that is not
         fixed, as for a model that answers with a token at every place.
       metrics: what `measured` finds, the main one first.
-      counts: what the weight counts where nothing is weighted, such as `examples` or `tokens`.
-      default_train: patterns of the variables that train besides the adapter unless a config says otherwise, such as
-        `("head",)`.
     """
 
     name: str
-    counts: str
-    default_train: tuple[str, ...]
 
     @property
     def outputs(self) -> int | None:
@@ -91,6 +87,7 @@ class Task(Protocol):
         """
 
 
+@runtime_checkable
 class FixedOutputs(Task, Protocol):
     """A task whose models have a fixed number of outputs for an example."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import grain
 import ml_collections
 import numpy as np
+from jaxtyping import Int
 
 from surm import files
 from surm.data import tokenizer, tokens
@@ -78,7 +79,7 @@ class LabelledTexts(Labels):
         """One pass, the shortest texts first; see `surm.data.tokens.evaluation_batches`."""
         return tokens.evaluation_batches(source, self._batch_size, self._lengths, threads=self._threads, share=share)
 
-    def order(self, source: tokens.TokenSplit) -> np.ndarray:
+    def order(self, source: tokens.TokenSplit) -> Int[np.ndarray, " n"]:
         """The places of a source in the order in which `evaluation` goes through them."""
         return tokens.by_length(source.lengths)
 

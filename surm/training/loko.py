@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Arrays = dict[str, jax.Array]
 
@@ -59,9 +59,9 @@ def kalman(initial_variances: Mapping[str, Any], outputs: int = 1) -> optax.Grad
         state: KalmanState,
         params: Arrays | None = None,
         *,
-        residuals: Array,
+        residuals: Float[Array, "batch outputs"],
         jacobians: Arrays,
-        examples: int | Array,
+        examples: int | Int[Array, ""],
     ) -> tuple[Arrays, KalmanState]:
         variances = {path: initial_variances[path] * share for path, share in state.shares.items()}
         rows = {path: _rows(jacobian) for path, jacobian in jacobians.items()}
@@ -90,7 +90,12 @@ def _rows(jacobian: Float[Array, "batch outputs *shape"]) -> Float[Array, "measu
     return jacobian.reshape(jacobian.shape[0] * jacobian.shape[1], -1)
 
 
-def _noise(state: KalmanState, residuals: Array, spread: Array, examples: int | Array) -> tuple[Array, Array]:
+def _noise(
+    state: KalmanState,
+    residuals: Float[Array, "batch outputs"],
+    spread: Float[Array, "measured measured"],
+    examples: int | Int[Array, ""],
+) -> tuple[Float[Array, "outputs outputs"], Float[Array, ""]]:
     """The sums that R is the quotient of, after another step."""
     batch, outputs = residuals.shape
     of_each = jnp.einsum("ikil->kl", spread.reshape(batch, outputs, batch, outputs))

@@ -52,11 +52,12 @@ class Member(NamedTuple):
         return self.plan.config
 
 
-def listed(config: ml_collections.ConfigDict) -> list[Member]:
+def listed(plan: configs.Plan) -> list[Member]:
     """The runs that `config.population` lists, the product of its lists.
 
     Args:
-      config: with a population such as `seed=0|1|2,learning_rate=1e-3|3e-3`; keys may leave out `optim.` and `peft.`.
+      plan: of a config with a population such as `seed=0|1|2,learning_rate=1e-3|3e-3`; keys may leave out `optim.` and
+        `peft.`.
 
     Returns:
       A member for every combination, in order; none where there is no population.
@@ -64,7 +65,7 @@ def listed(config: ml_collections.ConfigDict) -> list[Member]:
     Raises:
       InputError: for a key that members cannot differ in, one named twice, or a value that is none of its kind.
     """
-    lists: dict[str, list[Any]] = {}
+    config, lists = plan.config, {}
     for part in filter(None, config.population.split(",")):
         name, _, values = part.partition("=")
         key = _key(name.strip())
@@ -76,7 +77,7 @@ def listed(config: ml_collections.ConfigDict) -> list[Member]:
     if not lists:
         return []
     if "peft.scale" in lists and (
-        ruled := [rule for rule, change in configs.spec(config).rules.items() if change and "scale" in change]
+        ruled := [rule for rule, change in plan.spec.rules.items() if change and "scale" in change]
     ):
         raise InputError(
             f"config.population: members differ in peft.scale, but the rule {ruled[0]!r} gives a scale of its own"

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Float32
 
 from surm import matrices
 from surm.config import head_first_fraction, optimizer_name
@@ -181,7 +182,9 @@ def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int
     )
 
 
-def _rates(optim: ml_collections.ConfigDict, peak: float, steps: int, *, constant: bool) -> np.ndarray:
+def _rates(
+    optim: ml_collections.ConfigDict, peak: float, steps: int, *, constant: bool
+) -> Float32[np.ndarray, " steps"]:
     """The rate of every step."""
     if constant:
         return np.full(steps, peak, np.float32)
@@ -253,6 +256,6 @@ def _one(
     return optax.chain(optax.add_decayed_weights(decay, mask=_decayed), optax.sgd(rate, momentum=momentum))
 
 
-def _decayed(arrays: dict[str, jax.Array]) -> dict[str, bool]:
+def _decayed(arrays: dict[str, Any]) -> dict[str, bool]:
     """Weight decay is for kernels and adapters; biases, shifts, magnitudes and the scales of norms go without."""
     return {path: path.rpartition(".")[2] not in ("bias", "scale", "shift", "magnitude") for path in arrays}

@@ -160,7 +160,7 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
     for member in every:
         if member.config.seed not in of_seed:
             model = preparation.adapted(
-                member.config, weights, prepared.data, resumed=prepared.resumed, saved=prepared.saved, quiet=True
+                member.plan, weights, prepared.data, resumed=prepared.resumed, saved=prepared.saved, quiet=True
             )
             if store.base_hash(model) != base:
                 raise InputError(

@@ -17,12 +17,11 @@ from surm.machine.notes import say
 from surm.models import catalogue, convert, hf_config
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, select, surgery
-from surm.peft.spec import PeftSpec
 from surm.tasks import balance, held_out
 from surm.tasks.labelled import task_of
 from surm.tasks.labels import Targets
 from surm.tasks.texts import tokenizer_of_0_1
-from surm.training import optim, start, step
+from surm.training import start, step
 from surm.training.prepared import Run
 
 
@@ -67,7 +66,7 @@ def prepare(
     if (class_weights := balance.class_weights(config, data)) is not None:
         say(balance.told(class_weights, data))
     weights = weights_of(config)
-    model = adapted(config, weights, data, resumed=resumed, saved=saved)
+    model = adapted(plan, weights, data, resumed=resumed, saved=saved)
     task = task_of(config, Targets.of_data(data, class_weights), weights, model)
     step.filtered(plan, task)  # refuses a task that it cannot train
     train = task.ready(data.train)
@@ -88,7 +87,7 @@ def prepare(
 
 
 def adapted(
-    config: ml_collections.ConfigDict,
+    plan: configs.Plan,
     weights: Weights | None,
     data: Dataset,
     *,
@@ -96,16 +95,16 @@ def adapted(
     saved: Collection[str] | None = None,
     quiet: bool = False,
 ) -> nnx.Module:
-    """The model that a config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
+    """The model that a run's config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
+    config = plan.config
     base = base_model(config, weights, data.kind, data.num_classes)
-    spec = configs.spec(config)
-    model = surgery.reattach(base, spec, nnx.Rngs(config.seed), saved=saved)
+    model = surgery.reattach(base, plan.spec, nnx.Rngs(config.seed), saved=saved)
     _check_pooler(config, weights, model)
-    _check_stages(config, spec, model)
+    _check_stages(plan, model)
     if not config.init_adapter or resumed:
         return model
     return start.from_adapter(
-        config,
+        plan,
         model,
         base,
         lambda outputs: base_model(config, weights, data.kind, outputs),
@@ -229,9 +228,9 @@ def _for_others(key: str, kind: str) -> str:
     return f"; it is for {others[0]}s, as is a --config=FILE that sets it; one for {kind}s is {KINDS[kind].config}"
 
 
-def _check_stages(config: ml_collections.ConfigDict, spec: PeftSpec, model: nnx.Module) -> None:
+def _check_stages(plan: configs.Plan, model: nnx.Module) -> None:
     """Where head and adapter train one after the other there must be both."""
-    count, fraction = counts.count_parameters(model), optim.head_first_fraction(config.optim, spec)
+    count, fraction = counts.count_parameters(model), plan.head_first_fraction
     if fraction and not 0 < count.adapter < count.trainable:
         raise InputError(
             f"the head trains alone for {fraction} of the steps and the adapter for the rest, but of what trains, "

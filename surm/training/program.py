@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -16,6 +16,7 @@ from surm.training.prepared import Run
 from surm.training.step import TrainState, answering, initial_state, train_step
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless iterator over batches whose position can be saved."""
 

@@ -7,6 +7,7 @@ fresh; the loop itself is in `surm.training.loop`.
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,10 @@ from surm.training.trained import Trained
 
 
 def run(
-    config: ml_collections.ConfigDict | configs.Plan, workdir: str, *, overrides: Mapping[str, Any] | None = None
+    config: ml_collections.ConfigDict | configs.Plan,
+    workdir: str | os.PathLike,
+    *,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates and writes a run's folder.
 
@@ -51,11 +55,11 @@ def run(
       Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
       OSError: if the workdir cannot be written any more.
     """
-    plan = configs.checked(config)
+    plan, workdir = configs.checked(config), os.fspath(workdir)
     config = plan.config
     processes.from_first(lambda: writers.check(config))
     processes.check_same("config", dict(configs.leaves(config)))
-    every, mesh = members.listed(config), meshes.mesh_of(config)
+    every, mesh = members.listed(plan), meshes.mesh_of(config)
     folder = processes.agree(lambda: Workdir(workdir, config, writes=processes.is_first()))
     finished, longer = processes.from_first(folder.result), processes.from_first(lambda: folder.longer)
     if finished is not None and not longer:
@@ -63,7 +67,7 @@ def run(
         return finished
     processes.from_first(folder.refuse_if_busy)
     for member in every if longer else []:
-        processes.agree(functools.partial(going_on.check, folder.changes, member.config, workdir))
+        processes.agree(functools.partial(going_on.check, folder.changes, member.plan, workdir))
     reached = processes.from_first(lambda: folder.newest_step)
     saved = processes.from_first(lambda: checkpoint.trained(folder.checkpoints))
     prepared = processes.agree(lambda: prepare(plan, resumed=reached is not None, saved=saved))
@@ -102,7 +106,7 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     plan = configs.checked(config)
     config = plan.config
     writers.check(config)
-    every, mesh = members.listed(config), meshes.mesh_of(config)
+    every, mesh = members.listed(plan), meshes.mesh_of(config)
     prepared = prepare(plan)
     with jax.set_mesh(mesh):
         of_step = estimate.of_step(_program(prepared, every, mesh), placing.placed(prepared, mesh))

@@ -96,7 +96,7 @@ class LoadedRun:
         answer = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(**self.task.inputs(batch)))
         return functools.partial(answer, state)
 
-    def _split(self, examples: Sequence[Any]) -> ArraySplit | TextSplit:
+    def _split(self, examples: Sequence[Any] | np.ndarray | jax.Array) -> ArraySplit | TextSplit:
         labels = np.zeros(len(examples), np.int32)
         if self.result["kind"] == "text":
             return TextSplit(self._texts(examples), labels)
@@ -196,7 +196,7 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
     return trained
 
 
-def _images(examples: Sequence[Any]) -> np.ndarray:
+def _images(examples: Sequence[Any] | np.ndarray | jax.Array) -> np.ndarray:
     """Pictures as one array N×H×W×C or, where they come one by one, as an array of arrays."""
     if isinstance(examples, np.ndarray | jax.Array) and examples.dtype != object:
         shape = "×".join(map(str, examples.shape))

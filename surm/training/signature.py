@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from surm.data import tokens
 from surm.data.share import Share
@@ -77,6 +78,6 @@ def same(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]
     )
 
 
-def _numbers(values: np.ndarray) -> list[float]:
+def _numbers(values: Float[np.ndarray, " numbers"]) -> list[float]:
     wave = values @ np.cos(np.arange(len(values))) / np.sqrt(len(values))
     return [float(number) for number in (values.mean(), np.square(values).mean(), wave)]

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from etils import epath
 from flax import nnx
 
-from surm import config as configs
 from surm import files
+from surm.config import Plan
 from surm.errors import InputError, few, pasted, quoted
 from surm.exchange import import_peft, peft_folder
 from surm.machine.notes import say
@@ -49,7 +48,7 @@ class Given(NamedTuple):
 
 
 def from_adapter(
-    config: ml_collections.ConfigDict,
+    plan: Plan,
     model: Model,
     base: Model,
     base_with: Callable[[int], Model],
@@ -60,7 +59,7 @@ def from_adapter(
     """A model with a fresh adapter, filled with the trained arrays that `config.init_adapter` names.
 
     Args:
-      config: a run's configuration; `init_adapter` is a folder that `surm.save_adapter` wrote, a run's, or PEFT's.
+      plan: of the run; its config's `init_adapter` is a folder that `surm.save_adapter` wrote, a run's, or PEFT's.
       model: with the adapter of `config.peft`.
       base: the same without.
       base_with: makes that base with a head of so many outputs.
@@ -74,17 +73,17 @@ def from_adapter(
       InputError: if there is no such adapter, it belongs to another base, or it means something else than
         `config.peft` does; the keys that differ are named.
     """
-    folder = _folder(config.init_adapter)
+    folder = _folder(plan.config.init_adapter)
     given = _of_peft(folder, base, base_with) if _is_pefts(folder) else _of_surm(folder, base)
-    _check_meaning(config, given, model)
+    _check_meaning(plan, given, model)
     graphdef, expected, frozen = surgery.split(model)
     taken = {path: given.arrays[path] for path in expected if path in given.arrays}
     anew = [path for path, array in taken.items() if path.startswith(HEAD) and array.shape != expected[path].shape]
     if renamed := _renamed(folder, names):
         anew = [path for path in taken if path.startswith(HEAD)]
-    _check_arrays(config, given, taken, expected, anew)
-    for line in () if quiet else _told(given, expected, anew, renamed, configs.spec(config)):
-        say(f"config.init_adapter={config.init_adapter!r}: {line}")
+    _check_arrays(plan, given, taken, expected, anew)
+    for line in () if quiet else _told(given, expected, anew, renamed, plan.spec):
+        say(f"config.init_adapter={plan.config.init_adapter!r}: {line}")
     arrays = {path: jnp.asarray(array, expected[path].dtype) for path, array in taken.items() if path not in anew}
     started = surgery.join(graphdef, {**expected, **arrays}, frozen)
     given.check(started)
@@ -168,9 +167,9 @@ def _outputs(folder: epath.Path) -> int | None:
     return found[0] if found else None
 
 
-def _check_meaning(config: ml_collections.ConfigDict, given: Given, model: Model) -> None:
+def _check_meaning(plan: Plan, given: Given, model: Model) -> None:
     """Refuses updates that would be others here, layer by layer."""
-    spec, before = configs.spec(config), surgery.spec_of(given.model)
+    where, spec, before = plan.config.init_adapter, plan.spec, surgery.spec_of(given.model)
     there, here = (
         {path: _meaning(own) for path, own in surgery.specs(one, of).items()}
         for one, of in ((given.model, before), (model, spec))
@@ -181,13 +180,12 @@ def _check_meaning(config: ml_collections.ConfigDict, given: Given, model: Model
     if given.of_peft:
         values = ", ".join(_keys(was, [name for name in was if was[name] != now[name] and name not in _FREE]))
         raise InputError(
-            f"config.init_adapter={config.init_adapter!r} holds another adapter than config.peft describes; set "
-            f"{values}"
+            f"config.init_adapter={where!r} holds another adapter than config.peft describes; set {values}"
         )
     differing = [name for name in now if was[name] != now[name] and name not in _FREE]
     other = [f"{name} {quoted(was[name])}, now {quoted(now[name])}" for name in differing]
     raise InputError(
-        f"config.init_adapter={config.init_adapter!r} was trained with another config.peft: {', '.join(other)}; set "
+        f"config.init_adapter={where!r} was trained with another config.peft: {', '.join(other)}; set "
         "those as they were (the dropout and the classes may be others)"
     )
 
@@ -230,18 +228,18 @@ def _rule(change: Mapping[str, Any] | None) -> str:
 
 
 def _check_arrays(
-    config: ml_collections.ConfigDict,
+    plan: Plan,
     given: Given,
     taken: Mapping[str, Any],
     expected: Mapping[str, jax.Array],
     anew: Sequence[str],
 ) -> None:
     """Refuses what was trained and would stay out, and what does not fit."""
-    name = config.init_adapter
+    name, trains = plan.config.init_adapter, plan.config.peft.train
     if lost := sorted(given.arrays.keys() - expected.keys()):
         raise InputError(
             f"config.init_adapter={name!r} holds trained values of {few(lost, 4)}, which config.peft.train="
-            f"{quoted(config.peft.train)} does not train; set config.peft.train={pasted(_train(config, given, lost))}"
+            f"{quoted(trains)} does not train; set config.peft.train={pasted(_train(plan.spec, given, lost))}"
         )
     adapter = {select.dotted(path) for path, _ in nnx.to_flat_state(nnx.state(given.model, variables.AdapterParam))}
     own = {path for path in adapter if not path.startswith(HEAD)}
@@ -249,11 +247,11 @@ def _check_arrays(
     store.check_arrays(name, fit, {path: expected[path] for path in {*own, *fit} if path in expected})
 
 
-def _train(config: ml_collections.ConfigDict, given: Given, lost: Sequence[str]) -> str:
+def _train(spec: PeftSpec, given: Given, lost: Sequence[str]) -> str:
     """What trains now with what must train besides: the given adapter's own patterns, which mean the same layers."""
     places = [path.replace(".base.", ".") for path in lost]  # patterns are of the model without adapters
     patterns = [pattern for pattern in surgery.spec_of(given.model).train if _touches(pattern, places)]
-    return "|".join(dict.fromkeys((*configs.spec(config).train, *patterns)))
+    return "|".join(dict.fromkeys((*spec.train, *patterns)))
 
 
 def _touches(pattern: str, paths: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -88,7 +89,7 @@ def _adapters_first_step(prepared: Run) -> int:
     return round(prepared.plan.head_first_fraction * prepared.total_steps)
 
 
-def answering(state: TrainState) -> dict[str, jax.Array]:
+def answering(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
     """The trained arrays that a run is measured with and saves: their average where one is kept."""
     return state.get("average", state["trainable"])
 

@@ -74,10 +74,11 @@ def _asked(data: Dataset, **more: Any):
     return act
 
 
-def _start(make):
+def _start(make, place=str):
     def act(folder: pathlib.Path) -> None:
         make(folder)
-        start.from_adapter(_config(init_adapter=str(folder)), None, None, lambda outputs: None)
+        plan = configs.checked(_config(init_adapter=place(folder)))
+        start.from_adapter(plan, None, None, lambda outputs: None)
 
     return act
 
@@ -240,7 +241,7 @@ ROWS = [
     ),
     Odd(
         "a file of weights for an adapter",
-        lambda folder: start.from_adapter(_config(init_adapter=_file(folder)), None, None, lambda outputs: None),
+        _start(lambda folder: None, _file),
         Line("holds a model's weights and no adapter; config.model.weights takes those"),
     ),
     Odd(

@@ -61,7 +61,7 @@ class BudgetState(NamedTuple):
     inner: Any
     step: Int[Array, ""]
     scores: tuple[Any, ...]
-    on: tuple[Bool[Array, "_"], ...]
+    on: tuple[Bool[Array, " _"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ class RankBudget:
         )
         return chosen, chosen | (step > end)
 
-    def _most_important(self, scores: Sequence[Any], step: Int[Array, ""]) -> tuple[Bool[Array, "_"], ...]:
+    def _most_important(self, scores: Sequence[Any], step: Int[Array, ""]) -> tuple[Bool[Array, " _"], ...]:
         """Who is on in every matrix, if the step chooses; of equals those that come first."""
         each = [self.gate.scores(of) for of in scores]
         places = jnp.argsort(jnp.argsort(-jnp.concatenate(each), stable=True), stable=True)
