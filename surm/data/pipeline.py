@@ -39,7 +39,7 @@ class CropFlip(grain.transforms.RandomMap):
     """Shifts an image by up to an eighth of its side (edges reflected) and mirrors every second one."""
 
     def random_map(self, example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Augments one example; `rng` is grain's, so the result depends on seed and position alone."""
+        """Augments one example; `rng` is grain's, so the result depends only on seed and position."""
         image = example["image"]
         size = image.shape[0]
         pad = size // 8
@@ -54,7 +54,7 @@ def normalize(
 ) -> jax.Array:
     """Turns uint8 images into float32, on the device: (factor · image − mean) / std, channel by channel."""
     scaled = images.astype(jnp.float32)
-    scaled = scaled / 255 if factor == 1 / 255 else scaled * factor  # the quotient is the nearer to image/255
+    scaled = scaled / 255 if factor == 1 / 255 else scaled * factor  # the division is more exact than the product
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
@@ -73,7 +73,7 @@ def training_batches(
 
     Args:
       split: the examples.
-      batch_size: examples a batch; the last batch of each pass is padded to it.
+      batch_size: the number of examples in a batch; the last batch of each pass is padded to it.
       rule: the preparation of every image; a number stands for a square of that side, in pixels, with three channels.
       seed: decides order and augmentation.
       augment: one of `AUGMENTATIONS`.
@@ -106,7 +106,7 @@ def evaluation_batches(
 
     Args:
       split: the examples.
-      batch_size: examples a batch; the last batch is padded to it.
+      batch_size: the number of examples in a batch; the last batch is padded to it.
       rule: the preparation of every image; a number stands for a square of that side, in pixels, with three channels.
       threads: the number of threads that read and transform ahead.
       share: the rows of every batch that this process reads.
