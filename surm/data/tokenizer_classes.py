@@ -16,7 +16,7 @@ from surm.data.tokenizer_files import ITSELF, SAVED_FILE, SETTINGS, Stated
 from surm.errors import InputError
 
 Special = Mapping[str, str | AddedToken | None]
-CONVERTED = "to make one in Python with transformers: AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR)"
+CONVERTED = "make one in Python with transformers: AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR)"
 
 
 class Class(NamedTuple):

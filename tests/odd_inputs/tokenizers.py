@@ -53,7 +53,7 @@ ROWS = [
         _with({}, config={"model_type": "gpt2"}),
         Line("config.json says model_type='gpt2'"),
     ),
-    Odd("a class that is not a name", _with({"tokenizer_class": 3}), Line("tokenizer_class=3 is not known")),
+    Odd("a class that is not a name", _with({"tokenizer_class": 3}), Line("tokenizer_class=3 is not supported")),
     Odd(
         "a class that the vocabulary is not of",
         _with(BERT, CASED | {"model": UNIGRAM}),
