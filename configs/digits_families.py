@@ -2,8 +2,8 @@
 
     surm sweep --config=configs/digits_families.py --workdir=runs/families
 
-One run of 150 steps a family, at the family's own rate and with its default options; half a
-minute each on two CPU cores. Too short to compare families by accuracy, which experiments/vit_families does.
+Each family trains for 150 steps, with its own default learning rate and options, which takes half a minute on two CPU
+cores. The runs are too short to compare the accuracy of families; experiments/vit_families does that.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ DEMO = runpy.run_path(str(pathlib.Path(__file__).with_name("vit_digits.py")))
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The demo's configuration, shorter, with the family's own rate."""
+    """The demo's configuration with fewer steps and the family's own learning rate."""
     config = DEMO["get_config"]()
     config.optim.learning_rate = None
     config.optim.epochs, config.optim.steps = 0, 150
@@ -25,5 +25,5 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def sweep() -> list[sweeps.Overrides]:
-    """One run a family."""
+    """One run for each family."""
     return sweeps.product({"peft.family": list(matrices.FAMILIES)})

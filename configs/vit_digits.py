@@ -2,9 +2,10 @@
 
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/digits
 
-Data and weights come with the packages, so no network is needed. The run takes about two minutes on two CPU cores.
-Expected number: 95.8 % (experiments/vit_families/results/digits_circulant.json). One point is four images of 360;
-another order of summation, on another machine, may change the result by so much.
+The data come with scikit-learn and the weights with surm, so no network is needed. The run takes about two minutes on
+two CPU cores. Expected number: 95.8 % of the test images classified correctly
+(experiments/vit_families/results/digits_circulant.json). One point is four images of 360; on another machine a
+different order of summation may change the result by that much.
 
 This command trains three families with two seeds each and prints a table; it takes six times as long:
 
@@ -23,8 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "digits"
     config.model.weights = "asset:vit_micro"
     config.peft.family = "circulant"
-    # There are 1,077 images: without dropout and smoothing the training loss falls to 0 and the held-out one does not.
-    # These settings and the batches of 32 were chosen on the validation split.
+    # With only 1,077 images, the model would overfit without dropout and label smoothing: the training loss falls to 0
+    # and the held-out loss does not. These settings and the batch size were chosen on the validation split.
     config.peft.dropout = 0.3
     config.optim.learning_rate = 8e-3
     config.optim.label_smoothing = 0.1
@@ -34,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def sweep() -> list[sweeps.Overrides]:
-    """Families, each with its rate (None: the family's own), and seeds."""
+    """Three families, each with a learning rate (None means the family's default), times two seeds."""
     families = sweeps.zipped(
         {"peft.family": ["circulant", "toeplitz", "kronecker"], "optim.learning_rate": [8e-3, None, None]}
     )

@@ -75,7 +75,7 @@ def test_the_best_of_the_validation_split_is_saved_and_the_test_split_measured_o
         np.testing.assert_array_equal(array, state["average"][name])
     shown, summed = inspection.facts_of(wandering), report.summary(result, wandering)
     assert f"step {best}, the best on the validation split: accuracy {found[best]['accuracy']:.4f}" in shown["chosen"]
-    assert f"those of step {best}, the best on the validation split" in summed
+    assert f"measured at step {best}, the best on the validation split" in summed
     true, taken = np.unravel_index(np.argmax(np.array(result["confusion"]) * (1 - np.eye(3))), (3, 3))
     assert shown["mistaken"].startswith(f"{true} as {taken}: {result['confusion'][true][taken]}")
     answers = surm.load_run(wandering).predict(

@@ -80,7 +80,7 @@ def test_inspect_shows_an_adapter_of_hugging_faces_and_a_run_that_is_not_finishe
     ("make", "message"),
     [
         (lambda folder: folder.rmdir(), "there is no folder"),
-        (lambda folder: None, "holds no result.json and no adapter_config.json, so it is no run and no adapter"),
+        (lambda folder: None, "holds neither result.json nor adapter_config.json, so it is no run and no adapter"),
         (lambda folder: (folder / "result.json").write_text("{"), "result.json' cannot be read as JSON (JSONDec"),
         (lambda folder: (folder / "result.json").write_text("[]"), "holds a JSON list, expected an object"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "missing or damaged: there is no such file"),
@@ -111,7 +111,7 @@ def test_a_result_without_numbers_is_none(tmp_path, capsys, measured):
     assert command.main(["inspect", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert (
-        "as 'eval', expected numbers; it is no result of a run, or of an older version" in said
+        "as 'eval', expected numbers; it is not the result of a run, or an older version wrote it" in said
         and said.count("\n") == 1
     )
 
@@ -240,7 +240,7 @@ def test_what_cannot_be_exported_ends_in_a_line(tmp_path, run, capsys):
     for name in ("export", "merge"):
         said = printed(capsys, name, str(run), "--out", str(tmp_path / name), status=2)
         assert said.count("\n") == 1 and "surm.save_adapter writes the adapter" in said
-        assert "surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model where it" in said
+        assert "surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model if it" in said
         assert not (tmp_path / name).exists()
         said = printed(capsys, name, str(tmp_path / "nowhere"), "--out", str(tmp_path / name), status=2)
         assert said.startswith("error: ") and "nowhere" in said

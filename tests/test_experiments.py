@@ -428,7 +428,7 @@ def test_what_is_said_of_how_far_weights_moved_is_as_it_was_measured():
         if "layers" in row
     }
     both = {method: (moved["cifar10", method], moved["mrpc", method]) for _, method in moved}
-    said = " ".join((EXPERIMENTS / "README.md").read_text().split("Circulant turns")[1].split("What `")[0].split())
+    said = " ".join((EXPERIMENTS / "README.md").read_text().split("Circulant turns")[1].split("\n## ")[0].split())
     assert "the kernels by {} on CIFAR-10 and by {} on MRPC".format(*both["circulant"]) in said
     assert "W(G,H) by {} and {}".format(*both["low_displacement_rank r=1"]) in said
     assert "LoRA of rank 8 by {} and {}".format(*both["low_rank r=8"]) in said
@@ -443,6 +443,7 @@ def test_start_up_is_as_it_was_measured():
     rows = json.loads((EXPERIMENTS / "start_up" / "results" / "digits_cpu.json").read_text())["rows"]
     cold, cached = (round(row["first_step"], 1) for row in rows)
     said = (EXPERIMENTS / "README.md").read_text()
+    said = " ".join(said.split())
     assert f"the demo's first step {cold} seconds" in said and f"from the second run on, {cached}." in said
 
 

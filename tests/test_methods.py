@@ -310,7 +310,7 @@ def test_every_method_lowers_its_loss_and_is_opened_again(tmp_path, more):
 
 BAD = [
     (["--config.peft.family=adalora", "--config.peft.options=rank=8,initial_rank=4"],
-     "rank is what is left of initial_rank, so at most that; given rank=8, initial_rank=4"),
+     "rank must be at most initial_rank; given rank=8, initial_rank=4"),
     (["--config.peft.family=adalora", "--config.peft.options=begin=0.8,end=0.5"],
      "expected shares of the training with 0 <= begin < end <= 1"),
     (["--config.peft.family=hadamard_adapter"], "(hadamard_adapter is a method: method='hadamard_adapter')"),

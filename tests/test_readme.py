@@ -205,14 +205,15 @@ def test_what_is_said_of_gradients_is_what_was_measured():
     said = " ".join(EXPERIMENTS.split())
     mean = result_of("experiments/gradient_share/results/mrpc_update.json")["mean"]
     share = {name: f"{100 * value:.1f} %" for name, value in mean.items()}
-    assert f"One singular pair catches {share['low_rank r=1']} of it and eight {share['low_rank r=8']}" in said
-    assert f"circulant {share['circulant']} and the nearest Toeplitz matrix {share['toeplitz, any']}" in said
+    pairs = f"{share['low_rank r=1']} of its squared norm and eight pairs {share['low_rank r=8']}"
+    assert f"One singular pair captures {pairs}" in said
+    assert f"circulant captures {share['circulant']} and the nearest Toeplitz matrix {share['toeplitz, any']}" in said
     assert f"{share['kronecker']} (Kronecker) and {share['low_displacement_rank r=1']} (W(G,H))" in said
     mean = result_of("experiments/gradient_share/results/mrpc_adapter.json")["mean"]
     share = {name: f"{100 * value:.1f} %" for name, value in mean.items()}
     assert (
-        f"one singular pair catches {share['low_rank r=1']}, the nearest circulant {share['circulant']}, Kronecker "
-        f"{share['kronecker']}, W(G,H) {share['low_displacement_rank r=1']}" in said
+        f"one singular pair captures {share['low_rank r=1']}, the nearest circulant {share['circulant']}, Kronecker "
+        f"{share['kronecker']} and W(G,H) {share['low_displacement_rank r=1']}" in said
     )
 
 
@@ -221,9 +222,9 @@ def test_what_is_said_of_many_runs_and_many_adapters_was_measured():
     (row,) = result_of("experiments/population/results/digits_cpu.json")["rows"]
     low, high = min(row["over_alone_each"]), max(row["over_alone_each"])
     assert row["members"] == 16
-    of_turns = f"(three turns, {low:.2f} to {high:.2f})"
-    assert f"take {row['over_alone']:.2f} times the steps of sixteen runs alone {of_turns}" in said
-    assert f"at the peak {row['peak_over_alone']:.2f} times the memory of one run" in said
+    of_rounds = f"(three rounds, {low:.2f} to {high:.2f})"
+    assert f"takes {row['over_alone']:.2f} times as long as the steps of sixteen runs alone {of_rounds}" in said
+    assert f"its peak is {row['peak_over_alone']:.2f} times the memory of one run" in said
     served = result_of("experiments/serving/results/vit_micro_cpu_64.json")["rows"]
     base, circulant, rank8, circulant_apart, rank8_apart = (
         f"{served[name]['examples_per_second']:,.0f}"
@@ -235,6 +236,6 @@ def test_what_is_said_of_many_runs_and_many_adapters_was_measured():
             "low_rank r=8, 256 apart",
         )  # fmt: skip
     )
-    assert f"answers {base} images a second, `serve_batch` with 256 circulant adapters {circulant}, with 256" in said
-    assert f"of low rank 8 {rank8}, whatever their number; one forward pass" in said
-    assert f"names, {circulant_apart} and {rank8_apart}." in said
+    assert f"answers {base} images a second. `serve_batch` answers {circulant} with 256 circulant adapters and" in said
+    assert f"{rank8} with 256 LoRA adapters of rank 8" in said
+    assert f"names answers {circulant_apart} and {rank8_apart}." in said

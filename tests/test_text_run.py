@@ -139,7 +139,7 @@ def test_a_run_compiles_once_a_length_and_never_again(material):
     ("arguments", "expected"),
     [
         (["--config.data.lengths=16,600"], "goes up to 600 tokens, but the model has positions for 512"),
-        (["--config.data.tokenizer="], "the weights bring no tokenizer.json"),
+        (["--config.data.tokenizer="], "the weights have no tokenizer.json"),
         (["--config.model.name=vit_micro"], "no model is called 'vit_micro'"),
         (["--config.model.weights=asset:vit_micro", "--config.model.name=auto"], "which the model of"),
         (["--config.model.image_size=32"], "config.model.image_size is set, but data.source="),

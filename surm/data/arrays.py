@@ -59,7 +59,7 @@ def _read(path: epath.Path) -> tuple[set[str], dict[str, np.ndarray]]:
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise InputError(f"{str(path)!r} is not an .npz, or is cut short; expected what numpy.savez writes")
+                raise InputError(f"{str(path)!r} is not an .npz, or is cut short; expected a file of numpy.savez")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return set(archive.files), {name: archive[name] for name in archive.files if name in contract}
@@ -76,7 +76,7 @@ def _images(path: epath.Path, arrays: dict[str, np.ndarray], name: str) -> np.nd
         raise InputError(f"{where} x_{name} is {images.dtype}, expected uint8 images (0..255)")
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or 0 in images.shape[1:]:  # how many channels fit is the model's to say
+    if images.ndim != 4 or 0 in images.shape[1:]:  # the model checks the number of channels
         raise InputError(f"{where} x_{name} has shape {images.shape}, expected N×H×W or N×H×W×C")
     if len(images) == 0:
         raise InputError(f"{where} x_{name} holds no image")

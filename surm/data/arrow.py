@@ -18,7 +18,7 @@ from surm.machine import buckets
 
 PARQUET = (".parquet", ".pq")
 INSTALL = "pip install 'surm[parquet]'"
-_ROWS = 4096  # that are turned into Python's values at a time
+_ROWS = 4096  # rows that are converted to Python values at a time
 
 
 def open_table(files: Sequence[epath.Path], features: Mapping[str, Any] | None = None) -> Table:

@@ -70,7 +70,7 @@ def image_column(table: Table, wanted: str) -> str:
     if wanted == "auto":
         raise InputError(f"{table.where} has several columns of images, {found}; set config.data.image_column to one")
     if wanted not in table.image_columns:
-        raise InputError(f"{table.where} has no column of images {wanted!r}; those that are hold {found}")
+        raise InputError(f"{table.where} has no column of images {wanted!r}; its columns of images are {found}")
     return wanted
 
 

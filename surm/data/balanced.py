@@ -17,12 +17,12 @@ def drawn(labels: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.nda
 
     Args:
       labels: the labels of all examples.
-      rng: decides on the examples and their order.
+      rng: the random generator that chooses the examples and their order.
 
     Returns:
       The indices of the examples.
     """
-    classes = rng.permutation(np.unique(labels))  # those that come first get what does not divide
+    classes = rng.permutation(np.unique(labels))  # the first ones get one example more if numbers cannot be equal
     chosen = []
     for place, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
@@ -34,7 +34,7 @@ def drawn(labels: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.nda
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BalancedSplit:
-    """An endless sequence of passes over a split, each by `drawn`, in an order that a seed decides; grain reads it.
+    """An endless sequence of passes over a split for grain, each made by `drawn` from a seed.
 
     Attributes:
       parent: the examples.

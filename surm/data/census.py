@@ -8,7 +8,7 @@ from surm.data import classes
 from surm.data.splits import Dataset
 from surm.errors import InputError
 
-_MISSING = ("nan", "null", "none", "na", "n/a", "<na>")  # what tables and their readers write where there is no value
+_MISSING = ("nan", "null", "none", "na", "n/a", "<na>")  # spellings of a missing value in tables
 
 
 def heading(data: Dataset) -> list[str]:
@@ -41,7 +41,7 @@ def _held_out(data: Dataset) -> list[str]:
     if data.test_is != "validation":
         return []
     count = f"{len(data.test):,} example{'s' * (len(data.test) != 1)}"
-    return [f"the source has no test split: its validation split ({count}) is reported as that"]
+    return [f"the source has no test split: its validation split ({count}) is reported instead"]
 
 
 def _numbers(labels: np.ndarray) -> str:
@@ -59,9 +59,9 @@ def _classes(trained: Mapping[str, int]) -> str:
 def _odd_names(trained: Mapping[str, int]) -> list[str]:
     lines = []
     if similar := [name for group in classes.alike(trained) for name in group]:
-        lines.append(f"classes differ in case or spaces alone: {classes.listed(trained, similar)}; is each meant?")
+        lines.append(f"classes differ only in case or spaces: {classes.listed(trained, similar)}; is each intended?")
     if missing := [name for name in trained if name.strip().lower() in _MISSING]:
-        lines.append(f"classes are called as a missing value is: {classes.listed(trained, missing)}; are they meant?")
+        lines.append(f"classes have the names of missing values: {classes.listed(trained, missing)}; is this intended?")
     return lines
 
 

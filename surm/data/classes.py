@@ -14,8 +14,8 @@ from jaxtyping import Int, Int32, Shaped
 
 from surm.errors import InputError, nearest
 
-SHOWN = 5  # classes that a message names, where there are more
-MANY = 10  # classes that a heading counts, where there are more
+SHOWN = 5  # the largest number of classes that a message names
+MANY = 10  # the largest number of classes whose counts a heading shows
 _MOST_EXAMPLES_ALL_DIFFERENT = 20  # a longer column without two equal entries holds no labels
 
 
@@ -47,11 +47,11 @@ def of_array(labels: Shaped[np.ndarray, "..."], examples: int, where: str) -> Co
       The labels.
 
     Raises:
-      InputError: if the array has another form, or a label is negative or no whole number.
+      InputError: if the array has another form, or a label is negative or not a whole number.
     """
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or len(flat) != examples or flat.dtype.kind not in "biufUS":
-        hint = "; labels.argmax(axis=1) makes them of one-hot rows" if _one_hot(labels, examples) else ""
+        hint = "; labels.argmax(axis=1) converts one-hot rows" if _one_hot(labels, examples) else ""
         raise InputError(
             f"{where} is {labels.dtype} of shape {labels.shape}, expected {examples} integers or strings{hint}"
         )
@@ -61,7 +61,7 @@ def of_array(labels: Shaped[np.ndarray, "..."], examples: int, where: str) -> Co
     if values.dtype.kind == "i" and len(values) and values[0] < 0:
         raise InputError(
             f"{where} holds labels {values[0]} to {values[-1]}, expected labels from 0 (-1 often marks an example "
-            "without a label: leave those out; strings may name the classes otherwise)"
+            "without a label: leave those out; otherwise strings may name the classes)"
         )
     return Column(tuple(_text(value, where) for value in values), index.astype(np.int32))
 
@@ -104,7 +104,8 @@ def of_training(labels: Column, where: str) -> tuple[str, ...]:
       The names of the classes.
 
     Raises:
-      InputError: if a label is empty, or there are fewer than two, or as many as examples (of more than 20).
+      InputError: if a label is empty, if there are fewer than two labels, or if more than 20 examples all have
+        different labels.
     """
     names, examples = labels.names, len(labels.index)
     empty = sum(count for name, count in labels.counts().items() if not name.strip())
@@ -121,13 +122,13 @@ def numbered(labels: Column, names: Sequence[str], where: Callable[[int], str]) 
     Args:
       labels: the labels of some examples.
       names: the classes, in order.
-      where: names the place of an example's label, by the example's index.
+      where: a function from an example's index to a description of its label's place, for messages.
 
     Returns:
       int32 N, from 0 to the number of classes − 1.
 
     Raises:
-      InputError: if a label is none of the classes; the message names every such label with its count.
+      InputError: if a label is not one of the classes; the message names these labels with their counts.
     """
     position = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in labels.names if name not in position]:
@@ -175,14 +176,14 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def _whole(labels: np.ndarray, where: str) -> np.ndarray:
-    """Converts floating-point labels to integers; the InputError names the first that is no whole number."""
+    """Converts floating-point labels to integers; the InputError names the first one that is not a whole number."""
     labels = labels.astype(np.float64)
     wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (np.abs(labels) > 2**53)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise InputError(
             f"{where} holds {labels[first]} for example {first} (of {np.sum(wrong):,} such), expected whole numbers or "
-            "strings: each is a class"
+            "strings, each of which is a class"
         )
     return labels.astype(np.int64)
 

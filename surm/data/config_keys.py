@@ -68,7 +68,7 @@ DATA = Section(
 
 
 def lengths_of(text: str) -> tuple[int, ...]:
-    """The lengths in tokens that `config.data.lengths` lists, the shortest first; InputError if it is no such list."""
+    """The lengths in tokens listed by `config.data.lengths`, in ascending order; InputError if it lists no numbers."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
         raise InputError(f"config.data.lengths={text!r}, expected whole numbers separated by commas, as in 32,64,128")

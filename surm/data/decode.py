@@ -18,10 +18,10 @@ from surm.errors import InputError, one_line
 from surm.machine.notes import say
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-NAMED = 5  # unreadable files that a message names
-_TAIL = 4096  # bytes at a file's end that are looked at
+NAMED = 5  # the largest number of unreadable files that a message names
+_TAIL = 4096  # bytes at the end of a file that are checked
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
-_LONG = 20_000  # files to look at that are worth a word
+_LONG = 20_000  # from this number of files on, a notice says that they are checked
 
 Opener = Callable[[], BinaryIO]
 
@@ -52,7 +52,7 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def complaint(file: BinaryIO | io.IOBase) -> str:
-    """The reason why a file is no readable image, from its header and its end; None if it looks complete.
+    """The reason why a file is not a readable image, from its header and its end; empty if it looks complete.
 
     If a file does not end as its format demands, it is decoded to be sure.
     """
@@ -62,7 +62,7 @@ def complaint(file: BinaryIO | io.IOBase) -> str:
             whole = _ends_well(file, image.format or "")
             if not whole:
                 image.load()
-    except Exception as error:  # Pillow raises what its many readers meet
+    except Exception as error:  # Pillow's readers raise many types of exceptions
         return _reason(error)
     return ""
 
@@ -83,7 +83,7 @@ def _ends_well(file: BinaryIO | io.IOBase, kind: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    if "cannot identify image file" in str(error):  # and then Pillow prints an object's address
+    if "cannot identify image file" in str(error):  # Pillow's message would contain an object's address
         return "not an image of a known format"
     return getattr(error, "strerror", None) or one_line(error)
 

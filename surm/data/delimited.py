@@ -60,7 +60,7 @@ def _lines(file: epath.Path) -> Iterator[tuple[int, list[str]]]:
     if file.suffix.lower() == ".csv":
         yield from _quoted(text, ",", file)
     elif '"' in text and _is_quoted(text):
-        say(f"{file}: quotation marks stand where a CSV writer sets them, and are read as its")
+        say(f"{file}: its quotation marks are those of a CSV writer, so it is read as quoted")
         yield from _quoted(text, "\t", file)
     else:
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

@@ -1,4 +1,4 @@
-"""Describes folders and files that are no source, for messages."""
+"""Describes folders and files that are not a data source, for messages."""
 
 import collections
 
@@ -9,23 +9,23 @@ from surm.data import decode
 _REMEDIES = {
     (".zip", ".tar", ".gz", ".tgz", ".xz", ".7z"): "unpack it and name the folder",
     (".arrow",): "name the folder that datasets saved it in",
-    (".npy", ".h5", ".hdf5", ".mat"): "numpy.savez makes an .npz of its arrays",
-    (".pkl", ".pickle", ".pt", ".pth"): "pickles are not read, numpy.savez makes an .npz of arrays",
+    (".npy", ".h5", ".hdf5", ".mat"): "numpy.savez writes its arrays to an .npz",
+    (".pkl", ".pickle", ".pt", ".pth"): "pickles are not read; numpy.savez writes arrays to an .npz",
     (".xlsx", ".xls", ".ods", ".txt"): "save it as a .csv whose first line names the columns",
-    (".tfrecord",): "TensorFlow Datasets prepares it as array_record",
+    (".tfrecord",): "TensorFlow Datasets can prepare it as array_record",
     decode.SUFFIXES: "name a folder with a folder for each class",
 }
-_SHOWN = 4  # kinds of files that are named
+_SHOWN = 4  # the largest number of kinds of files that are named
 
 
 def described(folder: epath.Path) -> str:
-    """Describes the contents of a folder, and what they may be.
+    """Describes the contents of a folder, with a guess at their kind.
 
     Args:
       folder: the folder that was named as a source.
 
     Returns:
-      The end of "it holds ...".
+      A text that completes the sentence "it holds ...".
     """
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     folders = sorted(path.name for path in entries if path.is_dir())
@@ -37,7 +37,7 @@ def described(folder: epath.Path) -> str:
 
 
 def remedy(file: epath.Path) -> str:
-    """A remedy for a file that is no source, if its suffix suggests one."""
+    """A remedy for a file that is not a source, if its suffix suggests one."""
     found = [what for suffixes, what in _REMEDIES.items() if file.suffix.lower() in suffixes]
     return f" ({found[0]})" if found else ""
 

@@ -41,7 +41,7 @@ class Task:
 
     @property
     def own(self) -> bool:
-        """Whether this is the user's own table, and no task of GLUE."""
+        """Whether this is the user's own table rather than a task of GLUE."""
         return not self.held_out
 
     @property

@@ -135,7 +135,7 @@ def _images_below(folder: epath.Path, others: collections.Counter[str], above: s
 
 
 def _shown(folder: epath.Path) -> Iterable[epath.Path]:
-    """The entries of a folder without hidden files, and without those that macOS and zip programs leave."""
+    """The entries of a folder without hidden files and the files that macOS and zip programs leave."""
     return (path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
@@ -155,14 +155,14 @@ def _has_image(folder: epath.Path, depth: int) -> bool:
 def _check_classes(where: str, train: _Found) -> None:
     """Refuses common mistakes in folders of class folders, and reports empty class folders."""
     if empty := [name for name, files in train.images.items() if not files]:
-        say(f"{where}: class folders without an image are passed over: {', '.join(map(repr, empty))}")
+        say(f"{where}: class folders without an image are ignored: {', '.join(map(repr, empty))}")
     full = [name for name, files in train.images.items() if files]
     flat = sum(train.others[suffix] for suffix in decode.SUFFIXES)
     if not full and flat:
-        raise InputError(f"{where}: the {flat:,} training images lie in no class folder; expected train/CLASS/*.jpg")
+        raise InputError(f"{where}: the {flat:,} training images are not in class folders; expected train/CLASS/*.jpg")
     if len(full) == 1:
         raise InputError(
-            f"{where}: all {len(train.images[full[0]]):,} training images lie in one class folder, {full[0]!r}; "
+            f"{where}: all {len(train.images[full[0]]):,} training images are in one class folder, {full[0]!r}; "
             "expected two or more, as in train/CLASS/*.jpg"
         )
 
@@ -177,7 +177,7 @@ def _say_passed_over(folder: epath.Path, others: Mapping[str, int]) -> None:
     if others:
         told = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items())[: classes.SHOWN])
         more = ", ..." if len(others) > classes.SHOWN else ""
-        say(f"{folder}: files that are no images in a class folder are passed over: {told}{more}")
+        say(f"{folder}: files that are not images in a class folder are ignored: {told}{more}")
 
 
 def _opener(file: epath.Path) -> decode.Opener:
@@ -187,6 +187,6 @@ def _opener(file: epath.Path) -> decode.Opener:
 def _digest(file: epath.Path) -> bytes:
     with file.open("rb") as opened:
         digest = hashlib.sha256()
-        while chunk := opened.read(_CHUNK):  # hashlib.file_digest asks for more than a store's files can
+        while chunk := opened.read(_CHUNK):  # hashlib.file_digest needs methods that files of object stores lack
             digest.update(chunk)
     return digest.digest()

@@ -12,7 +12,7 @@ from surm.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The properties of a source that its name does not tell.
+    """How to read a source, beyond its name.
 
     Attributes:
       task: the task of a table (see `surm.data.glue`); `auto` reads it from the folder's name.
@@ -20,7 +20,7 @@ class Options:
       label_column: the label column of the user's own table.
       image_column: the image column of a table; `auto` takes its only one.
       test_examples: the number of training examples to hold out if the source has no test split; 0 = none.
-      seed: decides which ones.
+      seed: the seed that chooses these examples.
     """
 
     task: str = "auto"
@@ -60,7 +60,7 @@ class Options:
         if not self.test_examples:
             raise InputError(
                 f"{where} has no test or val split beside the {len(train):,} training examples; add one, or set "
-                "config.data.test_examples to a number that is held out of them"
+                "config.data.test_examples to hold out that many of them"
             )
         if not 0 < self.test_examples < len(train):
             raise InputError(

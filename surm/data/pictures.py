@@ -1,4 +1,4 @@
-"""Pictures as arrays: channels, size and crop, pixel by pixel as transformers' processors do without torchvision."""
+"""Pictures as arrays: channels, size and crop, with the same pixels as transformers' processors without torchvision."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -43,7 +43,7 @@ class Square:
     white: bool = False
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """The size of the square, whatever the picture's."""
+        """The size of the square, for every picture."""
         return self.side, self.side
 
 
@@ -92,7 +92,7 @@ def conversion(given: int, wanted: int, *, white: bool = False) -> str | None:
     if given not in (3, 4) or wanted not in (1, 3):
         expected = "; expected 1 (grey), 3 (colour) or 4 (with alpha), as the last axis" if wanted in (1, 3) else ""
         raise InputError(f"an image has {given} channels, but the model reads {wanted}{expected}")
-    alpha = "what is transparent shows white" if white else "alpha is dropped"
+    alpha = "transparent pixels become white" if white else "alpha is dropped"
     steps = ([alpha] if given == 4 else []) + (["the luminance is taken (Pillow's L)"] if wanted == 1 else [])
     return ", ".join(steps)
 

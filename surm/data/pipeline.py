@@ -40,7 +40,7 @@ class CropFlip(grain.transforms.RandomMap):
     """Shifts an image by up to an eighth of its side (edges reflected) and mirrors every second one."""
 
     def random_map(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Augments one example; `rng` is grain's, so the result depends on seed and position alone."""
+        """Augments one example; `rng` is grain's, so the result depends only on seed and position."""
         image = example["image"]
         size = image.shape[0]
         pad = size // 8
@@ -58,7 +58,7 @@ def normalize(
 ) -> Float32[Array, "*batch channels"]:
     """Turns uint8 images into float32, on the device: (factor · image − mean) / std, channel by channel."""
     scaled = images.astype(jnp.float32)
-    scaled = scaled / 255 if factor == 1 / 255 else scaled * factor  # the quotient is the nearer to image/255
+    scaled = scaled / 255 if factor == 1 / 255 else scaled * factor  # the division is more exact than the product
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
@@ -77,7 +77,7 @@ def training_batches(
 
     Args:
       split: the examples.
-      batch_size: examples a batch; the last batch of each pass is padded to it.
+      batch_size: the number of examples in a batch; the last batch of each pass is padded to it.
       rule: the preparation of every image; a number stands for a square of that side, in pixels, with three channels.
       seed: decides order and augmentation.
       augment: one of `AUGMENTATIONS`.
@@ -110,7 +110,7 @@ def evaluation_batches(
 
     Args:
       split: the examples.
-      batch_size: examples a batch; the last batch is padded to it.
+      batch_size: the number of examples in a batch; the last batch is padded to it.
       rule: the preparation of every image; a number stands for a square of that side, in pixels, with three channels.
       threads: the number of threads that read and transform ahead.
       share: the rows of every batch that this process reads.

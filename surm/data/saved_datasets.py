@@ -28,7 +28,7 @@ def find(folder: epath.Path) -> tuple[dict[str, Table], dict[str, list[epath.Pat
       Tables and their files by split; a Dataset, which has no splits, is all `train`.
 
     Raises:
-      InputError: if a file is missing or damaged, or no split has the name of one.
+      InputError: if a file is missing or damaged, or two splits mean the same.
     """
     if (folder / _STATE).is_file():
         folders = {"train": folder}
@@ -37,7 +37,7 @@ def find(folder: epath.Path) -> tuple[dict[str, Table], dict[str, list[epath.Pat
         named = [(name, split_names.split_of(str(name))) for name in listed]
         folders = {name: folder / str(written) for written, name in named if name}
         if unread := [written for written, name in named if not name]:
-            say(f"{folder}: splits called otherwise than a split is are passed over: {', '.join(unread)}")
+            say(f"{folder}: splits with unknown names are ignored: {', '.join(unread)}")
         if len(folders) < sum(bool(name) for _, name in named):
             raise InputError(f"{str(folder)!r} has the splits {', '.join(listed)}, of which two mean the same")
     parts = {name: _files(place) for name, place in folders.items()}
@@ -59,5 +59,5 @@ def _files(folder: epath.Path) -> list[epath.Path]:
 
 def _object(file: epath.Path) -> dict[str, Any]:
     if (value := files.json_object(file)) is None:
-        raise InputError(f"{str(file)!r} is missing, which every folder that datasets saved has")
+        raise InputError(f"{str(file)!r} is missing; every folder that datasets saved has it")
     return value

@@ -53,7 +53,7 @@ def load(
       label_column: the label column of the user's own table.
       image_column: the image column of a table; `auto` takes its only one.
       test_examples: the number of training examples to hold out if the source has no test split; 0 = none.
-      seed: decides which ones.
+      seed: the seed that chooses these examples.
 
     Returns:
       The splits.
@@ -97,7 +97,7 @@ def _folder(folder: epath.Path, options: Options) -> Dataset:
     if found and images:
         raise InputError(
             f"{str(folder)!r} holds both tables ({split_names.told(found)}) and folders of images; expected one of "
-            "them: move the other away"
+            "them: move the other elsewhere"
         )
     if images:
         return image_folder.open_folder(folder, options)
@@ -175,13 +175,13 @@ def digits(options: Options = _NONE) -> Dataset:
 
 
 def balanced_subset(split: Split, examples: int, num_classes: int, *, seed: int, names: Sequence[str] = ()) -> Split:
-    """Chooses examples so that every class has the same number, give or take one.
+    """Chooses examples so that the classes have equal numbers of them, up to one.
 
     Args:
       split: the split to choose from.
       examples: the number of examples; 0 means all.
-      num_classes: labels are 0 .. num_classes − 1; 1 where there are no classes to balance.
-      seed: decides which examples; a larger subset of the same seed contains the smaller.
+      num_classes: labels are 0 .. num_classes − 1; 1 if there are no classes to balance.
+      seed: the seed that chooses the examples; a larger subset of the same seed contains the smaller one.
       names: the names of the classes, for messages; without names their numbers are used.
 
     Returns:
@@ -214,7 +214,7 @@ def hold_out(data: Dataset, examples: int, *, seed: int) -> Dataset:
     Args:
       data: the splits.
       examples: the number of examples; 0 changes nothing.
-      seed: decides which ones.
+      seed: the seed that chooses them.
 
     Returns:
       The data with a smaller training split and the examples taken from it as its validation split.

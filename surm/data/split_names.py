@@ -38,7 +38,7 @@ def shard(stem: str) -> Shard:
 
 
 def split_of(stem: str) -> str:
-    """The split that a name means, or None; text after an underscore is kept.
+    """The split that a name means, or an empty text; `_matched` and `_mismatched` are kept.
 
     Examples:
       >>> split_of("Val"), split_of("dev_matched"), split_of("metadata")

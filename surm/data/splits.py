@@ -11,8 +11,8 @@ from jaxtyping import Int, Real, Shaped
 
 from surm.errors import InputError
 
-_AT_A_TIME = 1024  # images of an array that are hashed in one go
-CONTENT = "content:"  # begins every fingerprint but those of 0.1.0, which looked at 64 images a split
+_AT_A_TIME = 1024  # the number of images that are hashed at once
+CONTENT = "content:"  # the prefix of all fingerprints except those of 0.1.0, which covered 64 images per split
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class Split(Protocol):
         """All labels, in order, without decoding an image."""
 
     def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes | memoryview]:
-        """The contents of the examples at these places without their labels, for hashing; images as they are stored."""
+        """The contents of the examples with these indices, without labels, for hashing; images as they are stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Dataset:
       also: further held-out splits, by the name that their metrics carry.
       kind: the kind of the examples.
       class_names: the names of the classes, in order; empty for regression.
-      keys: the keys of `config.data`, beside the common ones, that the source was read by.
-      test_is: the split of the source that is held out: `validation` if it has no other, `train` if examples were taken
-        out of that.
+      keys: the keys of `config.data`, besides the common ones, that the reading of the source depends on.
+      test_is: the source's split from which `test` comes: `validation` if there is no other, `train` if examples were
+        taken out of the training split.
     """
 
     train: Split
@@ -94,7 +94,7 @@ class Dataset:
         return CONTENT + digest.hexdigest()
 
     def fingerprint_of_0_1(self) -> str:
-        """The hash that version 0.1.0 wrote into checkpoints, which covered only 64 images a split."""
+        """The hash that version 0.1.0 wrote into checkpoints, which covered only 64 images of a split."""
         every = self.splits()
         sizes = {name: len(split) for name, split in every.items()}
         names = self.class_names if self.kind == "text" else ()

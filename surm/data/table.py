@@ -1,4 +1,4 @@
-"""The common form of tables, whatever their format."""
+"""The common form of tables of all formats."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ Row = tuple[str, dict[str, Any]]
 
 
 class BrokenRow(InputError):
-    """A row that is truncated or has a column too many."""
+    """A row with too few or too many columns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def class_names(found: Mapping[str, Table], column: str) -> tuple[str, ...]:
     """The names that the training table declares for the classes of a column; empty if it declares none.
 
     Raises:
-      InputError: if another split's table has other names, so that its numbers mean other classes.
+      InputError: if another split's table has other names, which means that its numbers stand for other classes.
     """
     names = found["train"].class_names.get(column, ())
     for table in found.values():

@@ -23,7 +23,7 @@ def open_table(
     Args:
       files: the shards of the split, in order.
       header: see `surm.data.delimited.open_table`.
-      named_by: see there.
+      named_by: see `surm.data.delimited.open_table`.
       features: see `surm.data.arrow.open_table`.
 
     Returns:

@@ -1,10 +1,10 @@
 """Labelled texts from tables: in GLUE's own layout, in the hub's, or from the user's own table.
 
     DIR/train.tsv   DIR/dev.tsv                  a task of GLUE (MNLI has dev_matched.tsv and dev_mismatched.tsv)
-    DIR/train.csv   DIR/validation.csv           the same with the hub's names for files, columns and classes
-    DIR/train.csv   DIR/test.csv   [DIR/dev.csv] the user's own: the first line names the columns
+    DIR/train.csv   DIR/validation.csv           the same with the hub's names of files, columns and classes
+    DIR/train.csv   DIR/test.csv   [DIR/dev.csv] the user's own tables, whose first line names the columns
 
-Each may be .tsv, .csv, .jsonl or .parquet (`surm.data.tables`).
+Each file may be .tsv, .csv, .jsonl or .parquet (`surm.data.tables`).
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from surm.errors import InputError, nearest
 from surm.machine import buckets
 from surm.machine.notes import say
 
-_UNLABELLED = {"-1", "-1.0", ""}  # what stands for a label that is not public
-_TEXTS_AT_A_TIME = 4096  # that are hashed in one go
+_UNLABELLED = {"-1", "-1.0", ""}  # labels that mean: not public
+_TEXTS_AT_A_TIME = 4096  # the number of texts that are hashed at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class TextSplit:
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """The texts of a split with their labels, as they are written.
+    """The texts of a split with their labels, as they are written in the table.
 
     Attributes:
       places: the place of each row.
@@ -69,9 +69,10 @@ def table_texts(found: Mapping[str, Table], task: glue.Task, options: Options, w
     """Reads the splits of a set of tables.
 
     Args:
-      found: the tables of `wanted`. For a task of GLUE the dev tables are held out, whose labels are public; for the
-        user's own tables `test`, or `validation` if there is no labelled test table.
-      task: gives the columns their meaning.
+      found: the tables of the splits in `wanted`. The held-out split of a GLUE task is its dev table, because the
+        labels of the test table are not public; for the user's own tables it is `test`, or `validation` if there is no
+        labelled test table.
+      task: the task, which gives the columns their meaning.
       options: the options of the source.
       where: the name of the source in messages.
 
@@ -105,7 +106,7 @@ def task_of(place: epath.Path, train: Table) -> str:
     name = plain_name(place)
     if name not in glue.TASKS:
         raise InputError(
-            f"{str(place)!r} does not say by its name what it holds, a table of the columns {_quoted(train.columns)}"
+            f"{str(place)!r} has no task in its name; it holds a table of the columns {_quoted(train.columns)}"
             f"{_of_language(train.columns)}; set config.data.task to one of "
             f"{', '.join([*glue.OWN_METRICS, *glue.TASKS])}, and for the first two config.data.text_columns and "
             "config.data.label_column to columns"
@@ -207,7 +208,7 @@ def _way_on(header: Sequence[str], task: glue.Task) -> str:
     if task.own:
         return "; name them in config.data.text_columns and config.data.label_column"
     return (
-        "; of a table of your own set config.data.task=classification (or regression), config.data.text_columns and "
+        "; for a table of your own set config.data.task=classification (or regression), config.data.text_columns and "
         "config.data.label_column"
     )
 
@@ -217,12 +218,12 @@ def _of_language(columns: Sequence[str]) -> str:
     held = {*columns}
     found = held & {"messages", "conversations"} or held >= {"prompt", "completion"} or held == {"text"}
     return (
-        " (language models train on such; no task of this version does, but for classes and numbers)" if found else ""
+        " (such columns are for language models; this version has tasks for classes and numbers only)" if found else ""
     )
 
 
 def _wrong(row: Row, columns: Sequence[str]) -> str:
-    """The fault in the texts of a row; None if there is none."""
+    """The fault in the texts of a row; empty if there is none."""
     place, values = row
     for column in columns:
         if column not in values:
@@ -278,7 +279,7 @@ def _split(read: _Read, names: tuple[str, ...], declared: tuple[str, ...]) -> Te
 def _label_texts(read: _Read, declared: Sequence[str]) -> list[str]:
     """Labels as names of classes; numbers and the hub's names of declared classes are replaced by their names.
 
-    The number 1 is the second class, even where the first is called "1"; the text "1" is that one.
+    The number 1 is the second class, even if another class is called "1"; the text "1" is the class called "1".
     """
     alias = dict(zip(read.task.hub_labels, declared, strict=False))
 

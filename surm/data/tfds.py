@@ -1,11 +1,11 @@
 """Reads images, and the texts of GLUE, that TensorFlow Datasets has prepared, without TensorFlow.
 
-TFDS keeps examples as tf.Example messages in array_record files; both are read here by the packages TFDS itself reads
-them with. Images (PNG or JPEG inside the message) are always decoded by Pillow: TFDS's own decoding without TensorFlow
+TFDS stores examples as tf.Example messages in array_record files. Both are read here with the packages that TFDS itself
+uses. Images (PNG or JPEG inside the message) are always decoded by Pillow: TFDS's own decoding without TensorFlow
 uses OpenCV if that is installed, and the pixels of a JPEG would then depend on the machine.
 
-Preparing a data set is TFDS's work. It needs a network, and TensorFlow where the data set's builder hands over arrays
-to be encoded (cifar10, mnist); builders that hand over image files (food101, oxford_iiit_pet) do without.
+TFDS prepares data sets itself. For this it needs a network, and TensorFlow if the data set's builder gives arrays that
+must be encoded (cifar10, mnist), but not if it gives image files (food101, oxford_iiit_pet).
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from surm.machine.notes import say
 
 INSTALL = "pip install 'surm[tfds]'"
 NETWORK_SECONDS = 10
-_LONG = 100_000  # records to go through that are worth a word
+_LONG = 100_000  # from this number of records on, a notice says that they are read
 _NONE = Options()
 _NAME = re.compile(r"(\w+)(/[\w.+-]+)?(:[\d.*]+)?")
 
@@ -68,7 +68,7 @@ class TfdsSplit:
         return self._scan()[0]
 
     def label(self, index: int) -> int:
-        """One label; −1 is TFDS's mark of an example without."""
+        """One label; −1 is TFDS's mark of an example without a label."""
         return self._features(index)["label"].int64_list.value[0]
 
     def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes]:
@@ -77,7 +77,7 @@ class TfdsSplit:
         yield from (digests[place] for place in index)
 
     def _scan(self) -> tuple[np.ndarray, list[bytes]]:
-        """Labels and hashes: one pass over the records, no image decoded, kept afterwards."""
+        """Labels and hashes, from one pass over the records that decodes no image; the result is cached."""
         if self._scanned is None:
             if len(self) > _LONG:
                 say(f"reading {len(self):,} records once, for their labels and their hash")
@@ -96,9 +96,9 @@ class TfdsSplit:
 
 
 def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
-    """Opens a data set that TFDS has prepared as array_record, or has it prepared.
+    """Opens a data set that TFDS has prepared as array_record; prepares it if necessary.
 
-    The held-out split is `test`, or `validation` where there is no (labelled) test split.
+    The held-out split is `test`, or `validation` if there is no (labelled) test split.
 
     Args:
       name: `NAME`, `NAME/CONFIG` or `NAME:VERSION`, as TFDS understands them.
@@ -109,8 +109,8 @@ def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE
       The splits.
 
     Raises:
-      InputError: if TFDS does not know the name, the data set is not prepared and cannot be, or it does not hold
-        labelled uint8 images.
+      InputError: if TFDS does not know the name, if the data set is not prepared and cannot be prepared, or if it does
+        not hold labelled uint8 images.
     """
     builder = _builder(name, data_dir)
     image, label = _image_and_label(name, builder.info.features)
@@ -118,14 +118,14 @@ def tfds_images(name: str, data_dir: str | None = None, options: Options = _NONE
         read = _records(builder, ("train", "validation", "test"))
         wrapped = {key: TfdsSplit(records, image.shape[-1]) for key, records in read.items()}
         splits = {key: split for key, split in wrapped.items() if split.label(0) >= 0}
-    if not label.num_classes:  # some builders learn it while they prepare
+    if not label.num_classes:  # some builders know it only after preparing
         raise InputError(f"tfds:{name} does not say how many classes its labels have")
     parts = options.parts(splits, f"tfds:{name} in {builder.data_dir}")
     return Dataset(**parts, num_classes=label.num_classes, class_names=tuple(label.names))
 
 
 def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE) -> Dataset:
-    """Opens a task of GLUE that TFDS has prepared as array_record, or has it prepared.
+    """Opens a task of GLUE that TFDS has prepared as array_record; prepares it if necessary.
 
     Args:
       name: `glue/TASK`, perhaps with a version, as in `glue/mrpc:2.0.0`.
@@ -133,10 +133,10 @@ def tfds_texts(name: str, data_dir: str | None = None, options: Options = _NONE)
       options: the options of the source; these tasks have held-out splits of their own.
 
     Returns:
-      The splits in memory; held out are those that TFDS calls validation, since the test labels are not public.
+      The splits in memory; the held-out ones are TFDS's validation splits, because test labels are not public.
 
     Raises:
-      InputError: if the task is unknown, or its data is not prepared and cannot be.
+      InputError: if the task is unknown, or its data is not prepared and cannot be prepared.
     """
     parts = _NAME.fullmatch(name)
     task_name = (parts[2] or "")[1:] if parts else ""
@@ -169,7 +169,7 @@ def _texts(records: Sequence[bytes], task: glue.Task) -> TextSplit:
         found = tf_example_pb2.Example.FromString(records[index]).features.feature
         example = tuple(found[field].bytes_list.value[0].decode() for field in task.fields or task.columns)
         if task.has_broken_rows and not all(text.strip() for text in example):
-            continue  # as where the same rows are read from the published files
+            continue  # as is done for the same rows in the published files
         texts.append(example)
         label = found["label"]
         labels.append(label.float_list.value[0] if task.regression else label.int64_list.value[0])
@@ -205,12 +205,12 @@ def _why_not(name: str, config: str, data_dir: str | None, error: Exception) -> 
         return f"TFDS does not know {name!r}; {nearest(name, {*coded, *prepared})}{more}"
     if name in coded and config and config not in (configs := tfds.builder_cls(name).builder_configs):
         return f"no config {config!r}; {nearest(config, configs) if configs else 'it has none'}"
-    said = _said(error).rpartition('}": ')[2]  # what comes before repeats our own call
+    said = _said(error).rpartition('}": ')[2]  # the part before it repeats our own call
     return f"{said} ({INSTALL})" if isinstance(error, ImportError) else said
 
 
 def _local(data_dir: str | None) -> str | None:
-    """The local folder of prepared data; it must be local because single records are read from any place in it."""
+    """The local folder of prepared data; it must be local because records are read in any order."""
     if data_dir and buckets.holds(files.path(data_dir)):
         raise InputError(f"data.data_dir={data_dir!r} lies in an object store, expected a local path; copy it")
     return str(files.path(data_dir)) if data_dir else None
@@ -243,7 +243,7 @@ def _reading(name: str, builder: Any) -> Iterator[None]:
         _prepare(name, builder)
     try:
         yield
-    except Exception as error:  # a damaged folder raises whatever its reader meets
+    except Exception as error:  # a damaged folder can raise many types
         raise InputError(f"tfds:{name} in {builder.data_dir} cannot be read: {_said(error)}") from error
 
 
@@ -272,7 +272,7 @@ def _prepare(name: str, builder: Any) -> None:
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:  # no network, no TensorFlow, manual download: many unrelated types
         raise InputError(
-            f"tfds:{name} is not prepared in {builder.data_dir} and could not be: {_said(error)}; preparing needs "
+            f"tfds:{name} is not prepared in {builder.data_dir} and could not be prepared: {_said(error)}; this needs "
             f"a network and, for most data sets, TensorFlow ({INSTALL}); data.data_dir may name a folder "
             "where it is prepared"
         ) from error
@@ -288,14 +288,14 @@ def _check_network(builder: Any) -> None:
         request = urllib.request.Request(urls[0], method="HEAD")
         urllib.request.build_opener().open(request, timeout=NETWORK_SECONDS).close()
     except urllib.error.HTTPError as error:
-        error.close()  # an answer all the same; TFDS will say more if it matters
+        error.close()  # this is an answer, too; TFDS reports the error if it matters
     except (OSError, http.client.HTTPException) as error:
         host, reason = urllib.parse.urlsplit(urls[0]).hostname, getattr(error, "reason", error)
         raise InputError(f"no answer from {host} ({_said(reason)})") from error
 
 
 def _said(error: Any) -> str:
-    """The message of an error; for a failed import that of its first cause, which TFDS wraps in the encoded example."""
+    """The message of an error; for a failed import, the message of its first cause."""
     while isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)

@@ -1,7 +1,7 @@
-"""A tokenizer opened as transformers 5 opens it, and whether it and a word table belong together.
+"""Opens a tokenizer as transformers 5 does, and checks that it fits a model's word table.
 
-transformers 5 takes most of tokenizer.json only where `tokenizer_class` says so (PreTrainedTokenizerFast): a BERT's, a
-RoBERTa's, a CamemBERT's and an XLM-RoBERTa's tokenizer is built anew from the vocabulary and tokenizer_config.json.
+transformers 5 follows all of tokenizer.json only if `tokenizer_class` is PreTrainedTokenizerFast. It builds the
+tokenizers of BERT, RoBERTa, CamemBERT and XLM-RoBERTa from the vocabulary and tokenizer_config.json.
 """
 
 import dataclasses
@@ -22,23 +22,23 @@ from surm.errors import InputError, few, one_line
 from surm.machine.notes import say
 
 REMEDY = (
-    "config.data.tokenizer may name another file; one is made in Python with transformers: "
+    "config.data.tokenizer may name another file; to make one in Python with transformers: "
     "AutoTokenizer.from_pretrained(NAME).save_pretrained(DIR)"
 )
-_HUGE = 10**20  # from here on transformers takes a limit for none
+_HUGE = 10**20  # transformers takes a larger limit to mean no limit
 _PROBE = " Héllo  WORLD\t中文字 don't\u00a0x1 ﬁn\u200b."
 _VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", SETTINGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A tokenizer and what its files say of its use.
+    """A tokenizer with the settings for its use.
 
     Attributes:
-      tokenizer: with neither truncation nor filling.
-      limit: tokens that a text may have, by model_max_length; None for any number.
-      side: where texts that are too long are cut, `right` or `left`.
-      segmented: whether the model is told which tokens are a pair's second text.
+      tokenizer: the tokenizer, without truncation or padding.
+      limit: the largest number of tokens of a text (model_max_length); None for no limit.
+      side: the side on which texts that are too long are cut, `right` or `left`.
+      segmented: whether the model is told which tokens belong to the second text of a pair (token_type_ids).
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -48,7 +48,7 @@ class Opened:
 
 
 def open_tokenizer(path: str | os.PathLike | None) -> tokenizers.Tokenizer:
-    """The tokenizer alone that `opened` opens; arguments and errors as there."""
+    """Returns only the tokenizer that `opened` opens, with the same arguments and errors."""
     return opened(path).tokenizer
 
 
@@ -56,17 +56,17 @@ def opened(path: str | os.PathLike | None) -> Opened:
     """Reads a tokenizer with the files beside it.
 
     Args:
-      path: a folder that holds one, or the weights beside one: all files of the folder are followed as transformers 5
-        follows them. Or a tokenizer.json, which is used as it stands. None if there is none.
+      path: a folder with a tokenizer, or a file of weights in such a folder: then all files of the folder are followed
+        as in transformers 5. Or a tokenizer.json, which is used unchanged. None if there is no tokenizer.
 
     Returns:
-      The tokenizer and how it is used.
+      The tokenizer and the settings for its use.
 
     Raises:
-      InputError: if there is none, a file cannot be read, or says what is not known here.
+      InputError: if there is no tokenizer, or a file cannot be read or has a setting that is not supported.
     """
     if path is None:
-        raise InputError(f"the weights bring no {SAVED_FILE}; {REMEDY}")
+        raise InputError(f"the weights have no {SAVED_FILE}; {REMEDY}")
     place = files.path(path)
     if place.is_dir():
         return _of_folder(place)
@@ -75,7 +75,7 @@ def opened(path: str | os.PathLike | None) -> Opened:
     if not place.is_file():
         raise InputError(f"no tokenizer at {str(place)!r}; {REMEDY}")
     if (place.parent / SETTINGS).is_file():
-        say(f"{str(place)!r} is used as it stands, without {SETTINGS} beside it; name the folder to follow that too")
+        say(f"{str(place)!r} is used unchanged, without the {SETTINGS} beside it; name the folder to follow both")
     return Opened(_plain(_of_saved(place)))
 
 
@@ -93,13 +93,13 @@ def _of_folder(folder: epath.Path) -> Opened:
 
 
 def _fits(stated: Stated) -> bool:
-    """Whether the class makes something of tokenizer.json's vocabulary; in transformers words vanish where not."""
+    """Whether the class can read tokenizer.json's vocabulary; if it cannot, transformers loses words silently."""
     model = ((stated.saved or {}).get("model") or {}).get("type")
     if model in BUILT[stated.kind].models:
         return True
     if stated.named:
-        raise InputError(f"{SAVED_FILE} holds a {model} vocabulary, of which {stated.kind} makes nothing; {ITSELF}")
-    say(f"{SAVED_FILE} holds a {model} vocabulary and is used as it stands: a {stated.kind} would make nothing of it")
+        raise InputError(f"{SAVED_FILE} holds a {model} vocabulary, which {stated.kind} cannot read; {ITSELF}")
+    say(f"{SAVED_FILE} holds a {model} vocabulary and is used unchanged, because {stated.kind} cannot read it")
     return False
 
 
@@ -109,7 +109,7 @@ def _segmented(tokenizer: tokenizers.Tokenizer, stated: Stated, anew: bool) -> b
         return "token_type_ids" in names
     told = BUILT[stated.kind].segmented if anew else stated.kind in BUILT
     if not told and any(tokenizer.encode("a", "a").type_ids):
-        say(f"{SETTINGS} names no token_type_ids in model_input_names: a pair's second text is not told apart")
+        say(f"{SETTINGS} names no token_type_ids in model_input_names: the model cannot tell the texts of a pair apart")
     return told
 
 
@@ -124,7 +124,7 @@ def _of_saved(file: epath.Path) -> tokenizers.Tokenizer:
 
 
 def _as_saved(stated: Stated) -> tokenizers.Tokenizer:
-    """tokenizer.json, with the tokens that the other files add."""
+    """The tokenizer of tokenizer.json, with the tokens that the other files add."""
     tokenizer = _of_saved(stated.folder / SAVED_FILE)
     special = {key: stated.settings.get(key) for key in SPECIAL}
     if special["pad_token"] is None and tokenizer.padding:
@@ -134,7 +134,7 @@ def _as_saved(stated: Stated) -> tokenizers.Tokenizer:
 
 
 def _built(stated: Stated) -> tokenizers.Tokenizer:
-    """What the class makes of the vocabulary."""
+    """The tokenizer that the class builds from the vocabulary."""
     of = BUILT[stated.kind]
     special = of.special | {key: stated.settings[key] for key in SPECIAL if key in stated.settings}
     if nameless := [key for key in of.special if special[key] is None]:
@@ -147,7 +147,7 @@ def _built(stated: Stated) -> tokenizers.Tokenizer:
         where = str(stated.folder)
         raise InputError(f"{where!r} holds no vocabulary of a {stated.kind} ({one_line(error)}); {REMEDY}") from error
     _say_other_words(tokenizer, stated)
-    # What the class alone implies and the vocabulary lacks has no row in any word table: it is left out.
+    # Default tokens of the class that the vocabulary lacks have no row in any word table, so they are left out.
     lacking = [key for key, value in of.special.items() if tokenizer.token_to_id(str(value)) is None]
     named = special | {key: None for key in lacking if key not in stated.settings}
     _add(tokenizer, stated, named, [text for text in of.extra if tokenizer.token_to_id(text) is not None])
@@ -156,7 +156,7 @@ def _built(stated: Stated) -> tokenizers.Tokenizer:
 
 
 def _add(tokenizer: tokenizers.Tokenizer, stated: Stated, special: Special, extra: tuple[str, ...] | list[str]) -> None:
-    """Adds the tokens that the files name: those of other places behind the last, in the order of their numbers."""
+    """Adds the tokens that the files name, after the vocabulary and in the order of their numbers."""
     tokenizer.encode_special_tokens = flag(stated.settings, "split_special_tokens", False)
     named = list((special | stated.settings.get("model_specific_special_tokens", {})).values())
     further = next((stated.settings[key] for key in ("extra_special_tokens", "additional_special_tokens")
@@ -197,7 +197,7 @@ def _limit(stated: Stated) -> int | None:
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
-        raise InputError(f"{SETTINGS} says model_max_length={limit!r}; expected a whole number from 1")
+        raise InputError(f"{SETTINGS} says model_max_length={limit!r}; expected a whole number of at least 1")
     return int(limit) if limit <= _HUGE else None
 
 
@@ -210,14 +210,14 @@ def _side(stated: Stated) -> str:
 
 
 def _say_other_words(tokenizer: tokenizers.Tokenizer, stated: Stated) -> None:
-    """Says it where tokenizer.json would have cut texts up in another way."""
+    """Gives a notice if tokenizer.json alone would have split texts differently."""
     if stated.saved is None:
         return
     pairs = itertools.zip_longest(_words(_of_saved(stated.folder / SAVED_FILE)), _words(tokenizer), fillvalue="")
     if different := [(theirs, ours) for theirs, ours in pairs if theirs != ours]:
         theirs, ours = different[0]
         say(
-            f"{SAVED_FILE} alone would make {theirs!r} of what is {ours!r} to a {stated.kind} with this {SETTINGS}; "
+            f"{SAVED_FILE} alone would have the word {theirs!r} where {stated.kind} with this {SETTINGS} has {ours!r}; "
             "the latter is followed, as in transformers 5"
         )
 
@@ -234,19 +234,19 @@ def _say_other_numbers(tokenizer: tokenizers.Tokenizer, stated: Stated) -> None:
         if tokenizer.token_to_id(str(token)) != index
     ]
     if moved:
-        say(f"added tokens are numbered behind the vocabulary, as in transformers 5, where a file says {few(moved)}")
+        say(f"added tokens are numbered after the vocabulary, as in transformers 5, although a file says {few(moved)}")
 
 
 def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, *, pretrained: bool = True) -> None:
-    """Checks that a tokenizer and a word table belong together, as far as their sizes tell.
+    """Checks that a tokenizer and a word table fit together, as far as their sizes show.
 
     Args:
-      tokenizer: from `open_tokenizer`.
-      rows: of the word table; more than there are tokens are said where it is more than filling up.
-      pretrained: whether the table's rows have a meaning already.
+      tokenizer: the result of `open_tokenizer`.
+      rows: the number of rows of the word table. If there are many more rows than tokens, a notice says so.
+      pretrained: whether the rows have been trained already.
 
     Raises:
-      InputError: if the tokenizer knows tokens that have no row.
+      InputError: if tokens of the tokenizer have no row.
     """
     numbers = tokenizer.get_vocab(with_added_tokens=True)
     token = max(numbers, key=numbers.__getitem__, default="")
@@ -254,7 +254,7 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, rows: int, *, pretrained: 
     if highest >= rows:
         raise InputError(
             f"the tokenizer's tokens go up to {highest}, {token!r}, but the model's word table has {rows} rows; "
-            "tokenizer and weights do not belong together, or tokens were added to the first alone"
+            "tokenizer and weights do not belong together, or tokens were added only to the tokenizer"
         )
     if pretrained and rows - highest > 1024:
-        say(f"the model's word table has {rows:,} rows, of which the tokenizer has use for {highest + 1:,}")
+        say(f"the model's word table has {rows:,} rows, of which the tokenizer uses {highest + 1:,}")

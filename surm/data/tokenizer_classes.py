@@ -1,7 +1,7 @@
-"""The tokenizers that transformers 5 builds anew from a vocabulary and a few settings, whatever tokenizer.json adds.
+"""The tokenizers that transformers 5 builds from a vocabulary and a few settings, without the rest of tokenizer.json.
 
-Each function makes the parts in front of and after the vocabulary as `BertTokenizer`, `RobertaTokenizer`,
-`CamembertTokenizer` and `XLMRobertaTokenizer` of transformers 5.23 do; equality is tested in tests/parity.
+The functions here make the normaliser, the splitting and the special tokens around texts as `BertTokenizer`,
+`RobertaTokenizer`, `CamembertTokenizer` and `XLMRobertaTokenizer` of transformers 5.23 do; tests/parity compares them.
 """
 
 import base64
@@ -20,15 +20,16 @@ CONVERTED = "make one in Python with transformers: AutoTokenizer.from_pretrained
 
 
 class Class(NamedTuple):
-    """A class of transformers.
+    """A tokenizer class of transformers.
 
     Attributes:
-      special: its special tokens' defaults.
-      models: the kinds of vocabulary it takes; None where tokenizer.json does not say.
+      special: the defaults of its special tokens.
+      models: the types of vocabulary that it reads; None stands for a tokenizer.json that names no type.
       segmented: whether the model is told which text of a pair a token belongs to, unless the settings say otherwise.
-      front: vocabulary and what cuts texts up, from what the files say and the special tokens.
-      ends: what stands around texts, from the tokenizer and the special tokens.
-      extra: further special tokens, where the files name none.
+      front: makes a tokenizer with its vocabulary, normaliser and splitting from the files' settings and special
+        tokens.
+      ends: makes the post-processor, which puts special tokens around texts, from the tokenizer and special tokens.
+      extra: further special tokens, if the files name none.
     """
 
     special: dict[str, str | AddedToken]
@@ -40,7 +41,7 @@ class Class(NamedTuple):
 
 
 def flag(settings: dict, key: str, default: bool | None) -> bool | None:
-    """A setting that is true or false (or null, where that is its default)."""
+    """A setting that must be true or false (or null, if that is its default)."""
     value = settings.get(key, default)
     if not isinstance(value, bool) and not (value is default is None):
         raise InputError(f"{SETTINGS} says {key}={value!r}; expected true or false")
@@ -117,10 +118,10 @@ def _sentence_ends(tokenizer: Tokenizer, special: Special) -> Any:
 
 
 def number(tokenizer: Tokenizer, text: str) -> int:
-    """The number of a token that must be there."""
+    """The number of a token; InputError if the vocabulary lacks it."""
     found = tokenizer.token_to_id(text)
     if found is None:
-        raise InputError(f"texts stand between special tokens, but the vocabulary has no {text!r}; {ITSELF}")
+        raise InputError(f"the vocabulary has no {text!r}, a special token that is put around texts; {ITSELF}")
     return found
 
 
@@ -151,7 +152,7 @@ def _merges(folder: epath.Path) -> tuple[dict, list]:
 
 
 def _precompiled(saved: dict) -> bytes | None:
-    """The table of characters that sentencepiece's normaliser keeps, wherever it stands among the normalisers."""
+    """The character table of sentencepiece's normaliser, from any place in the list of normalisers."""
     stated = saved.get("normalizer") or {}
     for part in stated.get("normalizers", [stated]) if isinstance(stated, dict) else []:
         if part.get("type") == "Precompiled" and part.get("precompiled_charsmap"):

@@ -1,11 +1,12 @@
-"""What the files beside a tokenizer say, put together in transformers 5's order of precedence.
+"""Reads the settings in a tokenizer's files and combines them in transformers 5's order of precedence.
 
-    tokenizer_config.json     class, special tokens, lower case, limit; its added_tokens_decoder beats all below
-    special_tokens_map.json   special tokens; read where there is no added_tokens_decoder, beats tokenizer_config.json
-    added_tokens.json         more tokens; likewise
-    tokenizer.json            vocabulary and merges, the rest where the class builds nothing anew; its added tokens last
-    vocab.txt, vocab.json     the vocabulary where there is no tokenizer.json (with merges.txt for BPE)
-    config.json               the class, where tokenizer_config.json names none
+    tokenizer_config.json     class, special tokens, lower case, limit, added_tokens_decoder (added tokens)
+    special_tokens_map.json   special tokens, before those of tokenizer_config.json; only without added_tokens_decoder
+    added_tokens.json         added tokens; only without added_tokens_decoder
+    tokenizer.json            vocabulary and merges; added tokens, after all others and only without
+                              added_tokens_decoder; the rest only if the class does not build the tokenizer itself
+    vocab.txt, vocab.json     the vocabulary if there is no tokenizer.json (with merges.txt for BPE)
+    config.json               the class if tokenizer_config.json names none
 
 Source: `PreTrainedTokenizerBase._from_pretrained` and `AutoTokenizer.from_pretrained` of transformers 5.23.
 """
@@ -22,8 +23,8 @@ from surm.machine.notes import say
 
 SAVED_FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-SAVED = "TokenizersBackend"  # transformers' name for: tokenizer.json as it stands
-ITSELF = f"config.data.tokenizer may name {SAVED_FILE} itself, which is then used as it stands"
+SAVED = "TokenizersBackend"  # transformers' class that follows tokenizer.json in everything
+ITSELF = f"config.data.tokenizer may name {SAVED_FILE} itself, which is then used unchanged"
 
 CLASSES: dict[str, str] = {
     **dict.fromkeys(("BertTokenizer", "ElectraTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
@@ -33,7 +34,7 @@ CLASSES: dict[str, str] = {
     "XLMRobertaTokenizer": "XLMRobertaTokenizer",
     **dict.fromkeys((SAVED, "PreTrainedTokenizer", "PythonBackend"), SAVED),
 }
-"""tokenizer_class, without "Fast" at its end -> the class that is meant."""
+"""The supported class for each `tokenizer_class`, whose name is given without "Fast" at the end."""
 
 CLASS_OF_MODEL: dict[str, str] = {
     **dict.fromkeys(("bert", "electra", "ernie"), "BertTokenizer"),
@@ -42,16 +43,16 @@ CLASS_OF_MODEL: dict[str, str] = {
     "camembert": "CamembertTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
-"""model_type of config.json -> class, where no tokenizer_class is given."""
+"""The class for each `model_type` of config.json, if no `tokenizer_class` is given."""
 
 FOLLOWED = {
     *SPECIAL, "tokenizer_class", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space",
     "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens",
     "model_max_length", "max_len", "truncation_side", "model_input_names", "split_special_tokens",
-    "padding_side", "do_basic_tokenize", "never_split",  # of which other values than the usual are said
+    "padding_side", "do_basic_tokenize", "never_split",  # unusual values of these are reported
     "init_inputs", "auto_map", "fast_tokenizer_files",  # refused
 }  # fmt: skip
-# Names of files, what matters to generation, to decoding, to offsets, or to a call alone.
+# These name files, or matter only for generation, decoding, offsets or single calls.
 NO_MATTER = {
     "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file", "is_local", "backend",
     "local_files_only", "processor_class", "chat_template", "response_template", "response_schema",
@@ -67,16 +68,16 @@ _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 @dataclasses.dataclass(frozen=True)
 class Stated:
-    """What the files of a folder say, taken together.
+    """The combined settings of a tokenizer's files.
 
     Attributes:
-      folder: where they lie.
+      folder: the folder of the files.
       kind: the class, a value of `CLASSES`.
-      named: whether a file names the class, rather than the kind of model alone.
-      settings: as tokenizer_config.json spells them, after special_tokens_map.json.
-      added: tokens to be added, by the number that a file states.
-      saved: what tokenizer.json holds; None if there is none.
-      bare: whether nothing but tokenizer.json is there.
+      named: whether a file names the class; otherwise it follows from the type of the model.
+      settings: the settings, in the spelling of tokenizer_config.json.
+      added: the tokens to be added, by their numbers in the files.
+      saved: the contents of tokenizer.json; None if there is no such file.
+      bare: whether the folder has neither tokenizer_config.json nor config.json.
     """
 
     folder: epath.Path
@@ -89,17 +90,16 @@ class Stated:
 
 
 def read(folder: epath.Path) -> Stated:
-    """Reads all files of a folder that matter.
+    """Reads the files of a tokenizer.
 
     Args:
-      folder: of the tokenizer.
+      folder: the folder of the tokenizer.
 
     Returns:
-      What they say.
+      Their combined settings.
 
     Raises:
-      InputError: if one of them cannot be read, names code of its own or a class that is not known here, or states a
-        value that cannot be followed.
+      InputError: if a file cannot be read, names code to run, or has a class or value that is not supported.
     """
     stated, config = files.json_object(folder / SETTINGS), files.json_object(folder / "config.json") or {}
     saved = files.json_object(folder / SAVED_FILE)
@@ -123,20 +123,20 @@ def read(folder: epath.Path) -> Stated:
 
 
 def _check_plain(settings: dict) -> None:
-    """Refuses what cannot be followed; says what is not."""
+    """Raises InputError for settings that cannot be followed, and reports those that are ignored."""
     if settings.get("auto_map"):
-        raise InputError(f"{SETTINGS} names code of its own (auto_map), which is never run; {ITSELF}")
+        raise InputError(f"{SETTINGS} names its own code (auto_map), which is never run; {ITSELF}")
     if settings.get("init_inputs"):
         raise InputError(f"{SETTINGS} says init_inputs={settings['init_inputs']!r}; expected none")
     if any(name != SAVED_FILE for name in settings.get("fast_tokenizer_files") or ()):
         raise InputError(f"{SETTINGS} says fast_tokenizer_files={settings['fast_tokenizer_files']!r}; {ITSELF}")
     if settings.get("padding_side", "right") != "right":
-        say(f"{SETTINGS} says padding_side={settings['padding_side']!r}; rows are filled up on the right all the same")
+        say(f"{SETTINGS} says padding_side={settings['padding_side']!r}; rows are padded on the right nevertheless")
     if settings.get("do_basic_tokenize") is False or settings.get("never_split"):
-        say(f"{SETTINGS} sets do_basic_tokenize or never_split; transformers 5 takes no notice of them, nor is it here")
+        say(f"{SETTINGS} sets do_basic_tokenize or never_split, which are ignored, as in transformers 5")
     known = FOLLOWED | NO_MATTER
     if unknown := sorted(key for key in settings if key not in known and not key.endswith("_token")):
-        say(f"{SETTINGS} says {few(unknown)}, which is not known here and passed over")
+        say(f"{SETTINGS} says {few(unknown)}, which is unknown and ignored")
 
 
 def _class_of(settings: dict, config: dict) -> str:
@@ -145,12 +145,13 @@ def _class_of(settings: dict, config: dict) -> str:
         model = config.get("model_type")
         if model is not None and model not in CLASS_OF_MODEL:
             known = ", ".join(CLASS_OF_MODEL)
-            raise InputError(f"no tokenizer_class, and config.json says model_type={model!r}; known: {known}; {ITSELF}")
+            given = f"no tokenizer_class, and config.json says model_type={model!r}"
+            raise InputError(f"{given}; supported: {known}; {ITSELF}")
         return CLASS_OF_MODEL[model] if model else SAVED
     if name == "PreTrainedTokenizerFast":
         return SAVED
     if not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES:
-        raise InputError(f"tokenizer_class={name!r} is not known here; known: {', '.join(CLASSES)}; {ITSELF}")
+        raise InputError(f"tokenizer_class={name!r} is not supported; supported: {', '.join(CLASSES)}; {ITSELF}")
     return CLASSES[name.removesuffix("Fast")]
 
 
@@ -170,7 +171,7 @@ def _renamed(settings: dict) -> dict:
 
 
 def _special_map(folder: epath.Path, settings: dict) -> dict[str, Any]:
-    """What special_tokens_map.json changes."""
+    """The settings that special_tokens_map.json changes."""
     changes: dict[str, Any] = {}
     for key, value in (files.json_object(folder / "special_tokens_map.json") or {}).items():
         if isinstance(value, dict) and key != "extra_special_tokens":
@@ -189,7 +190,7 @@ def _special(token: object) -> object:
 
 
 def _legacy(folder: epath.Path, settings: dict) -> dict[int, AddedToken]:
-    """The tokens of added_tokens.json: text -> number."""
+    """The tokens of added_tokens.json, by number."""
     special = {str(settings[key]) for key in SPECIAL if settings.get(key)}
     special |= {str(token) for token in settings.get("extra_special_tokens") or []}
     found = {}
@@ -203,7 +204,7 @@ def _legacy(folder: epath.Path, settings: dict) -> dict[int, AddedToken]:
 def _of_saved(saved: dict | None) -> dict[int, AddedToken]:
     tokens = (saved or {}).get("added_tokens") or []
     if not all(isinstance(token, dict) and isinstance(token.get("id"), int) for token in tokens):
-        raise InputError(f"{SAVED_FILE} has added_tokens that are not objects with a number; it is not whole")
+        raise InputError(f"{SAVED_FILE} has added_tokens that are not objects with a number; the file is damaged")
     return _numbered(SAVED_FILE, {token["id"]: token for token in tokens})
 
 
@@ -224,7 +225,7 @@ def _added_token(file: str, fields: dict) -> AddedToken:
 
 
 def _token(value: object) -> object:
-    """A value in which every object that says it is a token is one."""
+    """The value, in which every object that describes a token is replaced by an `AddedToken`."""
     if isinstance(value, dict) and value.get("__type") == "AddedToken":
         return _added_token(SETTINGS, value)
     if isinstance(value, list):

@@ -1,10 +1,10 @@
-"""From texts to batches of tokens of a few fixed lengths.
+"""Encodes texts as tokens, and makes batches of a few fixed lengths.
 
-A batch is `{"tokens": int32 B×L, "segments": int32 B×L, "attended": bool B×L, "label": B, "mask": bool B}`, with L the
-smallest of the given lengths that holds its longest text: a run compiles once a length. Texts of similar length are
-put together, a few batches' worth at a time, so that little is computed for filling. Every pass covers each example
-exactly once; the last batch of a pass is filled up with masked examples, so metrics are exact. Batches are read by
-their number, so a position in the stream is one integer.
+A batch is `{"tokens": int32 B×L, "segments": int32 B×L, "attended": bool B×L, "label": B, "mask": bool B}`, where L
+is the smallest of the given lengths that holds the batch's longest text. A run therefore compiles once for each length.
+Texts of similar length are put together, within windows of a few batches, so that there is little padding. Every pass
+covers each example exactly once; the last batch of a pass is padded with masked examples, so metrics are exact. Batches
+are read by their number, so a position in the stream is one integer.
 """
 
 import dataclasses
@@ -27,20 +27,20 @@ from surm.data.tokenizer import check_vocabulary as check_vocabulary
 from surm.data.tokenizer import open_tokenizer as open_tokenizer
 from surm.errors import InputError, one_line
 
-_WINDOW = 16  # batches whose texts are sorted by length among themselves
-_CHUNK = 4096  # texts encoded at a time
+_WINDOW = 16  # the number of batches within which texts are sorted by length
+_CHUNK = 4096  # the number of texts encoded at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenSplit:
-    """A split as tokens, all texts behind one another.
+    """A split as tokens, with all examples concatenated.
 
     Attributes:
-      tokens: of all examples.
+      tokens: the tokens of all examples.
       segments: 1 for the tokens of a second text, else 0.
-      starts: where each example begins, and at the end the number of tokens.
-      labels: of the examples.
-      cut: how many of them were too long.
+      starts: the index of each example's first token, followed by the total number of tokens.
+      labels: the labels of the examples.
+      cut: the number of examples that were too long and were cut.
     """
 
     tokens: Int32[np.ndarray, " tokens"]
@@ -54,11 +54,11 @@ class TokenSplit:
 
     @functools.cached_property
     def lengths(self) -> Int[np.ndarray, " n"]:
-        """Tokens of each example."""
+        """The number of tokens of each example."""
         return np.diff(self.starts)
 
     def fingerprint(self) -> str:
-        """A hash of all tokens, and of where each example and each second text begins."""
+        """A hash of all tokens, and of the places where examples and second texts begin."""
         digest = hashlib.sha256()
         for array in (self.tokens, self.segments, self.starts):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -72,10 +72,10 @@ def encode(
 
     Args:
       split: examples `{"texts": (str,) or (str, str), "label": ...}`.
-      tokenizer: from `open_tokenizer`; adds its own special tokens.
-      max_length: tokens at most; the longer text of a pair is shortened first.
-      side: where a text that is too long is cut, `right` or `left`.
-      segmented: whether the second text of a pair is told apart.
+      tokenizer: the result of `open_tokenizer`; it adds its own special tokens.
+      max_length: the largest number of tokens; the longer text of a pair is shortened first.
+      side: the side on which a text that is too long is cut, `right` or `left`.
+      segmented: whether `segments` marks the second text of a pair.
 
     Returns:
       The tokens of all examples.
@@ -113,16 +113,16 @@ def _encode_batch(tokenizer: tokenizers.Tokenizer, texts: list) -> list[tokenize
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of a split, by number; what grain reads.
+    """The batches of a split by number, as a source for grain.
 
     Attributes:
       split: the examples.
-      batch_size: examples a batch.
-      lengths: that a batch may have, in order; the last holds every example.
-      seed: decides the order, pass by pass; None for one order, the shortest first.
-      passes: how often the split is gone through.
-      share: which rows of every batch are read here.
-      balanced: whether every class comes equally often (`surm.data.balanced`).
+      batch_size: the number of examples in a batch.
+      lengths: the lengths that a batch may have, in ascending order; every example fits the last one.
+      seed: the seed of the order of every pass; None for a single order with the shortest examples first.
+      passes: the number of passes over the split.
+      share: the rows of every batch that this process reads.
+      balanced: whether every class is equally frequent (`surm.data.balanced`).
 
     Raises:
       InputError: if the lengths are not in order, or an example is longer than the last.
@@ -148,7 +148,7 @@ class Batches:
 
     @property
     def a_pass(self) -> int:
-        """Batches of one pass."""
+        """The number of batches in one pass."""
         return math.ceil(len(self.split) / self.batch_size)
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
@@ -157,7 +157,7 @@ class Batches:
 
     @functools.cached_property
     def _plan_of(self) -> Callable[[int], list[np.ndarray]]:
-        """Which examples each batch of a pass holds; the last two passes asked for are remembered."""
+        """The examples of each batch of a pass; the last two requested passes are cached."""
         labels = self.split.labels if self.balanced else None
         plan = functools.partial(_plan, self.split.lengths, self.batch_size, self.seed, labels=labels)
         return functools.lru_cache(maxsize=2)(plan)
@@ -191,7 +191,7 @@ def _plan(
     *,
     labels: Real[np.ndarray, " n"] | None = None,
 ) -> list[np.ndarray]:
-    """Cuts a pass into batches; shuffled, and of similar lengths, if there is a seed; balanced, if there are labels."""
+    """Cuts a pass into batches: with a seed shuffled and of similar lengths, with labels balanced."""
     cuts = range(batch_size, len(lengths), batch_size)
     if seed is None:
         return np.split(by_length(lengths), cuts)
@@ -219,16 +219,16 @@ def training_batches(
     threads: int = 2,
     share: Share = WHOLE,
 ) -> grain.DatasetIterator:
-    """An endless, resumable iterator over shuffled batches; every pass is shuffled anew.
+    """An endless, resumable iterator over shuffled batches; every pass has a new order.
 
     Args:
-      split: from `encode`.
-      batch_size: examples a batch.
-      lengths: that a batch may have, in order; the last must hold every example.
-      seed: decides the order.
-      balanced: whether every class comes equally often.
-      threads: threads that put batches together ahead.
-      share: which rows of every batch are read here.
+      split: the result of `encode`.
+      batch_size: the number of examples in a batch.
+      lengths: the lengths that a batch may have, in ascending order; every example must fit the last one.
+      seed: the seed of the order.
+      balanced: whether every class is equally frequent.
+      threads: the number of threads that prepare batches ahead.
+      share: the rows of every batch that this process reads.
 
     Returns:
       An iterator with `get_state` and `set_state`.
@@ -241,6 +241,6 @@ def training_batches(
 def evaluation_batches(
     split: TokenSplit, batch_size: int, lengths: Sequence[int], *, threads: int = 2, share: Share = WHOLE
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One pass over a split, the shortest texts first; arguments as for `training_batches`."""
+    """One pass over a split, with the shortest texts first; the arguments are those of `training_batches`."""
     source = Batches(split, batch_size, tuple(lengths), share=share)
     return iter(grain.MapDataset.source(source).to_iter_dataset(read_ahead(threads)))

@@ -1,15 +1,15 @@
-"""Exchange of adapters and models: Hugging Face PEFT's files both ways, low-rank stand-ins, merged models.
+"""Exchanges adapters and models with other programs: Hugging Face PEFT and transformers.
 
-    peft_export, peft_import   adapter_config.json and adapter_model.safetensors in PEFT's form (peft_files)
-    peft_folder                finds them: in a folder, in one below it, on the hub
-    lora, adalora, c3a, lokr   one type of PEFT each, all with the same functions; updates is the common form
+    peft_export, peft_import   write and read adapter_config.json and adapter_model.safetensors of PEFT (peft_files)
+    peft_folder                finds these files: in a folder, in a folder below it, or on the hub
+    lora, adalora, c3a, lokr   one adapter type of PEFT each, all with the same functions; updates has the common form
     trained                    other trained variables: modules to save, and biases
     low_rank                   the nearest low-rank update, for families that PEFT lacks
     merged                     a whole merged model, as transformers loads it; with tokenizer_files
     model_file                 a whole merged model in surm's own format, for models that transformers lacks
-    names                      our paths <-> the names of transformers' modules
+    names                      surm's paths <-> the names of modules in transformers
 
-`surm.peft` and `surm.models` know nothing of it.
+`surm.peft` and `surm.models` do not import this package.
 """
 
 from surm.exchange.low_rank import to_low_rank

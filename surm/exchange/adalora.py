@@ -1,10 +1,11 @@
-"""PEFT's AdaLoRA, our family adalora: ΔW = α/(r + 10⁻⁵) · B diag(E) A, with r = init_r for every layer.
+"""PEFT's AdaLoRA as the family adalora: ΔW = α/(r + 10⁻⁵) · B diag(E) A, with r = init_r for every layer.
 
-    theirs   lora_A (r', n_in),   lora_B (n_out, r'),   lora_E (r', 1)
-    ours     a (r', n_in),        b (n_out, r'),        e (r',)             times scale = α/(init_r + 10⁻⁵)
+    PEFT     lora_A (r', n_in),   lora_B (n_out, r'),   lora_E (r', 1)
+    surm     a (r', n_in),        b (n_out, r'),        e (r',)             times scale = α/(init_r + 10⁻⁵)
 
-A layer that has lost components keeps r' of its init_r. `rank_pattern` lists under MODULE.lora_E which ones, by true
-and false, and the tensors have r' rows. The scale does not depend on r'. A layer without components has no update.
+A layer that has lost components keeps r' of its init_r. `rank_pattern` marks under MODULE.lora_E, by true and false,
+which ones it keeps, and the tensors have r' rows. The scale does not depend on r'. A layer without components has no
+update.
 
 Source: peft.tuners.adalora; AdaLoRA, arXiv 2303.10512.
 """
@@ -22,13 +23,13 @@ FAMILIES = ("adalora",)
 READS = {"lora_alpha": 8, "init_r": 12, "target_r": 8, "rank_pattern": None, "lora_dropout": 0.0}
 TRAINING = (
     "init_lora_weights", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step",
-    "r", "alpha_pattern", "use_rslora",  # LoRA's, which PEFT's AdaLoRA has and does not read
-    "fan_in_fan_out",  # which PEFT switches off for linear layers
+    "r", "alpha_pattern", "use_rslora",  # fields of LoRA that PEFT's AdaLoRA has but does not read
+    "fan_in_fan_out",  # PEFT switches it off for linear layers
     "lora_bias", "eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core",
     "qalora_group_size", "ensure_weight_tying",
 )  # fmt: skip
 ACCEPTS = {"bias": ("none", "all", "lora_only"), "use_dora": (False, None)}
-_SMALL = 1e-5  # which PEFT adds to r
+_SMALL = 1e-5  # PEFT adds this to r
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
@@ -56,7 +57,7 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
     fields = {
         "lora_alpha": alpha, "init_r": initial, "target_r": left, "lora_dropout": dropout, "bias": "none",
         "rank_pattern": _rank_pattern(ranks, initial), "init_lora_weights": True, "fan_in_fan_out": False,
-        "tinit": 0, "tfinal": 0, "total_step": 1,  # PEFT reads no config without steps
+        "tinit": 0, "tfinal": 0, "total_step": 1,  # PEFT requires these fields
     }  # fmt: skip
     return fields, {module: _tensors(update, alpha / (initial + _SMALL)) for module, update in updates.items()}
 
@@ -93,7 +94,7 @@ def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
     """
     initial, alpha = number_of(config, "init_r", READS["init_r"]), number_of(config, "lora_alpha", READS["lora_alpha"])
     if initial < 1 or initial != int(initial):
-        raise InputError(f"init_r={initial:g} in the adapter's config, expected a whole number from 1")
+        raise InputError(f"init_r={initial:g} in the adapter's config, expected a whole number of at least 1")
     scale = (alpha if alpha > 0 else initial) / (initial + _SMALL)
     target, dropout = number_of(config, "target_r", READS["target_r"]), rate(config, "lora_dropout")
     patterns = _patterns(config)
@@ -111,7 +112,7 @@ def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
 
 
 def _patterns(config: dict[str, Any]) -> dict[str, list[bool]]:
-    """The components that are left, by module."""
+    """For each module, which components are left."""
     given = config.get("rank_pattern") or {}
     if not isinstance(given, dict) or not all(map(_are_flags, given.values())):
         raise InputError(f"rank_pattern={str(given)[:80]} in the adapter's config, expected lists of true and false")

@@ -1,9 +1,10 @@
-"""PEFT's C3A: a grid of p×p blocks, each circulant by its first row and divided by n_in.
+"""PEFT's C3A: a grid of p×p circulant blocks, stored by first rows and divided by n_in.
 
-    theirs        ΔW_{Ip+k, Jp+l} = w[I, J, (l-k) mod p] / n_in
-    our c3a       the same, multiplied by scale
-    our block_circulant, and circulant on a square layer (one block): by the first column, not divided
-                  ΔW_{Ip+k, Jp+l} = scale · c[I, J, (k-l) mod p],   so  w[j] = n_in · scale · c[-j mod p]
+    PEFT                          ΔW_{Ip+k, Jp+l} = w[I, J, (l-k) mod p] / n_in
+    surm's c3a                    the same, multiplied by scale
+    surm's block_circulant        ΔW_{Ip+k, Jp+l} = scale · c[I, J, (k-l) mod p]: first columns, not divided,
+                                  so w[j] = n_in · scale · c[-j mod p]
+    surm's circulant (n×n)        the same with one block
 
 Source: peft.tuners.c3a; C3A, arXiv 2407.19342.
 """
@@ -24,7 +25,7 @@ ACCEPTS = {"bias": ("none", "all", "c3a_only")}
 
 
 def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
-    """Writes updates as fields of the config and tensors; C3A has no scale, so it is folded in.
+    """Writes updates as fields of the config and tensors; C3A has no scale, so it is multiplied into the tensors.
 
     Args:
       updates: the updates by module, each of one of `FAMILIES`.
@@ -52,8 +53,8 @@ def _kernel(module: str, update: Update) -> np.ndarray:
     else:
         size = f"{update.n_out}×{update.n_in}"
         raise InputError(
-            f"{module}: a circulant of {size} is not block circulant, as C3A's are; expected a square "
-            "one. surm.to_low_rank makes a LoRA near it"
+            f"{module}: a circulant matrix of {size} is not block circulant, as C3A requires; expected a square "
+            "one. surm.to_low_rank makes a LoRA close to it"
         )
     return np.float32(update.n_in * update.scale) * np.roll(columns[:, :, ::-1], 1, axis=2)
 

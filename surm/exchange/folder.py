@@ -1,4 +1,4 @@
-"""Folders with a safetensors file and a JSON file, in which Hugging Face's libraries keep models and adapters."""
+"""Writes folders of safetensors and JSON files, the form in which Hugging Face's libraries keep models and adapters."""
 
 import json
 import os
@@ -22,12 +22,13 @@ def write(
 
     Args:
       path: the folder.
-      arrays: name of a safetensors file -> its arrays by key.
-      texts: name of a JSON file -> its object.
-      copies: name of any other file -> its contents.
+      arrays: for each name of a safetensors file, its arrays by key.
+      texts: for each name of a JSON file, its object.
+      copies: for each name of any other file, its contents.
 
     Raises:
-      InputError: if the path is a file, or an array holds a number that is not finite; nothing is written then.
+      InputError: if the path is a file, or an array holds a number that is not finite; in these cases nothing
+        is written.
     """
     made: dict[str, bytes | str] = {name: tensors.encoded(held, {"format": "pt"}) for name, held in arrays.items()}
     made |= {name: json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n" for name, value in texts.items()}

@@ -1,9 +1,9 @@
-"""PEFT's LoKr: ΔW = α/r · kron(w1, w2); one number, decompose_factor, fixes the shapes of both for all layers.
+"""PEFT's LoKr: ΔW = α/r · kron(w1, w2); one number, decompose_factor, determines the shapes of w1 and w2 in all layers.
 
-    theirs              w1 (f(n_out), f(n_in)),   w2 (n_out/f(n_out), n_in/f(n_in)),   each possibly a product itself
-    our kronecker       b  (n_out/r, r),          a  (r, n_in/r)
+    PEFT                w1 (f(n_out), f(n_in)),   w2 (n_out/f(n_out), n_in/f(n_in)),   each possibly a product itself
+    surm's kronecker    b  (n_out/r, r),          a  (r, n_in/r)
 
-So the two agree if f(n_in) = n_out/f(n_out) = r. On a square layer this means r = √n: r = 16 for 256, 32 for 1024, and
+The shapes agree if f(n_in) = n_out/f(n_out) = r. On a square layer this means r = √n: r = 16 for 256, 32 for 1024, and
 no value for 768.
 
 Source: peft.tuners.lokr; LoKr, arXiv 2309.14859.
@@ -22,7 +22,7 @@ FAMILIES = ("kronecker",)
 READS = {"r": 8, "alpha": 8, "rank_pattern": {}, "alpha_pattern": {}}
 TRAINING = (
     "init_weights", "rank_dropout", "module_dropout", "rank_dropout_scale",
-    "use_effective_conv2d", "decompose_both", "decompose_factor",  # shapes, which the tensors tell
+    "use_effective_conv2d", "decompose_both", "decompose_factor",  # these give shapes, which are read from the tensors
 )  # fmt: skip
 ACCEPTS: dict[str, tuple] = {}
 
@@ -37,13 +37,13 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
       The fields, and the tensors by module.
 
     Raises:
-      InputError: if there are more terms or a magnitude, or no decompose_factor gives the shapes.
+      InputError: if an update has several terms or a magnitude, or no decompose_factor gives the shapes.
     """
     refuse_magnitude(updates, "LoKr")
     for module, update in updates.items():
         if len(update.params["a"]) != 1:
             raise InputError(f"{module}: kronecker with terms={len(update.params['a'])}; LoKr has one term")
-    # A rank of half the sides of w2 or more makes PEFT keep w2 whole.
+    # If the rank is at least half of each side of w2, PEFT does not factorise w2.
     rank = max(max(update.params["a"].shape[1:]) for update in updates.values())
     alpha, alphas = usual({module: whole(update.scale * rank) for module, update in updates.items()})
     fields = {
@@ -66,7 +66,8 @@ def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
       The updates by module.
 
     Raises:
-      InputError: if a tensor does not belong to LoKr on a linear layer, or our family does not have the shapes.
+      InputError: if a tensor does not belong to LoKr on a linear layer, or the family kronecker does not have the
+        shapes.
     """
     return {module: _read(config, module, given) for module, given in tensors.items()}
 
@@ -76,7 +77,7 @@ def _read(config: dict[str, Any], module: str, given: dict[str, np.ndarray]) -> 
     if w1.shape[1] != len(w2):
         raise InputError(
             f"{module} has a LoKr of {_size(w1)} and {_size(w2)}; supported: p×r and r×q, w1 as wide as w2 is high "
-            "(peft.save_as_lora makes a LoRA of any other)"
+            "(peft.save_as_lora converts other shapes to LoRA)"
         )
     alpha = number_for(config, "alpha", READS["alpha"], "alpha_pattern", module)
     rank = number_for(config, "r", READS["r"], "rank_pattern", module)
@@ -132,7 +133,7 @@ def _decompose_factor(updates: dict[str, Update]) -> int:
             return factor
     shapes = ", ".join(f"rank={r} of {n_out}×{n_in}" for n_out, n_in, r in sorted(wanted))
     raise InputError(
-        f"kronecker with {shapes} is no LoKr: PEFT splits the sides of all layers by one decompose_factor, which on "
-        "square layers leaves the divisor nearest √n for a rank; surm.export_merged writes the whole model, "
+        f"kronecker with {shapes} is not a LoKr: PEFT splits the sides of all layers by one decompose_factor, which on "
+        "square layers allows only the divisor nearest to √n as rank; surm.export_merged writes the whole model, "
         "surm.to_low_rank makes a LoRA"
     )

@@ -1,6 +1,6 @@
-"""PEFT's LoRA, our family low_rank: ΔW = α/r · B A, with A (r, n_in) and B (n_out, r); scale = α/r.
+"""PEFT's LoRA as the family low_rank: ΔW = α/r · B A, with A (r, n_in) and B (n_out, r); scale = α/r.
 
-PEFT's DoRA (`use_dora`, weight decomposition) is our magnitude: lora_magnitude_vector (n_out,).
+PEFT's DoRA (`use_dora`, weight decomposition) is surm's `magnitude`: lora_magnitude_vector (n_out,).
 
 Source: peft.tuners.lora; LoRA, arXiv 2106.09685; α/√r: arXiv 2312.03732; DoRA: arXiv 2402.09353.
 """
@@ -20,22 +20,22 @@ READS = {
     "lora_dropout": 0.0,
 }  # fmt: skip
 TRAINING = (
-    "eva_config", "corda_config", "lora_ga_config", "loftq_config",  # of initial values, which decide below
-    "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",  # of other layers than linear ones
-    "fan_in_fan_out",  # which PEFT switches off for linear layers
-    "merge_weights",  # of PEFT before 0.3: when to merge
+    "eva_config", "corda_config", "lora_ga_config", "loftq_config",  # about initial values, which ACCEPTS decides on
+    "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",  # about layers that are not linear
+    "fan_in_fan_out",  # PEFT switches it off for linear layers
+    "merge_weights",  # of PEFT before 0.3, where it says when to merge
 )  # fmt: skip
 ACCEPTS = {
     "bias": ("none", "all", "lora_only"), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
     "use_rslora": (False, True, None), "use_dora": (False, True, None),
 }  # fmt: skip
 REASONS = {
-    "init_lora_weights": "such initial values change the frozen weights too; PEFT's save_pretrained with "
-    "path_initial_model_for_weight_conversion makes a LoRA of the original base",
+    "init_lora_weights": "these initial values change the frozen weights too; PEFT's save_pretrained with "
+    "path_initial_model_for_weight_conversion makes a LoRA for the original base",
     "lora_bias": "merge it in PEFT",
     "trainable_token_indices": "merge it in PEFT, which puts the rows into the embedding",
 }
-"""The reasons why some fields cannot be followed, each with a way on."""
+"""The reasons why some fields are not supported, each with a remedy."""
 _MAGNITUDE = "lora_magnitude_vector"
 
 
@@ -49,15 +49,15 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
       The fields, and the tensors by module.
 
     Raises:
-      InputError: if some layers have a magnitude and some have none.
+      InputError: if only some of the layers have a magnitude.
     """
     rank, ranks = usual({module: len(update.params["a"]) for module, update in updates.items()})
     alpha, alphas = usual({module: whole(update.scale * len(update.params["a"])) for module, update in updates.items()})
     magnitudes = {update.magnitude is not None for update in updates.values()}
     if len(magnitudes) > 1:
         raise InputError(
-            "some layers have magnitude=True and some have not; PEFT's use_dora is one for all. surm.export_merged "
-            "writes the whole model"
+            "only some layers have magnitude=True, but PEFT's use_dora applies to all. surm.export_merged writes "
+            "the whole model"
         )
     dropout = one_dropout(updates)
     fields = {

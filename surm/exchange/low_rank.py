@@ -14,13 +14,13 @@ from surm.peft.together import bases, warm_start
 
 Model = TypeVar("Model", bound=nnx.Module)
 _KEPT = ("scale", "dropout", "magnitude")
-_ROUNDING = 1e-12  # of the energy: below the noise that float32 leaves in vanishing singular values
+_ROUNDING = 1e-12  # a share of the energy, below the float32 noise in singular values that should be 0
 
 
 def to_low_rank(
     model: Model, *, rank: int | None = None, energy: float | None = None
 ) -> tuple[Model, dict[str, float]]:
-    """Returns the model with every update replaced by the nearest one of low rank, and says how near each is.
+    """Returns the model with every update replaced by the nearest one of low rank, and gives the error of each.
 
     The truncated SVD (Eckart–Young) ΔW = U S Vᵀ gives b = U_r √S_r and a = √S_r V_rᵀ. The relative error of a layer is
     ‖ΔW − b a‖_F / ‖ΔW‖_F = √(Σ_{i>r} s_i² / Σ_i s_i²).
@@ -57,7 +57,7 @@ def to_low_rank(
     result, errors = warm_start.warm_start(surgery.attach(surgery.detach(model), spec, nnx.Rngs(0)), deltas)
     result.eval()
     for path, layer in surgery.layers_by_path(result).items():
-        if layer.magnitude is not None:  # as it was trained, rather than the norms of the new rows
+        if layer.magnitude is not None:  # keep the trained magnitude instead of the norms of the new rows
             layer.magnitude = layer.magnitude.replace(layers[path].magnitude[...])
     return result, errors
 
@@ -66,7 +66,7 @@ def _check(rank: int | None, energy: float | None) -> None:
     if (rank is None) == (energy is None):
         raise InputError(f"to_low_rank with rank={rank}, energy={energy}; expected one of them")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        raise InputError(f"rank={rank!r}, expected a whole number from 1")
+        raise InputError(f"rank={rank!r}, expected a whole number of at least 1")
     if energy is not None and not 0 < energy <= 1:
         raise InputError(f"energy={energy}, expected a share above 0 and up to 1")
 
@@ -74,7 +74,7 @@ def _check(rank: int | None, energy: float | None) -> None:
 def _needed(delta: Float[Array, "n_out n_in"], share: float) -> int:
     """The smallest rank that keeps a share of the sum of squared singular values; 1 if the sum is 0."""
     if not jnp.isfinite(delta).all():
-        return 1  # refused by name further on
+        return 1  # warm_start refuses it by name
     kept = np.cumsum(np.linalg.svd(np.asarray(delta, np.float64), compute_uv=False) ** 2)
     return int(np.searchsorted(kept, (share - _ROUNDING) * kept[-1])) + 1 if kept[-1] else 1
 

@@ -1,4 +1,4 @@
-"""Writes a whole merged model as transformers loads it, with the preparation of its pictures."""
+"""Writes a whole merged model as transformers loads it, with its image processor or tokenizer."""
 
 import os
 from collections import Counter
@@ -28,22 +28,22 @@ def export_merged(
 ) -> None:
     """Writes a merged model with its head, for `AutoModelForImageClassification` or its counterpart for texts.
 
-    The keys are those of transformers 4, which both versions 4 and 5 read. With its processor or tokenizer beside it
-    `transformers.pipeline` opens the folder.
+    The keys are those of transformers 4, which versions 4 and 5 both read. If the processor or tokenizer is written
+    too, `transformers.pipeline` can open the folder.
 
     Args:
-      path: the folder; made if absent. Files in it are replaced, each in one step.
-      model: one whose head reads what the classifier of transformers reads, such as a ViT with a class token; with an
-        adapter that merges, or none. Left untouched.
-      labels: what the outputs are called, in order; None for LABEL_0, LABEL_1, ...
-      processor: what becomes of pictures before the model reads them, as `surm.load_run(DIR).task.processor`; written
-        as preprocessor_config.json. None writes none: copy that of the base then.
-      tokenizer: the folder that holds a tokenizer's files, such as the base's, or a tokenizer.json, as
-        `surm.load_run(DIR).task.tokenizer`; they are copied. None copies none.
+      path: the folder, which is created if needed. Files in it are replaced, each in one step.
+      model: a model whose head has the same input as the classifier of transformers, such as a ViT with a class token;
+        without an adapter, or with one that merges. Left untouched.
+      labels: the names of the outputs, in order; None for LABEL_0, LABEL_1, ...
+      processor: the preparation of images, such as `surm.load_run(DIR).task.processor`, which is written as
+        preprocessor_config.json. With None the file is not written, and that of the base should be copied.
+      tokenizer: a folder with a tokenizer's files, such as the base's, or a tokenizer.json, such as
+        `surm.load_run(DIR).task.tokenizer`. The files are copied; with None nothing is copied.
 
     Raises:
-      InputError: if transformers has no such classifier (mean pooling, CLIP), the adapter does not merge, there are not
-        as many different labels as outputs, there is no such tokenizer, or the path is a file.
+      InputError: if transformers has no such classifier (mean pooling, CLIP), if the adapter does not merge, if labels
+        are not one different name for each output, if there is no such tokenizer, or if the path is a file.
     """
     naming, reason = names.naming_of_files(model), names.obstacle(model)
     if reason:

@@ -29,19 +29,20 @@ def save_model(
     """Writes a merged model with its head: safetensors under surm's variable paths.
 
     `surm.models.weights.open_weights` opens it, `convert.restore(model, opened, head=True)` reads it with the head;
-    a config trains from it by `model.weights`. A text model's tokenizer is no part of it.
+    a config trains from it by `model.weights`. A text model's tokenizer is not in the file.
 
     Args:
-      path: the file, which ends in .safetensors; written in one step, its folder made if absent.
-      model: of one of the presets' shapes, with an adapter that merges, or none. Left untouched.
-      mean: subtracted from a pixel in 0..1, one number a channel.
-      std: divides the pixel after that.
-      processor: all that becomes of pictures, as `surm.load_run(DIR).task.processor`; takes the place of mean and std,
-        which alone mean that pictures are squashed to a square, bilinearly.
+      path: the file, whose name ends in .safetensors. It is written in one step; its folder is created if needed.
+      model: a model with the shape of a preset, without an adapter or with one that merges. Left untouched.
+      mean: one number per channel, which is subtracted from pixels in 0..1.
+      std: one number per channel, by which the result is divided.
+      processor: the whole preparation of images, such as `surm.load_run(DIR).task.processor`, which replaces mean and
+        std. Without it, the file means that images are resized to a square bilinearly, without keeping their ratio.
 
     Raises:
-      InputError: if it is no model of `surm.models.catalogue`, no preset has its shape, the adapter does not merge, a
-        number is not finite, mean and std are not a number a channel, or the path is a folder or has another ending.
+      InputError: if the model is not of `surm.models.catalogue` or no preset has its shape, if the adapter does not
+        merge or a number is not finite, if mean and std are not one number per channel, or if the path is a folder or
+        has another ending.
     """
     path = files.path(path)
     if path.suffix != ".safetensors" or path.is_dir():
@@ -52,10 +53,10 @@ def save_model(
     channels = model.config.channels if architecture.reads == "image" else len(mean)
     fits = channels == len(mean) == len(std)
     if not fits or not all(math.isfinite(number) for number in mean) or not min(std, default=0) > 0:
-        raise InputError(f"mean={mean!r}, std={std!r}; expected a number a channel, std above 0")
+        raise InputError(f"mean={mean!r}, std={std!r}; expected one number per channel, std above 0")
     merged = surgery.detach(surgery.merge(model))
     about = {"model": _preset(merged.config), "mean": list(mean), "std": list(std)}
-    if processor is not None and not processor.squashes:  # earlier versions read files without it
+    if processor is not None and not processor.squashes:  # earlier versions can read files without it
         about["processor"] = processor.to_json()
     data = tensors.encoded(names.parameters(merged), {"surm": json.dumps(about, allow_nan=False)})
     files.made_folder(path.parent)
@@ -63,11 +64,11 @@ def save_model(
 
 
 def _preset(shape: Any) -> str:
-    """The one that has the shape; what acts in training alone is none of a trained model's."""
+    """The name of the preset with the shape, apart from fields that act only in training."""
     architecture = catalogue.of_shape(shape)
     usual = {field.name: field.default for field in dataclasses.fields(shape) if field.name in architecture.in_training}
     shape = dataclasses.replace(shape, **usual)
     for name, other in architecture.presets.items():
         if other == shape:
             return name
-    raise InputError(f"no preset has the model's shape {shape}; there are: {', '.join(architecture.presets)}")
+    raise InputError(f"no preset has the model's shape {shape}; the presets are: {', '.join(architecture.presets)}")

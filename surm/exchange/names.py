@@ -1,11 +1,12 @@
-"""What transformers calls the layers and variables of our models, both ways, read off the tables of `surm.models`.
+"""Translates paths of surm's models to names of modules in transformers and back, by the tables of `surm.models`.
 
-    ours                       transformers 5                        transformers 4, and in every file of weights
+    surm                       transformers 5                        transformers 4, and all files of weights
     blocks.0.attention.query   vit.layers.0.attention.q_proj         vit.encoder.layer.0.attention.attention.query
     blocks.0.mlp.up            vit.layers.0.mlp.fc1                  vit.encoder.layer.0.intermediate.dense
     head                       classifier                            classifier
 
-BERT and RoBERTa kept their names; their like by other names have those but for the first word.
+BERT and RoBERTa have the same names in both versions. Models that are built like them have these names too, except for
+the first word.
 """
 
 from collections.abc import Mapping
@@ -23,22 +24,22 @@ CLASSIFIER = "classifier"
 
 OURS = (
     "transformers has no such classifier: surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole "
-    "model where it has a preset's shape; surm.save_adapter writes the adapter, as RUN/adapter holds it"
+    "model if it has a preset's shape; surm.save_adapter writes the adapter, which RUN/adapter holds as well"
 )
-"""What is left where `obstacle` stands in the way."""
+"""The remedies if `obstacle` finds a reason."""
 
 
 def kind_of(model: nnx.Module) -> str:
-    """The `model_type` that a model of ours has in transformers.
+    """The `model_type` of a model in transformers.
 
     Args:
-      model: of an architecture of `surm.models.catalogue`.
+      model: a model of an architecture in `surm.models.catalogue`.
 
     Returns:
       The `model_type` in a config.json.
 
     Raises:
-      InputError: for any other model, and for CLIP's tower.
+      InputError: if the model has another architecture, or is CLIP's vision tower.
     """
     architecture = catalogue.find(model)
     kind = architecture.kind_of(model.config) if architecture else ""
@@ -85,17 +86,17 @@ def read_name(kind: str, key: str) -> tuple[str, Rule] | None:
 
 
 def obstacle(model: nnx.Module) -> str | None:
-    """Why the head of a model cannot stand as the classifier of transformers; None if it can."""
+    """The reason why a model's head does not fit the classifier of transformers; None if it fits."""
     theirs = class_of(model)
     return catalogue.of(model).obstacle(model.config, theirs)
 
 
 def their_array(model: nnx.Module, path: str, array: np.ndarray) -> np.ndarray:
-    """A variable of ours in their shape: what the table's transforms undo.
+    """Converts a variable's value to its shape in transformers, by inverting the table's transforms.
 
     Args:
-      model: of an architecture of `surm.models.catalogue`.
-      path: of the variable.
+      model: a model of an architecture in `surm.models.catalogue`.
+      path: the path of the variable.
       array: its value.
 
     Returns:

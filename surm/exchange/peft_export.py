@@ -1,4 +1,4 @@
-"""The adapter of a model written as Hugging Face PEFT keeps one; see `surm.exchange.peft_files`."""
+"""Writes a model's adapter in the files of Hugging Face PEFT; see `surm.exchange.peft_files`."""
 
 import os
 import re
@@ -26,21 +26,23 @@ def export_peft(
     base_model_name: str = "",
     encoder_only: bool = False,
 ) -> None:
-    """Writes the adapter of a model as PEFT keeps one, for the same base in transformers.
+    """Writes a model's adapter in PEFT's files, for the same base model in transformers.
 
-    Dropout, where PEFT's type has none (C3A, LoKr), is left out: it acts in training alone.
+    If PEFT's adapter type has no dropout (C3A, LoKr), dropout is left out, because it acts only in training.
 
     Args:
-      path: the folder; made if absent. Files in it are replaced, each in one step.
-      model: of an architecture of `surm.models.catalogue`, with an `update` of a family that PEFT has; left untouched.
-      names: the version of transformers that is to load it, `transformers5` or `transformers4`: they name the layers of
-        a ViT differently, those of BERT alike.
-      base_model_name: what the base is called on the hub.
-      encoder_only: write it for the bare `ViTModel`, `BertModel` or `RobertaModel`, without what belongs to the head.
+      path: the folder, which is created if needed. Files in it are replaced, each in one step.
+      model: a model of an architecture in `surm.models.catalogue`, with an `update` of a family that PEFT has; left
+        untouched.
+      names: the version of transformers that will load the adapter, `transformers5` or `transformers4`. The two differ
+        in the names of a ViT's layers; those of BERT are the same.
+      base_model_name: the name of the base model on the hub.
+      encoder_only: whether to write the adapter for the bare `ViTModel`, `BertModel` or `RobertaModel`, without the
+        variables of the head.
 
     Raises:
-      InputError: if the model has no such adapter, transformers has no such classifier (mean pooling, CLIP), or the
-        path is a file.
+      InputError: if the model has no such adapter, if transformers has no such classifier (mean pooling, CLIP), or if
+        the path is a file.
 
     Examples:
       >>> export_peft("runs/lora", adapted)  # doctest: +SKIP
@@ -57,7 +59,7 @@ def export_peft(
     fields |= {"bias": bias} if biases else {}
     config = fields | {
         "peft_type": peft_type,
-        # PEFT demands a classifier in the file of a task, and has no task for images.
+        # With a task_type, PEFT requires a classifier in the file; there is none for image classification.
         "task_type": "SEQ_CLS" if catalogue.of(model).reads == "text" and CLASSIFIER in modules else None,
         "base_model_name_or_path": base_model_name or None,
         "inference_mode": True,
@@ -72,8 +74,8 @@ def _check_method(spec: PeftSpec | None) -> None:
         raise InputError("the model has no adapter to export; attach one first")
     if spec.position != "update":
         merges = spec.position not in ("adapter", "bottleneck")
-        way_on = f". {_WHOLE}" if merges else ". surm.save_adapter writes it, as RUN/adapter holds it"
-        raise InputError(f"method={spec.method!r} is written in no file of PEFT's, expected 'update'{way_on}")
+        way_on = f". {_WHOLE}" if merges else ". surm.save_adapter writes it, and RUN/adapter holds it"
+        raise InputError(f"method={spec.method!r} cannot be written in PEFT's files, expected 'update'{way_on}")
 
 
 def _type_for(families: set[str]) -> str:
@@ -83,8 +85,8 @@ def _type_for(families: set[str]) -> str:
             return peft_type
     known = "; ".join(f"{peft_type}: {', '.join(module.FAMILIES)}" for peft_type, module in TYPES.items())
     raise InputError(
-        f"family {' with '.join(map(repr, sorted(families)))} is not written in PEFT's files; what is: "
-        f"{known}; surm.to_low_rank makes a LoRA near it, {_WHOLE}"
+        f"family {' with '.join(map(repr, sorted(families)))} cannot be written in PEFT's files; supported: "
+        f"{known}; surm.to_low_rank makes a LoRA close to it, {_WHOLE}"
     )
 
 
@@ -98,7 +100,7 @@ def _naming(model: nnx.Module, names: str, encoder_only: bool) -> Naming:
 
 
 def _updates(model: nnx.Module, naming: Naming, encoder_only: bool) -> dict[str, Update]:
-    """The updates of a model by the names of transformers."""
+    """The updates of a model, by the names of modules in transformers."""
     updates = {}
     for place, layer in surgery.wrapped_layers(model):
         path = select.dotted(place)
@@ -118,9 +120,9 @@ def _updates(model: nnx.Module, naming: Naming, encoder_only: bool) -> dict[str,
 
 
 def _target_modules(chosen: set[str], model: nnx.Module, naming: Naming) -> list[str]:
-    """The last parts of names, as people write them, where they name the chosen layers alone; else the names."""
+    """The last parts of the chosen layers' names if they name no other layer; otherwise the full names."""
     every = {module_of(naming.theirs(f"{path}.kernel")) for path in select.linear_layers(surgery.detach(model))}
     last = {name.rpartition(".")[2] for name in chosen}
     unambiguous = {name for name in every if name.rpartition(".")[2] in last} == chosen
-    # A pooler that only transformers' model has is called dense too.
+    # The name dense could also match a pooler that only transformers' model has.
     return sorted(last if unambiguous and "dense" not in last else chosen)

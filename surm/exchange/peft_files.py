@@ -1,12 +1,13 @@
-"""What the files of Hugging Face PEFT are called, and which of its types we have.
+"""The names in Hugging Face PEFT's files, and the adapter types of PEFT that are supported.
 
-    ours                               PEFT's type
+    family                             PEFT's type
     low_rank                           LoRA
-    c3a, block_circulant, circulant    C3A     (a circulant on square layers: one block)
-    kronecker                          LoKr    (where its shapes are LoKr's; see `surm.exchange.lokr`)
+    c3a, block_circulant, circulant    C3A     (circulant for square layers, as one block)
+    kronecker                          LoKr    (if LoKr has the shapes; see `surm.exchange.lokr`)
     adalora                            AdaLoRA
 
-What trains besides, such as the head, is listed under `modules_to_save`; see `surm.exchange.trained`. The keys:
+Other trained variables, such as the head, are listed under `modules_to_save`; see `surm.exchange.trained`. Examples of
+keys:
 
     base_model.model.vit.layers.0.attention.q_proj.lora_A.weight
     base_model.model.vit.layers.0.attention.q_proj.base_layer.bias
@@ -20,7 +21,7 @@ from surm.exchange import adalora, c3a, lokr, lora
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."
 UNREAD = (".original_module.", ".modules_to_save.", ".ranknum.")
-"""What PEFT may write and does not read again: copies of modules_to_save, and a number of AdaLoRA's."""
+"""Parts of keys that PEFT may write but does not read: copies of modules_to_save, and a number of AdaLoRA."""
 CONVOLUTION = "embed.patch"  # a convolution in transformers, whose adapters have other shapes
 
 TYPES: dict[str, ModuleType] = {"LORA": lora, "C3A": c3a, "LOKR": lokr, "ADALORA": adalora}

@@ -1,4 +1,4 @@
-"""Finds the folder of a PEFT adapter: the named one, one below it, or one on the hub."""
+"""Finds the folder of a PEFT adapter: the given one, a folder below it, or one on the hub."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from surm.exchange.peft_files import CONFIG, PICKLE, WEIGHTS
 from surm.machine.notes import say
 from surm.models import hub
 
-_CONVERSION = "is a pickle, which is never loaded: load it in PEFT and save_pretrained it again"
+_CONVERSION = "is a pickle, which surm never loads: load it in PEFT and save it again by save_pretrained"
 
 
 class Adapter(NamedTuple):
@@ -29,14 +29,14 @@ class Adapter(NamedTuple):
 
 
 def find(name: str | os.PathLike) -> Adapter:
-    """Finds the adapter that a name means.
+    """Finds the adapter with a given name.
 
     PEFT saves an adapter that is not called `default` to a folder below the given one, and a trainer saves its
     checkpoints to `checkpoint-STEP`. If there is exactly one such folder, it is taken, with a notice.
 
     Args:
-      name: a folder that holds adapter_config.json, or folders that do; or `hf:OWNER/NAME`, see `surm.models.hub`; only
-        such files are fetched.
+      name: a folder that holds adapter_config.json, or a folder with such folders in it; or `hf:OWNER/NAME`, from which
+        only the adapter's files are fetched (`surm.models.hub`).
 
     Returns:
       The adapter.
@@ -59,7 +59,7 @@ def find(name: str | os.PathLike) -> Adapter:
         raise InputError(f"no adapter in {name!r}: {CONFIG} is missing")
     if len(below) > 1:
         raise InputError(f"{name!r} holds {len(below)} adapters; expected the folder of one: {_listed(name, below)}")
-    say(f"{name}: read is the adapter in its folder {below[0].name}, the only one")
+    say(f"{name}: the adapter in its folder {below[0].name}, the only one, is read")
     return Adapter(_below(name, below[0].name), below[0])
 
 
@@ -89,7 +89,7 @@ def _fetched(name: str, *patterns: str) -> epath.Path:
 
 
 def _natural(folder: epath.Path) -> tuple[str, int]:
-    """The sorting key of names, with numbers at their end as numbers: checkpoint-500 before checkpoint-1000."""
+    """The sorting key of folders: a number at the end of a name counts as a number, so 500 comes before 1000."""
     text, number = re.fullmatch(r"(.*?)(\d*)", folder.name).groups()
     return text, int(number or 0)
 
@@ -103,6 +103,6 @@ def _listed(name: str, folders: Sequence[epath.Path]) -> str:
 
 
 def _below(name: str, *folder: str) -> str:
-    """The name of a folder below another; on the hub it stands before the revision."""
+    """The name of a folder inside another; on the hub the revision follows it."""
     root, at, revision = name.partition("@") if name.startswith(hub.PREFIX) else (name, "", "")
     return "/".join([root.rstrip("/"), *folder]) + at + revision

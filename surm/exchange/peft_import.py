@@ -1,4 +1,4 @@
-"""An adapter in the files of Hugging Face PEFT attached to a model; see `surm.exchange.peft_files`."""
+"""Attaches an adapter from the files of Hugging Face PEFT to a model; see `surm.exchange.peft_files`."""
 
 import os
 import re
@@ -26,28 +26,29 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = None) -> Model:
-    """Returns the model with an adapter of PEFT's attached.
+    """Returns the model with an adapter attached that Hugging Face PEFT has saved.
 
-    The layers are those that the file has tensors for, in the names of transformers 4 or 5; PEFT does not say which
-    base they were trained on, so that is for the caller to know. LoRA becomes low_rank (DoRA with magnitude), AdaLoRA
-    adalora, C3A c3a, LoKr kronecker; ranks, blocks and scales that differ between layers become `rules`, modules under
-    modules_to_save and biases (`bias="all"`, `"lora_only"`) other trained variables. What acts in training alone is not
-    taken over, but for LoRA's dropout.
+    The adapted layers are those with tensors in the file, named as in transformers 4 or 5. PEFT's files do not identify
+    the weights of the base model, so the caller has to give the right base. LoRA becomes the family low_rank (DoRA with
+    magnitude=True), AdaLoRA adalora, C3A c3a and LoKr kronecker. Ranks, block sizes and scales that differ between
+    layers become `rules`. Modules under modules_to_save and biases (`bias="all"` or `"lora_only"`) become other trained
+    variables. Of the options that act only in training, only LoRA's dropout is taken over.
 
     Args:
       path: a folder with adapter_config.json and adapter_model.safetensors, or with one folder that holds them; or
-        `hf:OWNER/NAME`, perhaps with `/FOLDER` and `@REVISION` behind it, on the hub or in its local cache.
-      model: the base, of an architecture of `surm.models.catalogue`; an adapter it has already is replaced. Left
-        untouched.
-      rngs: source of dropout masks, should it train on; None for a fixed one.
+        `hf:OWNER/NAME`, `hf:OWNER/NAME/FOLDER` or `hf:OWNER/NAME@REVISION` on the hub or in its local cache.
+      model: the base, of an architecture in `surm.models.catalogue`; left untouched. An adapter that it has already is
+        replaced in the returned model.
+      rngs: the source of dropout masks for further training; None for a fixed source.
 
     Returns:
-      A new model that answers as PEFT's does, in evaluation mode. What is under modules_to_save and the biases are in
-      its `spec.train`, with their values.
+      A new model with the outputs of PEFT's model, in evaluation mode. Its `spec.train` names the modules under
+      modules_to_save and the biases, which have their values from the file.
 
     Raises:
-      InputError: if files are missing or damaged, the type or an option is not supported (both are named), the config
-        names a module that has no tensor, or the adapter is one of another architecture, size or kind of pooling.
+      InputError: if files are missing or damaged; if the type or an option is not supported (the message names it and
+        the supported ones); if the config names a module that has no tensor; or if the adapter belongs to another
+        architecture, size or kind of pooling.
     """
     found = peft_folder.find(path)
     where, config = found.name, _read_config(found.folder)
@@ -75,15 +76,15 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
 
 
 def _read_config(folder: epath.Path) -> dict[str, Any]:
-    """The config of an adapter of a type and with options that we have."""
+    """Reads the config of an adapter; InputError if its type or one of its options is not supported."""
     file = folder / CONFIG
     config = files.read_object(file)
     if config.get("format") == store.FORMAT:
         raise InputError(f"{str(folder)!r} is an adapter in surm's own format; surm.load_adapter reads it")
     peft_type = config.get("peft_type")
     if "peft_type" not in config:
-        whose = "; AdapterHub's library writes such files, whose adapters are others" if "model_class" in config else ""
-        raise InputError(f"{str(file)!r} has no peft_type, so it is none of Hugging Face PEFT's{whose}")
+        whose = "; AdapterHub's library writes such files, but of other adapters" if "model_class" in config else ""
+        raise InputError(f"{str(file)!r} has no peft_type, so it is not a file of Hugging Face PEFT{whose}")
     if not isinstance(peft_type, str) or peft_type not in TYPES:
         raise InputError(f"{str(file)!r} says peft_type={peft_type!r}; supported: {', '.join(TYPES)}")
     kind = TYPES[peft_type]
@@ -112,7 +113,7 @@ def _sorted_out(where: str, peft_type: str, arrays: dict[str, np.ndarray]) -> tu
 
 
 def _layer(where: str, base: Model, module: str) -> str:
-    """Our path of a layer that is adapted."""
+    """The path of an adapted layer in surm's model."""
     path = module_of(_path(where, base, f"{module}.weight"))
     if path not in select.linear_layers(base) or path == CONVOLUTION:
         what = ", a convolution in transformers" if path == CONVOLUTION else ""
@@ -121,7 +122,7 @@ def _layer(where: str, base: Model, module: str) -> str:
 
 
 def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[str, str]) -> dict[str, Update]:
-    """The updates by path, once each fits the layer there."""
+    """The updates by path, after a check that each fits its layer."""
     linear, updates = select.linear_layers(base), {}
     for module, update in read.items():
         path = layers[module]
@@ -136,7 +137,7 @@ def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[
 
 
 def _by_variable(where: str, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of modules_to_save by path, in our shapes."""
+    """The arrays of modules_to_save by path, in the shapes of surm's model."""
     variables, naming = {}, namings_of(base)[NEW]
     for key, array in saved.items():
         if naming.of_head(key) and (reason := obstacle(base)):
@@ -148,12 +149,12 @@ def _by_variable(where: str, base: Model, saved: dict[str, np.ndarray]) -> dict[
 
 
 def _whole_modules(variables: Iterable[str], adapted: Container[str]) -> set[str]:
-    """The modules that are not adapted and of which more is given than a bias."""
+    """The modules without an update for which the file has more than a bias."""
     return {module for path in variables if not path.endswith(".bias") and (module := module_of(path)) not in adapted}
 
 
 def _train(base: Model, variables: Mapping[str, Any], whole: Container[str]) -> list[str]:
-    """Patterns of what trains beside the updates: modules, and variables of others, such as biases."""
+    """Patterns for the other trained variables: whole modules, and single variables such as biases."""
     every = list(select.variables(base))
     loose = [path for path in variables if module_of(path) not in whole]
     biases = [path for path in every if path.endswith(".bias") and module_of(path) not in whole]
@@ -162,7 +163,7 @@ def _train(base: Model, variables: Mapping[str, Any], whole: Container[str]) -> 
 
 
 def _place(path: str, adapted: Container[str]) -> str:
-    """Where a variable stands in the model with the updates, which stand around the layers that they adapt."""
+    """The path of a variable in the adapted model, where an adapted layer is the `base` of its wrapper."""
     module, _, name = path.rpartition(".")
     return f"{module}.base.{name}" if module in adapted else path
 
@@ -170,18 +171,18 @@ def _place(path: str, adapted: Container[str]) -> str:
 def _say_missing_biases(
     where: str, config: dict[str, Any], base: Model, adapted: Iterable[str], given: Container[str]
 ) -> None:
-    """A line where biases of adapted layers should have trained, but the file has none."""
+    """Gives a notice if the config says that biases of adapted layers were trained, but the file does not hold them."""
     bias, every = config.get("bias", NONE), select.variables(base)
     lost = [path for layer in adapted if (path := f"{layer}.bias") in every and path not in given]
     if bias != NONE and lost:
         say(
-            f"{where}: says bias={bias!r}, but holds none of {few(lost, 2)}: they stay the base's (PEFT before 0.21 "
-            "did not write those of 'lora_only')"
+            f"{where}: says bias={bias!r}, but does not hold {few(lost, 2)}: those of the base are used (PEFT before "
+            "0.21 did not write the biases of 'lora_only')"
         )
 
 
 def _names(base: Model, keys: list[str]) -> dict[str, str]:
-    """The modules of the model that a file of these keys was saved from, by their names there: our paths."""
+    """The paths of the model's modules, by their names in the transformers version from which the keys come."""
     known = namings_of(base)
     naming: Naming = next((naming for naming in known.values() if all(map(naming.ours, keys))), known[NEW])
     bare = not any(key.startswith(naming.prefix) or naming.of_head(key) for key in keys)
@@ -193,10 +194,10 @@ def _names(base: Model, keys: list[str]) -> dict[str, str]:
 def _check_complete(
     where: str, config: dict[str, Any], names: dict[str, str], held: Container[str], layers: Container[str]
 ) -> None:
-    """InputError if the config names modules that the file has nothing of; names of no module are left alone."""
+    """Raises InputError if the config names modules of the model for which the file has no tensor."""
     absent = [name for name, path in names.items() if path not in held]
     for entry in _entries(config, "modules_to_save"):
-        # a module is saved if its name, or that of one around it, ends in the entry
+        # PEFT saves a module if its name, or the name of a module around it, ends in the entry
         _refuse_lost(where, "modules_to_save", entry, [name for name in absent if f"{entry}." in f"{name}."])
     if any(config.get(field) not in (None, []) for field in ("layers_to_transform", "exclude_modules")):
         return
@@ -207,7 +208,7 @@ def _check_complete(
 
 
 def _entries(config: dict[str, Any], field: str) -> list[str]:
-    """The names of modules in a field; none where it is a pattern, or one word for many."""
+    """The names of modules that a field lists; none if the field is a pattern or a word such as all-linear."""
     listed = config.get(field)
     return [entry for entry in listed if entry and isinstance(entry, str)] if isinstance(listed, list) else []
 
@@ -216,12 +217,12 @@ def _refuse_lost(where: str, field: str, entry: str, lost: list[str]) -> None:
     if lost:
         raise InputError(
             f"{f'{where}/{WEIGHTS}'!r} holds no tensor of {lost[0]}, which {field} in {CONFIG} names as {entry!r}; "
-            "expected one of every module that is named"
+            "expected tensors of every named module"
         )
 
 
 def _path(where: str, base: Model, key: str) -> str:
-    """Our path of a key; InputError if the base is of another architecture."""
+    """The path of a key in surm's model; InputError if the base is of another architecture."""
     kind = kind_of(base)
     if named := read_name(kind, key):
         return named[0]
@@ -230,7 +231,7 @@ def _path(where: str, base: Model, key: str) -> str:
 
 
 def _spec(updates: dict[str, Update], train: list[str], layers: list[str]) -> PeftSpec:
-    """The spec of updates of one family: what most layers have, and rules for the others."""
+    """The spec for updates of one family: the options of most layers, and rules for the other layers."""
     groups: dict[tuple[int, float], list[str]] = {}
     for path, update in updates.items():
         groups.setdefault((*update.options.values(), update.scale), []).append(path)
@@ -251,7 +252,7 @@ def _spec(updates: dict[str, Update], train: list[str], layers: list[str]) -> Pe
 
 
 def _patterns(chosen: list[str], every: list[str]) -> list[str]:
-    """Patterns for the chosen layers and no others: for all blocks at once where that is so."""
+    """Patterns that match exactly the chosen layers: for all blocks at once if possible, else one for each layer."""
     exact = {re.escape(path) for path in chosen}
     of_blocks = {re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", pattern) for pattern in exact}
     found = {path for path in every if any(re.fullmatch(pattern, path) for pattern in of_blocks)}

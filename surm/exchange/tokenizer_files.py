@@ -1,7 +1,7 @@
-"""Copies the files of a tokenizer to an exported model, and names the class that is to open them.
+"""Copies the files of a tokenizer to an exported model, and records the class that opens them.
 
-transformers takes the class from tokenizer_config.json, or else from the kind of the model beside the files. The
-exported model may have another kind. So if no file names a class, the intended one is written.
+transformers takes the class from tokenizer_config.json, or else from the type of the model in the same folder. The
+exported model may have another type, so if no file names a class, it is written to tokenizer_config.json.
 """
 
 import json
@@ -20,14 +20,14 @@ NAMES = (
 )  # fmt: skip
 """The files in which transformers keeps tokenizers; each tokenizer has some of them."""
 
-AS_IT_STANDS = "PreTrainedTokenizerFast"  # the class that takes all of tokenizer.json
+AS_IT_STANDS = "PreTrainedTokenizerFast"  # the class that follows tokenizer.json in everything
 _CLASSES = {
     **dict.fromkeys(("bert", "electra", "ernie"), ("BertTokenizer", ("WordPiece", "WordLevel"))),
     "distilbert": ("DistilBertTokenizer", ("WordPiece", "WordLevel")),
     **dict.fromkeys(("roberta", "data2vec-text"), ("RobertaTokenizer", ("BPE",))),
     "camembert": ("CamembertTokenizer", ("Unigram",)),
     "xlm-roberta": ("XLMRobertaTokenizer", ("Unigram",)),
-}  # `model_type` -> its class of tokenizers, as in training, and the vocabularies in tokenizer.json that it reads
+}  # by `model_type`: the tokenizer class used in training, and the types of vocabulary in tokenizer.json that it reads
 _SPECIAL = {
     "pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"), "mask_token": ("[MASK]", "<mask>"),
@@ -38,13 +38,13 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
     """The contents of a tokenizer's files, for the folder of another model.
 
     Args:
-      path: a folder with such files, or the weights in one; or a tokenizer.json, which then is used as it stands.
+      path: a folder with such files, or a file of weights in that folder; or a tokenizer.json, which is used unchanged.
 
     Returns:
       The bytes of each file, by name.
 
     Raises:
-      InputError: if there are none.
+      InputError: if there are no such files.
     """
     place = files.path(path)
     if place.is_file() and place.suffix == ".json":

@@ -1,4 +1,4 @@
-"""The common form of updates between our families and PEFT's types, and helpers to read these types."""
+"""The common form of updates between surm's families and PEFT's adapter types, and helpers to read these types."""
 
 import math
 import re
@@ -38,13 +38,13 @@ class Update(NamedTuple):
 
 
 Tensors = dict[str, dict[str, np.ndarray]]
-"""The name of the module in transformers -> the rest of the key -> the array."""
+"""Arrays by the name of the module in transformers and, below it, the rest of the key."""
 
 ELSEWHERE = (
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "runtime_config",
 )  # fmt: skip
-"""Fields of every config that name the file or layers; they are ignored because the tensors tell the layers."""
+"""Fields of every config that describe the file or name layers; they are ignored because tensors name their layers."""
 
 
 def check_fields(
@@ -55,7 +55,7 @@ def check_fields(
     accepts: Mapping[str, tuple] | None = None,
     reasons: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuses a config in which an option is set that surm cannot follow.
+    """Refuses a config that sets an option which surm does not support.
 
     Args:
       where: the name of the file.
@@ -63,7 +63,7 @@ def check_fields(
       reads: the fields that are read.
       training: the fields that matter only before or during training.
       accepts: the fields that may have only certain values.
-      reasons: the reasons why other fields cannot be followed, by field.
+      reasons: the reasons why other fields are not supported, by field.
 
     Raises:
       InputError: if there is such an option; the message names the first one and the supported values.
@@ -95,7 +95,7 @@ def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name:
       The number.
 
     Raises:
-      InputError: if it is no finite number, or a pattern is no regular expression.
+      InputError: if it is not a finite number, or a pattern is not a regular expression.
     """
     patterns = config.get(pattern_name) or {}
     if not isinstance(patterns, dict):
@@ -111,15 +111,15 @@ def number_for(config: Mapping[str, Any], name: str, default: int, pattern_name:
 
 
 def number_of(config: Mapping[str, Any], name: str, default: int) -> float:
-    """A number of the config that holds for all modules; InputError if it is no finite number."""
+    """A number of the config that applies to all modules; InputError if it is not a finite number."""
     return _finite(name, config.get(name, default))
 
 
 def rate(config: Mapping[str, Any], name: str) -> float:
-    """A field with a rate of dropout, 0 if it is missing; InputError if the value is no rate."""
+    """A field with a rate of dropout, 0 if it is missing; InputError if the value is not in [0, 1)."""
     value = config.get(name, 0.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InputError(f"{name}={value!r} in the adapter's config, expected a number from 0 and below 1")
+        raise InputError(f"{name}={value!r} in the adapter's config, expected a number of at least 0 and below 1")
     return float(value)
 
 
@@ -169,7 +169,7 @@ def one_dropout(updates: Mapping[str, Update]) -> float:
     """The dropout of most updates, because PEFT has one for all; a notice tells if others differ."""
     dropout, others = usual({module: update.dropout for module, update in updates.items()})
     if others:
-        say(f"PEFT has one dropout for all layers: {dropout:g} is written, that of {min(others)} is not")
+        say(f"PEFT has one dropout for all layers: {dropout:g} is written, not that of {min(others)}")
     return dropout
 
 

@@ -1,4 +1,4 @@
-"""Families of structured matrices, as pure functions on dictionaries of arrays.
+"""Families of structured matrices ΔW, as pure functions on dictionaries of arrays.
 
     name                    ΔW (n×n)                          trained values    reaches rank
     circulant               Z_1(a⊙b)                          2n (or n)         n
@@ -18,11 +18,13 @@
     aurora                  v (core ×₃ p) u                   of one tensor     r
     svft                    U diag(m) Vᵀ                      n                 n
 
-`surm.matrices.family.Family` says what all of them have: the five functions `init`, `matvec`, `to_dense`, `num_params`
-and `project`, a learning rate, and what a family may have besides, with its default. Each is one module, whose own
-documentation says its formula and its options.
+Z_f(v) is the f-circulant matrix with first column v, and T(t) the symmetric Toeplitz matrix with first column t.
 
-Nothing here knows of layers or models: `surm.peft` decides where a matrix goes.
+Each family is one module, whose docstring gives its formula and parameters; its functions explain its options.
+`surm.matrices.family.Family` describes the parts of a family: the five functions `init`, `matvec`, `to_dense`,
+`num_params` and `project`, a learning rate, and optional parts with their defaults.
+
+This package knows nothing of layers or models: `surm.peft` decides where a matrix is applied.
 """
 
 from surm.matrices import (
@@ -93,7 +95,7 @@ def options(family: str) -> dict[str, bool | int | None]:
 
 
 def training_options(family: str) -> dict[str, int | float]:
-    """The options of a family's training, which none of its functions takes.
+    """The options of a family that control its training, not its structure; none of its functions takes them.
 
     Args:
       family: a name in `FAMILIES`.

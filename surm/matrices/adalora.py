@@ -1,10 +1,13 @@
-"""AdaLoRA: gated components, kept where the loss hangs on them, their factors held near orthogonal.
+"""AdaLoRA: low rank with a gate per component; the least important components are switched off during training.
 
     ΔW = b diag(e) a = Σ_i e_i b_i a_iᵀ      b: (n_out, r'),   e: (r',),   a: (r', n_in)
 
-A singular value decomposition with no decomposing: a penalty keeps the rows of a, and the columns of b, orthonormal.
-Of all layers' components the least important are switched off, more and more of them:
-`surm.peft.schedules.rank_budget`.
+The form is that of a singular value decomposition, but no decomposition is computed: a penalty keeps the rows of a and
+the columns of b close to orthonormal. There are r' (n_out + n_in + 1) trained values, r' = ⌈1.5 rank⌉ by default, and
+the rank is at most r'. A product with a vector costs r' (n_out + n_in) multiply-adds. Training starts with e = 0 and
+random a and b. The importance of a component comes from its weights and gradients; `surm.peft.schedules.rank_budget`
+compares the components of all layers and switches off the least important ones, until `rank` per layer are left on
+average.
 
 Source: arXiv 2303.10512.
 """
@@ -22,32 +25,32 @@ PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 TRAINING = {"begin": 0.1, "end": 0.7, "every_steps": 10, "penalty": 0.1, "penalty_until": 1.0}
-"""Options of the training, with their defaults: the shares of the steps between which components are switched off, and
-every how many of them; the penalty's weight, and the share of the steps from which on there is none."""
+"""The options of the training with their defaults. Components are switched off every `every_steps` steps between the
+fractions `begin` and `end` of the training. The penalty has the weight `penalty` up to the fraction `penalty_until`."""
 
 first_scores, next_scores = sensitivity.start, sensitivity.follow
 
 
 def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
-    """The importance of every component: its gate's, and the means of its row's and its column's.
+    """The importance of every component: its gate's plus the means over its row of a and its column of b.
 
     Returns:
-      One number a component (equation 7).
+      One number per component (equation 7).
     """
     of = sensitivity.importance(averages)
     return of["e"] + of["a"].mean(1) + of["b"].mean(0)
 
 
 def surplus(progress: Float[Array, ""]) -> Float[Array, ""]:
-    """The share of the superfluous components that is still there: (1 - t)³ (equation 12)."""
+    """The fraction of the components to be removed that is still on: (1 - t)³ at progress t (equation 12)."""
     return (1 - progress) ** 3
 
 
 def penalty(params: Params) -> Float[Array, ""]:
-    """The distance from orthonormal factors: ‖a aᵀ - I‖ + ‖bᵀ b - I‖, Frobenius norms.
+    """How far the factors are from orthonormal: ‖a aᵀ - I‖ + ‖bᵀ b - I‖ in Frobenius norms.
 
     Returns:
-      A number from 0 on (equation 4, but for the squares of the norms, which the authors' code leaves out too).
+      A number that is at least 0. (Equation 4 has squares of the norms; the authors' code has the norms, as here.)
 
     Examples:
       >>> import jax.numpy as jnp

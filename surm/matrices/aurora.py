@@ -1,8 +1,10 @@
-"""Aurora: one tensor for the whole model, decomposed by its modes; a vector of each matrix picks from its core.
+"""Aurora: one decomposed tensor for the whole model, from which a trained vector per matrix selects ΔW.
 
-    ΔW = v (core ×₃ p) u      u: (R, n_in),   v: (n_out, R),   core: (R, R, R) one for the model;   p: (R,) its own
+    ΔW = v (core ×₃ p) u      u: (R, n_in),   v: (n_out, R),   core: (R, R, R) for the whole model;   p: (R,) per matrix
 
-R (n_in + n_out) + R³ values for all matrices of one shape together and R for each; what stands here is one matrix.
+core ×₃ p is the R×R matrix Σ_k p_k core[:, :, k]. All matrices of one shape together have R (n_in + n_out) + R³ trained
+values, and R more each; ΔW has rank at most R. A product with a vector costs R (n_in + n_out + R) multiply-adds, after
+R³ for core ×₃ p. Training starts with v = 0; the other parameters are random. The functions here see one matrix.
 
 Source: arXiv 2305.08381.
 """
@@ -28,7 +30,7 @@ PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 SHARED = {"core": "model", "u": "model", "v": "model"}
-"""What is one array for several matrices; see `surm.matrices.lorta`."""
+"""The parameters of which all matrices of one shape share one array; see `surm.matrices.family.Family.shared`."""
 
 
 def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 64, dtype: DTypeLike = jnp.float32) -> Params:
@@ -61,7 +63,7 @@ def init(key: PRNGKeyArray, n_out: int, n_in: int, *, rank: int = 64, dtype: DTy
 
 
 def _core(params: Params, n_out: int, n_in: int) -> Float[Array, "R R"]:
-    """What p picks from the core, once the shapes fit."""
+    """The matrix core ×₃ p, after a check of the shapes."""
     check_keys(params, ("core", "p", "u", "v"))
     check_ndim("p", params["p"], "rank")
     rank = params["p"].shape[0]
@@ -74,8 +76,8 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product v ((core ×₃ p) (u x)).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost R (n_in + n_out + R)
-      a vector, and R³.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      R (n_in + n_out + R) multiply-adds per vector, and R³ once.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -102,13 +104,13 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 64) -> int:
-    """Numbers stored for one matrix alone: R (n_in + n_out) + R³ + R.
+    """The number of trained values of a matrix that shares none: R (n_in + n_out) + R³ + R.
 
     Args:
       rank: R.
 
     Returns:
-      The number of trained values. Several matrices of a model share all but R of them.
+      The number. Several matrices of one shape in a model share all but R of the values.
 
     Raises:
       ValueError: if n_out, n_in or rank is below 1.
@@ -123,13 +125,13 @@ def num_params(n_out: int, n_in: int, *, rank: int = 64) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, rank: int = 64) -> Params:
-    """The nearest matrix: the truncated SVD, its singular values in the core's first slice.
+    """The nearest matrix: the truncated SVD, with the singular values in the core's first slice.
 
     Args:
-      rank: R; what exceeds min(n_out, n_in) is filled with zeros.
+      rank: R; components beyond min(n_out, n_in) are zero.
 
     Returns:
-      Parameters as `init` makes them; p picks the first slice. Cost: one SVD.
+      Parameters as `init` makes them, where p selects the first slice of the core. Cost: one SVD.
 
     Raises:
       ValueError: if the matrix is empty or rank is below 1.

@@ -1,14 +1,16 @@
-"""Block circulant: a grid of p×p blocks, each of them circulant.
+"""Block circulant: a grid of p×p blocks, each of which is circulant.
 
     [c0 c2 c1 | d0 d2 d1]
-    [c1 c0 c2 | d1 d0 d2]      ΔW_{Ip+k, Jp+l} = c[I, J, (k-l) mod p]
+    [c1 c0 c2 | d1 d0 d2]      ΔW_{Ip+k, Jp+l} = c[I, J, (k-l) mod p]      c: (n_out/p, n_in/p, p)
     [c2 c1 c0 | d2 d1 d0]
 
-n_out n_in / p values: p = 1 is a dense matrix, p = n_out = n_in a circulant. Both sides must be multiples of
-p; p defaults to their greatest common divisor, so sides without one in common get a dense matrix. ΔW is not
-divided by n_in.
+There are n_out n_in / p trained values, and ΔW can have any rank. Both sides must be multiples of p, which by default
+is their greatest common divisor. With p = n_out = n_in the matrix is circulant; with p = 1 it is an arbitrary dense
+matrix, which is therefore the default if the sides have no common divisor. A product with a vector costs an FFT of
+length p for each block of x and of y, and n_out n_in / (2p) complex multiplications between them. Training starts with
+c = 0. Unlike C3A (`surm.matrices.c3a`), ΔW is not divided by n_in.
 
-Source: CirCNN, arXiv 1708.08917; as an adapter, C3A, arXiv 2407.19342.
+Source: CirCNN, arXiv 1708.08917; as an update, C3A, arXiv 2407.19342.
 """
 
 import math
@@ -31,13 +33,13 @@ from surm.matrices.algebra.params import (
 )
 from surm.matrices.algebra.platforms import platform_of
 
-LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # as of circulant, unmeasured
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # the rates of circulant; not measured for this family
 LINEAR = ("c",)
 PRODUCT = "transforms"
 
 
 def _block_size(n_out: int, n_in: int, block_size: int | None) -> int:
-    """The p that `block_size` stands for, once it fits the shape."""
+    """The block size p, after a check that it fits the shape."""
     check_sizes(n_out, n_in)
     if block_size is None:
         return math.gcd(n_out, n_in)
@@ -56,7 +58,7 @@ def init(
     """Parameters of a zero matrix: c = 0.
 
     Args:
-      block_size: p, a divisor of both; None for the greatest.
+      block_size: p, a common divisor of both sides; None for the greatest.
 
     Returns:
       {"c": (n_out/p, n_in/p, p)}.
@@ -74,7 +76,7 @@ def init(
 
 
 def _blocks(params: Params, n_out: int, n_in: int) -> Float[Array, "rows columns p"]:
-    """c, once its shape fits."""
+    """The parameter c, after a check of its shape."""
     check_keys(params, ("c",))
     c = params["c"]
     check_ndim("c", c, "n_out/block_size n_in/block_size block_size")
@@ -85,11 +87,11 @@ def _blocks(params: Params, n_out: int, n_in: int) -> Float[Array, "rows columns
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
-    """The product, block row I: y_I = Σ_J circulant(c[I, J]) x_J.
+    """The product; its block row I is y_I = Σ_J circulant(c[I, J]) x_J.
 
     Returns:
-      The products, in x's type. Cost: one real FFT of every block of x and of y, n_out n_in / p products
-      between; differentiated, params and x alone are kept.
+      The products, in x's dtype. Cost: one real FFT of every block of x and of y, and about n_out n_in / (2p) complex
+      multiplications per vector. Only params and x are kept for the backward pass.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,16 +124,16 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     c = _blocks(params, n_out, n_in)
     p = c.shape[2]
     k = jnp.arange(p)
-    on_cpu = platform_of(c) == "cpu"  # where a gather is quick
+    on_cpu = platform_of(c) == "cpu"  # where a gather is fast
     blocks = c[:, :, (k[:, None] - k[None, :]) % p] if on_cpu else f_circulant.dense(c, p, p, 1)
     return blocks.transpose(0, 2, 1, 3).reshape(n_out, n_in)
 
 
 def num_params(n_out: int, n_in: int, *, block_size: int | None = None) -> int:
-    """Numbers stored: n_out n_in / p.
+    """The number of trained values: n_out n_in / p.
 
     Args:
-      block_size: p, a divisor of both; None for the greatest.
+      block_size: p, a common divisor of both sides; None for the greatest.
 
     Raises:
       ValueError: if a size or p is below 1, or p does not divide both sides.
@@ -144,10 +146,10 @@ def num_params(n_out: int, n_in: int, *, block_size: int | None = None) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None) -> Params:
-    """The nearest block circulant: in every block, the mean over its wrapped diagonals.
+    """The nearest block circulant matrix: each block has the means over its wrapped diagonals.
 
     Args:
-      block_size: p, a divisor of both sides; None for the greatest.
+      block_size: p, a common divisor of both sides; None for the greatest.
 
     Returns:
       {"c"}. Cost O(n_out n_in).
@@ -164,5 +166,5 @@ def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None)
     p = _block_size(n_out, n_in, block_size)
     blocks = dense.reshape(n_out // p, p, n_in // p, p).transpose(0, 2, 1, 3)
     k = jnp.arange(p)
-    # Row m of a block, read from its diagonal leftwards, lists c_0, c_1, ...: the mean runs over the rows.
+    # Row m of a block, read to the left from the diagonal (cyclically), lists c_0, c_1, ...: the mean is over rows.
     return {"c": blocks[:, :, k[:, None], (k[:, None] - k[None, :]) % p].mean(2)}

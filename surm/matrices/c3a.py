@@ -1,11 +1,12 @@
-"""C3A: block circulant as its authors and HF PEFT store it, by first rows and divided by n_in.
+"""C3A: block circulant as its authors and Hugging Face PEFT store it, by first rows and divided by n_in.
 
     [c0 c1 c2 | d0 d1 d2]
-    [c2 c0 c1 | d2 d0 d1] / n_in      ΔW_{Ip+k, Jp+l} = c[I, J, (l-k) mod p] / n_in
+    [c2 c0 c1 | d2 d0 d1] / n_in      ΔW_{Ip+k, Jp+l} = c[I, J, (l-k) mod p] / n_in      c: (n_out/p, n_in/p, p)
     [c1 c2 c0 | d1 d2 d0]
 
-The matrices are those of `block_circulant`, which lists first columns and divides by nothing; `init` and `num_params`
-are the same. Divided, a learning rate is n_in times larger for the same step: 0.1 and more is usual.
+The matrices, the n_out n_in / p trained values, the cost and the start at c = 0 are those of `block_circulant`, which
+stores the first columns of the blocks and does not divide. Because of the division, the same step of ΔW needs a
+learning rate that is n_in times larger: 0.1 and more is usual.
 
 Source: arXiv 2407.19342.
 """
@@ -33,15 +34,15 @@ def _by_first_columns(params: Params, n_in: int) -> Params:
 
 
 def _reversed(c: Float[Array, "*grid p"]) -> Float[Array, "*grid p"]:
-    """The first columns of circulants given by their first rows, and the other way round."""
+    """The first columns of circulant matrices from their first rows, or the first rows from the first columns."""
     return jnp.roll(c[..., ::-1], 1, axis=-1)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
-    """The product, block row I: y_I = Σ_J circulant(c[I, J])ᵀ x_J / n_in.
+    """The product; its block row I is y_I = Σ_J circulant(c[I, J])ᵀ x_J / n_in.
 
     Returns:
-      The products, in x's type. Cost as of `block_circulant.matvec`.
+      The products, in x's dtype. The cost is that of `block_circulant.matvec`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -64,10 +65,10 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def project(dense: Float[Array, "n_out n_in"], *, block_size: int | None = None) -> Params:
-    """The nearest block circulant: in every block, the mean over its wrapped diagonals, times n_in.
+    """The nearest member: each block has n_in times the means over its wrapped diagonals.
 
     Args:
-      block_size: p, a divisor of both sides; None for the greatest.
+      block_size: p, a common divisor of both sides; None for the greatest.
 
     Returns:
       {"c"}. Cost O(n_out n_in).

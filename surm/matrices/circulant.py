@@ -1,15 +1,17 @@
-"""Circulant matrices: one vector, shifted down by one from column to column.
+"""Circulant matrices: each column is the one before it, moved down by one cyclically.
 
     [c0 c3 c2 c1]
-    [c1 c0 c3 c2]      ΔW_ij = c_{(i-j) mod n},   c = a⊙b  or  c itself
+    [c1 c0 c3 c2]      ΔW_ij = c_{(i-j) mod n},   c = a⊙b  or  c itself;   each vector: (n,), n = max(n_out, n_in)
     [c2 c1 c0 c3]
     [c3 c2 c1 c0]
 
-n values (stored as 2n in the paper's Hadamard form), any rank up to n, and a product that is one circular
-convolution. A rectangular ΔW is the leading n_out×n_in part, n = max(n_out, n_in). `init` and `num_params`
-are those of `f_circulant`.
+A rectangular ΔW is the leading n_out×n_in part of the n×n matrix. The paper's Hadamard form c = a⊙b (the default) has
+2n trained values, c alone has n; ΔW can have any rank up to n. A product with a vector is one circular convolution, at
+a cost of O(n log n). Training starts with b = 0 and a random a, or with c = 0. `init` and `num_params` are those of
+`f_circulant`.
 
-The gradient of c_k sums min(n_out, n_in) entries' gradients: learning rates are not those of a dense matrix.
+The gradient of c_k is the sum of the gradients of min(n_out, n_in) entries of ΔW, so good learning rates differ from
+those of a dense matrix.
 
 Source: arXiv 2406.17740.
 """
@@ -34,8 +36,8 @@ def matvec(
     """The product y_i = Σ_j c_{(i-j) mod n} x_j.
 
     Returns:
-      The products, in x's type. Cost: two real FFTs of length max(n_out, n_in) a vector; differentiated,
-      params and x alone are kept.
+      The products, in x's dtype. Cost: two real FFTs of length max(n_out, n_in) per vector. Only params and x are kept
+      for the backward pass.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -57,10 +59,10 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def project(dense: Float[Array, "n_out n_in"], *, hadamard: bool = True) -> Params:
-    """The nearest circulant: c_k is the mean of the entries with i - j = k mod n.
+    """The nearest circulant matrix: c_k is the mean of the entries with i - j = k mod n.
 
     Args:
-      hadamard: return a = 1, b = c, or c alone.
+      hadamard: whether to return a = 1 and b = c, or c alone.
 
     Returns:
       {"a", "b"} or {"c"}. Cost O(n_out n_in).

@@ -1,4 +1,4 @@
-"""The record of a family: what every module of one has, what it may have besides, and what holds where it has not."""
+"""The `Family` record: the required and the optional parts of a family's module, checked when the record is made."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from surm.matrices.algebra.params import Params
 
 PRODUCTS = ("matmuls", "thin", "thin_in_large", "transforms")
-"""What a family's own product is made of; see `Family.product`."""
+"""The kinds of computation that a `matvec` can consist of; see `Family.product`."""
 
 _FUNCTIONS = {
     "init": ("key", "n_out", "n_in"),
@@ -23,7 +23,7 @@ _FUNCTIONS = {
     "num_params": ("n_out", "n_in"),
     "project": ("dense",),
 }
-"""What a module must have, with the parameters in front of the options."""
+"""The functions that a module must have, with the parameters that precede the options."""
 
 _MORE_FUNCTIONS = {
     "quick_dense": ("params", "n_out", "n_in"),
@@ -38,7 +38,7 @@ _FUNCTIONS_OF_A_GATE = {
     "surplus": ("progress",),
 }
 _TRAINING_OF = {"GATE": ("begin", "end", "every_steps"), "penalty": ("penalty", "penalty_until")}
-"""The options of the training that come with a part of a family."""
+"""The training options that a family must define if it has GATE or a penalty."""
 
 
 def _is_rate(value: Any) -> bool:
@@ -72,14 +72,15 @@ _CONSTANTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gate:
-    """How a family counts its components: see `surm.peft.schedules.rank_budget`.
+    """How a family's components are scored, and when they are switched off; see `surm.peft.schedules.rank_budget`.
 
     Attributes:
-      parameter: GATE, the name of the parameter with one number a component, which switches that off by being 0.
-      first_scores: (params) -> what is remembered of importance before the first step.
-      next_scores: (before, params, gradients) -> the same after a step, from the parameters after it.
-      scores: (averages) -> the importance of every component, of what `next_scores` gives.
-      surplus: (progress) -> the share of the superfluous components that are still on: from 1 at 0 down to 0 at 1.
+      parameter: GATE, the name of the parameter that holds one number per component; a 0 switches it off.
+      first_scores: (params) -> the statistics of importance before the first step.
+      next_scores: (before, params, gradients) -> the statistics after a step; `params` are the parameters after it.
+      scores: (averages) -> the importance of every component, computed from these statistics.
+      surplus: (progress) -> the fraction of the components to be removed that are still on. It falls from 1 at
+        progress 0 to 0 at progress 1.
     """
 
     parameter: str
@@ -91,52 +92,53 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """A family of structured matrices ΔW, n_out×n_in for any n_out, n_in >= 1, as functions of a dict of arrays.
+    """A family of structured n_out×n_in matrices ΔW, for any n_out, n_in >= 1, as pure functions of a dict of arrays.
 
-    A module with functions and constants of these names, constants in capitals, makes a family by `Family.of`. The
-    first five functions and LEARNING_RATE it must have; of the others the default is said here. The arguments that are
-    the same in all families are explained here alone; the functions' own documentation explains their options.
+    `Family.of` makes the record from a module that defines functions and constants (in capitals) with the names below.
+    The first five functions and LEARNING_RATE are required; the other parts have the defaults given here. The arguments
+    that all families share are explained only here; the docstrings of a family's functions explain its own options.
 
     Attributes:
-      name: the module's, without its package.
-      init: (key, n_out, n_in, *, OPTIONS, dtype=float32) -> params, the parameters with which training starts: ΔW is
-        exactly 0, and the gradient of a loss is not, so that one factor of a product is random and the other 0. `key`
-        is a key of `jax.random`, unread where nothing is random; `dtype` is the type of all parameters.
-      matvec: (params, x, n_out) -> y, the product ΔW x of each vector that lies along the last axis of x, of length
-        n_in, with any axes in front; in x's type. It takes the parameters of `init` and the arrays of `fixed` in one
-        dict, and reads the options off their names and shapes. Where the product is made of convolutions it takes
-        another kind of them by `convolve=`, such as `dft.convolve`, which is made of matmuls alone.
-      to_dense: (params, n_out, n_in) -> ΔW in full, entry by entry as the formula defines it; in the parameters' type.
-      num_params: (n_out, n_in, *, OPTIONS) -> how many trained numbers `init` stores.
+      name: the name of the module, without its package.
+      init: (key, n_out, n_in, *, OPTIONS, dtype=float32) -> params, the parameters at the start of training. ΔW is
+        exactly 0 but its gradient is not: where ΔW is a product, one factor is random and another is 0. `key` is a
+        key of `jax.random`, unused if nothing is random; `dtype` is the dtype of all parameters.
+      matvec: (params, x, n_out) -> y, the product ΔW x for each vector along the last axis of x. That axis has length
+        n_in and may have any axes before it; y has x's dtype. `params` is one dict with the parameters of `init` and
+        the arrays of `fixed`; the options are read from their names and shapes. If the product consists of
+        convolutions, `convolve=` replaces their implementation, for example by `dft.convolve`, which uses only matmuls.
+      to_dense: (params, n_out, n_in) -> the dense ΔW, entry by entry as the formula defines it, in the dtype of params.
+      num_params: (n_out, n_in, *, OPTIONS) -> the number of trained values that `init` makes.
       project: (dense, *, OPTIONS) -> params of the member of the family that is nearest to a matrix in the Frobenius
-        norm, or near it. A family with `fixed` takes those arrays as `fixed=`.
-        All five raise ValueError, which names what was given and what was expected: if n_out, n_in or an option is
-        below 1 or does not fit the shape, or the names or shapes of the parameters do not fit.
-      learning_rate: LEARNING_RATE, the peak rate of AdamW for an update where nobody gives one.
-      adapter_learning_rate: ADAPTER_LEARNING_RATE, the same for an adapter, which stands behind a layer; by default
-        learning_rate.
-      learning_rate_by_root: LEARNING_RATE_BY_ROOT, the option by whose square root an update's rate is divided; by
-        default None, for a rate that depends on no option.
-      fixed: (base, *, OPTIONS) -> arrays that never train and that no file holds, made anew from the weight that is
-        updated; by default None, for a family that has none.
-      quick_dense: (params, n_out, n_in, *, precision="highest") -> ΔW up to rounding, more quickly than by `to_dense`,
-        with the precision that its matmuls have; by default None, where there is no quicker way.
-      dense_matvec: (params, x, n_out, *, matmul=jnp.matmul) -> y by a product with the dense matrix, which costs less
-        than `x @ ΔW.T` since it knows what the matrix is like; by default None, where it would cost the same.
-      linear: LINEAR, the parameters in which ΔW is linear where they are the only one: sums of matrices are sums of
-        arrays then. By default ().
-      shared: SHARED, the parameters that are one array for several matrices of a model, with whose they are: all that
-        are in the "model", those in a "layer", or those of a "kind", such as all queries. By default {}.
+        norm, or of one that is close to it. A family with `fixed` takes those arrays as `fixed=`.
+        All five raise ValueError, which names what was given and what was expected, if n_out, n_in or an option is
+        below 1 or does not fit the shape, or if the names or shapes of the parameters do not fit.
+      learning_rate: LEARNING_RATE, the default peak learning rate of AdamW for an update.
+      adapter_learning_rate: ADAPTER_LEARNING_RATE, the same for an adapter behind a layer; by default learning_rate.
+      learning_rate_by_root: LEARNING_RATE_BY_ROOT, the name of an option by whose square root the default rate of an
+        update is divided; by default None, for a rate that depends on no option.
+      fixed: (base, *, OPTIONS) -> frozen arrays, which are not saved but recomputed from the weight that is updated;
+        by default None, for a family without frozen arrays.
+      quick_dense: (params, n_out, n_in, *, precision="highest") -> ΔW up to rounding, faster than by `to_dense`;
+        `precision` is the precision of its matmuls. By default None, if there is no faster way.
+      dense_matvec: (params, x, n_out, *, matmul=jnp.matmul) -> y, computed with the dense matrix, but at a lower cost
+        than `x @ ΔW.T` because it uses the structure of ΔW; by default None, if nothing can be saved.
+      linear: LINEAR, the names of parameters in which ΔW is linear if a matrix has no other parameter: the sum of two
+        matrices then has the sum of their arrays. By default ().
+      shared: SHARED, the parameters of which several matrices of a model share one array, and which matrices share it:
+        all in the "model", all in a "layer", or all of a "kind", such as all queries. By default {}.
       gate: GATE, with first_scores, next_scores, scores and surplus beside it; by default None, for a family whose
         components all stay on.
       penalty: (params) -> a number that is added to the loss; by default None.
-      training: TRAINING, the options of the training with their defaults. With GATE they are begin and end, the shares
-        of the steps between which components are switched off, and every_steps, how often. With a penalty they are
-        penalty, its weight, and penalty_until, the share of the steps after which it ends. By default {}.
-      product: PRODUCT, what `matvec` is made of, by which a path is chosen on hardware where nothing was measured:
-        "matmuls" that cost about what the layer does, the default; "thin" ones, a few numbers for each vector;
-        "thin_in_large", which cost more than the dense matrix where that is small; or "transforms", FFTs.
-      measured_as: MEASURED_AS, the family by whose measured speed the quickest path is chosen; by default its own.
+      training: TRAINING, the options of the training with their defaults. A family with GATE has begin and end, the
+        fractions of the training between which components are switched off, and every_steps, the steps from one time to
+        the next. A family with a penalty has penalty, its weight, and penalty_until, the fraction of the training after
+        which it ends. By default {}.
+      product: PRODUCT, the kind of computation in `matvec`, from which a multiplication path is chosen on hardware
+        without measurements: "matmuls" that cost about as much as the layer's own (the default); "thin" ones with a
+        small inner size; "thin_in_large", which are cheaper than a dense product only for large matrices; or
+        "transforms", which are FFTs.
+      measured_as: MEASURED_AS, the family whose measured speed decides on the path; by default the family itself.
 
     Examples:
       >>> from surm.matrices import FAMILIES
@@ -173,7 +175,7 @@ class Family:
 
     @functools.cached_property
     def options(self) -> Mapping[str, bool | int | None]:
-        """The structural options, with their defaults: what `num_params` takes by keyword."""
+        """The structural options with their defaults, which `num_params` takes by keyword."""
         return {p.name: p.default for p in _parameters(self.num_params) if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     @functools.cached_property
@@ -183,7 +185,7 @@ class Family:
 
     @property
     def trained_shared(self) -> bool:
-        """Whether trained arrays belong to several matrices; what is both shared and fixed is stored nowhere."""
+        """Whether trained arrays belong to several matrices; arrays that are both shared and fixed are not saved."""
         return bool(self.shared) and self.fixed is None
 
     @classmethod
@@ -191,14 +193,14 @@ class Family:
         """The family that a module defines.
 
         Args:
-          module: with the parts that the class names. All else that it defines has a name that starts with `_`.
+          module: a module with the parts that this class lists. The names of its other definitions start with `_`.
 
         Returns:
-          Its record.
+          The record of the family.
 
         Raises:
-          TypeError: naming the module and the part, if one is missing, unknown (the nearest is named), of another type
-            or with other parameters than it should have, or without those that belong to it.
+          TypeError: if a part is missing, has an unknown name, has the wrong type or the wrong parameters, or lacks the
+            parts that belong to it. The message names the module and the part, and for an unknown name the nearest one.
         """
         parts = _parts(module)
         constants = {name.lower(): parts.pop(name) for name in _CONSTANTS if name in parts}
@@ -216,13 +218,13 @@ class Family:
 
 
 def check_together(families: Mapping[str, Family]) -> None:
-    """Refuses families that do not fit each other.
+    """Checks that the families' names are those of their modules and that MEASURED_AS names a measured family.
 
     Args:
-      families: by name.
+      families: the families by name.
 
     Raises:
-      TypeError: if a family has another name than its module, or is measured as one that is not measured itself.
+      TypeError: if a family's name is not that of its module, or its `measured_as` is a family that is not measured.
     """
     measured = [name for name, family in families.items() if family.measured_as == name]
     for name, family in families.items():
@@ -237,7 +239,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _parts(module: ModuleType) -> dict[str, Any]:
-    """The parts of a family that a module has, checked one by one and together."""
+    """The parts of a family that a module defines, after a check of each one and of those that belong together."""
     where, known = module.__name__, {**_FUNCTIONS, **_MORE_FUNCTIONS, **_FUNCTIONS_OF_A_GATE, **_CONSTANTS}
     own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     for name, value in own.items():
@@ -269,7 +271,7 @@ def _check_part(where: str, name: str, value: Any) -> None:
 
 
 def _check_groups(where: str, parts: Mapping[str, Any]) -> None:
-    """Refuses a gate without its scores, or training options that nothing reads."""
+    """Checks that a gate comes with its scores, and that TRAINING has exactly the options that are used."""
     of_gate = ("GATE", *_FUNCTIONS_OF_A_GATE)
     found, missing = ([name for name in of_gate if (name in parts) == has] for has in (True, False))
     if found and missing:
@@ -278,4 +280,4 @@ def _check_groups(where: str, parts: Mapping[str, Any]) -> None:
     given = [*parts.get("TRAINING", {})]
     if {*given} != {*needed}:
         raise TypeError(f"{where}: TRAINING must have {', '.join(needed) or 'no options'}, "
-                        f"as its GATE and penalty want, got {', '.join(given) or 'none'}")  # fmt: skip
+                        f"according to its GATE and penalty, got {', '.join(given) or 'none'}")  # fmt: skip

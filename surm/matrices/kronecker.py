@@ -1,12 +1,12 @@
-"""Kronecker products: every entry of a small b times a whole small a.
+"""Kronecker products: every entry of a small matrix b, times a small matrix a as a block.
 
               [b00 a   b01 a]
     ΔW    =   [b10 a   b11 a]      ΔW = Σ_t kron(b_t, a_t),   a_t: (r, n_in/r),   b_t: (n_out/r, r)
               [b20 a   b21 a]
 
-n_out + n_in values a term, whatever r is; rank up to rank(a) rank(b) <= min(r, n_in/r) min(r, n_out/r) a
-term. The product with x goes by reshape, X = x as an r×(n_in/r) matrix and y = b X aᵀ read row by row; no
-dense matrix is formed.
+A term has n_out + n_in trained values for every r, and rank up to min(r, n_in/r) min(r, n_out/r). The product with x is
+computed without a dense matrix: X is x as an r×(n_in/r) matrix, and y is b X aᵀ read row by row. That costs
+min(r (n_out + n_in), 2 n_out n_in / r) multiply-adds per vector and term. Training starts with b = 0 and a random a.
 
 Source: arXiv 2406.17740; G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., section 12.3.
 """
@@ -35,14 +35,14 @@ PRODUCT = "thin_in_large"
 
 
 def _structure(n_out: int, n_in: int, rank: int | None, terms: int) -> int:
-    """The r that `rank` stands for, once the options fit the shape."""
+    """The size r, after a check that the options fit the shape."""
     check_sizes(n_out, n_in)
     check_positive("terms", terms)
     if rank is not None:
         check_divides("rank", rank, n_out, n_in)
         return rank
     common, middle = math.gcd(n_out, n_in), math.sqrt(min(n_out, n_in))
-    # min keeps the first of equals, so a tie goes to the smaller divisor.
+    # min returns the first of equal elements, so a tie goes to the smaller divisor.
     return min((r for r in range(1, common + 1) if common % r == 0), key=lambda r: abs(r - middle))
 
 
@@ -55,12 +55,11 @@ def init(
     terms: int = 1,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Parameters of a zero matrix: a uniform in ±1/√(n_in/r) (Kaiming with √5), b = 0.
+    """Parameters of a zero matrix: a uniform in ±1/√(n_in/r) (Kaiming uniform with √5), b = 0.
 
     Args:
-      rank: r, a divisor of both; None for the common divisor nearest to √min(n_out, n_in), the smaller of
-          two.
-      terms: how many products are added.
+      rank: r, a common divisor of both sides; None for the one nearest to √min(n_out, n_in), the smaller one of a tie.
+      terms: the number of Kronecker products that are added.
 
     Returns:
       {"a": (terms, r, n_in/r), "b": (terms, n_out/r, r)}.
@@ -87,7 +86,7 @@ def _factors(
     n_out: int,
     n_in: int,
 ) -> tuple[Float[Array, "terms r q"], Float[Array, "terms p r"]]:
-    """The arrays a and b, once their shapes fit."""
+    """The arrays a and b, after a check of their shapes."""
     check_keys(params, ("a", "b"))
     a, b = params["a"], params["b"]
     check_ndim("a", a, "terms rank n_in/rank")
@@ -99,11 +98,11 @@ def _factors(
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
-    """The product Σ_t b_t X a_tᵀ read row by row, with X = x as an r×(n_in/r) matrix.
+    """The product Σ_t b_t X a_tᵀ read row by row, where X is x as an r×(n_in/r) matrix.
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost min(r (n_out +
-      n_in), 2 n_out n_in / r) a vector and term.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      min(r (n_out + n_in), 2 n_out n_in / r) multiply-adds per vector and term.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -116,7 +115,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     terms, r, _ = a.shape
     blocks = x.reshape(*x.shape[:-1], r, n_in // r)
     if r * (n_out + n_in) * r <= 2 * n_out * n_in:
-        right = blocks @ a.reshape(terms * r, n_in // r).T  # one product for all terms, as x lies in memory
+        right = blocks @ a.reshape(terms * r, n_in // r).T  # one product for all terms, in x's memory order
         y = jnp.einsum("tps,...str->...pr", b, right.reshape(*blocks.shape[:-1], terms, r))
     else:
         left = jnp.einsum("tps,...sq->...tpq", b, blocks)
@@ -133,15 +132,15 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       [[3.0, 6.0], [4.0, 8.0]]
     """
     a, b = _factors(params, n_out, n_in)
-    return jax.vmap(jnp.kron)(b.swapaxes(1, 2), a.swapaxes(1, 2)).sum(0).T  # made in the order of a layer's kernel
+    return jax.vmap(jnp.kron)(b.swapaxes(1, 2), a.swapaxes(1, 2)).sum(0).T  # in the memory order of a layer's kernel
 
 
 def num_params(n_out: int, n_in: int, *, rank: int | None = None, terms: int = 1) -> int:
-    """Numbers stored: terms (n_out + n_in), whatever r is.
+    """The number of trained values: terms (n_out + n_in), for every r.
 
     Args:
-      rank: r, a divisor of both; None for the default of `init`.
-      terms: how many products are added.
+      rank: r, a common divisor of both sides; None for the default of `init`.
+      terms: the number of Kronecker products that are added.
 
     Raises:
       ValueError: if a size or option is below 1, or r does not divide both sides.
@@ -161,8 +160,8 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int | None = None, terms
     rank-one matrix vec(b) vec(a)ᵀ and keeps the Frobenius norm.
 
     Args:
-      rank: r, a divisor of both sides; None for the default of `init`.
-      terms: how many products are added; those above n_in or n_out are zero.
+      rank: r, a common divisor of both sides; None for the default of `init`.
+      terms: the number of Kronecker products that are added; those beyond min(n_out, n_in) are zero.
 
     Returns:
       {"a", "b"}. Cost: one SVD of a matrix with n_out rows and n_in columns.

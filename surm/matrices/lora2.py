@@ -1,9 +1,11 @@
-"""LoRA²: gated components whose factors are of low rank themselves.
+"""LoRA²: gated components whose two factors are themselves products of low rank.
 
     ΔW = (b_out b_in) diag(e) (a_out a_in)      b_out: (n_out, p),   b_in: (p, r'),   a_out: (r', p),   a_in: (p, n_in)
 
-Two scales: p directions of the weights, p = `inner`, and r' mixtures of them. (n_out + n_in) p + 2 r' p + r' values,
-rank min(r', p). A penalty keeps all four factors near orthonormal; components are switched off as in AdaLoRA.
+The outer factors choose p = `inner` directions of the weights; the inner ones mix them into r' components, each with a
+gate in e: (r',). That makes (n_out + n_in) p + 2 r' p + r' trained values and rank min(r', p). A product with a vector
+costs p (n_out + n_in + 2 r') multiply-adds. Training starts with e = 0 and random factors. A penalty keeps the four
+factors close to orthonormal; the least important components are switched off as in AdaLoRA.
 
 Source: arXiv 2408.06854.
 """
@@ -43,12 +45,12 @@ def init(
     inner: int = 8,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Parameters of a zero matrix: e = 0, all else ~ N(0, 0.02²).
+    """Parameters of a zero matrix: e = 0, all other parameters ~ N(0, 0.02²).
 
     Args:
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-      inner: p.
+      inner: p, the inner size of both factors.
 
     Returns:
       {"a_in": (p, n_in), "a_out": (r', p), "b_in": (p, r'), "b_out": (n_out, p), "e": (r',)}.
@@ -82,8 +84,8 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product b_out (b_in (e ⊙ (a_out (a_in x)))).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost p (n_out + n_in + 2 r')
-      a vector.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      p (n_out + n_in + 2 r') multiply-adds per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -115,12 +117,12 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 8, initial_rank: int | None = None, inner: int = 8) -> int:
-    """Numbers stored: p (n_out + n_in) + 2 r' p + r'.
+    """The number of trained values: p (n_out + n_in) + 2 r' p + r'.
 
     Args:
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-      inner: p.
+      inner: p, the inner size of both factors.
 
     Raises:
       ValueError: if a size or rank is below 1, or rank is above initial_rank.
@@ -138,18 +140,19 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8, initial_rank: int | None
 def project(
     dense: Float[Array, "n_out n_in"], *, rank: int = 8, initial_rank: int | None = None, inner: int = 8
 ) -> Params:
-    """The nearest matrix: the SVD, truncated to rank min(r', p), singular values as gates.
+    """The nearest matrix: the SVD truncated to rank min(r', p), with the singular values as gates.
 
     Args:
       rank: components that are left after training.
       initial_rank: r', components to start with; None for ⌈1.5 rank⌉.
-      inner: p.
+      inner: p, the inner size of both factors.
 
     Returns:
-      Parameters as `init` makes them; both inner factors choose from the first p pairs of vectors. Cost: one SVD.
+      Parameters as `init` makes them. The outer factors hold the first p pairs of singular vectors, and the inner ones
+      pick one pair for each component. Cost: one SVD.
 
     Raises:
-      ValueError: if the matrix is empty, a size or rank below 1, or rank above initial_rank.
+      ValueError: if the matrix is empty, a size or rank is below 1, or rank is above initial_rank.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -159,22 +162,22 @@ def project(
     check_positive("inner", inner)
     r = components(rank, initial_rank)
     found = gated_low_rank.project(dense, rank=inner, initial_rank=inner)
-    chosen = jnp.eye(inner, dtype=dense.dtype)[jnp.arange(r) % inner]  # what exceeds p has a gate of 0, and a gradient
+    chosen = jnp.eye(inner, dtype=dense.dtype)[jnp.arange(r) % inner]  # those beyond p have a gate of 0 but a gradient
     e = jnp.pad(found["e"][:r], (0, max(r - inner, 0)))
     return {"a_in": found["a"], "a_out": chosen, "b_in": chosen.T, "b_out": found["b"], "e": e}
 
 
 def scores(averages: sensitivity.Smoothed) -> Float[Array, " r"]:
-    """The importance of every component: its gate's, and the means of what belongs to it alone of the factors."""
+    """The importance of every component: its gate's plus the means over its row of a_out and its column of b_in."""
     of = sensitivity.importance(averages)
     return of["e"] + of["a_out"].mean(1) + of["b_in"].mean(0)
 
 
 def penalty(params: Params) -> Float[Array, ""]:
-    """The distance of the four factors from orthonormal ones, of rows or columns, whichever are fewer.
+    """How far the four factors are from having orthonormal rows or columns, whichever are fewer.
 
     Returns:
-      The sum of four Frobenius norms ‖m mᵀ - I‖.
+      The sum of the Frobenius norms ‖m mᵀ - I‖ of the four factors, transposed if they have more rows than columns.
 
     Examples:
       >>> import jax.numpy as jnp

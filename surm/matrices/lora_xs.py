@@ -1,9 +1,11 @@
-"""LoRA-XS: a small trained matrix between the singular vectors of the weight that it updates.
+"""LoRA-XS: a small trained matrix between frozen singular vectors of the weight that it updates.
 
-    ΔW = b r a      b = U: (n_out, r),   a = Σ Vᵀ: (r, n_in)   of the truncated SVD of W, frozen;   r: (r, r), trained
+    ΔW = b r a      b = U: (n_out, r),   a = Σ Vᵀ: (r, n_in)   from the truncated SVD of W, frozen;   r: (r, r), trained
 
-r² values, independent of the size of W. The frozen factors are made anew from W wherever an adapter is loaded. (The
-paper starts from r ~ N(0, 1e-5²); here it is 0, which has the same first gradient and changes no output.)
+It has r² trained values for every size of W, and rank r. A product with a vector costs r (n_out + n_in + r)
+multiply-adds. The frozen factors are not saved; they are recomputed from W each time an adapter is loaded. Training
+starts with r = 0. (The paper starts with r ~ N(0, 1e-5²); zero has nearly the same first gradient and leaves the
+outputs of the model exactly as they were.)
 
 Source: arXiv 2405.17604.
 """
@@ -31,11 +33,11 @@ MEASURED_AS = "low_rank"
 
 
 def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 16) -> Params:
-    """The frozen factors: the first singular vectors of the weight, the singular values on the right.
+    """The frozen factors: the first r pairs of singular vectors of the weight, with the singular values in a.
 
     Args:
       base: W, the weight that is updated.
-      rank: r; what exceeds min(n_out, n_in) is filled with zeros.
+      rank: r; components beyond min(n_out, n_in) are zero.
 
     Returns:
       {"a": (r, n_in), "b": (n_out, r)}. Cost: one SVD.
@@ -88,8 +90,8 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product b (r (a x)).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in + r)
-      a vector.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      r (n_out + n_in + r) multiply-adds per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -117,7 +119,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 16) -> int:
-    """Numbers stored: r².
+    """The number of trained values: r².
 
     Args:
       rank: r.
@@ -135,14 +137,14 @@ def num_params(n_out: int, n_in: int, *, rank: int = 16) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 16) -> Params:
-    """The nearest matrix between the frozen factors: r = b⁺ ΔW a⁺, with pseudo-inverses.
+    """The nearest matrix with these frozen factors: r = b⁺ ΔW a⁺, with pseudo-inverses.
 
     Args:
       fixed: the frozen factors, from `fixed`.
-      rank: r, that of the factors.
+      rank: r, the rank of the frozen factors.
 
     Returns:
-      {"r"}, of least norm. Cost: two SVDs of the factors.
+      {"r"}, the solution of least norm. Cost: one SVD of each factor.
 
     Raises:
       ValueError: if the matrix is empty, rank is below 1, or the factors do not fit.

@@ -1,11 +1,13 @@
-"""LoRTA: one tensor of low rank for the whole model, with axes for layers, kinds of matrices and heads.
+"""LoRTA: one tensor of low rank for the whole model, with axes for layers, kinds of matrices, heads, rows and columns.
 
     ΔW[l, m, h] = b diag(c_layer[l] ⊙ c_kind[m] ⊙ c_head[h]) a      rows h d to (h+1) d of layer l's matrix of kind m
 
-    a: (r, n_in)    b: (d, r), d = n_out / heads    c_head: (heads, r)      one for the whole model
-    c_layer: (r,)    one a layer            c_kind: (r,)    one for all queries, one for all keys, ...
+    a: (r, n_in)    b: (d, r), d = n_out / heads    c_head: (heads, r)      one of each for the whole model
+    c_layer: (r,)    one per layer          c_kind: (r,)    one for all queries, one for all keys, ...
 
-r (n_in + d + layers + heads + kinds) values for all matrices of one shape together; what stands here is one matrix.
+All matrices of one shape together have r (n_in + d + layers + heads + kinds) trained values; each has rank at most r. A
+product with a vector costs r (n_in + n_out) multiply-adds. Training starts with b = 0; the other parameters are random.
+The functions here see one matrix.
 
 Source: arXiv 2410.04060.
 """
@@ -32,15 +34,15 @@ PRODUCT = "thin"
 MEASURED_AS = "low_rank"
 
 SHARED = {"a": "model", "b": "model", "c_head": "model", "c_kind": "kind", "c_layer": "layer"}
-"""What is one array for several matrices: of the whole model, of a kind (query, key, ...), of a layer."""
+"""Which matrices of one shape share a parameter: all of the model, all of a kind (query, key, ...), all of a layer."""
 
 _MOST_HEADS = 12
 _ROUNDS = 2000
-"""At most, of alternating least squares in a projection."""
+"""The largest number of rounds of alternating least squares in a projection."""
 
 
 def _heads(n_out: int, n_in: int, rank: int, heads: int | None) -> int:
-    """The number that `heads` stands for, once all fits."""
+    """The number of heads, after a check that the options fit the shape."""
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
     divisors = [count for count in range(1, n_out + 1) if n_out % count == 0]
@@ -61,11 +63,11 @@ def init(
     heads: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Parameters of a zero matrix: a uniform in ±1/√n_in, the vectors c in ±1/√r (Kaiming with √5), b = 0.
+    """Parameters of a zero matrix: b = 0, a uniform in ±1/√n_in, the vectors c uniform in ±1/√r.
 
     Args:
       rank: r.
-      heads: of the attention; None for the largest divisor of n_out up to 12.
+      heads: the number of attention heads; None for the largest divisor of n_out up to 12.
 
     Returns:
       {"a": (r, n_in), "b": (n_out/heads, r), "c_head": (heads, r), "c_kind": (r,), "c_layer": (r,)}.
@@ -104,10 +106,11 @@ def _check(params: Params, n_out: int, n_in: int) -> None:
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
-    """The product, head h: b (c_layer ⊙ c_kind ⊙ c_head[h] ⊙ (a x)).
+    """The product; its part for head h is b (c_layer ⊙ c_kind ⊙ c_head[h] ⊙ (a x)).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_in + n_out) a vector.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      r (n_in + n_out) multiply-adds per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -123,7 +126,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """The dense matrix, its heads below each other.
+    """The dense matrix: the rows of the heads, one head below the other.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -138,14 +141,14 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 8, heads: int | None = None) -> int:
-    """Numbers stored for one matrix alone: r (n_in + n_out/heads + heads + 2).
+    """The number of trained values of a matrix that shares none: r (n_in + n_out/heads + heads + 2).
 
     Args:
       rank: r.
-      heads: of the attention; None for the largest divisor of n_out up to 12.
+      heads: the number of attention heads; None for the largest divisor of n_out up to 12.
 
     Returns:
-      The number of trained values. Several matrices of a model share most of them.
+      The number. Several matrices of one shape in a model share most of the values.
 
     Raises:
       ValueError: if a size or rank is below 1, or heads do not divide n_out.
@@ -159,19 +162,20 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8, heads: int | None = None
 
 
 def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, heads: int | None = None) -> Params:
-    """A matrix near by: alternating least squares for a, b and c_head from the singular vectors of their axes.
+    """A member close to a matrix: alternating least squares for a, b and c_head.
 
-    With one head, or heads of size one, it is the truncated SVD, the nearest.
+    It starts from the leading singular vectors along each axis. With one head, or with heads of size one, the result is
+    the truncated SVD, which is the nearest member.
 
     Args:
       rank: r.
-      heads: of the attention; None for the largest divisor of n_out up to 12.
+      heads: the number of attention heads; None for the largest divisor of n_out up to 12.
 
     Returns:
-      Parameters as `init` makes them; c_kind and c_layer are 1.
+      Parameters as `init` makes them, where c_kind and c_layer are 1.
 
     Raises:
-      ValueError: if the matrix is empty, rank below 1, or heads do not divide its rows.
+      ValueError: if the matrix is empty, rank is below 1, or heads do not divide n_out.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -191,7 +195,7 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8, heads: int | No
 
 
 def _decomposed(tensor: Float[Array, "h d n"], rank: int) -> tuple[Array, Array, Array]:
-    """Factors (h, r), (d, r), (n, r) of a tensor near by: Σ_k c_k ⊗ b_k ⊗ a_k (CANDECOMP/PARAFAC)."""
+    """Factors (h, r), (d, r), (n, r) of a tensor Σ_k c_k ⊗ b_k ⊗ a_k close to the given one (CANDECOMP/PARAFAC)."""
     start = tuple(_leading(jnp.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1), rank) for axis in range(3))
 
     def improved(factors: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -214,16 +218,16 @@ def _decomposed(tensor: Float[Array, "h d n"], rank: int) -> tuple[Array, Array,
 
 
 def _leading(unfolded: Float[Array, "n m"], rank: int) -> Float[Array, "n r"]:
-    """The first left singular vectors; fixed random ones where there are no more."""
+    """The first left singular vectors, followed by fixed random vectors if there are fewer than rank."""
     vectors = jnp.linalg.svd(unfolded, full_matrices=False)[0][:, :rank]
     more = jax.random.normal(jax.random.key(0), (len(unfolded), rank - vectors.shape[1]), unfolded.dtype)
     return jnp.concatenate([vectors, more], axis=1)
 
 
 def _best(tensor: Array, factors: tuple[Array, Array, Array], axis: int) -> tuple[Array, Array, Array]:
-    """The factors with that of one axis the best for the two others."""
+    """The factors, with the factor of one axis replaced by the best one for the two others (least squares)."""
     one, two = (factor for other, factor in enumerate(factors) if other != axis)
-    pairs = (one[:, None] * two[None]).reshape(-1, one.shape[1])  # products of the others, a row for each pair
+    pairs = (one[:, None] * two[None]).reshape(-1, one.shape[1])  # row-wise products of the two others
     unfolded = jnp.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1)
     found = jnp.linalg.lstsq(pairs, unfolded.T)[0].T
     return tuple(found if other == axis else factor for other, factor in enumerate(factors))

@@ -1,15 +1,16 @@
-"""Low displacement rank: a sum of circulant times skew-circulant matrices.
+"""Low displacement rank: a sum of products of a circulant and a skew-circulant matrix.
 
             [g0 g2 g1] [h0 -h2 -h1]
-    ΔW  = Σ [g1 g0 g2] [h1  h0 -h2]      ΔW = Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i)
+    ΔW  = Σ [g1 g0 g2] [h1  h0 -h2]      ΔW = Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i),   g, h: (r, n),   n = max(n_out, n_in)
           i [g2 g1 g0] [h2  h1  h0]
 
-2rn values, n = max(n_out, n_in): what low rank r costs, but ΔW has any rank up to n, and ∇_{Z_1, Z_{-1}}(ΔW)
-has rank r. r = n reaches every matrix (see `displacement`). A rectangular ΔW is the leading n_out×n_in part
-of the n×n one.
+A rectangular ΔW is the leading n_out×n_in part of the n×n matrix. There are 2rn trained values, as many as a low-rank
+matrix of rank r has for n×n, but ΔW can have any rank up to n; it is the displacement ∇_{Z_1, Z_{-1}}(ΔW) that has rank
+at most r. With r = n the family contains every matrix (see `displacement`). A product with a vector costs 2r + 2 FFTs
+of length n. Training starts with g = 0 and a random h.
 
-Source: arXiv 2406.17740; V. Sindhwani, T. Sainath, S. Kumar, Structured transforms for small-footprint deep
-learning, 2015.
+Source: arXiv 2406.17740; V. Sindhwani, T. Sainath, S. Kumar, Structured transforms for small-footprint deep learning,
+2015.
 """
 
 from functools import partial
@@ -67,7 +68,7 @@ def init(
 
 
 def _generators(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r n"], Float[Array, "r n"]]:
-    """The arrays g and h, once their shapes fit."""
+    """The arrays g and h, after a check of their shapes."""
     check_keys(params, ("g", "h"))
     g, h = params["g"], params["h"]
     check_ndim("g", g, "rank max(n_out,n_in)")
@@ -82,8 +83,9 @@ def matvec(
     """The product Σ_i Z_1(g_i) (Z_{-1}(h_i) x).
 
     Returns:
-      The products, in x's type. Cost: 2r + 2 FFTs of length max(n_out, n_in) a vector (x's transform and the one back
-      are shared by the terms), or r times two convolutions by matmuls; differentiated, params and x alone are kept.
+      The products, in x's dtype. Cost: 2r + 2 FFTs of length max(n_out, n_in) per vector, because the terms share the
+      transform of x and the inverse transform of the result; with another `convolve`, 2r convolutions.
+      Only params and x are kept for the backward pass.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -105,7 +107,7 @@ def _product_with(g, h, x, n_out, convolve):
 
 
 def _by_fft(g: Float[Array, "r n"], h: Float[Array, "r n"], x: Float[Array, "*b n_in"], n_out: int) -> Array:
-    """The product, with the spectrum of x and that of the result shared by all terms."""
+    """The product by FFTs, where all terms share the spectrum of x and that of the result."""
     dtype, n = working_dtype(g, h, x), g.shape[1]
     g_spectra = fourier.spectrum(g.astype(dtype), n, 1, of_batch=False)
     h_spectra = fourier.spectrum(h.astype(dtype), n, -1, of_batch=False)
@@ -123,7 +125,7 @@ def _by_convolutions(
     n_out: int,
     convolve: fourier.Convolution,
 ) -> Array:
-    """The product, term by term."""
+    """The product, term by term, with two convolutions each."""
     n = g.shape[1]
 
     def term(g, h):
@@ -158,13 +160,13 @@ def quick_dense(
       [[2.0, -3.0], [3.0, 2.0]]
     """
     g, h = _generators(params, n_out, n_in)
-    wide = working_dtype(g, h)  # so that bfloat16 is rounded but once
+    wide = working_dtype(g, h)  # so that bfloat16 is rounded only once
     dense = shift_product.dense(g.astype(wide), h.astype(wide), n_out, n_in, precision=precision)
     return dense.astype(jnp.result_type(g, h))
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:
-    """Numbers stored: 2r max(n_out, n_in).
+    """The number of trained values: 2r max(n_out, n_in).
 
     Args:
       rank: r, the number of terms.
@@ -182,19 +184,18 @@ def num_params(n_out: int, n_in: int, *, rank: int = 1) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1) -> Params:
-    """A near member: the best of three starts, polished by alternating least squares.
+    """A member close to a matrix: the best of three starts, each improved by alternating least squares.
 
-    The starts are h_i = e_i with the best g (for r = 1 the nearest circulant), g_i = e_i with the best h (for
-    r = 1 the nearest skew-circulant), and what the singular vectors of the displacement give: a member is
-    recovered exactly. A local optimum, never worse than any of the starts; its error need not fall with r,
-    though it nearly always does, and is 0 for r = n.
+    The starts are h_i = e_i with the best g (for r = 1 the nearest circulant matrix), g_i = e_i with the best h (for
+    r = 1 the nearest skew-circulant matrix), and the g and h given by the singular vectors of the displacement, which
+    recover a member exactly. The result is a local optimum and never worse than any of the starts. Its error
+    nearly always falls as r grows, but this is not guaranteed; it is 0 for r = n.
 
     Args:
       rank: r, the number of terms.
 
     Returns:
-      {"g", "h"}. Cost: some hundred products of the family with n_in vectors for each start; see
-      `alternating`.
+      {"g", "h"}. Cost: a few hundred products with n_in vectors for each start; see `alternating`.
 
     Raises:
       ValueError: if the matrix is empty or rank is below 1.
@@ -216,7 +217,7 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1) -> Params:
 def _fit(target: Float[Array, "n_out n_in"], rank: int) -> tuple[Float[Array, "r n"], Float[Array, "r n"]]:
     """The g and h of `project`."""
     units = _units(rank, max(target.shape), target.dtype)
-    nothing = jnp.zeros_like(units)  # that side is solved for first
+    nothing = jnp.zeros_like(units)  # the side that is zero is solved for first
     starts = (nothing, units), (units, nothing), _from_displacement(target, rank)
     return alternating.alternate(_product, target, *(jnp.stack(side) for side in zip(*starts, strict=True)))
 
@@ -232,12 +233,12 @@ def _product(
 
 
 def _units(count: int, n: int, dtype: jnp.dtype) -> Float[Array, "count n"]:
-    """The first unit vectors, from the first again where there are more than n."""
+    """The first `count` unit vectors; beyond n they start again with the first."""
     return jnp.eye(n, dtype=dtype)[jnp.arange(count) % n]
 
 
 def _pad_with_units(vectors: Float[Array, "k n"], count: int) -> Float[Array, "{count} n"]:
-    """The first `count` vectors; unit vectors where there are fewer."""
+    """The first `count` vectors, followed by unit vectors if there are fewer."""
     vectors = vectors[:count]
     return jnp.concatenate([vectors, _units(count - vectors.shape[0], vectors.shape[1], vectors.dtype)])
 
@@ -245,7 +246,7 @@ def _pad_with_units(vectors: Float[Array, "k n"], count: int) -> Float[Array, "{
 def _from_displacement(
     target: Float[Array, "n_out n_in"], rank: int
 ) -> tuple[Float[Array, "{rank} n"], Float[Array, "{rank} n"]]:
-    """The g and h, or one of them, that the visible part of Z_1 M - M Z_{-1} = 2 Σ g_i (J h_i)ᵀ tells."""
+    """The g and h, or the one of them that follows from the known part of Z_1 M - M Z_{-1} = 2 Σ g_i (J h_i)ᵀ."""
     n_out, n_in = target.shape
     if n_out == n_in:
         params = displacement.from_dense(target, rank=rank)

@@ -1,10 +1,11 @@
-"""Low rank: the product of a thin and a flat matrix, as in LoRA.
+"""Low rank, as in LoRA: the product of a tall and a wide matrix.
 
               [b b]
     ΔW_ij  =  [b b] [a a a a]      ΔW = b a,   b: (n_out, r),   a: (r, n_in)
               [b b] [a a a a]
 
-r (n_out + n_in) values and rank r: the family the others are compared with. r may exceed min(n_out, n_in).
+It has r (n_out + n_in) trained values and rank r, which may exceed min(n_out, n_in). A product with a vector costs
+r (n_out + n_in) multiply-adds. Training starts with b = 0 and a random a. It is the baseline for the other families.
 
 Source: LoRA, arXiv 2106.09685.
 """
@@ -26,7 +27,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-2, 8e-3
-LEARNING_RATE_BY_ROOT = "rank"  # the rows of an update of rank r move by √r more in a step
+LEARNING_RATE_BY_ROOT = "rank"  # with rank r, one step moves the rows of ΔW √r times further
 PRODUCT = "thin"
 
 
@@ -38,7 +39,7 @@ def init(
     rank: int = 8,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming with √5), b = 0.
+    """Parameters of a zero matrix: a uniform in ±1/√n_in (Kaiming uniform with √5, as in PyTorch), b = 0.
 
     Args:
       rank: r.
@@ -64,7 +65,7 @@ def init(
 
 
 def _factors(params: Params, n_out: int, n_in: int) -> tuple[Float[Array, "r n_in"], Float[Array, "n_out r"]]:
-    """The arrays a and b, once their shapes fit."""
+    """The arrays a and b, after a check of their shapes."""
     check_keys(params, ("a", "b"))
     a, b = params["a"], params["b"]
     check_ndim("a", a, "rank n_in")
@@ -77,8 +78,8 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product b (a x).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in)
-      a vector.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      r (n_out + n_in) multiply-adds per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -103,7 +104,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 8) -> int:
-    """Numbers stored: r (n_out + n_in).
+    """The number of trained values: r (n_out + n_in).
 
     Args:
       rank: r.
@@ -121,12 +122,13 @@ def num_params(n_out: int, n_in: int, *, rank: int = 8) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, rank: int = 8) -> Params:
-    """The nearest matrix of rank r: the truncated SVD (Eckart–Young), the singular values shared evenly.
+    """The nearest matrix of rank r: the truncated SVD (Eckart–Young), with √σ in each of the two factors.
 
-    Those that are nothing beside the first are b's alone, so that every component can train on.
+    Where a singular value σ is negligible or 0, a gets √σ₁ / 100 instead of √σ, and b the rest of σ. The row of a is
+    then not zero, so that the component can still be trained.
 
     Args:
-      rank: r; what exceeds min(n_out, n_in) is filled with zeros.
+      rank: r; components beyond min(n_out, n_in) are zero.
 
     Returns:
       {"a", "b"}. Cost: one SVD.

@@ -1,10 +1,11 @@
-"""MELoRA: many small matrices of low rank along the diagonal.
+"""MELoRA: a block-diagonal matrix of small low-rank matrices.
 
     [b₁a₁          ]
     [     b₂a₂     ]      b: (k, n_out/k, r),   a: (k, r, n_in/k)
     [          b₃a₃]
 
-k blocks of rank r have the rank k r together, for the r (n_out + n_in) values of one matrix of rank r.
+The k blocks have rank r each and k r together, with the r (n_out + n_in) trained values of a single low-rank matrix of
+rank r. A product with a vector costs r (n_out + n_in) multiply-adds. Training starts with b = 0 and a random a.
 
 Source: arXiv 2402.17263.
 """
@@ -36,7 +37,7 @@ _MOST_BLOCKS = 8
 
 
 def _count(n_out: int, n_in: int, blocks: int | None) -> int:
-    """The k that `blocks` stands for, once it fits the shape."""
+    """The number of blocks k, after a check that it fits the shape."""
     check_sizes(n_out, n_in)
     if blocks is None:
         common = math.gcd(n_out, n_in)
@@ -54,11 +55,11 @@ def init(
     blocks: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Parameters of a zero matrix: a uniform in ±√(k/n_in) (Kaiming with √5), b = 0.
+    """Parameters of a zero matrix: a uniform in ±√(k/n_in) (Kaiming uniform with √5), b = 0.
 
     Args:
-      rank: r, of each block.
-      blocks: k, a divisor of both sides; None for the largest up to 8.
+      rank: r, the rank of each block.
+      blocks: k, a common divisor of both sides; None for the largest up to 8.
 
     Returns:
       {"a": (k, r, n_in/k), "b": (k, n_out/k, r)}.
@@ -81,7 +82,7 @@ def init(
 
 
 def _check(params: Params, n_out: int, n_in: int) -> int:
-    """The number of blocks, once the shapes fit."""
+    """The number of blocks, after a check of the shapes."""
     check_keys(params, ("a", "b"))
     check_ndim("a", params["a"], "blocks rank n_in/blocks")
     k, r, _ = params["a"].shape
@@ -92,10 +93,11 @@ def _check(params: Params, n_out: int, n_in: int) -> int:
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
-    """The product, block k: b_k (a_k x_k).
+    """The product; its part for block k is b_k (a_k x_k).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in) a vector.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      r (n_out + n_in) multiply-adds per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -110,7 +112,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """The dense matrix, b_k a_k along the diagonal.
+    """The dense matrix, with the blocks b_k a_k along the diagonal.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,11 +124,11 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 1, blocks: int | None = None) -> int:
-    """Numbers stored: r (n_out + n_in), whatever k.
+    """The number of trained values: r (n_out + n_in), for every k.
 
     Args:
-      rank: r, of each block.
-      blocks: k, a divisor of both sides; None for the largest up to 8.
+      rank: r, the rank of each block.
+      blocks: k, a common divisor of both sides; None for the largest up to 8.
 
     Raises:
       ValueError: if a size, r or k is below 1, or k does not divide both sides.
@@ -141,17 +143,17 @@ def num_params(n_out: int, n_in: int, *, rank: int = 1, blocks: int | None = Non
 
 
 def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1, blocks: int | None = None) -> Params:
-    """The nearest matrix: of every block on the diagonal the truncated SVD.
+    """The nearest matrix: the truncated SVD of every block on the diagonal.
 
     Args:
-      rank: r, of each block.
-      blocks: k, a divisor of both sides; None for the largest up to 8.
+      rank: r, the rank of each block.
+      blocks: k, a common divisor of both sides; None for the largest up to 8.
 
     Returns:
       {"a", "b"}. Cost: k SVDs.
 
     Raises:
-      ValueError: if the matrix is empty, r or k below 1, or k does not divide both sides.
+      ValueError: if the matrix is empty, r or k is below 1, or k does not divide both sides.
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,12 +1,14 @@
-"""Skew-circulant matrices: circulant ones with a minus sign on what wraps round.
+"""Skew-circulant matrices: circulant ones, with a minus sign on the entries that wrap around.
 
     [c0 -c3 -c2 -c1]
-    [c1  c0 -c3 -c2]      ΔW_ij = c_{i-j} where i >= j, -c_{n+i-j} where i < j,   c = a⊙b  or  c itself
+    [c1  c0 -c3 -c2]      ΔW_ij = c_{i-j} if i >= j, -c_{n+i-j} if i < j,   c = a⊙b  or  c itself
     [c2  c1  c0 -c3]
     [c3  c2  c1  c0]
 
-n values (stored as 2n in the Hadamard form), any rank up to n, one skew-circular convolution. A rectangular
-ΔW is the leading n_out×n_in part, n = max(n_out, n_in). `init` and `num_params` are those of `f_circulant`.
+The vectors have length n = max(n_out, n_in), and a rectangular ΔW is the leading n_out×n_in part of the n×n matrix. The
+Hadamard form c = a⊙b (the default) has 2n trained values, c alone has n; ΔW can have any rank up to n. A product with a
+vector is one skew-circular convolution, at a cost of O(n log n). Training starts with b = 0 and a random a, or with
+c = 0. `init` and `num_params` are those of `f_circulant`.
 
 Source: arXiv 2406.17740.
 """
@@ -20,7 +22,7 @@ from surm.matrices.algebra.params import Params
 
 __all__ = ["LINEAR", "init", "matvec", "num_params", "project", "to_dense"]
 
-LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # as of circulant, unmeasured
+LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # the rates of circulant; not measured for this family
 LINEAR = ("c",)
 PRODUCT = "transforms"
 
@@ -31,8 +33,8 @@ def matvec(
     """The product y_i = Σ_{j<=i} c_{i-j} x_j - Σ_{j>i} c_{n+i-j} x_j.
 
     Returns:
-      The products, in x's type. Cost: two FFTs of length max(n_out, n_in) a vector; differentiated,
-      params and x alone are kept.
+      The products, in x's dtype. Cost per vector: two complex FFTs of length n/2 if n = max(n_out, n_in) is even, or
+      two real ones of length n if it is odd. Only params and x are kept for the backward pass.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -54,10 +56,10 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def project(dense: Float[Array, "n_out n_in"], *, hadamard: bool = True) -> Params:
-    """The nearest skew-circulant: c_k is the signed mean of the entries with i - j = k mod n.
+    """The nearest skew-circulant matrix: c_k is the signed mean of the entries with i - j = k mod n.
 
     Args:
-      hadamard: return a = 1, b = c, or c alone.
+      hadamard: whether to return a = 1 and b = c, or c alone.
 
     Returns:
       {"a", "b"} or {"c"}. Cost O(n_out n_in).

@@ -1,10 +1,12 @@
-"""SVFT: the weight's own singular vectors, frozen, with new weights of their pairs.
+"""SVFT: the frozen singular vectors of the weight, with a trained weight for each pair of them.
 
-    ΔW = U diag(m) Vᵀ      U: (n_out, s),   Vᵀ: (s, n_in)   of the thin SVD of W, frozen;   m: (s,), trained
+    ΔW = U diag(m) Vᵀ      U: (n_out, s),   Vᵀ: (s, n_in)   from the thin SVD of W, frozen;   m: (s,), trained
 
-s = min(n_out, n_in) values and any rank up to s: like a circulant it is a diagonal between two fixed bases, which here
-are W's instead of Fourier's. The frozen factors are made anew from W wherever an adapter is loaded. Of the paper's four
-forms of m this is the plain one.
+There are s = min(n_out, n_in) trained values, and ΔW can have any rank up to s. Like a circulant matrix, ΔW is a
+diagonal between two fixed bases; here the bases are the singular vectors of W instead of Fourier's. A product with a
+vector costs s (n_out + n_in) multiply-adds, up to twice the cost of the layer. The frozen factors are not saved; they
+are recomputed from W each time an adapter is loaded. Training starts with m = 0. Of the paper's four variants this is
+the plain one, where m is diagonal.
 
 Source: arXiv 2405.19597.
 """
@@ -23,7 +25,7 @@ MEASURED_AS = "low_rank"
 
 
 def fixed(base: Float[Array, "n_out n_in"]) -> Params:
-    """The frozen factors: the singular vectors of the weight, 0 where its singular values are.
+    """The frozen factors: the singular vectors of the weight, with u set to 0 where the singular value is 0.
 
     Args:
       base: W, the weight that is updated.
@@ -38,7 +40,7 @@ def fixed(base: Float[Array, "n_out n_in"]) -> Params:
     """
     check_sizes(*base.shape)
     u, s, vt = singular.decompose(base)
-    told = s > jnp.finfo(s.dtype).eps * max(base.shape) * s[0]  # of the others any vectors would do
+    told = s > jnp.finfo(s.dtype).eps * max(base.shape) * s[0]  # the other vectors are not determined by W
     u = jnp.where(told[None], u, 0)
     return {"u": u.astype(base.dtype), "v": vt.astype(base.dtype)}
 
@@ -67,8 +69,8 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product U (m ⊙ (Vᵀ x)).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost s (n_out + n_in) a vector,
-      up to twice that of the layer itself.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      s (n_out + n_in) multiply-adds per vector, up to twice those of the layer itself.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -96,7 +98,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 def quick_dense(
     params: Params, n_out: int, n_in: int, *, precision: PrecisionLike = "highest"
 ) -> Float[Array, "{n_out} {n_in}"]:
-    """`to_dense`, in another precision where that is asked for.
+    """`to_dense` with a choice of the matmul's precision.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -105,13 +107,13 @@ def quick_dense(
       [[3.0], [4.0]]
     """
     _check(params, n_out, n_in)
-    wide = working_dtype(params["m"])  # so that bfloat16 is rounded but once
+    wide = working_dtype(params["m"])  # so that bfloat16 is rounded only once
     u, m, v = (params[name].astype(wide) for name in ("u", "m", "v"))
     return jnp.matmul(u * m[None], v, precision=precision).astype(params["m"].dtype)
 
 
 def num_params(n_out: int, n_in: int) -> int:
-    """Numbers stored: min(n_out, n_in).
+    """The number of trained values: min(n_out, n_in).
 
     Examples:
       >>> num_params(768, 3072)
@@ -122,13 +124,13 @@ def num_params(n_out: int, n_in: int) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, fixed: Params) -> Params:
-    """The nearest matrix between the frozen factors: m = diag(Uᵀ ΔW V).
+    """The nearest matrix with these frozen factors: m = diag(Uᵀ ΔW V).
 
     Args:
       fixed: the frozen factors, from `fixed`, whose columns and rows are orthonormal (or 0).
 
     Returns:
-      {"m"}. Cost n_out n_in s.
+      {"m"}. Cost: n_out n_in s multiply-adds.
 
     Raises:
       ValueError: if the matrix is empty, or the factors do not fit.

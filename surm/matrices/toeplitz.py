@@ -1,19 +1,21 @@
-"""Toeplitz matrices: constant along every diagonal.
+"""Toeplitz matrices, which are constant along every diagonal, and products of two symmetric ones.
 
     [t0 t1 t2 t3]
-    [t1 t0 t1 t2]      symmetric: entry (i, j) = t_{|i-j|};  the default ΔW = T(b) T(a) multiplies two of them
+    [t1 t0 t1 t2]      T(t) is symmetric: entry (i, j) = t_{|i-j|}.  The default is ΔW = T(b) T(a).
     [t2 t1 t0 t1]
     [t3 t2 t1 t0]
 
-Three forms, told apart by the names of the parameters; n = max(n_out, n_in):
+There are three forms, which differ in the names of their parameters; n = max(n_out, n_in):
 
-    {"a", "b"}        factors=2                    T(b) T(a), leading n_out×n_in part   2n values
-    {"b"}             factors=1                    T(b), leading n_out×n_in part         n values
-    {"b_diagonals"}   factors=1, symmetric=False   any Toeplitz matrix                   n_out + n_in - 1
+    parameters        options                      ΔW                                   trained values
+    {"a", "b"}        factors=2                    T(b) T(a), leading n_out×n_in part   2n
+    {"b"}             factors=1                    T(b), leading n_out×n_in part        n
+    {"b_diagonals"}   factors=1, symmetric=False   any Toeplitz matrix                  n_out + n_in - 1
 
-`b_diagonals` lists the diagonals from the top right corner to the bottom left one: the first row backwards,
-then the rest of the first column. A square T(b) T(a) is centrosymmetric (it equals itself turned by 180°), so
-half of all matrices' dimensions are out of its reach, whatever its rank.
+`b_diagonals` lists the diagonals from the top right corner to the bottom left one: the first row backwards, then the
+rest of the first column. ΔW can have any rank in each form. But a square T(b) T(a) is centrosymmetric (it does not
+change if it is rotated by 180°), and such matrices have only half of the dimensions of all matrices. A product with a
+vector costs O(n log n) by FFT. Training starts with b = 0 (or b_diagonals = 0) and a random a.
 
 Source: arXiv 2406.17740; G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., section 4.7.
 """
@@ -35,7 +37,7 @@ PRODUCT = "transforms"
 
 
 def _check_options(n_out: int, n_in: int, factors: int, symmetric: bool) -> None:
-    """Refuse what is none of the three forms."""
+    """Refuse options that are none of the three forms."""
     check_sizes(n_out, n_in)
     if factors not in (1, 2):
         raise ValueError(f"factors must be 1 or 2; given factors={factors}")
@@ -55,11 +57,11 @@ def init(
     symmetric: bool = True,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """Parameters of a zero matrix: a ~ N(0, 0.02²), everything else 0.
+    """Parameters of a zero matrix: a ~ N(0, 0.02²), all other parameters 0.
 
     Args:
       factors: 2 for T(b) T(a), 1 for one matrix.
-      symmetric: whether the one matrix is symmetric; two always are.
+      symmetric: whether a single matrix is symmetric; two factors always are.
 
     Returns:
       {"a", "b"}, {"b"} or {"b_diagonals"}.
@@ -82,7 +84,7 @@ def init(
 
 
 def _check_params(params: Params, n_out: int, n_in: int) -> tuple[str, ...]:
-    """The form of the parameters, once their lengths fit."""
+    """The names that tell the form of the parameters, after a check of their lengths."""
     form = check_keys(params, ("a", "b"), ("b",), ("b_diagonals",))
     given = f"with n_out={n_out}, n_in={n_in}"
     if form == ("b_diagonals",):
@@ -96,12 +98,12 @@ def _check_params(params: Params, n_out: int, n_in: int) -> tuple[str, ...]:
 def matvec(
     params: Params, x: Float[Array, "*b n_in"], n_out: int, *, convolve: fourier.Convolution = fourier.convolve
 ) -> Float[Array, "*b {n_out}"]:
-    """The product T x, or T(b) (T(a) x), each factor by one convolution.
+    """The product T x or T(b) (T(a) x), with one convolution for each factor.
 
     Returns:
-      The products, in x's type. Cost: per factor two real FFTs a vector, of the first smooth length that
-      holds its diagonals (at most 2n - 1, n_out + n_in - 1 for one factor); differentiated, params and x alone
-      are kept.
+      The products, in x's dtype. Cost: two real FFTs per vector and factor, padded to the first smooth length that
+      holds the factor's diagonals (n_out + n_in - 1 for a single factor, at most 2n - 1 for two).
+      Only params and x are kept for the backward pass.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -123,12 +125,12 @@ def _product(params, x, n_out, convolve):
 
 
 def _diagonals(params: Params, n_out: int, n_in: int) -> Float[Array, " d"]:
-    """The diagonals of a form with one factor."""
+    """The list of diagonals of a form with one factor."""
     return params["b_diagonals"] if "b_diagonals" in params else diagonals.symmetric(params["b"], n_out, n_in)
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:
-    """The dense matrix, T or the leading part of T(b) T(a).
+    """The dense matrix: T, or the leading part of T(b) T(a).
 
     Examples:
       >>> import jax.numpy as jnp
@@ -141,7 +143,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
     if form != ("a", "b"):
         return diagonals.from_diagonals(_diagonals(params, n_out, n_in), n_out, n_in)
     a, b, n = params["a"], params["b"], max(n_out, n_in)
-    wide = working_dtype(a, b)  # so that bfloat16 is rounded but once
+    wide = working_dtype(a, b)  # so that bfloat16 is rounded only once
     left = diagonals.from_diagonals(diagonals.symmetric(b.astype(wide), n_out, n), n_out, n)
     right = diagonals.from_diagonals(diagonals.symmetric(a.astype(wide), n, n_in), n, n_in)
     return jnp.matmul(left, right, precision="highest").astype(jnp.result_type(a, b))
@@ -162,11 +164,11 @@ def quick_dense(
 
 
 def _dense(params: Params, rows: int, n_in: int, n: int, precision: PrecisionLike) -> Float[Array, "{rows} {n_in}"]:
-    """The first rows of the matrix whose larger side is n, the quickest way."""
+    """The first rows of the matrix whose larger side is n, computed in the fastest way."""
     if "a" not in params:
         return diagonals.from_diagonals(_diagonals(params, rows, n_in), rows, n_in)
     a, b = params["a"], params["b"]
-    wide = working_dtype(a, b)  # so that bfloat16 is rounded but once
+    wide = working_dtype(a, b)  # so that bfloat16 is rounded only once
     left, right = diagonals.symmetric(b.astype(wide), rows, n), diagonals.symmetric(a.astype(wide), n, n_in)
     return toeplitz_product.dense(left, right, rows, n_in, precision=precision).astype(jnp.result_type(a, b))
 
@@ -174,12 +176,12 @@ def _dense(params: Params, rows: int, n_in: int, n: int, precision: PrecisionLik
 def dense_matvec(
     params: Params, x: Float[Array, "*b n_in"], n_out: int, *, matmul: centrosymmetric.Matmul = jnp.matmul
 ) -> Float[Array, "*b {n_out}"]:
-    """`matvec` by a product with the dense matrix; at half its cost where that is square, symmetric and even.
+    """`matvec` by a product with the dense matrix, which costs half if ΔW is n×n, n even, with symmetric factors.
 
-    Such a T, and T(b) T(a), are centrosymmetric, so that the upper half of the matrix is enough.
+    T(b) and T(b) T(a) are then centrosymmetric, so that the upper half of the matrix is enough.
 
     Returns:
-      The products, in x's type; what is multiplied is rounded to it first.
+      The products, in x's dtype, to which the matrix is rounded before it is multiplied.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -194,13 +196,13 @@ def dense_matvec(
 
 
 def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = True) -> int:
-    """Numbers stored: 2n for two factors, n for one symmetric, n_out + n_in - 1 for one general.
+    """The number of trained values: 2n for two factors, n for one symmetric factor, n_out + n_in - 1 for a general one.
 
     Here n = max(n_out, n_in).
 
     Args:
       factors: 2 for T(b) T(a), 1 for one matrix.
-      symmetric: whether the one matrix is symmetric; two always are.
+      symmetric: whether a single matrix is symmetric; two factors always are.
 
     Raises:
       ValueError: if a size is below 1, or the options are none of the three forms.
@@ -216,14 +218,14 @@ def num_params(n_out: int, n_in: int, *, factors: int = 2, symmetric: bool = Tru
 
 
 def project(dense: Float[Array, "n_out n_in"], *, factors: int = 2, symmetric: bool = True) -> Params:
-    """The nearest member: means over diagonals for one factor, alternating least squares for two.
+    """The nearest member, or one close to it: means over diagonals for one factor, alternating least squares for two.
 
-    One factor: the nearest matrix. Two factors: a local optimum, never worse than the nearest single
-    symmetric Toeplitz matrix, and exact for most members; see `toeplitz_pair`.
+    For one factor the result is the nearest matrix. For two factors it is a local optimum, never worse than the
+    nearest symmetric Toeplitz matrix, and exact for most members; see `toeplitz_pair`.
 
     Args:
       factors: 2 for T(b) T(a), 1 for one matrix.
-      symmetric: whether the one matrix is symmetric; two always are.
+      symmetric: whether a single matrix is symmetric; two factors always are.
 
     Returns:
       {"a", "b"}, {"b"} or {"b_diagonals"}. Cost O(n_out n_in) for one factor.

@@ -1,9 +1,10 @@
-"""VeRA: two trained vectors that scale the rows of two random matrices, frozen and the same in every layer.
+"""VeRA: two trained vectors that scale the rows of two frozen random matrices, which all layers of one shape share.
 
     ΔW = diag(b) B diag(d) A      A: (r, n_in),   B: (n_out, r) random, frozen;   b: (n_out,),   d: (r,) trained
 
-n_out + r values. The random matrices are drawn from a fixed seed, for layers of one shape the same, so no file holds
-them.
+There are n_out + r trained values, and the rank is at most r. A product with a vector costs r (n_out + n_in)
+multiply-adds. The random matrices are not saved; they are drawn from a fixed seed. Training starts with b = 0
+and d = 0.1.
 
 Source: arXiv 2310.11454.
 """
@@ -34,16 +35,16 @@ SHARED = {"A": "model", "B": "model"}
 
 _SEED = 0
 _ROUNDS = 100
-"""Of alternating least squares in a projection, at most."""
+"""The largest number of rounds of alternating least squares in a projection."""
 _LEAST_GAIN = 1e-4
-"""A round that brings the matrix nearer by less than this share of the target is the last."""
+"""The rounds end when the error falls by less than this fraction of the norm of the given matrix."""
 
 
 def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 256) -> Params:
-    """The frozen matrices, uniform in ±√(6/fan-in) (Kaiming).
+    """The frozen matrices, uniform in ±√(6 / fan-in) (Kaiming uniform).
 
     Args:
-      base: the weight that is updated; its shape and type alone are read.
+      base: the weight that is updated, of which only shape and dtype are used.
       rank: r.
 
     Returns:
@@ -60,7 +61,7 @@ def fixed(base: Float[Array, "n_out n_in"], *, rank: int = 256) -> Params:
     n_out, n_in = base.shape
     check_sizes(n_out, n_in)
     check_positive("rank", rank)
-    with jax.threefry_partitionable(True):  # the same numbers whatever the process has set
+    with jax.threefry_partitionable(True):  # the same numbers for every setting of the process
         of_a, of_b = jax.random.split(jax.random.key(_SEED, impl="threefry2x32"))
         a = jax.random.uniform(of_a, (rank, n_in), jnp.float32, minval=-1)
         b = jax.random.uniform(of_b, (n_out, rank), jnp.float32, minval=-1)
@@ -102,7 +103,8 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
     """The product b ⊙ (B (d ⊙ (A x))).
 
     Returns:
-      The products, in x's type; computed in the common type of x and the parameters. Cost r (n_out + n_in) a vector.
+      The products, computed in the common dtype of x and the parameters and returned in x's dtype. Cost:
+      r (n_out + n_in) multiply-adds per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -130,7 +132,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
 
 
 def num_params(n_out: int, n_in: int, *, rank: int = 256) -> int:
-    """Numbers stored: n_out + r.
+    """The number of trained values: n_out + r.
 
     Args:
       rank: r.
@@ -148,17 +150,18 @@ def num_params(n_out: int, n_in: int, *, rank: int = 256) -> int:
 
 
 def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 256) -> Params:
-    """A matrix near by: alternately the best b for a given d and the best d for a given b.
+    """A member close to a matrix: alternately the best b for a given d and the best d for a given b.
 
-    It starts where the best unrestricted diag(b) B diag(d), as one matrix between dense and A, is nearest to rank one
-    when divided by B: for a matrix of the family whose A has independent rows, there it is.
+    The start comes from M = dense A⁺, the best unrestricted matrix in the place of diag(b) B diag(d). Divided entrywise
+    by B, it should be b dᵀ, so d starts as the first right singular vector of the quotient. If dense is a member and
+    the rows of A are independent, this start is already exact.
 
     Args:
       fixed: the frozen matrices, from `fixed`.
-      rank: r, theirs.
+      rank: r, the rank of the frozen matrices.
 
     Returns:
-      {"b", "d"}. Cost: an SVD of A and one of n_out×r; O(n_out n_in r + r³) a round, of up to 100.
+      {"b", "d"}. Cost: an SVD of A and one of an n_out×r matrix, and O(n_out n_in r + r³) for each of up to 100 rounds.
 
     Raises:
       ValueError: if the matrix is empty, rank is below 1, or the frozen matrices do not fit.
@@ -197,14 +200,14 @@ def project(dense: Float[Array, "n_out n_in"], *, fixed: Params, rank: int = 256
 
 
 def _best_b(of_a: Array, of_b: Array, target: Array, d: Array) -> Float[Array, " n_out"]:
-    """The b nearest for a given d: of every row by itself."""
+    """The best b for a given d; every row of the matrix determines its own entry."""
     rows = jnp.matmul(of_b * d[None], of_a, precision="highest")
     square = jnp.sum(rows**2, axis=1)
     return jnp.sum(rows * target, axis=1) / jnp.where(square > 0, square, 1)
 
 
 def _best_d(of_a: Array, of_b: Array, target: Array, b: Array) -> Float[Array, " r"]:
-    """The d nearest for a given b: linear least squares, the solution of least norm."""
+    """The best d for a given b: linear least squares, the solution of least norm."""
     left = b[:, None] * of_b
     normal = jnp.matmul(left.T, left, precision="highest") * jnp.matmul(of_a, of_a.T, precision="highest")
     products = jnp.einsum("oi,or,ri->r", target, left, of_a, precision="highest")

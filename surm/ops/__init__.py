@@ -1,1 +1,1 @@
-"""Helps for XLA: products, activations, fusion."""
+"""Operations written so that XLA compiles them well: products, activations, control of fusion."""

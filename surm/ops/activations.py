@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x·Φ(x), with Φ from erf and in single precision at least, as PyTorch computes it.
+    """x·Φ(x), with Φ computed from erf in float32 at least, as PyTorch does.
 
     (`jax.nn.gelu` uses erfc, which is more accurate for x far below 0, where the value is tiny, and several times
     slower on a CPU.)
@@ -37,11 +37,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "laplace": lambda x: 0.5 * (1 + jax.lax.erf((x - 0.707107) / (0.282095 * 2**0.5))),
     "sqrtsoftplus": lambda x: jnp.sqrt(jax.nn.softplus(x)),
 }
-"""Of the models' MLPs; the spellings of Hugging Face's config.json are `surm.models.hf_fields.HF_ACTIVATIONS`."""
+"""The activations of the models' MLPs. `surm.models.hf_fields.HF_ACTIVATIONS` has Hugging Face's names for them."""
 
 BRANCH_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
-    # jax.nn.relu has derivative 0 at 0, where every adapter starts: it would never leave.
+    # jax.nn.relu has derivative 0 at 0, where every adapter starts, so the adapter would never train.
     "relu": lambda x: jnp.maximum(x, 0),
     "tanh": jnp.tanh,
     "identity": lambda x: x,

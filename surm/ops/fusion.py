@@ -74,13 +74,13 @@ def not_before(values: V, other: Float[Array, "*shape"]) -> V:
     """
     if not other.size:
         return values
-    # Of axes that types tell to be spread over devices no single entry can be had.
+    # Along axes that are spread over devices (according to the type), a single entry cannot be read.
     first = other[tuple(0 if part is None else slice(None) for part in jax.typeof(other).sharding.spec)].min()
     return jax.tree.map(lambda value: value + (0 * first).astype(value.dtype), values)
 
 
 @functools.cache
 def _called(function: Callable[P, R]) -> Callable[P, R]:
-    from jax.experimental.scheduling_groups import xla_metadata_call  # experimental: asked for where it is needed
+    from jax.experimental.scheduling_groups import xla_metadata_call  # experimental, so not imported before it is used
 
     return xla_metadata_call(function, inlineable="false")

@@ -1,4 +1,4 @@
-"""Helps for values inside `jax.shard_map`, where an axis of the mesh is handled by hand."""
+"""Marks values inside `jax.shard_map`, where axes of the mesh are handled manually, as varying over these axes."""
 
 import jax
 
@@ -7,7 +7,7 @@ def vary_together(*values: jax.Array) -> tuple[jax.Array, ...]:
     """Marks values as varying over every mesh axis that one of them varies over; does nothing outside `shard_map`.
 
     JAX inserts this by itself between its own operations: its transpose sums the gradient over the devices. A function
-    with a derivative of its own has to ask for it.
+    with a custom derivative has to do it explicitly.
 
     Args:
       *values: arrays that meet in one computation, such as a batch that is spread over devices and a kernel that is

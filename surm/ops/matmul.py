@@ -2,8 +2,8 @@
 
 The gradient of a kernel, xᵀ·dy, needs one operand transposed in memory. JAX computes it as (dyᵀ·x)ᵀ, which transposes
 dy. As dy is a sum over the residual branches above, XLA recomputes that whole sum inside the strided copy. Here x is
-transposed instead, which is in memory already. On other platforms this is JAX's own product, which has every
-derivative.
+transposed instead, which is in memory already. On other platforms this is JAX's own product, which can be
+differentiated in every mode.
 """
 
 import jax
@@ -39,7 +39,7 @@ def _forward(x, kernel):
 def _backward(saved, dy):
     x, kernel = saved
     sharding = jax.typeof(kernel).sharding
-    if AxisType.Explicit in sharding.mesh.axis_types:  # then no axis of the batch may be lost in another
+    if AxisType.Explicit in sharding.mesh.axis_types:  # then the axes of the batch must not be merged by a reshape
         batch = tuple(range(x.ndim - 1))
         return dy @ kernel.T, jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), out_sharding=sharding)
     rows, gradients = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])

@@ -1,12 +1,12 @@
-"""Where and how a trained update enters a model.
+"""Attaches structured updates and adapters to a model, and merges, saves and combines them.
 
-`spec` says what is wanted: which method, which family, which layers. `select` finds layers by patterns, `placement`
-wraps them, `passed_over` names what else a pattern matches, and `linear_maps` says which matrix a layer is. `layers`
-and `adapters` hold the updates, `surgery` attaches, merges and detaches them, `counts` counts their parameters, and
-`store` saves the trained part. `trees` does the same for parameter trees of other frameworks, and `kernels` says how
-matrices lie in them. `multiply` chooses the fastest way to multiply. `together` holds everything about several
-adapters: combining, adding, serving, warm starts. `schedules` holds what some families do while a model trains: they
-keep to a budget of ranks, or add a penalty to the loss.
+`spec` defines the `PeftSpec`, which names method, family and layers. `select` finds layers by patterns, `placement`
+wraps them, `passed_over` reports other modules that a pattern matches, and `linear_maps` reads a layer as a matrix.
+`layers` and `adapters` define the wrapped layers, `surgery` attaches, merges and detaches them, `counts` counts their
+parameters, and `store` saves the trained arrays. `trees` does the same for parameter trees of other frameworks, and
+`kernels` describes how matrices lie in their arrays. `multiply` chooses the fastest way to multiply. `together` deals
+with several adapters: combining, adding, serving, warm starts. `schedules` applies rank budgets and penalties while a
+model trains.
 """
 
 from surm.matrices import FAMILIES

@@ -18,7 +18,7 @@ from surm.peft.variables import AdapterParam
 from surm.peft.wrapped import MergeableLinear, WrappedLinear, like_answer
 
 _ADAPTER_DEVIATION = 0.02
-"""The deviation of an adapter's random factor in the authors' code, whatever the family's update starts from."""
+"""The standard deviation of an adapter's random factor in the authors' code, for every family."""
 
 
 def _widths(base: nnx.Module) -> tuple[tuple[int, ...], int]:
@@ -71,11 +71,11 @@ class Hadamard(nnx.Module):
         self.scale, self.shift = AdapterParam(jnp.ones(shape)), AdapterParam(jnp.zeros(shape))
 
     def __call__(self, h: Float[Array, "..."], beside: Callable[[Array], Array] = lambda each: each) -> Array:
-        """Applies the map, in h's type.
+        """Applies the map, in h's dtype.
 
         Args:
           h: the vectors, along the last axis.
-          beside: brings scale and shift into a shape that broadcasts to them.
+          beside: a function that reshapes scale and shift so that they broadcast to h.
 
         Returns:
           The mapped vectors.
@@ -100,7 +100,7 @@ class HadamardLinear(MergeableLinear):
         return y if self.merged or not self.enabled else self.delta(y, lambda each: self.map.beside(each, y))
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel with the scale, and the bias with scale and shift; InputError if the layer has no bias."""
+        """The scaled kernel, and the bias after scale and shift; InputError if the layer has no bias."""
         if self.bias is None:
             raise InputError("the layer has no bias into which the shift could be folded")
         layout, shape, bias = self.map.layout, self.kernel.shape, self.bias[...]
@@ -113,12 +113,12 @@ class Affine(nnx.Module):
     """A small trained map x ↦ x·kernel + bias, or a stack of them."""
 
     def __init__(self, kernel: Float[Array, "*stack n_in n_out"]):
-        """Starts from a kernel, and a bias of 0."""
+        """Starts with the given kernel and a bias of 0."""
         self.kernel = AdapterParam(kernel)
         self.bias = AdapterParam(jnp.zeros((*kernel.shape[:-2], kernel.shape[-1])))
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
-        """Applies the map, in x's type."""
+        """Applies the map, in x's dtype."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         return kernels.each(lambda x, kernel, bias: matmul(x, kernel) + bias, kernel.ndim - 2)(x, kernel, bias)
 
@@ -129,7 +129,7 @@ class Bottleneck(nnx.Module):
     family = "bottleneck"
 
     def __init__(self, spec: PeftSpec, width: int, *, stack: Sequence[int] = (), rngs: nnx.Rngs):
-        """Draws `down`; `up` starts at 0, so that nothing is added yet. Each layer of a stack has its own."""
+        """Draws `down`; `up` is 0, so that the branch adds nothing at first. Each layer of a stack has its own."""
         size = spec.options.get("size", METHODS["bottleneck"].options["size"])
         if size < 1:
             raise InputError(f"bottleneck: size={size}, expected at least 1")

@@ -10,7 +10,7 @@ from surm.peft.spec import PeftSpec
 
 
 def check(model: Any, spec: Any, rngs: Any) -> None:
-    """Raises InputError if they are not model, spec and random streams, or a part of the model has no usable name."""
+    """Raises InputError if the arguments are not of these three types, or a part of the model has an unusable name."""
     if not (isinstance(model, nnx.Module) and isinstance(spec, PeftSpec) and isinstance(rngs, nnx.Rngs)):
         given = ", ".join(_class(one) for one in (model, spec, rngs))
         raise InputError(
@@ -19,7 +19,7 @@ def check(model: Any, spec: Any, rngs: Any) -> None:
         )
     for path, _ in select.walk(model):
         if path and isinstance(path[-1], str) and ("." in path[-1] or path[-1].isdecimal()):
-            raise InputError(f"the model has a part named {path[-1]!r}; expected a name without dots that is no number")
+            raise InputError(f"the model has a part named {path[-1]!r}; expected a name without dots, not a number")
 
 
 def _class(one: Any) -> str:

@@ -25,13 +25,13 @@ class ParameterCount:
 
 
 def count_parameters(model: nnx.Module) -> ParameterCount:
-    """Counts a model's parameters; in a model without an adapter none trains.
+    """Counts a model's parameters; a model without an adapter has no trainable ones.
 
     Args:
       model: any NNX module.
 
     Returns:
-      The counts, as stored.
+      The numbers of stored values.
     """
     sizes = [(type(variable), variable[...].size) for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     return ParameterCount(
@@ -43,7 +43,7 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
 
 def table(model: nnx.Module) -> str:
     """Lists the adapted layers of a model, one a line: path, shape, family, parameters. The totals follow."""
-    seen: set[int] = set()  # what several places share counts where it comes first
+    seen: set[int] = set()  # a variable that several layers share is counted in the first of them
     rows = [(path, _shape(layer), layer.delta.family, _own(layer, seen))
             for path, layer in surgery.layers_by_path(model).items()]  # fmt: skip
     width = max((len(row[0]) for row in rows), default=0)

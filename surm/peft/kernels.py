@@ -9,7 +9,7 @@
     layers under a scan, experts            (layers, n_in, n_out)   KernelLayout((1,), (2,), stacked=(0,))
     Linen's convolution                     (h, w, n_in, n_out)     KernelLayout(inputs=(0, 1, 2), outputs=(3,))
 
-A matrix is always (n_out, n_in), whatever the layout of its kernel.
+A matrix is always (n_out, n_in), for every layout of its kernel.
 """
 
 import dataclasses

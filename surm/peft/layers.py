@@ -71,7 +71,7 @@ class UpdatedLinear(MergeableLinear):
             return y
         bias = 0 if self.bias is None else self.map.bias_beside(self.bias[...], y).astype(y.dtype)
         gain = self.map.beside(self._gain(), y)
-        return y + ((gain - 1) * (y - bias)).astype(y.dtype)  # where the gain is 1, y to the last bit
+        return y + ((gain - 1) * (y - bias)).astype(y.dtype)  # where the gain is 1, this is exactly y
 
     def _updated(self, x: Float[Array, "..."], options: dict[str, Any]) -> Float[Array, "..."]:
         path = self._path(x)
@@ -85,7 +85,7 @@ class UpdatedLinear(MergeableLinear):
         return y + like_answer(self.map.output((self.scale * update).astype(y.dtype), y), options)
 
     def follow(self, spec: PeftSpec) -> None:
-        """Multiplies along the path, and with the scale, of another spec; InputError if the layer cannot."""
+        """Takes over the path and the scale of another spec; InputError if the layer does not support the path."""
         self._check_fusible(spec.path)
         super().follow(spec)
         self.scale = spec.scale
@@ -93,8 +93,8 @@ class UpdatedLinear(MergeableLinear):
     @staticmethod
     def _check_magnitude(base: nnx.Module, spec: PeftSpec) -> None:
         if spec.magnitude and linear_maps.more_than_multiplies(base):
-            raise InputError(f"magnitude=True, but the layer is {linear_maps.named(base)}, which answers in its "
-                             "own way; expected a layer whose output is its kernel's product plus a bias")  # fmt: skip
+            raise InputError(f"magnitude=True, but the layer is {linear_maps.named(base)}, which has a "
+                             "__call__ of its own; expected one that only multiplies and adds a bias")  # fmt: skip
 
     def _check_fusible(self, path: str) -> None:
         if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
@@ -102,7 +102,7 @@ class UpdatedLinear(MergeableLinear):
             raise InputError(f"path={path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
 
     def _path(self, x: Array) -> str:
-        self._check_fusible(self.path)  # anew: `jax.default_matmul_precision` may have been another then
+        self._check_fusible(self.path)  # again: `jax.default_matmul_precision` may have changed since
         if self.path != "auto":
             return self.path
         fusible = self.dropout is None and not fused.obstacle(self.base)
@@ -133,7 +133,7 @@ class UpdatedLinear(MergeableLinear):
         return kernel + self.map.layout.kernel(update, kernel.shape)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel plus the update, by the definition of the family."""
+        """The kernel plus the dense update, computed by the family's `to_dense`."""
         kernel, of = self.base.kernel[...], self.map
         kernel = self._summed(kernel, self.scale * self.delta.to_dense()).astype(kernel.dtype)
         if self.magnitude is not None:

@@ -6,7 +6,7 @@
     nnx.Einsum("btd,dhk->bthk")             d               (d, h, k)                  h, k
     any of them under nnx.vmap, nnx.scan    as it does      (layers, its own axes)     as it does
 
-A vector consists of what a layer reads, or writes, along those axes, in their order.
+A vector consists of the numbers that a layer reads, or writes, along those axes, in their order.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class LinearMap:
         of a stack; inside, for one layer, it does not.
       read: a function from the number of axes of an input to their meaning.
       written: the same for an output.
-      split_off: the number of axes that `nnx.vmap` and `nnx.scan` split off.
+      split_off: the number of leading axes that `nnx.vmap` and `nnx.scan` map over.
     """
 
     layout: KernelLayout = KernelLayout()
@@ -150,7 +150,7 @@ def _names(term: str, ndim: int) -> list[str]:
 
 
 def _oddity(read: str, kernel: str, written: str) -> str:
-    """The reason why an einsum is no product of matrices and vectors; empty if it is one."""
+    """The reason why an einsum is not a product of matrices with vectors; empty if it is one."""
     terms = [term.replace("...", "") for term in (read, kernel, written)]
     x, weight, y = map(set, terms)
     of_output = [axis for axis in terms[2] if axis in weight]
@@ -159,7 +159,7 @@ def _oddity(read: str, kernel: str, written: str) -> str:
     if "..." in kernel or ("..." in read) != ("..." in written):
         return "has an ellipsis that is not one of both input and output"
     if alone := sorted((weight ^ x) - y):
-        return f"sums over {', '.join(alone)} in one operand alone"
+        return f"sums over {', '.join(alone)} in only one operand"
     if not (weight & x) - y:
         return "sums over no axis of the kernel: it scales what it reads"
     if not (weight & y) - x:
@@ -177,7 +177,7 @@ _MAPS: dict[type[nnx.Module], Callable[..., tuple[LinearMap, tuple[int, ...]]]] 
 """Every class of layers that are linear maps, with the functions that give the map and the shape of its kernel."""
 
 LAYERS = tuple(_MAPS)
-"""These classes."""
+"""The classes in `_MAPS`."""
 
 
 def linear_map(layer: nnx.Module) -> LinearMap:
@@ -190,8 +190,8 @@ def linear_map(layer: nnx.Module) -> LinearMap:
       The map.
 
     Raises:
-      InputError: if it is no linear map, or its kernel cannot be adapted; the message describes the layer without its
-        path.
+      InputError: if the layer is not a linear map, or its kernel cannot be adapted; the message describes the layer
+        without its path.
     """
     kernel = layer.kernel
     if isinstance(layer, nnx.LoRALinear):

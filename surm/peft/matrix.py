@@ -26,7 +26,10 @@ from surm.peft.variables import AdapterParam, FixedParam
 
 
 def multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[None]:
-    """Where matmuls have a layer's precision: of a pair the higher; for none and a `DotAlgorithm` the device's own."""
+    """A context in which matmuls have a layer's precision.
+
+    Of a pair of precisions, the higher one counts. None and a `DotAlgorithm` leave the precision as it is.
+    """
     if isinstance(precision, str) and precision in DotAlgorithmPreset.__members__:
         precision = DotAlgorithmPreset[precision]
     if precision in (None, DotAlgorithmPreset.DEFAULT) or isinstance(precision, DotAlgorithm):
@@ -39,7 +42,7 @@ def multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[N
 
 
 def _rows_of_a_device(x: Float[Array, "*batch n"]) -> int:
-    """The vectors of a batch that one device has: as many as there are, unless x's type tells how they are spread."""
+    """The number of vectors per device, if x's type tells how the batch is spread; otherwise of all vectors."""
     sharding = jax.typeof(x).sharding
     axes = [axis for part in sharding.spec[:-1] if part for axis in ((part,) if isinstance(part, str) else part)]
     return max(math.prod(x.shape[:-1]) // math.prod(sharding.mesh.shape[axis] for axis in axes), 1)
@@ -58,19 +61,19 @@ class StructuredMatrix(nnx.Module):
         base: Float[Array, "*stack n_out n_in"] | None = None,
         rngs: nnx.Rngs,
     ):
-        """Draws the initial parameters: the matrix is zero, its gradient is not.
+        """Draws the initial parameters: the matrix is zero, but its gradient is not.
 
         Args:
-          spec: names the family and its options.
+          spec: the spec, which names the family and its options.
           n_out: rows.
           n_in: columns.
-          stack: how many such matrices there are along each of the axes that all parameters then have in front.
-          base: the weight that is updated, for the families that make fixed arrays from it.
+          stack: the numbers of matrices along the leading axes that all parameters have in a stack; () for one matrix.
+          base: the weight that is updated, for families that compute fixed arrays from it.
           rngs: source of the initial values.
 
         Raises:
-          InputError: if an option does not fit the shape, or the family has trained arrays that layers share and there
-            is a stack.
+          InputError: if an option does not fit the shape, or if there is a stack and the family's layers share trained
+            arrays.
         """
         self.family, self.n_out, self.n_in, self.stack = spec.family, n_out, n_in, tuple(stack)
         family, fixed = matrices.FAMILIES[spec.family], {}
@@ -83,8 +86,8 @@ class StructuredMatrix(nnx.Module):
         except ValueError as error:
             raise InputError(f"{spec.family}: {error}") from error
         if stack and (shared := [name for name in family.shared if name in values]):
-            raise InputError(f"{spec.family} shares {', '.join(shared)} among layers, which those stacked in one array "
-                             "cannot; expected another family there")  # fmt: skip
+            raise InputError(f"{spec.family} shares {', '.join(shared)} among layers, but layers stacked in one array "
+                             "cannot share; expected another family there")  # fmt: skip
         self.parameters = nnx.Dict({name: AdapterParam(value) for name, value in values.items()})
         self.fixed = nnx.Dict({name: FixedParam(value) for name, value in fixed.items()})
         self.target_rank = spec.structure.get("rank", matrices.options(spec.family).get("rank"))
@@ -92,16 +95,16 @@ class StructuredMatrix(nnx.Module):
         self.own_axes = tuple((name, array.ndim - len(stack)) for name, array in (values | fixed).items() if stack)
 
     def initial(self, spec: PeftSpec, key: PRNGKeyArray) -> matrices.Params:
-        """Parameters of a zero matrix by a spec, of a stack of others each."""
+        """Initial parameters, for which the matrix is zero; each matrix of a stack has others."""
         family = matrices.FAMILIES[self.family]
         init = functools.partial(family.init, n_out=self.n_out, n_in=self.n_in, **spec.structure)
         return kernels.each(init, len(self.stack))(jax.random.split(key, self.stack) if self.stack else key)
 
     def stacked(self, params: matrices.Params | None = None) -> int:
-        """Over how many axes there is a matrix each: inside `nnx.scan` and `nnx.vmap` fewer than outside.
+        """The number of leading stacked axes of the arrays, which is smaller inside `nnx.scan` and `nnx.vmap`.
 
         Raises:
-          InputError: if not all arrays have as many.
+          InputError: if the arrays have different numbers of such axes.
         """
         params = self.values() if params is None else params
         counts = {name: jnp.ndim(params[name]) - axes for name, axes in self.own_axes}
@@ -111,7 +114,7 @@ class StructuredMatrix(nnx.Module):
         return next(iter(counts.values()), 0)
 
     def values(self) -> dict[str, Array]:
-        """The family's parameters as plain arrays, the fixed ones among them."""
+        """The family's parameters and fixed arrays, as plain arrays by name."""
         return {name: variable[...] for name, variable in (*self.parameters.items(), *self.fixed.items())}
 
     def __call__(
@@ -121,14 +124,14 @@ class StructuredMatrix(nnx.Module):
 
         Args:
           x: vectors.
-          path: one of the paths beside the layer.
-          precision: of matmuls, as the layer's.
+          path: `branch`, `branch_dft` or `branch_dense`; see `surm.peft.multiply.paths`.
+          precision: the precision of matmuls, as in the layer.
 
         Returns:
-          The products, in x's type.
+          The products, in x's dtype.
 
         Raises:
-          ValueError: if the path is no such one.
+          ValueError: if the family does not have the path.
         """
         with multiplying(precision):
             if path == "branch":
@@ -149,34 +152,34 @@ class StructuredMatrix(nnx.Module):
         return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
 
     def to_dense(self) -> Float[Array, "*stack n_out n_in"]:
-        """The matrix in full, by its definition."""
+        """The dense matrix, computed by its definition."""
         return self._dense(matrices.FAMILIES[self.family].to_dense, self.values())
 
     def matvec(self, params: matrices.Params, x: Float[Array, "*b n_in"]) -> Float[Array, "*b n_out"]:
-        """The matrix that other parameters make, times every row of x."""
+        """The product with every row of x, for the given parameters instead of the module's own."""
         return self._matvec(params, x)
 
     def dense_matvec(
         self, params: matrices.Params, x: Float[Array, "*b n_in"], multiply: Callable[[Array, Array], Array]
     ) -> Float[Array, "*b n_out"]:
-        """The same through the dense matrix, by a product of vectors with a kernel as `jnp.matmul` or surm's."""
+        """The same as `matvec`, through the dense matrix; `multiply` is a product such as `jnp.matmul`."""
         family = matrices.FAMILIES[self.family]
-        if family.dense_matvec and platform_of(x) == "cpu":  # elsewhere it moves more than it saves
+        if family.dense_matvec and platform_of(x) == "cpu":  # elsewhere it costs more in memory traffic than it saves
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
             return kernels.each(product, self.stacked(params))(params, x)
         kernel = self.dense(params, x.dtype).mT.astype(x.dtype)
         return by_itself(kernels.each(multiply, self.stacked(params)))(x, kernel)
 
     def dense(self, params: matrices.Params, dtype: DTypeLike = jnp.float32) -> Float[Array, "*stack n_out n_in"]:
-        """The matrix that other parameters make, in full, the quickest way: up to rounding.
+        """The dense matrix for the given parameters, up to rounding, computed in the fastest way.
 
         Args:
-          params: the family's.
-          dtype: that the matrix will be rounded to. Elsewhere than on a CPU half precision has no use for factors that
-            are multiplied in more than the device's own precision of float32: on a TPU that halves the time to compile.
+          params: the family's parameters and fixed arrays.
+          dtype: the dtype to which the matrix will be rounded. If it has half precision, matmuls on devices other than
+            a CPU use the device's default precision, which is enough, and on a TPU halves the time to compile.
 
         Returns:
-          The matrix, in the parameters' type.
+          The matrix, in the parameters' dtype.
         """
         family = matrices.FAMILIES[self.family]
         if not family.quick_dense:
@@ -195,5 +198,5 @@ class StructuredMatrix(nnx.Module):
 
 @functools.cache
 def _compiled(fixed: Callable[..., matrices.Params], structure: FrozenDict) -> Callable[[Array], matrices.Params]:
-    """What makes a family's fixed arrays, compiled: once for all layers of a shape."""
+    """The function that computes a family's fixed arrays, compiled once for all layers of a shape."""
     return jax.jit(functools.partial(fixed, **structure))

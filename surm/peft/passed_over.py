@@ -60,13 +60,13 @@ def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Wa
 
     Args:
       patterns: the patterns of the targets.
-      left_alone: tells whether a path is no target, whatever the patterns say.
+      left_alone: a function that says whether a path is excluded, even if patterns match it.
       walked: the nodes of the model.
       layers: the dotted paths of the adapted layers.
 
     Raises:
-      InputError: if a pattern matches a module that has a kernel but is no linear map, or if it matches only one layer
-        beside other modules that hold matrices.
+      InputError: if a pattern matches a module that has a kernel but is not a linear map, or if it matches at most one
+        layer besides other modules that hold matrices.
     """
     others = {path: node for path, node in _holders(walked).items() if not left_alone(path)}
     for pattern in patterns:
@@ -77,7 +77,7 @@ def check(patterns: Iterable[str], left_alone: Callable[[str], bool], walked: Wa
                 raise InputError(f"pattern {pasted(pattern)} matches {path}, {_in_words(node)}; {way}")
             adapted = [layer for layer in layers if match(layer)]
             if len(adapted) < 2:
-                beside = f"{adapted[0]} alone" if adapted else "no layer to adapt"
+                beside = f"only {adapted[0]}" if adapted else "no layer to adapt"
                 passes_over = f"pattern {pasted(pattern)} matches {beside}, but skips {path}, {_in_words(node)}"
                 raise InputError(f"{passes_over}; {way}")
             logging.getLogger(__name__).warning("targets %s skip %s, %s", pasted(pattern), path, _in_words(node))
@@ -88,12 +88,12 @@ def check_parent(model: nnx.Module, places: Iterable[select.Path]) -> None:
     for place in places:
         parent = select.get(model, place[:-1])
         if isinstance(parent, _NORMALISING):
-            raise InputError(f"stands in {linear_maps.named(parent)}, which computes its kernel anew in every call; "
-                             "expected a layer by itself")  # fmt: skip
+            raise InputError(f"is inside {linear_maps.named(parent)}, which computes its kernel again in every "
+                             "call; expected a layer outside of such a module")  # fmt: skip
 
 
 def _holders(walked: Walked) -> Mapping[str, nnx.Module]:
-    """The frozen modules that are no linear layers but have a kernel, or hold matrices and no linear layer."""
+    """The frozen modules, other than linear layers, that have a kernel, or that hold matrices but no linear layer."""
     within = {place for path, node in walked if isinstance(node, linear_maps.LAYERS) for place in _above(path)}
     found = {}
     for path, node in walked:

@@ -25,24 +25,24 @@ def wrap_targets(model: nnx.Module, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Co
     """Wraps every layer that a spec targets, in place.
 
     Args:
-      model: changed; what the spec's `train` names is `Trainable` already.
-      spec: of a position in `WRAPPERS`.
+      model: the model, which is changed. The variables that the spec's `train` names are `Trainable` already.
+      spec: a spec whose position is in `WRAPPERS`.
       rngs: source of initial values and dropout masks.
       saved: the paths of a saved adapter's arrays, which tell what was adapted then; None for a new adapter.
 
     Raises:
-      InputError: if a pattern matches nothing but what trains as a whole, or what cannot be adapted, two rules claim a
-        layer, or an option does not fit one.
+      InputError: if a pattern matches no layer, or only layers that train as a whole or cannot be adapted; if two rules
+        claim a layer; or if an option does not fit a layer.
     """
     wrapper = WRAPPERS[spec.position]
     layers, walked = select.linear_layers(model), select.walk(model)
     places = select.places(walked)
-    names = {}  # of every layer, by the first of them
+    names = {}  # all names of every layer, by the first one
     for path in layers.values():
         every = [select.dotted(place) for place in places[id(select.get(model, path))]]
         names[every[0]] = every
     whole = {first for first in names if isinstance(select.get(model, layers[first]).kernel, Trainable)}
-    whole -= {first for first in whole if f"{first}.base.kernel" in (saved or ())}  # surm 0.1.0 trained both
+    whole -= {first for first in whole if f"{first}.base.kernel" in (saved or ())}  # surm 0.1.0 adapted such layers too
     shared: dict[tuple, nnx.Variable] = {}
     for dotted, own in _targets(model, spec, names, whole, strict=saved is None).items():
         if saved is not None and not _was_adapted(own, names[dotted], saved):
@@ -110,7 +110,7 @@ def _is_off(spec: PeftSpec, path: str) -> bool:
 
 
 def _was_adapted(spec: PeftSpec, names: Iterable[str], saved: Collection[str]) -> bool:
-    """Whether a saved adapter has arrays of a layer; where layers share them, all that are targets."""
+    """Whether a saved adapter has arrays of a layer; if layers share arrays, all targets count."""
     shared = spec.position in ("update", "adapter") and matrices.FAMILIES[spec.family].trained_shared
     return shared or any(path.startswith(f"{name}.delta.") for name in names for path in saved)
 
@@ -132,18 +132,18 @@ def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.V
 
 
 def norms(model: nnx.Module, spec: PeftSpec, variables: Iterable[str]) -> list[str]:
-    """The variables of the norms that a Hadamard adapter trains; none of any other method.
+    """The variables of the norms that a Hadamard adapter trains too; no variables for other methods.
 
     Args:
-      model: where the spec does not give the option `norm`, its attribute `norm_behind_attention` does.
-      spec: of the adapter.
-      variables: dotted paths.
+      model: the model, whose attribute `norm_behind_attention` is the default of the option `norm`.
+      spec: the spec of the adapter.
+      variables: the dotted paths of variables.
 
     Returns:
-      Those whose path, or a leading part of it, the option `norm` matches.
+      The paths that the pattern `norm` matches as a whole or up to a dot.
 
     Raises:
-      InputError: if neither gives it, or it matches nothing.
+      InputError: if neither option nor attribute is given, or the pattern matches nothing.
     """
     if spec.position != "hadamard":
         return []

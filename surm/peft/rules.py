@@ -18,7 +18,7 @@ def parse_rules(text: str) -> dict[str, dict[str, Any] | None]:
       text: rules `PATTERN => NAME=VALUE, ...` or `PATTERN => off`, separated by semicolons; may be empty.
 
     Returns:
-      For every pattern the fields that differ, with all other names in `options`; None for `off`.
+      For every pattern the fields that it changes, where names that are not fields are in `options`; None for `off`.
 
     Raises:
       InputError: if a rule is not of that form, or a pattern is given twice.
@@ -59,7 +59,7 @@ def claiming(rules: Mapping[str, Any], *names: str) -> tuple[list[str], bool]:
       *names: the layer's dotted paths; there are several if the layer is used in several places.
 
     Returns:
-      The patterns; there is at most one, unless one of them is `off`.
+      The patterns, and whether one of them is `off`. Without `off` there is at most one.
 
     Raises:
       InputError: if two rules match the layer and none of them is `off`.

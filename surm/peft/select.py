@@ -169,7 +169,7 @@ def _ends(path: str) -> list[int]:
 
 
 def compiled(pattern: str) -> re.Pattern:
-    """Compiles a pattern; raises InputError if it is no regular expression."""
+    """Compiles a pattern; raises InputError if it is not a regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:

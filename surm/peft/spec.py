@@ -1,4 +1,4 @@
-"""A `PeftSpec` says what to train: the method, the family and the places."""
+"""`PeftSpec` specifies what to train: the method, the matrix family and the targeted layers."""
 
 import dataclasses
 import math
@@ -56,7 +56,7 @@ METHODS: dict[str, Method] = {
 
 @dataclasses.dataclass(frozen=True)
 class PeftSpec:
-    """Says what is trained in a model, and how it enters.
+    """Specifies the trained part of a model and how it enters the model.
 
     Methods:
       update: y = base(x) + scale·ΔW·dropout(x) at every target, a layer that is a linear map (`surm.peft.linear_maps`);
@@ -64,12 +64,12 @@ class PeftSpec:
       adapter: h = base(x), y = h + act(S·dropout(h)) + bias at every target, with S square and structured.
       bottleneck: h = base(x), y = h + up(act(down(dropout(h)))), maps with a bias to `size` (an option) and back; the
         ordinary adapter, a baseline.
-      hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, where attention ends. The norms that the
-        option `norm` matches train too (`''`: none; by default those behind attention, which the model's attribute
-        `norm_behind_attention` names). It merges and has no dropout. The head trains alone first, then rests.
+      hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, the output layers of attention. The norms
+        that the option `norm` matches train too (`''` for none; by default the model's attribute
+        `norm_behind_attention`). It merges and has no dropout. First only the head trains, then it is frozen.
       loko: an update, trained by a Kalman filter (`surm.training.loko`).
-      full: the targets themselves, which are variables, train.
-      bitfit: the same; the targets are the biases unless others are named.
+      full: the targets are variables, which train themselves.
+      bitfit: the same, with the biases as default targets.
       head: only the variables that `train` names train (a linear probe).
 
     Attributes:
@@ -78,8 +78,8 @@ class PeftSpec:
       options: options of the family and of its training (`bottleneck` and `hadamard_adapter` have their own), as a
         mapping or a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
       targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
-        whole. If empty, the rules' patterns are the targets, or else the method's own. A layer that `train` trains as a
-        whole is no target of a pattern that matches other layers too.
+        whole. If empty, the rules' patterns are the targets, or else the method's own. A pattern leaves
+        out layers that `train` trains as a whole, as long as it matches other layers too.
       scale: multiplies ΔW; read by updates. (For the authors' α/r convention, give α/r.)
       dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
       activation: the activation of `adapter` and `bottleneck`: gelu, relu, tanh or identity.
@@ -87,12 +87,12 @@ class PeftSpec:
         it, one of them matches whole. `("head",)` trains the head.
       path: how an `update` or `adapter` multiplies: one of the ways in `surm.peft.multiply.paths`, or `auto`, the
         fastest by measurements on that platform (experiments/paths). The result is the same up to rounding, so the
-        path is no part of a saved adapter.
-      rules: other families, options, scales, dropouts or magnitudes for the layers that a pattern matches, which are
-        targets then: a mapping from patterns to mappings of those fields, or a string such as
-        `".*value => family=low_rank, rank=2; .*up => scale=0.5; blocks\\.0\\..* => off"`, where a name that is no field
-        is an option. A layer with `off` (None in a mapping) is no target. Two rules for one layer are an error.
-      exclude: regular expressions for layers that are no targets, whatever else matches them.
+        path is not saved with an adapter.
+      rules: other families, options, scales, dropouts or magnitudes for the layers that a pattern matches, which
+        become targets: a mapping from patterns to mappings of those fields, or a string such as
+        `".*value => family=low_rank, rank=2; .*up => scale=0.5; blocks\\.0\\..* => off"`, where a name that is not a
+        field is an option. A layer with `off` (None in a mapping) is not a target. Two rules for a layer are an error.
+      exclude: regular expressions for layers that are not targets, even if targets or rules match them.
       magnitude: whether the norms of an updated weight's rows train separately from their directions, with n_out more
         parameters (DoRA); for updates of any family.
 
@@ -116,7 +116,7 @@ class PeftSpec:
     dropout: float = 0.0
     activation: str = "gelu"
     train: Sequence[str] | str = ()
-    path: str = dataclasses.field(default="auto", compare=False)  # not a part of what is trained
+    path: str = dataclasses.field(default="auto", compare=False)  # it does not change the trained arrays
     rules: Mapping[str, Mapping[str, Any] | None] | str = FrozenDict()
     exclude: Sequence[str] | str = ()
     magnitude: bool = False
@@ -157,7 +157,7 @@ class PeftSpec:
           *names: the layer's dotted paths; there are several if it is used in several places. A pattern may match any.
 
         Returns:
-          The spec with the layer's rule applied, and without rules; None if the layer is no target.
+          The spec with the layer's rule applied, and without rules; None if the layer is not a target.
 
         Raises:
           InputError: if two rules match the layer.
@@ -183,7 +183,7 @@ class PeftSpec:
         own = parse_options(own) if isinstance(own, str) else own
         new = {**change, "options": {**(self.options if family == self.family else {}), **own}}
         new |= {name: float(new[name]) for name in ("scale", "dropout") if type(new.get(name)) is int}
-        known = family in [*matrices.FAMILIES]  # an unknown one is refused where the fields are checked
+        known = family in [*matrices.FAMILIES]  # an unknown family is refused when the fields are checked
         path = self.path if known and self.path in available(self.position, family) else "auto"
         return dataclasses.replace(self, **new, path=path, rules={}, exclude=())
 
@@ -234,7 +234,7 @@ class PeftSpec:
                     f"the method {self.method!r} does not"
                 )
         if self.targets and self.method == "head":
-            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains what `train` names alone")
+            raise InputError(f"targets={quoted(self.targets)}, but the method 'head' trains only what `train` names")
         if self.position == "adapter" and matrices.FAMILIES[self.family].fixed:
             raise InputError(
                 f"family={self.family!r} is made from the weight that it updates; an adapter stands behind it. "

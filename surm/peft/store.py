@@ -104,7 +104,7 @@ def read_adapter(path: str | os.PathLike) -> Saved:
 
 
 def attached(saved: Saved, model: Model) -> Model:
-    """A model with an adapter like the saved one, not filled yet, in evaluation mode; InputError for another base."""
+    """A model with a new adapter of the saved form, in evaluation mode; InputError for another base."""
     adapted = surgery.reattach(surgery.detach(surgery.unmerge(model)), saved.spec, nnx.Rngs(0), saved=saved.arrays)
     adapted.eval()
     check_base(saved, adapted)
@@ -149,14 +149,14 @@ def _made_of_base(model: nnx.Module) -> dict[str, float]:
 
 
 def check_made(saved: Saved, model: nnx.Module) -> None:
-    """Refuses an adapter whose family computes other arrays from the base here than where it was trained."""
+    """Raises InputError if the arrays that a family computes from the base are not those of the training machine."""
     folder, here = saved.folder, _made_of_base(model)
     for path, length in (saved.config.get("made_of_base") or {}).items():
         if not math.isclose(length, here.get(path, length), rel_tol=1e-2, abs_tol=1e-6):
             raise InputError(
-                f"adapter {str(folder)!r}: what its family makes of the base differs here at {path}, where singular "
-                "values of the base are equal, or nearly; expected the machine that saved it: there surm.to_low_rank "
-                "or surm.merge make something that travels"
+                f"adapter {str(folder)!r}: the arrays that its family computes from the base differ here at {path}, "
+                "because singular values of the base are equal or nearly equal. On the machine that saved the adapter, "
+                "surm.to_low_rank or surm.merge makes a model that other machines can read"
             )
 
 
@@ -185,7 +185,7 @@ def _outputs(given: dict[str, Any], expected: dict[str, Any]) -> str:
     outputs = given[other[0]].shape[-1]
     return (
         f"; make the model with {outputs} outputs of its {modules.pop()} (classes, say), or train a run with "
-        "config.init_adapter, which takes the update and starts a head anew"
+        "config.init_adapter, which takes over the update and starts with a new head"
     )
 
 
@@ -202,13 +202,13 @@ def _read_weights(folder: epath.Path, config: dict[str, Any]) -> dict[str, np.nd
         raise InputError(f"no adapter in {str(folder)!r}: {WEIGHTS} is missing")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != config.get("weights_sha256"):
-        raise InputError(f"{str(file)!r} is truncated, or not the file that {CONFIG} beside it was written with")
+        raise InputError(f"{str(file)!r} is truncated, or does not belong to the {CONFIG} beside it")
     with safetensors.safe_open(files.local(file), framework="numpy") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is not a dict
 
 
 def check_base(saved: Saved, adapted: nnx.Module) -> None:
-    """Refuses an adapter that was trained on another base than the model's."""
+    """Raises InputError if an adapter was trained on a base other than the model's."""
     folder, trained_on, given = saved.folder, saved.config.get("base"), base_hash(adapted)
     if not isinstance(trained_on, dict) or not isinstance(trained_on.get("sha256"), str):
         raise InputError(f"{str(folder / CONFIG)!r} does not name its base")

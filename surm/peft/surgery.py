@@ -37,8 +37,8 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
     Args:
       model: any NNX module, which is left untouched. Its layers of `nnx.Linear`, `nnx.LinearGeneral` (as in
         `nnx.MultiHeadAttention`) and `nnx.Einsum` can be adapted, single or stacked by `nnx.vmap`.
-      spec: what to train and where. A layer that `train` trains as a whole is no target of a pattern that matches
-        other layers too; if a pattern matches nothing else, this is an error.
+      spec: what to train and where. A pattern leaves out layers that `train` trains as a whole; if it matches no other
+        layers, this is an error.
       rngs: source of the adapter's initial values (stream `params`) and dropout masks.
 
     Returns:
@@ -53,7 +53,7 @@ def attach(model: Model, spec: PeftSpec, rngs: nnx.Rngs) -> Model:
 
 
 def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[str] | None = None) -> Model:
-    """Attaches as `attach` does, or as was done for a saved adapter, perhaps by surm 0.1.0, which knew fewer layers.
+    """Attaches as `attach` does, or as was done for a saved adapter, perhaps by surm 0.1.0, which adapted fewer layers.
 
     Args:
       model: left untouched.
@@ -109,7 +109,7 @@ def detach(model: Model) -> Model:
 
 
 def merge(model: Model) -> Model:
-    """Returns the model with every update folded into its kernel, so that inference costs nothing more.
+    """Returns the model with every update folded into its kernel, so that inference costs no more than without it.
 
     Args:
       model: a model with an update or a Hadamard adapter (or one that trains the layers themselves); left untouched.
@@ -193,7 +193,7 @@ def _following(model: Model, **change: Any) -> Model:
 
 @contextlib.contextmanager
 def disabled(model: Model) -> Iterator[Model]:
-    """Switches the adapter off inside a `with` block: the layers answer as if it were not there.
+    """Switches the adapter off inside a `with` block: the layers compute as if it were not there.
 
     The variables that `PeftSpec.train` names, such as the head, keep their trained values.
 
@@ -222,7 +222,7 @@ def disabled(model: Model) -> Iterator[Model]:
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.State]:
-    """Splits a model for a training step into its structure, the trained arrays by dotted path, and all the rest."""
+    """Splits a model for a training step: its structure, the trained arrays by dotted path, and all other state."""
     graphdef, trainable, frozen = nnx.split(model, Trainable, ...)
     return graphdef, {select.dotted(path): var[...] for path, var in nnx.to_flat_state(trainable)}, frozen
 
@@ -239,7 +239,7 @@ def join(
     Args:
       graphdef: the structure.
       trainable: trained arrays by path, possibly other ones of the same shapes.
-      frozen: all the rest.
+      frozen: all other state.
       scale: the scale of the updates; None for the model's own.
 
     Returns:

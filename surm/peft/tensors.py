@@ -18,15 +18,15 @@ from surm.errors import InputError, one_line
 
 
 def encoded(arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file that holds these arrays, whatever their layout in memory.
+    """The bytes of a safetensors file that holds these arrays, for every layout in memory.
 
     Args:
       arrays: arrays of NumPy or JAX by key; they may be transposed, broadcast, empty or without axes.
       metadata: texts for the header of the file.
 
     Returns:
-      The bytes, checked to hold every array bit for bit. The cost is a copy of arrays that are not in order yet, the
-      file, and one comparison.
+      The bytes, checked to hold every array bit for bit. Cost: a copy of every array that is not in C order, the
+      bytes, and one comparison.
 
     Raises:
       InputError: if an array holds a number that is not finite, or the format does not have its dtype.
@@ -38,7 +38,7 @@ def encoded(arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str] | None 
       True
     """
     given = {key: np.asarray(arrays[key]) for key in sorted(arrays)}
-    head = dict(metadata) if metadata else None  # of an empty one the library would write that it is empty
+    head = dict(metadata) if metadata else None  # for an empty mapping the library would write an empty entry
     _check_finite(given)
     try:
         data = safetensors.numpy.save({key: _in_order(array) for key, array in given.items()}, head)

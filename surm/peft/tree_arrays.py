@@ -34,7 +34,7 @@ def form(array: Any) -> jax.ShapeDtypeStruct:
 
 def is_kernel(path: str, leaf: Any) -> bool:
     """Whether an array may be a kernel; the biases of Linen's attention have two axes too."""
-    boxed = ".value"  # what Flax puts around an array of which it knows more
+    boxed = ".value"  # the suffix of an array in one of Flax's metadata boxes
     return len(leaf.shape) >= 2 and path.removesuffix(boxed).rpartition(".")[2] != "bias"
 
 
@@ -62,7 +62,7 @@ def layouts_by_path(layouts: Mapping[str, KernelLayout], leaves: Mapping[str, An
         paths = [known[name][0] for name in select.matching([pattern], known, "array or module")]
         left = [path for path in paths if path not in chosen]
         if not left:
-            what = f"what {pasted(pattern)} matches, patterns before it match"
+            what = f"all arrays that {pasted(pattern)} matches are matched by patterns before it"
             raise InputError(f"layouts: {what}; put it in front of them")
         chosen |= dict.fromkeys(left, layout)
     return chosen

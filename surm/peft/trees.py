@@ -27,7 +27,7 @@ from surm.peft.spec import PeftSpec
 
 Tree = TypeVar("Tree")
 _VALUE = "value"
-"""The name, in an adapter, of the array of a leaf that trains itself."""
+"""The name of the array, in an adapter, of a leaf that trains as a whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Update:
     path: str
     segment: str  # empty for the whole kernel
     layout: KernelLayout
-    shape: tuple[int, ...]  # of the kernel
+    shape: tuple[int, ...]  # the shape of the kernel
     spec: PeftSpec
 
     @property
@@ -63,13 +63,13 @@ class _Update:
         return self._of_each(init, jax.random.split(key, self.layout.stack(self.shape)))
 
     def fixed(self, kernel: Float[Array, "..."]) -> Params:
-        """What the family makes of the base; nothing for most."""
+        """The arrays that the family computes from the base; empty for most families."""
         if not self.family.fixed:
             return {}
         return self._of_each(functools.partial(self.family.fixed, **self.spec.structure), self._base(kernel))
 
     def added(self, kernel: Float[Array, "..."], params: Params) -> Float[Array, "..."]:
-        """kernel + scale·ΔW; the bits of other segments stay."""
+        """kernel + scale·ΔW; the other segments keep their bits."""
         to_dense = self.family.quick_dense or self.family.to_dense
         delta = self._of_each(functools.partial(to_dense, n_out=self.sizes[0], n_in=self.sizes[1]), params)
         updated = self._base(kernel) + (self.spec.scale * delta).astype(kernel.dtype)
@@ -80,7 +80,7 @@ class _Update:
         return self.layout.matrices(kernel)[..., self.rows, :]
 
     def _of_each(self, function: Callable[..., Any], argument: Any) -> Any:
-        """A family's function of every matrix of a stack."""
+        """Applies a family's function to every matrix of a stack."""
         try:
             return self.layout.each(function)(argument)
         except ValueError as error:
@@ -93,32 +93,34 @@ def adapt_params(
     """Makes an adapter for a tree of parameters, and the function that applies it: kernel + scale·ΔW.
 
     Args:
-      params: any tree of arrays, such as `variables["params"]` or an Equinox module; left untouched. Leaves that are no
-        arrays pass through.
-      spec: of the method `update`. Its targets match whole the dotted path of a kernel, `encoder.0.query.kernel`, of a
-        module that holds it and no other kernel, `encoder.0.query`, or of a segment, `encoder.0.qkv.kernel:query` or
-        `encoder.0.qkv:query`; those of rules and exclude likewise. `train` names leaves that train themselves, such as
-        the head. `path` is not read, and no penalty or rank budget acts: there is no training here.
-      key: for the initial values.
-      layouts: by pattern, as targets, which axes of kernels are what; the first pattern that matches counts. A kernel
-        of two axes that none matches is (n_in, n_out); **those of Equinox and PyTorch are not** (`KernelLayout`).
+      params: any tree of arrays, such as `variables["params"]` or an Equinox module; left untouched. Leaves that are
+        not arrays are passed through.
+      spec: a spec of the method `update`. Its patterns (targets, rules, exclude) match a whole dotted path: that of a
+        kernel, `encoder.0.query.kernel`; of a module with one kernel, `encoder.0.query`; or of a segment,
+        `encoder.0.qkv.kernel:query` or `encoder.0.qkv:query`. `train` names leaves that train as a whole, such as the
+        head. `path` is not used, and penalties and rank budgets do not act, because the training is the caller's.
+      key: the random key of the initial values.
+      layouts: the layouts of kernels, by patterns like those of targets; the first pattern that matches counts. A
+        kernel with two axes that no pattern matches is read as (n_in, n_out), **which is wrong for Equinox and
+        PyTorch**: see `KernelLayout`.
 
     Returns:
-      The adapter: for every target its parameters by name, `{"encoder.0.query.kernel": {"a": ..., "b": ...}}`, as the
-      family has them (with stacked axes in front); for a leaf that trains itself `{"value": ...}`. It is a plain tree
-      for optax, `jax.vmap` or a file.
-      And a pure function (frozen, adapter) -> the adapted tree, for use inside `jax.jit`, `jax.grad` and `jax.vmap`. It
-      has the structure and types of frozen, which is params, or a tree with such kernels at the same paths; sums are
-      made in float32 at least and rounded to the kernel's type (in bfloat16 small updates are lost: keep frozen in
-      float32 and compute in bfloat16). All other leaves are those of frozen. It takes the adapter also as one flat
-        dictionary by `path.name`. The arrays that a family fixes by the base, it keeps: made here, once, they are
-        constants of what is compiled.
-      It raises InputError, listing what differs, if names or shapes of the adapter or of the kernels are others.
+      The adapter and a function that applies it.
+      The adapter holds the family's parameters of every target, with stacked axes in front, such as
+      `{"encoder.0.query.kernel": {"a": ..., "b": ...}}`, and `{"value": ...}` for a leaf that trains as a whole. It is
+      a plain tree for optax, `jax.vmap` or a file.
+      The function (frozen, adapter) -> adapted tree is pure and can be used inside `jax.jit`, `jax.grad` and
+      `jax.vmap`. `frozen` is params, or a tree with such kernels at the same paths; the result has its structure and
+      dtypes, and its other leaves unchanged. Sums are computed in float32 at least and rounded to the kernel's dtype.
+      (In bfloat16 small updates are lost: keep `frozen` in float32 and compute in bfloat16.) The adapter may also be a
+      flat dictionary by `path.name`. Arrays that a family computes from the base are computed once, by `adapt_params`,
+      and are constants of the compiled program. The function raises InputError, which lists the differences, if names
+      or shapes of the adapter or of the kernels are not the expected ones.
 
     Raises:
-      InputError: if the method is another, or the spec has dropout or a magnitude; a pattern matches nothing (the
-        nearest paths are named), or what is no kernel; two rules claim a kernel; a layout is missing or does not fit;
-        an option does not fit a kernel's shape.
+      InputError: if the method is not `update`, or the spec has dropout or a magnitude; if a pattern matches nothing
+        (the message names the nearest paths) or an array that is not a kernel; if two rules claim a kernel; if a layout
+        is missing or does not fit; or if an option does not fit a kernel's shape.
 
     Examples:
       >>> params = {"mlp": {"kernel": jnp.ones((4, 6)), "bias": jnp.zeros(6)}}
@@ -144,7 +146,7 @@ def adapt_params(
     keys = jax.random.split(key, len(updates))
     adapter = {update.name: update.initial(key) for update, key in zip(updates, keys, strict=True)}
     fixed = {update.name: update.fixed(_wide(leaves[update.path])) for update in updates}
-    adapter |= {path: {_VALUE: jnp.array(leaves[path])} for path in trained}  # a copy: it may be donated
+    adapter |= {path: {_VALUE: jnp.array(leaves[path])} for path in trained}  # a copy: the adapter may be donated
     expected = jax.tree.map(tree_arrays.form, tree_arrays.arrays_of(adapter))
     places = {path: tree_arrays.form(leaves[path]) for path in (*(update.path for update in updates), *trained)}
     names = {name: list(values) for name, values in adapter.items()}
@@ -164,7 +166,7 @@ def adapt_params(
 
 
 def _check(spec: PeftSpec) -> None:
-    """Refuses what a kernel cannot have: of the whole spec, or of what holds for one."""
+    """Raises InputError if the spec, or the spec of one kernel, has fields that do not work in a tree of parameters."""
     if spec.method != "update":
         raise InputError(f"method={spec.method!r}, but in a tree of parameters only kernels change; expected 'update'")
     if spec.dropout:
@@ -179,7 +181,7 @@ def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, Ke
     known = tree_arrays.named(leaves, layouts)
     matched = select.matching((*spec.targets, *spec.rules, *spec.exclude), known, "array or module")
     _check(spec)
-    names: dict[tuple[str, str], list[str]] = {}  # a kernel has its module's too
+    names: dict[tuple[str, str], list[str]] = {}  # a kernel may also be named by its module
     for name, place in known.items():
         names.setdefault(place, []).append(name)
     found = {place: own for place in dict.fromkeys(known[name] for name in matched)
@@ -198,7 +200,7 @@ def _updates(spec: PeftSpec, leaves: Mapping[str, Any], layouts: Mapping[str, Ke
 def _update(spec: PeftSpec, path: str, segment: str, leaf: Any, layouts: Mapping[str, KernelLayout]) -> _Update:
     shape = tuple(leaf.shape)
     if not tree_arrays.is_kernel(path, leaf):
-        raise InputError(f"targets match {path}, {in_words(leaf)}, which is no kernel; expected kernels alone")
+        raise InputError(f"targets match {path}, {in_words(leaf)}, which is not a kernel; expected only kernels")
     tree_arrays.check_floating("targets", path, leaf)
     if len(shape) != 2 and path not in layouts:
         raise InputError(f"{path} is {in_words(leaf)}; expected two axes, or which of them are inputs and outputs: "
@@ -213,7 +215,7 @@ def _update(spec: PeftSpec, path: str, segment: str, leaf: Any, layouts: Mapping
 
 
 def _trained(spec: PeftSpec, leaves: Mapping[str, Any], updated: set[str]) -> list[str]:
-    """The paths of leaves that train themselves."""
+    """The paths of the leaves that train as a whole."""
     trained = select.under(spec.train, leaves)
     for path in trained:
         tree_arrays.check_floating("train", path, leaves[path])
@@ -223,13 +225,13 @@ def _trained(spec: PeftSpec, leaves: Mapping[str, Any], updated: set[str]) -> li
 
 
 def _wide(kernel: Any) -> Float[Array, "..."]:
-    """In float32 at least."""
+    """The kernel in float32 at least."""
     kernel = jnp.asarray(kernel)
     return kernel.astype(working_dtype(kernel))
 
 
 def _replaced(tree: Tree, changed: Mapping[str, Any]) -> Tree:
-    """The tree with other arrays at some paths, in the types of those before."""
+    """The tree with other arrays at some paths, converted to the dtypes of the previous ones."""
 
     def of(path: tuple, leaf: Any) -> Any:
         dotted = tree_arrays.dotted(path)

@@ -33,7 +33,7 @@ class WrappedLinear(nnx.Module):
         self.follow(spec)
 
     def follow(self, spec: PeftSpec) -> None:
-        """Multiplies along the path chosen by `spec`, which is otherwise the layer's own one."""
+        """Takes over the path of multiplication from another spec."""
         self.path = spec.path
 
     @property
@@ -65,7 +65,7 @@ class WrappedLinear(nnx.Module):
         """The output of the wrapped layer, with options of its call; InputError for an einsum of another string."""
         given, own = options.get("einsum_str"), getattr(self.base, "einsum_str", None)
         if given is not None and given.replace(" ", "") != own:
-            raise InputError(f"einsum_str={given!r}, but the layer that has an adapter is of {own!r}; expected that")
+            raise InputError(f"einsum_str={given!r}, but the adapted layer is of {own!r}; expected that")
         return self.base(x, **options)
 
     def dropped(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -74,7 +74,7 @@ class WrappedLinear(nnx.Module):
 
 
 def like_answer(change: Float[Array, "..."], options: dict[str, Any]) -> Float[Array, "..."]:
-    """A branch's output in the form of the layer's, spread over devices as the options of the call demand."""
+    """A branch's output, spread over devices as the options of the layer's call demand."""
     sharding = options.get("out_sharding")
     return change if sharding is None else jax.sharding.reshard(change, sharding)
 
@@ -104,8 +104,8 @@ class MergeableLinear(WrappedLinear):
         if self.merged:
             return
         if linear_maps.more_than_multiplies(self.base):
-            raise InputError(f"the layer is {linear_maps.named(self.base)}, which answers in its own way; the trained "
-                             "part does not fold into its kernel")  # fmt: skip
+            raise InputError(f"the layer is {linear_maps.named(self.base)}, which has a __call__ of its own; the "
+                             "trained part cannot be folded into its kernel")  # fmt: skip
         folded = dict(self.folded())
         self.base_arrays = nnx.Dict({name: BaseArray(getattr(self.base, name)[...]) for name in folded})
         for name, array in folded.items():

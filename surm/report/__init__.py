@@ -1,4 +1,4 @@
-"""Shows runs to people: one as a picture and a few lines, many as a page. Imports no jax.
+"""Shows results: one run as curves and a few lines of text, many runs as a page. Does not import jax.
 
     python -m surm.report runs/sweep --out report     report/index.html, report.md and report.tex
 

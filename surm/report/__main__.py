@@ -5,7 +5,7 @@
 
 Reads every result.json under the given folders (and the training results that experiments committed under `results`),
 groups seeds, compares results on the same data, and writes index.html, report.md and report.tex, replacing older files.
-Files that are no result, and runs that have not finished, are named and skipped. Imports no jax.
+Files that are not results, and unfinished runs, are reported and skipped. Does not import jax.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line.
 
     Args:
-      arguments: those behind the program's name; None for the process's own.
+      arguments: the arguments after the program's name; None for those of the process.
 
     Returns:
-      0; 2 if there is nothing to report.
+      The exit status: 0, or 2 if there is nothing to report.
     """
     parser = argparse.ArgumentParser(
         prog="python -m surm.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

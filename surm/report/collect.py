@@ -93,19 +93,19 @@ def collect(paths: Iterable[str | os.PathLike]) -> Found:
 
 
 def read(file: epath.Path) -> dict[str, Any]:
-    """Reads the result that a file holds; raises InputError if it holds none."""
+    """Reads the result in a file; raises InputError if the file does not hold a result."""
     data = files.read_object(file)
-    if "metric" not in data and isinstance(data.get("eval"), dict):  # results before there were texts had one metric
+    if "metric" not in data and isinstance(data.get("eval"), dict):  # old results had a single metric
         (data["metric"], *_) = [*(name for name in data["eval"] if name != "loss"), None]
     for name, kind in NEEDED.items():
         if name not in data:
-            raise InputError(f"has no {name!r}, so it is no result of a run, or of an older version")
+            raise InputError(f"has no {name!r}, so it is not the result of a run, or an older version wrote it")
         if not isinstance(data[name], kind):
             raise InputError(f"has {data[name]!r} as {name!r}, expected {KINDS[kind]}")
     if not all_numbers(data["eval"]) or data["metric"] not in data["eval"]:
         raise InputError(f"'eval' is {data['eval']!r}, expected numbers, {data['metric']!r} among them")
     for name in data["eval"]:
-        of_result(data, name)  # refuses a direction or a unit that is none
+        of_result(data, name)  # refuses an unknown direction or unit
     return data
 
 

@@ -34,7 +34,7 @@ class Row:
         return self.results[0].data["adapter_parameters"]
 
     def values(self, metric: str) -> list[float]:
-        """The values of a metric, one number a seed."""
+        """The values of a metric, one number for each seed."""
         return [value for result in self.results for value in result.values.get(metric, ())]
 
     def mean(self, metric: str) -> float:
@@ -61,7 +61,7 @@ class Table:
     Attributes:
       task: the data and the main metric.
       metrics: the main metric, then the others.
-      rows: sorted by the mean of the main metric.
+      rows: the rows, sorted by the mean of the main metric.
       differing: the keys of the config that differ between rows, except those that the labels show and those that
         only one version's configs have.
     """
@@ -169,7 +169,7 @@ def settings(data: Mapping[str, Any]) -> dict[str, str]:
     found = flat(data["config"])
     if "optim.learning_rate" in found:
         if data["method"] == "head":
-            found["optim.learning_rate"] = "–"  # nothing has it
+            found["optim.learning_rate"] = "–"  # no variable is trained at this rate
         elif data.get("learning_rate") is not None:
             found["optim.learning_rate"] = f"{data['learning_rate']:g}"
     if "optim.steps" in found and "steps" in data:

@@ -41,17 +41,17 @@ def drawn_from(file: str | os.PathLike) -> str:
       The digest of its sources at the time.
 
     Raises:
-      InputError: if it carries no digest, or is no picture.
+      InputError: if the file carries no digest or is not an image.
     """
     from PIL import Image
 
     try:
         with Image.open(file) as picture:
             told = picture.info.get(_KEY)
-    except OSError as error:  # also of what is no picture
+    except OSError as error:  # also raised for a file that is not an image
         raise InputError(f"{str(file)!r} cannot be read: {error}") from error
     if told is None:
-        raise InputError(f"{str(file)!r} does not say what it was drawn from")
+        raise InputError(f"{str(file)!r} holds no record of the files it was drawn from")
     return told
 
 

@@ -33,7 +33,7 @@ def shown(folder: str | os.PathLike, *, colour: bool = False) -> str:
       The folder's path, followed by names and values in two columns.
 
     Raises:
-      InputError: if the folder is neither, or a file in it is damaged.
+      InputError: if the folder is not one of these, or a file in it is damaged.
     """
     path = files.path(folder)
     facts = facts_of(path)
@@ -52,17 +52,17 @@ def facts_of(path: epath.Path) -> dict[str, str]:
       One text for each fact.
 
     Raises:
-      InputError: as `shown`.
+      InputError: as in `shown`.
     """
     if not path.is_dir():
-        raise InputError(f"there is no folder {str(path)!r}; expected one of a run or of an adapter")
+        raise InputError(f"there is no folder {str(path)!r}; expected that of a run or of an adapter")
     if (path / "result.json").is_file():
         return _of_result(_result(path / "result.json"))
     if (path / "adapter_config.json").is_file():
         return _of_adapter(path, files.read_object(path / "adapter_config.json"))
     if run_folder.state_of(path) == "unfinished":
         return _of_unfinished(path, files.read_object(path / "config.json"))
-    raise InputError(f"{str(path)!r} holds no result.json and no adapter_config.json, so it is no run and no adapter")
+    raise InputError(f"{str(path)!r} holds neither result.json nor adapter_config.json, so it is no run and no adapter")
 
 
 def _result(file: epath.Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _result(file: epath.Path) -> dict[str, Any]:
     result = files.read_object(file)
     measured = result.get("eval")
     if not isinstance(measured, dict) or not collect.all_numbers(measured):
-        expected = "expected numbers; it is no result of a run, or of an older version"
+        expected = "expected numbers; it is not the result of a run, or an older version wrote it"
         raise InputError(f"{str(file)!r} has {measured!r} as 'eval', {expected}")
     return result
 
@@ -109,7 +109,7 @@ def _mistaken(result: dict[str, Any], most: int = 4) -> str:
         (count, f"{names[true]} as {names[taken]}: {count}")
         for true, row in enumerate(counts[: len(names)])
         for taken, count in enumerate(row[: len(names)])
-        if count and true != taken  # by place: two classes may have one name
+        if count and true != taken  # compared by index, because two classes may have the same name
     ]
     return ", ".join(text for _, text in sorted(wrong, key=lambda one: -one[0])[:most])
 
@@ -173,6 +173,6 @@ def _shapes(file: epath.Path) -> dict[str, list[int]]:
         if not file.exists():
             raise FileNotFoundError("there is no such file")
         with safetensors.safe_open(files.local(file), framework="numpy") as opened:
-            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  it is no dict
+            return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  not a dict
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{str(file)!r} is missing or damaged: {error}") from error

@@ -27,7 +27,7 @@ def _chosen(result: Mapping[str, Any]) -> list[str]:
     if "chosen_step" not in result:
         return []
     values = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
-    return [f"those of step {result['chosen_step']}, the best on the validation split: {values}"]
+    return [f"measured at step {result['chosen_step']}, the best on the validation split: {values}"]
 
 
 def of_population(result: dict[str, Any], folder: str | os.PathLike) -> str:
@@ -88,7 +88,7 @@ def place(result: Mapping[str, Any] | None, metrics: Sequence[str] = ()) -> tupl
       metrics: main metrics; runs with the first one come first.
 
     Returns:
-      The place of its main metric, then how good that metric is, then the loss, of which less is better.
+      The index of its main metric in `metrics`, then minus the goodness of that metric, then the loss.
     """
     if result is None:
         return (float("inf"),)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 _MOST_CURVES = 12
 _POINT = 5
-"""The pixels that a point covers."""
+"""The width of a point in pixels."""
 _BESIDE = ((7, 0), (-7, 0), (7, 8), (7, -8), (-7, 8), (-7, -8), (7, 16), (7, -16))
-"""The places where a name is tried, in points to the right of its mark and above it."""
+"""The positions that are tried for a name, in points to the right of its mark and above it."""
 
 
 def pareto(table: Table) -> str:
@@ -42,9 +42,9 @@ def pareto(table: Table) -> str:
     axes.set_xscale("symlog", linthresh=min(positive, default=1))
     axes.set(xlabel="trained parameters beside the head", ylabel=metric.heading, title=table.task)
     axes.margins(x=0.12)
-    if len({row.parameters for row in table.rows}) == 1:  # too narrow for a tick of its own
+    if len({row.parameters for row in table.rows}) == 1:  # the range is too narrow for automatic ticks
         axes.set_xticks([table.rows[0].parameters], [f"{table.rows[0].parameters:,}"])
-    figure.draw_without_rendering()  # fixes the scales that labels are placed by
+    figure.draw_without_rendering()  # fixes the scales, which the placing of labels needs
     named = zip(table.names(), table.rows, strict=True)
     front_first = sorted(named, key=lambda pair: id(pair[1]) not in of_front)
     _label(axes, [(name, row.parameters, shown[id(row)]) for name, row in front_first])
@@ -71,7 +71,7 @@ def _label(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
 
 
 def best_at_their_size(table: Table) -> list[Row]:
-    """The rows that no other row with as few parameters, or fewer, beats or equals.
+    """The Pareto front: the rows that no other row with as many parameters or fewer equals or beats.
 
     Args:
       table: the table of one task.
@@ -121,12 +121,12 @@ def _held_out(table: Table) -> dict[str, dict[int, list[float]]]:
 
 
 def _points(row: Row, metric: str) -> dict[int, list[float]]:
-    """By step, of every seed, as they are shown."""
+    """The values of a metric over all seeds, by step, in the unit in which they are shown."""
     points: dict[int, list[float]] = {}
     factor = of_result(row.results[0].data, metric).factor
     for result in row.results:
         watched = "validation" if any(line["split"] == "validation" for line in result.curves) else "test"
-        for line in result.curves:  # a run that chooses its best step has one point of the test split besides
+        for line in result.curves:  # a run that chooses its best step also has one point of the test split
             if line["split"] == watched and metric in line["values"]:
                 points.setdefault(line["step"], []).append(factor * line["values"][metric])
     return points

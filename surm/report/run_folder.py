@@ -1,4 +1,4 @@
-"""Reads the folder of a run: the names of its files, its state, its metrics. Needs no jax."""
+"""Reads the folder of a run: the names of its files, its state, its metrics. Does not import jax."""
 
 import json
 from typing import Any, Literal

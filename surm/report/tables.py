@@ -10,11 +10,11 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
 }  # fmt: skip
 P_VALUE = 0.05
-"""If p is below this, a row's mean differs from the best one's."""
+"""Below this p-value, a row's mean counts as different from the best one."""
 KEY = (
-    "Means ± standard deviations over seeds. p belongs to the difference in the first metric from the first row's mean "
-    "(Welch's two-sided t-test); a dash stands for fewer than two seeds. The step's time is what each run measured on "
-    "its machine, whatever else ran there; for a population's member it is its share."
+    "Means ± standard deviations over seeds. p is the p-value for the difference from the first row in the mean of the "
+    "first metric (Welch's two-sided t-test); a dash stands for fewer than two seeds. The time of a step was measured "
+    "on the run's own machine, where other programs may have run; a member of a population has its share of it."
 )
 
 
@@ -43,7 +43,7 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def measured(row: Row, metric: str) -> str:
-    """A metric's mean, and its deviation where there are several seeds: shares in percent, all else as it is.
+    """A metric's mean, with its standard deviation if there are several seeds, in the metric's unit.
 
     Args:
       row: a row of a table.
@@ -63,15 +63,15 @@ def _shown(metric: Metric, value: float) -> str:
 
 
 def _named(metric: Metric) -> str:
-    """Its heading; that numbers are in percent is said below the tables."""
+    """The heading of a metric, without percent signs, which a sentence below the tables replaces."""
     return metric.name if metric.unit == "%" else metric.heading
 
 
 def _units(tables: Sequence[Table]) -> str:
-    """Which metrics are in percent, in a sentence."""
+    """A sentence that says which metrics are in percent."""
     every = dict.fromkeys(table.metric(name) for table in tables for name in table.metrics)
     others = [metric.name for metric in every if metric.unit != "%"]
-    return f"Metrics in percent{', but for ' + ', '.join(others) if others else ''}."
+    return f"Metrics are in percent{', except ' + ', '.join(others) if others else ''}."
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -89,7 +89,7 @@ def _escaped(cell: str) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """All tables in LaTeX, for the package booktabs; the best mean, and those that do not differ from it, are bold."""
+    """All tables in LaTeX, for the package booktabs; the best mean, and means that do not differ from it, are bold."""
     return "\n\n".join(_tabular(table) for table in tables) + "\n"
 
 

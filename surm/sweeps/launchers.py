@@ -1,12 +1,13 @@
-"""Trains the runs of a sweep here, one after the other, or writes a script for Slurm or xpk.
+"""Trains the runs of a sweep on this machine, one after the other, or writes a script for Slurm or xpk.
 
-Scripts come from templates: those in `scripts/`, or the user's own. Names in double braces are replaced, and the lines
-between `# every run` and `# end` are written once for each run:
+Scripts are made from templates: those in `scripts/`, or the user's own. Names in double braces are replaced, and the
+lines between `# every run` and `# end` are written once for each run:
 
-    array, directory, output                          the indices 0-N, the current folder, where Slurm's own output goes
-    index, flags, quoted_flags, log, python, workload  of a run; workload is a name that Kubernetes accepts
+    array, directory, output            for all runs: the indices 0-N, the current folder, the file for Slurm's output
+    index, flags, quoted_flags, log,    for each run; workload is a name that Kubernetes accepts
+    python, workload
 
-All values except array and index are quoted for a shell; flags are many words, quoted_flags are one word.
+All values except array and index are quoted for a shell; flags become several words, quoted_flags a single word.
 """
 
 import dataclasses
@@ -67,8 +68,8 @@ class Run:
         return [sys.executable, "-m", "surm.train", *self.flags]
 
     def result(self) -> dict[str, Any] | None:
-        """The contents of `result.json`; None if there is none or the run is to be longer; InputError if the
-        folder holds the run of another config."""
+        """The contents of `result.json`; None if there is none, or if the config now asks for more steps;
+        InputError if the folder holds the run of another config."""
         folder = Workdir(self.folder, self.config)
         return None if folder.longer else folder.result()
 
@@ -110,15 +111,15 @@ def _train(run: Run, asked: list[int]) -> int:
     with open(here, "ab") as log:
         log.write(f"$ {shlex.join(run.command)}\n".encode())
         log.flush()
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # or what is printed would follow the error
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # otherwise printed lines would come after the error
         process = subprocess.Popen(
             run.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
     passed_on = 0
     try:
         while process.poll() is None:
-            # A terminal, or a scheduler, may have sent the signal to the run as well, and a second one of a kind would
-            # end it before it has saved. So the other kind is passed on.
+            # A terminal, or a scheduler, may have sent the signal to the run as well, and a second signal of the same
+            # kind would end it before it has saved. So the other kind is passed on.
             for number in asked[passed_on:]:
                 process.send_signal(_OTHER[number])
                 passed_on += 1

@@ -31,7 +31,7 @@ def product(*parts: Part, **lists: Iterable[Any]) -> list[Overrides]:
       The overrides of every run.
 
     Raises:
-      InputError: if a key has no values, or no list of values, or is given twice.
+      InputError: if a key is given twice, or its values are not a list or an empty one.
 
     Examples:
       >>> product({"peft.family": ["circulant", "toeplitz"]}, seed=[0, 1])[:3]

@@ -43,7 +43,7 @@ def overrides_of(config_file: str) -> list[Overrides]:
     """The overrides that the `sweep()` of a config file yields.
 
     Args:
-      config_file: FILE or FILE:ARGUMENTS; a `sweep` with a parameter gets the text behind the colon.
+      config_file: FILE or FILE:ARGUMENTS; a `sweep` with a parameter gets the text after the colon.
 
     Returns:
       The overrides of every run.
@@ -134,7 +134,7 @@ def train_here(runs: Sequence[Run]) -> int:
 
 
 def print_commands(runs: Sequence[Run]) -> int:
-    """Prints the commands of the missing runs, one a line; the table goes to the error stream."""
+    """Prints the commands of the missing runs, one per line; the table goes to the error stream."""
     for run in _missing(runs):
         print(shlex.join(run.command))
     print(table(runs, {}), file=sys.stderr)

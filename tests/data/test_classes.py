@@ -106,8 +106,8 @@ def dataset(train: list[int], test: list[int], names: tuple[str, ...]) -> Datase
     ("train", "test", "names", "lines"),
     [
         ([0, 0, 1, 1], [0, 1], ("a", "b"), []),
-        ([0, 0, 1, 1, 1], [0, 1], ("Cat", "cat "), ["classes differ in case or spaces alone: 'Cat' (2), 'cat ' (3)"]),
-        ([0, 0, 1, 1], [0, 1], ("a", "NaN"), ["classes are called as a missing value is: 'NaN' (2)"]),
+        ([0, 0, 1, 1, 1], [0, 1], ("Cat", "cat "), ["classes differ only in case or spaces: 'Cat' (2), 'cat ' (3)"]),
+        ([0, 0, 1, 1], [0, 1], ("a", "NaN"), ["classes have the names of missing values: 'NaN' (2)"]),
         ([0, 0, 1], [0, 1], ("a", "b"), ["classes of one training example: 'b' (1)"]),
         ([0, 0, 1, 1], [0, 0], ("a", "b"), ["the test split has no example of one class that training has (with"]),
         ([0, 0, 1, 1], [2, 2, 0, 1], ("a", "b", "c"), ["classes without a training example cannot be learned"]),

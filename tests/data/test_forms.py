@@ -101,7 +101,7 @@ def test_quotation_marks_of_a_tsv_are_text_where_no_csv_writer_would_set_them(tm
     assert not capsys.readouterr().out
     content = '"sentence"\t"label"\n"quoted"\t"1"\n"b"\t"0"\n'
     data = sources.load(str(text(tmp_path / "sst2", train_tsv=content, dev_tsv=content)))
-    assert data.train[0]["texts"] == ("quoted",) and "a CSV writer sets them" in capsys.readouterr().out
+    assert data.train[0]["texts"] == ("quoted",) and "are those of a CSV writer" in capsys.readouterr().out
 
 
 def test_a_split_whose_labels_are_not_public_is_left_out(tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_a_number_is_a_class_by_its_place_only_where_classes_are_declared(tmp_pa
         ("sentence1,sentence,label\nA,b,1\n", "config.data.task=classification (or regression), config.data.text_col"),
         ("sentence1,sentence,label\nA,b,1\n", "nearest: sentence"),
         ("sentence1;sentence2;label\nA;b;1\n", "which look separated by ';'; expected ',' in a .csv"),
-        ("messages,label\nA,1\n", "language models train on such; no task of this version does"),
+        ("messages,label\nA,1\n", "such columns are for language models; this version has tasks"),
         (
             "sentence1,sentence2,label\nA,b,2\n",
             "line 2: label '2' in column 'label' (1 example), which is none of the 2",
@@ -226,7 +226,7 @@ def test_images_in_parquet_that_do_not_fit(tmp_path, capsys):
     data = sources.load(str(tmp_path))
     assert data.class_names == ("a", "b") and data.keys == {"image_column", "label_column"}
     assert "has no column 'fine'; its columns are 'img', 'label'; name it" in complaint(tmp_path, label_column="fine")
-    assert "no column of images 'label'; those that are hold 'img'" in complaint(tmp_path, image_column="label")
+    assert "no column of images 'label'; its columns of images are 'img'" in complaint(tmp_path, image_column="label")
     pq.write_table(table([None, None]), tmp_path / "validation.parquet")
     assert sources.load(str(tmp_path)).validation is None
     assert "validation.parquet' is left out: none of its 2 rows has a label" in capsys.readouterr().out

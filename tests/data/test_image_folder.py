@@ -122,7 +122,7 @@ def test_other_files_are_passed_over_and_said(tmp_path, capsys):
     data = sources.load(str(root))
     said = capsys.readouterr().out
     assert len(data.train) == 6 and data.class_names == ("cat", "dog")
-    assert "are passed over: 1 .csv, 1 .db, 2 .txt" in said and "class folders without an image" in said
+    assert "are ignored: 1 .csv, 1 .db, 2 .txt" in said and "class folders without an image" in said
 
 
 def test_unreadable_files_are_named_all_at_once(tmp_path):
@@ -189,11 +189,11 @@ def test_classes_of_a_folder_that_do_not_fit(tmp_path):
     (root / "test" / "cow").mkdir()
     (root / "test" / "inner").rename(root / "test" / "cow" / "inner")
     assert "cow/inner/0.png': class 'cow' (2 examples)" in complaint(root)
-    assert "lie in one class folder, 'cat'; expected two" in complaint(write(tmp_path / "b", names=("cat",)))
+    assert "are in one class folder, 'cat'; expected two" in complaint(write(tmp_path / "b", names=("cat",)))
     flat = tmp_path / "c" / "train"
     flat.mkdir(parents=True)
     Image.fromarray(COLOUR).save(flat / "x.png")
-    assert "the 1 training images lie in no class folder; expected train/CLASS/*.jpg" in complaint(tmp_path / "c")
+    assert "the 1 training images are not in class folders; expected train/CLASS/*.jpg" in complaint(tmp_path / "c")
 
 
 def test_images_and_tables_in_one_folder_are_not_guessed_at(tmp_path):

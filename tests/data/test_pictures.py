@@ -75,7 +75,7 @@ def test_as_many_channels_as_the_model_reads_are_kept(channels):
 ])  # fmt: skip
 def test_what_is_said_of_channels(given, wanted, said):
     assert conversion(given, wanted) == said
-    assert conversion(4, 3, white=True) == "what is transparent shows white"
+    assert conversion(4, 3, white=True) == "transparent pixels become white"
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(1, 4), (3, 4), (2, 3), (5, 1), (1, 2), (224, 3)])

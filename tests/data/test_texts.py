@@ -164,7 +164,7 @@ def test_files_and_tasks_that_are_missing(tmp_path):
     assert "SST-2' holds nothing; expected" in complaint(write(tmp_path / "SST-2"))
     good = "sentence\tlabel\nA\t1\nB\t0\n"
     assert "has no dev.tsv" in complaint(write(tmp_path / "SST-2", train_tsv=good))
-    assert "does not say by its name what it holds" in complaint(write(tmp_path / "mine", train_tsv=good))
+    assert "has no task in its name" in complaint(write(tmp_path / "mine", train_tsv=good))
     assert "no task is called 'sst-2'; nearest: sst2" in complaint(tmp_path / "mine", task="sst-2")
     alone = complaint(tmp_path / "mine", task="classification")
     assert "has no test or val split beside the 2 training examples" in alone

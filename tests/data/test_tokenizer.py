@@ -144,6 +144,6 @@ def test_a_table_may_have_more_rows_than_there_are_tokens(tmp_path, capsys):
     tokenizer.check_vocabulary(opened, 64)
     assert capsys.readouterr().out == ""
     tokenizer.check_vocabulary(opened, 50_000)
-    assert "50,000 rows, of which the tokenizer has use for 14" in capsys.readouterr().out
+    assert "50,000 rows, of which the tokenizer uses 14" in capsys.readouterr().out
     with pytest.raises(InputError, match="go up to 13, '中文', but the model's word table has 13 rows"):
         tokenizer.check_vocabulary(opened, 13)

@@ -134,7 +134,7 @@ def test_tokenizers_that_cannot_be_used(tmp_path, tokenizer):
             tokens.open_tokenizer(path)
         return str(caught.value)
 
-    assert "the weights bring no tokenizer.json" in complaint(None)
+    assert "the weights have no tokenizer.json" in complaint(None)
     assert "no tokenizer at" in complaint(tmp_path) and "save_pretrained" in complaint(tmp_path / "w.safetensors")
     (tmp_path / "tokenizer.json").write_text("{}")
     assert "no tokenizer at" in complaint(tmp_path / "brt") and "no tokenizer at" in complaint(tmp_path / "vocab.txt")

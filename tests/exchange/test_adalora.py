@@ -80,7 +80,7 @@ def test_what_trains_on_goes_down_to_the_target(tmp_path):
     ("fields", "message"),
     [
         ({"init_r": "4"}, "init_r='4' in the adapter's config, expected a finite number"),
-        ({"init_r": 0}, "init_r=0 in the adapter's config, expected a whole number from 1"),
+        ({"init_r": 0}, "init_r=0 in the adapter's config, expected a whole number of at least 1"),
         ({"init_r": 3, "rank_pattern": None}, "of shapes .*, but its config says rank 3"),
         ({"lora_alpha": float("inf")}, "lora_alpha=inf"),
         ({"rank_pattern": [True]}, r"rank_pattern=\[True\] in the adapter's config, expected lists of true and false"),

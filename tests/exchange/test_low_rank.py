@@ -91,7 +91,7 @@ def test_an_untrained_update_has_no_error():
     [
         ({}, "rank=None, energy=None; expected one of them"),
         ({"rank": 2, "energy": 0.5}, "rank=2, energy=0.5; expected one"),
-        ({"rank": 0}, "rank=0, expected a whole number from 1"),
+        ({"rank": 0}, "rank=0, expected a whole number of at least 1"),
         ({"rank": True}, "rank=True, expected"),
         ({"energy": 0.0}, "energy=0.0, expected a share"),
         ({"energy": 1.5}, "energy=1.5, expected a share"),

@@ -70,11 +70,11 @@ def test_the_values_of_all_biases_are_the_models(tmp_path):
     [
         (
             {"train": r"blocks\.0\.attention\.query\.bias"},
-            r"^blocks.0.attention.query.bias trains and blocks.0.attention.value.bias does not; PEFT holds the",
+            r"^blocks.0.attention.query.bias trains and blocks.0.attention.value.bias does not; PEFT saves the",
         ),
         (
             {"train": r".*\.bias", "family": "kronecker", "options": "rank=4"},
-            r"blocks.0.attention.query.bias trains, but its layer's update is of a type of PEFT's that holds no "
+            r"blocks.0.attention.query.bias trains, but PEFT's adapter type for the update of its layer cannot save "
             "biases; .*surm.to_low_rank makes a LoRA",
         ),
     ],
@@ -118,9 +118,9 @@ def test_biases_that_the_file_should_hold_and_does_not_are_said(tmp_path, capsys
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert (
-        "says bias='lora_only', but holds none of blocks.0.attention.query.bias, blocks.0.attention.value.bias" in said
+        "says bias='lora_only', but does not hold blocks.0.attention.query.bias, blocks.0.attention.value.bias" in said
     )
-    assert "and 3 more: they stay the base's (PEFT before 0.21 did not write those of 'lora_only')" in said
+    assert "and 3 more: those of the base are used (PEFT before 0.21 did not write the biases of 'lora_only')" in said
 
 
 def test_a_bias_is_no_update(tmp_path):

@@ -147,19 +147,19 @@ def test_an_encoder_alone_is_written_without_prefix_and_head(tmp_path):
     [
         (
             {"family": "toeplitz"},
-            "family 'toeplitz' is not written in PEFT's files; what is: LORA: low_rank; .*to_low_rank",
+            "family 'toeplitz' cannot be written in PEFT's files; supported: LORA: low_rank; .*to_low_rank",
         ),
-        ({"method": "bottleneck"}, "method='bottleneck' is written in no file of PEFT's, expected 'update'"),
-        ({"method": "head"}, "method='head' is written in no file of PEFT's"),
-        ({"family": "circulant", "targets": r".*\.up"}, r"layers\.0\.mlp\.fc1: a circulant of 32×16 is not block"),
+        ({"method": "bottleneck"}, "method='bottleneck' cannot be written in PEFT's files, expected 'update'"),
+        ({"method": "head"}, "method='head' cannot be written in PEFT's files"),
+        ({"family": "circulant", "targets": r".*\.up"}, r"layers\.0\.mlp\.fc1: a circulant matrix of 32×16 is not"),
         (
             {"targets": ".*key", "rules": ".*value => family=low_rank"},
-            "family 'circulant' with 'low_rank' is not written",
+            "family 'circulant' with 'low_rank' cannot be written",
         ),
         ({"magnitude": True}, "k_proj has magnitude=True, which PEFT has for family='low_rank', not for C3A"),
         ({"family": "kronecker", "options": "rank=4", "magnitude": True}, "magnitude=True, .* not for LoKr"),
         ({"family": "low_rank", "targets": ".*y", "rules": ".*e => magnitude=True"}, "some layers have magnitude=True"),
-        ({"family": "kronecker", "options": "rank=2"}, "kronecker with rank=2 of 16×16 is no LoKr: .*to_low_rank"),
+        ({"family": "kronecker", "options": "rank=2"}, "kronecker with rank=2 of 16×16 is not a LoKr: .*to_low_rank"),
         ({"family": "kronecker", "options": "rank=4,terms=2"}, "kronecker with terms=2; LoKr has one term"),
         ({"family": "low_rank", "targets": r"embed\.patch"}, "embed.patch has an update, but is a convolution"),
     ],
@@ -188,7 +188,7 @@ def test_other_arguments_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(InputError, match="head has an update, which encoder_only=True would leave out"):
         export_peft(tmp_path, adapted(family="low_rank", targets="head", train=()), encoder_only=True)
     both = combine({"one": adapted(family="low_rank"), "other": adapted(family="circulant")}, head="one")
-    with pytest.raises(InputError, match="the model has several adapters, 'one', 'other'; expected one"):
+    with pytest.raises(InputError, match="the model has several adapters, 'one', 'other'; expected one adapter"):
         export_peft(tmp_path, both)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file, expected a folder"):

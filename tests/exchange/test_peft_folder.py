@@ -33,7 +33,7 @@ def test_the_only_folder_below_is_read_and_said(tmp_path, capsys):
     (tmp_path / "runs" / "README.md").write_text("")
     model = import_peft(tmp_path / "runs", base("vit"))
     np.testing.assert_array_equal(answer(model), answer(import_peft(LORA, base("vit"))))
-    assert capsys.readouterr().out == f"{tmp_path}/runs: read is the adapter in its folder class, the only one\n"
+    assert capsys.readouterr().out == f"{tmp_path}/runs: the adapter in its folder class, the only one, is read\n"
 
 
 def test_of_several_each_is_named(tmp_path):
@@ -73,7 +73,7 @@ def test_no_folder_and_an_empty_one(tmp_path):
 def test_a_folder_below_without_weights_is_named_whole(tmp_path):
     shutil.copytree(LORA, tmp_path / "class")
     (tmp_path / "class" / "adapter_model.safetensors").rename(tmp_path / "class" / "adapter_model.bin")
-    refused(tmp_path, r"/class' has no adapter_model.safetensors, and adapter_model.bin is a pickle, which is never")
+    refused(tmp_path, r"/class' has no adapter_model.safetensors, and adapter_model.bin is a pickle, which surm never")
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_options_that_do_not_are_overlooked(field, folder):
         ({"alpha_pattern": {"q_proj": True}}, r"alpha_pattern\['q_proj'\]=True in"),
         ({"alpha_pattern": ["q_proj"]}, r"alpha_pattern=\['q_proj'\] in the adapter's config, expected an object"),
         ({"alpha_pattern": {"(": 1}}, r"alpha_pattern holds '\(', which is not a regular expression"),
-        ({"lora_dropout": 1}, "lora_dropout=1 in the adapter's config, expected a number from 0 and below 1"),
+        ({"lora_dropout": 1}, "lora_dropout=1 in the adapter's config, expected a number of at least 0 and below 1"),
     ],
 )
 def test_fields_that_cannot_be_read_are_refused(fields, message, folder):
@@ -95,7 +95,7 @@ def test_fields_that_cannot_be_read_are_refused(fields, message, folder):
 def test_reasons_why_a_field_is_not_followed_are_said(folder):
     change(folder, init_lora_weights="pissa")
     refused(
-        folder, r"supported: True, .* \(such initial values change the frozen weights too; PEFT's save_pretrained with"
+        folder, r"supported: True, .* \(these initial values change the frozen weights too; PEFT's save_pretrained with"
     )
     change(folder, init_lora_weights=True, trainable_token_indices=[1, 2])
     refused(folder, r"trainable_token_indices=\[1, 2\], which is not supported \(merge it in PEFT, which puts the rows")
@@ -104,9 +104,9 @@ def test_reasons_why_a_field_is_not_followed_are_said(folder):
 def test_adapters_of_another_library_are_named(folder):
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({"config": {"reduction_factor": 16}, "model_class": "BertAdapterModel"}))
-    refused(folder, "adapter_config.json' has no peft_type, so it is none of Hugging Face PEFT's; AdapterHub's library")
+    refused(folder, "has no peft_type, so it is not a file of Hugging Face PEFT; AdapterHub's library")
     file.write_text("{}")
-    refused(folder, "has no peft_type, so it is none of Hugging Face PEFT's$")
+    refused(folder, "has no peft_type, so it is not a file of Hugging Face PEFT$")
 
 
 def test_numbers_that_are_not_finite_are_named(folder):
@@ -145,7 +145,7 @@ def test_missing_and_damaged_files_are_refused(folder):
     weights.unlink()
     refused(folder, "has no adapter_model.safetensors$")
     (folder / "adapter_model.bin").write_bytes(b"")
-    refused(folder, "adapter_model.bin is a pickle, which is never loaded: load it in PEFT and save_pretrained it")
+    refused(folder, "adapter_model.bin is a pickle, which surm never loads: load it in PEFT and save it")
     (folder / "adapter_config.json").write_text("{")
     refused(folder, "cannot be read as JSON")
     (folder / "adapter_config.json").write_text("[]")
@@ -314,7 +314,7 @@ def without(folder, part):
             r"no tensor of vit.layers.0.*v_proj, which target_modules in .*config.json names as 'v_p",
         ),
         ("vit_c3a", "v_proj", "adapter_model.safetensors' holds no tensor of vit.layers.0.attention.v_proj"),
-        ("bert_lora", "key", "names as 'key'; expected one of every module that is named"),
+        ("bert_lora", "key", "names as 'key'; expected tensors of every named module"),
     ],
 )
 def test_a_file_that_lacks_what_its_config_names_is_refused(name, part, message, tmp_path):

@@ -89,7 +89,7 @@ def own(name: str) -> Any:
         ({"PRODUCT": "thinn"}, "PRODUCT must be 'matmuls' or 'thin' or .* got 'thinn'"),
         ({"MEASURED_AS": low_rank}, "MEASURED_AS must be the name of a family, got <module"),
         ({"TRAINING": {"begin": "0.1"}}, "TRAINING must be a dict of numbers by name, got"),
-        ({"TRAINING": {"begin": 0.1}}, "TRAINING must have no options, as its GATE and penalty want, got begin"),
+        ({"TRAINING": {"begin": 0.1}}, "TRAINING must have no options, according to its GATE and penalty, got begin"),
         ({"penalty": own("penalty")}, "TRAINING must have penalty, penalty_until, .* got none"),
         ({"GATE": "e"}, "has GATE, but lacks first_scores, next_scores, scores, surplus; expected all or none"),
         ({"fixed": {}}, "fixed must be a function of base, got {}"),

@@ -157,7 +157,7 @@ ROWS = [
         Line("AdapterHub's library writes"),
     ),
     Odd("a pointer of git LFS", _with(_written(WEIGHTS, b"version https://git-lfs")), Line("or a git LFS pointer?")),
-    Odd("a pickle alone", _with(_without_weights), Line("adapter_model.bin is a pickle, which is never loaded")),
+    Odd("a pickle alone", _with(_without_weights), Line("adapter_model.bin is a pickle, which surm never loads")),
     Odd("an adapter with a name", _with(_moved("class")), "low_rank"),
     Odd("a trainer's only checkpoint", _with(_moved("checkpoint-500")), "low_rank"),
     Odd(
@@ -190,23 +190,23 @@ ROWS = [
     Odd(
         "a mean of tokens for transformers",
         lambda folder: surm.export_merged(folder / "out", reshaped("bert", pooling="mean")),
-        Line("as RUN/adapter holds it; surm export --encoder_only writes it in PEFT's files, without the head"),
+        Line("which RUN/adapter holds as well; surm export --encoder_only writes it in PEFT's files, without the head"),
     ),
     Odd(
         "a mean of patches for PEFT",
         lambda folder: surm.export_peft(folder / "out", _of_mean()),
-        Line("surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model where it has a preset"),
+        Line("surm.save_model, or surm merge RUN --out NAME.safetensors, writes the whole model if it has a preset"),
     ),
     Odd("a file where a folder is to be", _on_a_file, Line("is a file, expected a folder")),
     Odd(
         "the bias of one adapted layer of two",
         _exported(surm.export_peft, targets=".*(query|value)", train=".*query.bias"),
-        Line("PEFT holds the biases of all adapted layers or of none"),
+        Line("PEFT saves the biases of all adapted layers or of none"),
     ),
     Odd(
         "a bottleneck for PEFT",
         _exported(surm.export_peft, method="bottleneck", options=""),
-        Line("in no file of PEFT's"),
+        Line("cannot be written in PEFT's files"),
     ),
     Odd(
         "two outputs of one name",

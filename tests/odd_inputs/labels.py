@@ -28,7 +28,7 @@ ROWS = [
     Odd("labels as whole floats", lambda folder: _classes(folder, [0.0, 2.0, 1.0]), ["0", "1", "2"]),
     Odd("a label that is no number", lambda folder: _classes(folder, [0, 1, np.nan]), Line("holds nan for example 2")),
     Odd("labels as objects", lambda folder: _classes(folder, np.array(["a", 1], object)), Line("astype(str)")),
-    Odd("one-hot labels", lambda folder: _classes(folder, np.eye(3)), Line("labels.argmax(axis=1) makes them")),
+    Odd("one-hot labels", lambda folder: _classes(folder, np.eye(3)), Line("labels.argmax(axis=1) converts")),
     Odd(
         "one class alone",
         lambda folder: _classes(folder, [7, 7]),

@@ -41,7 +41,7 @@ ROWS = [
     Odd(
         "code of its own",
         _with(BERT | {"auto_map": {"AutoTokenizer": ["t.T", None]}}),
-        Line("code of its own (auto_map)"),
+        Line("names its own code (auto_map)"),
     ),
     Odd(
         "another model's class",
@@ -53,7 +53,7 @@ ROWS = [
         _with({}, config={"model_type": "gpt2"}),
         Line("config.json says model_type='gpt2'"),
     ),
-    Odd("a class that is not a name", _with({"tokenizer_class": 3}), Line("tokenizer_class=3 is not known")),
+    Odd("a class that is not a name", _with({"tokenizer_class": 3}), Line("tokenizer_class=3 is not supported")),
     Odd(
         "a class that the vocabulary is not of",
         _with(BERT, CASED | {"model": UNIGRAM}),
@@ -65,7 +65,9 @@ ROWS = [
     Odd("a flag that is null", _with(BERT | {"tokenize_chinese_chars": None}), Line("tokenize_chinese_chars=None")),
     Odd("a limit that is a text", _kept({"model_max_length": "512"}), Line("model_max_length='512'; expected a whole")),
     Odd(
-        "a limit of nothing", _kept({"model_max_length": 0}), Line("model_max_length=0; expected a whole number from 1")
+        "a limit of nothing",
+        _kept({"model_max_length": 0}),
+        Line("model_max_length=0; expected a whole number of at least"),
     ),
     Odd("a limit that is null", _kept({"model_max_length": None}), (None, "right")),
     Odd("a limit without end", _kept({"model_max_length": 1e30, "truncation_side": "left"}), (None, "left")),

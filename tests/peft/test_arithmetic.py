@@ -164,7 +164,7 @@ def test_models_that_do_not_add_up_are_refused(base, low_rank):
     for others, spec, message in (
         ([base], None, r"models\[2\] has no adapter; expected an update"),
         ([attach(base, 0, method="adapter", targets=())], None, r"models\[2\] has method='adapter'; expected an"),
-        ([attach(base, 0, targets=r".*down")], None, r"mlp\.down is updated in models\[2\], but no target of the res"),
+        ([attach(base, 0, targets=r".*down")], None, r"mlp\.down is updated in models\[2\], but is not a target"),
         ([], PeftSpec(targets=TARGETS), r"head\.bias is trained in models\[0\], but not by the result's spec"),
         ([], shared, "lorta shares a, b, c_head, c_kind, c_layer among layers"),
         ([attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(1)), 0)], None, r"models\[0\] and models\[2\] have different bases"),

@@ -182,8 +182,8 @@ def test_what_stands_behind_a_layer_reads_all_its_outputs_as_one_vector(name, sp
 ODD = [
     ("td,td->t", (3, 6), "sums over no axis of the kernel|writes no axis of the kernel alone"),
     ("btd,d->btd", (6,), "sums over no axis of the kernel: it scales what it reads"),
-    ("btd,hdk->btk", (2, 6, 3), "sums over h in one operand alone"),
-    ("btd,dk->dk", (6, 3), "sums over b, t in one operand alone"),
+    ("btd,hdk->btk", (2, 6, 3), "sums over h in only one operand"),
+    ("btd,dk->dk", (6, 3), "sums over b, t in only one operand"),
     ("btt,tk->btk", (3, 3), "reads a diagonal"),
     ("btd,...dk->btk", (6, 3), "has an ellipsis that is not one of both"),
     ("bhd,dhf->bfh", (6, 2, 3), "in front of one that it shares"),
@@ -201,7 +201,7 @@ def test_an_einsum_of_another_string_than_its_own_is_refused():
     model = nnx.Dict(one=nnx.Einsum("bd,df->bf", (4, 3), rngs=nnx.Rngs(0)))
     adapted = surm.attach(model, PeftSpec(targets="one"), nnx.Rngs(0))
     assert adapted.one(jnp.ones((2, 4)), einsum_str="bd, df -> bf").shape == (2, 3)
-    with pytest.raises(InputError, match="einsum_str='db,df->bf', but the layer that has an adapter is of 'bd,df->bf'"):
+    with pytest.raises(InputError, match="einsum_str='db,df->bf', but the adapted layer is of 'bd,df->bf'"):
         adapted.one(jnp.ones((4, 2)), einsum_str="db,df->bf")
 
 

@@ -78,7 +78,7 @@ def test_a_layer_that_does_more_than_multiply_is_updated_beside_and_not_merged()
     x = jnp.ones((2, 12))
     adapted = surm.attach(nnx.Dict(query=Doubled(12, 12, rngs=nnx.Rngs(0))), PeftSpec(), nnx.Rngs(3))
     np.testing.assert_array_equal(adapted.query(x), adapted.query.base(x))
-    with pytest.raises(InputError, match="query: the layer is a Doubled, which answers in its own way"):
+    with pytest.raises(InputError, match="query: the layer is a Doubled, which has a __call__ of its own"):
         surm.merge(adapted)
     with pytest.raises(InputError, match="query: magnitude=True, but the layer is a Doubled"):
         updated(Doubled, PeftSpec(magnitude=True))
@@ -210,7 +210,7 @@ def test_where_nothing_was_measured_one_line_says_so(caplog):
     for dtype, platform, taken in 2 * [("float32", "abacus", "fused_dense"), ("float16", "cpu", "branch")]:
         assert paths.quickest("circulant", 4, 4, 1, {"c": (4,)}, dtype, platform, fusible=True) == taken
     assert [record.getMessage() for record in caplog.records] == [
-        "path='auto' is 'fused_dense' by what XLA's compilers say (experiments/compiled): "
+        "path='auto' is 'fused_dense' according to XLA's compilers (experiments/compiled): "
         "circulant in float32 on a abacus has not been measured (experiments/paths)",
         "path='auto' is 'branch': circulant in float16 on a cpu has not been measured (experiments/paths)",
     ]

@@ -162,8 +162,8 @@ def test_an_id_out_of_range_is_refused_or_answered_by_nan(small_vit, six_images,
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (IDS[:5], r"5 ids, but x has shape \[6, 16, 16, 3\]; expected one id an example"),
-        (IDS.astype(np.float32), r"ids are float32\[6\], expected one integer an example"),
+        (IDS[:5], r"5 ids, but x has shape \[6, 16, 16, 3\]; expected one id for each example"),
+        (IDS.astype(np.float32), r"ids are float32\[6\], expected one integer for each example"),
         (IDS > 0, r"ids are bool\[6\], expected one integer"),
         (IDS[:, None], r"ids are int64\[6, 1\], expected one integer"),
         (2, r"ids are int64\[\], expected one integer"),
@@ -177,7 +177,7 @@ def test_ids_of_another_form_are_refused(small_vit, six_images, ids, message):
 
 def test_inputs_of_different_lengths_are_refused_by_name(texts):
     models = several(bert.Bert(TINY, 4, rngs=nnx.Rngs(0)))
-    with pytest.raises(InputError, match=r"6 ids, but mask has shape \[1, 8\]; expected one id an example"):
+    with pytest.raises(InputError, match=r"6 ids, but mask has shape \[1, 8\]; expected one id for each example"):
         surm.serve_batch(models[0], surm.stack_adapters(models), {**texts, "mask": texts["mask"][:1]}, IDS)
 
 

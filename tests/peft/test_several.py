@@ -268,7 +268,7 @@ def test_names_and_weights_that_are_none_are_refused(models, base, combined):
 
 
 def test_what_takes_one_adapter_refuses_several(tmp_path, combined):
-    several_ = "the model has several adapters, 'a', 'b', 'c'; expected one of those combined"
+    several_ = "the model has several adapters, 'a', 'b', 'c'; expected one adapter"
     for call, message in (
         (lambda: several.combine({"all": combined}), several_),
         (lambda: surm.save_adapter(tmp_path / "x", combined), several_),

@@ -155,7 +155,7 @@ def test_every_layer_of_a_stack_drops_from_its_input_something_else():
 
 def test_what_a_stack_cannot_have_is_one_line():
     plain = Tower(nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"blocks.down: lorta shares a, b, .* among layers, which those stacked"):
+    with pytest.raises(InputError, match=r"blocks.down: lorta shares a, b, .* among layers, but layers stacked"):
         surm.attach(plain, PeftSpec(family="lorta", options="rank=2,heads=2", targets=r"blocks\..*"), nnx.Rngs(1))
     gated = surm.attach(plain, PeftSpec(family="adalora", options="rank=1", targets=r"blocks\..*"), nnx.Rngs(1))
     with pytest.raises(InputError, match="blocks.down holds 3 stacked layers, to which adalora gives no budget"):

@@ -183,6 +183,6 @@ def test_other_singular_vectors_than_those_it_was_trained_with_are_noticed(tmp_p
     config = json.loads(file.read_text())
     config["made_of_base"] = {path: 2 * length for path, length in config["made_of_base"].items()}  # elsewhere
     file.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="what its family makes of the base differs here at blocks.0.atte") as error:
+    with pytest.raises(InputError, match="family computes from the base differ here at blocks.0.atte") as error:
         surm.load_adapter(tmp_path, small_vit)
     one_line(error)

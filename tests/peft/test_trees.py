@@ -276,7 +276,7 @@ def test_layouts_are_tried_in_order():
     transposed = KernelLayout((1,), (0,))
     adapter, _ = adapt(params, ".*w", {"one": KernelLayout(), ".*": transposed}, family="low_rank")
     assert (adapter["one.w"]["a"].shape, adapter["two.w"]["a"].shape) == ((8, 3), (8, 4))
-    with pytest.raises(InputError, match="what 'one' matches, patterns before it match; put it in front of them"):
+    with pytest.raises(InputError, match="'one' matches are matched by patterns before it; put it in front of them"):
         adapt(params, ".*w", {".*": transposed, "one": KernelLayout()})
 
 

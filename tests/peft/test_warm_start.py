@@ -170,7 +170,7 @@ def test_matrices_that_are_not_the_layers_are_refused(base, deltas):
     [
         ({"family": "lorta", "options": "heads=3"}, r"attention\.query: lorta shares a, b, c_head, c_kind, c_layer"),
         ({"family": "aurora", "options": "rank=5"}, r"aurora shares core, u, v among layers, expected a family where"),
-        ({"scale": 0.0}, r"attention\.query: scale=0, expected another"),
+        ({"scale": 0.0}, r"attention\.query: scale=0, so ΔW has no effect"),
         ({"method": "adapter", "targets": ()}, "the model has method='adapter'; expected an update"),
         ({"method": "head", "targets": (), "train": "head"}, "the model has method='head'; expected an update"),
     ],

@@ -74,7 +74,7 @@ def test_a_metric_of_which_less_is_better_is_ranked_and_shown_as_it_says(tmp_pat
     assert [row.label for row in plots.best_at_their_size(table)] == ["c", "b"]
     assert [row[1:3] for row in tables.cells(table)] == [["12.5", "12.5"], ["14.25", "14.2"], ["30", "30.0"]]
     assert tables.headings(table)[1:3] == ["perplexity", "accuracy"]
-    assert "Metrics in percent, but for perplexity." in tables.markdown([table])
+    assert "Metrics are in percent, except perplexity." in tables.markdown([table])
 
 
 def test_a_direction_that_is_none_is_refused(tmp_path):
@@ -118,7 +118,7 @@ def test_other_data_and_other_metrics_have_tables_of_their_own(tmp_path):
         ("[1]", "holds a JSON list, expected an object"),
         (
             '{"eval": {"accuracy": 1}, "metric": "accuracy"}',
-            "has no 'config', so it is no result of a run, or of an ol",
+            "has no 'config', so it is not the result of a run, or an ol",
         ),
         (json.dumps(result(float("nan"))), "'eval' is {'accuracy': nan, 'loss': 1.0}, expected numbers"),
         (json.dumps(result(0.5, metric="f1")), "expected numbers, 'f1' among them"),

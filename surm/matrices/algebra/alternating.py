@@ -31,10 +31,10 @@ def cgls(
 
     Args:
       linear: a linear function, transposable by JAX.
-      target: what linear(u) should be.
-      start: where to begin; the result differs from it by a vector of the row space, so that from zero it
-          is the solution of least norm.
-      iterations: how many steps at most; it stops earlier when the error no longer falls.
+      target: the desired value of linear(u).
+      start: the initial u. The result differs from it by a vector of the row space, so from zero it is the solution
+          of least norm.
+      iterations: the largest number of steps; the loop ends earlier when the error no longer falls.
 
     Returns:
       The u found. Its error never exceeds that of `start` by more than rounding. Cost: `linear` and its
@@ -88,7 +88,7 @@ def _half_step(
         start, function = left, lambda u: product(u, right, n_out, n_in)
     else:
         start, function = right, lambda u: product(left, u, n_out, n_in)
-    # Linearising first takes whatever depends on the fixed side out of the loop.
+    # Linearising first moves all computations with the fixed side out of the loop.
     _, linear = jax.linearize(function, start)
     return cgls(linear, target, start, iterations=iterations)
 
@@ -146,7 +146,7 @@ def alternate(
       left: the starts' left vectors. A start with only one known side has zeros for the other, which is then
           solved for first, because moving a side gains nothing while its partner is zero.
       right: the starts' right vectors.
-      sweeps: how many times both sides are solved for, at most.
+      sweeps: the largest number of times that both sides are solved for.
       iterations: the largest number of CGLS steps in each half step: in the first sweep, and in the others.
       tolerance: a sweep that lowers the error by less than this share of it is the last.
 

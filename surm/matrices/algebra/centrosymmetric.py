@@ -16,22 +16,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Matmul = Callable[[Array, Array], Array]
-"""A product of vectors with a kernel, rows×n_in with n_in×n_out, as `jnp.matmul`."""
+"""A product of vectors with a kernel, (rows, n_in) with (n_in, n_out), such as `jnp.matmul`."""
 
 
 def product(upper: Float[Array, "h n"], x: Float[Array, "*b n"], matmul: Matmul = jnp.matmul) -> Float[Array, "*b n"]:
     """The product M x.
 
     Args:
-      upper: the upper half of M, n even.
-      x: vectors.
+      upper: the upper half of M, for even n.
+      x: vectors of length n.
       matmul: the function that multiplies.
 
     Returns:
-      The products, in x's type. Cost: half of a dense product with M, and sums over x and over the products.
+      The products, in x's dtype. Cost: half of a dense product with M, plus additions for x and for the products.
 
     Raises:
-      ValueError: if the upper half is not half as high as wide.
+      ValueError: if the shape of the upper half is not (n/2, n).
 
     Examples:
       >>> import jax.numpy as jnp

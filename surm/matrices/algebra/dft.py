@@ -1,14 +1,14 @@
 """Circular and skew-circular convolution by small matmuls only, in any dtype.
 
 Write n = p q and a vector as a polynomial in z, its entry mq + s standing at w^m z^s with w = z^q. A convolution of
-length n with wrap factor f multiplies modulo w^p = f. A DFT of size p over m sets w to each p-th root ω of f; what is
-left is a product of polynomials of degree q - 1 modulo z^q = ω, a q×q matrix for each ω:
+length n with wrap factor f multiplies modulo w^p = f. A DFT of size p over m sets w to each p-th root ω of f. Then
+a product of polynomials of degree q - 1 modulo z^q = ω, a q×q matrix for each ω:
 
     y = (D⊗I) diag_ω(M_ω) (E⊗I) x,      M_ω = [ v0 ωv2 ωv1 ]      v_s = Σ_m ω^m v_{mq+s}    (here q = 3)
                                               [ v1  v0 ωv2 ]
                                               [ v2  v1  v0 ]
 
-Roots come in conjugate pairs, of which one is enough for real vectors. With p near √n this costs O(n √n) a vector,
+Roots come in conjugate pairs, of which one is enough for real vectors. With p near √n this costs O(n √n) per vector,
 which is more than an FFT. But everything is a matmul in float32, bfloat16 or any other dtype, and a batch that is
 spread over devices stays where it is. For prime n this is the product with the dense matrix.
 
@@ -34,9 +34,9 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
       f: the factor of the wrapped part, 1 or -1.
 
     Returns:
-      The convolutions, in x's type and rounded to it after each of three steps. Values that depend only on v are
-      computed in v's type, in float32 at least. Cost: about 4n (p + q) operations a vector, n = p q with p, q near √n;
-      2n² for prime n.
+      The convolutions, in x's dtype and rounded to it after each of three steps. Values that depend only on v are
+      computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector, where n = p q with p and
+      q near √n; 2n² for prime n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -65,7 +65,7 @@ def _parts(n: int) -> int:
 
 def _roots(p: int, f: int) -> tuple[list[float], list[float]]:
     """The angles of the p-th roots of f from 0 to π, and how many roots each stands for: 1 if real, else 2."""
-    halves = range(0, p + 1, 2) if f == 1 else range(1, p + 1, 2)  # of 2π/p
+    halves = range(0, p + 1, 2) if f == 1 else range(1, p + 1, 2)  # angles in units of π/p
     return [math.pi * half / p for half in halves], [1.0 if half in (0, p) else 2.0 for half in halves]
 
 
@@ -76,7 +76,7 @@ def _split(x: Float[Array, "*b k"], p: int, n: int) -> Float[Array, "*b {p} q"]:
 
 
 def _blocks(v: Float[Array, "roots 2 q"], angles: list[float]) -> Float[Array, "roots 2 q 2 q"]:
-    """The matrices M_ω, a complex number a + ib as [[a, -b], [b, a]]."""
+    """The matrices M_ω, with each complex number a + ib written as the real matrix [[a, -b], [b, a]]."""
     real, imaginary = v[:, 0], v[:, 1]
     cos, sin = (jnp.array([turn(angle) for angle in angles], v.dtype)[:, None] for turn in (math.cos, math.sin))
     wrapped = cos * real - sin * imaginary, sin * real + cos * imaginary

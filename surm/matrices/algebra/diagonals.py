@@ -6,7 +6,7 @@
 
 The n_out + n_in - 1 diagonals are listed from the top right corner to the bottom left one: first the first
 row backwards, then the rest of the first column. Circulant and skew-circulant matrices have the same form,
-with fewer diagonals to choose.
+with fewer free diagonals.
 
 Source: G. H. Golub, C. F. Van Loan, Matrix Computations, 4th ed., sections 4.7 and 4.8.
 """
@@ -81,8 +81,8 @@ def _windows(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b
 
 @_windows.defjvp
 def _windows_jvp(count, step, primals, tangents):
-    # Gathering is the fastest way, but its transpose is a scatter, one entry after the other. The transpose of
-    # `_overlap_add` is the same linear map, and is transposed back into `_overlap_add`.
+    # Gathering is the fastest way, but its transpose is a scatter, which adds one entry after the other. The transpose
+    # of `_overlap_add` is the same linear map, and is transposed back into `_overlap_add`.
     (v,), (tangent,) = primals, tangents
     seen = _windows(v, count, step)
     (change,) = jax.linear_transpose(functools.partial(_overlap_add, step=step), jax.typeof(seen))(tangent)
@@ -96,7 +96,7 @@ _TOGETHER = 8
 def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Array, "*b k"]:
     """The sum of the rows, each moved step places further right than the one before; the transpose of `_windows`."""
     *batch, count, length = rows.shape
-    if step == 1 and count > length:  # the fewer rows, the less there is to do
+    if step == 1 and count > length:  # fewer rows take less work
         return _overlap_add(rows.swapaxes(-1, -2), 1)
     unpadded = [(0, 0)] * len(batch)
     if count <= _TOGETHER:
@@ -113,11 +113,11 @@ _AT_ONCE = 16
 
 
 def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
-    """`_windows`, the last one first, by slices and concatenations alone.
+    """`_windows` in reverse order, by slices and concatenations only.
 
     The first few windows, shifted and stacked below themselves, give many windows, so a few dozen slices make any
-    number of them. Devices other than a CPU would gather, and scatter in the derivative, one entry after the other.
-    Here the derivative is a sum of zero-padded parts.
+    number of them. On devices other than a CPU, a gather, and the scatter of its derivative, would handle one entry
+    after the other. Here the derivative is a sum of zero-padded parts.
     """
     rows, have = v[..., None, :], 1
     while have < count:
@@ -132,7 +132,7 @@ def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b
 
 
 def _tiled(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
-    """`_windows`, the last one first, by a reshape: one kernel on a GPU.
+    """`_windows` in reverse order, by a reshape: one kernel on a GPU.
 
     Copies of v are written one after another without a gap, and read in rows that are step entries shorter than v. Each
     row then begins step entries earlier in v than the row before. The derivative pads the incoming rows with zeros and
@@ -211,7 +211,7 @@ def project_symmetric(dense: Float[Array, "n_out n_in"]) -> Float[Array, " n"]:
       dense: any matrix.
 
     Returns:
-      First column of length max(n_out, n_in), the t of `symmetric`.
+      The first column t of `symmetric`, of length max(n_out, n_in).
     """
     n_out, n_in = dense.shape
 

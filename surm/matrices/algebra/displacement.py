@@ -52,7 +52,7 @@ def apply_shift(x: Float[Array, "*b n"], f: float) -> Float[Array, "*b n"]:
       f: the factor of the wrapped entry.
 
     Returns:
-      Z_f x. Cost O(n) a vector.
+      Z_f x. Cost O(n) per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -103,8 +103,7 @@ def displacement_rank(
       dense: W.
       left: A; None for Z_1.
       right: B; None for Z_{-1}.
-      tolerance: singular values up to this share of the largest count as zero; None for max(n_out, n_in)
-          eps, times 16.
+      tolerance: singular values up to this fraction of the largest count as zero; None for 16 eps max(n_out, n_in).
 
     Returns:
       The rank, 0 for W = 0.
@@ -121,7 +120,7 @@ def displacement_rank(
 
 
 def from_dense(dense: Float[Array, "n_out n_in"], *, rank: int) -> Params:
-    """Vectors g, h with Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i) = W, if W has displacement rank at most r.
+    """Vectors g and h with Σ_{i<=r} Z_1(g_i) Z_{-1}(h_i) = W, for a W of displacement rank at most r.
 
     The singular triples Z_1 W - W Z_{-1} = Σ σ_i u_i v_iᵀ give g_i = ½ √σ_i u_i and h_i = √σ_i J v_i. For r =
     n this holds for every W; for smaller r and other W the truncated sum is near W, though not the nearest.

@@ -53,7 +53,7 @@ def init(
 
 
 def num_params(n_out: int, n_in: int, *, hadamard: bool = True) -> int:
-    """The number of stored values: 2 max(n_out, n_in), or half as many without the Hadamard pair.
+    """The number of trained values: 2 max(n_out, n_in), or half as many without the Hadamard pair.
 
     Args:
       hadamard: store the vector as a product a⊙b, or as it is.
@@ -89,7 +89,7 @@ def matvec(
       convolve: the function that convolves.
 
     Returns:
-      The products, in x's type. Cost O(n log n) a vector by FFT. For the derivative only v and x are kept.
+      The products, in x's dtype. Cost O(n log n) per vector by FFT. Only v and x are kept for the backward pass.
 
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.
@@ -157,7 +157,7 @@ def to_dense(params: Params, n_out: int, n_in: int, f: int) -> Float[Array, "{n_
       f: 1 or -1.
 
     Returns:
-      The matrix, in the parameters' type.
+      The matrix, in the parameters' dtype.
 
     Raises:
       ValueError: if the names or lengths of the parameters do not fit.
@@ -167,7 +167,7 @@ def to_dense(params: Params, n_out: int, n_in: int, f: int) -> Float[Array, "{n_
 
 
 def project(delta: Float[Array, "n_out n_in"], f: int, *, hadamard: bool) -> Params:
-    """The nearest f-circulant: v_k is the mean of diagonal k and f times the diagonal it wraps to.
+    """The nearest f-circulant: v_k is the mean over diagonal k and over f times the diagonal that continues it.
 
     Args:
       delta: any matrix.
@@ -186,6 +186,6 @@ def project(delta: Float[Array, "n_out n_in"], f: int, *, hadamard: bool) -> Par
     sums = diagonals.diagonal_sums(delta)
     straight = jnp.pad(sums[n_in - 1 :], (0, n - n_out))
     wrapped = jnp.pad(sums[: n_in - 1], (n - n_in + 1, 0))
-    # Every residue mod n lies once in each row or column of the shorter side.
+    # Each row (or column, if there are fewer columns) has exactly one entry with i - j = k mod n.
     v = (straight + f * wrapped) / min(n_out, n_in)
     return {"a": jnp.ones_like(v), "b": v} if hadamard else {"c": v}

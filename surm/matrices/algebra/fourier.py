@@ -26,7 +26,7 @@ from jaxtyping import Array, Complex, Float
 from surm.matrices.algebra.params import working_dtype
 
 Convolution = Callable[[Float[Array, " k"], Float[Array, "*b m"], int, int], Float[Array, "*b n"]]
-"""(v, x, n, f) -> the convolutions of length n, as `convolve`."""
+"""A function (v, x, n, f) that returns convolutions of length n, such as `convolve`."""
 
 _FFTS_GATHER = jax.__version_info__ < (0, 12)
 
@@ -76,9 +76,10 @@ def _on_its_device(transform: Callable[[Array], Array], x: Array, of_batch: bool
     """Transforms every vector on the device that holds it.
 
     Before jax 0.12, XLA gathers the vectors of all devices for an FFT (jax#15680), unless the FFT is mapped over the
-    devices. If a mesh has explicit axes, x's type tells how its batch is spread. If XLA chooses, nothing tells this in
-    advance; the first axis is then assumed to be the batch, and is moved if that was wrong. (A vmap over the batch
-    hides it, and so do shardings that only `jax.jit` is given. There the old XLA gathers; `dft.convolve` never does.)
+    devices. If a mesh has explicit axes, x's type tells how its batch is spread. If XLA chooses, this is not
+    known in advance; the first axis is then assumed to be the batch, and is moved if that was wrong. (A `vmap` over the
+    batch hides the sharding, and so do shardings that are only given to `jax.jit`. XLA then gathers before jax 0.12;
+    `dft.convolve` never does.)
     """
     if not (_FFTS_GATHER and of_batch):
         return transform(x)
@@ -94,7 +95,7 @@ def _on_its_device(transform: Callable[[Array], Array], x: Array, of_batch: bool
 
 
 def for_each(v: Array, x: Array) -> Array:
-    """The array with leading axes of length 1, so that it has as many axes as x.
+    """The array v with additional leading axes of length 1, so that it has as many axes as x.
 
     (If it were broadcast to the shape of an x that is spread over devices, every device would hold a whole copy.)
 
@@ -127,11 +128,11 @@ def convolve(
       v: one vector of length at most n.
       x: vectors of length at most n.
       n: the length of the convolution.
-      f: what the wrapped part is multiplied by, 1 or -1.
+      f: the factor of the wrapped part, 1 or -1.
       of_batch: whether x is a batch, which may be spread over devices, rather than parameters.
 
     Returns:
-      The convolutions, in the common type of v and x, float32 at least. Cost O(n log n) a vector.
+      The convolutions, in the common dtype of v and x, in float32 at least. Cost O(n log n) per vector.
 
     Examples:
       >>> import jax.numpy as jnp

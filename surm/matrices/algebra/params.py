@@ -78,11 +78,11 @@ def check_divides(name: str, value: int, n_out: int, n_in: int) -> None:
 
 
 def check_keys(params: Params, *forms: tuple[str, ...]) -> tuple[str, ...]:
-    """Find out by their names which of a family's forms the parameters have.
+    """Determine from the names of the parameters which of a family's forms they have.
 
     Args:
       params: the parameters.
-      *forms: the sorted names of each form the family knows.
+      *forms: for each form of the family, the names of its parameters in sorted order.
 
     Returns:
       The form whose names are exactly those of `params`.
@@ -134,7 +134,7 @@ def check_shapes(params: Params, expected: Mapping[str, tuple[int, ...]], why: s
 
 
 def check_ndim(name: str, array: jax.Array, axes: str) -> None:
-    """Refuse an array with another number of axes than the family stores.
+    """Refuse an array whose number of axes is not the one that the family expects.
 
     Args:
       name: the name of the array.

@@ -1,4 +1,4 @@
-"""The importance of each trained number for the loss, smoothed over training, by which AdaLoRA keeps components.
+"""The importance of each trained value for the loss, averaged over the steps; AdaLoRA keeps components by it.
 
     s_t = |w g|      S_t = β S_{t-1} + (1-β) s_t      U_t = β U_{t-1} + (1-β) |s_t - S_t|      importance  S_t U_t
 
@@ -16,14 +16,14 @@ _DECAY = 0.85
 
 
 class Smoothed(NamedTuple):
-    """The averages S and U of every parameter."""
+    """The moving averages S (of the sensitivity) and U (of its deviation) of every parameter."""
 
     sensitivity: Params
     uncertainty: Params
 
 
 def start(params: Params) -> Smoothed:
-    """The averages before training, which are 0.
+    """The moving averages before training, which are 0.
 
     Args:
       params: the parameters of a matrix.
@@ -35,7 +35,7 @@ def start(params: Params) -> Smoothed:
 
 
 def follow(before: Smoothed, params: Params, gradients: Params) -> Smoothed:
-    """The averages after a step.
+    """The moving averages after a step.
 
     Args:
       before: the averages before the step.
@@ -43,7 +43,7 @@ def follow(before: Smoothed, params: Params, gradients: Params) -> Smoothed:
       gradients: the gradients of the step.
 
     Returns:
-      The averages.
+      The moving averages.
     """
 
     def smoothed(average, value):
@@ -59,7 +59,7 @@ def importance(averages: Smoothed) -> Params:
     """The importance of every number.
 
     Args:
-      averages: from `follow`.
+      averages: the result of `follow`.
 
     Returns:
       S U, of the parameters' shapes.

@@ -1,10 +1,10 @@
-"""The dense sum of products of circulant and skew-circulant matrices, without multiplying them or without FFTs.
+"""The dense sum of products of circulant and skew-circulant matrices: fast on a CPU, without FFTs elsewhere.
 
 For M = Σ_i Z_1(g_i) Z_{-1}(h_i)
 
     M Z_{-1} = Z_1 M - 2 Σ_i g_i (J h_i)ᵀ,      J the reversal.
 
-So a column is the one before it, moved down, plus a correction.
+So each column is the one before it, moved down by one, plus a correction.
 """
 
 import jax
@@ -29,7 +29,7 @@ def dense(
       precision: the precision of matrix products.
 
     Returns:
-      The sum. Cost on a CPU O(r n² √n), by strips of r terms (see `strips`); elsewhere O(r n_out n n_in).
+      The sum. Cost: O(r n² √n) on a CPU, by strips of r terms (see `strips`); O(r n_out n n_in) elsewhere.
 
     Examples:
       >>> import jax.numpy as jnp

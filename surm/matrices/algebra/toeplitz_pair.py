@@ -4,12 +4,12 @@ Write W = T(b) T(a), n_out <= n_in = n, and take differences along its diagonals
 
     E_ij = W_{i+1,j+1} - W_ij,     E = u vᵀ - w (Jv)ᵀ,     u_i = b_{i+1},   w_i = b_{n-1-i},   v_j = a_{j+1}
 
-with J the reversal. For P± = (I ± J)/2 both E P+ = (u - w)(P+ v)ᵀ and E P- = (u + w)(P- v)ᵀ have rank one.
-Their singular vectors are, up to scale, the symmetric and the antisymmetric part of a_1, a_2, ... on the
-right and of b_1, b_2, ... on the left; of the latter only the first and last n_out - 1 entries matter. So a
-lies in the span of 3 known vectors α_k, b in the span of 3 known vectors β_j and the unit vectors of the
-other entries, and W = Σ_jk X_jk T(β_j) T(α_k) is linear in X: a small least-squares problem, whose solution
-has rank one and splits into the coefficients of b and of a by an SVD.
+with J the reversal. For P± = (I ± J)/2 both E P+ = (u - w)(P+ v)ᵀ and E P- = (u + w)(P- v)ᵀ have rank one. Up to scale,
+their right singular vectors are the symmetric and the antisymmetric part of a_1, a_2, ..., and their left ones those of
+b_1, b_2, ..., of which only the first and the last n_out - 1 entries matter. So a lies in the span of 3 known vectors
+α_k, and b in the span of 3 known vectors β_j and the unit vectors of the other entries. Then W = Σ_jk X_jk T(β_j)
+T(α_k) is linear in X. Finding X is a small least-squares problem; its solution has rank one, and an SVD splits it into
+the coefficients of b and of a.
 """
 
 import jax
@@ -19,13 +19,13 @@ from jaxtyping import Array, Float
 from surm.matrices.algebra import alternating, diagonals, fourier
 from surm.matrices.algebra.params import Params
 
-_START_ITERATIONS = 200  # of CGLS, to solve for X
+_START_ITERATIONS = 200  # the number of CGLS steps to solve for X
 
 
 def matvec(
     b: Float[Array, " n"], a: Float[Array, " n"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
 ) -> Float[Array, "*b {n_out}"]:
-    """The product T(b) (T(a) x) of the n×n matrices with x, its first n_out entries.
+    """The first n_out entries of the product T(b) (T(a) x), with n×n matrices T(b) and T(a).
 
     Args:
       b: first column of the left factor.
@@ -68,7 +68,7 @@ def project(dense: Float[Array, "n_out n_in"]) -> Params:
 @jax.jit
 def _fit(dense: Float[Array, "n_out n"]) -> tuple[Float[Array, "1 n"], Float[Array, "1 n"]]:
     """The b and a of `project`; for n_out <= n_in = n."""
-    nothing = jnp.zeros(dense.shape[1], dense.dtype)  # that side is solved for first
+    nothing = jnp.zeros(dense.shape[1], dense.dtype)  # the side that is zero is solved for first
     with jax.default_matmul_precision("highest"):
         b, a = _from_differences(dense)
     left, right = jnp.stack([nothing, b]), jnp.stack([nothing.at[0].set(1.0), a])

@@ -31,7 +31,7 @@ def obstacle(base: nnx.Module) -> str:
     dtype = jnp.dtype(base.dtype or base.kernel.dtype)
     if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
         return f"computes in {dtype}, which rounds small updates away"
-    precision = base.precision or jax.config.jax_default_matmul_precision  # of None the device makes less than float32
+    precision = base.precision or jax.config.jax_default_matmul_precision  # None may mean less than float32 on a device
     if platform_of(base.kernel[...]) != "cpu" and precision not in ("highest", "float32", jax.lax.Precision.HIGHEST):
         return "multiplies float32 in less than its precision, which rounds small updates away"
     return ""
@@ -59,10 +59,10 @@ def product(
       keep: whether the sum of kernel and update is kept for the backward pass, or computed again there.
 
     Returns:
-      x·(kernel + scale·ΔWᵀ) + bias. Beyond the layer's cost, this costs the dense matrix, once or twice, and in
-      the backward pass the derivative of `matvec` in the parameters. x, the parameters and, if `keep`, the sum are kept
-      for the backward pass. On a CPU the layers of surm's models can be differentiated in reverse mode only, with or
-      without this.
+      x·(kernel + scale·ΔWᵀ) + bias. Besides the layer, this costs the dense matrix, once or twice, and in the
+      backward pass the derivative of `matvec` with respect to the parameters. x, the parameters and, if `keep`, the sum
+      are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in reverse mode only,
+      with or without this.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
     if platform_of(x, kernel) == "cpu" and base.dot_general is dot_general:
@@ -117,8 +117,8 @@ def _forward(to_dense, matvec, precision, keep, params, kernel, x):
 def _backward(to_dense, matvec, precision, keep, saved, dy):
     params, kernel, x, merged = saved
     if not keep:
-        # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. These parameters
-        # are others to it, and come late.
+        # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. With `not_before`
+        # it sees other parameters, which are not available before dy.
         merged = kernel + to_dense(not_before(params, dy)).T
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
     plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731

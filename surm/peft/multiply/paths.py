@@ -1,10 +1,10 @@
-"""The ways to multiply by a trained matrix: the same result, up to rounding, at different cost.
+"""The ways to multiply by a trained matrix, which have the same result up to rounding but different costs.
 
 branch          the family's own product beside the layer: FFTs, or thin matmuls
-branch_dft      the same, with every convolution by small matmuls, in the layer's type (convolutional families only)
+branch_dft      the same, with every convolution by small matmuls in the layer's dtype (convolutional families only)
 branch_dense    the product with the dense matrix beside the layer
-fused           the matrix is added to the layer's kernel; the gradient is that of the family's own product
-fused_dense     likewise; the gradient goes through the dense matrix (see `surm.peft.multiply.fused`)
+fused           the matrix is added to the layer's kernel; the gradient goes through the family's own product
+fused_dense     the same, but the gradient goes through the dense matrix (see `surm.peft.multiply.fused`)
 
 Layers that share an input, as query, key and value do, share its transform in the forward pass, because XLA computes
 equal expressions once.
@@ -12,7 +12,7 @@ equal expressions once.
 The measurements are for one matrix and a whole batch. If a `vmap` gives every example a matrix of its own, use
 `surm.with_path(model, "branch")`, as `surm.serve_batch` does, because the other paths may form a dense matrix for each
 example. (For platforms other than a CPU see `beside_each`.) Every member of a population has a batch of its own, so
-`auto` is right for populations: the cost of a dense matrix is spread over that batch, as in a run of its own.
+`auto` is right for populations: the cost of a dense matrix is spread over that batch, as in a single run.
 """
 
 import functools
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from surm.matrices import FAMILIES
 
 _SMALL = 2**20
-"""The largest small matrix, in entries; both compilers agree for 768×768, and the TPU's disagrees for 4096×4096."""
+"""The number of entries up to which a matrix is small. (The TPU compiler's answer changes between 768² and 4096².)"""
 
 FUSED = ("fused", "fused_dense")
 """Paths for updates only; an adapter has a nonlinearity between the layer and itself."""
@@ -75,7 +75,7 @@ def quickest(
       rows: the number of vectors in the batch of one device.
       parameters: the shapes of the parameters.
       dtype: the dtype of the layer; float64 uses the measurements in float32.
-      platform: as `jax.default_backend` names it.
+      platform: the name of the platform, as `jax.default_backend` gives it.
       fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
@@ -105,8 +105,8 @@ def quickest(
 def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bool) -> str:
     """The path for a platform without measurements: on a CPU the branch, elsewhere a path without FFTs.
 
-    XLA's compilers were asked about devices that were not at hand (experiments/compiled). According to them, FFTs on a
-    TPU take minutes to compile and move many times the bytes of a layer, and on a GPU they need several times its
+    Programs were compiled, not run, for devices that were not available (experiments/compiled). According to XLA, FFTs
+    on a TPU take minutes to compile and move many times the bytes of a layer, and on a GPU they need several times its
     memory. A dense matrix beside the layer costs one more product, with nothing but matmuls. Thin products cost even
     less, unless they are not thin or the matrix is small: then their intermediate results cost more than the dense
     matrix.
@@ -115,7 +115,7 @@ def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bo
       family: a key of `surm.matrices.FAMILIES`.
       n_out: rows of the matrix.
       n_in: columns of the matrix.
-      platform: as `jax.default_backend` names it.
+      platform: the name of the platform, as `jax.default_backend` gives it.
       fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
@@ -136,10 +136,10 @@ def beside_each(family: str, platform: str) -> str:
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
-      platform: as `jax.default_backend` names it.
+      platform: the name of the platform, as `jax.default_backend` gives it.
 
     Returns:
-      `branch` on a CPU. Elsewhere FFTs are avoided, by the dense path if there is no other way.
+      `branch` on a CPU. On other platforms a path without FFTs, which is the dense path if there is no other.
 
     Examples:
       >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
@@ -153,11 +153,11 @@ def beside_each(family: str, platform: str) -> str:
 def _as_measured(
     family: str, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]
 ) -> tuple[str, Mapping[str, Sequence[int]]]:
-    """The family, and shapes of parameters, that were measured in the place of a family's own."""
+    """The family whose measurements are used for a family, and the shapes of parameters to look up there."""
     like = FAMILIES[family].measured_as
     if like == family or like != "low_rank":
         return like, parameters
-    rank = min(_sizes(parameters))  # thin products, whatever lies between them
+    rank = min(_sizes(parameters))  # the thin products decide, not the arrays between them
     return like, {"a": (rank, n_in), "b": (n_out, rank)}
 
 
@@ -182,14 +182,14 @@ def _at(rows: int, measured: list[tuple[int, Mapping[str, float]]], path: str) -
 
 @functools.cache
 def _measured(platform: str) -> list[dict]:
-    """The grid of a platform, as experiments/paths/run.py wrote it."""
+    """The measurements on a platform, as written by experiments/paths/run.py."""
     file = importlib.resources.files("surm.peft.multiply") / "measured" / f"{platform}.json"
     return json.loads(file.read_text())["points"] if file.is_file() else []
 
 
 @functools.cache
 def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
-    """Warns once for each combination."""
-    by = "" if platform == "cpu" else " by what XLA's compilers say (experiments/compiled)"
+    """Logs once for each combination that it was not measured."""
+    by = "" if platform == "cpu" else " according to XLA's compilers (experiments/compiled)"
     what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
     logging.getLogger(__name__).info("path='auto' is '%s'%s: %s", taken, by, what)

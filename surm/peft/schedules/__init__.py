@@ -1,1 +1,1 @@
-"""Schedules of an adapter while it trains: rank budgets and penalties."""
+"""Rank budgets and penalties, which act on some families' adapters while they train."""

@@ -18,7 +18,7 @@ def penalised(model: nnx.Module) -> list[StructuredMatrix]:
 
 
 def penalty(model: nnx.Module, progress: float | Float[Array, ""]) -> Float[Array, ""]:
-    """The mean of weight·(the family's penalty) over all such matrices, as its paper defines it.
+    """The mean of weight·penalty over all matrices whose family has a penalty, as its paper defines it.
 
     Args:
       model: a model with an adapter.
@@ -43,8 +43,8 @@ def gradients(
 
     Args:
       graphdef: the structure of the model, from `surgery.split`.
-      trainable: its trained arrays, from there.
-      frozen: its other arrays, from there.
+      trainable: its trained arrays, from `surgery.split`.
+      frozen: its other arrays, from `surgery.split`.
       progress: as for `penalty`.
 
     Returns:

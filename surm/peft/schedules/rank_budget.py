@@ -3,14 +3,14 @@
     components
     initial ──────╮                       kept(t) = target + surplus((t - begin) / (end - begin)) (initial - target)
                    ╲___
-    target              ╰──────────       surplus falls from 1 to 0, as the family's paper has it
+    target              ╰──────────       surplus falls from 1 to 0 (see the family)
              begin    end
 
-Families with a gate for every component (`surm.matrices.algebra.gated_low_rank`) tell how important each component is.
+Families with a gate per component (`surm.matrices.algebra.gated_low_rank`) compute how important each component is.
 Between the fractions `begin` and `end` of the training, every `every_steps` steps, the gates of the least important
-components of all layers are set to 0. These components may return until the next time. After `end` they stay off, and
-exactly as many are on as the budget allows. The budget is an optax transformation around that of the gates, so every
-checkpoint contains its state.
+components of all layers are set to 0. These components can train again and return until the next time. After `end` they
+stay off, and exactly as many components are on as the budget allows. The budget is an optax transformation around that
+of the gates, so every checkpoint contains its state.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ class Gated:
     """One matrix with gates.
 
     Attributes:
-      layer: its path.
-      paths: of its parameters, by their names.
-      initial: the components it starts with.
-      target: the components that are left, on average.
+      layer: the path of its layer.
+      paths: the paths of its parameters, by the parameters' names.
+      initial: the number of components at the start.
+      target: the number of components that are left at the end, on average over the matrices.
     """
 
     layer: str
@@ -51,12 +51,12 @@ class Gated:
     target: int
 
     def of(self, arrays: Arrays) -> matrices.Params:
-        """Its own among a model's arrays."""
+        """The parameters of this matrix, taken from a model's arrays."""
         return {name: arrays[path] for name, path in self.paths.items()}
 
 
 class BudgetState(NamedTuple):
-    """What the transformation remembers: the inner one's, the steps taken, and of each matrix scores and who is on."""
+    """The inner transformation's state, the number of steps, and each matrix's scores and active components."""
 
     inner: Any
     step: Int[Array, ""]
@@ -66,14 +66,14 @@ class BudgetState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RankBudget:
-    """One budget: matrices of one family with one schedule.
+    """One budget, for all matrices of one family with one schedule.
 
     Attributes:
-      gate: their gate.
+      gate: the gate of the family.
       gated: the matrices.
       training: the options of the schedule.
-      steps: length of the training.
-      first: the step at which the matrices begin to train; shares of the training count from it.
+      steps: the number of training steps.
+      first: the step at which the matrices begin to train, where the fraction `begin` or `end` is 0.
     """
 
     gate: Gate
@@ -83,14 +83,14 @@ class RankBudget:
     first: int = 0
 
     def kept(self, step: int | Int[Array, ""]) -> Int[Array, ""]:
-        """How many components are on after a step, at most, in all matrices together."""
+        """The largest number of components, in all matrices together, that are on after a step."""
         begin, end = self._window()
         progress = jnp.clip((jnp.asarray(step) - begin) / (end - begin), 0, 1)
         target, initial = (sum(getattr(one, name) for one in self.gated) for name in ("target", "initial"))
         return target + jnp.round(self.gate.surplus(progress) * (initial - target)).astype(jnp.int32)
 
     def around(self, inner: optax.GradientTransformation) -> optax.GradientTransformation:
-        """The transformation that keeps to the budget, whatever the inner one does."""
+        """Wraps a transformation so that its updates keep to the budget."""
         inner = optax.with_extra_args_support(inner)
 
         def init(params: Arrays) -> BudgetState:
@@ -123,7 +123,7 @@ class RankBudget:
         return min(begin, end - 1), end
 
     def _due(self, step: Int[Array, ""]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-        """Whether a step chooses anew who is on, and whether it switches the others off."""
+        """Whether a step chooses the active components again, and whether it switches the others off."""
         begin, end = self._window()
         chosen = (
             (step >= begin) & (step <= end) & (((step - begin) % self.training["every_steps"] == 0) | (step == end))
@@ -131,7 +131,7 @@ class RankBudget:
         return chosen, chosen | (step > end)
 
     def _most_important(self, scores: Sequence[Any], step: Int[Array, ""]) -> tuple[Bool[Array, " _"], ...]:
-        """Who is on in every matrix, if the step chooses; of equals those that come first."""
+        """The active components of every matrix by their scores; of equal scores the first ones win."""
         each = [self.gate.scores(of) for of in scores]
         places = jnp.argsort(jnp.argsort(-jnp.concatenate(each), stable=True), stable=True)
         ends = [sum(len(one) for one in each[: number + 1]) for number in range(len(each))]
@@ -142,15 +142,15 @@ def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget
     """The budgets of a model: one for each family with gates and each schedule.
 
     Args:
-      model: with an adapter.
-      steps: length of the training.
+      model: a model with an adapter.
+      steps: the number of training steps.
       first: the step at which the adapter begins to train.
 
     Returns:
-      The budgets; none for most models.
+      The budgets; an empty list for most models.
 
     Raises:
-      InputError: if a matrix with gates is one of a stack of layers.
+      InputError: if a matrix with gates belongs to a stack of layers.
     """
     found: dict[tuple[str, FrozenDict], list[Gated]] = {}
     for path, delta in surgery.structured_matrices(model).items():
@@ -169,28 +169,30 @@ def budgets_of(model: nnx.Module, steps: int, first: int = 0) -> list[RankBudget
 
 
 def around(inner: optax.GradientTransformation, budgets: Sequence[RankBudget]) -> optax.GradientTransformation:
-    """A transformation that keeps to all budgets; the inner one itself if there are none."""
+    """Wraps a transformation so that it keeps to all budgets; without budgets it is returned as it is."""
     for budget in budgets:
         inner = budget.around(inner)
     return inner
 
 
 def switched_off(arrays: Arrays, like: Arrays, budgets: Sequence[RankBudget]) -> Arrays:
-    """Arrays with their gates 0 where others' are: of an average over steps, which forgets it only slowly.
+    """Sets gates to 0 where those of other arrays are 0.
+
+    This is for an average of a model's arrays over the steps, in which a gate that is switched off fades only slowly.
 
     Args:
-      arrays: of a model, by path.
-      like: whose gates decide.
-      budgets: of the model.
+      arrays: the arrays of a model, by path.
+      like: the arrays whose gates decide.
+      budgets: the budgets of the model.
 
     Returns:
-      The arrays.
+      The arrays, with those gates 0.
     """
     gates = [one.paths[budget.gate.parameter] for budget in budgets for one in budget.gated]
     return arrays | {gate: jnp.where(like[gate] == 0, 0, arrays[gate]) for gate in gates}
 
 
 def active_ranks(arrays: Mapping[str, ArrayLike], budgets: Sequence[RankBudget]) -> dict[str, Int[Array, ""]]:
-    """How many components of each matrix are on, by the matrix's path."""
+    """The number of active components of each matrix, by the matrix's path."""
     gates = {one.layer: one.paths[budget.gate.parameter] for budget in budgets for one in budget.gated}
     return {layer: jnp.count_nonzero(arrays[gate]) for layer, gate in gates.items()}

@@ -3,9 +3,9 @@
     both, errors = surm.average([first, second])
     less, errors = surm.add([skilled, rude], [1.0, -0.5], head=0)
 
-What is added up is each layer's scale·ΔW. Where all models have a layer's ΔW in one form that is linear in its
-parameters (`LINEAR` of its family), the parameters themselves are; then nothing is lost. Otherwise the dense matrices
-are, and the family's `project` finds what is near: a sum of two matrices of rank 8 has rank 16.
+The sum is over scale·ΔW, layer by layer. If all models have a layer's ΔW in the same form, and this form is linear in
+its parameters (`LINEAR` of its family), the parameters are added, which is exact. Otherwise the dense matrices are
+added, and the family's `project` finds a member close to the sum: a sum of two matrices of rank 8 has rank 16.
 """
 
 import math
@@ -31,7 +31,7 @@ def average(
 
     Args:
       models: models with updates, from `attach` or `load_adapter`; they are left untouched.
-      weights: one number a model, at least 0; they are divided by their sum. Without weights all count equally.
+      weights: one number for each model, at least 0; they are divided by their sum. Without weights all count equally.
       spec: the spec of the result; the first model's if there is none.
 
     Returns:
@@ -59,7 +59,7 @@ def add(
 
     Args:
       models: models with updates, from `attach` or `load_adapter`; they are left untouched.
-      weights: one number a model.
+      weights: one number for each model.
       head: the index of the model whose other trained variables, such as the head, are used; None for the mean of all.
       spec: the spec of the result; the first model's if there is none.
 
@@ -67,9 +67,10 @@ def add(
       A new model, not merged, and the relative error of each layer in Frobenius norm (0 where parameters were added).
 
     Raises:
-      InputError: if there is no model, one has another adapter than an update, the bases differ, weights are not one
-        finite number a model, a layer that is updated is no target of the result, something is trained that the
-        result does not train, heads have different shapes, or the result's family shares arrays among layers.
+      InputError: if there is no model or a model has an adapter other than an update; if the bases differ; if weights
+        are not one finite number for each model; if an updated layer is not a target of the result, or the result does
+        not train a variable that a model has trained; if heads have different shapes; or if layers share arrays in the
+        result's family.
     """
     _check_models(models)
     weights = _checked(weights, models)
@@ -95,7 +96,7 @@ def _checked(weights: Sequence[int | float], models: Sequence[nnx.Module]) -> li
 def _sum(
     models: Sequence[nnx.Module], weights: Sequence[float], shares: Sequence[float], spec: PeftSpec | None
 ) -> tuple[nnx.Module, dict[str, float]]:
-    """The sum; weights apply to the updates, shares to the other trained variables."""
+    """Computes the sum; weights apply to the updates, shares to the other trained variables."""
     named = {f"models[{i}]": bases.updated(f"models[{i}]", model) for i, model in enumerate(models)}
     differing = bases.differing(named)
     first = named["models[0]"]
@@ -106,7 +107,7 @@ def _sum(
     targets, own, errors = surgery.layers_by_path(result), surgery.specs(result, spec), {}
     for name, of_model in layers.items():
         if lost := [path for path in of_model if path not in targets]:
-            raise InputError(f"{lost[0]} is updated in {name}, but no target of the result's spec")
+            raise InputError(f"{lost[0]} is updated in {name}, but is not a target of the result's spec")
     for path, target in targets.items():
         terms = [(w, of_model[path]) for w, of_model in zip(weights, layers.values(), strict=True) if path in of_model]
         errors[path] = _set(path, target, terms, own[path])
@@ -137,7 +138,7 @@ def _add_beside(
 
 
 def _set(path: str, target: UpdatedLinear, terms: Sequence[tuple[float, UpdatedLinear]], spec: PeftSpec) -> float:
-    """Makes one layer's update the sum of others, in place; returns the relative error."""
+    """Sets one layer's update to the weighted sum of others, in place; returns the relative error."""
     form = _form(target)
     if form and terms and target.scale and all(_form(layer) == form for _, layer in terms):
         (name,) = target.delta.parameters
@@ -151,7 +152,7 @@ def _set(path: str, target: UpdatedLinear, terms: Sequence[tuple[float, UpdatedL
 
 
 def _form(layer: UpdatedLinear) -> tuple | None:
-    """What layers have in common whose parameters add up as their matrices do; None if they never do."""
+    """The form of an update: of updates with equal forms the parameters can be added; None if they never can."""
     (name, variable), *others = layer.delta.parameters.items()
     if others or name not in FAMILIES[layer.delta.family].linear:
         return None

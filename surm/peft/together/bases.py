@@ -15,18 +15,19 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
-    """A copy of a model with updates alone, not merged.
+    """An unmerged copy of a model, after a check that its only adapter is an update.
 
     Args:
       name: the name of the model in messages.
       model: a model from `attach` or `load_adapter`; it is left untouched.
-      magnitude: whether its layers may have a magnitude.
+      magnitude: whether its layers may have a trained magnitude.
 
     Returns:
       The copy.
 
     Raises:
-      InputError: if the model has no adapter, one in another position, several adapters, or a forbidden magnitude.
+      InputError: if the model has no adapter, an adapter in another position, several adapters, or a magnitude that is
+        not allowed.
     """
     spec = surgery.spec_of(model)
     if spec is None or spec.position != "update":
@@ -35,7 +36,7 @@ def updated(name: str, model: Model, *, magnitude: bool = False) -> Model:
     model = surgery.unmerge(model)
     for path, layer in surgery.layers_by_path(model).items():
         if layer.magnitude is not None and not magnitude:
-            raise InputError(f"{name}: {path} has a magnitude, but only updates add up")
+            raise InputError(f"{name}: {path} has a magnitude, but only updates without one can be added")
     return model
 
 
@@ -94,7 +95,7 @@ def same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
 
 def _bytes(array: ArrayLike) -> np.ndarray:
     """The bits of an array, usually without a copy."""
-    return np.ascontiguousarray(array).view(np.uint8)  # at least one axis, as a view of other width asks for
+    return np.ascontiguousarray(array).view(np.uint8)  # has at least one axis, which a view of another width needs
 
 
 def structure(model: nnx.Module) -> nnx.GraphDef:

@@ -5,8 +5,8 @@
     serve = nnx.jit(surm.serve_batch)
     logits = serve(models[0], adapters, images, ids)  # example i by the adapter ids[i]
 
-Each frozen kernel multiplies the whole batch in one product. Only the trained arrays, a few thousand numbers an
-adapter, are gathered for every example and multiply it separately.
+Each frozen kernel multiplies the whole batch in one product. Only the trained arrays, a few thousand numbers
+per adapter, are gathered for every example and multiply it separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _READ_OF_SPEC = {
     "adapter": ("family", "activation"),
     "bottleneck": ("activation",),
 }
-"""The fields of a spec, by position, that an answer depends on beside the trained arrays."""
+"""For each position, the fields of a spec that an answer depends on, besides the trained arrays."""
 
 
 def stack_adapters(models: Sequence[nnx.Module]) -> dict[str, jax.Array]:
@@ -76,15 +76,15 @@ def serve_batch(
       adapters: the result of `stack_adapters`.
       x: the model's input, or its arguments by name, such as tokens and mask; the first axis of every array is the
         batch.
-      ids: one integer an example, 0 <= id < number of adapters.
+      ids: one integer for each example, 0 <= id < number of adapters.
 
     Returns:
       The model's output for the batch.
 
     Raises:
-      InputError: if the model has no adapter, the arrays of `adapters` are not its own, `ids` are not one integer an
-        example, or one is out of range. Inside `jax.jit` ids are unknown; the answer to an example with a bad id is
-        then NaN.
+      InputError: if the model has no adapter, the arrays of `adapters` are not its own, `ids` are not one integer for
+        each example, or one is out of range. Inside `jax.jit` ids are unknown; the answer to an example with a bad id
+        is then NaN.
     """
     model = _adapted("model", model)
     _multiply_each(model, platform_of(*jax.tree.leaves((dict(adapters), x))))
@@ -157,14 +157,14 @@ def _count(adapters: Mapping[str, ArrayLike], trained: Mapping[str, jax.Array]) 
 
 
 def _checked_ids(ids: ArrayLike | Sequence[int], inputs: Mapping[str, Any], count: int) -> jax.Array:
-    """The ids as an array; InputError if they are not one integer an example, or known to be out of range."""
+    """The ids as an array; InputError if they are not one integer for each example, or known to be out of range."""
     ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
     if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise InputError(f"ids are {ids.dtype}{list(ids.shape)}, expected one integer an example")
+        raise InputError(f"ids are {ids.dtype}{list(ids.shape)}, expected one integer for each example")
     for path, leaf in jax.tree.leaves_with_path(dict(inputs)):
         if np.shape(leaf)[:1] != ids.shape:
             name, shape = jax.tree_util.keystr(path, simple=True, separator="."), list(np.shape(leaf))
-            raise InputError(f"{len(ids)} ids, but {name} has shape {shape}; expected one id an example")
+            raise InputError(f"{len(ids)} ids, but {name} has shape {shape}; expected one id for each example")
     if not isinstance(ids, jax.core.Tracer):
         known = np.asarray(ids)
         for index in np.flatnonzero((known < 0) | (known >= count))[:1]:

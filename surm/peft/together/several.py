@@ -2,10 +2,11 @@
 
     both = surm.combine({"german": first, "medical": second}, head="medical")
     both(x)                                     base(x) + ΔW_german x + ΔW_medical x in every layer
-    surm.activate(both, "german")(x)            as `first` answers, but with the head of `second`
+    surm.activate(both, "german")(x)            the update of `first`, with the head of `second`
     surm.activate(both, {"german": 0.5, "medical": 1.0})
 
-The weights are variables, one number for each adapter, so other weights do not compile again, and they can be learned.
+The weights are variables, one number for each adapter, so changing them compiles nothing again, and they can be
+learned.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ class AdapterWeight(nnx.Variable):
 
 @dataclasses.dataclass(frozen=True)
 class Combination(PeftSpec):
-    """Takes the place of a spec in a model of several adapters, and refuses to be read as the spec of one.
+    """Stands in for the spec in a model with several adapters; reading it as the spec of one adapter raises InputError.
 
     Attributes:
       specs: the specs of the adapters, by name.
@@ -48,40 +49,40 @@ class Combination(PeftSpec):
     specs: FrozenDict[str, PeftSpec] = FrozenDict()
 
     def __post_init__(self):
-        """The other fields mean nothing."""
+        """Skips the checks of a spec, because the other fields have no meaning."""
 
     @property
     def position(self) -> NoReturn:
-        """Each adapter has its own; InputError."""
+        """Raises InputError, because each adapter has its own position."""
         self._refuse()
 
     def at(self, path: str) -> NoReturn:
-        """For each adapter another spec holds; InputError."""
+        """Raises InputError, because each adapter has its own spec."""
         self._refuse()
 
     def to_json(self) -> NoReturn:
-        """There is no file of several adapters; InputError."""
+        """Raises InputError, because several adapters cannot be saved in one file."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise InputError(f"the model has several adapters, {_listed(self.specs)}; expected one of those combined")
+        raise InputError(f"the model has several adapters, {_listed(self.specs)}; expected one adapter")
 
 
 class Member(nnx.Module):
     """One adapter's update of one layer: x ↦ weight·scale·ΔW·dropout(x)."""
 
     def __init__(self, name: str, layer: UpdatedLinear, weight: AdapterWeight):
-        """Takes matrix, dropout and scale from the layer; a fused path, which has one update, becomes `auto`."""
+        """Takes matrix, dropout and scale from the layer; a fused path, which allows one update, becomes `auto`."""
         self.name, self.weight = name, weight
         self.matrix, self.dropout, self.scale = layer.delta, layer.dropout, layer.scale
         self.path = "auto" if layer.path in paths.FUSED else layer.path
 
     def factor(self) -> Float[Array, "*split_off"]:
-        """The factor of ΔW; for a stack of layers one number each."""
+        """The factor of ΔW, with one number for each layer of a stack."""
         return self.weight[...] * self.scale
 
     def __call__(self, x: Float[Array, "..."], dtype: DTypeLike, base: nnx.Module) -> Float[Array, "..."]:
-        """The update's output as vectors, computed in float32 at least, for a layer with the given type of output."""
+        """The update's output as vectors, in float32 at least; x is first converted to the given dtype."""
         x, path = linear_map(base).vectors(x if self.dropout is None else self.dropout(x)).astype(dtype), self.path
         if path == "auto":
             path = self.matrix.quickest_path(x, base.dtype or base.kernel.dtype, fusible=False)
@@ -89,10 +90,10 @@ class Member(nnx.Module):
 
 
 class Sum(nnx.Module):
-    """The updates of one layer, by several adapters."""
+    """The updates that several adapters make to one layer."""
 
     def __init__(self, members: Sequence[Member]):
-        """Keeps the updates."""
+        """Stores the updates."""
         self.members = nnx.List(members)
 
     @property
@@ -135,8 +136,8 @@ def combine(
 ) -> nnx.Module:
     """Puts the adapters of several models into one model, which applies their weighted sum.
 
-    The adapters may have different families, options, scales and targets. Trained variables stay trained; families'
-    penalties and rank budgets do not act on a combination.
+    The adapters may have different families, options, scales and targets. Trained variables can still be trained;
+    penalties and rank budgets of families do not act on a combination.
 
     Args:
       models: models from `attach` or `load_adapter` with one base, by the adapters' names; they are left untouched.
@@ -147,8 +148,8 @@ def combine(
       A new model that is not merged. `merge`, `unmerge`, `disabled`, `detach` and `count_parameters` work as usual.
 
     Raises:
-      InputError: if a model has another adapter than an update, a magnitude, or several; the bases differ; heads
-        differ and `head` does not say whose it is; or a name or weight is none.
+      InputError: if a model has an adapter other than an update, a magnitude, or several adapters; if the bases differ;
+        if the heads differ and `head` is not given; or if a name is empty or a weight is not a finite number.
 
     Examples:
       >>> from surm.peft import attach, PeftSpec
@@ -180,7 +181,7 @@ def activate(model: Model, weights: str | Mapping[str, ArrayLike]) -> Model:
     A compiled function of the model is not compiled again. An adapter of weight 0 still costs its product.
 
     Args:
-      model: from `combine`; left untouched.
+      model: a model from `combine`; left untouched.
       weights: one name, whose adapter then answers alone; or weights by name, where those left out are 0. Scalar
         arrays may be traced.
 
@@ -188,8 +189,8 @@ def activate(model: Model, weights: str | Mapping[str, ArrayLike]) -> Model:
       A new model.
 
     Raises:
-      InputError: if there is no such adapter, a weight is no finite number, or the model is merged or none of
-        `combine`.
+      InputError: if there is no such adapter, a weight is not a finite number, or the model is merged or does not come
+        from `combine`.
     """
     specs = _combination(model).specs
     if not isinstance(weights, str | Mapping):
@@ -207,13 +208,13 @@ def adapters(model: nnx.Module) -> dict[str, float]:
     """The adapters of a model from `combine`, and the weight of each.
 
     Args:
-      model: from `combine`.
+      model: a model from `combine`.
 
     Returns:
       Weights by name, in the order in which they were combined.
 
     Raises:
-      InputError: if the model is none of `combine`.
+      InputError: if the model does not come from `combine`.
     """
     specs, weights = _combination(model).specs, dict(_weights(model))
     return {name: float(jnp.ravel(weights[name][...])[0]) for name in specs}
@@ -228,13 +229,13 @@ def _combination(model: nnx.Module) -> Combination:
 
 
 def _weights(model: nnx.Module) -> list[tuple[str, AdapterWeight]]:
-    """The variables of a model's weights, by the adapters' names; those of stacked layers are others."""
+    """The weight variables of a model, with the adapters' names; stacked layers have variables of their own."""
     layers = [layer for _, layer in surgery.wrapped_layers(model)]
     return [(member.name, member.weight) for layer in layers for member in layer.delta.members]
 
 
 def _checked(weights: Mapping[str, ArrayLike], names: Iterable[str]) -> dict[str, ArrayLike]:
-    """The weight of every name; InputError for unknown names, and for what is no number."""
+    """The weight of every name; InputError for an unknown name, or a weight that is not a number."""
     for name, weight in weights.items():
         if name not in names:
             raise InputError(f"no adapter is called {name!r}; {nearest(str(name), names)}")
@@ -244,7 +245,7 @@ def _checked(weights: Mapping[str, ArrayLike], names: Iterable[str]) -> dict[str
 
 
 def _is_weight(weight: Any) -> bool:
-    """Whether it is a finite real number; of one that is traced nothing but the shape is known."""
+    """Whether a weight is a finite real number; of a traced array only the shape can be checked."""
     if isinstance(weight, jax.core.Tracer):
         return weight.shape == ()
     if isinstance(weight, jax.Array):
@@ -258,7 +259,7 @@ def _scalar(weight: ArrayLike) -> Float[Array, ""]:
 
 
 def _whose_head(models: Mapping[str, nnx.Module], head: str | None, names: Mapping[str, Any]) -> str:
-    """The adapter that gives what trains beside; InputError if that matters and nobody says it."""
+    """The adapter whose other trained variables are used; InputError if they differ and `head` is not given."""
     if head is not None and head not in names:
         raise InputError(f"head={head!r}, expected one of {_listed(names)}")
     trained = bases.differing(models)
@@ -266,13 +267,13 @@ def _whose_head(models: Mapping[str, nnx.Module], head: str | None, names: Mappi
         more = f" (+{len(trained) - 3} more)" if len(trained) > 3 else ""
         raise InputError(
             f"the adapters {_listed(names)} were trained with different {', '.join(trained[:3])}{more}; "
-            f"say whose is to answer, such as head={next(iter(names))!r}"
+            f"choose one of them, such as head={next(iter(names))!r}"
         )
     return next(iter(names)) if head is None else head
 
 
 def _wrap(result: nnx.Module, models: Mapping[str, nnx.Module], weights: Mapping[str, Array]) -> None:
-    """Puts every model's updates where they belong, into one of the models itself."""
+    """Puts the updates of all models into `result`, which is one of these models."""
     walked = select.walk(result)
     places, nodes = select.places(walked), {id(node): node for _, node in walked}
     members: dict[int, list[Member]] = {}

@@ -1,4 +1,4 @@
-"""Warm starts: updates of any family that are near a given dense ΔW before they train.
+"""Warm starts: updates of any family that start close to a given dense ΔW.
 
     deltas = surm.difference(finetuned, base, targets=spec.targets)     a full fine-tune minus its base
     adapted, errors = surm.warm_start(surm.attach(base, spec, rngs), deltas)
@@ -8,7 +8,8 @@ or with one gradient step of the full weights, as far as the family can follow i
     gradients = surm.kernel_gradients(adapted, lambda model: loss(model(x), labels))
     adapted, errors = surm.warm_start(adapted, {path: -rate * g for path, g in gradients.items()})
 
-An error is a layer's ‖scale·ΔW - delta‖_F / ‖delta‖_F: 0 if the family contains the matrix, 1 if it catches none of it.
+The error of a layer is ‖scale·ΔW - delta‖_F / ‖delta‖_F: 0 if the family contains delta, 1 if it captures nothing of
+it.
 """
 
 import functools
@@ -36,23 +37,23 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, dict[str, float]]:
-    """Returns the model with every update as near to a given matrix as its family allows.
+    """Returns the model with every update as close to a given matrix as its family allows.
 
-    Each family's `project` finds the parameters, so scale·ΔW is nearest, or near, in Frobenius norm. An update that is
-    to be zero gets initial values, from which it can train. A magnitude becomes the norm of the new weight's rows.
+    Each family's `project` finds the parameters, so that scale·ΔW is nearest, or close, in Frobenius norm. If delta is
+    0, the update gets initial values, from which it can train. A magnitude becomes the norm of the new weight's rows.
 
     Args:
-      model: with an update, from `attach` or `load_adapter`; left untouched.
-      deltas: for each adapted layer, by dotted path, what is to be added to its weight: n_out×n_in,
-        of stacked layers with their axes in front.
+      model: a model with updates, from `attach` or `load_adapter`; left untouched.
+      deltas: for each adapted layer, by dotted path, the n_out×n_in matrix that is to be added to its weight; for
+        stacked layers with the stacked axes in front.
 
     Returns:
       A new model, not merged, and the relative error of each layer in Frobenius norm.
 
     Raises:
-      InputError: if the model has no update; paths are missing or unknown, or shapes others (all are named); two names
-        of one layer have different matrices; a matrix is not finite, a scale 0, or a family has trained arrays that
-        several layers share.
+      InputError: if the model has no update; if paths are missing or unknown, or shapes are wrong (the message lists
+        them); if two names of one layer have different matrices; if a matrix is not finite or a scale is 0; or if
+        layers share trained arrays of their family.
     """
     model = bases.updated("the model", model, magnitude=True)
     layers = surgery.layers_by_path(model)
@@ -64,18 +65,18 @@ def warm_start(model: Model, deltas: Mapping[str, ArrayLike]) -> tuple[Model, di
 def difference(
     finetuned: nnx.Module, base: nnx.Module, targets: Sequence[str] | str = ()
 ) -> dict[str, Float[Array, "*stack n_out n_in"]]:
-    """The matrices that a fine-tune has added to the weights of a model's linear layers.
+    """The matrices that fine-tuning has added to the weights of a model's linear layers.
 
     Args:
       finetuned: any NNX module; updates in it are merged first, in a copy.
-      base: another with the same linear layers, as it was before.
-      targets: patterns of layer paths, as of `PeftSpec`; empty for all linear layers.
+      base: the model before fine-tuning, with the same linear layers.
+      targets: patterns of layer paths, as in `PeftSpec`; empty for all linear layers.
 
     Returns:
-      By dotted path the matrices, in float32 at least.
+      The matrices by dotted path, in float32 at least.
 
     Raises:
-      InputError: if a layer is in one model alone or of another shape in the other, a pattern matches nothing, or a
+      InputError: if only one model has a layer, or a layer has different shapes; if a pattern matches nothing; or if a
         model has adapters that are not linear.
     """
     after, before = (weights(surgery.detach(surgery.merge(model))) for model in (finetuned, base))
@@ -91,17 +92,17 @@ def difference(
 def kernel_gradients(
     model: Model, loss: Callable[[Model], Float[Array, ""]]
 ) -> dict[str, Float[Array, "*stack n_out n_in"]]:
-    """The gradient of a loss in the frozen weights of all adapted layers, as if they trained.
+    """The gradient of a loss with respect to the frozen weights of all adapted layers.
 
     Args:
-      model: with an adapter; left untouched, whatever the loss does to its argument.
-      loss: of such a model, a number; compiled.
+      model: a model with an adapter; left untouched, even if the loss changes its argument.
+      loss: a function from such a model to a number, which is compiled.
 
     Returns:
-      By dotted path the gradients, as deltas for `warm_start` once they are multiplied by minus a rate.
+      The gradients by dotted path. Multiplied by minus a learning rate, they are deltas for `warm_start`.
 
     Raises:
-      InputError: if the model has no adapted layers, or the loss is no number.
+      InputError: if the model has no adapted layers, or the loss is not a single number.
     """
     model = surgery.unmerge(model)
     kernels = {path: layer.base.kernel[...] for path, layer in surgery.wrapped_layers(model)}
@@ -123,19 +124,19 @@ def kernel_gradients(
 
 
 def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"], spec: PeftSpec) -> float:
-    """Brings one layer's update near a matrix, in place.
+    """Sets one layer's update close to a matrix, in place.
 
     Args:
-      path: the layer's, for messages and initial values.
-      layer: not merged.
-      delta: what is to be added to its weight.
-      spec: that holds for this layer.
+      path: the layer's path, for messages and the random key of initial values.
+      layer: the layer, which is not merged.
+      delta: the matrix that is to be added to its weight.
+      spec: the spec for this layer.
 
     Returns:
       The relative error.
 
     Raises:
-      InputError: if the matrix is not finite, the scale 0, or a trained array shared with other layers.
+      InputError: if the matrix is not finite, the scale is 0, or a trained array is shared with other layers.
     """
     _check(path, layer, delta)
     delta, matrix = delta.astype(working_dtype(delta)), layer.delta
@@ -144,8 +145,8 @@ def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"
         fixed = {name: variable[...] for name, variable in matrix.fixed.items()}
         project = kernels.each(_projecting(matrix.family, spec.structure), len(matrix.stack))
         found = project(delta / layer.scale, **({"fixed": fixed} if fixed else {}))
-    else:  # the projection of nothing may have no gradient
-        key = jax.random.fold_in(jax.random.key(0), zlib.crc32(path.encode()))  # not one for all layers
+    else:  # the projection of 0 may have no gradient
+        key = jax.random.fold_in(jax.random.key(0), zlib.crc32(path.encode()))  # a different key for every layer
         found = matrix.initial(spec, key)
     put(layer, found)
     error = float(jnp.linalg.norm(layer.scale * matrix.to_dense().astype(delta.dtype) - delta))
@@ -153,7 +154,7 @@ def fit(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_in"
 
 
 def put(layer: UpdatedLinear, params: matrices.Params) -> None:
-    """Gives a layer's update other trained arrays, and what depends on them, in place."""
+    """Replaces the trained arrays of a layer's update, and its magnitude, which depends on them, in place."""
     parameters = layer.delta.parameters
     for name, variable in list(parameters.items()):
         parameters[name] = variable.replace(params[name].astype(variable.dtype))
@@ -167,7 +168,7 @@ def put(layer: UpdatedLinear, params: matrices.Params) -> None:
 def _by_layer(
     model: nnx.Module, layers: Mapping[str, UpdatedLinear], deltas: Mapping[str, ArrayLike]
 ) -> dict[str, Array]:
-    """The matrices by the first path of each layer; InputError if they are not those of the layers."""
+    """The matrices by the first path of each layer; InputError if paths or shapes are not those of the layers."""
     walked = select.walk(model)
     first = {id(layer): path for path, layer in layers.items()}
     names = {select.dotted(place): first[id(node)] for place, node in walked if id(node) in first}
@@ -190,7 +191,7 @@ def _check(path: str, layer: UpdatedLinear, delta: Float[Array, "*stack n_out n_
         raise InputError(f"{path}: {matrix.family} shares {', '.join(shared)} among layers, expected a family where "
                          "each layer has its own arrays")  # fmt: skip
     if layer.scale == 0:
-        raise InputError(f"{path}: scale=0, expected another, so that there is an update")
+        raise InputError(f"{path}: scale=0, so ΔW has no effect; expected another scale")
     if not jnp.isfinite(delta).all():
         raise InputError(f"{path}: the given matrix has entries that are not finite")
 
@@ -203,5 +204,5 @@ def weights(model: nnx.Module) -> dict[str, Float[Array, "*stack n_out n_in"]]:
 
 @functools.cache
 def _projecting(family: str, structure: FrozenDict) -> Callable[..., Any]:
-    """A family's projection, compiled: once for all layers of a shape."""
+    """A family's projection, compiled once for all layers of a shape."""
     return jax.jit(functools.partial(matrices.FAMILIES[family].project, **structure))
