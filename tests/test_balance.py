@@ -53,7 +53,7 @@ def test_weights_are_given_in_order_or_by_name(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,2", "lists 2 numbers, expected 3, one a class: cat, dog, owl; or 'balanced', or 'none'"),
+        ("1,2", "lists 2 numbers, expected 3, one per class: cat, dog, owl; or 'balanced', or 'none'"),
         ("balance", "lists 1 numbers, expected 3"),
         ("owls=2", "names the class 'owls'; nearest: owl"),
         ("owl=2,owl=3", "names the class 'owl' twice"),

@@ -220,7 +220,7 @@ def test_a_tokenizer_that_fails_is_one_line_and_leaves_nothing(material, tmp_pat
 def test_texts_that_are_cut_are_counted(material, tmp_path, capsys):
     run(tmp_path / "r", *material, "--config.data.lengths=6,8", "--config.optim.steps=1")
     said = capsys.readouterr().out
-    assert re.search(r"\d+ of 48 examples are longer than 8 tokens .the last of config.data.lengths., and cut", said)
+    assert re.search(r"\d+ of 48 examples are longer than 8 tokens .the last of config.data.lengths. and are cut", said)
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):

@@ -178,7 +178,7 @@ ROWS = [
     Odd(
         "the best of a population",
         _checked(**ALWAYS, **{"eval.choose": "best", "population": "seed=0|1"}),
-        Line("exclude each other, as members have one checkpoint together; python -m surm.sweep"),
+        Line("exclude each other, as members share their checkpoints; python -m surm.sweep"),
     ),
     Odd("a best that there is not", _checked(**{"eval.choose": "first"}), Line("expected last or best or least_loss")),
     Odd(
@@ -212,7 +212,7 @@ ROWS = [
         "the loss as a metric", _checked(**{"eval.metrics": "loss"}), Line("config.eval.choose='least_loss' chooses by")
     ),
     Odd("an unknown metric", _checked(**{"eval.metrics": "f1_macro"}), Line("names 'f1_macro'; nearest: macro_f1")),
-    Odd("weights of too few classes", _weights("1,2"), Line("lists 2 numbers, expected 3, one a class: 0, 1, 2")),
+    Odd("weights of too few classes", _weights("1,2"), Line("lists 2 numbers, expected 3, one per class: 0, 1, 2")),
     Odd("a weight by the number of a class", _weights("2=4"), np.array([1, 1, 4], np.float32)),
     Odd("a weight of nothing", _weights("1,0,1"), Line("'0', expected a number above 0")),
     Odd(
