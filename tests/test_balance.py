@@ -79,7 +79,7 @@ def test_the_weights_are_told_with_the_counts():
 
 
 def test_loko_and_numbers_have_no_weights():
-    for kind, message in (("loko", "loko has no loss to weigh"), ("update", None)):
+    for kind, message in (("loko", "loko has no loss to weight"), ("update", None)):
         asked = small_runs.config("x", **{"peft.method": kind, "optim.class_weights": "balanced"})
         if message:
             with pytest.raises(InputError, match=message):

@@ -249,8 +249,8 @@ def test_a_run_that_has_not_finished_is_refused_with_what_to_do(tmp_path, begun)
     with pytest.raises(surm.InputError) as raised:
         surm.load_run(tmp_path)
     assert str(raised.value) == (
-        f"{str(tmp_path)!r} holds an unfinished run: wait for it, or start the command it was started with again, "
-        "which goes on from the last checkpoint"
+        f"{str(tmp_path)!r} holds an unfinished run: wait for it, or start the same command again, "
+        "which continues from the last checkpoint"
     )
 
 
@@ -345,7 +345,7 @@ def test_a_run_does_not_go_on_with_other_examples(material, tmp_path, monkeypatc
     for name in ("train", "test") if change == "classes renamed" else ("train",):
         (source / f"{name}.csv").write_text("\n".join(["sentence,label", *changed]))
     assert train.main(command) == 2
-    assert "belongs to other examples than the config's are now" in capsys.readouterr().err
+    assert "they differ in the examples" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_path, monkeypatch, capsys):
@@ -366,7 +366,7 @@ def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_
     words["joy"], words["pain"] = words["pain"], words["joy"]
     (tmp_path / "other.json").write_text(json.dumps(saved))
     assert train.main([*command, f"--config.data.tokenizer={tmp_path / 'other.json'}"]) == 2
-    assert "belongs to other tokens than the config's are now (data.tokenizer" in capsys.readouterr().err
+    assert "they differ in the tokens (data.tokenizer" in capsys.readouterr().err
 
 
 def test_a_run_of_0_1_0_answers_with_its_tokenizer_json_as_it_stands(finished, tmp_path):

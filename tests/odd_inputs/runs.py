@@ -218,7 +218,7 @@ ROWS = [
     Odd(
         "weights for a Kalman filter",
         _checked(**{"peft.method": "loko", "optim.class_weights": "balanced"}),
-        Line("loko has no loss to weigh; expected 'none'; config.data.sampling='balanced' works with it"),
+        Line("loko has no loss to weight; expected 'none'; config.data.sampling='balanced' works with it"),
     ),
     Odd(
         "an infinite rate",
