@@ -137,7 +137,7 @@ def test_an_encoder_alone_is_written_without_prefix_and_head(tmp_path):
     assert surgery.spec_of(import_peft(tmp_path, plain)).train == ()
     # a classifier that saw the first token is not one for the mean
     export_peft(tmp_path, adapted("bert", family="low_rank"))
-    with pytest.raises(InputError, match="holds a classifier, but the model's head sees the mean") as error:
+    with pytest.raises(InputError, match="holds a classifier, but the model's head reads the mean") as error:
         import_peft(tmp_path, plain)
     one_line(error)
 

@@ -223,7 +223,7 @@ def test_clip_has_pixels_of_its_own():
 )
 def test_pixels_must_be_numbers(tmp_path, mean, std):
     path = _save_own(tmp_path / "own.safetensors", mean=mean, std=std)
-    assert "for pixels; expected a number a channel, std above 0" in _refused(path)
+    assert "for pixels; expected one per channel, std above 0" in _refused(path)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ ROWS = [
     ),
     _refused(
         "a size by the short side, and no crop",
-        "and no crop, which leaves images their proportions",
+        "and no crop, which keeps the proportions of images",
         size={"shortest_edge": 16},
     ),
     _refused(

@@ -72,7 +72,7 @@ ROWS = [
     Odd(
         "two encoders",
         _file(lambda a: {f"{n}.{k}": v for k, v in a.items() for n in ("model", "module.backbone")}),
-        Line("weights of several models, behind backbone., model."),
+        Line("weights of several models, under backbone., model."),
     ),
     Odd(
         "an adapter's file",
@@ -116,10 +116,12 @@ ROWS = [
         Line("position_embedding_type='alibi'; expected 'absolute'"),
     ),
     Odd(
-        "quantised weights", _config(quantization_config={"load_in_4bit": True}), Line("; expected weights as they are")
+        "quantised weights", _config(quantization_config={"load_in_4bit": True}), Line("; expected unquantised weights")
     ),
     Odd(
-        "ELECTRA small", _config(model_type="electra"), Line("embedding_size=128, hidden_size=256; expected both alike")
+        "ELECTRA small",
+        _config(model_type="electra"),
+        Line("embedding_size=128, hidden_size=256; expected both to be equal"),
     ),
     Odd(
         "a size that is a fraction",
