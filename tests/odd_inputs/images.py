@@ -143,7 +143,7 @@ ROWS = [
     _refused("padding", "says do_pad=True; expected false", do_pad=True, pad_size=32),
     _refused(
         "a processor of another kind of model",
-        "says image_processor_type='DetrImageProcessor', whose pixels are",
+        "says image_processor_type='DetrImageProcessor', which is not supported",
         image_processor_type="DetrImageProcessor",
     ),
     _refused(

@@ -144,7 +144,7 @@ ROWS = [
     Odd(
         "a longer run that decays",
         _again({"optim.schedule": "linear"}, {"optim.schedule": "linear", "optim.steps": 9}),
-        Line("and the linear schedule falls to 0 at the last step: another length is another run from the first step"),
+        Line("and the linear schedule falls to 0 at the last step: the steps of a longer or shorter run differ"),
     ),
     Odd(
         "a longer run that warms up",
@@ -209,7 +209,7 @@ ROWS = [
         "a metric that the task has already", _asked(_data(), **{"eval.metrics": "auc, accuracy"}), ("auc", "accuracy")
     ),
     Odd(
-        "the loss as a metric", _checked(**{"eval.metrics": "loss"}), Line("config.eval.choose='least_loss' chooses by")
+        "the loss as a metric", _checked(**{"eval.metrics": "loss"}), Line("by it, set config.eval.choose='least_loss'")
     ),
     Odd("an unknown metric", _checked(**{"eval.metrics": "f1_macro"}), Line("names 'f1_macro'; nearest: macro_f1")),
     Odd("weights of too few classes", _weights("1,2"), Line("lists 2 numbers, expected 3, one per class: 0, 1, 2")),
@@ -298,8 +298,6 @@ ROWS = [
     Odd(
         "a finished run that shall be shorter",
         lambda folder: going_on.check_length({}, 10, 5, "runs/a"),
-        Line(
-            "workdir 'runs/a' holds a run that has taken 10 steps, expected 5 or fewer; make config.optim.steps larger"
-        ),
+        Line("workdir 'runs/a' holds a run that has taken 10 steps, expected 5 or fewer; increase config.optim.steps"),
     ),
 ]

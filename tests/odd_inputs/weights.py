@@ -66,9 +66,7 @@ ROWS = [
     Odd("a loss's class weights", _file(lambda arrays: arrays | {"criterion.weight": np.ones(3)}), _whole(_base())),
     Odd("in bfloat16", _file(lambda arrays: HALF), _whole(HALF)),
     Odd("in double precision", _file(lambda arrays: {k: v.astype(float) for k, v in arrays.items()}), _whole(_base())),
-    Odd(
-        "with a wrapper of one's own", _file(_renamed("bert.", "net.bert.")), Line("behind 'net.bert.': save the file")
-    ),
+    Odd("with a wrapper of one's own", _file(_renamed("bert.", "net.bert.")), Line("the prefix 'net.bert.': save the")),
     Odd(
         "two encoders",
         _file(lambda a: {f"{n}.{k}": v for k, v in a.items() for n in ("model", "module.backbone")}),
