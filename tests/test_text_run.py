@@ -393,7 +393,7 @@ def test_a_checkpoint_of_0_1_0_belongs_to_the_tokens_of_its_tokenizer_json(mater
     now, inputs = signature.of_sources(folder), signature.of_inputs(folder)
     noted = {name: value for name, value in now.items() if name != "tokens"}
     (other,) = signature.others(now, noted, folder)
-    assert other == f"tokens (0.1.0 made them with {str(file)!r} alone, which config.data.tokenizer may name)"
+    assert other == f"tokens (surm 0.1.0 made them with {str(file)!r} alone; config.data.tokenizer can name that file)"
     assert signature.others(now, noted | {"inputs": inputs}, folder) == signature.others(now, now, folder) == []
     assert signature.others(signature.of_sources(alone), noted, alone) == []
     assert signature.others(signature.of_sources(alone), now, alone) == ["tokens"]

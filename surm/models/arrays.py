@@ -65,7 +65,7 @@ def check_index(folder: os.PathLike, index: dict[str, str], name: str) -> None:
     for key, file in sorted(index.items()):
         if key not in held[file]:
             others = [other for other, keys in held.items() if key in keys]
-            raise InputError(f"{name} in {str(folder)!r} says that {file} holds {key!r}, which {few(others)} does")
+            raise InputError(f"{name} in {str(folder)!r} says that {file} holds {key!r}, but {few(others)} does")
     if unlisted := sorted(set().union(*held.values()) - index.keys()):
         say(f"{name} in {str(folder)!r} leaves out {few(unlisted)}, which its files hold")
 
@@ -130,6 +130,6 @@ def _check_unscaled(arrays: dict[str, np.ndarray]) -> None:
         scales = [name for end in _SCALES if (name := key.removesuffix(".weight") + end) in arrays] if eight else []
         if scales:
             raise InputError(
-                f"{key} holds eight-bit numbers beside {scales[0]}: the weights are quantised; expected them as they "
-                "are: dequantize() in transformers, then save_pretrained"
+                f"{key} holds eight-bit numbers beside {scales[0]}: the weights are quantised; expected unquantised "
+                "ones: dequantize() in transformers, then save_pretrained"
             )

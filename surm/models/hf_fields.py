@@ -52,8 +52,8 @@ HF_ACTIVATIONS = {
     "leaky_relu": "leaky_relu", "hardswish": "hardswish", "linear": "identity", "laplace": "laplace",
     "sqrtsoftplus": "sqrtsoftplus",
 }  # fmt: skip
-"""From the names of activations in transformers 5.23 (its ACT2CLS) to surm's; prelu and xielu, with weights, are not
-supported."""
+"""The names of activations in transformers 5.23 (its ACT2CLS), each with its name in surm. prelu and xielu are missing,
+because they have weights of their own."""
 
 
 def check(fields: dict[str, Any], read: Iterable[str]) -> None:

@@ -49,7 +49,7 @@ def at_step(
     folder = path / "checkpoints"
     names = [one.name.removesuffix(checkpoint_files.SUFFIX) for one in folder.iterdir()] if folder.is_dir() else []
     if not any(name.isdecimal() for name in names):
-        raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, so its adapter is all there is")
+        raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, only its final adapter")
     with checkpoint.Checkpoints(folder, keep=sys.maxsize) as saved:
         number = _best(path, saved.measured(), result, lines) if step == BEST else step
         if number not in (steps := sorted(saved.measured())):

@@ -64,7 +64,7 @@ class Loop:
         self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
         self.state, self.batches = program.initial(), program.batches
         self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # the last evaluated step, and its metrics
-        self.confused: tuple[int, str, Any] = (-1, "", None)  # step, split and confusion matrix, likewise
+        self.confused: tuple[int, str, Any] = (-1, "", None)  # step, split and matrix of the last confusion matrix
         self.frozen = placing.placed(prepared, mesh)
         self.mesh, self.split = mesh, prepared.config.data.eval_split  # the split that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()

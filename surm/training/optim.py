@@ -136,7 +136,7 @@ class Hyperparameters(NamedTuple):
 
     Attributes:
       adapter_rate: learning rate of the parameters that the method trains, of shape (steps,), or a scalar after `at`.
-      head_rate: learning rate of the head and of other trained variables, likewise.
+      head_rate: learning rate of the head and of other trained variables, of the same shape.
       weight_decay: weight decay of the parameters that the method trains.
       head_weight_decay: weight decay of the head and of other trained variables.
       momentum: momentum of SGD.

@@ -137,7 +137,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
 
 
 def _mapped(function: Any, each: Any, at_once: int) -> Any:
-    """Maps a function over members, `at_once` of them vectorised together and the groups one after another."""
+    """Maps a function over members in groups of `at_once`; a group is vectorised, and groups run one after another."""
     count = len(jax.tree.leaves(each)[0])
     if at_once >= count:
         return jax.vmap(function)(each)
@@ -166,8 +166,8 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
             if store.base_hash(model) != base:
                 raise InputError(
                     f"config.population: seed={member.config.seed} has another frozen base than seed="
-                    f"{prepared.config.seed}, as config.model.weights={member.config.model.weights!r} start at random; "
-                    "name pretrained weights"
+                    f"{prepared.config.seed}, because the weights {member.config.model.weights!r} are random; name "
+                    "pretrained ones in config.model.weights"
                 )
             seed = member.config.seed
             of_seed[seed] = jax.tree.map(np.asarray, initial_state(prepared, seed, averaged=averaged, model=model))

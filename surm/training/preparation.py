@@ -228,8 +228,8 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     set_in_vain = sorted(key for key in unread if given[key] != default[key])
     if set_in_vain and data.kind == "text" and set_in_vain[0] in ("data.text_columns", "data.label_column"):
         raise InputError(
-            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
-            f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
+            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; for a table of your own, set "
+            f"config.data.task to {' or '.join(glue.OWN_METRICS)}"
         )
     if set_in_vain:
         raise InputError(

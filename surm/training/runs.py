@@ -193,7 +193,7 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
         trained = noted.fitted(shape.image_size, shape.channels)
     if now != trained:
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
-        say(f"images are prepared as {str(path)!r} was trained, {said}")
+        say(f"images are prepared as in the training of {str(path)!r}, {said}")
     return trained
 
 
@@ -203,8 +203,8 @@ def _images(examples: Sequence[Any]) -> np.ndarray:
         shape = "×".join(map(str, examples.shape))
         if examples.ndim == 3 and examples.shape[-1] in (3, 4):
             raise InputError(
-                f"images are an array of {shape}; expected a list of it, [image], if that is one image in colour, or "
-                f"images[..., None] if it is {len(examples)} grey ones"
+                f"images are an array of {shape}; expected the list [image] if it is one image in colour, or "
+                f"images[..., None] if it is {len(examples)} grey images"
             )
         return _with_channels(np.asarray(examples), "images are", "N×H×W[×C]")
     images = np.empty(len(examples), object)

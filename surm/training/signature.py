@@ -53,7 +53,7 @@ def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> l
     found = [what for what, own in asked.items() if notes.get(what) != own]
     if prepared.tokens and not {"tokens", "inputs"} & notes.keys() and _tokens_of_0_1(prepared) != prepared.tokens:
         file = prepared.tokenizer_of_0_1
-        found.append(f"tokens (0.1.0 made them with {file!r} alone, which config.data.tokenizer may name)")
+        found.append(f"tokens (surm 0.1.0 made them with {file!r} alone; config.data.tokenizer can name that file)")
     return [what for what in found if what != "examples" or not prepared.data.is_of(notes[what])]
 
 

@@ -185,7 +185,7 @@ ROWS = [
     Odd(
         "one image instead of several",
         lambda folder: _predicted(PHOTO),
-        Line("of 24×40×3; expected a list of it, [image]"),
+        Line("of 24×40×3; expected the list [image] if"),
     ),
     Odd(
         "images as floats",

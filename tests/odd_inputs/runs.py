@@ -254,7 +254,7 @@ ROWS = [
         Line("is a population; expected one of its members, such as"),
     ),
     Odd(
-        "the best of no checkpoint", _kept(lambda run: run.mkdir()), Line("keeps no checkpoint, so its adapter is all")
+        "the best of no checkpoint", _kept(lambda run: run.mkdir()), Line("keeps no checkpoint, only its final adapter")
     ),
     Odd("the best of one that was measured after it was saved", _best_of([4], (4, "test", 0.5)), 4),
     Odd("the best of equals", _best_of([2, 4, 6], (2, "test", 0.5), (6, "test", 0.75), (4, "test", 0.75)), 4),
