@@ -7,8 +7,9 @@
     surm export runs/mrpc --out peft --encoder_only                     writes the adapter in Hugging Face PEFT's files
     surm merge runs/digits --out merged.safetensors                     writes the whole model, with the adapter merged
 
-`surm COMMAND --help` tells more; `python -m surm` is the same program. The exit status is 0 if all is done, 1 if runs
-of a sweep failed, 2 if an input cannot be used, 3 if a loss was not finite, and 128 + the signal's number if stopped.
+`surm COMMAND --help` describes a command; `python -m surm` is the same program. The exit status is 0 for success, 1 if
+runs of a sweep failed, 2 if an input cannot be used, 3 if a loss was not finite, and 128 + the signal's number if a
+signal stopped the command.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from surm.machine.status import status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line.
+    """Runs the command line.
 
     Args:
-      arguments: those behind the program's name; None for the process's own.
+      arguments: the arguments after the program's name; None takes them from `sys.argv`.
 
     Returns:
       The exit status.
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _ended_by_interrupts() -> Iterator[None]:
-    """Ctrl-C ends the process at once, while others are imported: inside them an exception can be lost."""
-    if threading.current_thread() is not threading.main_thread():  # where there are no signals
+    """Makes Ctrl-C end the process immediately during imports, in which an exception can get lost."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -55,7 +56,7 @@ def _ended_by_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# What a command needs is imported by it alone: `inspect`, `report` and all help wait for no jax.
+# Each command does its own imports, so that `inspect`, `report` and help do not have to import jax.
 def _train(arguments: list[str]) -> int:
     if command_line.asks_for_help(arguments):
         return status_of(lambda: help_text.show(flags.TRAIN))
@@ -81,13 +82,13 @@ def _report(arguments: list[str]) -> int:
 
 
 def _inspect(arguments: list[str]) -> int:
-    """`surm inspect`: what runs and adapters are."""
+    """`surm inspect`: describes runs and adapters."""
     from surm.report import inspection
 
     parser = argparse.ArgumentParser(
         prog="surm inspect", description=inspection.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="+", help="of a run or an adapter")
+    parser.add_argument("folder", nargs="+", help="the folder of a run or an adapter")
     folders = parser.parse_args(arguments).folder
 
     def show() -> int:
@@ -98,18 +99,18 @@ def _inspect(arguments: list[str]) -> int:
 
 
 def _export(arguments: list[str]) -> int:
-    """`surm export`: a run's adapter in Hugging Face PEFT's files."""
+    """`surm export`: writes a run's adapter in the files of Hugging Face PEFT."""
     parser = argparse.ArgumentParser(
         prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
-        "adapter_model.safetensors of Hugging Face PEFT: LoRA, AdaLoRA, C3A or LoKr, whichever it is. Models that "
-        "transformers has, as a BERT or a ViT whose head sees the class token; of others with mean pooling BERT's with "
-        "--encoder_only. Files of these names that are there are replaced.",
+        "adapter_model.safetensors of Hugging Face PEFT, as LoRA, AdaLoRA, C3A or LoKr. transformers must have the "
+        "same model, such as a BERT or a ViT whose head reads the class token; for a BERT with mean pooling, use "
+        "--encoder_only. Existing files of these names are replaced.",
     )  # fmt: skip
-    parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("--out", required=True, help="the folder to write to")
     parser.add_argument("--names", choices=("transformers4", "transformers5"), default="transformers5")
     parser.add_argument(
-        "--rank", type=int, help="write the nearest LoRA of this rank, and say how near; for any family"
+        "--rank", type=int, help="write the nearest LoRA of this rank and print its error; possible for any family"
     )
     parser.add_argument("--encoder_only", action="store_true", help="leave out the head")
     _add_step(parser)
@@ -134,7 +135,7 @@ def _export(arguments: list[str]) -> int:
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--step", type=_step, help="of a step whose checkpoint is kept, or best; what the run ended with if not given"
+        "--step", type=_step, help="a step whose checkpoint was kept, or best; the final adapter if not given"
     )
 
 
@@ -145,16 +146,16 @@ def _step(text: str) -> int | str:
 
 
 def _merge(arguments: list[str]) -> int:
-    """`surm merge`: a run's whole model, its adapter folded in."""
+    """`surm merge`: writes a run's whole model with the adapter merged into it."""
     parser = argparse.ArgumentParser(
-        prog="surm merge", description="Writes a finished run's whole model, its adapter folded in: to a folder as "
-        "transformers loads it (model.safetensors, config.json and preprocessor_config.json or, of texts, the "
-        "tokenizer's files), or to a file "
-        "NAME.safetensors of our own, which config.model.weights takes (without its head) and which also holds what "
-        "transformers has not, such as mean pooling, as the shipped backbone has. What is there is replaced.",
+        prog="surm merge", description="Writes a finished run's whole model with its adapter merged into the weights: "
+        "to a folder that transformers can load (model.safetensors, config.json and preprocessor_config.json or, for "
+        "texts, the tokenizer's files), or to a file NAME.safetensors in surm's own format. Such a file is accepted by "
+        "config.model.weights (which ignores its head), and can also hold models that transformers does not have, such "
+        "as a ViT with mean pooling. Existing files are replaced.",
     )  # fmt: skip
-    parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--out", required=True, help="folder, or NAME.safetensors, to write to")
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("--out", required=True, help="the folder, or NAME.safetensors, to write to")
     _add_step(parser)
     chosen = parser.parse_args(arguments)
 

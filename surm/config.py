@@ -1,7 +1,7 @@
-"""Every key that a config may have, and what a config comes to.
+"""All keys of a config with their defaults, and the checks that turn a config into a `Plan`.
 
-A file under `configs/` starts from `default()` and changes what differs; keys that are not declared cannot be set.
-docs/config.md and `surm train --help` list them all. Only a config that is looked at as a whole waits for jax.
+A config file starts from `default()` and sets the keys that differ; keys that are not declared cannot be set.
+docs/config.md and `surm train --help` list them all. Importing this module does not import jax, but `checked` does.
 """
 
 import dataclasses
@@ -26,31 +26,35 @@ if TYPE_CHECKING:
     import surm.peft.spec
 
 _PEFT = Section(
-    "what is trained, and how it enters: the fields of `surm.PeftSpec` as text (docs/methods.md)",
+    "how the model is adapted: the fields of `surm.PeftSpec` as text (docs/methods.md)",
     {
         "method": Key("update", "How the model is adapted.", registry="surm.peft.spec.METHODS"),
-        "family": Key("circulant", "The family of matrices that is trained.", registry="surm.matrices.FAMILIES"),
+        "family": Key("circulant", "The family of the trained matrices.", registry="surm.matrices.FAMILIES"),
         "options": Key(
             "",
-            "Options of the family or the method, with commas between, such as `rank=8`; empty leaves their defaults.",
+            "Options of the family or the method, separated by commas, such as `rank=8`; empty takes their defaults.",
         ),
-        "targets": Key("", "A regular expression for the layers that are adapted; empty is the method's own."),
+        "targets": Key(
+            "", "A regular expression for the paths of the layers to adapt; empty takes the method's default."
+        ),
         "rules": Key(
             "",
-            "Other families, options or scales for what a pattern matches, such as "
+            "Other families, options or scales for the layers that a pattern matches, such as "
             "`.*value => family=low_rank, rank=2; .*up => off`.",
         ),
-        "exclude": Key("", "A regular expression for layers that are not adapted, whatever else matches them."),
+        "exclude": Key("", "A regular expression for layers that are not adapted, even if `targets` matches them."),
         "train": Key("head", "A regular expression for additional variables to train."),
-        "scale": Key(1.0, "The factor of the update; of a method with updates."),
+        "scale": Key(1.0, "The factor of the update, for methods with updates."),
         "magnitude": Key(
-            False, "Whether the norms of the rows of an updated weight train by themselves, as in DoRA; of updates."
+            False,
+            "Whether the norms of the rows of an updated weight are trained separately, as in DoRA; for updates only.",
         ),
-        "dropout": Key(0.0, "The rate of dropout of the input of the update or adapter, from 0 to less than 1."),
+        "dropout": Key(0.0, "The dropout rate of the input of the update or adapter, from 0 to less than 1."),
         "path": Key(
             "auto",
-            "How the trained matrix is multiplied by: `branch`, `branch_dft`, `branch_dense`, `fused`, `fused_dense`, "
-            "or `auto`, which is the quickest by what was measured. The result is the same up to rounding.",
+            "How products with the trained matrix are computed: `branch`, `branch_dft`, `branch_dense`, `fused`, "
+            "`fused_dense`, or `auto`, which takes the one that was measured to be fastest. The result is the same up "
+            "to rounding.",
         ),
         "activation": Key(
             "gelu",
@@ -63,12 +67,12 @@ _PEFT = Section(
 SECTIONS: dict[str, Section] = {
     "": RUN, "data": DATA, "model": MODEL, "peft": _PEFT, "eval": EVAL, "optim": OPTIM, "mesh": MESH
 }  # fmt: skip
-"""Every section of a config by its name; the keys of the first one stand in no section."""
+"""All sections of a config by name; the keys of the section "" stand at the top level."""
 
 KEYS: dict[str, Key] = {
     f"{section}.{name}".lstrip("."): key for section, (_, keys) in SECTIONS.items() for name, key in keys.items()
 }
-"""Every key by its dotted name."""
+"""All keys by dotted name."""
 
 
 def default() -> ml_collections.ConfigDict:
@@ -85,16 +89,16 @@ def default() -> ml_collections.ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a config comes to, parsed and checked once.
+    """A config, parsed and checked once.
 
     Attributes:
-      config: the configuration, for keys that are taken as they stand.
-      spec: what is trained, and how it enters.
-      optimizer: the method's own optimiser, else that of the config.
-      head_first_fraction: the share of the steps in which the head trains alone, and after which it rests; 0 for both
-        all the time.
-      metrics: those that the config lists; empty for the task's own.
-      lengths: the lengths in tokens that batches of texts are filled up to, the shortest first.
+      config: the configuration itself, for keys that need no parsing.
+      spec: how the model is adapted.
+      optimizer: the method's own optimiser if it has one, else the config's.
+      head_first_fraction: fraction of the steps, at the start, in which only the head trains; afterwards only the
+        parameters of the method train. 0 trains both all the time.
+      metrics: the metrics that the config lists; empty for the task's own.
+      lengths: the lengths in tokens that batches of texts are padded to, in increasing order.
     """
 
     config: ml_collections.ConfigDict
@@ -105,22 +109,22 @@ class Plan:
     lengths: tuple[int, ...]
 
     def total_steps(self, examples: int) -> int:
-        """The length of the run in steps, with so many training examples."""
+        """The number of steps of a run on a number of training examples."""
         optim = self.config.optim
         return optim.steps or optim.epochs * math.ceil(examples / optim.batch_size)
 
 
 def checked(config: ml_collections.ConfigDict | Plan) -> Plan:
-    """Checks the keys and values of a config, and those that only make sense together.
+    """Checks and parses a config: its keys, their values, and combinations of values.
 
     Args:
-      config: a run's configuration; a plan, which has been checked, is returned as it is.
+      config: a run's configuration. A plan is already checked and is returned unchanged.
 
     Returns:
-      What it comes to.
+      The plan.
 
     Raises:
-      InputError: for an unknown or missing key (the nearest known one is named), or a value that cannot be used.
+      InputError: if a key is unknown (the nearest known one is named) or missing, or a value cannot be used.
     """
     from surm.tasks import metrics
 
@@ -148,19 +152,19 @@ def checked(config: ml_collections.ConfigDict | Plan) -> Plan:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks a config as `checked` does, for whoever has no use for what it comes to."""
+    """Checks a config as `checked` does, without returning the plan."""
     checked(config)
 
 
 def optimizer_name(optim: ml_collections.ConfigDict, spec: "surm.peft.spec.PeftSpec") -> str:
-    """What trains: the method's own optimiser, else the one that a config's `optim` part names."""
+    """The optimiser of a run: the method's own if it has one, else the one that `config.optim` names."""
     from surm.peft.spec import METHODS
 
     return METHODS[spec.method].optimizer or optim.name
 
 
 def head_first_fraction(optim: ml_collections.ConfigDict, spec: "surm.peft.spec.PeftSpec") -> float:
-    """The share of the steps in which the head trains alone, and after which it rests; 0 for both all the time."""
+    """The fraction of the steps in which only the head trains before the adapter does; see `Plan`."""
     from surm.peft.spec import METHODS
 
     own = METHODS[spec.method].head_first_fraction
@@ -168,7 +172,7 @@ def head_first_fraction(optim: ml_collections.ConfigDict, spec: "surm.peft.spec.
 
 
 def _check_values(config: ml_collections.ConfigDict) -> None:
-    """Refuses a key that there is not, one that is missing, and a value out of its key's range."""
+    """Refuses unknown keys, missing keys, and values outside of their key's range."""
     given = dict(leaves(config))
     for name in given:
         check_key(name, KEYS)
@@ -180,19 +184,19 @@ def _check_values(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_durations(config: ml_collections.ConfigDict) -> None:
-    """Refuses a run without a length, and one with two."""
+    """Refuses a run for which neither or both of epochs and steps are given."""
     epochs, steps = config.optim.epochs, config.optim.steps
     if not epochs and not steps:
-        raise InputError("neither config.optim.epochs nor config.optim.steps is given: how long shall it train?")
+        raise InputError("neither config.optim.epochs nor config.optim.steps is given; set one of them")
     if epochs and steps:
         raise InputError(
-            "config.optim.epochs and config.optim.steps exclude each other: give one of them, "
+            "config.optim.epochs and config.optim.steps exclude each other; set only one of them, "
             f"got epochs={epochs} and steps={steps}"
         )
 
 
 def _check_optimizer(plan: Plan) -> None:
-    """Refuses what an optimiser does not do."""
+    """Refuses settings that the optimiser does not support."""
     config, spec = plan.config, plan.spec
     if config.optim.name not in (plan.optimizer, KEYS["optim.name"].default):
         raise InputError(
@@ -205,11 +209,12 @@ def _check_optimizer(plan: Plan) -> None:
         expected = KEYS[f"optim.{name}"].default
         if config.optim[name] != expected:
             raise InputError(
-                f"config.optim.{name}={config.optim[name]}, but loko has no gradient to do that to; expected {expected}"
+                f"config.optim.{name} must be {expected} with loko, which computes no gradients; "
+                f"got {config.optim[name]}"
             )
     if config.optim.class_weights != "none":
         raise InputError(
-            f"config.optim.class_weights={config.optim.class_weights!r}, but loko has no loss to weigh; expected "
+            f"config.optim.class_weights={config.optim.class_weights!r}, but loko has no loss to weight; expected "
             "'none'; config.data.sampling='balanced' works with it"
         )
     if any(one.training.get("penalty") for one in (spec, *spec.ruled())):
@@ -226,13 +231,13 @@ def spec(config: ml_collections.ConfigDict) -> "surm.peft.spec.PeftSpec":
 
 
 def of_an_earlier_run(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """A configuration as a run wrote it down, with the keys that came later at their defaults.
+    """The configuration of a run that an earlier version may have written.
 
     Args:
-      values: what the run's JSON holds.
+      values: the contents of the run's config.json.
 
     Returns:
-      The configuration; not yet checked.
+      The configuration, not yet checked; keys that the file lacks have their defaults.
     """
     later = default().to_dict()
     both = {key: {**later[key], **value} if isinstance(later.get(key), dict) and isinstance(value, dict) else value
@@ -241,11 +246,11 @@ def of_an_earlier_run(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def apply_durations(config: ml_collections.ConfigDict, overrides: dict[str, object]) -> None:
-    """Lets `steps` from the command line replace the file's `epochs`, and the other way round.
+    """Resets the config file's `epochs` to 0 if the command line sets `steps`, and vice versa.
 
     Args:
-      config: changed in place.
-      overrides: what the command line set, by dotted key.
+      config: the configuration, changed in place.
+      overrides: the values that the command line set, by dotted key.
     """
     if "optim.steps" in overrides and "optim.epochs" not in overrides:
         config.optim.epochs = 0

@@ -33,7 +33,7 @@ def refused(capsys, *arguments: str) -> str:
         ([CONFIG, "--optm.steps=1"], "no flag is called --optm.steps; did you mean --config.optim.steps=VALUE?"),
         ([CONFIG, "--wrkdir=a"], "no flag is called --wrkdir; did you mean --workdir?"),
         ([CONFIG, "--nonsense=1"], "no flag is called --nonsense"),
-        (["--config.optim.steps=3"], "--config.optim.steps changes a config, but --config=FILE, which names that, is"),
+        (["--config.optim.steps=3"], "--config.optim.steps changes a config, but --config=FILE, which names"),
     ],
 )
 def test_a_flag_that_there_is_not_names_the_one_that_was_meant(capsys, tmp_path, arguments, expected):

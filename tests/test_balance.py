@@ -53,7 +53,7 @@ def test_weights_are_given_in_order_or_by_name(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,2", "lists 2 numbers, expected 3, one a class: cat, dog, owl; or 'balanced', or 'none'"),
+        ("1,2", "lists 2 numbers, expected 3, one per class: cat, dog, owl; or 'balanced', or 'none'"),
         ("balance", "lists 1 numbers, expected 3"),
         ("owls=2", "names the class 'owls'; nearest: owl"),
         ("owl=2,owl=3", "names the class 'owl' twice"),
@@ -79,7 +79,7 @@ def test_the_weights_are_told_with_the_counts():
 
 
 def test_loko_and_numbers_have_no_weights():
-    for kind, message in (("loko", "loko has no loss to weigh"), ("update", None)):
+    for kind, message in (("loko", "loko has no loss to weight"), ("update", None)):
         asked = small_runs.config("x", **{"peft.method": kind, "optim.class_weights": "balanced"})
         if message:
             with pytest.raises(InputError, match=message):

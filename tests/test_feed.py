@@ -30,7 +30,7 @@ def test_a_tokenizers_limit_cuts_texts_and_says_so(base, tmp_path, capsys):
     split = ready(base, tmp_path, model_max_length=6)
     np.testing.assert_array_equal(split.lengths, [6, 5])
     np.testing.assert_array_equal(split.tokens, [2, 6, 8, 3, 6, 3, 2, 6, 3, 8, 3])
-    said = "1 of 2 examples are longer than 6 tokens (model_max_length of the tokenizer), and cut"
+    said = "1 of 2 examples are longer than 6 tokens (model_max_length of the tokenizer) and are cut"
     assert said in capsys.readouterr().out.splitlines()
 
 

@@ -114,7 +114,7 @@ def test_a_run_goes_on_with_what_cannot_change_it_and_its_data_elsewhere(source,
 def test_other_data_under_another_name_is_refused_before_anything_changes(finished, stopped, tmp_path):
     other = small_runs.images(tmp_path / "other", seed=1)
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file() and path.name != ".lock"}
-    with pytest.raises(InputError, match=r"belongs to other examples than .* \(data.source '.*' → '.*other.*'\); name"):
+    with pytest.raises(InputError, match=r"they differ in the examples \(data.source '.*' → '.*other.*'\); name"):
         train.run(small_runs.config(other, **SAVED), str(stopped))
     assert before == {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file() and path.name != ".lock"}
 
@@ -128,7 +128,7 @@ def test_the_same_arrays_beside_another_activation_are_another_model(source, tmp
     first.model.weights, then.model.weights = weights
     train.run(first, str(tmp_path / "run"))
     cut(tmp_path / "run", 2)
-    with pytest.raises(InputError, match=r"belongs to other shape of the model than .* \(model.weights '.*one' → "):
+    with pytest.raises(InputError, match=r"they differ in the shape of the model \(model.weights '.*one' → "):
         train.run(then, str(tmp_path / "run"))
 
 
@@ -178,7 +178,7 @@ def test_a_run_that_was_counted_in_epochs_is_the_same_counted_in_steps(source, f
 
 def test_a_finished_run_is_not_repeated_for_what_changes_nothing(source, finished, capsys):
     train.run(small_runs.config(source, **SAVED, **{"data.threads": 5}), str(finished))
-    said = "holds the finished run of this config (but for data.threads 2 → 5, and nothing was read anew)"
+    said = "holds the finished run of this config (except for data.threads 2 → 5; nothing was read again)"
     assert said in capsys.readouterr().out
     assert held(finished)["data.threads"] == 2
 

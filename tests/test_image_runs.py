@@ -144,7 +144,7 @@ def test_a_run_is_opened_as_it_was_trained_whatever_the_files_say_now(clip, tmp_
     try:
         file.write_text(json.dumps(CLIP | {"size": 16}))
         np.testing.assert_array_equal(surm.load_run(clip / "run").predict(images), expected)
-        assert "run' was trained, not as the files of '" in capsys.readouterr().out
+        assert "run', not as the files of '" in capsys.readouterr().out
     finally:
         file.write_text(before)
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_other_pixels_is_refused(clip, tmp_path):
         (folder / "run" / "config.json").read_text().replace(str(clip), str(folder))
     )
     (folder / "weights" / "preprocessor_config.json").write_text(json.dumps(CLIP | {"resample": 2}))
-    with pytest.raises(surm.InputError, match="belongs to other preparation of images than the config's are now"):
+    with pytest.raises(surm.InputError, match="they differ in the preparation of images"):
         train.run(config, folder / "run")
 
 

@@ -172,7 +172,7 @@ REFUSED = [
     ("data=3", "config.mesh.data=3 and config.mesh.model=1 do not take the {} devices"),
     ("data=16", "do not take the {} devices"),
     ("data=-1 model=-1", "do not take the {} devices"),
-    ("data=0", "config.mesh.data=0, expected at least 1, or -1 for all that is left"),
+    ("data=0", "config.mesh.data=0, expected at least 1, or -1 for all that are left"),
     ("model=-2", "config.mesh.model=-2, expected at least 1"),
 ]
 

@@ -11,7 +11,9 @@ from surm.training import progress
     [(0.1, 100, "10 s"), (0.1, 1360, "2 min"), (1.0, 5401, "1.5 h"), (2.0, 36000, "20.0 h")],
 )
 def test_what_is_left_is_said_in_a_unit_that_fits(seconds, steps, said):
-    assert progress._expected(seconds, steps).endswith(f"{steps:,} more will take about {said}, evaluation apart")
+    assert progress._expected(seconds, steps).endswith(
+        f"{steps:,} more will take about {said}, not counting evaluation"
+    )
 
 
 def test_an_evaluation_that_was_written_before_a_kill_is_not_written_twice(tmp_path):

@@ -75,13 +75,13 @@ def test_with_other_classes_the_head_is_new_and_that_is_said(saved, capsys):
         np.testing.assert_array_equal(array, expected)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("dropout 0.1 → 0")
-    assert said[1].endswith("the update is taken over, the head starts anew: it had 5 outputs, now it has 2")
+    assert said[1].endswith("the update is taken over, the head starts afresh: it had 5 outputs, now it has 2")
 
 
 def test_as_many_classes_of_other_names_have_a_new_head(saved, capsys):
     found, fresh = started(saved, dropout=0.1, names=("b", "a", "c", "d", "e"))
     np.testing.assert_array_equal(found["head.kernel"], fresh["head.kernel"])
-    assert capsys.readouterr().out.endswith("the head starts anew: its classes were a, b, c, d, e\n")
+    assert capsys.readouterr().out.endswith("the head starts afresh: its classes were a, b, c, d, e\n")
 
 
 def test_patterns_that_come_to_the_same_layers_are_the_same(saved):
@@ -93,7 +93,7 @@ def test_what_trains_besides_now_starts_as_the_model_has_it(saved, capsys):
     found, fresh = started(saved, dropout=0.1, train="head|norm")
     assert {"norm.scale", "norm.bias"} <= found.keys()
     np.testing.assert_array_equal(found["norm.scale"], fresh["norm.scale"])
-    assert "it holds no norm.bias, norm.scale: they start as the model has them" in capsys.readouterr().out
+    assert "it holds no norm.bias, norm.scale: they start with the values of the model" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_an_adapter_of_pefts_starts_a_run_of_the_config_that_the_refusal_names(o
     for path, array in found.items():
         head = path.startswith("head.")
         np.testing.assert_array_equal(array, fresh[path] if head and outputs == 3 else imported[path])
-    assert ("the head starts anew: it had 7 outputs, now it has 3" in capsys.readouterr().out) == (outputs == 3)
+    assert ("the head starts afresh: it had 7 outputs, now it has 3" in capsys.readouterr().out) == (outputs == 3)
 
 
 @pytest.mark.slow
@@ -200,6 +200,6 @@ def test_a_run_of_three_classes_starts_one_of_two(tmp_path, capsys):
     train.run(small_runs.config(three, **{"optim.steps": 2}), str(tmp_path / "first"))
     more = {"init_adapter": str(tmp_path / "first"), "optim.steps": 1, "optim.learning_rate": 0.0}
     train.run(small_runs.config(two, **more), str(tmp_path / "second"))
-    assert "the head starts anew: its classes were 0, 1, 2" in capsys.readouterr().out
+    assert "the head starts afresh: its classes were 0, 1, 2" in capsys.readouterr().out
     one, other = (surm.load_run(tmp_path / name).model.blocks[0].attention.query for name in ("first", "second"))
     jax.tree.map(np.testing.assert_array_equal, one.delta.values(), other.delta.values())

@@ -220,7 +220,7 @@ def test_a_tokenizer_that_fails_is_one_line_and_leaves_nothing(material, tmp_pat
 def test_texts_that_are_cut_are_counted(material, tmp_path, capsys):
     run(tmp_path / "r", *material, "--config.data.lengths=6,8", "--config.optim.steps=1")
     said = capsys.readouterr().out
-    assert re.search(r"\d+ of 48 examples are longer than 8 tokens .the last of config.data.lengths., and cut", said)
+    assert re.search(r"\d+ of 48 examples are longer than 8 tokens .the last of config.data.lengths. and are cut", said)
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(material, tmp_path, capsys):
@@ -249,8 +249,8 @@ def test_a_run_that_has_not_finished_is_refused_with_what_to_do(tmp_path, begun)
     with pytest.raises(surm.InputError) as raised:
         surm.load_run(tmp_path)
     assert str(raised.value) == (
-        f"{str(tmp_path)!r} holds an unfinished run: wait for it, or start the command it was started with again, "
-        "which goes on from the last checkpoint"
+        f"{str(tmp_path)!r} holds an unfinished run: wait for it, or start the same command again, "
+        "which continues from the last checkpoint"
     )
 
 
@@ -345,7 +345,7 @@ def test_a_run_does_not_go_on_with_other_examples(material, tmp_path, monkeypatc
     for name in ("train", "test") if change == "classes renamed" else ("train",):
         (source / f"{name}.csv").write_text("\n".join(["sentence,label", *changed]))
     assert train.main(command) == 2
-    assert "belongs to other examples than the config's are now" in capsys.readouterr().err
+    assert "they differ in the examples" in capsys.readouterr().err
 
 
 def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_path, monkeypatch, capsys):
@@ -366,7 +366,7 @@ def test_a_run_does_not_go_on_with_other_tokens_of_the_same_texts(material, tmp_
     words["joy"], words["pain"] = words["pain"], words["joy"]
     (tmp_path / "other.json").write_text(json.dumps(saved))
     assert train.main([*command, f"--config.data.tokenizer={tmp_path / 'other.json'}"]) == 2
-    assert "belongs to other tokens than the config's are now (data.tokenizer" in capsys.readouterr().err
+    assert "they differ in the tokens (data.tokenizer" in capsys.readouterr().err
 
 
 def test_a_run_of_0_1_0_answers_with_its_tokenizer_json_as_it_stands(finished, tmp_path):
@@ -393,7 +393,7 @@ def test_a_checkpoint_of_0_1_0_belongs_to_the_tokens_of_its_tokenizer_json(mater
     now, inputs = signature.of_sources(folder), signature.of_inputs(folder)
     noted = {name: value for name, value in now.items() if name != "tokens"}
     (other,) = signature.others(now, noted, folder)
-    assert other == f"tokens (0.1.0 made them with {str(file)!r} alone, which config.data.tokenizer may name)"
+    assert other == f"tokens (surm 0.1.0 made them with {str(file)!r} alone; config.data.tokenizer can name that file)"
     assert signature.others(now, noted | {"inputs": inputs}, folder) == signature.others(now, now, folder) == []
     assert signature.others(signature.of_sources(alone), noted, alone) == []
     assert signature.others(signature.of_sources(alone), now, alone) == ["tokens"]

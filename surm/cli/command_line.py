@@ -1,4 +1,4 @@
-"""The flags `--config` and `--workdir`, and how a command ends: every mistake is one line and a status."""
+"""Parses the command line of commands that take a config; every mistake becomes an InputError of one line."""
 
 import dataclasses
 import difflib
@@ -22,15 +22,15 @@ from surm.errors import InputError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """What the command line says.
+    """The parsed command line.
 
     Attributes:
-      config: overrides applied.
-      workdir: the run's folder.
-      config_file: as given, FILE or FILE:ARGUMENTS.
-      overrides: what `--config.KEY=VALUE` set, by dotted key.
-      options: the value of every further flag, None where it was not given.
-      switches: whether each further flag without a value was given.
+      config: the configuration, with overrides applied.
+      workdir: the run's folder; empty if the command needs none.
+      config_file: the value of `--config`, FILE or FILE:ARGUMENTS.
+      overrides: the values set by `--config.KEY=VALUE`, by dotted key.
+      options: the value of every further flag with a value; None if it was not given.
+      switches: for every further flag without a value, whether it was given.
     """
 
     config: ml_collections.ConfigDict
@@ -45,21 +45,21 @@ def parse(argv: list[str], command: Command = TRAIN) -> CommandLine:
     """Parses `--config=FILE[:ARGUMENTS] --workdir=DIR [--config.KEY=VALUE ...]`.
 
     Args:
-      argv: as `sys.argv`.
-      command: whose flags are taken.
+      argv: the program's name and its arguments, as in `sys.argv`.
+      command: the command whose flags are accepted.
 
     Returns:
-      Config and workdir, and where they came from.
+      The parsed command line.
 
     Raises:
-      InputError: for an unknown flag or key, a value of the wrong type, or a config file that is missing or fails.
+      InputError: if a flag or key is unknown, a value has the wrong type, or the config file is missing or fails.
       SystemExit: after `--help`.
     """
     if asks_for_help(argv[1:]):
         sys.exit(help_text.show(command))
     values, config = _defined(argv, command)
     unset, overrides, given = _check_keys(argv), {}, _config_file(argv)
-    sys.modules.pop("config_config", None)  # ml_collections would load this file over what the last one defined
+    sys.modules.pop("config_config", None)  # otherwise ml_collections would mix this file with the last one loaded
     try:
         rest = values([argument for argument in argv if argument not in unset])
         chosen = config.value
@@ -68,7 +68,7 @@ def parse(argv: list[str], command: Command = TRAIN) -> CommandLine:
             chosen.update_from_flattened_dict({key: None for key in unset.values()})
             overrides = {**config_flags.get_override_values(values["config"]), **dict.fromkeys(unset.values())}
             configs.apply_durations(chosen, overrides)
-    except Exception as error:  # whatever absl, ml_collections or the config file itself raise
+    except Exception as error:  # absl, ml_collections and the config file can raise any exception
         raise InputError(_one_line(error, given)) from error
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
@@ -89,12 +89,12 @@ def parse(argv: list[str], command: Command = TRAIN) -> CommandLine:
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether a command is asked for its help, rather than to do anything."""
+    """Whether the arguments ask for help."""
     return bool({"--help", "-help", "-h"} & {*arguments})
 
 
 def _defined(argv: list[str], command: Command) -> tuple[flags.FlagValues, flags.FlagHolder]:
-    """All flags of a command, not yet parsed, and the one that names the config file."""
+    """Defines all flags of a command, not yet parsed; returns them and the one that names the config file."""
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
@@ -106,10 +106,10 @@ def _defined(argv: list[str], command: Command) -> tuple[flags.FlagValues, flags
 
 
 def _check_keys(argv: list[str]) -> dict[str, str]:
-    """Refuses `--config.KEY=VALUE` for an unknown key or a value of another type, better than absl says it.
+    """Refuses `--config.KEY=VALUE` if the key is unknown or the value has another type, more clearly than absl would.
 
     Returns:
-      The arguments that set a key to None, which absl cannot, and their keys.
+      The arguments that set a key to None, which absl does not support, each with its key.
     """
     unset = {}
     for argument in argv[1:]:
@@ -141,7 +141,7 @@ def _parses(text: str, kind: type) -> bool:
 
 
 def _config_file(argv: Sequence[str]) -> str:
-    """What the last `--config` names, without the arguments behind the colon; empty if there is none."""
+    """The file that the last `--config` names, without the arguments behind the colon; empty if there is none."""
     file = ""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
@@ -150,7 +150,7 @@ def _config_file(argv: Sequence[str]) -> str:
 
 
 def _check_is_config(value: object, file: str) -> None:
-    getattr(value, "keys", None)  # a file that failed to load only says so when it is read
+    getattr(value, "keys", None)  # raises the error of a file that failed to load
     if not isinstance(value, ml_collections.ConfigDict):
         raise InputError(
             f"get_config() of {file!r} returned a {type(value).__name__}; expected surm.config.default() with changes"
@@ -158,7 +158,7 @@ def _check_is_config(value: object, file: str) -> None:
 
 
 def _one_line(error: Exception, file: str) -> str:
-    """What went wrong between the flags and a config file, in a line."""
+    """One line that describes an error in the flags or the config file."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     if raised := _raised_in(error, file):
@@ -185,10 +185,10 @@ def _one_line(error: Exception, file: str) -> str:
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError, file: str) -> str:
-    """What is wrong with a flag that there is not, and which was meant."""
+    """One line that describes an unknown flag, and names the flag that was probably meant."""
     name, keys = error.flagname, [f"config.{key}" for key in configs.KEYS]
     if not file and name.startswith("config."):
-        return f"--{name} changes a config, but --config=FILE, which names that, is missing"
+        return f"--{name} changes a config, but --config=FILE, which names the config, is missing"
     said = f"no flag is called --{name}"
     meant = [key for key in keys if key.endswith(f".{name}")]
     of_absl = re.search(r"Did you mean: ([^ ,]+)", str(error))
@@ -199,7 +199,7 @@ def _unknown_flag(error: flags.UnrecognizedFlagError, file: str) -> str:
 
 
 def _raised_in(error: BaseException | None, file: str) -> tuple[BaseException, int] | None:
-    """What a config file has raised, or what it called, and the file's line; however it came to be wrapped."""
+    """The exception that came from a config file, found among wrapped ones, with the line of the file; None if none."""
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [at.lineno for at in frames if os.path.abspath(at.filename) == os.path.abspath(file)]
@@ -210,7 +210,7 @@ def _raised_in(error: BaseException | None, file: str) -> tuple[BaseException, i
 
 
 def _said(error: BaseException) -> str:
-    """What somebody's error says, with its type; of an unknown key what was meant."""
+    """The type and text of an exception; for an unknown key, the key that was probably meant."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # else in quotes
     if unknown := re.search(r'Key "(.*?)" does not exist', text):
         near = re.search(r'Did you mean "(.*?)"', text)

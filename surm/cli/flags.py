@@ -8,10 +8,10 @@ class Command(NamedTuple):
     """A command that takes a config.
 
     Attributes:
-      name: behind `surm` on the command line, and of the module `surm.NAME`.
-      about: what it does, in a sentence.
+      name: its name on the command line, `surm NAME`, and that of its module, `surm.NAME`.
+      about: a sentence that says what it does.
       options: its flags with a value, each with a line of help.
-      switches: its flags without a value, likewise.
+      switches: its flags without a value, each with a line of help.
       without_workdir: the switch with which it needs no --workdir; empty if there is none.
     """
 
@@ -24,16 +24,16 @@ class Command(NamedTuple):
 
 TRAIN = Command(
     "train",
-    "Trains what a config names. The same command goes on where a run was stopped.",
+    "Trains the model that a config describes. The same command continues a run that was stopped.",
     options={
-        "coordinator_address": "HOST:PORT at which process 0 is met, where JAX does not find it by itself",
-        "num_processes": "how many processes train together",
-        "process_id": "which of them this is, from 0",
-        "join_seconds": "how long to wait for the others at the start; 300 if not given",
+        "coordinator_address": "the HOST:PORT of process 0, if JAX does not find it by itself",
+        "num_processes": "the number of processes that train together",
+        "process_id": "the number of this process, from 0",
+        "join_seconds": "how many seconds to wait for the other processes at the start; 300 if not given",
     },
     switches={
-        "dry_run": "say what the run takes, compiled, and stop before the first step; nothing is written",
-        "distributed": "train with the other processes that a TPU pod, Slurm, GKE or MPI has started",
+        "dry_run": "compile one training step, report its memory and cost, and exit; nothing is written",
+        "distributed": "train together with the other processes that a TPU pod, Slurm, GKE or MPI has started",
     },
     without_workdir="dry_run",
 )
@@ -42,8 +42,9 @@ SWEEP = Command(
     "sweep",
     "Trains every run that the config's sweep() lists, each in a folder of its own, and prints them as a table.",
     options={
-        "launcher": "where to train: local (if not given), print, slurm or xpk; all but the first only say what to run",
-        "template": "the template of a script for slurm or xpk, in place of the one in scripts/",
+        "launcher": "how to start the runs: local (the default) trains them here; print shows the commands, and slurm "
+        "and xpk write a script",
+        "template": "the template of the script for slurm or xpk, instead of the one in scripts/",
     },
     switches={},
 )

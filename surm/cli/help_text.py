@@ -1,4 +1,4 @@
-"""What `surm train --help` and docs/config.md say of the keys of a config, made from their declarations."""
+"""The help text of commands and the table of docs/config.md, made from the declarations of config keys."""
 
 import ast
 import pathlib
@@ -13,18 +13,18 @@ _VALUES = {bool: "True or False", int: "a whole number", float: "a number", str:
 
 
 def of_command(command: Command) -> str:
-    """The help of a command: its flags, then every key by sections, with default, values and meaning.
+    """The help text of a command: its flags, then every config key by section, with default, values and meaning.
 
     Args:
-      command: whose help it is.
+      command: the command.
 
     Returns:
       The text, in lines of at most 100 characters.
     """
     flags = {
-        "config=FILE[:ARGUMENTS]": "the config file, such as configs/vit_digits.py, perhaps with arguments of its own",
-        "workdir=DIR": "the folder that is written to, made if absent",
-        "config.KEY=VALUE": "another value of a key than FILE has; the keys are listed below",
+        "config=FILE[:ARGUMENTS]": "the config file, such as configs/vit_digits.py, perhaps with its own arguments",
+        "workdir=DIR": "the folder to write to; it is created if absent",
+        "config.KEY=VALUE": "sets a key to another value than FILE does; the keys are listed below",
         **{f"{name}=VALUE": text for name, text in command.options.items()},
         **command.switches,
         "help": "show this help",
@@ -33,7 +33,7 @@ def of_command(command: Command) -> str:
     lines += [*textwrap.wrap(command.about, _WIDTH), ""]
     for flag, text in flags.items():
         lines += [f"  --{flag}", *_indented(text)]
-    lines += ["", "The keys of a config, each with its default and what it may be:"]
+    lines += ["", "The keys of a config, each with its default and its allowed values:"]
     for section, (about, keys) in configs.SECTIONS.items():
         lines += ["", f"{section}: {about}" if section else about]
         for name, key in keys.items():
@@ -44,13 +44,13 @@ def of_command(command: Command) -> str:
 
 
 def show(command: Command) -> int:
-    """Prints the help of a command; the exit status."""
+    """Prints the help text of a command; returns the exit status 0."""
     print(of_command(command))
     return 0
 
 
 def table() -> str:
-    """All keys as a table in Markdown; the last column is the decision of `surm.machine.keys.Decision`."""
+    """All keys as a Markdown table; the last column is the `surm.machine.keys.Decision` of each key."""
     rows = ["| key | default | meaning | values | going on |", "|---|---|---|---|---|"]
     for name, key in configs.KEYS.items():
         cells = (f"`{name}`", f"`{_default(key)}`", key.meaning, values(key), key.decision)
@@ -59,7 +59,7 @@ def table() -> str:
 
 
 def values(key: Key) -> str:
-    """What a key may be, in a few words.
+    """The allowed values of a key, in a few words.
 
     Examples:
       >>> values(Key(0.9, "The momentum of sgd.", least=0, most=1))
@@ -79,10 +79,10 @@ def values(key: Key) -> str:
 
 
 def registered(registry: str) -> tuple[str, ...]:
-    """The names in a registry, read off its source, so that whoever asks for help does not wait for jax.
+    """The keys of a registry, parsed from its source code, so that help does not have to import jax.
 
     Args:
-      registry: a dictionary that is written out by hand, by its dotted name.
+      registry: the dotted name of a dictionary that is written as a literal.
 
     Returns:
       Its keys, in order.
@@ -107,7 +107,7 @@ def _default(key: Key) -> str:
 
 
 def _indented(text: str, first: int = 6) -> list[str]:
-    """The lines of a text, the first of them indented by so many spaces and the others by six."""
+    """Wraps a text into lines; the first one is indented by `first` spaces, and the others by six."""
     return textwrap.wrap(
         text,
         _WIDTH,

@@ -1,11 +1,10 @@
 """Reads images, and the texts of GLUE, that TensorFlow Datasets has prepared, without TensorFlow.
 
-TFDS stores examples as tf.Example messages in array_record files. Both are read here with the packages that TFDS itself
-uses. Images (PNG or JPEG inside the message) are always decoded by Pillow: TFDS's own decoding without TensorFlow
-uses OpenCV if that is installed, and the pixels of a JPEG would then depend on the machine.
+TFDS stores examples as tf.Example messages in array_record files. Both are read with the packages that TFDS itself uses.
+Pillow decodes all images; TFDS would use OpenCV if it is installed, so that a JPEG's pixels would depend on the machine.
 
-TFDS prepares data sets itself. For this it needs a network, and TensorFlow if the data set's builder gives arrays that
-must be encoded (cifar10, mnist), but not if it gives image files (food101, oxford_iiit_pet).
+TFDS prepares data sets itself. It needs a network for this. It also needs TensorFlow if the data set's builder gives
+arrays that must be encoded (cifar10, mnist); it does not if it gives image files (food101, oxford_iiit_pet).
 """
 
 import contextlib

@@ -21,8 +21,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _COLLAPSED = re.compile(rf"({'|'.join(NEEDS)}):/?(?!/)", re.IGNORECASE)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
-os.environ.setdefault("EPATH_USE_TF", "0")  # or epath would hand all over to TensorFlow where that is installed
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # zonal buckets; asks for rights of their own
+os.environ.setdefault("EPATH_USE_TF", "0")  # otherwise epath would use TensorFlow if that is installed
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # support of zonal buckets needs more rights
 
 
 def place(name: str) -> epath.Path | None:

@@ -1,21 +1,29 @@
-"""The keys that say how a run is carried out: those of no section, and those of `config.mesh`."""
+"""The keys that say how a run is carried out: those at the top level of a config, and those of `config.mesh`."""
 
 from surm.machine.keys import Key, Section
 
 RUN = Section(
     "the run itself",
     {
-        "seed": Key(0, "The seed of the order of examples, of dropout and of all that starts at random.", least=0),
+        "seed": Key(0, "The seed of the order of examples, of dropout and of random initial values.", least=0),
         "init_adapter": Key(
-            "", "The adapter to start from: the folder of a run or of an adapter, of ours or of Hugging Face's PEFT."
+            "",
+            "The adapter to start from: the folder of a run, of a surm adapter, or of a Hugging Face PEFT adapter; "
+            "empty starts from a fresh adapter.",
         ),
-        "log_every_steps": Key(10, "How often the training metrics are written.", least=1, decision="free"),
+        "log_every_steps": Key(
+            10, "The number of steps between two lines of training metrics.", least=1, decision="free"
+        ),
         "eval_every_steps": Key(
-            0, "How often the held-out split is measured; 0 measures it at the end only.", least=0, decision="choice"
+            0,
+            "The number of steps between two evaluations on the held-out split; 0 evaluates it at the end only.",
+            least=0,
+            decision="choice",
         ),
         "checkpoint_every_steps": Key(
             200,
-            "How often a checkpoint is saved; 0 saves one at the end only. A run that is asked to stop saves one too.",
+            "The number of steps between two checkpoints; 0 saves one at the end only. A run that is asked to stop "
+            "saves one too.",
             least=0,
             decision="free",
         ),
@@ -29,7 +37,7 @@ RUN = Section(
         ),
         "writers": Key(
             "",
-            "What shows the metrics beside metrics.jsonl: `tensorboard`, `wandb` or `tensorboard,wandb`.",
+            "Where the metrics are written beside metrics.jsonl: `tensorboard`, `wandb` or `tensorboard,wandb`.",
             decision="free",
         ),
         "profile_steps": Key(
@@ -42,31 +50,36 @@ RUN = Section(
             "",
             "Runs that train together as one program, such as `seed=0|1|2,learning_rate=1e-3|3e-3`; empty is one run.",
         ),
-        # Another number of members is another program, which rounds otherwise: the key decides.
+        # Another number of members is another program with other rounding, so the key changes the result.
         "members_at_once": Key(
             0,
-            "The number of members of a population that a step computes side by side; 0 is one on a CPU, else all.",
+            "The number of members of a population that a step computes at the same time; 0 is one on a CPU, and all "
+            "elsewhere.",
             least=0,
         ),
     },
 )
 
-_REST = (-1, "all that is left")
+_REST = (-1, "all that are left")
 
-# Sums over another number of devices are taken in another order, and so are rounded otherwise: every key decides.
+# Another number of devices changes the order of sums and thereby their rounding, so every key changes the result.
 MESH = Section(
     "how the devices are used (docs/pods.md)",
     {
         "data": Key(-1, "The number of devices that every batch is spread over.", least=1, beside=_REST),
         "model": Key(
             1,
-            "The number of devices that have one part of a batch together, over which a frozen base is spread.",
+            "The number of devices that share each part of a batch, for batches that do not divide among all devices.",
             least=1,
             beside=_REST,
         ),
-        "shard_base": Key(False, "Whether the frozen base is spread over all devices, for a base too large for one."),
+        "shard_base": Key(
+            False, "Whether the frozen base is spread over all devices, for a base that is too large for one."
+        ),
         "shard_members": Key(
-            False, "Whether the devices of `mesh.data` hold the members of a population, instead of parts of a batch."
+            False,
+            "Whether the members of a population, instead of the parts of a batch, are spread over the devices of "
+            "`mesh.data`.",
         ),
     },
 )

@@ -1,6 +1,6 @@
-"""The keys of a config: how one is declared and checked, and how the keys of two configs are told apart.
+"""The declaration and checks of config keys, and the comparison of two configs.
 
-A room declares the keys that it reads in its `config_keys.py`. `surm.config` declares the others and puts all together.
+Each subpackage declares the keys that it reads in its `config_keys.py`; `surm.config` collects all of them.
 """
 
 import dataclasses
@@ -12,13 +12,15 @@ import ml_collections
 from surm.errors import InputError, nearest
 
 Decision = Literal["free", "content", "length", "choice", "decides"]
-"""What follows where a run goes on with another value of a key than it began with.
+"""The consequence of continuing a run with another value of a key.
 
-free        nothing: the key cannot change the result, as it says how data is read, what is shown or what is kept
-content     the key names a place; what lies there decides, and is compared when the checkpoint is opened
-length      the run becomes longer or shorter, which is possible where no step depends on how many follow
-choice      nothing, unless the best step is chosen: then the key decides
-decides     the key changes the result, so that it is another run, and is refused
+free        the run continues, because the key cannot change the result (it says how data is read, what is shown or what
+            is kept)
+content     the run continues if the key names the same content in another place, which is compared when the checkpoint
+            is opened
+length      the run becomes longer or shorter, which is possible if no step depends on the total number of steps
+choice      as `decides` if the best step is chosen (`config.eval.choose`), else as `free`
+decides     the run is refused, because the key changes the result
 """
 
 
@@ -27,15 +29,14 @@ class Key:
     """One key of a config. Its default, its check, its help and its row in docs/config.md are made from this record.
 
     Attributes:
-      default: the value where nobody gives one; None stands for a number that something else supplies, which the
-        meaning names.
-      meaning: what the key does, in plain sentences.
-      least: the smallest number that it may be; None for no limit.
-      most: the largest number that it may be; None for no limit.
-      beside: one further number and what it stands for, such as `(-1, "all that is left")`.
-      choices: the names that it may be; empty where it is no name, or where somebody else checks it.
-      registry: the dotted name of the dictionary whose keys it may be, where the owner of the dictionary checks it.
-      decision: what follows where a run goes on with another value.
+      default: the value if none is given; None stands for a number that comes from elsewhere, as `meaning` explains.
+      meaning: the effect of the key, in plain sentences.
+      least: the smallest allowed number; None for no limit.
+      most: the largest allowed number; None for no limit.
+      beside: one further allowed number and its meaning, such as `(-1, "all that are left")`.
+      choices: the allowed names; empty if the value is not a name, or if its reader checks it.
+      registry: the dotted name of a dictionary whose keys are the allowed names, if its reader checks them.
+      decision: the consequence of continuing a run with another value.
     """
 
     default: bool | int | float | str | None
@@ -48,11 +49,11 @@ class Key:
     decision: Decision = "decides"
 
     def check(self, name: str, value: Any) -> None:
-        """Raises InputError for a value out of the range, or a name that is none of the choices.
+        """Raises InputError if a value is out of range or not one of the choices.
 
         Args:
           name: the dotted key, for the message.
-          value: what a config holds; None, where something else supplies the value, is never refused.
+          value: the value in a config; None is always accepted.
         """
         if self.choices and value not in self.choices:
             raise InputError(f"config.{name}={value!r}, expected {' or '.join(self.choices)}")
@@ -67,14 +68,14 @@ class Key:
 
 
 class Section(NamedTuple):
-    """Keys that stand together in a config, by name, and what they are about."""
+    """The keys of one section of a config by name, and the subject of the section for the help text."""
 
     about: str
     keys: Mapping[str, Key]
 
 
 def check_key(key: str, known: Mapping[str, object]) -> None:
-    """Raises InputError, naming the nearest known ones, if a dotted key is not known."""
+    """Raises InputError, which names the nearest known keys, if a dotted key is not known."""
     if key not in known:
         raise InputError(f"config has no key {key!r}; {nearest(key, known)}")
 
@@ -102,14 +103,14 @@ def arguments(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Parses the arguments behind the colon of `--config=FILE:NAME=VALUE,...`.
 
     Args:
-      text: what stands behind the colon; may be empty.
-      known: every argument with its values, the default first.
+      text: the text behind the colon; may be empty.
+      known: the allowed values of every argument, the default first.
 
     Returns:
       A value for every argument.
 
     Raises:
-      InputError: for an unknown argument or value; the nearest known ones are named.
+      InputError: if an argument or a value is unknown; the message names the nearest known ones.
 
     Examples:
       >>> arguments("family=toeplitz", {"family": ("circulant", "toeplitz"), "task": ("mrpc", "cola")})

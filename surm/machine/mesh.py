@@ -38,7 +38,7 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
     if devices % given or (-1 not in wanted.values() and given != devices) or [*wanted.values()] == [-1, -1]:
         raise InputError(
             f"config.mesh.data={wanted['data']} and config.mesh.model={wanted['model']} do not take the {devices} "
-            "devices; expected a product of that, or one of them -1 and the other a divisor of it"
+            f"devices; expected the product {devices}, or one of them -1 and the other a divisor of {devices}"
         )
     shape = [devices // given if size == -1 else size for size in wanted.values()]
     parts = config.optim.accumulation_steps

@@ -31,7 +31,7 @@ LOST = 4
 """The exit status of a process that cannot continue because another process of the run has ended."""
 
 _HEARTBEAT_SECONDS = 30  # after which a silent process counts as lost
-_GRACE_SECONDS = 2  # in which the others say what stopped them, before the one they are connected by ends
+_GRACE_SECONDS = 2  # in which the others can report their error before process 0, which connects them, ends
 _OF_OTHERS = ("by peer", "peer closed", "broken pipe", "timed out", "remote process", "socket closed", "heartbeat")
 
 
@@ -68,7 +68,7 @@ def join(options: Mapping[str, str | None], *, distributed: bool) -> None:
     met = threading.Event()
     threading.Thread(target=_end_unless, args=(met, wait, address), daemon=True).start()
     try:
-        # JAX ends the process when its own time is over, and says less.
+        # JAX would end the process after its own timeout, with a less helpful message.
         jax.distributed.initialize(
             **given, initialization_timeout=wait + 60, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
         )

@@ -23,19 +23,19 @@ def status_of(act: Callable[[], int]) -> int:
       That status; 2 if input cannot be used or a file cannot be written, 128 + SIGINT's number for Ctrl-C,
       128 + SIGPIPE's number if nobody reads the output any more.
     """
-    absl.logging.set_verbosity(absl.logging.FATAL)  # what goes wrong is raised, and said in one line
+    absl.logging.set_verbosity(absl.logging.FATAL)  # errors are raised, and reported in one line below
     if not os.environ.get("GCSFS_DEBUG"):
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # which writes down every error that it raises
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # gcsfs logs every error that it raises
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without × shows ?, and the run goes on
+            stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ? instead of failing
     try:
         with notes.shown():
             status = act()
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who read the output has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may fail on what is left in the buffer either
+    except BrokenPipeError:  # the reader of the output has closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the rest of the buffer must not fail, either
         return 128 + signal.SIGPIPE
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -47,7 +47,7 @@ def status_of(act: Callable[[], int]) -> int:
     except Exception as error:
         if not buckets.failed(error):
             raise
-        print(f"error: a store did not answer as it should: {one_line(error)}", file=sys.stderr)
+        print(f"error: an object store failed: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

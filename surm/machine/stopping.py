@@ -43,7 +43,7 @@ def at_once() -> Iterator[None]:
     before = signal.set_wakeup_fd(writing)
     try:
         heeded = {number: handler for number, handler in _handlers().items() if handler is not signal.SIG_IGN}
-        with _handled(_leave, heeded):  # one that is ignored, as SIGINT is in the background, stays so
+        with _handled(_leave, heeded):  # a signal that is ignored, as SIGINT is in the background, stays ignored
             yield
     finally:
         signal.set_wakeup_fd(before)
@@ -82,7 +82,7 @@ def requests() -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        watched = before[number] is _leave  # who would not wait for what is being saved
+        watched = before[number] is _leave  # that handler would not wait for the checkpoint being saved
         signal.signal(number, _USUAL[number] if watched else before[number])
 
     with _handled(note, before), _unwatched(before):

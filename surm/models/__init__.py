@@ -1,9 +1,10 @@
-"""Models that adapters attach to, and the way published weights get into them.
+"""The models that adapters attach to, and the loading of published weights.
 
-catalogue   the architectures, one entry each: classes, presets, names and fields in the files of Hugging Face
-weights     opens weights by name: what ships with the package, local files, the Hugging Face hub
-convert     puts published weights into our models, by one table of names for each publisher
+catalogue   lists the architectures with their classes, presets, and names and fields in the files of Hugging Face
+weights     opens weights by name, from the package, local files or the Hugging Face hub
+convert     loads published weights into surm's models, by a table of names for each publisher
 hf_config   reads the shape of a model from a config.json
 
-vit and bert are models. The other files are parts that models share, or read files of one kind.
+vit, dinov2, bert and distilbert are the models. The other files are layers that models share, or read files of one
+kind.
 """

@@ -1,4 +1,4 @@
-"""What the rest of surm has to know of a kind of model, as one record; `surm.models.catalogue` lists them."""
+"""The record `Architecture`, which tells the rest of surm all about a kind of model; see `surm.models.catalogue`."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ from surm.models.tables import Table
 from surm.models.weights import Weights
 
 LABELS = "labels"
-"""The task of `surm.tasks` whose models have a class in transformers: classification and regression."""
+"""The name of the task for which transformers has classes of models: classification and regression."""
 
 
 @runtime_checkable
 class ImageShape(Protocol):
-    """What the configuration of a model that reads images must have, beside `pooling`.
+    """The fields that the configuration of a model that reads images must have, in addition to `pooling`.
 
     Attributes:
       image_size: height and width of the images, in pixels.
@@ -30,12 +30,12 @@ class ImageShape(Protocol):
 
 @runtime_checkable
 class TextShape(Protocol):
-    """What the configuration of a model that reads texts must have, beside `pooling`.
+    """The fields that the configuration of a model that reads texts must have, in addition to `pooling`.
 
     Attributes:
       vocabulary: number of tokens.
-      segments: how many segments the model tells apart.
-      max_length: tokens of the longest text.
+      segments: number of segments that the model distinguishes.
+      max_length: number of tokens of the longest text.
     """
 
     vocabulary: int
@@ -57,33 +57,37 @@ def _as_they_are(arrays: dict[str, np.ndarray], shape: Any) -> dict[str, np.ndar
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Architecture:
-    """A kind of model: its classes, its presets and what it is in the files of Hugging Face.
+    """A kind of model: its classes, its presets and its files on Hugging Face.
 
     Attributes:
-      name: what messages call it.
+      name: its name in messages.
       reads: the kind of example that it reads, `image` or `text`.
-      model: its class. It is called as `model(shape, num_outputs, dtype=..., remat=..., rngs=...)` and keeps the shape
-        as `config`; a model of images is then called with `images`, one of texts with `tokens`, `segments` and `mask`.
-      shape: the class of its configuration, an `ImageShape` or a `TextShape`, with a field `pooling` that says what the
-        head reads.
+      model: the class of its models. It is constructed as `model(shape, num_outputs, dtype=..., remat=..., rngs=...)`
+        and stores the shape as `config`. An instance for images is called with `images`, one for texts with `tokens`,
+        `segments` and `mask`.
+      shape: the class of its configurations, an `ImageShape` or a `TextShape` with a field `pooling`, which says what
+        the head reads.
       presets: configurations by name; no two architectures share a name.
-      kinds: the values of `model_type` in a config.json that are this architecture; for each the fields that decide on
-        the shape, with what a config.json means that leaves them out.
-      passed_over: other fields of its config.json that do not change the function.
-      from_hf: from a `model_type` and the fields of a config.json to the configuration.
-      to_hf: from a configuration to the fields of the config.json that `from_hf` reads it from.
-      kind_of: the `model_type` of a configuration.
-      read_only: the values of `kind_of` whose files are read and never written, with what messages call such a model.
-      tables: the names in published files. A table in a later entry of the catalogue is looked at first.
-      namings: the names by `model_type` and version of transformers.
-      absent: pattern of the keys of those names that a model of a configuration does not have.
-      classes: the classes of transformers by `model_type` and task.
-      obstacle: why the head of a configuration cannot be the classifier of a class of transformers, or None.
-      encoder_alone: whether the encoder is transformers' own whatever the head reads.
-      fresh: how the paths of variables begin that a file of weights may lack. They start at random then.
-      in_training: the fields of the configuration that act in training alone.
-      beside: the configuration that files beside config.json ask for, from that of config.json alone.
-      restored: the arrays of a file, under our paths, as a model of a configuration takes them.
+      kinds: the values of `model_type` in a config.json that mean this architecture, each with the fields that
+        determine the shape and their default values.
+      passed_over: further fields of its config.json that do not change the function of the model.
+      from_hf: a function from a `model_type` and the fields of a config.json to the configuration.
+      to_hf: a function from a configuration to the fields of a config.json that `from_hf` turns into it again.
+      kind_of: a function from a configuration to its `model_type`.
+      read_only: the values of `kind_of` whose files are read but never written, each with the name of such a model in
+        messages.
+      tables: the names of arrays in published files. Tables of later entries of the catalogue are tried first.
+      namings: the names of arrays, by `model_type` and version of transformers.
+      absent: a function from a configuration to a pattern of the keys that such a model does not have.
+      classes: the names of classes of transformers, by `model_type` and task.
+      obstacle: a function from a configuration and the name of a class of transformers to the reason why the model's
+        head cannot be the classifier of that class, or None if it can.
+      encoder_alone: whether the encoder equals that of transformers whatever the head reads.
+      fresh: prefixes of the paths of variables that a file of weights may lack; those are then initialised at random.
+      in_training: the fields of the configuration that only act in training.
+      beside: a function from a configuration and opened weights to the configuration changed as files other than
+        config.json ask for.
+      restored: a function that adapts the arrays of a file, under surm's paths, to a model of a configuration.
     """
 
     name: str
@@ -110,18 +114,18 @@ class Architecture:
 
 
 def reads_another_pooling(shape: Any, theirs: str, own: str, their_own: str) -> str | None:
-    """The usual obstacle: a head that reads another pooling than the classifier of transformers.
+    """The usual `obstacle`: the model's head reads another pooling than the classifier of transformers.
 
     Args:
-      shape: a configuration.
-      theirs: the class of transformers.
-      own: the one pooling that the class has.
-      their_own: what that pooling is called in messages.
+      shape: the configuration of the model.
+      theirs: the name of the class of transformers.
+      own: the only value of `pooling` that matches the class.
+      their_own: that pooling in words, for the message.
 
     Returns:
-      The reason, or None where the pooling is that one.
+      The reason, or None if the pooling matches.
     """
     pooling = shape.pooling
     if pooling == own:
         return None
-    return f"the model's head sees the {pooling} of the tokens (pooling={pooling!r}), {theirs}'s {their_own}"
+    return f"the model's head reads the {pooling} of the tokens (pooling={pooling!r}), that of {theirs} {their_own}"

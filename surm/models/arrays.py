@@ -1,7 +1,7 @@
-"""The arrays of safetensors files: of all dtypes that hold numbers to compute with, and of shards that agree.
+"""Reads the arrays of safetensors files, of all dtypes that hold plain numbers, and checks the index of shards.
 
-safetensors' reader for NumPy lacks the eight-bit floating-point types; they are read here, from where the file's head
-(a length in eight bytes, then JSON) says that they lie.
+The NumPy reader of safetensors lacks the eight-bit floating-point types. This module reads them itself, from the
+offsets in the file's header (a length in eight bytes, then JSON).
 """
 
 import json
@@ -27,17 +27,17 @@ _SCALES = (".weight_scale", ".weight_scale_inv", ".scale_weight", ".scale", ".we
 
 
 def read(files: Iterable[os.PathLike]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads whole files.
+    """Reads all arrays of some files.
 
     Args:
-      files: in safetensors' format.
+      files: paths of safetensors files.
 
     Returns:
-      The arrays of all of them by key, as stored, and the last file's metadata.
+      The arrays of all files by key, as stored, and the metadata of the last file.
 
     Raises:
-      InputError: if a file cannot be read or is cut short, holds a type that is no plain number, holds a key of another
-        file, or holds eight-bit numbers beside scales.
+      InputError: if a file cannot be read, is truncated, holds a dtype that is no plain number, or holds a key that
+        another file holds too; or if eight-bit weights come with scales, so that they are quantised.
     """
     arrays: dict[str, np.ndarray] = {}
     metadata: dict[str, str] = {}
@@ -51,18 +51,21 @@ def read(files: Iterable[os.PathLike]) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def check_index(folder: os.PathLike, index: dict[str, str], name: str) -> None:
-    """Refuses an index whose files hold other arrays than it says.
+    """Checks that files hold the arrays that their index assigns to them; reports arrays that the index lacks.
 
     Args:
-      folder: where the files lie.
-      index: key -> file, as stated.
-      name: of the index, for messages.
+      folder: the folder of the files.
+      index: the name of the file of each key.
+      name: the name of the index file, for messages.
+
+    Raises:
+      InputError: if a key is not in the file that the index names.
     """
     held = {file: _keys(epath.Path(folder) / file) for file in sorted(set(index.values()))}
     for key, file in sorted(index.items()):
         if key not in held[file]:
             others = [other for other, keys in held.items() if key in keys]
-            raise InputError(f"{name} in {str(folder)!r} says that {file} holds {key!r}, which {few(others)} does")
+            raise InputError(f"{name} in {str(folder)!r} says that {file} holds {key!r}, but {few(others)} does")
     if unlisted := sorted(set().union(*held.values()) - index.keys()):
         say(f"{name} in {str(folder)!r} leaves out {few(unlisted)}, which its files hold")
 
@@ -121,12 +124,12 @@ def _at(opened, start: int, about: dict, of: type) -> np.ndarray:
 
 
 def _check_unscaled(arrays: dict[str, np.ndarray]) -> None:
-    """Eight-bit numbers that are to be multiplied by a scale are quantised weights, which mean nothing alone."""
+    """Refuses eight-bit weights with a scale beside them: they are quantised, and mean nothing without the scale."""
     for key, array in arrays.items():
         eight = array.dtype.name.startswith("float8") and key.endswith(".weight")
         scales = [name for end in _SCALES if (name := key.removesuffix(".weight") + end) in arrays] if eight else []
         if scales:
             raise InputError(
-                f"{key} holds eight-bit numbers beside {scales[0]}: the weights are quantised; expected them as they "
-                "are: dequantize() in transformers, then save_pretrained"
+                f"{key} holds eight-bit numbers beside {scales[0]}: the weights are quantised; expected unquantised "
+                "ones: dequantize() in transformers, then save_pretrained"
             )

@@ -1,6 +1,6 @@
 """Multi-head self-attention with one 2-D kernel for each of query, key, value and output.
 
-Keeping the four maps apart as plain `nnx.Linear` layers is what lets an adapter target any one of them by path.
+The four maps are separate `nnx.Linear` layers, so that an adapter can target any one of them by its path.
 """
 
 import jax
@@ -42,14 +42,14 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        """Attends from every token to every token that the mask admits.
+        """Attends from every token to every token whose mask is True.
 
         Args:
           x: the tokens.
-          mask: True where a token may be attended to; None admits all.
+          mask: True for tokens that may be attended to; None for all.
 
         Returns:
-          The mixed tokens, after the output map.
+          The attended tokens, after the output map.
         """
         split = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
         heads = (layer(x).reshape(split).swapaxes(1, 2) for layer in (self.query, self.key, self.value))
@@ -62,18 +62,19 @@ def attend(
     value: Float[Array, "batch heads tokens size"],
     mask: Bool[Array, "batch tokens"] | None = None,
 ) -> Float[Array, "batch heads tokens size"]:
-    """Softmax(Q Kᵀ / √size) V for every head, the softmax in single precision at least.
+    """Computes softmax(Q Kᵀ / √size) V for every head, with the softmax in at least single precision.
 
-    Heads before tokens: the products then are plain batches of matrices, forward and backward.
+    The axis of heads comes before that of tokens, so that all products are plain batched matrix products, forward and
+    backward.
 
     Args:
-      query: what each token asks for.
-      key: what each token is found by.
-      value: what each token hands on.
-      mask: True where a token may be attended to; None admits all. Where it admits none, all count alike.
+      query: the queries Q.
+      key: the keys K.
+      value: the values V.
+      mask: True for tokens that may be attended to; None for all. In a row without any, all tokens have equal weight.
 
     Returns:
-      The mixed values.
+      The weighted means of the values.
     """
     wide = jnp.promote_types(query.dtype, jnp.float32)
     scores = jnp.einsum("bhqs,bhks->bhqk", query, key, preferred_element_type=wide) * query.shape[-1] ** -0.5

@@ -1,4 +1,6 @@
-"""BERT, post-norm, in Flax NNX with 2-D kernels throughout; RoBERTa and MiniLM are other shapes of the same class.
+"""BERT, a post-norm Transformer encoder, in Flax NNX with 2-D kernels throughout.
+
+RoBERTa and MiniLM are other configurations of the same class.
 
     tokens -> word + segment + position -> norm
            -> [attention -> + -> norm1 -> mlp -> + -> norm2] x depth -> pool -> head
@@ -17,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from surm.errors import InputError, nearest
 from surm.models.attention import Attention
-from surm.models.blocks import hidden_states
+from surm.models.blocks import drop, hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
 from surm.ops.activations import ACTIVATIONS
@@ -34,15 +36,16 @@ class BertConfig:
       heads: attention heads in a block.
       mlp_width: hidden size of a block's MLP.
       positions: rows of the position table.
-      first_position: row of a text's first token: 0, in RoBERTa 2.
+      first_position: row of a text's first token in that table: 0, but 2 for RoBERTa.
       segments: rows of the segment table: 2 for BERT's sentence pairs, 1 for RoBERTa.
-      pooling: what the head sees: the first token through a map with tanh (`class`), or the `mean` of a text's tokens.
+      pooling: the input of the head: the first token after a dense layer with tanh (`class`), or the `mean` of the
+        text's tokens.
       activation: one of `surm.ops.activations.ACTIVATIONS`.
       epsilon: added to the variance in every LayerNorm.
-      dropout: in training, the rate at which entries are dropped after the embeddings, after the attention and the MLP
-        of every block, and before the head. (The published models also drop attention weights; this one does not.)
-      kind: the `model_type` of the config.json that the shape is from, by which exported files name layers; no part of
-        the shape.
+      dropout: the dropout rate after the embeddings, after the attention and the MLP of every block, and before the
+        head. (The published models also drop attention weights; this one does not.)
+      kind: the `model_type` of the config.json that the shape was read from, which decides the names of layers in
+        exported files; it does not count in comparisons.
     """
 
     vocabulary: int
@@ -76,7 +79,7 @@ class BertConfig:
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest text that has a position for each of them."""
+        """The number of tokens of the longest text for which there are positions."""
         return self.positions - self.first_position
 
 
@@ -126,7 +129,7 @@ def preset(name: str, **changes: object) -> BertConfig:
 
 
 class Embedding(nnx.Module):
-    """Tokens to vectors: word, segment and position rows added up, then a LayerNorm."""
+    """Maps tokens to vectors: the sum of word, segment and position embeddings, then a LayerNorm."""
 
     def __init__(self, config: BertConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
         """Creates the three tables and the norm."""
@@ -142,7 +145,7 @@ class Embedding(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "batch tokens"], segments: Int[Array, "batch tokens"] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        """Embeds texts; InputError for texts longer than the positions reach."""
+        """Embeds texts; raises InputError if a text is longer than the position table allows."""
         length = tokens.shape[1]
         if length > self.max_length:
             raise InputError(f"a text of {length} tokens, but the model has positions for {self.max_length}")
@@ -154,7 +157,7 @@ class Embedding(nnx.Module):
 
 @runtime_checkable
 class BlockShape(Protocol):
-    """What a `Block` reads of a configuration; see `BertConfig`."""
+    """The fields of a configuration that a `Block` reads; see `BertConfig`."""
 
     width: int
     heads: int
@@ -178,30 +181,30 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        """Applies the block; no token attends to one that the mask excludes."""
+        """Applies the block; no token attends to tokens whose mask is False."""
         x = self.norm1(x + drop(self.dropout, self.attention(x, mask)))
         return self.norm2(x + drop(self.dropout, self.mlp(x)))
 
 
 @runtime_checkable
 class EncoderShape(BlockShape, Protocol):
-    """What a `TextEncoder` reads of a configuration besides; see `BertConfig`."""
+    """The fields of a configuration that a `TextEncoder` reads; see `BertConfig`."""
 
     depth: int
     pooling: str
 
 
 class TextEncoder(nnx.Module):
-    """What encoders of texts with a head share: an embedding, post-norm blocks, pooling, a head.
+    """The base class of text encoders with a head: an embedding, post-norm blocks, pooling, a head.
 
-    A subclass names its `embedding`, a module that is called with tokens and segments, and `squash`, the function
-    behind the pooler.
+    A subclass sets `embedding`, the class of a module that is called with tokens and segments, and `squash`, the
+    activation after the pooler.
     """
 
     embedding: type[nnx.Module]
     squash: Callable[[jax.Array], jax.Array]
     norm_behind_attention = r".*\.norm1"
-    """Which norms read what attention has added, as a pattern of paths."""
+    """A pattern for the paths of the norms that follow the residual connection around attention."""
 
     def __init__(
         self,
@@ -218,7 +221,7 @@ class TextEncoder(nnx.Module):
           config: the shape.
           num_outputs: number of classes, or 1 for regression.
           dtype: the dtype to compute in (parameters stay float32); None for float32.
-          remat: whether the backward pass computes every block again; see `surm.models.blocks`.
+          remat: whether the backward pass recomputes every block; see `surm.models.blocks`.
           rngs: source of the initial weights and the dropout masks.
         """
         self.embed = self.embedding(config, dtype=dtype, rngs=rngs)
@@ -247,7 +250,7 @@ class TextEncoder(nnx.Module):
         segments: Int[Array, "batch tokens"] | None = None,
         mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch size"]:
-        """The pooled representation that the head sees; arguments as for the model."""
+        """The pooled representation that the head reads; arguments as for the model."""
         last = self.hidden_states(tokens, segments, mask)[-1]
         if self.config.pooling == "class":
             return self.squash(self.pooler(last[:, 0]))
@@ -259,24 +262,24 @@ class TextEncoder(nnx.Module):
         segments: Int[Array, "batch tokens"] | None = None,
         mask: Bool[Array, "batch tokens"] | None = None,
     ) -> Float[Array, "batch num_outputs"]:
-        """Logits of texts.
+        """Computes the logits of texts.
 
         Args:
-          tokens: a text a row, filled up with any token.
+          tokens: one text per row, padded with any token.
           segments: 1 for the tokens of a pair's second text, else 0; None for 0 throughout.
-          mask: False where a row is filled up; None if none is.
+          mask: False for padding; None if there is none.
 
         Returns:
-          One row of outputs a text.
+          One row of outputs per text.
 
         Raises:
-          InputError: if the rows are longer than the positions reach.
+          InputError: if the rows are longer than the position table allows.
         """
         return self.head(drop(self.dropout, self.features(tokens, segments, mask)))
 
 
 class Bert(TextEncoder):
-    """A BERT encoder with a head: texts in, one logit a class (or one number, for regression) out.
+    """A BERT encoder with a head that returns one logit per class or, for regression, one number.
 
     Paths that adapters and conversion tables name: `embed.{word,segment,position,norm}`,
     `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `pooler` (with
@@ -290,13 +293,8 @@ class Bert(TextEncoder):
 def mean_of_tokens(
     x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None
 ) -> Float[Array, "batch width"]:
-    """The mean over the tokens that the mask admits; 0 where it admits none."""
+    """The mean over the tokens whose mask is True; 0 for rows without any."""
     if mask is None:
         return x.mean(axis=1)
     number = jnp.maximum(mask.sum(axis=1, keepdims=True), 1).astype(x.dtype)
     return jnp.sum(x, axis=1, where=mask[..., None]) / number
-
-
-def drop(dropout: nnx.Dropout | None, x: Array) -> Array:
-    """The array with entries dropped, if anything drops them."""
-    return x if dropout is None else dropout(x)

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and their like in the files of Hugging Face, and the entry that they share."""
+"""The files of BERT, RoBERTa and similar models on Hugging Face, and their entry in the catalogue."""
 
 from typing import Any
 
@@ -25,10 +25,10 @@ _BERT_FOREIGN, _ROBERTA_FOREIGN = r"classifier\.(dense|out_proj)\..*", r"pooler\
 
 
 def _from_hf(kind: str, fields: dict[str, Any]) -> BertConfig:
-    padding_first = "pad_token_id" in _KINDS[kind]  # positions are counted from behind that of padding
+    padding_first = "pad_token_id" in _KINDS[kind]  # the first position is then the one after padding's
     if kind == "electra" and fields["embedding_size"] != fields["hidden_size"]:
         given = f"embedding_size={fields['embedding_size']!r}, hidden_size={fields['hidden_size']!r}"
-        raise InputError(f"config.json says {given}; expected both alike, as in ELECTRA base")
+        raise InputError(f"config.json says {given}; expected both to be equal, as in ELECTRA base")
     return BertConfig(
         vocabulary=hf_fields.whole(fields, "vocab_size"),
         positions=hf_fields.whole(fields, "max_position_embeddings"),
@@ -56,7 +56,7 @@ def _kind_of(config: BertConfig) -> str:
 
 def _obstacle(config: BertConfig, theirs: str) -> str | None:
     if _kind_of(config) == "electra":
-        return f"the model's head sees the first token through tanh, {theirs}'s through a GELU"
+        return f"the pooler of the model's head has the activation tanh, that of {theirs} a GELU"
     return reads_another_pooling(config, theirs, "class", "the first token alone")
 
 

@@ -1,6 +1,6 @@
-"""The architectures that surm has: one entry each, and how one is found.
+"""The list of architectures, and functions that look one up.
 
-A new architecture is a file beside this one, which ends in its `Architecture`, and an entry here.
+A new architecture is a file in this folder that defines its `Architecture`, and an entry in `ARCHITECTURES`.
 """
 
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     distilbert.ARCHITECTURE,
     dinov2_files.ARCHITECTURE,
 )
-"""Every architecture; of two whose published files look alike, the more special one comes later."""
+"""All architectures; of two with similar published files, the more special one comes later."""
 
 BY_KIND: Mapping[str, Architecture] = {kind: one for one in ARCHITECTURES for kind in one.kinds}
-"""Every architecture by the `model_type` in a config.json."""
+"""All architectures by the `model_type` in a config.json."""
 
 
 def find(model: nnx.Module) -> Architecture | None:
-    """The architecture of a model; None for a model that is none of ours."""
+    """The architecture of a model; None if the model is not one of surm's."""
     return next((one for one in ARCHITECTURES if isinstance(model, one.model)), None)
 
 
 def of(model: nnx.Module) -> Architecture:
-    """The architecture of a model; InputError for a model that is none of ours."""
+    """The architecture of a model; raises InputError if the model is not one of surm's."""
     if found := find(model):
         return found
     known = " or ".join(f"a {one.model.__name__}" for one in ARCHITECTURES)
@@ -38,7 +38,7 @@ def of(model: nnx.Module) -> Architecture:
 
 
 def of_shape(shape: Any) -> Architecture:
-    """The architecture of a configuration, whose class is the field `shape` of an entry."""
+    """The architecture of a model's configuration, found by the configuration's class."""
     return next(one for one in ARCHITECTURES if isinstance(shape, one.shape))
 
 
@@ -48,11 +48,11 @@ def presets(reads: str) -> Mapping[str, Any]:
 
 
 def preset(name: str, reads: str) -> Any:
-    """Looks a preset up.
+    """Looks up a preset.
 
     Args:
-      name: of a preset.
-      reads: the kind of example that it is to read, `image` or `text`.
+      name: the name of the preset.
+      reads: the kind of example that the model must read, `image` or `text`.
 
     Returns:
       The configuration.

@@ -1,32 +1,37 @@
-"""The keys of `config.model`, which say what is adapted."""
+"""The keys of `config.model`, which describe the model that is adapted."""
 
 from surm.machine.keys import Key, Section
 
 MODEL = Section(
-    "what is adapted",
+    "the model that is adapted",
     {
-        "name": Key("auto", "The shape of the model: the name of a preset, or `auto`, which is what the weights say."),
+        "name": Key(
+            "auto", "The shape of the model: the name of a preset, or `auto`, which takes it from the weights."
+        ),
         "weights": Key(
             "asset:vit_micro",
-            "The pretrained weights: `none`, `asset:NAME` (which is shipped), a folder or a file, `hf:OWNER/NAME` (of "
+            "The pretrained weights: `none`, `asset:NAME` (bundled with surm), a folder or a file, `hf:OWNER/NAME` (on "
             "the Hugging Face hub), or `package:NAME` (an installed Python package).",
             decision="content",
         ),
-        "image_size": Key(0, "The side in pixels that images are brought to; 0 is that of the preset.", least=0),
+        "image_size": Key(
+            0, "The height and width in pixels that images are resized to; 0 takes those of the model.", least=0
+        ),
         "pooling": Key(
             "auto",
-            "What the head sees: the `class` token, the `mean` of all tokens, or `auto`: what the weights say.",
+            "The input of the head: the `class` token, the `mean` of all tokens, or `auto`, which takes the pooling "
+            "from the weights.",
             choices=("auto", "class", "mean"),
         ),
-        "dropout": Key(0.0, "The rate of dropout in the frozen model itself; of models of texts."),
+        "dropout": Key(0.0, "The dropout rate inside the frozen model; for models of texts only."),
         "dtype": Key(
             "float32",
-            "The type to compute in and to keep frozen matrices in; what trains is always float32.",
+            "The dtype of computations and of frozen matrices; trained arrays are always float32.",
             choices=("float32", "bfloat16"),
         ),
         "remat": Key(
             False,
-            "Whether the backward pass computes every block again, which takes less memory and more time (on a CPU "
+            "Whether the backward pass recomputes every block, which needs less memory and more time (on a CPU only "
             "from jax 0.12 on).",
         ),
     },

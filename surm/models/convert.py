@@ -1,10 +1,11 @@
-"""Published weights into our models: convert names and shapes by a table, check against the model, set.
+"""Loads published weights into surm's models: a table converts names and shapes, which are checked against the model.
 
-weights = open_weights("hf:google/vit-base-patch16-224")
-model = ViT(config_from_hf(weights.config), num_classes=10, rngs=nnx.Rngs(0))  # from surm.models.hf_config
-model = restore(model, weights)
+    weights = open_weights("hf:google/vit-base-patch16-224")
+    model = ViT(config_from_hf(weights.config), num_classes=10, rngs=nnx.Rngs(0))  # from surm.models.hf_config
+    model = restore(model, weights)
 
-A sentence encoder's pooling is not in its config.json: `dataclasses.replace(config, pooling=weights.pooling)`.
+The pooling of a sentence encoder is not in its config.json; set it by `dataclasses.replace(config,
+pooling=weights.pooling)`.
 """
 
 import re
@@ -25,18 +26,18 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def convert(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Renames and reshapes published arrays to our variables; the table is recognised by the keys.
+    """Renames and reshapes published arrays to surm's variables; the publisher's table is recognised by the keys.
 
-    Names that training wrapped around a model's own ("module.", "_orig_mod.", "model.") are taken off first.
+    Names of wrappers that training put around the model ("module.", "_orig_mod.", "model.") are removed first.
 
     Args:
-      arrays: key in the file -> array.
+      arrays: the arrays of a file by key.
 
     Returns:
-      Our variable path -> array. Keys that mean nothing to the table keep their name.
+      The arrays by the path of surm's variable. Arrays whose keys the table does not know keep their keys.
 
     Raises:
-      InputError: if no table fits, two keys are the same variable, or the file holds several wrapped models.
+      InputError: if no table fits, two keys mean the same variable, or the file holds several wrapped models.
 
     Examples:
       >>> arrays = {"embeddings.class_embedding": np.ones(8), "pre_layrnorm.weight": np.ones(8)}
@@ -47,14 +48,14 @@ def convert(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class _Converted(NamedTuple):
-    """What a file holds, as ours.
+    """The converted contents of a file.
 
     Attributes:
-      arrays: our variable path (or the key, where it means nothing to the table) -> array.
-      origin: of these the keys, without a wrapper's name.
-      table: whose keys they are.
-      unused: keys that are known to be of no use.
-      taken: names of wrappers that were taken off.
+      arrays: the arrays by the path of surm's variable, or by their key if the table does not know it.
+      origin: the key of each of these arrays, without the names of wrappers.
+      table: the table that the keys belong to.
+      unused: keys that the table ignores.
+      taken: the names of wrappers that were removed.
     """
 
     arrays: dict[str, np.ndarray]
@@ -79,7 +80,7 @@ def _converted(arrays: dict[str, np.ndarray]) -> _Converted:
             continue
         path, transform = _apply(table, shorts[key])
         if path in converted:
-            raise InputError(f"keys {origin[path]!r} and {key!r} are both the variable {path!r}")
+            raise InputError(f"keys {origin[path]!r} and {key!r} both mean the variable {path!r}")
         converted[path], origin[path] = transform(array), key
     return _Converted(converted, origin, table, unused, taken)
 
@@ -92,23 +93,24 @@ def _apply(table: Table, key: str) -> tuple[str, Callable[[np.ndarray], np.ndarr
 
 
 def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
-    """Loads weights into a copy of a model; the model itself is left as it was.
+    """Loads weights into a copy of a model; the given model is not changed.
 
-    A ViT's learned positions are resized where the model's patch grid differs from the file's. A pooler that only the
-    file or only the model has is left out, or stays as it is: `lacking` tells. Keys that the model has no use for (a
-    loss, a decoder, another head) are passed over and said in a line.
+    The learned positions of a ViT are resized if the model's patch grid differs from the file's. A pooler that only the
+    file has is ignored; one that only the model has keeps its values, and `lacking` names it. Keys that the model does
+    not use (a loss, a decoder, another head) are ignored and reported.
 
     Args:
       model: gives the structure, the dtypes and, without `head`, the head.
       weights: from `open_weights`.
-      head: whether the classifier comes from the file too; it must then be there, in the model's shape.
+      head: whether the classifier is also read from the file, which must hold it with the model's shape.
 
     Returns:
-      A new model of the same structure, all of it from the file (but for the head).
+      A new model of the same structure with the arrays of the file.
 
     Raises:
-      InputError: if variables are missing or of another shape, the file's encoder has more than the model's (all three
-        are listed), or the head is asked for and says yes or no to each class (problem_type in config.json).
+      InputError: if variables are missing or have another shape, or the file's encoder has variables that the model
+        lacks (the message lists all three); or if `head` is set and the file's head is for multi-label classification
+        (`problem_type` in config.json).
     """
     model = nnx.clone(model)
     variables = {".".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
@@ -116,7 +118,7 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
     arrays = found.arrays
     if head and weights.config.get("problem_type") == "multi_label_classification":
         given = f"{weights.name!r} says problem_type='multi_label_classification'"
-        raise InputError(f"{given}, but a head here chooses one class; expected no head, or one of another kind")
+        raise InputError(f"{given}, but surm's heads choose a single class; load it without the head")
     if not head:
         variables, arrays = _without("head.", variables), _without("head.", arrays)
     if architecture := catalogue.find(model):
@@ -132,7 +134,7 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
 
 
 def lacking(weights: Weights, model: nnx.Module) -> list[str]:
-    """How the paths of variables begin that a model has and a file of weights lacks, as it may: `pooler.` of a BERT."""
+    """Prefixes of optional variables that a model has and a file of weights lacks, such as `pooler.` of a BERT."""
     wanted = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
     held = convert(weights.arrays)
     return [start for start in catalogue.of(model).fresh if _any_under(start, wanted) and not _any_under(start, held)]
@@ -166,12 +168,12 @@ def _check(name: str, arrays: dict[str, np.ndarray], variables: dict[str, nnx.Va
 
 def _say_unused(name: str, found: _Converted, used: set[str]) -> None:
     for wrapper in found.taken:
-        say(f"{name!r}: {wrapper!r} is taken off its keys")
+        say(f"{name!r}: {wrapper!r} is removed from its keys")
     if unused := found.unused | {key for path, key in found.origin.items() if path not in used}:
-        say(f"{name!r} holds more than the model has use for, passed over: {keys.grouped(unused)}")
+        say(f"{name!r} holds arrays that the model does not use, passed over: {keys.grouped(unused)}")
 
 
 def _shape(array: np.ndarray) -> str:
-    # Whole numbers are quantised weights or something else altogether, never to be cast to a kernel.
+    # Integers are quantised weights, or no weights at all, and must not be cast to a kernel.
     whole = "" if jnp.issubdtype(array.dtype, jnp.floating) else f" of {array.dtype}"
     return f"{array.shape}{whole}"

@@ -1,4 +1,4 @@
-"""DINOv2: a pre-norm Vision Transformer with layer scale and, in some forms, registers or a gated MLP.
+"""DINOv2: a pre-norm Vision Transformer with layer scale and, in some variants, registers or a gated MLP.
 
     image -> patches -> embed -> [norm1 -> attention -> scale1 -> + -> norm2 -> mlp -> scale2 -> +] x depth -> norm
           -> class token and mean of the patches -> head
@@ -28,7 +28,7 @@ POOLINGS = ("class_and_mean", "class", "mean")
 
 @dataclasses.dataclass(frozen=True)
 class Dinov2Config:
-    """The shape of a DINOv2.
+    """The shape of a DINOv2 model.
 
     Attributes:
       image_size: height and width of the input, in pixels; a multiple of `patch_size`.
@@ -36,14 +36,15 @@ class Dinov2Config:
       width: size of a token.
       depth: number of blocks.
       heads: attention heads in a block.
-      mlp_ratio: hidden size of a block's MLP in widths; a gated MLP has two thirds of it, up to a multiple of 8.
+      mlp_ratio: hidden size of a block's MLP divided by `width`; a gated MLP has two thirds of that size, rounded up
+        to a multiple of 8.
       channels: colour channels of the input.
-      positions: patches along a side of the table of learned positions; they are interpolated where the input has
+      positions: patches along one side of the table of learned positions, which are interpolated if the input has
         another number.
-      registers: tokens beside those of the image.
-      gated: whether the MLP is down(silu(gate(x)) · up(x)), as in the giant.
-      pooling: what the head reads: the `class` token, the `mean` of the patches, or one behind the other.
-      activation: of an MLP that is not gated; one of `surm.ops.activations.ACTIVATIONS`.
+      registers: number of register tokens, which stand between the class token and the patches.
+      gated: whether the MLP is down(silu(gate(x)) · up(x)), as in the giant model.
+      pooling: the input of the head: the `class` token, the `mean` of the patches, or both concatenated.
+      activation: activation of an MLP that is not gated; one of `surm.ops.activations.ACTIVATIONS`.
       epsilon: added to the variance in every LayerNorm.
     """
 
@@ -98,7 +99,10 @@ PRESETS: dict[str, Dinov2Config] = {
 
 
 class Embedding(nnx.Module):
-    """Patches to tokens: one linear map, the class token in front, positions added, registers between."""
+    """Maps patches to tokens: the class token, the registers, and the linearly mapped patches, in this order.
+
+    Positions are added to the class token and the patches, not to the registers.
+    """
 
     def __init__(self, config: Dinov2Config, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
         """Creates the patch map, the class token, the registers and the positions."""
@@ -111,7 +115,7 @@ class Embedding(nnx.Module):
         self.config = config
 
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens size"]:
-        """Cuts the images into patches, row by row, and embeds them; InputError for images of another size."""
+        """Cuts images into patches, row by row, and embeds them; raises InputError for images of another size."""
         expected = (self.config.image_size, self.config.image_size, self.config.channels)
         if images.shape[1:] != expected:
             given = "×".join(map(str, images.shape[1:]))
@@ -125,12 +129,12 @@ class Embedding(nnx.Module):
         return jnp.concatenate([batched, tokens + position[1:]], axis=1)
 
     def positions(self) -> Float[Array, "tokens size"]:
-        """The positions of the class token and of the image's patches."""
+        """The positions of the class token and of the image's patches, interpolated if necessary."""
         position = self.position[...]
         if self.config.grid == self.config.positions:
             return position
         square = position[1:].reshape(self.config.positions, self.config.positions, -1)
-        # transformers smooths where it shrinks in the models with registers alone
+        # transformers applies antialiasing only in the models with registers
         new = resized(square, self.config.grid, smooth=self.config.registers > 0)
         return jnp.concatenate([position[:1], new.reshape(self.config.grid**2, -1)])
 
@@ -139,7 +143,7 @@ class LayerScale(nnx.Module):
     """Multiplies every token by one learned vector."""
 
     def __init__(self, width: int):
-        """Creates the vector, 1 throughout."""
+        """Creates the vector of ones."""
         self.scale = nnx.Param(jnp.ones(width))
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
@@ -184,10 +188,10 @@ class Block(nnx.Module):
 
 
 class Dinov2(ImageEncoder):
-    """A DINOv2 classifier: images in, one logit a class out.
+    """A DINOv2 encoder with a head that returns one logit per class.
 
     Paths that adapters and conversion tables name: `embed.{patch,class_token,registers,position}`,
-    `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}` (and `gate` where it is gated),
+    `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}` (and `gate` if it is gated),
     `blocks.I.{norm1,norm2,scale1,scale2}`, `norm`, `head`.
     """
 

@@ -1,4 +1,4 @@
-"""DINOv2, with registers or without, in the files of Hugging Face, and the entry of the catalogue."""
+"""The files of DINOv2, with and without registers, on Hugging Face, and its entry in the catalogue."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ _JOINT, _APART = r"(.*\.mlp)\.weights_in\.(weight|bias)", ("gate_proj", "up_proj
 
 
 def _apart(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The gate and the map beside it, which files keep one below the other, as two."""
+    """Splits `weights_in`, the stacked arrays of gate and up projection in a file, into the two."""
     found = {}
     for key, array in arrays.items():
         if match := re.fullmatch(_JOINT, key):
@@ -35,6 +35,7 @@ def _apart(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _together(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `_apart`."""
     found = {key: array for key, array in arrays.items() if not any(f".{name}." in key for name in _APART)}
     for key, gate in arrays.items():
         if f".{_APART[0]}." in key:
@@ -74,7 +75,7 @@ TABLE = Table(
         *linear(rf"{_LAYER}\.mlp\.gate_proj", r"blocks.\1.mlp.gate"),
         *linear(rf"{_LAYER}\.mlp\.up_proj", r"blocks.\1.mlp.up"),
         *linear(rf"{_LAYER}\.mlp\.down_proj", r"blocks.\1.mlp.down"),
-        # as both do where nothing gates
+        # as both versions do for an MLP without a gate
         *linear(rf"{_LAYER}\.mlp\.fc1", r"blocks.\1.mlp.up"),
         *linear(rf"{_LAYER}\.mlp\.fc2", r"blocks.\1.mlp.down"),
         *norm("layernorm", "norm"),
@@ -92,7 +93,7 @@ def _absent(config: Dinov2Config) -> str:
 def _names(kind: str):
     old = r".*\.attention\.(?:attention|output)\..*|.*\.weights_out\..*"
     new = r".*\.attention\.[qkvo]_proj\..*|.*\.down_proj\..*"
-    joint = r"|.*\.(?:gate_proj|up_proj)\..*"  # one map in transformers 4; files have it by `together`
+    joint = r"|.*\.(?:gate_proj|up_proj)\..*"  # a single layer in transformers 4; `together` joins them for files
     of_files = Naming(TABLE, f"{kind}.", new)
     return named(Naming(TABLE, f"{kind}.", old), of_files._replace(foreign=new + joint), of_files)
 
@@ -128,7 +129,7 @@ def _to_hf(config: Dinov2Config) -> dict[str, Any]:
         "mlp_ratio": config.mlp_ratio,
         "hidden_act": hf_fields.their_activation(config.activation),
         "layer_norm_eps": config.epsilon,
-        "image_size": config.positions * config.patch_size,  # of the table; a processor's file says that of the images
+        "image_size": config.positions * config.patch_size,  # that of the table; the processor's file has the images'
         "patch_size": config.patch_size,
         "num_channels": config.channels,
         "use_swiglu_ffn": config.gated,
@@ -147,11 +148,14 @@ def _obstacle(config: Dinov2Config, theirs: str) -> str | None:
     if config.pooling == "class_and_mean":
         return None
     both = "the class token and the mean of the patches"
-    return f"the model's head reads the {config.pooling} alone (pooling={config.pooling!r}), {theirs}'s {both}"
+    return f"the model's head reads only the {config.pooling} (pooling={config.pooling!r}), that of {theirs} {both}"
 
 
 def _as_processed(config: Dinov2Config, weights: Weights) -> Dinov2Config:
-    """The size that the processor makes, which transformers interpolates the positions for; else the table's own."""
+    """The configuration with the image size of the processor, for which transformers interpolates the positions.
+
+    It is unchanged if there is no processor, or if the patch size does not divide that size.
+    """
     made = weights.processor.made if weights.processor else 0
     return dataclasses.replace(config, image_size=made) if made and made % config.patch_size == 0 else config
 

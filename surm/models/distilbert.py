@@ -1,4 +1,4 @@
-"""DistilBERT: half of BERT's blocks, without segments, with a pooler of its own, and its files of Hugging Face.
+"""DistilBERT, which has half of BERT's blocks, no segments and another pooler; and its files on Hugging Face.
 
     tokens -> word + position -> norm -> [attention -> + -> norm1 -> mlp -> + -> norm2] x depth -> pool -> head
 
@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 from surm.errors import InputError, nearest
 from surm.models import hf_fields
 from surm.models.architecture import LABELS, Architecture, reads_another_pooling
-from surm.models.bert import TextEncoder, drop
+from surm.models.bert import TextEncoder
+from surm.models.blocks import drop
 from surm.models.naming import Naming, named
 from surm.models.normalization import LayerNorm
 from surm.models.tables import BODY, Rule, Table, linear, norm
@@ -33,11 +34,12 @@ class DistilBertConfig:
       depth: number of blocks.
       heads: attention heads in a block.
       mlp_width: hidden size of a block's MLP.
-      positions: rows of the position table, and so the tokens of the longest text.
-      pooling: what the head reads: the first token through a map with a ReLU (`class`), or the `mean` of the tokens.
+      positions: rows of the position table, which is also the number of tokens of the longest text.
+      pooling: the input of the head: the first token after a dense layer with a ReLU (`class`), or the `mean` of the
+        text's tokens.
       activation: one of `surm.ops.activations.ACTIVATIONS`.
-      dropout: in training, the rate at which entries are dropped after the embeddings, after the attention and the MLP
-        of every block, and before the head.
+      dropout: the dropout rate after the embeddings, after the attention and the MLP of every block, and before the
+        head.
     """
 
     vocabulary: int
@@ -63,17 +65,17 @@ class DistilBertConfig:
 
     @property
     def epsilon(self) -> float:
-        """What is added to the variance in every LayerNorm; no file says another number."""
+        """The number added to the variance in every LayerNorm; config.json has no field for it."""
         return 1e-12
 
     @property
     def segments(self) -> int:
-        """One: the texts of a pair are told apart by the separator alone."""
+        """The number of segments, 1, because only the separator token distinguishes the texts of a pair."""
         return 1
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest text that has a position for each of them."""
+        """The number of tokens of the longest text for which there are positions."""
         return self.positions
 
 
@@ -85,7 +87,7 @@ PRESETS: dict[str, DistilBertConfig] = {
 
 
 class Embedding(nnx.Module):
-    """Tokens to vectors: word and position rows added up, then a LayerNorm."""
+    """Maps tokens to vectors: the sum of word and position embeddings, then a LayerNorm."""
 
     def __init__(self, config: DistilBertConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
         """Creates the two tables and the norm."""
@@ -99,15 +101,15 @@ class Embedding(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "batch tokens"], segments: Int[Array, "batch tokens"] | None = None
     ) -> Float[Array, "batch tokens width"]:
-        """Embeds texts, whatever their segments, as transformers; InputError where positions do not reach."""
+        """Embeds texts and ignores `segments`; raises InputError if a text is longer than the position table."""
         length = tokens.shape[1]
         if length > self.max_length:
-            raise InputError(f"a text must have at most {self.max_length} tokens, as many as positions, got {length}")
+            raise InputError(f"a text must have at most {self.max_length} tokens, one per position, got {length}")
         return drop(self.dropout, self.norm(self.word(tokens) + self.position(jnp.arange(length))))
 
 
 class DistilBert(TextEncoder):
-    """A DistilBERT encoder with a head: texts in, one logit a class (or one number, for regression) out.
+    """A DistilBERT encoder with a head that returns one logit per class or, for regression, one number.
 
     Paths that adapters and conversion tables name: `embed.{word,position,norm}`,
     `blocks.I.attention.{query,key,value,output}`, `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `pooler` (with
@@ -168,7 +170,7 @@ def _to_hf(config: DistilBertConfig) -> dict[str, Any]:
         "hidden_dim": config.mlp_width,
         "max_position_embeddings": config.positions,
         "activation": hf_fields.their_activation(config.activation),
-        "sinusoidal_pos_embds": False,  # in the file they are rows as any others
+        "sinusoidal_pos_embds": False,  # the file holds the position table in any case
         "dropout": config.dropout,
         "seq_classif_dropout": config.dropout,
         "attention_dropout": 0.0,

@@ -1,11 +1,11 @@
-"""What a Hugging Face config.json says of a model's shape."""
+"""Reads the shape of a model from a Hugging Face config.json."""
 
 from typing import Any
 
 from surm.errors import InputError
 from surm.models import catalogue, hf_fields
 
-# A published config.json leaves out what equals the publisher's default. Several kinds are one architecture.
+# The default values of fields, which a published config.json may leave out. Several kinds share an architecture.
 HF_DEFAULTS: dict[str, dict[str, Any]] = {
     kind: dict(fields) for one in catalogue.ARCHITECTURES for kind, fields in one.kinds.items()
 }
@@ -14,17 +14,16 @@ HF_DEFAULTS: dict[str, dict[str, Any]] = {
 def config_from_hf(config: dict) -> Any:
     """Reads the shape of a model from a Hugging Face config.json.
 
-    Fields that are not known, which transformers passes over too, are said in a line.
+    Unknown fields are ignored, as transformers does, and reported.
 
     Args:
-      config: the JSON object; a whole CLIP's holds the tower under "vision_config".
+      config: the JSON object; that of a whole CLIP model holds the vision tower under "vision_config".
 
     Returns:
-      The configuration that the weights beside that file fit, of the class that `surm.models.catalogue` has for its
-      `model_type`: a `ViTConfig`, a `BertConfig`, ...
+      The configuration of the model, whose class depends on the `model_type`: a `ViTConfig`, a `BertConfig`, ...
 
     Raises:
-      InputError: if the model type, the activation or a value is not supported, or the model has code of its own.
+      InputError: if the model type, the activation or a value is not supported, or the model comes with its own code.
 
     Examples:
       >>> config_from_hf({"model_type": "vit", "hidden_size": 384, "num_attention_heads": 6}).width
@@ -40,7 +39,7 @@ def config_from_hf(config: dict) -> Any:
     return architecture.from_hf(kind, fields)
 
 
-# What decides on the shape of one kind means nothing in the file of another, as transformers sees it too.
+# A field that determines the shape of one kind is ignored in the file of another, as transformers does.
 _SHAPE = {field for fields in HF_DEFAULTS.values() for field in fields}
 
 

@@ -1,4 +1,4 @@
-"""The fields of a config.json: how one is read, what others must say, and which do not matter here."""
+"""Reads single fields of a config.json, checks fields with only one supported value, and knows which do not matter."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from surm.errors import InputError, few, nearest
 from surm.machine.notes import say
 
 NOTHING = (None, False, 0, "", [], {})
-# field -> what it may say, and what is expected where it says something else; any of them changes the function
+# field -> its supported values, and the expectation that messages name; other values change the model's function
 MUST: dict[str, tuple[tuple[Any, ...], str]] = {
     "is_decoder": (NOTHING, "an encoder"),
     "is_encoder_decoder": (NOTHING, "an encoder"),
@@ -17,12 +17,12 @@ MUST: dict[str, tuple[tuple[Any, ...], str]] = {
     "qkv_bias": ((None, True), "maps with a bias"),
     "pruned_heads": (NOTHING, "no pruned heads; save_pretrained of a model whose heads are all there"),
     "use_task_id": (NOTHING, "no table of tasks beside those of words, segments and positions"),
-    "quantization_config": (NOTHING, "weights as they are; dequantize() in transformers, then save_pretrained"),
-    "compression_config": (NOTHING, "weights as they are; dequantize() in transformers, then save_pretrained"),
+    "quantization_config": (NOTHING, "unquantised weights; dequantize() in transformers, then save_pretrained"),
+    "compression_config": (NOTHING, "unquantised weights; dequantize() in transformers, then save_pretrained"),
     "auto_map": (NOTHING, "none: code that comes with weights is never run"),
     "adapters": (NOTHING, "no adapters inside the weights; merge them first"),
 }
-# Dropout is a setting of training (config.model.dropout); heads are new, or of the size that their weights have.
+# Fields that are ignored. Dropout is set by config.model.dropout, and a head is new or has the size of its weights.
 NO_MATTER = {
     "hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "classifier_dropout",
     "initializer_range", "initializer_factor", "problem_type", "id2label", "label2id", "num_labels", "_num_labels",
@@ -52,18 +52,19 @@ HF_ACTIVATIONS = {
     "leaky_relu": "leaky_relu", "hardswish": "hardswish", "linear": "identity", "laplace": "laplace",
     "sqrtsoftplus": "sqrtsoftplus",
 }  # fmt: skip
-"""The spellings of transformers 5.23 (its ACT2CLS), but for prelu and xielu, which have weights of their own."""
+"""The names of activations in transformers 5.23 (its ACT2CLS), each with its name in surm. prelu and xielu are missing,
+because they have weights of their own."""
 
 
 def check(fields: dict[str, Any], read: Iterable[str]) -> None:
-    """Refuses a field that makes the model another function; says which are not known.
+    """Checks the fields that have only one supported value; reports unknown fields.
 
     Args:
-      fields: of config.json, those of a vision tower among them.
-      read: the names of those that decide on the shape of such a model, or are known not to matter for it.
+      fields: the fields of config.json, including those of a vision tower.
+      read: the names of the fields that determine the shape of such a model, or are known not to matter for it.
 
     Raises:
-      InputError: if a field says what is not followed here.
+      InputError: if a field has an unsupported value.
     """
     for name, (accepted, expected) in MUST.items():
         if name in fields and not any(
@@ -72,7 +73,7 @@ def check(fields: dict[str, Any], read: Iterable[str]) -> None:
             raise InputError(f"config.json says {name}={_short(fields[name])}; expected {expected}")
     unknown = sorted(fields.keys() - MUST.keys() - {"model_type", *read} - NO_MATTER)
     if unknown:
-        say(f"config.json says {few(unknown)}, which is not known here and passed over")
+        say(f"config.json has unknown fields, which are passed over: {few(unknown)}")
 
 
 def _short(value: Any) -> str:
@@ -81,7 +82,7 @@ def _short(value: Any) -> str:
 
 
 def known(fields: dict, key: str, accepted: Iterable[str], expected: str = "") -> str:
-    """The value of a field, one of those that are accepted; InputError, which names them or `expected`, for another."""
+    """The value of a field; raises InputError, which names the accepted values or `expected`, for any other value."""
     value = fields.get(key)
     if not isinstance(value, str) or value not in accepted:
         raise InputError(f"config.json says {key}={value!r}; expected {expected or ' or '.join(accepted)}")
@@ -89,7 +90,7 @@ def known(fields: dict, key: str, accepted: Iterable[str], expected: str = "") -
 
 
 def positive(fields: dict, key: str) -> float:
-    """A number above 0; InputError for anything else."""
+    """The value of a field that must be a number above 0; raises InputError for anything else."""
     value = fields[key]
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise InputError(f"config.json says {key}={value!r}; expected a number above 0")
@@ -97,7 +98,7 @@ def positive(fields: dict, key: str) -> float:
 
 
 def whole(fields: dict, key: str, least: int = 1) -> int:
-    """A whole number, or a pair of equal ones; InputError for anything else."""
+    """The value of a field that must be a whole number or a pair of equal ones; raises InputError for anything else."""
     value = fields[key]
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]  # height and width
@@ -107,18 +108,18 @@ def whole(fields: dict, key: str, least: int = 1) -> int:
 
 
 def activation(fields: dict, key: str = "hidden_act") -> str:
-    """The name that an activation has here."""
+    """The name in `surm.ops.activations` of the activation that a field names; raises InputError for an unknown one."""
     near = f"another, {nearest(str(fields.get(key)), HF_ACTIVATIONS)}"
     return HF_ACTIVATIONS[known(fields, key, HF_ACTIVATIONS, near)]
 
 
 def their_activation(name: str) -> str:
-    """The name that an activation of `surm.ops.activations` has in a config.json."""
+    """The name in a config.json of an activation of `surm.ops.activations`."""
     return next(theirs for theirs, ours in HF_ACTIVATIONS.items() if ours == name)
 
 
 def blocks(fields: dict) -> dict[str, int | float | str]:
-    """The shape of the blocks, which most Transformers state alike."""
+    """The fields of a configuration that describe its blocks, which most kinds of Transformers name alike."""
     return {
         "width": whole(fields, "hidden_size"),
         "depth": whole(fields, "num_hidden_layers"),
@@ -130,7 +131,7 @@ def blocks(fields: dict) -> dict[str, int | float | str]:
 
 
 def of_blocks(config: Any) -> dict[str, Any]:
-    """The fields that `blocks` reads the shape of the blocks from; nothing drops attention weights here."""
+    """The inverse of `blocks`: the fields of a config.json. Attention weights have no dropout."""
     return {
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,

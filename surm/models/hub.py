@@ -1,4 +1,4 @@
-"""What lies on the Hugging Face hub, or in its copy in the local cache, by name: hf:OWNER/NAME[/FOLDER][@REVISION]."""
+"""Files of the Hugging Face hub, or of its local cache, by names of the form hf:OWNER/NAME[/FOLDER][@REVISION]."""
 
 import pathlib
 import re
@@ -26,13 +26,16 @@ class Place(NamedTuple):
 
 
 def place(name: str) -> Place:
-    """The parts of a name; InputError if it has another form.
+    """Parses a name.
 
     Args:
-      name: `hf:OWNER/NAME`, and perhaps `/FOLDER` and `@REVISION` behind it.
+      name: `hf:OWNER/NAME`, optionally followed by `/FOLDER` and `@REVISION`.
 
     Returns:
       Its parts.
+
+    Raises:
+      InputError: if the name has another form.
 
     Examples:
       >>> place("hf:some/lora/checkpoint-500@v2")
@@ -41,23 +44,23 @@ def place(name: str) -> Place:
     part = r"[\w.-]+"
     match = re.fullmatch(rf"{PREFIX}({part}/{part}|{part})((?:/{part})*)/?(?:@(.+))?", name)
     if match is None or ".." in match[2].split("/"):
-        forms = f"{PREFIX}OWNER/NAME, perhaps with /FOLDER and @REVISION behind it"
-        raise InputError(f"{name!r} cannot be fetched (it is no name of the hub's); expected {forms}")
+        forms = f"{PREFIX}OWNER/NAME, optionally followed by /FOLDER and @REVISION"
+        raise InputError(f"{name!r} cannot be fetched (it is no valid name on the hub); expected {forms}")
     return Place(match[1], match[2].strip("/"), match[3])
 
 
 def fetched(name: str, patterns: Sequence[str]) -> pathlib.Path:
-    """A folder of the hub's in the local cache, with the files that fit patterns.
+    """Downloads files of a folder on the hub into the local cache, unless they are there.
 
     Args:
-      name: see `place`.
-      patterns: of names in that folder; `*` also stands for folders.
+      name: a name as `place` parses it.
+      patterns: patterns of the names of files in that folder; `*` also matches `/`.
 
     Returns:
-      The folder, whose files may be less than was asked for.
+      The local folder. It may lack files, for a pattern need not match any.
 
     Raises:
-      InputError: in one line, if the repository is neither in the cache nor to be had, or has no such folder.
+      InputError: if the repository is not in the cache and cannot be downloaded, or has no such folder.
     """
     repository, folder, revision = place(name)
     try:
@@ -65,7 +68,7 @@ def fetched(name: str, patterns: Sequence[str]) -> pathlib.Path:
 
         wanted = [f"{folder}/{pattern}" if folder else pattern for pattern in patterns]
         root = pathlib.Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # its own, or those of requests or httpx, by version
+    except Exception as error:  # its own exceptions, or those of requests or httpx, depending on the version
         reason = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{name!r} cannot be fetched ({reason}); {_REMEDY}") from error
     if not (root / folder).is_dir():

@@ -1,6 +1,7 @@
-"""Bicubic interpolation of a square of vectors as PyTorch does it, to the last digits.
+"""Bicubic interpolation of a square grid of vectors that agrees with PyTorch's up to rounding.
 
-JAX's own has another kernel where it does not smooth. A side is resized by a small matrix, which is made with NumPy.
+JAX's own interpolation has another kernel without antialiasing. Here, each side is resized by a small matrix, which is
+computed with NumPy.
 """
 
 import jax.numpy as jnp
@@ -9,26 +10,26 @@ from jaxtyping import Array, Float
 
 
 def resized(square: Float[Array, "old old size"], side: int, *, smooth: bool) -> Float[Array, "new new size"]:
-    """Resizes a square of vectors, in float32, as `torch.nn.functional.interpolate(mode="bicubic")`.
+    """Resizes a square grid of vectors as `torch.nn.functional.interpolate(mode="bicubic")` does.
 
     Args:
-      square: a vector at every place.
-      side: of the new square.
-      smooth: whether the kernel becomes wider where the square shrinks (`antialias=True`).
+      square: one vector per place of the grid.
+      side: the side of the new grid.
+      smooth: whether the kernel is widened if the grid shrinks (`antialias=True`).
 
     Returns:
-      The new square, in float32.
+      The new grid, in float32.
     """
     along = jnp.asarray(matrix(square.shape[0], side, smooth=smooth), jnp.float32)
     return jnp.einsum("ai,bj,ijs->abs", along, along, square.astype(jnp.float32))
 
 
 def matrix(old: int, new: int, *, smooth: bool) -> np.ndarray:
-    """What one side is resized by.
+    """The matrix that resizes one side.
 
     Args:
-      old: its length.
-      new: its length afterwards.
+      old: the length before.
+      new: the length afterwards.
       smooth: see `resized`.
 
     Returns:
@@ -38,7 +39,7 @@ def matrix(old: int, new: int, *, smooth: bool) -> np.ndarray:
 
 
 def _plain(old: int, new: int) -> np.ndarray:
-    """Four neighbours a place; those beyond the border are the border's."""
+    """Interpolates between the four nearest places; places beyond the border are replaced by the one at the border."""
     place = (np.arange(new) + 0.5) * old / new - 0.5
     found = np.zeros((new, old))
     for step in range(-1, 3):
@@ -48,7 +49,7 @@ def _plain(old: int, new: int) -> np.ndarray:
 
 
 def _smoothing(old: int, new: int) -> np.ndarray:
-    """As many neighbours as a kernel as wide as the step has; those beyond the border are left out."""
+    """Interpolates with the kernel widened by old/new if the side shrinks; places beyond the border have no weight."""
     step = old / new
     centre = step * (np.arange(new) + 0.5)
     found = _kernel((np.arange(old) + 0.5 - centre[:, None]) / max(step, 1.0), -0.5)
@@ -56,7 +57,7 @@ def _smoothing(old: int, new: int) -> np.ndarray:
 
 
 def _kernel(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic, 0 beyond 2; `a` is its slope at 1. Source: Keys, IEEE ASSP 29 (1981)."""
+    """Keys' cubic kernel, which is 0 for |x| > 2; `a` is its slope at 1. Source: Keys, IEEE ASSP 29 (1981)."""
     x = np.abs(x)
     near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

@@ -1,7 +1,7 @@
-"""Whose the keys of a file of weights are, and what its training put around them.
+"""Recognises the publisher's table for the keys of a file, and removes the names of wrappers from keys.
 
-A file saved from a wrapped model has the wrapper's name in front of every key, or between: "module." by DataParallel,
-"_orig_mod." by torch.compile, "model." by Lightning and by many a script. They are taken off.
+The keys of a file that was saved from a wrapped model contain the name of the wrapper, at the front or inside:
+"module." by DataParallel, "_orig_mod." by torch.compile, "model." by Lightning and by many scripts.
 """
 
 import difflib
@@ -17,22 +17,22 @@ from surm.models.tables import OURS, Table
 
 TABLES: tuple[Table, ...] = (OURS, *(table for one in ARCHITECTURES for table in one.tables))
 
-# Anywhere in a key, and only at its front (where sentence-transformers puts numbers).
+# Names of wrappers anywhere in a key, and those only at its front (where sentence-transformers puts numbers).
 _BETWEEN = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _FRONT = r"(?:(?:model|base_model|auto_model|backbone|\d+)\.)*"
 
 
 def unwrapped(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Takes wrappers' names off the keys.
+    """Removes the names of wrappers from keys.
 
     Args:
-      arrays: key in the file -> array.
+      arrays: the arrays of a file by key.
 
     Returns:
-      The same under the keys that the model alone would have, and the names that were taken off.
+      The same arrays under the keys of the unwrapped model, and the names that were removed.
 
     Raises:
-      InputError: if two keys become one, or several wrapped models are there.
+      InputError: if two keys become equal, or the file holds several wrapped models.
 
     Examples:
       >>> kept, taken = unwrapped({"module._orig_mod.embeddings.class_embedding": np.ones(2)})
@@ -49,7 +49,7 @@ def _front(keys: Iterable[str]) -> str:
     patterns = [re.compile(f"({_FRONT})(?:{table.prefix})?(?:{table.marker})") for table in TABLES]
     found = {match.group(1) for key in keys for pattern in patterns if (match := pattern.fullmatch(key))}
     if len(found) > 1 and "" not in found:
-        raise InputError(f"weights of several models, behind {few(sorted(found))}; expected those of one")
+        raise InputError(f"weights of several models, under {few(sorted(found))}; expected those of one")
     return "" if "" in found else next(iter(found), "")
 
 
@@ -57,12 +57,12 @@ def _renamed(arrays: dict[str, np.ndarray], names: dict[str, str]) -> dict[str, 
     repeated = [name for name, count in Counter(names.values()).items() if count > 1]
     if repeated:
         both = [key for key, name in names.items() if name == repeated[0]]
-        raise InputError(f"keys {both[0]!r} and {both[1]!r} are both {repeated[0]!r} without their wrapper's name")
+        raise InputError(f"keys {both[0]!r} and {both[1]!r} are both {repeated[0]!r} without the name of a wrapper")
     return {names[key]: array for key, array in arrays.items()}
 
 
 def table_of(keys: Iterable[str]) -> Table:
-    """The table of the publisher who names arrays so; InputError if there is none."""
+    """The table that fits the keys of a file; raises InputError if none does."""
     keys = sorted(keys)
     for table in (OURS, *reversed(TABLES)):
         if any(re.fullmatch(f"(?:{table.prefix})?(?:{table.marker})", key) for key in keys):
@@ -71,28 +71,28 @@ def table_of(keys: Iterable[str]) -> Table:
     for table in TABLES:
         for key in keys if table is not OURS else []:
             if match := re.fullmatch(rf"(.+\.)(?:{table.marker})", key):
-                behind = f"key {key!r} looks like that of a {table.name} behind {match.group(1)!r}"
+                behind = f"key {key!r} looks like one of {table.name} with the prefix {match.group(1)!r}"
                 raise InputError(f"weights of an unknown model; {behind}: save the file without that prefix")
     raise InputError(f"weights of an unknown model, with keys {few(keys, 4)}; known: {known}")
 
 
 def grouped(keys: Iterable[str]) -> str:
-    """Keys in a line, those of one part of a model as one."""
+    """Keys in a line; several keys with the same first part are summarised as `PART.* (number)`."""
     parts = Counter(key.split(".")[0] for key in keys)
     single = {key.split(".")[0]: key for key in keys}
     return few([single[part] if count == 1 else f"{part}.* ({count})" for part, count in sorted(parts.items())])
 
 
 def meant(table: Table, missing: Iterable[str], there: dict[str, str]) -> list[str]:
-    """Keys of a file that look like misspelt ones of variables that are missing.
+    """Finds keys of a file that look like misspelt keys of missing variables.
 
     Args:
-      table: whose keys they are.
-      missing: our variables.
-      there: what is not known of the file: key without the table's prefix -> whole key.
+      table: the table of the file.
+      missing: the paths of variables that the file lacks.
+      there: the unknown keys of the file; from the key without the table's prefix to the whole key.
 
     Returns:
-      A phrase each.
+      One phrase per misspelt key.
     """
     found = []
     for path in missing:

@@ -9,7 +9,7 @@ from surm.ops.matmul import dot_general
 
 
 class MLP(nnx.Module):
-    """Two linear maps with an activation between them."""
+    """Two linear maps, `up` and `down`, with an activation between them."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class MLP(nnx.Module):
 
         Args:
           width: size of a token, in and out.
-          hidden: size between the maps `up` and `down`.
+          hidden: size between the two maps.
           activation: a key of `ACTIVATIONS`.
           dtype: the dtype to compute in; None promotes input and parameters.
           rngs: source of the initial kernels.

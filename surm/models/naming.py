@@ -1,4 +1,4 @@
-"""How versions of transformers, and files of weights, name the variables of a model: both ways through a table."""
+"""The names of a model's variables in versions of transformers and in files of weights, and their conversion."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ class Naming(NamedTuple):
     """The names of the variables of one kind of model.
 
     Attributes:
-      table: the names, as patterns of keys.
-      prefix: stands before every key but those of the classifier.
-      foreign: pattern of keys that the table knows, but this naming does not have.
-      head: the first words of the keys of the classifier, which a bare encoder lacks.
+      table: the names, as rules between keys and surm's paths.
+      prefix: stands before every key except those of the classifier.
+      foreign: pattern of keys that the table contains, but that this naming does not have.
+      head: the first parts of the keys of the classifier, which a bare encoder lacks.
     """
 
     table: Table
@@ -28,20 +28,20 @@ class Naming(NamedTuple):
     head: tuple[str, ...] = ("classifier",)
 
     def of_head(self, name: str) -> bool:
-        """Whether a module, or the variable of a key, is a part of the classifier."""
+        """Whether a module or key is part of the classifier."""
         return name.split(".")[0] in self.head
 
     def theirs(self, path: str) -> str:
-        """The key of a variable of ours, the other way through the table; InputError if it has none."""
+        """The key of a variable of surm's; raises InputError if the naming has none for it."""
         key = self._found(path)[0]
         return key if self.of_head(key) else self.prefix + key
 
     def their_array(self, path: str, array: np.ndarray, shape: Any) -> np.ndarray:
-        """A variable of ours as a file of transformers holds it; `shape` is the configuration of the model."""
+        """A variable of surm's in the layout of transformers; `shape` is the configuration of the model."""
         return self._found(path)[1].inverse(array, shape)
 
     def ours(self, key: str) -> tuple[str, Rule] | None:
-        """The path of a key, and the rule whose `transform` its array goes through; None for a key it does not have."""
+        """The path of surm's variable for a key, and the rule that converts its array; None for unknown keys."""
         short = key.removeprefix(self.prefix)
         if re.fullmatch(self.foreign, short):
             return None
@@ -57,12 +57,12 @@ class Naming(NamedTuple):
 
 
 def named(new: Naming, old: Naming | None = None, files: Naming | None = None) -> Mapping[str, Naming]:
-    """The names of one kind of model by version.
+    """The namings of one kind of model by version.
 
     Args:
-      new: those of the modules of transformers 5.
-      old: those of transformers 4, if they are others.
-      files: those in files of weights, if they are not those of transformers 4.
+      new: the names of modules in transformers 5.
+      old: the names in transformers 4, if they differ from `new`.
+      files: the names in files of weights, if they differ from `old`.
 
     Returns:
       The namings under `NEW`, `OLD` and `FILES`.

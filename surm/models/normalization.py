@@ -1,7 +1,7 @@
 """Layer normalisation with the two-pass variance and a hand-written derivative.
 
-The one-pass variance E[x²] − E[x]² cancels in float32; the two-pass form, differentiated by XLA, recomputes its
-reductions on a CPU. Writing the derivative down gives both accuracy and speed.
+The one-pass variance E[x²] − E[x]² loses precision in float32 by cancellation. The two-pass variance does not, but its
+automatic derivative recomputes reductions on a CPU. The hand-written derivative gives both accuracy and speed.
 """
 
 import functools
@@ -45,9 +45,10 @@ class LayerNorm(nnx.Module):
 def layer_norm(
     x: Float[Array, "*batch size"], scale: Float[Array, " size"], bias: Float[Array, " size"], epsilon: float
 ) -> Float[Array, "*batch size"]:
-    """Layer normalisation of the last axis; its derivative, in reverse mode alone, keeps x, the mean and 1/σ.
+    """Layer normalisation of the last axis, (x − mean)/σ · scale + bias.
 
-    With x̂ = (x − mean)/σ and d = dy·scale:  dx = (d − mean(d) − x̂·mean(d·x̂)) / σ.
+    The derivative exists in reverse mode only. It keeps x, the mean and 1/σ, and is, with x̂ = (x − mean)/σ and
+    d = dy·scale:  dx = (d − mean(d) − x̂·mean(d·x̂)) / σ.
 
     Args:
       x: the input.

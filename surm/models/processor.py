@@ -1,9 +1,9 @@
-"""How a picture becomes the pixels that a model was trained on: what an image processor's file says, as one record.
+"""The record `Processor`, which describes how an image is preprocessed for a model:
 
-    pixels = (factor · crop(resize(picture)) − mean) / std
+    pixels = (factor · crop(resize(image)) − mean) / std
 
-`surm.models.processor_files` reads one from the files beside weights; `surm.data.pictures` does the first two steps,
-`surm.data.pipeline.normalize` the others, on the device.
+`surm.models.processor_files` reads one from the files of pretrained weights. `surm.data.pictures` resizes and crops on
+the host, and `surm.data.pipeline.normalize` does the rest on the device.
 """
 
 import dataclasses
@@ -18,29 +18,32 @@ RESCALE = 1 / 255
 
 @dataclasses.dataclass(frozen=True)
 class Squash:
-    """Resizing to a height and a width, whatever the proportions."""
+    """Resizes to a fixed height and width, without keeping the aspect ratio."""
 
     height: int
     width: int
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what a picture of such a size becomes."""
+        """The height and width after resizing."""
         return self.height, self.width
 
     def to_json(self) -> dict[str, int]:
-        """As the entry `size` of a processor's file."""
+        """The entry `size` in a processor's file."""
         return {"height": self.height, "width": self.width}
 
 
 @dataclasses.dataclass(frozen=True)
 class ShortestEdge:
-    """Resizing that keeps proportions, by the shorter side; `longest` is what the other may have, None for any."""
+    """Resizes so that the shorter side is `edge`, or less if the longer side would exceed `longest`.
+
+    The aspect ratio is kept; `longest` None sets no limit.
+    """
 
     edge: int
     longest: int | None = None
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what a picture of such a size becomes; the longer side is cut to whole pixels."""
+        """The height and width after resizing; the longer side is rounded down to whole pixels."""
         short, long = min(height, width), max(height, width)
         limited = self.longest is not None and long / short * self.edge > self.longest
         exact = self.longest * short / long if limited else self.edge
@@ -50,44 +53,44 @@ class ShortestEdge:
         return (edge, other) if height <= width else (other, edge)
 
     def to_json(self) -> dict[str, int]:
-        """As the entry `size` of a processor's file."""
+        """The entry `size` in a processor's file."""
         longest = {} if self.longest is None else {"longest_edge": self.longest}
         return {"shortest_edge": self.edge} | longest
 
 
 @dataclasses.dataclass(frozen=True)
 class Within:
-    """Resizing that keeps proportions, to the largest size within a height and a width."""
+    """Resizes to the largest size within a height and a width that keeps the aspect ratio."""
 
     height: int
     width: int
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what a picture of such a size becomes, cut to whole pixels."""
+        """The height and width after resizing, rounded down to whole pixels."""
         scale = min(self.height / height, self.width / width)
         return max(int(height * scale), 1), max(int(width * scale), 1)
 
     def to_json(self) -> dict[str, int]:
-        """As the entry `size` of a processor's file."""
+        """The entry `size` in a processor's file."""
         return {"max_height": self.height, "max_width": self.width}
 
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """What is done to every picture; a `surm.data.pictures.Rule` with its normalisation.
+    """The preprocessing of images for a model; it has the fields of a `surm.data.pictures.Rule`, and a normalisation.
 
     Attributes:
-      resize: how the size changes; None where it must be right already.
-      resample: Pillow's number of the filter.
-      crop: height and width of the middle that is kept, with black around what is smaller; None for no crop.
-      factor: what multiplies a pixel of 0..255.
-      mean: subtracted after that, one number for all channels or a number each.
-      std: divides the pixel after that, likewise.
-      white: whether transparent pixels show white (`do_convert_rgb`); else alpha is dropped.
-      channels: how many the model reads.
-      side: height and width of what the model reads; 0 before `fitted`.
-      origin: the file it was read from, for messages.
-      notes: what of that file is passed over, in words.
+      resize: how images are resized; None if they must have the right size already.
+      resample: the number of the resampling filter in Pillow.
+      crop: height and width of the centre crop, which pads smaller images with black; None for no crop.
+      factor: multiplies a pixel of 0..255.
+      mean: is subtracted after that; one number for all channels, or one per channel.
+      std: divides the result; one number for all channels, or one per channel.
+      white: whether transparent pixels become white (`do_convert_rgb`); otherwise the alpha channel is dropped.
+      channels: number of channels that the model reads.
+      side: height and width of the images that the model reads; 0 before `fitted`.
+      origin: the file that the processor was read from, for messages.
+      notes: remarks on entries of that file that are ignored.
     """
 
     resize: Squash | ShortestEdge | Within | None
@@ -103,28 +106,28 @@ class Processor:
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width, before the crop, of a picture of such a size; InputError if it must be right and is not."""
+        """The height and width after resizing and before the crop; raises InputError if no rule makes a size fit."""
         if self.resize is not None:
             return self.resize.resized(height, width)
         if self.crop is None and (height, width) != (self.side, self.side):
             raise InputError(
                 f"an image of {height}×{width}, but {self.origin} says do_resize=False and the model reads "
-                f"{self.side}×{self.side}; bring images of that size, or set do_resize to true there"
+                f"{self.side}×{self.side}; provide images of that size, or set do_resize to true there"
             )
         return height, width
 
     def fitted(self, side: int, channels: int) -> "Processor":
-        """The same for a model that reads squares of a side: all sizes are scaled alike where the file's are others.
+        """Adapts the processor to a model; if its output has another size, all its sizes are scaled by one factor.
 
         Args:
-          side: height and width of what the model reads, in pixels.
-          channels: how many it reads.
+          side: height and width of the images that the model reads, in pixels.
+          channels: number of channels that the model reads.
 
         Returns:
-          A processor whose results are side×side×channels, with a mean and a standard deviation for each channel.
+          A processor whose results have the shape side×side×channels, with one mean and standard deviation per channel.
 
         Raises:
-          InputError: if its results are no squares, or mean or std are not a number a channel.
+          InputError: if the results are not square, or mean or std have another number of channels.
 
         Examples:
           >>> Processor(ShortestEdge(256), crop=(224, 224)).fitted(112, 3).resize
@@ -147,10 +150,10 @@ class Processor:
 
     @property
     def made(self) -> int:
-        """The side of the squares that it makes, 0 where pictures stay as they are; InputError if they are others."""
+        """The side of the output images, 0 if they keep their size; raises InputError if they are not square."""
         if self.crop is None and isinstance(self.resize, ShortestEdge | Within):
             raise InputError(
-                f"{self.origin} says size={self.resize.to_json()} and no crop, which leaves images their proportions, "
+                f"{self.origin} says size={self.resize.to_json()} and no crop, which keeps the proportions of images, "
                 "but the model reads squares; set do_center_crop and crop_size there, or size to height and width"
             )
         made = self.crop or (self.resize.resized(1, 1) if self.resize else (0, 0))
@@ -160,12 +163,15 @@ class Processor:
 
     @property
     def squashes(self) -> bool:
-        """Whether mean and std say all: pictures are squashed to a square, bilinearly, and end in 0..1 before those."""
+        """Whether images are resized bilinearly to a square, without keeping the aspect ratio, and rescaled to 0..1.
+
+        Mean and std then describe the processor completely.
+        """
         rule = (self.resize, self.resample, self.crop, self.factor, self.white)
         return rule == (Squash(self.side, self.side), BILINEAR, None, RESCALE, False)
 
     def to_json(self) -> dict[str, Any]:
-        """As preprocessor_config.json, from which transformers makes the same pixels of pictures in colour."""
+        """The contents of a preprocessor_config.json that makes transformers compute the same pixels of RGB images."""
         exact = self.resize is None or isinstance(self.resize, Squash)
         kind = "CLIPImageProcessor" if not exact else "DeiTImageProcessor" if self.crop else "ViTImageProcessor"
         size = {} if self.resize is None else {"size": self.resize.to_json()}
@@ -188,17 +194,20 @@ class Processor:
 def plain(
     mean: float | Sequence[float], std: float | Sequence[float], *, side: int, channels: int, origin: str = ""
 ) -> Processor:
-    """The processor of weights that bring none: pictures are squashed to the model's square, bilinearly.
+    """The processor for weights without one: it resizes bilinearly to a square, without keeping the aspect ratio.
 
     Args:
-      mean: subtracted from a pixel in 0..1, one number for all channels or a number each.
-      std: divides the pixel after that, likewise.
-      side: height and width of what the model reads.
-      channels: how many it reads.
-      origin: what states mean and std, for messages.
+      mean: is subtracted from a pixel in 0..1; one number for all channels, or one per channel.
+      std: divides the result; one number for all channels, or one per channel.
+      side: height and width of the images that the model reads.
+      channels: number of channels that the model reads.
+      origin: the source of mean and std, for messages.
 
     Returns:
-      The processor, fitted; InputError if mean or std are not a number a channel.
+      The processor, fitted to the model.
+
+    Raises:
+      InputError: if mean or std have another number of channels.
     """
     mean, std = (value if isinstance(value, int | float) else tuple(value) for value in (mean, std))
     known = Processor(Squash(side, side), mean=mean, std=std, origin=origin or "the processor")
@@ -206,7 +215,7 @@ def plain(
 
 
 def each(value: float | tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """A number a channel."""
+    """A tuple with one number per channel."""
     return value if isinstance(value, tuple) else (value,) * channels
 
 

@@ -1,8 +1,8 @@
-"""What the files beside weights say of pictures: preprocessor_config.json, or what transformers 5 keeps elsewhere.
+"""Reads image processors from preprocessor_config.json, processor_config.json, or the metadata of weights.
 
-Followed is what the class that a file names does in transformers 5.23 with Pillow; that with torchvision rounds
-otherwise. A field or value that cannot be followed is refused by name; one that the class does not read is passed over
-there as here, and is a note. What a file leaves out is the class's own default.
+A processor does the same as the class that its file names in transformers 5.23, in the version with Pillow (the version
+with torchvision rounds differently). Unsupported fields and values raise an InputError that names them. A field that
+the class does not read is ignored with a note. A missing field has the default value of the class.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         **_VIT, "size": {"shortest_edge": 384}, "default_to_square": False, "resample": 3, "crop_pct": 224 / 256,
     },
 }  # fmt: skip
-"""What each class does with fields that a file leaves out."""
+"""The default values of the fields of each class."""
 OF_MODELS = {
     "vit": "ViTImageProcessor", "vit_mae": "ViTImageProcessor", "vit_msn": "ViTImageProcessor",
     "deit": "DeiTImageProcessor", "clip": "CLIPImageProcessor", "clip_vision_model": "CLIPImageProcessor",
@@ -43,8 +43,8 @@ OF_MODELS = {
     "chinese_clip": "ChineseCLIPImageProcessor", "chinese_clip_vision_model": "ChineseCLIPImageProcessor",
     "dinov2": "BitImageProcessor", "siglip": "SiglipImageProcessor", "siglip_vision_model": "SiglipImageProcessor",
 }  # fmt: skip
-"""The class of a `model_type`, where the file names none."""
-# These name the file, or say how transformers hands arrays over; no pixel depends on them.
+"""The class for a `model_type`, if the file names no class."""
+# Fields that name the file, or say how transformers passes arrays on; no pixel depends on them.
 WITHOUT_EFFECT = {
     "image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "data_format",
     "input_data_format", "return_tensors", "device", "disable_grouping", "image_seq_length", "do_reduce_labels",
@@ -58,16 +58,16 @@ SIZES = (
 def of_weights(
     own: dict[str, Any], read: Callable[[str], dict[str, Any] | None], name: str, config: dict[str, Any]
 ) -> Processor | None:
-    """The processor that weights bring: of their own metadata, else of the files beside them.
+    """The processor of pretrained weights, from their metadata or else from the files beside them.
 
     Args:
-      own: the metadata; its mean and std alone say that there is no other preparation.
-      read: the object in a file beside the weights, None where there is no such file.
-      name: of the weights, for messages.
-      config: their config.json.
+      own: the metadata; if it only has a mean and std, there is no processor, and the files are ignored.
+      read: a function from a file name to the JSON object in that file beside the weights, or None if it is missing.
+      name: the name of the weights, for messages.
+      config: the config.json of the weights.
 
     Returns:
-      The processor; None where nothing states one.
+      The processor; None if there is none.
 
     Raises:
       InputError: if a field or value cannot be followed.
@@ -82,14 +82,14 @@ def of_weights(
 
 
 def is_clip(config: dict[str, Any]) -> bool:
-    """Whether a config.json is that of a CLIP, whose models all expect the same mean and standard deviation."""
+    """Whether a config.json is that of a CLIP model; all of these expect the same mean and standard deviation."""
     return OF_MODELS.get(str(config.get("model_type")), "").endswith("CLIPImageProcessor")
 
 
 def _beside(read: Callable[[str], dict[str, Any] | None], name: str, config: dict[str, Any]) -> Processor | None:
     file, nested = "processor_config.json", (read("processor_config.json") or {}).get("image_processor")
     alone = read("preprocessor_config.json")
-    if nested is None:  # as transformers 4 wrote it; version 5 reads the nested one first
+    if nested is None:  # the file of transformers 4; transformers 5 also reads the nested entry first
         file, nested = "preprocessor_config.json", alone
     if nested is None:
         return None
@@ -97,13 +97,13 @@ def _beside(read: Callable[[str], dict[str, Any] | None], name: str, config: dic
         raise InputError(f"{file} of {name!r} says image_processor={nested!r:.80}; expected an object")
     found = parsed(nested, f"{file} of {name!r}", config)
     if alone is not None and alone is not nested and not _says(alone, found, config):
-        note = f"{file} of {name!r} differs from preprocessor_config.json there, and is followed, as by transformers 5"
+        note = f"{file} of {name!r} differs from preprocessor_config.json there, and is used, as in transformers 5"
         found = dataclasses.replace(found, notes=(*found.notes, note))
     return found
 
 
 def _says(stated: dict[str, Any], expected: Processor, config: dict[str, Any]) -> bool:
-    """Whether a file that is not followed says the same."""
+    """Whether a second file describes the same processor."""
     try:
         return parsed(stated, "", config) == expected
     except InputError:
@@ -111,12 +111,12 @@ def _says(stated: dict[str, Any], expected: Processor, config: dict[str, Any]) -
 
 
 def parsed(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> Processor:
-    """Reads one processor.
+    """Parses one processor.
 
     Args:
       stated: the JSON object, as transformers 4 or 5 writes it.
-      origin: where it was read, for messages.
-      config: config.json of the weights, whose `model_type` decides where no class is named.
+      origin: the file that holds it, for messages.
+      config: the config.json of the weights, whose `model_type` decides on the class if `stated` names none.
 
     Returns:
       The processor, not yet fitted to a model.
@@ -129,12 +129,12 @@ def parsed(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> Proce
       ShortestEdge(edge=336, longest=None)
     """
     kind, notes = _class_of(stated, origin, config)
-    fields = {**CLASSES[kind], **stated}  # null is no default there: it stands for false, and for no value
+    fields = {**CLASSES[kind], **stated}  # null does not mean the default, but false or no value
     _refuse(fields, origin)
     resize, crop = _sizes(kind, fields, origin)
     rescales, normalises = _flag(fields, "do_rescale", origin), _flag(fields, "do_normalize", origin)
     if unread := sorted(key for key in stated if key not in CLASSES[kind].keys() | WITHOUT_EFFECT):
-        notes.append(f"{origin} has {', '.join(unread)}, which {kind} does not read: passed over, as by transformers")
+        notes.append(f"{origin} has {', '.join(unread)}, which {kind} does not read: passed over, as in transformers")
     return Processor(
         resize=resize,
         resample=_whole(fields, "resample", origin, least=0, most=5),
@@ -149,28 +149,28 @@ def parsed(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> Proce
 
 
 def _class_of(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> tuple[str, list[str]]:
-    """The class whose code is followed, and a note where it is a guess."""
+    """The class of a processor, with a note if it is a guess."""
     named = stated.get("image_processor_type") or stated.get("feature_extractor_type")
     if named is None:
         model = config.get("model_type")
         if model in OF_MODELS:
             return OF_MODELS[model], []
-        guess = f"{origin} names no image_processor_type: read as ViTImageProcessor's"
+        guess = f"{origin} names no image_processor_type: it is read as that of a ViTImageProcessor"
         return "ViTImageProcessor", [guess]
     kind = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if kind not in CLASSES:
         known = ", ".join(CLASSES)
         raise InputError(
-            f"{origin} says image_processor_type={named!r}, whose pixels are not known here; known: {known}; if one of "
-            "them makes the same, name it there"
+            f"{origin} says image_processor_type={named!r}, which is not supported; expected one of {known}; if one of "
+            "them computes the same pixels, name it there"
         )
     return kind, []
 
 
 def _refuse(fields: dict[str, Any], origin: str) -> None:
-    """Refuses what changes pixels and is not followed."""
+    """Refuses fields that would change pixels and are not supported."""
     if _flag(fields, "do_pad", origin):
-        raise InputError(f"{origin} says do_pad=True; expected false, since padded images are not followed")
+        raise InputError(f"{origin} says do_pad=True; expected false, since padding is not supported")
     if fields.get("use_square_size"):
         raise InputError(
             f"{origin} says use_square_size={fields['use_square_size']!r}; expected size as height and width"
@@ -180,7 +180,7 @@ def _refuse(fields: dict[str, Any], origin: str) -> None:
 def _sizes(
     kind: str, fields: dict[str, Any], origin: str
 ) -> tuple[Squash | ShortestEdge | Within | None, tuple[int, int] | None]:
-    """How pictures are resized and cropped."""
+    """How images are resized and cropped."""
     resize = _resize(fields, origin) if _flag(fields, "do_resize", origin) else None
     crop = _crop(fields, origin) if _flag(fields, "do_center_crop", origin) else None
     if kind == "ConvNextImageProcessor" and resize is not None:
@@ -193,7 +193,7 @@ def _sizes(
 def _convnext(
     resize: Squash | ShortestEdge | Within, fields: dict[str, Any], origin: str
 ) -> tuple[Squash | ShortestEdge, tuple[int, int] | None]:
-    """Below 384 pixels the middle of a larger image, from there on the whole of it."""
+    """ConvNeXt's rule: below 384 pixels a centre crop of a larger image, otherwise the whole image."""
     if not isinstance(resize, ShortestEdge):
         raise InputError(f'{origin} says size={fields["size"]!r}; expected {{"shortest_edge": N}}')
     edge, part = resize.edge, _number(fields, "crop_pct", origin)
@@ -227,7 +227,7 @@ def _crop(fields: dict[str, Any], origin: str) -> tuple[int, int]:
 
 
 def _named(size: object, *, square: bool) -> dict[str, Any]:
-    """A size with its names, where the first versions wrote a number or a pair; empty for what is none."""
+    """A size as a dictionary, which early versions wrote as a number or a pair; empty if the value is no size."""
     if isinstance(size, int) and not isinstance(size, bool):
         return {"height": size, "width": size} if square else {"shortest_edge": size}
     if isinstance(size, list | tuple) and len(size) == 2:
@@ -262,12 +262,12 @@ def _number(fields: dict[str, Any], key: str, origin: str) -> float:
 
 
 def _numbers(fields: dict[str, Any], key: str, origin: str, *, above_0: bool = False) -> float | tuple[float, ...]:
-    """A number for all channels, or one a channel."""
+    """A number for all channels, or one per channel."""
     value = fields[key]
     listed = value if isinstance(value, list | tuple) else [value]
     if not listed or not all(_finite(number) and (number > 0 or not above_0) for number in listed):
         limit = " above 0" if above_0 else ""
-        raise InputError(f"{origin} says {key}={value!r:.80}; expected a number{limit}, or one{limit} a channel")
+        raise InputError(f"{origin} says {key}={value!r:.80}; expected a number{limit}, or one{limit} per channel")
     return tuple(map(float, value)) if isinstance(value, list | tuple) else float(value)
 
 

@@ -1,14 +1,14 @@
-"""How publishers name their arrays, and where each belongs in our models: one table of patterns a publisher.
+"""Tables from the names of publishers' arrays to surm's variables, one table per publisher.
 
-A rule says: a key of the file that matches `pattern` becomes our variable `path`, its array going through
-`transform`. Adding a publisher means adding a `Table`. No key matches two rules.
+A rule means: the array of a key that matches `pattern`, converted by `transform`, is surm's variable `path`. No key
+matches two rules. To add a publisher, add a `Table`.
 
-    Hugging Face                                     ours
+    Hugging Face                                     surm
     linear weight (out, in)                          kernel (in, out)
     convolution of the patches (width, C, P, P)      embed.patch.kernel (P·P·C, width)
     class token (1, 1, width) or (width,)            embed.class_token (1, width)
-    positions (1, tokens, width) or without the 1    embed.position (tokens, width), of a ViT
-    word, segment, position table (rows, width)      embed.NAME.embedding (rows, width), of a BERT
+    positions (1, tokens, width) or (tokens, width)  embed.position (tokens, width), in a ViT
+    word, segment, position table (rows, width)      embed.NAME.embedding (rows, width), in a BERT
 """
 
 import re
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-# An array of unexpected rank passes a transform unharmed, so that `restore` reports its shape among others.
+# A transform leaves an array of unexpected rank unchanged, so that `restore` can report its shape.
 def keep(array: np.ndarray, shape: Any = None) -> np.ndarray:
     """Returns the array as it is."""
     return array
@@ -45,13 +45,13 @@ def _batch_of_one(array: np.ndarray, shape: Any) -> np.ndarray:
 
 
 class Rule(NamedTuple):
-    """One line of a table: how a key becomes one of our paths, and how its array becomes ours and theirs again.
+    """One line of a table: the conversion of a key and its array to surm's variable, and back.
 
     Attributes:
-      pattern: of the key: its text with dots escaped, and `(\\d+)` in the place of the number of a block.
-      path: our path, a template with `\\1` in the place of that number.
-      transform: from the array in the file to ours.
-      inverse: from our array, with the configuration of the model, to the array in the file.
+      pattern: the pattern of the key: its text with escaped dots, and `(\\d+)` for the number of a block.
+      path: the path of surm's variable, with `\\1` for that number.
+      transform: a function from the array in the file to surm's.
+      inverse: a function from surm's array and the configuration of the model to the array in the file.
     """
 
     pattern: str
@@ -60,7 +60,7 @@ class Rule(NamedTuple):
     inverse: Callable[[np.ndarray, Any], np.ndarray] = keep
 
     def key(self, path: str) -> str | None:
-        """The key that the rule turns into a path of ours; None if it turns none into it."""
+        """The key that the rule converts to a path; None if there is none."""
         match = re.fullmatch(re.escape(self.path).replace(r"\\1", r"(\d+)"), path)
         if match is None:
             return None
@@ -68,22 +68,22 @@ class Rule(NamedTuple):
 
 
 BODY = r"(?:embed|blocks|norm)\..*"
-"""Our variables of an encoder."""
+"""A pattern for the paths of an encoder's variables."""
 
 
 class Table(NamedTuple):
-    """How one publisher names its arrays.
+    """The names that one publisher gives to arrays.
 
     Attributes:
-      name: for messages.
-      prefix: pattern removed from the front of every key where it stands.
-      marker: pattern that a key must match for the table to be the right one.
-      ignored: pattern of keys that our models have no use for, though they stand where others matter.
-      body: pattern of keys and of our variables that make up the encoder: one of them that the model lacks makes it
-        another function. All other keys that the model lacks are passed over.
-      rules: the rest, by full match; a key that none matches keeps its name, and `restore` will report it.
-      instead: two patterns; where a key matches the first, those that match the second are ignored.
-      apart: takes arrays apart that a file keeps as one, under the keys that its rules know.
+      name: its name in messages.
+      prefix: pattern that is removed from the front of keys.
+      marker: pattern that at least one key of a file must match for the table to fit.
+      ignored: pattern of keys that surm's models do not use, although they may match `body`.
+      body: pattern of the keys, and of the paths, that belong to the encoder. A model that lacks one of them computes
+        another function, which is an error; other keys that the model lacks are ignored.
+      rules: the conversions, by full match; a key that no rule matches keeps its name, and `restore` reports it.
+      instead: two patterns; if a key matches the first, the keys that match the second are ignored.
+      apart: splits arrays that a file stores as one into those that the rules know.
       together: the inverse of `apart`.
     """
 
@@ -99,18 +99,18 @@ class Table(NamedTuple):
 
 
 def linear(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """The rules of a linear map, a weight (out, in) and a bias there."""
+    """The rules of a linear map, which has a weight (out, in) and a bias in the file."""
     kernel = Rule(rf"{theirs}\.weight", f"{ours}.kernel", _transpose, _transpose)
     return kernel, Rule(rf"{theirs}\.bias", f"{ours}.bias")
 
 
 def patch_map(theirs: str) -> Rule:
-    """The rule of the weight of the convolution that cuts an image into patches."""
+    """The rule of the weight of the convolution that embeds patches."""
     return Rule(rf"{theirs}\.weight", "embed.patch.kernel", _unfold, _fold)
 
 
 def rows(theirs: str, ours: str) -> Rule:
-    """The rule of a table of tokens, (1, tokens, width) there."""
+    """The rule of a table of tokens, which has the shape (1, tokens, width) in the file."""
     return Rule(theirs, ours, _rows, _batch_of_one)
 
 
@@ -120,12 +120,12 @@ def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
 
 
 def _bert_norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A LayerNorm under today's names, and under TensorFlow's, still found in the files of the first BERTs."""
+    """The rules of a LayerNorm, under today's names and under TensorFlow's, which the first BERTs' files still have."""
     old = Rule(rf"{theirs}\.gamma", f"{ours}.scale"), Rule(rf"{theirs}\.beta", f"{ours}.bias")
     return norm(theirs, ours) + old
 
 
-# What ViT and BERT call alike in every block.
+# The rules of a block that ViT and BERT share.
 _ENCODER_LAYER = (
     *linear(r"encoder\.layer\.(\d+)\.attention\.output\.dense", r"blocks.\1.attention.output"),
     *linear(r"encoder\.layer\.(\d+)\.intermediate\.dense", r"blocks.\1.mlp.up"),
@@ -171,14 +171,14 @@ HF_CLIP = Table(
     name="Hugging Face CLIP (vision tower)",
     prefix=r"vision_model\.",
     marker=r"embeddings\.class_embedding",
-    # A CLIP classifier sees the mean of the tokens before the last norm, so it cannot be our head.
+    # A CLIP classifier reads the mean of the tokens before the last norm, unlike the head of a ViT.
     ignored=r"text_model\..*|(text|visual)_projection\..*|logit_scale|embeddings\.position_ids|classifier\..*",
     body=rf"{BODY}|(?:embeddings|encoder|pre_layrnorm|post_layernorm)\b.*",
     rules=(
         rows(r"embeddings\.class_embedding", "embed.class_token"),
         rows(r"embeddings\.position_embedding\.weight", "embed.position"),
         patch_map(r"embeddings\.patch_embedding"),
-        *norm("pre_layrnorm", "embed.norm"),  # spelt so in the files
+        *norm("pre_layrnorm", "embed.norm"),  # the files have this spelling
         *linear(r"encoder\.layers\.(\d+)\.self_attn\.q_proj", r"blocks.\1.attention.query"),
         *linear(r"encoder\.layers\.(\d+)\.self_attn\.k_proj", r"blocks.\1.attention.key"),
         *linear(r"encoder\.layers\.(\d+)\.self_attn\.v_proj", r"blocks.\1.attention.value"),
@@ -222,7 +222,7 @@ HF_BERT = Table(
     instead=(r"classifier\.dense\..*", r"pooler\..*"),  # RoBERTa's classifier does not use the encoder's pooler
 )
 
-# A BERT but for its classifier, whose hidden layer goes through a GELU, not through tanh: it cannot be ours.
+# The encoder is a BERT, but the classifier has a GELU instead of tanh after its hidden layer, and is ignored.
 HF_ELECTRA = Table(
     name="Hugging Face ELECTRA",
     prefix=r"electra\.",

@@ -2,8 +2,8 @@
 
     image -> patches -> embed -> [norm1 -> attention -> + -> norm2 -> mlp -> +] x depth -> norm -> pool -> head
 
-One class serves ViT and CLIP's vision tower; they differ in a `ViTConfig` alone (activation, a norm after the
-embeddings, the bias of the patch map).
+One class serves ViT and CLIP's vision tower, which only differ in their `ViTConfig`: the activation, a norm after the
+embeddings, and the bias of the patch map.
 
 Source: Dosovitskiy et al., arXiv 2010.11929; Radford et al. (CLIP), arXiv 2103.00020.
 """
@@ -36,10 +36,11 @@ class ViTConfig:
       heads: attention heads in a block.
       mlp_width: hidden size of a block's MLP.
       channels: colour channels of the input.
-      pooling: what the head sees: the `class` token, or the `mean` of the patch tokens (no class token then).
+      pooling: the input of the head: the `class` token, or the `mean` of the patch tokens; the latter model has no
+        class token.
       activation: one of `surm.ops.activations.ACTIVATIONS`.
       epsilon: added to the variance in every LayerNorm.
-      embedding_norm: a LayerNorm between the embeddings and the first block (CLIP).
+      embedding_norm: whether there is a LayerNorm between the embeddings and the first block, as in CLIP.
       patch_bias: whether the patch map has a bias (CLIP's has none).
     """
 
@@ -121,7 +122,7 @@ def preset(name: str, **changes: object) -> ViTConfig:
 
 
 class Embedding(nnx.Module):
-    """Patches to tokens: one linear map, an optional class token in front, learned positions added."""
+    """Maps patches to tokens: a linear map, an optional class token in front, and learned positions added."""
 
     def __init__(self, config: ViTConfig, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
         """Creates the patch map, the class token (if pooled by it), the positions and the norm (if any)."""
@@ -137,7 +138,7 @@ class Embedding(nnx.Module):
         self.config = config
 
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch tokens size"]:
-        """Cuts the images into patches, row by row, and embeds them; InputError for images of another size."""
+        """Cuts images into patches, row by row, and embeds them; raises InputError for images of another size."""
         size = self.config.image_size
         expected = (size, size, self.config.channels)
         if images.shape[1:] != expected:
@@ -168,10 +169,10 @@ class Block(nnx.Module):
 
 
 class ImageEncoder(nnx.Module):
-    """What encoders of images with a head share: `embed`, pre-norm `blocks`, and a `head` that reads `features`."""
+    """The base class of image encoders with `embed`, pre-norm `blocks`, and a `head` that reads `features`."""
 
     norm_behind_attention = r".*\.norm2"
-    """Which norms read what attention has added, as a pattern of paths."""
+    """A pattern for the paths of the norms that follow the residual connection around attention."""
 
     def hidden_states(
         self, images: Float[Array, "batch height width channels"]
@@ -180,12 +181,12 @@ class ImageEncoder(nnx.Module):
         return hidden_states(self.blocks, self.embed(images), remat=self.remat)
 
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch num_classes"]:
-        """Logits of normalised images."""
+        """Computes the logits of normalised images."""
         return self.head(self.features(images))
 
 
 class ViT(ImageEncoder):
-    """A Vision Transformer classifier: images in, one logit a class out.
+    """A Vision Transformer with a head that returns one logit per class.
 
     Paths that adapters and conversion tables name: `embed.patch`, `blocks.I.attention.{query,key,value,output}`,
     `blocks.I.mlp.{up,down}`, `blocks.I.{norm1,norm2}`, `norm`, `head`.
@@ -206,7 +207,7 @@ class ViT(ImageEncoder):
           config: the shape.
           num_classes: number of logits.
           dtype: the dtype to compute in (parameters stay float32); None for float32.
-          remat: whether the backward pass computes every block again; see `surm.models.blocks`.
+          remat: whether the backward pass recomputes every block; see `surm.models.blocks`.
           rngs: source of the initial weights.
         """
         self.embed = Embedding(config, dtype=dtype, rngs=rngs)
@@ -220,7 +221,7 @@ class ViT(ImageEncoder):
         self.num_classes = num_classes
 
     def features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch size"]:
-        """The pooled, normalised representation that the head sees."""
+        """The pooled, normalised representation that the head reads."""
         tokens = self.hidden_states(images)[-1]
         if self.config.pooling == "class":
             return self.norm(tokens[:, 0])
@@ -235,7 +236,7 @@ def patches(images: Float[Array, "batch height width channels"], size: int) -> F
       size: side of a patch, in pixels.
 
     Returns:
-      (height / size)·(width / size) patches of size²·channels pixels an image.
+      (height / size)·(width / size) patches per image, each with size²·channels numbers.
 
     Raises:
       InputError: if `size` does not divide height and width.
@@ -250,8 +251,8 @@ def patches(images: Float[Array, "batch height width channels"], size: int) -> F
 def resize_positions(position: Float[Array, "tokens size"], grid: int, extra: int) -> Float[Array, "new_tokens size"]:
     """Resizes learned positions to another patch grid, bicubically; the first `extra` rows are kept.
 
-    JAX's bicubic kernel differs from PyTorch's and smooths when it shrinks, so other libraries' resized positions are
-    close, not equal.
+    JAX's bicubic kernel differs from PyTorch's and applies antialiasing when it shrinks, so the result is close to that
+    of other libraries, but not equal.
 
     Args:
       position: rows for `extra` special tokens, then for a square grid of patches, row by row.

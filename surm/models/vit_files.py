@@ -1,4 +1,4 @@
-"""ViT and CLIP's vision tower in the files of Hugging Face, and the entry that they share."""
+"""The files of ViT and of CLIP's vision tower on Hugging Face, and their entry in the catalogue."""
 
 import math
 from typing import Any
@@ -55,21 +55,22 @@ def _obstacle(config: ViTConfig, theirs: str) -> str | None:
 
 
 def resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict[str, np.ndarray]:
-    """The arrays of a file with positions for the patches of a model's images.
+    """Resizes the positions of a file if the model has another grid of patches.
 
     Args:
-      arrays: of the file, under our paths.
-      config: of the model.
+      arrays: the arrays of the file, under surm's paths.
+      config: the configuration of the model.
 
     Returns:
-      The arrays, `embed.position` resized where the model has another grid of patches.
+      The arrays, with `embed.position` resized. They are unchanged if the rows of `embed.position` do not form a square
+      grid; `restore` then reports its shape.
     """
     position = arrays.get("embed.position")
     extra = int(config.pooling == "class")
     if position is None or position.ndim != 2:
         return arrays
     patches = len(position) - extra
-    # One row more or less than a square is no square: a class token on one side alone stays a mismatch.
+    # If only the file or only the model has a class token, the rows form no square, and the mismatch is reported.
     if patches < 1 or math.isqrt(patches) ** 2 != patches:
         return arrays
     resized = resize_positions(jnp.asarray(position, jnp.float32), config.grid, extra)
@@ -91,6 +92,6 @@ ARCHITECTURE = Architecture(
     namings={"vit": named(Naming(HF_VIT, "vit.", r"encoder\..*"), Naming(HF_VIT, "vit.", r"layers\..*"))},
     classes={"vit": {LABELS: "ViTForImageClassification"}},
     obstacle=_obstacle,
-    encoder_alone=False,  # without a class token the positions are others
+    encoder_alone=False,  # the encoder of a model without a class token has other positions than transformers'
     restored=resized_positions,
 )

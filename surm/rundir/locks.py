@@ -113,7 +113,7 @@ class FlagLock(Lock):
         try:
             (self._flags / _BEGUN).write_text("")
             self._raise_flag()
-        except Exception as error:  # of the store's client, of many types
+        except Exception as error:  # the store's client raises exceptions of many types
             raise _unwritable(self._folder, error) from error
         beating = threading.Thread(target=self._beat, daemon=True)
         beating.start()
@@ -125,14 +125,14 @@ class FlagLock(Lock):
         finally:
             self._ended.set()
             beating.join()
-            with contextlib.suppress(Exception):  # what is left is silent, and is taken down by who comes next
+            with contextlib.suppress(Exception):  # a flag that is left is not renewed, and the next run removes it
                 self._own.unlink(missing_ok=True)
             self._lower()
 
     def check(self) -> None:
         """See `Lock`."""
-        if self._holds and time.monotonic() - self._renewed > SILENCE:  # as a process that was suspended finds itself
-            self._look()  # at once: before the next beat it could write into what is another run's by now
+        if self._holds and time.monotonic() - self._renewed > SILENCE:  # for instance after the process was suspended
+            self._look()  # before the next beat, because the folder may belong to another run by now
         if self._lost:
             raise OSError(self._lost)
 
@@ -151,7 +151,7 @@ class FlagLock(Lock):
                 if self._lost:
                     return
                 self._raise_flag()
-            except Exception:  # the store may be there again at the next beat
+            except Exception:  # the store may answer again at the next beat
                 continue
 
     def _look(self) -> None:
@@ -167,7 +167,7 @@ class FlagLock(Lock):
         found = {}
         for flag in self._flags.iterdir() if self._flags.exists() else ():
             if flag.name not in (_BEGUN, self._own.name):
-                with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # taken down in between
+                with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # it was removed in between
                     found[flag.name] = json.loads(flag.read_text())
         return found
 

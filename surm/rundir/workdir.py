@@ -64,7 +64,7 @@ class Workdir:
           InputError: if the folder cannot be written, or another run is at work in it.
         """
         with self.lock.held():
-            self._refuse_another()  # that came and went since this one looked
+            self._refuse_another()  # another run may have worked here since the first check
             if not self.changes:
                 self.write_json(CONFIG, self.config.to_dict())
             yield
@@ -78,7 +78,7 @@ class Workdir:
         """Accepts a config that differs, once its data and weights are known to match the checkpoint."""
         if not (self.writes and self.changes):
             return
-        if self.longer:  # what it ended with is no result of the longer run
+        if self.longer:  # the result of the shorter run is not that of the longer one
             for result in [self.path / RESULT, *self.path.glob("members/*/result.json")]:
                 result.unlink(missing_ok=True)
         self.write_json(CONFIG, self.config.to_dict())

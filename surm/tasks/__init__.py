@@ -1,1 +1,1 @@
-"""What is asked of a model: how examples reach it, how wrong it is, and how that is summed up."""
+"""Tasks: how examples become batches, the loss of a model on them, and the metrics that sum it up."""

@@ -1,4 +1,4 @@
-"""Data whose classes differ in number: weights of the loss, by class."""
+"""Class weights of the loss, for data sets whose classes differ in size."""
 
 import math
 
@@ -11,18 +11,22 @@ from surm.errors import InputError, nearest
 
 
 def class_weights(config: ml_collections.ConfigDict, data: Dataset) -> Float[np.ndarray, " classes"] | None:
-    """What the loss of an example of each class is multiplied by.
+    """The factors by which the loss of each class is multiplied, as `config.optim.class_weights` sets them.
+
+    The key may be `none`; `balanced`, which gives class c the weight n / (classes · n_c), as in scikit-learn; numbers
+    in the order of the classes, such as `1,2.5,1`; or numbers by name, such as `cat=2.5,dog=1`, where classes that are
+    not named have the weight 1.
 
     Args:
-      config: its `optim.class_weights` is `none`; `balanced`, n / (classes · n_c), as scikit-learn has it; or numbers,
-        in the order of the classes or by name, `cat=2.5,dog=1`, those that are not named 1.
-      data: the training split decides what is balanced.
+      config: a run's configuration.
+      data: its training split gives n and n_c for `balanced`; classes without examples then have the weight 1 and do
+        not count.
 
     Returns:
-      One float32 a class; None for no weights.
+      One float32 per class; None if the key is `none`.
 
     Raises:
-      InputError: if the text is nothing of that.
+      InputError: if the key is none of these.
     """
     text = config.optim.class_weights.strip()
     if text == "none":
@@ -34,7 +38,7 @@ def class_weights(config: ml_collections.ConfigDict, data: Dataset) -> Float[np.
 
 
 def told(weights: Float[np.ndarray, " classes"], data: Dataset) -> str:
-    """The weights in a line, with the number of training examples of each class; of many classes the extremes."""
+    """One line with the weight and the number of training examples of each class, or of the extremes if many."""
     counts = np.bincount(data.train.labels, minlength=data.num_classes)
     each = [
         f"{name}: {weight:.3g} ({count:,})" for name, weight, count in zip(data.names, weights, counts, strict=True)
@@ -55,7 +59,7 @@ def _ordered(text: str, data: Dataset) -> list[float]:
     parts = text.split(",")
     if len(parts) != data.num_classes:
         raise InputError(
-            f"config.optim.class_weights={text!r} lists {len(parts)} numbers, expected {data.num_classes}, one a "
+            f"config.optim.class_weights={text!r} lists {len(parts)} numbers, expected {data.num_classes}, one per "
             f"class: {_some(data.names)}; or 'balanced', or 'none'"
         )
     return [_number(text, part) for part in parts]

@@ -1,7 +1,8 @@
-"""The best step of a run: chosen by the validation split, never by the one that is reported.
+"""The choice of a run's best step, by the validation split and never by the split that is reported.
 
-What answers at the best step is kept with every checkpoint, so no rotation of checkpoints loses it, and a run that was
-stopped goes on choosing as if it had not been. Of equals the earlier is kept.
+Every checkpoint also holds the trained arrays of the best step so far. So the best step survives when old checkpoints
+are deleted, and a run that was stopped and continued makes the same choice as one that was not. Of equally good steps
+the earlier one is kept.
 """
 
 import dataclasses
@@ -19,13 +20,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """What is chosen by a split is not reported on it; and there must be something to choose from.
+    """Checks that a best step can be chosen: there must be several evaluations, and a separate split to report.
 
     Args:
       config: a run's configuration.
 
     Raises:
-      InputError: where `config.eval` asks for what the other keys do not allow.
+      InputError: if `config.eval` asks for a choice that the other keys do not allow.
     """
     choose = config.eval.choose
     if choose == "last" and config.eval.patience:
@@ -38,7 +39,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not config.eval_every_steps:
         raise InputError(
             f"config.eval.choose={choose!r} chooses among the steps that are evaluated, but config.eval_every_steps=0 "
-            "evaluates the last alone; set it to how often the validation split shall be looked at"
+            "evaluates only the last one; set it to the number of steps between two evaluations"
         )
     if config.data.eval_split != "test":
         raise InputError(
@@ -47,25 +48,25 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.population:
         raise InputError(
-            f"config.eval.choose={choose!r} and config.population exclude each other, as members have one checkpoint "
-            "together; python -m surm.sweep trains them one by one"
+            f"config.eval.choose={choose!r} and config.population exclude each other, as members share their "
+            "checkpoints; python -m surm.sweep trains them one by one"
         )
 
 
 def remarks(config: ml_collections.ConfigDict, total: int) -> list[str]:
-    """What is odd about how often a run looks and saves, in lines.
+    """Hints about evaluation and checkpoint intervals that leave nothing to choose from.
 
     Args:
       config: a run's configuration.
-      total: steps of the run.
+      total: number of steps of the run.
 
     Returns:
-      The lines; none for most runs.
+      One line per hint; none for most runs.
     """
     every, saved, found = config.eval_every_steps, config.checkpoint_every_steps, []
     if config.eval.choose != "last" and every >= total:
         found.append(
-            f"config.eval_every_steps={every} of {total} steps: the last step alone is looked at, so there is nothing "
+            f"config.eval_every_steps={every} of {total} steps: only the last step is evaluated, so there is nothing "
             "to choose from"
         )
     if config.keep_best_checkpoints and not (every and saved and math.lcm(every, saved) < total):
@@ -78,16 +79,16 @@ def remarks(config: ml_collections.ConfigDict, total: int) -> list[str]:
 
 @dataclasses.dataclass
 class Best:
-    """The best of the steps looked at so far.
+    """The best of the steps that were evaluated so far.
 
     Attributes:
-      metric: what decides, one that the task measures.
-      patience: looks without a better one after which the run shall end; 0 for never.
-      arrays: what answers at the best step; before the first look what answers then.
-      step: the best one, None before the first look.
-      values: all metrics there.
-      looked_at: the last step looked at.
-      since: looks since the best.
+      metric: the metric that decides, one of the task's.
+      patience: number of evaluations without a better step after which the run ends; 0 never ends it.
+      arrays: the trained arrays at the best step; before the first evaluation, those that the run started with.
+      step: the best step; None before the first evaluation.
+      values: all metrics of the best step.
+      looked_at: the last step that was evaluated.
+      since: number of evaluations since the best one.
     """
 
     metric: Metric
@@ -100,16 +101,16 @@ class Best:
 
     @property
     def exhausted(self) -> bool:
-        """Whether there has been nothing better for as long as there is patience."""
+        """Whether the last `patience` evaluations brought no better step."""
         return bool(self.patience) and self.since >= self.patience
 
     def take(self, step: int, values: dict[str, float], arrays: Callable[[], Arrays]) -> None:
-        """Looks at a step; one that was looked at already changes nothing.
+        """Takes the evaluation of a step; a step that was taken before changes nothing.
 
         Args:
-          step: of the run.
+          step: number of finished training steps.
           values: metrics of the validation split.
-          arrays: what answers at the step; called if it is the best.
+          arrays: returns the trained arrays at the step; called only if the step is the best.
         """
         if step <= self.looked_at:
             return
@@ -122,7 +123,7 @@ class Best:
         return self.metric.goodness(values[self.metric.name])
 
     def told(self, step: int) -> str:
-        """Why a run ends after a step, in a line."""
+        """One line that says why a run ends after a step."""
         return (
             f"no better {self.metric.name} on the validation split in {self.since} evaluations: the run ends after "
             f"step {step}, the best was step {self.step} (config.eval.patience)"
@@ -130,11 +131,11 @@ class Best:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """All but the arrays, as JSON values."""
+        """Everything except the arrays, as JSON values for a checkpoint."""
         return {"step": self.step, "values": self.values, "looked_at": self.looked_at, "since": self.since}
 
     def restore(self, notes: dict[str, Any], arrays: Arrays) -> None:
-        """Goes on from what a checkpoint holds."""
+        """Takes over the notes and arrays of a checkpoint."""
         self.arrays = arrays
         for name, value in notes.items():
             setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""Metrics of answers to labelled examples, over a whole split."""
+"""Metrics over a whole split, from the model's answers to its labelled examples."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,30 +11,33 @@ from surm.tasks.task import Answers
 
 CONFUSION = "confusion"
 MOST_CLASSES = 32
-"""Of more classes no confusion matrix is made."""
+"""The largest number of classes for which a confusion matrix is made."""
 
 OF_MODEL = ("loss", "predicted", "scores")
-"""Answers of a model, which differ between members; besides there are `label` and `mask` of the batch."""
+"""The answers that depend on the model, so that they have an axis of members in a population. The others, `label` and
+`mask`, depend on the batch alone."""
 
 
 def measured(
     answers: Iterable[Answers], names: Sequence[str] = ("accuracy",), *, classes: int = 1, members: int | None = None
 ) -> list[dict[str, Any]]:
-    """The metrics of what was answered to all batches of a pass.
+    """Computes metrics over one pass, from the answers to all its batches.
 
     Args:
-      answers: batch by batch.
-      names: of the metrics, from `surm.tasks.metrics`; those of scores need answers with scores.
-      classes: how many there are; 1 for regression.
-      members: how many models answered, along a first axis of what `OF_MODEL` names; None where one model answered
-        and there is no such axis.
+      answers: one dictionary per batch, with `label` and `mask` of shape (batch,), `loss` and `predicted` of shape
+        ([members,] batch), and `scores` of shape ([members,] batch, classes) where a metric needs them.
+      names: names of metrics in `surm.tasks.metrics`.
+      classes: number of classes; 1 for regression.
+      members: number of members of a population, the first axis of the answers in `OF_MODEL`; None if one model
+        answered and there is no such axis.
 
     Returns:
-      For every member (one for None) the metrics, then the mean `loss`, over all real examples, in double precision;
-      and of up to `MOST_CLASSES` classes under `CONFUSION` the counts of `surm.tasks.metrics.confusion`.
+      One dictionary per member, or a single one if `members` is None: the metrics, then the mean `loss` in double
+      precision, over all rows that the mask marks as examples; with 2 to `MOST_CLASSES` classes also `CONFUSION`, the
+      counts of `surm.tasks.metrics.confusion`.
 
     Raises:
-      ValueError: if an answer is not of one number an example (for scores one row), for every member.
+      ValueError: if an answer in `OF_MODEL` has another shape.
     """
     found: dict[str, list[np.ndarray]] = {}
     for batch in map(jax.device_get, answers):
@@ -52,7 +55,10 @@ def measured(
 
 
 def _by_member(name: str, answers: np.ndarray, members: int | None, examples: int) -> np.ndarray:
-    """Answers with a first axis of members, of length 1 where there is none; checked, as a wrong axis may fit."""
+    """Answers with a first axis of members, added with length 1 if `members` is None.
+
+    The shape is checked, because otherwise an axis of another meaning but the same length would go unnoticed.
+    """
     expected = (*(() if members is None else (members,)), examples)
     if answers.shape[: len(expected)] != expected or answers.ndim != len(expected) + (name == "scores"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a run is measured on and by: the held-out splits that are reported, the one that chooses, and the metrics."""
+"""The held-out splits of a run, for reporting and for choosing the best step, and the metrics on them."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ from surm.tasks import metrics
 
 
 def measured_as_asked(config: ml_collections.ConfigDict, data: Dataset) -> Dataset:
-    """The data with the metrics that `config.eval.metrics` names before those of its own, the main one first.
+    """Puts the metrics that `config.eval.metrics` names before the data set's own, so that its first is the main one.
 
     Args:
       config: a run's configuration.
-      data: with the metrics that are its own.
+      data: the data set, with its own metrics.
 
     Returns:
-      The data; itself where the config names none.
+      A data set with both; `data` itself if the config names no metric.
 
     Raises:
-      InputError: for a metric that such labels do not have.
+      InputError: if a metric cannot be computed for the labels, which are classes or numbers.
     """
     asked = metrics.listed(config.eval.metrics)
     for name in asked:
@@ -34,14 +34,18 @@ def measured_as_asked(config: ml_collections.ConfigDict, data: Dataset) -> Datas
             )
         if name == "f1" and data.num_classes != 2:
             raise InputError(
-                f"config.eval.metrics={config.eval.metrics!r} names 'f1', which is that of class 1 of two, but there "
-                f"are {data.num_classes} classes; 'macro_f1' is the mean over all"
+                f"config.eval.metrics={config.eval.metrics!r} names 'f1', which is defined for class 1 of two, but "
+                f"there are {data.num_classes} classes; 'macro_f1' is the mean over all"
             )
     return dataclasses.replace(data, metrics=tuple(dict.fromkeys([*asked, *data.metrics]))) if asked else data
 
 
 def reported(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Split]:
-    """The splits that are reported, by the ending of their metrics' names."""
+    """The splits that are reported, each under the suffix of its metrics' names; the main one has the suffix "".
+
+    Raises:
+      InputError: if the split does not exist, or AUC is asked for on a split with a single class.
+    """
     if config.data.eval_split == "validation" and data.validation is None:
         raise InputError(f"config.data.eval_split='validation', but {_no_validation(config, data)}")
     held_out = {"": data.split(config.data.eval_split)}
@@ -54,10 +58,10 @@ def reported(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Spli
 
 
 def choosing(config: ml_collections.ConfigDict, data: Dataset) -> Split | None:
-    """The validation split where the best step is chosen by it, else None.
+    """The validation split if the best step is chosen by it, else None.
 
     Raises:
-      InputError: if there is none; the message offers to hold one out.
+      InputError: if the choice needs a validation split and there is none; the message says how to hold one out.
     """
     if config.eval.choose == "last":
         return None
@@ -72,7 +76,7 @@ def choosing(config: ml_collections.ConfigDict, data: Dataset) -> Split | None:
 
 
 def _no_validation(config: ml_collections.ConfigDict, data: Dataset) -> str:
-    """That there is no validation split, and how to have one."""
+    """The end of a message: there is no validation split, and how to get one."""
     count, tenth = len(data.train), max(len(data.train) // 10, 1)
     of_its_own = "text_columns" in data.keys or data.kind == "image"  # else a task of GLUE, whose test has no labels
     more = "add a test split, or " if of_its_own and data.test_is == "validation" else ""
@@ -84,7 +88,7 @@ def _no_validation(config: ml_collections.ConfigDict, data: Dataset) -> str:
 
 
 def _possible(data: Dataset) -> list[str]:
-    """The metrics that such labels have."""
+    """The metrics that can be computed for the labels of a data set."""
     of_classes = [name for name in (*metrics.METRICS, *metrics.SCORED) if name not in metrics.OF_NUMBERS]
     if data.num_classes != 2:
         of_classes.remove("f1")
@@ -92,7 +96,7 @@ def _possible(data: Dataset) -> list[str]:
 
 
 def _check_auc(name: str, split: Split, data: Dataset) -> None:
-    """Says which classes an AUC leaves out; InputError where it leaves out all."""
+    """Reports classes without examples, which AUC leaves out; raises InputError if all examples are of one class."""
     there = np.unique(split.labels)
     names = data.names
     if len(there) < 2:
@@ -102,4 +106,4 @@ def _check_auc(name: str, split: Split, data: Dataset) -> None:
         )
     if absent := [one for label, one in enumerate(names) if label not in there]:
         shown = ", ".join(absent[:8]) + (", ..." if len(absent) > 8 else "")
-        say(f"auc of the {name} split is the mean over the classes there; absent: {shown}")
+        say(f"auc of the {name} split is the mean over the classes that occur in it; these do not: {shown}")

@@ -1,4 +1,4 @@
-"""Images with labels: what the weights' processor makes of every picture, in batches."""
+"""The task of labelled images, which the processor of the pretrained weights turns into batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,14 +19,20 @@ from surm.models.weights import HALVES, Weights
 from surm.tasks.labels import Labels, Targets
 from surm.tasks.task import Batch
 
-LOOKED_AT = 8  # pictures of a split, before anything is trained
+LOOKED_AT = 8  # images of a split that are checked before training starts
 
 
 class LabelledImages(Labels):
-    """Images with labels; a batch is that of `surm.data.pipeline`."""
+    """Labelled images; `surm.data.pipeline` describes the batches."""
 
     def __init__(self, config: ml_collections.ConfigDict, targets: Targets, processor: Processor):
-        """Takes from a run's configuration the size of batches, the augmentation and how examples are drawn."""
+        """Creates the task.
+
+        Args:
+          config: a run's configuration, which gives the batch size, the augmentation and the sampling of examples.
+          targets: the kind of the labels.
+          processor: the preprocessing of every image, fitted to the model.
+        """
         super().__init__(targets)
         self.processor = processor
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
@@ -34,7 +40,7 @@ class LabelledImages(Labels):
         self._told: set[str] = set()
 
     def ready(self, split: Split) -> Split:
-        """The split as it is; what is done to the channels of its pictures is told, once."""
+        """Returns the split unchanged, and reports once how the channels of its images are converted."""
         for line in _conversions(split, self.processor):
             if line not in self._told:
                 say(line)
@@ -59,33 +65,35 @@ class LabelledImages(Labels):
         return pipeline.evaluation_batches(source, self._batch_size, self.processor, threads=self._threads, share=share)
 
     def order(self, source: Split) -> Int[np.ndarray, " n"]:
-        """The places of a source in the order in which `evaluation` goes through them."""
+        """The indices of the examples in the order in which `evaluation` yields them."""
         return np.arange(len(source))
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """The images, normalised."""
+        """The model's keyword argument `images`: the normalised pixels."""
         own = self.processor
         return {"images": pipeline.normalize(batch["image"], own.mean, own.std, own.factor)}
 
 
 def processor_of(weights: Weights | None, shape: ImageShape) -> Processor:
-    """What becomes of every picture: what the weights' files say, fitted to the model, with a line where that is odd.
+    """The image processor that the files of the weights describe, fitted to the model; unusual cases are reported.
 
     Args:
-      weights: those that were opened; None for a model that starts at random.
-      shape: of the model; where it reads other sizes than the files make, all of theirs are scaled alike.
+      weights: the opened weights; None for a model with random weights.
+      shape: the configuration of the model. If it reads another size than the files prescribe, all sizes of the
+        processor are scaled by the same factor.
 
     Returns:
-      The processor; where no file says one, pictures are squashed to the model's square, bilinearly.
+      The processor. If no file describes one, it resizes images to the model's square, bilinearly and without keeping
+      the aspect ratio.
 
     Raises:
-      InputError: if it does not make what the model reads.
+      InputError: if the processor's output does not fit the model's input.
     """
     if weights is None or weights.processor is None:
         if weights is not None and processor_files.is_clip(weights.config):
             say(
-                f"{weights.name!r} brings no preprocessor_config.json: images are squashed to squares, bilinearly; "
-                "CLIP's own processor resizes the shorter side, bicubically, and crops the middle",
+                f"{weights.name!r} brings no preprocessor_config.json: images are squashed to squares, bilinearly, "
+                "while CLIP's own processor resizes the shorter side, bicubically, and crops the centre",
             )
         return squashing(weights, shape)
     processor = weights.processor
@@ -101,16 +109,24 @@ def processor_of(weights: Weights | None, shape: ImageShape) -> Processor:
 
 
 def squashing(weights: Weights | None, shape: ImageShape) -> Processor:
-    """The processor that squashes, with the weights' mean and standard deviation; arguments as of `processor_of`."""
+    """The processor that resizes to a square without keeping the aspect ratio.
+
+    Args:
+      weights: give the mean and standard deviation; None takes 0.5 for both.
+      shape: the configuration of the model.
+
+    Returns:
+      The processor, fitted to the model.
+    """
     mean, std = HALVES if weights is None else (weights.mean, weights.std)
     if (mean, std) == HALVES:
-        mean, std = 0.5, 0.5  # of any number of channels
+        mean, std = 0.5, 0.5  # for any number of channels
     origin = repr(weights.name) if weights else ""
     return plain(mean, std, side=shape.image_size, channels=shape.channels, origin=origin)
 
 
 def _conversions(split: Split, processor: Processor) -> list[str]:
-    """What is done to the channels of a few pictures of a split, in lines; InputError if one cannot be prepared."""
+    """One line per channel conversion that a few images of a split need; InputError if one cannot be preprocessed."""
     lines = []
     for index in sorted({round(number) for number in np.linspace(0, len(split) - 1, LOOKED_AT)}):
         image = split[index]["image"]

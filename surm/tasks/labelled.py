@@ -1,4 +1,4 @@
-"""Which task labelled examples are: of images or of texts, by what the model reads."""
+"""The task of a run on labelled examples: of images or of texts, depending on the model's input."""
 
 import ml_collections
 from flax import nnx
@@ -18,17 +18,17 @@ def task_of(
     base: nnx.Module,
     processor: Processor | None = None,
 ) -> Labels:
-    """The task of a run on labelled examples.
+    """Creates the task of a run on labelled examples.
 
     Args:
-      config: a run's configuration, which decides on the batches.
-      targets: what the labels are.
-      weights: whose tokenizer or processor it is; None for a model that starts at random.
+      config: a run's configuration, which sets the batches.
+      targets: the kind of the labels.
+      weights: the pretrained weights, whose tokenizer or image processor is used; None for a model with random weights.
       base: the model.
-      processor: of a finished run, what became of its pictures; None for what the weights say.
+      processor: the image processor of a finished run; None for the one of the weights.
 
     Returns:
-      The task; it holds nothing of the model's arrays.
+      The task; it holds no array of the model.
 
     Raises:
       InputError: if the weights' tokenizer or processor does not fit the model.

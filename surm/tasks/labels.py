@@ -1,4 +1,4 @@
-"""Labels: one for every example, a class (classification) or a number (regression)."""
+"""The task `labels`: every example has one label, a class (classification) or a number (regression)."""
 
 import dataclasses
 import os
@@ -22,13 +22,13 @@ NAME = "labels"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Targets:
-    """What the labels of a data set are.
+    """The kind of labels of a data set, with its metrics.
 
     Attributes:
-      outputs: how many classes there are; 1 for regression.
+      outputs: number of classes; 1 for regression.
       metrics: names in `surm.tasks.metrics`, the main one first.
-      regression: whether labels are numbers to be met.
-      class_weights: of the loss, one a class; None where all weigh the same.
+      regression: whether the labels are real numbers.
+      class_weights: weights of the loss, one per class; None if all classes weigh the same.
     """
 
     outputs: int
@@ -38,26 +38,27 @@ class Targets:
 
     @classmethod
     def of_data(cls, data: Dataset, class_weights: Float[np.ndarray, " classes"] | None = None) -> "Targets":
-        """Those of a data set."""
+        """The targets of a data set."""
         return cls(data.num_classes, data.metrics, data.regression, class_weights)
 
     @classmethod
     def of_result(cls, result: Mapping[str, Any]) -> "Targets":
-        """Those of a finished run, by what its `result.json` holds."""
+        """The targets of a finished run, from the contents of its `result.json`."""
         outputs = result["num_outputs"]
         return cls(outputs, (result["metric"],) if "metric" in result else (), regression=outputs == 1)
 
 
 class Labels:
-    """A task in which every example has one label; its subclasses say what else an example is.
+    """A task in which every example has one label; subclasses add the input, an image or a text.
 
-    Batches hold `label`, a class or a number, and `mask`, whether a row is an example. The loss is the cross-entropy
-    in nats, or the squared error of the only output; w is the weight of an example's class, else 1.
+    A batch holds `label`, the class or the number of every row, and `mask`, which is False for rows that only pad the
+    batch. The loss ℓ of an example is the cross-entropy in nats or, for regression, the squared error of the only
+    output. The weight w of an example is the weight of its class, or 1.
 
     Attributes:
-      targets: what the labels are.
-      processor: what becomes of every picture; None of texts.
-      tokenizer: the folder or file that makes tokens of texts; None of images.
+      targets: the kind of the labels.
+      processor: the preprocessing of images; None for texts.
+      tokenizer: the folder or file of the tokenizer; None for images.
     """
 
     name = NAME
@@ -69,12 +70,12 @@ class Labels:
 
     @property
     def outputs(self) -> int:
-        """How many classes there are; 1 for regression."""
+        """The number of classes; 1 for regression."""
         return self.targets.outputs
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Those that the data set is measured by, then the loss."""
+        """The metrics of the data set, then the loss."""
         loss = Metric("loss", "less", "" if self.targets.regression else "nats")
         return *map(Metric, self.targets.metrics), loss
 
@@ -85,7 +86,11 @@ class Labels:
         *,
         label_smoothing: jax.typing.ArrayLike = 0.0,
     ) -> Sums:
-        """Sums over the examples of a batch; see `surm.tasks.task.Task.sums`. Of classes, the hits are `accuracy`."""
+        """Sums over the examples of a batch; see `surm.tasks.task.Task.sums`.
+
+        For classes, `accuracy` is the number of correct predictions. With class weights, `count` is the number of
+        examples.
+        """
         labels, mask, regression = batch["label"], batch["mask"], self.targets.regression
         weights = None if self.targets.class_weights is None else jnp.asarray(self.targets.class_weights)
         losses = metrics.losses(
@@ -99,7 +104,7 @@ class Labels:
         return found
 
     def answers(self, outputs: Float[Array, "batch outputs"], batch: Batch) -> Answers:
-        """Of every example the `loss`, what is `predicted` and, where a metric asks for them, the `scores`."""
+        """The `loss` and the `predicted` class or number of every row and, if a metric needs them, its `scores`."""
         regression = self.targets.regression
         found = {
             "loss": metrics.losses(outputs, batch["label"], regression=regression),
@@ -109,7 +114,7 @@ class Labels:
         return found | ({"scores": metrics.scores(outputs)} if scored else {})
 
     def known(self, batch: Batch) -> Answers:
-        """Of every row the `label`, and by `mask` whether it is an example."""
+        """The `label` of every row, and the `mask` that says whether it is an example."""
         return {"label": batch["label"], "mask": batch["mask"]}
 
     def measured(self, answers: Iterable[Answers], members: int | None = None) -> list[dict[str, Any]]:
@@ -117,15 +122,15 @@ class Labels:
         return evaluate.measured(answers, self.targets.metrics, classes=self.outputs, members=members)
 
     def said(self, outputs: Float[Array, "*batch outputs"]) -> Float[Array, "*batch outputs"]:
-        """The probabilities of the classes, or the number."""
+        """The probabilities of the classes; for regression, the outputs themselves."""
         return outputs if self.targets.regression else jax.nn.softmax(outputs)
 
     def wanted(self, batch: Batch, *, label_smoothing: jax.typing.ArrayLike = 0.0) -> Float[Array, "batch outputs"]:
-        """(1 − ε)·one-hot + ε/classes of the label, or the number."""
+        """The targets (1 − ε)·one-hot(label) + ε/classes; for regression, the labels themselves."""
         if self.targets.regression:
             return batch["label"][:, None]
         return optax.smooth_labels(jax.nn.one_hot(batch["label"], self.outputs), label_smoothing)
 
     def real(self, batch: Batch) -> Bool[np.ndarray, " batch"] | Bool[Array, " batch"]:
-        """The mask of a batch."""
+        """The mask of a batch: True for rows that are examples."""
         return batch["mask"]

@@ -1,4 +1,4 @@
-"""What a metric is: its name, its direction and its unit; without jax, as reports use it."""
+"""A metric's name, direction and unit. This module does not import jax, because reports use it."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -10,10 +10,10 @@ class Metric(NamedTuple):
     """One metric of a task.
 
     Attributes:
-      name: as in `metrics.jsonl` and `result.json`.
+      name: its name in `metrics.jsonl` and `result.json`.
       better: whether more or less of it is better.
-      unit: `%` for a number that is shown a hundred times as large, with a percent sign; any other unit, such as
-        `nats`, is shown with the number as it is, and an empty one is no unit.
+      unit: `%` for a fraction that is shown as a percentage; any other unit, such as `nats`, is shown beside the
+        unchanged number; empty for no unit.
     """
 
     name: str
@@ -21,17 +21,17 @@ class Metric(NamedTuple):
     unit: str = "%"
 
     def goodness(self, value: Any) -> Any:
-        """The value, its sign turned where less is better: of the result more is better for every metric."""
+        """The value, negated if less is better, so that more of the result is always better."""
         return value if self.better == "more" else -value
 
     @property
     def factor(self) -> int:
-        """What a value is multiplied by before it is shown."""
+        """The factor by which a value is multiplied before it is shown."""
         return 100 if self.unit == "%" else 1
 
     @property
     def heading(self) -> str:
-        """Name and unit, as at an axis.
+        """Name and unit, as the label of an axis.
 
         Examples:
           >>> Metric("accuracy").heading, Metric("loss", "less", "nats").heading, Metric("error", "less", "").heading
@@ -40,23 +40,23 @@ class Metric(NamedTuple):
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def to_json(self) -> dict[str, str]:
-        """What `result.json` says of it, under its name."""
+        """The entry of `result.json` under the metric's name."""
         return {"better": self.better, "unit": self.unit}
 
 
 def of_result(result: Mapping[str, Any], name: str) -> Metric:
-    """The metric of a result.
+    """Looks up a metric of a result.
 
     Args:
-      result: what `result.json` holds.
-      name: of one of its metrics.
+      result: the contents of `result.json`.
+      name: the name of a metric.
 
     Returns:
-      What the result says of it under `metrics`. Results of 0.1.0 say nothing: less is better of their losses, which
-      begin with `loss`, and more is better of everything else, a share of one.
+      The metric as the result describes it under `metrics`. Results of 0.1.0 describe none; there, less is better for
+      names that begin with `loss`, and every other metric is a fraction of which more is better.
 
     Raises:
-      InputError: if the result says something else there than a metric's direction and unit.
+      InputError: if the entry is not a direction and a unit.
 
     Examples:
       >>> of_result({"metrics": {"perplexity": {"better": "less", "unit": ""}}}, "perplexity")

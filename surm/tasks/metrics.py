@@ -1,4 +1,4 @@
-"""Losses of examples, on the device, and metrics of whole splits, exact and in double precision, on the host."""
+"""Losses per example, computed on the device, and metrics of whole splits, computed on the host in double precision."""
 
 from collections.abc import Callable
 
@@ -24,15 +24,16 @@ def losses(
     """The loss of every example.
 
     Args:
-      outputs: of the model, one a class, or one altogether for regression.
-      labels: the true classes, or the numbers to be met.
-      regression: whether the loss is the squared error, rather than the cross-entropy in nats.
-      label_smoothing: ε of the target (1 − ε)·one-hot + ε/classes; not of regression.
-      class_weights: w of the classes, which multiply the target: -Σ_c w_c target_c log p_c, so without ε the loss of
-        an example times the weight of its class. Over Σ w_label, the mean is that of PyTorch's `CrossEntropyLoss`.
+      outputs: the logits of a model, one per class, or a single column for regression.
+      labels: the true classes, or the true numbers.
+      regression: whether the loss is the squared error rather than the cross-entropy in nats.
+      label_smoothing: ε in the target (1 − ε)·one-hot + ε/classes; ignored for regression.
+      class_weights: weights w of the classes, which multiply the target: the loss is −Σ_c w_c target_c log p_c. If
+        ε = 0, that is the plain loss times the weight of the example's class. The sum of the losses divided by
+        Σ w_label is the mean that PyTorch's `CrossEntropyLoss` computes. Ignored for regression.
 
     Returns:
-      One number an example, float32.
+      One float32 per example.
     """
     outputs = outputs.astype(jnp.float32)
     if regression:
@@ -44,21 +45,21 @@ def losses(
 
 
 def predictions(outputs: Float[Array, "batch outputs"], *, regression: bool = False) -> Labels:
-    """What the model answers: the likeliest class, or the number."""
+    """The class with the largest logit; for regression, the output itself."""
     return outputs[:, 0].astype(jnp.float32) if regression else outputs.argmax(axis=-1)
 
 
 def scores(outputs: Float[Array, "batch outputs"]) -> Float[Array, "batch outputs"]:
-    """How likely a model finds every class: numbers in the order of its probabilities, without their rounding near 1.
+    """Scores that rank examples as the class probabilities do, but do not round to 1 when a model is very certain.
 
-    Of two classes log-odds, of more the logarithms of the probabilities; float32.
+    With two classes they are the log-odds of each class, with more the log-probabilities; float32.
     """
     outputs = outputs.astype(jnp.float32)
     return outputs - outputs[:, ::-1] if outputs.shape[-1] == 2 else jax.nn.log_softmax(outputs)
 
 
 def accuracy(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """The share of examples whose class is right."""
+    """The fraction of examples whose class is predicted correctly."""
     return float(np.mean(predicted == labels))
 
 
@@ -69,15 +70,15 @@ def f1(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float
 
 
 def matthews(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """Matthews' correlation coefficient of classes, for any number of them; 0 where one side is constant.
+    """Matthews' correlation coefficient for any number of classes; 0 if predictions or labels are constant.
 
-    With s examples, c of them right, p_k predicted and t_k true of class k:
+    With s examples, c of them correct, and p_k predictions and t_k labels of class k, it is
     (c·s − Σ p_k t_k) / √((s² − Σ p_k²)(s² − Σ t_k²)).
 
     Source: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.
     """
     classes = 1 + max(predicted.max(), labels.max())
-    # Python's integers: squares of counts overflow nothing.
+    # Python's integers do not overflow when counts are squared.
     p, t = (list(map(int, np.bincount(values, minlength=classes))) for values in (predicted, labels))
     s, c = len(labels), int(np.sum(predicted == labels))
     p_square, t_square = s * s - sum(k * k for k in p), s * s - sum(k * k for k in t)
@@ -86,41 +87,44 @@ def matthews(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) ->
 
 
 def pearson(predicted: Real[np.ndarray, " n"], labels: Real[np.ndarray, " n"]) -> float:
-    """Pearson's correlation coefficient; 0 where one side is constant."""
+    """Pearson's correlation coefficient; 0 if predictions or labels are constant."""
     p, t = (values - np.mean(values, dtype=np.float64) for values in (predicted, labels))
     norm = np.linalg.norm(p) * np.linalg.norm(t)
     return float(p @ t / norm) if norm else 0.0
 
 
 def spearman(predicted: Real[np.ndarray, " n"], labels: Real[np.ndarray, " n"]) -> float:
-    """Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs; NaN if a value is."""
+    """Spearman's correlation, which is Pearson's of the ranks; ties have their mean rank. NaN if any value is NaN."""
     if np.isnan(predicted).any() or np.isnan(labels).any():
         return float("nan")
     return pearson(_ranks(predicted), _ranks(labels))
 
 
 def macro_f1(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """The mean over classes of F1, 2·tp / (2·tp + fp + fn); over those that occur or are predicted."""
+    """The mean of F1 = 2·tp / (2·tp + fp + fn) over the classes that occur or are predicted."""
     hits, given, true = _counts(predicted, labels)
     return float(np.mean(2 * hits[given + true > 0] / (given + true)[given + true > 0]))
 
 
 def balanced_accuracy(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """The mean over the classes that occur of the share of their examples whose class is right."""
+    """The mean recall of the classes that occur, the fraction of a class's examples that are predicted correctly."""
     hits, _, true = _counts(predicted, labels)
     return float(np.mean(hits[true > 0] / true[true > 0]))
 
 
 def auc(found: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
-    """The area under the curve of true against false positives, by scores, higher for what is likelier.
+    """The area under the ROC curve, of true against false positive rates.
 
-    Of two classes that of class 1: the chance that an example of class 1 has a higher score than one of class 0, equal
-    ones half. Of more classes the mean over those that occur of the same of each class against all others. NaN if a
-    score is, or if all labels are the same.
+    With two classes it is the probability that a random example of class 1 has a higher score for class 1 than a random
+    example of class 0; ties count one half. With more classes it is the mean of the areas of each class that occurs
+    against all others.
 
     Args:
-      found: from `scores`, or probabilities.
+      found: the scores of all classes, from `scores`, or probabilities.
       labels: the true classes.
+
+    Returns:
+      The area; NaN if a score is NaN, or if all labels are the same.
     """
     if np.isnan(found).any():
         return float("nan")
@@ -130,7 +134,7 @@ def auc(found: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) ->
 
 
 def confusion(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], classes: int) -> Int[np.ndarray, "c c"]:
-    """How many examples of every class, a row each, were taken for every class, a column each."""
+    """The confusion matrix: entry (i, j) is the number of examples of class i that were predicted as class j."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -143,20 +147,26 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
-"""Every metric of answers by name: a function of predictions and labels. `surm.tasks.labels` says their direction."""
+"""The metrics that are functions of predictions and labels, by name."""
 
 SCORED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"auc": auc}
-"""Every metric of scores by name: a function of the scores of all classes and of labels."""
+"""The metrics that are functions of the scores of all classes and of labels, by name."""
 
 OF_NUMBERS = ("pearson", "spearman")
-"""Those that regression has."""
+"""The metrics of regression; all others are metrics of classes."""
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The metrics that a config names, separated by commas.
+    """Parses `config.eval.metrics`, names of metrics separated by commas.
+
+    Args:
+      text: the value of the key; may be empty.
+
+    Returns:
+      The names, in order.
 
     Raises:
-      InputError: for one that there is not, or that is named twice.
+      InputError: if a name is unknown or occurs twice.
 
     Examples:
       >>> listed("macro_f1, auc")
@@ -167,8 +177,8 @@ def listed(text: str) -> tuple[str, ...]:
     for name in names:
         if name == "loss":
             raise InputError(
-                f"config.eval.metrics={text!r} names 'loss', which is measured anyway; config.eval.choose='least_loss' "
-                "chooses by it"
+                f"config.eval.metrics={text!r} names 'loss', which is always measured; to choose the best step by it, "
+                "set config.eval.choose='least_loss'"
             )
         if name not in known:
             raise InputError(f"config.eval.metrics={text!r} names {name!r}; {nearest(name, known)}")
@@ -178,13 +188,13 @@ def listed(text: str) -> tuple[str, ...]:
 
 
 def _counts(predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every class how many are right, how many are predicted, and how many there are."""
+    """For every class the number of correct predictions, of predictions, and of examples."""
     classes = 1 + max(predicted.max(), labels.max())
     return tuple(np.bincount(each, minlength=classes) for each in (labels[predicted == labels], predicted, labels))
 
 
 def _area(found: Float[np.ndarray, " n"], positive: np.ndarray) -> float:
-    """From the ranks of the positive ones: (Σ ranks - p(p + 1)/2) / (p·q), with p positive and q other examples."""
+    """The area by the ranks of the p positive among p + q examples: (Σ ranks − p(p + 1)/2) / (p·q)."""
     count = int(np.sum(positive))
     above = np.sum(_ranks(found)[positive]) - count * (count + 1) / 2
     return float(above / (count * (len(found) - count)))

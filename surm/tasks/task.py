@@ -1,4 +1,4 @@
-"""Task: what is asked of a model, that is what it reads, how wrong it was, and how that is summed up."""
+"""The protocol `Task`: a model's inputs, its loss and the metrics of its answers."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -13,25 +13,25 @@ from surm.errors import InputError
 from surm.tasks.metric import Metric
 
 Batch = dict[str, np.ndarray | jax.Array]
-"""Arrays with a first axis of rows. **A row of zeros weighs nothing**: batches are filled up with such rows, and rows
-with zeros at their end, to the sizes that are compiled for."""
+"""Arrays whose first axis is the rows of a batch. **A row of zeros weighs nothing**: batches are padded with such rows,
+and rows with zeros at their end, to the shapes that programs are compiled for."""
 Sums = dict[str, jax.Array]
 Answers = dict[str, np.ndarray | jax.Array]
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What is asked of a model.
+    """A model's inputs, its loss and its metrics for one kind of problem.
 
-    A class that has these attributes and methods is a task; it needs no base class. What depends on the data is its
-    own: the loss, weights of classes, the metrics, how texts are cut. What trains, optimises or shares work among
-    devices asks the task and knows none of that.
+    A class that has these attributes and methods is a task; it needs no base class. Everything that depends on the kind
+    of data belongs to the task: the loss, class weights, the metrics, how texts are truncated. The training loop, the
+    optimiser and the distribution over devices only call the task.
 
     Attributes:
-      name: what `result.json` calls it.
-      outputs: how many outputs a model has for an example, which is the size of a new head; None where that is not
-        fixed, as for a model that answers with a token at every place.
-      metrics: what `measured` finds, the main one first.
+      name: its name in `result.json`.
+      outputs: number of outputs of a model for one example, which is the size of a new head; None if that is not
+        fixed, as for a model that predicts a token at every position.
+      metrics: the metrics that `measured` returns, the main one first.
     """
 
     name: str
@@ -45,72 +45,81 @@ class Task(Protocol):
         """See above."""
 
     def ready(self, split: Any) -> Any:
-        """The source that the two functions below take, of a split of the data: tokens, for instance, of texts."""
+        """Prepares a split for `training` and `evaluation`, for example by tokenizing its texts."""
 
     def training(self, source: Any, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
-        """Opens the endless iterator over a source, in the order of a seed, with a share of every batch."""
-
-    def evaluation(self, source: Any, share: Share = WHOLE) -> Iterator[Batch]:
-        """Opens one pass over a source, with a share of every batch."""
-
-    def inputs(self, batch: Batch) -> dict[str, Any]:
-        """The model's keyword arguments of a batch."""
-
-    def sums(self, outputs: jax.Array, batch: Batch, *, label_smoothing: jax.typing.ArrayLike = 0.0) -> Sums:
-        """How wrong a model was about a batch, as scalars that add over parts of a batch, devices and steps.
+        """Opens the endless iterator over a source for training.
 
         Args:
-          outputs: of the model.
-          batch: as above.
-          label_smoothing: the ε of the targets, where the task has such.
+          source: from `ready`.
+          seed: determines the order of the examples.
+          share: the part of every batch that this process reads.
 
         Returns:
-          `loss`, Σ w·ℓ, and `weight`, Σ w: the quotient of their sums is what is minimised. Whatever else is summed,
-          such as hits, is divided by the sum of `count`, where there is one, else by that of `weight`.
+          An iterator over batches whose position can be saved.
+        """
+
+    def evaluation(self, source: Any, share: Share = WHOLE) -> Iterator[Batch]:
+        """Opens one pass over a source; `share` is the part of every batch that this process reads."""
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """The keyword arguments that the model is called with for a batch."""
+
+    def sums(self, outputs: jax.Array, batch: Batch, *, label_smoothing: jax.typing.ArrayLike = 0.0) -> Sums:
+        """The loss on a batch as sums, which can be added over parts of a batch, devices and steps.
+
+        Args:
+          outputs: the outputs of the model.
+          batch: the batch.
+          label_smoothing: ε of the targets, if the task smooths them.
+
+        Returns:
+          Scalars by name: `loss`, Σ w·ℓ, and `weight`, Σ w, whose quotient is minimised. Further sums, such as the
+          number of correct predictions, are divided by `count` if there is one, else by `weight`.
         """
 
     def answers(self, outputs: jax.Array, batch: Batch) -> Answers:
-        """What `measured` asks of a model's outputs; in a population it gets a first axis of members."""
+        """The arrays that `measured` needs of a model's outputs; a population adds a first axis of members."""
 
     def known(self, batch: Batch) -> Answers:
-        """What `measured` asks of a batch, whatever the model; it has no axis of members."""
+        """The arrays that `measured` needs of a batch, whatever the model; they never have an axis of members."""
 
     def measured(self, answers: Iterable[Answers], members: int | None = None) -> list[dict[str, Any]]:
-        """The metrics of a pass.
+        """Computes the metrics of one pass.
 
         Args:
-          answers: batch by batch what `answers` and `known` give together.
-          members: how many models answered, along a first axis; None where there is no such axis.
+          answers: for every batch, `answers` and `known` merged into one dictionary.
+          members: the number of members, the length of the first axis of `answers`; None if there is no such axis.
 
         Returns:
-          The metrics by name, for every member (for one where `members` is None).
+          One dictionary of metrics per member, or a single one if `members` is None.
         """
 
 
 @runtime_checkable
 class FixedOutputs(Task, Protocol):
-    """A task whose models have a fixed number of outputs for an example."""
+    """A task whose models have a fixed number of outputs per example."""
 
     @property
     def outputs(self) -> int:
-        """How many."""
+        """The number of outputs per example."""
 
     def said(self, outputs: Float[Array, "*batch outputs"]) -> Float[Array, "*batch outputs"]:
-        """What the outputs say, in the unit of `wanted`: probabilities of classes, for instance, of logits."""
+        """The predictions in the unit of the targets `wanted`, for example class probabilities from logits."""
 
     def wanted(self, batch: Batch, *, label_smoothing: jax.typing.ArrayLike = 0.0) -> Float[Array, "batch outputs"]:
-        """What they should say."""
+        """The targets of the predictions `said`."""
 
     def real(self, batch: Batch) -> Bool[np.ndarray, " batch"] | Bool[Array, " batch"]:
-        """Which rows of a batch are examples, and do not only fill it up."""
+        """True for the rows of a batch that are examples, False for padding."""
 
 
 def with_outputs(task: Task, who: str) -> FixedOutputs:
-    """A task, if its number of outputs is fixed.
+    """Returns a task if its number of outputs is fixed.
 
     Args:
-      task: any.
-      who: asks for that, for the message, such as `config.peft.method='loko'`.
+      task: the task.
+      who: the feature that needs this, for the message, such as `config.peft.method='loko'`.
 
     Returns:
       The same task.

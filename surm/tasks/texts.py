@@ -1,4 +1,4 @@
-"""Texts with labels: tokens from the tokenizer of the weights or the config, in batches."""
+"""The task of labelled texts, which the tokenizer of the weights or the config turns into batches of tokens."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,16 +22,17 @@ from surm.tasks.task import Batch
 
 
 class LabelledTexts(Labels):
-    """Texts, or pairs of texts, with labels; a batch is that of `surm.data.tokens`."""
+    """Labelled texts or pairs of texts; `surm.data.tokens` describes the batches."""
 
     def __init__(self, config: ml_collections.ConfigDict, targets: Targets, weights: Weights | None, shape: TextShape):
-        """Opens the tokenizer.
+        """Creates the task and opens the tokenizer.
 
         Args:
-          config: a run's configuration, which decides on the batches and may name a tokenizer.
-          targets: what the labels are.
-          weights: whose tokenizer it is otherwise; None for a model that starts at random.
-          shape: of the model.
+          config: a run's configuration, which sets the batches and may name a tokenizer.
+          targets: the kind of the labels.
+          weights: the pretrained weights, whose tokenizer is used if the config names none; None for a model with
+            random weights.
+          shape: the configuration of the model.
 
         Raises:
           InputError: if the tokenizer or the lengths do not fit the model.
@@ -49,18 +50,18 @@ class LabelledTexts(Labels):
             )
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._balanced = config.data.sampling == "balanced"
-        # A model with one segment, as RoBERTa, takes no notice of what the tokenizer says of segments.
+        # A model with a single segment, such as RoBERTa, ignores the segments that the tokenizer returns.
         self._segmented = shape.segments > 1
 
     def ready(self, split: Split) -> tokens.TokenSplit:
-        """The texts as tokens; how many are cut, and why, is told."""
+        """Tokenizes the texts, and reports how many are truncated and why."""
         opened, longest = self._opened, self._lengths[-1]
         why = "the last of config.data.lengths"
         if opened.limit and opened.limit < longest:
             longest, why = opened.limit, "model_max_length of the tokenizer"
         encoded = tokens.encode(split, opened.tokenizer, longest, side=opened.side, segmented=opened.segmented)
         if encoded.cut:
-            say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}), and cut")
+            say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}) and are cut")
         return encoded
 
     def training(self, source: tokens.TokenSplit, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
@@ -80,17 +81,17 @@ class LabelledTexts(Labels):
         return tokens.evaluation_batches(source, self._batch_size, self._lengths, threads=self._threads, share=share)
 
     def order(self, source: tokens.TokenSplit) -> Int[np.ndarray, " n"]:
-        """The places of a source in the order in which `evaluation` goes through them."""
+        """The indices of the examples in the order in which `evaluation` yields them."""
         return tokens.by_length(source.lengths)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """Tokens, segments where the model has several, and which places may be attended to."""
+        """The model's keyword arguments: `tokens`, `segments` (None if the model has a single one), and `mask`."""
         segments = batch["segments"] if self._segmented else None
         return {"tokens": batch["tokens"], "segments": segments, "mask": batch["attended"]}
 
 
 def tokenizer_of_0_1(config: ml_collections.ConfigDict, weights: Weights | None) -> str:
-    """The tokenizer.json that 0.1.0 trained with: as it stands, whatever lies beside it; empty where there is none."""
+    """The path of the tokenizer.json that surm 0.1.0 would have used, ignoring the files beside it; "" if none."""
     place = files.path(config.data.tokenizer) if config.data.tokenizer else weights and weights.path
     if place is None:
         return ""

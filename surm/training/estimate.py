@@ -1,4 +1,4 @@
-"""What a run takes, before it starts: a line on its devices and sizes, and what the compiler says of a step."""
+"""Estimates before a run starts: a line on its devices and sizes, and the compiler's figures for one step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) -> str:
-    """Devices, mesh, type, sizes and length of a run in a line.
+    """One line on the devices, mesh, dtype, sizes and number of steps of a run.
 
     Args:
-      run: all that it needs.
+      run: the prepared run.
       mesh: from `surm.machine.mesh.mesh_of`.
-      every: the members of a population; none of a single run.
+      every: the members of a population; empty for a single run.
 
     Returns:
       The line.
@@ -45,16 +45,17 @@ def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) ->
 
 
 def of_step(program: Program, frozen: nnx.State) -> str:
-    """What the compiler says of a step: memory a device, operations, bytes read and written.
+    """Compiles one step and returns the compiler's figures: memory, operations, and bytes accessed per device.
 
-    What comes one after the other, as the parts of a batch or the members of a population on a CPU, it counts once.
+    The compiler counts the body of a loop only once. So the step costs more than this if parts of a batch, or members
+    of a population, are computed one after another.
 
     Args:
-      program: of the run.
-      frozen: placed, as it is given to the step.
+      program: the run's program.
+      frozen: the frozen part of the model, placed on the devices.
 
     Returns:
-      Lines; numbers that the platform does not tell are left out.
+      One line; figures that the platform does not report are left out.
     """
     compiled = program.lower(program.initial(), frozen, next(program.batches)).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
@@ -65,18 +66,18 @@ def of_step(program: Program, frozen: nnx.State) -> str:
         "read and written": readable(cost["bytes accessed"]) if "bytes accessed" in cost else None,
     }
     told = [f"{name} {value}" for name, value in found.items() if value]
-    said = ", ".join(told) or "nothing told by this platform"
-    return f"a step on each device takes (what is repeated one after the other is counted once): {said}"
+    said = ", ".join(told) or "this platform reports nothing"
+    return f"a step on each device takes (the body of a loop is counted once): {said}"
 
 
 def _size(make: Callable[[], Any]) -> int:
-    """Bytes of the arrays that a function makes, which are not made."""
+    """The size in bytes of the arrays that a function would return; it is traced, not computed."""
     leaves = jax.tree.leaves(jax.eval_shape(make))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.ndim)
 
 
 def readable(size: float) -> str:
-    """A number of bytes.
+    """A number of bytes as text, with a binary unit.
 
     Examples:
       >>> readable(512), readable(10_900_000)

@@ -1,4 +1,4 @@
-"""The trained arrays of a step whose checkpoint a finished run has kept."""
+"""Models of a finished run at an earlier step, from the checkpoints that it kept."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,23 @@ def at_step(
     result: Mapping[str, Any],
     lines: Sequence[Mapping[str, Any]] = (),
 ) -> nnx.Module:
-    """A run's model as it was after a step.
+    """Returns a run's model as it was after a step.
 
     Args:
       path: the run's folder.
-      model: with the run's adapter.
-      step: a number of steps, or `best`: of those that are kept the one with the best main metric, the earlier of
-        equals; of a run that chose its best itself, that one.
-      result: what its `result.json` holds.
-      lines: of its `metrics.jsonl`, which also tell of steps that were measured after they were saved.
+      model: the model with the run's final adapter.
+      step: number of finished training steps, or `best`. If the run chose its best step itself, that is the best one;
+        otherwise it is the kept step with the best main metric, the earlier one of equals.
+      result: the contents of its `result.json`.
+      lines: the lines of its `metrics.jsonl`, which also hold metrics of steps that were evaluated after they were
+        saved.
 
     Returns:
-      The model with the trained arrays of that step (their average, where the run keeps one); in evaluation mode.
+      The model with the trained arrays of that step (their moving average if the run keeps one), in evaluation mode.
 
     Raises:
-      InputError: if no checkpoint of that step is kept (those that are are named), or `best` was not measured.
+      InputError: if no checkpoint of that step is kept (the message lists the steps that are), or `step` is `best` and
+        no kept step was evaluated.
     """
     chosen = result.get("chosen_step")
     if chosen is not None and step in (BEST, chosen):
@@ -47,7 +49,7 @@ def at_step(
     folder = path / "checkpoints"
     names = [one.name.removesuffix(checkpoint_files.SUFFIX) for one in folder.iterdir()] if folder.is_dir() else []
     if not any(name.isdecimal() for name in names):
-        raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, so its adapter is all there is")
+        raise InputError(f"{str(path)!r} keeps no checkpoint{_of_population(path)}, only its final adapter")
     with checkpoint.Checkpoints(folder, keep=sys.maxsize) as saved:
         number = _best(path, saved.measured(), result, lines) if step == BEST else step
         if number not in (steps := sorted(saved.measured())):

@@ -1,15 +1,16 @@
-"""LoKO: training by a Kalman filter that takes the outputs of a model for measurements of its parameters.
+"""LoKO: training by an extended Kalman filter, which treats the outputs of a model as measurements of its parameters.
 
     S = H P Hᵀ + I⊗R      K = P Hᵀ S⁻¹      θ ← θ + K (y - ŷ)      P ← P - diag(K H P)
 
-θ: the trained numbers, P: their variances, a diagonal. ŷ: the outputs of a batch, for a classifier probabilities, and
-y what they should be: one-hot. H: the derivative of ŷ by θ, one row an output. R: the covariance of what is measured,
-of one example, the average over steps of (y - ŷ)(y - ŷ)ᵀ + H P Hᵀ. A batch is measured at once, its examples
-independently of each other.
+θ is the vector of n trained parameters, and the diagonal matrix P holds their variances. ŷ are the predictions for a
+batch (for a classifier, probabilities), and y are the targets (one-hot). H = ∂ŷ/∂θ has one row per output of each
+example. R is the covariance of the measurement noise of one example: a moving average over steps of
+(y - ŷ)(y - ŷ)ᵀ + H P Hᵀ. One step takes all examples of a batch as one measurement, whose noise is independent between
+examples.
 
-There is no gradient and no learning rate; the variance that P starts from takes its place. A step costs a backward
-pass for every output of every example, the memory of H, batch·outputs·(trained numbers), and (batch·outputs)²·(trained
-numbers) products: 0.7 GB with 10 outputs, 64 examples and 294,912 numbers. It is meant for few of each.
+There is no gradient of a loss and no learning rate; the initial variance takes its place. A step costs one backward
+pass per output of each example, batch·outputs·n numbers of memory for H, and (batch·outputs)²·n multiplications. With
+10 outputs, 64 examples and n = 294,912, H takes 0.7 GB. The method is meant for few outputs and few parameters.
 
 Source: arXiv 2410.11551.
 """
@@ -26,11 +27,17 @@ from jaxtyping import Array, Float, Int
 Arrays = dict[str, jax.Array]
 
 _DECAY = 0.95
-"""Of the average R."""
+"""The decay of the moving average R."""
 
 
 class KalmanState(NamedTuple):
-    """The variances P over those they start from, by path; and R, with the weight of all that it is an average of."""
+    """The state of the filter.
+
+    Attributes:
+      shares: the variances P divided by their initial values, by path.
+      noise: the weighted sum of which R is the average.
+      weight: the sum of its weights, so that R = noise / weight.
+    """
 
     shares: Arrays
     noise: Float[Array, "outputs outputs"]
@@ -38,16 +45,16 @@ class KalmanState(NamedTuple):
 
 
 def kalman(initial_variances: Mapping[str, Any], outputs: int = 1) -> optax.GradientTransformationExtraArgs:
-    """The filter, as an optax transformation that reads no gradients.
+    """The filter as an optax transformation; it does not read the values of the gradients.
 
     Args:
-      initial_variances: what P starts from, of each trained array, by path.
-      outputs: of an example.
+      initial_variances: the initial variance of the entries of each trained array, by path.
+      outputs: number of outputs of an example.
 
     Returns:
-      A transformation whose `update` takes, by name, `residuals`, y - ŷ, (batch, outputs), `jacobians`, of ŷ by
-      every array, (batch, outputs, *its shape), and `examples`, how many of the batch are real; of the others residuals
-      and jacobians are 0.
+      A transformation whose `update` takes the keyword arguments `residuals`, y - ŷ, of shape (batch, outputs);
+      `jacobians`, ∂ŷ/∂array by path, of shape (batch, outputs, *shape of the array); and `examples`, the number of rows
+      that are examples. Residuals and Jacobians of the other rows, which only pad the batch, must be 0.
     """
 
     def init(params: Arrays) -> KalmanState:
@@ -69,7 +76,7 @@ def kalman(initial_variances: Mapping[str, Any], outputs: int = 1) -> optax.Grad
         spread = sum(jnp.matmul(rows[path] * flat[path], rows[path].T, precision="highest") for path in rows)
         noise, weight = _noise(state, residuals, spread, examples)
         measured = spread + jnp.kron(jnp.eye(len(residuals)), noise / weight)
-        # Probabilities add up to 1: in one direction nothing is measured, and nothing to be learnt.
+        # Probabilities sum to 1, so S is singular in one direction, from which nothing can be learnt.
         ridge = 1e-6 * jnp.trace(measured) / len(measured) + jnp.finfo(measured.dtype).tiny
         factors = jax.scipy.linalg.lu_factor(measured + ridge * jnp.eye(len(measured)))
         solve = functools.partial(jax.scipy.linalg.lu_solve, factors)
@@ -96,7 +103,7 @@ def _noise(
     spread: Float[Array, "measured measured"],
     examples: int | Int[Array, ""],
 ) -> tuple[Float[Array, "outputs outputs"], Float[Array, ""]]:
-    """The sums that R is the quotient of, after another step."""
+    """The new `noise` and `weight` of a `KalmanState` after one more step."""
     batch, outputs = residuals.shape
     of_each = jnp.einsum("ikil->kl", spread.reshape(batch, outputs, batch, outputs))
     now = (jnp.matmul(residuals.T, residuals, precision="highest") + of_each) / jnp.maximum(examples, 1)
@@ -106,13 +113,13 @@ def _noise(
 def measurement(
     outputs_of: Callable[[Arrays], Float[Array, " outputs"]], trainable: Arrays
 ) -> tuple[Float[Array, " outputs"], Arrays]:
-    """What one example measures: its outputs, and their derivatives.
+    """The outputs of one example and their derivatives by the trained arrays.
 
     Args:
-      outputs_of: from the trained arrays to the outputs of the example.
-      trainable: by path.
+      outputs_of: a function from the trained arrays to the outputs ŷ of the example.
+      trainable: the trained arrays by path.
 
     Returns:
-      ŷ, and H by path.
+      ŷ, of shape (outputs,), and the Jacobian H by path, of shape (outputs, *shape of the array).
     """
     return outputs_of(trainable), jax.jacrev(outputs_of)(trainable)

@@ -1,7 +1,8 @@
-"""The training loop: its order, and how it goes on after it was stopped.
+"""The training loop, and how it continues from a checkpoint.
 
-The order is fixed: stop? -> eval? -> save? -> next batch -> step -> log, one step late -> stop on a non-finite loss.
-Stopped and started again a run ends exactly as if it had never stopped.
+The order within an iteration is fixed: stop if asked to -> evaluate if due -> save if due -> next batch -> step -> log
+the metrics of the previous step, and raise an error if they are not finite. A run that was stopped and started again
+ends exactly as if it had never stopped.
 """
 
 import hashlib
@@ -31,11 +32,11 @@ from surm.training.progress import Progress, Trace
 from surm.training.step import TrainState, answering
 from surm.training.trained import Chosen, Trained
 
-_COMPILING = 3  # steps that wait for the compiler or for memory
+_COMPILING = 3  # first steps, which wait for the compiler or for memory
 
 
 class Loop:
-    """A run while it trains: its state between two steps, and what is done with it there."""
+    """A run while it trains: its state, and the evaluation and saving between two steps."""
 
     def __init__(
         self,
@@ -46,18 +47,26 @@ class Loop:
         log: Log,
         mesh: jax.sharding.Mesh,
     ):
-        """Starts afresh or from the newest checkpoint; those are of the first process, None in the others.
+        """Starts a run from its newest checkpoint, or afresh if there is none.
+
+        Args:
+          prepared: the run.
+          folder: its folder.
+          saved: its checkpoints; None in all processes but the first.
+          program: its compiled functions.
+          log: receives its metrics.
+          mesh: its devices.
 
         Raises:
-          InputError: if that checkpoint is damaged, or belongs to other weights or examples.
+          InputError: if no checkpoint can be read, or the newest one belongs to other weights or examples.
         """
         self.began, self.earlier = time.perf_counter(), 0.0
         self.prepared, self.folder, self.saved, self.program, self.log = prepared, folder, saved, program, log
         self.state, self.batches = program.initial(), program.batches
-        self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # at which step last, and what was found
-        self.confused: tuple[int, str, Any] = (-1, "", None)  # the same of the confusion matrix
+        self.evaluated: tuple[int, dict[str, Any]] = (-1, {})  # the last evaluated step, and its metrics
+        self.confused: tuple[int, str, Any] = (-1, "", None)  # step, split and matrix of the last confusion matrix
         self.frozen = placing.placed(prepared, mesh)
-        self.mesh, self.split = mesh, prepared.config.data.eval_split  # that is reported
+        self.mesh, self.split = mesh, prepared.config.data.eval_split  # the split that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()
         self.belongs_to = signature.of_sources(prepared)
         nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
@@ -67,11 +76,22 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run so far, before it was stopped included."""
+        """The seconds spent on the run so far, including the time before it was last stopped."""
         return self.earlier + time.perf_counter() - self.began
 
     def train(self, asked: StopRequest) -> list[float]:
-        """Takes the steps that are left, saves at the end; seconds of each step. Raises Stopped if asked to stop."""
+        """Takes the remaining steps and saves a checkpoint at the end.
+
+        Args:
+          asked: tells whether the run was asked to stop.
+
+        Returns:
+          The seconds of each step.
+
+        Raises:
+          Stopped: if the run was asked to stop; a checkpoint has been written.
+          NonFiniteError: if a metric is not finite.
+        """
         config, total = self.prepared.config, self.prepared.total_steps
         traced = config.profile_steps if self.folder.writes else 0
         trace = Trace(self.folder.path / "profile", self.start + _COMPILING, traced)
@@ -99,14 +119,14 @@ class Loop:
         if config.keep_best_checkpoints and not self.best:  # the last step may be the best
             self.evaluate(self.reached)
         self.save(self.reached)
-        if self.best:  # as above, but the checkpoint knows nothing of it: a longer run does not look here
+        if self.best:  # after saving, because a longer run would not evaluate at this step
             self.evaluate(self.reached)
         if number := asked.signal():
             raise Stopped(number, self.reached)
         return progress.step_seconds
 
     def evaluate(self, step: int) -> Any:
-        """The metrics of the splits that are watched, logged: those that are held out, or the one that chooses."""
+        """Evaluates and logs the reported splits, or the validation split if the best step is chosen by it."""
         if self.best is None:
             values = self._measured(step, self.split, self.prepared.evaluation_batches, self.state)
         else:
@@ -116,13 +136,13 @@ class Loop:
         return values
 
     def end(self, step_seconds: list[float]) -> Trained:
-        """What the run ends with: the last step's state, or the best's, and what is measured with it.
+        """Evaluates the last step, or the chosen best step, on the reported splits.
 
         Args:
           step_seconds: from `train`.
 
         Returns:
-          All but the overrides, which the loop does not know.
+          The trained state with its metrics; the caller adds `overrides`.
         """
         if self.best is None:
             values, confusion = self.evaluate(self.reached), self._confusion(self.reached, self.state)
@@ -135,13 +155,13 @@ class Loop:
 
     @property
     def chooses_by(self) -> Metric:
-        """What says which step is best: the main metric of the task, or the loss."""
+        """The metric that decides which step is best: the main metric of the task, or the loss."""
         every = self.prepared.task.metrics
         by_loss = self.prepared.config.eval.choose == "least_loss"
         return next(metric for metric in every if metric.name == "loss") if by_loss else every[0]
 
     def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
-        """The metrics of a split, logged; read from the log where they are there already."""
+        """Evaluates a split and logs the metrics; takes them from the log if they are already there."""
         values = self.log.logged(step, split)  # by this run, before it was stopped
         if values is None:
             values = self._measure(batches, state)
@@ -150,7 +170,7 @@ class Loop:
         return values
 
     def _measure(self, batches: dict[str, Any], state: TrainState) -> dict[str, Any]:
-        """The metrics by name, of every split with its ending."""
+        """The metrics of all splits by name; the suffix of each split is appended."""
         return {
             name + ending: value
             for ending, open_batches in batches.items()
@@ -159,7 +179,10 @@ class Loop:
         }
 
     def _confusion(self, step: int, state: TrainState) -> Any:
-        """Counted with the metrics, or anew, where those were read from the log; None of too many classes."""
+        """The confusion matrix of the reported split, evaluated again if its metrics came from the log.
+
+        It is None for regression and for more than `MOST_CLASSES` classes.
+        """
         if self.confused[:2] != (step, self.split):
             values = self._measure(self.prepared.evaluation_batches, state)
             self.confused = step, self.split, values.get(evaluate.CONFUSION)
@@ -184,7 +207,7 @@ class Loop:
         self.saved.save(step, state, notes, goodness)
 
     def _resume(self) -> int:
-        """Takes over what the newest checkpoint holds; the number of steps taken before."""
+        """Restores the newest checkpoint, if there is one; returns the number of finished steps."""
         state = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), self.state)
         state |= {"best": self.best.arrays} if self.best else {}
 
@@ -217,18 +240,18 @@ class Loop:
         if other:
             moved = "; ".join(str(change) for change in self.folder.changes if change.decision == "content")
             raise InputError(
-                f"the checkpoint of {str(self.folder.path)!r} belongs to other {other[0]} than the config's are now"
-                f"{moved and f' ({moved})'}; name another workdir"
+                f"the checkpoint of {str(self.folder.path)!r} does not fit the config as it is now: they differ in the "
+                f"{other[0]}{moved and f' ({moved})'}; name another workdir"
             )
 
 
 def _digests(state: TrainState) -> dict[str, str]:
-    """Of what trains and every process holds, to compare processes by; nothing where there is one."""
+    """A hash of the trained arrays that every process holds, to compare processes; empty if there is only one."""
     if jax.process_count() == 1:
         return {}
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        if leaf.is_fully_replicated:  # of a member that is spread there is only one, which nothing can contradict
+        if leaf.is_fully_replicated:  # members that are spread over devices exist once, and cannot differ
             found.update(np.asarray(leaf.addressable_data(0)).tobytes())
     return {"sha256": found.hexdigest()}
 

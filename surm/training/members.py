@@ -1,4 +1,4 @@
-"""The members of a population: which runs `config.population` lists, their logs, and what each leaves."""
+"""The members of a population: the runs that `config.population` lists, their logs and their results."""
 
 import dataclasses
 import itertools
@@ -36,11 +36,17 @@ KEYS = {
     "optim.ema_decay": float,
     "peft.scale": float,
 }
-"""What members may differ in: everything else would be another program."""
+"""The keys in which members may differ, with the types of their values; any other key would change the program."""
 
 
 class Member(NamedTuple):
-    """One run of a population: its folder's name, what sets it apart, by dotted key, and what its config comes to."""
+    """One run of a population.
+
+    Attributes:
+      name: the name of its folder.
+      overrides: the values in which it differs from the population's config, by dotted key.
+      plan: its config, checked and parsed.
+    """
 
     name: str
     overrides: dict[str, Any]
@@ -48,22 +54,22 @@ class Member(NamedTuple):
 
     @property
     def config(self) -> ml_collections.ConfigDict:
-        """Its configuration."""
+        """The member's configuration."""
         return self.plan.config
 
 
 def listed(plan: configs.Plan) -> list[Member]:
-    """The runs that `config.population` lists, the product of its lists.
+    """The members of a population: one for every combination of the values that `config.population` lists.
 
     Args:
-      plan: of a config with a population such as `seed=0|1|2,learning_rate=1e-3|3e-3`; keys may leave out `optim.` and
-        `peft.`.
+      plan: of a config with a population such as `seed=0|1|2,learning_rate=1e-3|3e-3`. The prefixes `optim.` and
+        `peft.` of keys may be omitted.
 
     Returns:
-      A member for every combination, in order; none where there is no population.
+      The members, in the order of `itertools.product`; empty if the config names no population.
 
     Raises:
-      InputError: for a key that members cannot differ in, one named twice, or a value that is none of its kind.
+      InputError: if members cannot differ in a key, a key or value occurs twice, or a value has the wrong type.
     """
     config, lists = plan.config, {}
     for part in filter(None, config.population.split(",")):
@@ -89,8 +95,8 @@ def _key(name: str) -> str:
     found = [key for key in KEYS if name in (key, key.rpartition(".")[2])]
     if not found:
         raise InputError(
-            f"config.population: members cannot differ in {name!r}; {nearest(name, KEYS)}; for anything else there is "
-            "python -m surm.sweep"
+            f"config.population: members cannot differ in {name!r}; {nearest(name, KEYS)}; python -m surm.sweep can "
+            "vary every key"
         )
     return found[0]
 
@@ -110,15 +116,15 @@ def _member(config: ml_collections.ConfigDict, overrides: dict[str, Any]) -> Mem
 
 
 class PopulationLog:
-    """The log of every member, in its own folder; who fails is left behind, and the others go on."""
+    """The logs of all members, each in its own folder; a member that fails is dropped, and the others continue."""
 
     def __init__(self, folders: Sequence[Workdir]):
-        """Writes into the members' folders."""
+        """Creates the logs in the members' folders."""
         self._logs, self.failed = [RunLog(folder) for folder in folders], {}
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Who has failed, by number, and why."""
+        """The members that have failed, by index, each with the reason."""
         return {str(number): why for number, why in self.failed.items()}
 
     def take(self, step: int, split: str, values: Values, *, written: bool = True) -> None:
@@ -163,17 +169,18 @@ class PopulationLog:
 def finish(
     prepared: Run, folder: Workdir, every: Sequence[Member], log: PopulationLog, trained: Trained
 ) -> dict[str, Any]:
-    """Writes what every member leaves, and a result that sums up.
+    """Writes the results of all members, and one result that summarises the population.
 
     Args:
-      prepared: as for `program`.
-      folder: of the population.
-      every: from `listed`.
-      log: of their metrics.
-      trained: all members together.
+      prepared: the run; its config is that of the population.
+      folder: the population's folder.
+      every: the members, from `listed`.
+      log: the log of their metrics.
+      trained: the trained state and metrics, with a first axis of members.
 
     Returns:
-      What `result.json` holds: that of the best member, and `population`, what is known of each.
+      The contents of the population's `result.json`: the result of the best member, whose name is `best`, with
+      `population` (overrides and metrics of every member) and `settings` (mean and standard deviation over seeds).
     """
     results: list[dict[str, Any] | None] = []
     for number, (member, own) in enumerate(zip(every, folders_of(folder, every), strict=True)):
@@ -210,7 +217,7 @@ def finish(
 
 
 def _settings(every: Sequence[Member], results: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the seeds of every setting."""
+    """Mean and standard deviation of the metrics over seeds, for every combination of the other keys."""
     found = []
     for overrides in map(dict, dict.fromkeys(tuple(_but_seed(member).items()) for member in every)):
         of = [own for member, own in zip(every, results, strict=True) if own and _but_seed(member) == overrides]
@@ -231,12 +238,12 @@ def _but_seed(member: Member) -> dict[str, Any]:
 
 
 def folders_of(folder: Workdir, every: Sequence[Member]) -> list[Workdir]:
-    """Where each member's log, adapter and result lie; made if absent."""
+    """The folders of the members' logs, adapters and results; created if absent."""
     found = []
     for member in every:
         path = folder.path / "members" / member.name
         if folder.writes:
             path.mkdir(parents=True, exist_ok=True)
         found.append(Workdir(path, member.config, writes=folder.writes))
-        found[-1].lock = folder.lock  # of the population: it is held, or lost, for all
+        found[-1].lock = folder.lock  # the population has one lock for all its members
     return found

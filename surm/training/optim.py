@@ -1,4 +1,4 @@
-"""The optimiser of a run: one schedule, separate rates and decays for adapter and head."""
+"""The optimiser of a run: one schedule, with separate learning rates and weight decays for adapter and head."""
 
 import functools
 import math
@@ -29,13 +29,19 @@ METHOD_LEARNING_RATES: dict[str, float] = {
     "hadamard_adapter": 2e-3,
     "loko": 1e-3,
 }
-"""AdamW's rate for the methods that have no family; bottleneck as measured on MRPC, full near the best on CoLA (4e-5),
-three times below that on MRPC and SST-2, bitfit and hadamard_adapter customary; of loko, unmeasured, the variance that
-it starts from."""
+"""Default learning rates of the methods without a family, for AdamW.
+
+That of `bottleneck` was measured on MRPC. That of `full` is near the best on CoLA (4e-5), and a third of the best on
+MRPC and SST-2. Those of `bitfit` and `hadamard_adapter` are customary values. That of `loko` is the filter's initial
+variance, and has not been tuned.
+"""
 
 
 def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
-    """The peak rate of what the method trains: the config's, else its own; of the method `head` the head's."""
+    """The peak learning rate of the parameters that the method trains.
+
+    It is the head's for the method `head`, else the config's if it sets one, else the default of the method or family.
+    """
     if spec.method == "head":
         return optim.head_learning_rate
     if optim.learning_rate is not None:
@@ -46,14 +52,16 @@ def learning_rate(optim: ml_collections.ConfigDict, spec: PeftSpec) -> float:
 
 
 def multipliers(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str, float]:
-    """What the rate of each adapter array is multiplied by: where rules name other families, by their defaults.
+    """The factors that multiply the run's learning rate for single adapter arrays.
+
+    A factor is not 1 where `config.peft.rules` gives a layer another family, with another default learning rate.
 
     Args:
-      optim: the config's `optim` part; where it gives a rate, that is everywhere's.
-      model: with its adapter.
+      optim: the config's `optim` section; if it sets a learning rate, all layers have that one.
+      model: the model with its adapter.
 
     Returns:
-      Factors other than 1, by path.
+      The factors other than 1, by path of the array.
     """
     spec = surgery.spec_of(model)
     if not spec.rules:
@@ -67,17 +75,18 @@ def multipliers(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str
 
 
 def layer_rates(optim: ml_collections.ConfigDict, model: nnx.Module) -> dict[str, float]:
-    """The peak rate of each adapted layer of a model, by path: the config's, else its family's own."""
+    """The peak learning rate of each adapted layer, by path: the config's if it sets one, else its family's default."""
     return {path: learning_rate(optim, own) for path, own in surgery.specs(model, surgery.spec_of(model)).items()}
 
 
 def _of_family(spec: PeftSpec) -> float:
-    """The default rate of a family in a position.
+    """The default learning rate of a family, for updates or for adapters, whichever the spec asks for.
 
-    Of an update it is near the best of those tried on MRPC with MiniLM (experiments/glue_methods/results) and within
-    half a point of the best on CIFAR-10 with vit_micro (experiments/vit_families/results). Some tasks want less: on
-    CoLA toeplitz and low_displacement_rank learnt at 8e-4, and nothing at 3e-3. Of an adapter it was measured on MRPC
-    for circulant, kronecker and low_displacement_rank (best at 1.6e-3); the others are set by them.
+    For updates, it is near the best of the rates tried on MRPC with MiniLM (experiments/glue_methods/results), and
+    within half a point of the best on CIFAR-10 with vit_micro (experiments/vit_families/results). Some tasks need a
+    lower one: on CoLA, toeplitz and low_displacement_rank learnt at 8e-4, and did not learn at 3e-3. For adapters, it
+    was measured on MRPC for circulant, kronecker and low_displacement_rank (best at 1.6e-3); the other families have a
+    rate like theirs.
     """
     family = matrices.FAMILIES[spec.family]
     if spec.position == "adapter":
@@ -88,7 +97,7 @@ def _of_family(spec: PeftSpec) -> float:
 
 
 def summary(optim: ml_collections.ConfigDict, model: nnx.Module) -> str:
-    """The peak rates in a line, and whose choice they are."""
+    """One line with the peak learning rates that says whether they come from the config or are defaults."""
     spec, head = surgery.spec_of(model), f"head {optim.head_learning_rate:g}"
     if spec.method == "head":
         return f"learning rate: {head}"
@@ -101,12 +110,12 @@ def schedule(optim: ml_collections.ConfigDict, peak: float, steps: int) -> optax
     """Linear warm-up from 0 to the peak, then cosine or linear decay to 0, or constant.
 
     Args:
-      optim: the config's `optim` part.
-      peak: the highest rate.
-      steps: length of the run.
+      optim: the config's `optim` section.
+      peak: the highest learning rate.
+      steps: number of steps of the run.
 
     Returns:
-      A function from step to rate.
+      A function from the step to the learning rate.
     """
     warmup = round(optim.warmup_fraction * steps)
     rest = max(steps - warmup, 1)
@@ -121,19 +130,21 @@ def schedule(optim: ml_collections.ConfigDict, peak: float, steps: int) -> optax
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers that training goes by: arguments of the compiled step, so that the members of a population, which is
-    one program, may differ in them.
+    """The numbers that a training step depends on.
+
+    They are arguments of the compiled step, so that the members of a population, which share one program, may differ in
+    them.
 
     Attributes:
-      adapter_rate: the learning rate of what the method trains; of every step, or of one.
-      head_rate: the learning rate of what trains besides, likewise.
-      weight_decay: of what the method trains.
-      head_weight_decay: of what trains besides.
-      momentum: of SGD.
-      gradient_clip: the largest global norm of a gradient; infinite for none.
+      adapter_rate: learning rate of the parameters that the method trains, of shape (steps,), or a scalar after `at`.
+      head_rate: learning rate of the head and of other trained variables, of the same shape.
+      weight_decay: weight decay of the parameters that the method trains.
+      head_weight_decay: weight decay of the head and of other trained variables.
+      momentum: momentum of SGD.
+      gradient_clip: the largest global norm of a gradient; infinite for no clipping.
       label_smoothing: ε of the targets.
       ema_decay: of the average of the trained arrays, see `average`.
-      scale: of the update, None for what the model has.
+      scale: factor of the update; None for the model's own.
     """
 
     adapter_rate: jax.typing.ArrayLike
@@ -147,22 +158,22 @@ class Hyperparameters(NamedTuple):
     scale: jax.typing.ArrayLike | None = None
 
     def at(self, step: jax.typing.ArrayLike) -> "Hyperparameters":
-        """Those of one step."""
+        """The numbers of one step, whose learning rates are scalars."""
         return self._replace(
             adapter_rate=jnp.asarray(self.adapter_rate)[step], head_rate=jnp.asarray(self.head_rate)[step]
         )
 
 
 def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int) -> Hyperparameters:
-    """What a config says of them.
+    """The hyperparameters that a config describes.
 
     Args:
-      optim: the config's `optim` part.
-      spec: decides the default rate.
-      steps: length of the run.
+      optim: the config's `optim` section.
+      spec: decides the default learning rate and the optimiser.
+      steps: number of steps of the run.
 
     Returns:
-      The numbers, float32; the rates of every step. The scale is the model's.
+      The numbers, float32, with learning rates of shape (steps,) and `scale` None.
     """
 
     adapter, constant = learning_rate(optim, spec), optimizer_name(optim, spec) == "loko"
@@ -185,7 +196,7 @@ def hyperparameters(optim: ml_collections.ConfigDict, spec: PeftSpec, steps: int
 def _rates(
     optim: ml_collections.ConfigDict, peak: float, steps: int, *, constant: bool
 ) -> Float32[np.ndarray, " steps"]:
-    """The rate of every step."""
+    """The learning rate of every step."""
     if constant:
         return np.full(steps, peak, np.float32)
     return np.asarray(jax.vmap(schedule(optim, peak, max(steps, 1)))(jnp.arange(steps)), np.float32)
@@ -200,18 +211,20 @@ def optimizer(
     budgets: Sequence[RankBudget] = (),
     outputs: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """The gradient transformation of a step. Its state is that of every other step.
+    """The gradient transformation of one step; its state has the same structure for all steps and passes from one to
+    the next.
 
     Args:
       name: `adamw`, `sgd` or `loko`.
-      now: the numbers of this step.
+      now: the hyperparameters of this step.
       groups: `"adapter"` or `"head"` for every trained array, by path.
       factors: from `multipliers`.
-      budgets: of the components of low rank that stay on.
-      outputs: of the model, an example.
+      budgets: the schedules that switch off components of low-rank updates.
+      outputs: number of outputs of the model for an example, which only `loko` needs.
 
     Returns:
-      A transformation of trees like `groups`; that of `loko` takes what `surm.training.loko` says besides.
+      A transformation of dictionaries of arrays with the keys of `groups`. The `update` of `loko` takes further keyword
+      arguments; see `surm.training.loko.kalman`.
     """
     if name == "loko":
         of_each = {path: now.adapter_rate if group == "adapter" else now.head_rate for path, group in groups.items()}
@@ -232,15 +245,16 @@ def optimizer(
 
 
 def average(before: Any, new: Any, decay: jax.typing.ArrayLike, step: jax.typing.ArrayLike) -> Any:
-    """The average of the trained arrays after a step: dₜ·before + (1 − dₜ)·new with dₜ = min(decay, t/(t + 1)).
+    """The moving average of the trained arrays after a step: dₜ·before + (1 − dₜ)·new with dₜ = min(decay, t/(t + 1)).
 
-    So it is the plain mean of the first 1/(1 − decay) steps, then an exponential one that forgets the earlier ones.
+    It is the plain mean of the arrays after each of the first 1/(1 − decay) steps, and an exponential moving average
+    from there on.
 
     Args:
-      before: the average before the step; of the first step not counted.
+      before: the average before the step; it has no effect at the first step.
       new: the arrays after the step.
-      decay: from 0, which gives `new`, to 1, which gives the mean of all steps.
-      step: t, steps before this one.
+      decay: from 0, which gives `new`, to 1, which gives the mean over all steps.
+      step: t, the number of steps before this one.
 
     Returns:
       The average.
@@ -257,5 +271,5 @@ def _one(
 
 
 def _decayed(arrays: dict[str, Any]) -> dict[str, bool]:
-    """Weight decay is for kernels and adapters; biases, shifts, magnitudes and the scales of norms go without."""
+    """True for arrays with weight decay: all except biases, shifts, magnitudes and the scales of norms."""
     return {path: path.rpartition(".")[2] not in ("bias", "scale", "shift", "magnitude") for path in arrays}

@@ -1,4 +1,4 @@
-"""The frozen part of a run's model: in the type that it computes in, on the devices, out of the way."""
+"""The frozen part of a run's model: its dtype, and its placement on the devices."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ from surm.training.prepared import Run
 
 
 def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
-    """The frozen part of a model with its matrices in the dtype that the model computes in.
+    """Casts the frozen matrices of a model to the dtype that the model computes in.
 
-    Every use would round them so anyway: results are the same, bit for bit. Vectors stay as they are, norms need them;
-    so do a method's own fixed matrices.
+    Results are the same bit for bit, because every use of a matrix would cast it anyway. Vectors keep their dtype,
+    because norms need it, and so do the fixed matrices of an adapter.
 
     Args:
-      frozen: from `surgery.split`.
-      dtype: of all of the model's computations; any other would change results.
+      frozen: the frozen part, from `surgery.split`.
+      dtype: the dtype of all computations of the model; another one would change results.
 
     Returns:
-      The same, narrower.
+      The frozen part with the matrices cast.
     """
 
     def rounded(leaf: jax.Array | FixedParam) -> jax.Array | FixedParam:
@@ -35,18 +35,21 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
 
 
 def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:
-    """The frozen part of a run's model on its devices, in the type that it computes in."""
+    """The frozen part of a run's model on the devices, in the dtype that the model computes in."""
     frozen = narrowed(surgery.split(prepared.model)[2], prepared.config.model.dtype)
     return meshes.put_base(mesh, frozen, sharded=prepared.config.mesh.shard_base)
 
 
 def off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
-    """What has a copy on the devices waits in the host's memory for the end of the run: its hash is of the original."""
+    """Moves an original array to the host's memory if the devices hold a copy of it.
+
+    The original is kept, because the hash that is saved with the adapter at the end of the run is computed from it.
+    """
     if used is original or jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key):
         return original
     return np.asarray(original)
 
 
 def share_of(mesh: jax.sharding.Mesh) -> Share:
-    """The part of every batch that this process reads: the rows of its devices, as `mesh_of` places them."""
+    """The part of every batch that this process reads: the rows that `mesh_of` places on its devices."""
     return Share(jax.process_index(), mesh.shape["data"] // meshes.own_rows(mesh))

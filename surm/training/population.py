@@ -1,11 +1,12 @@
-"""Runs that differ in a few numbers, trained together as one program over one copy of the frozen base.
+"""Populations: runs that differ in a few numbers, trained together as one program with one copy of the frozen base.
 
     python -m surm.train --config=configs/vit_digits.py --workdir=runs/grid \\
         --config.population='seed=0|1|2|3,learning_rate=2e-3|4e-3|8e-3|16e-3'
 
-Every combination is a member. Adapters and optimiser states lie side by side on an axis of members, which the step is
-mapped over; each member's numbers are those of its own run, up to rounding. The folder holds one result that sums up,
-and of each member what a run's folder holds, but the checkpoints: those are of all members together.
+Every combination of the values is a member. Adapters and optimiser states have a first axis of members, over which the
+step is mapped. Up to rounding, every member ends with the numbers of the same run trained alone. The folder holds a
+result that summarises the population, and for every member a folder like that of a run, but without checkpoints, which
+hold all members together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,29 +34,29 @@ from surm.training.step import TrainState, answering, initial_state, train_step
 
 
 class SeedBatches:
-    """The next batch of every order: members with the same seed see the same one."""
+    """An iterator over stacked batches, one for each seed of a population; members with the same seed share one."""
 
     def __init__(self, each: Sequence[grain.DatasetIterator]):
-        """Takes an iterator for every seed."""
+        """Takes one iterator per seed."""
         self._each = each
 
     def __next__(self) -> Batch:
-        """Batches side by side; texts filled up to the longest."""
+        """The next batches, stacked along a new first axis of seeds; texts are padded to the longest."""
         batches = [next(batches) for batches in self._each]
         return {name: _stack([batch[name] for batch in batches]) for name in batches[0]}
 
     def get_state(self) -> list[Any]:
-        """The positions."""
+        """The positions of all iterators."""
         return [batches.get_state() for batches in self._each]
 
     def set_state(self, state: list[Any]) -> None:
-        """Goes to positions."""
+        """Moves all iterators to positions from `get_state`."""
         for batches, position in zip(self._each, state, strict=True):
             batches.set_state(position)
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays that may differ in the length of their second axis, filled up with zeros, which weigh nothing."""
+    """Stacks arrays whose second axes may differ in length; shorter ones are padded with zeros, which weigh nothing."""
     if arrays[0].ndim == 2:
         longest = max(array.shape[1] for array in arrays)
         arrays = [np.pad(array, [(0, 0), (0, longest - array.shape[1])]) for array in arrays]
@@ -63,19 +64,19 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> Program:
-    """That of all members together.
+    """The program that trains all members of a population together.
 
     Args:
-      prepared: the run, its config that of the population.
-      every: from `surm.training.members.listed`.
+      prepared: the run; its config is that of the population.
+      every: the members, from `surm.training.members.listed`.
       mesh: from `surm.machine.mesh.mesh_of`.
 
     Returns:
-      The program; its state has an axis of members in front.
+      The program; its state and metrics have a first axis of members.
 
     Raises:
-      InputError: if the mesh does not divide the members, or one's config does not fit the data; from `initial`, if
-        the members' frozen bases differ, as random ones do.
+      InputError: if the members do not divide among the devices, or the config of a member does not fit the data.
+        `initial` raises it if the members have different frozen bases, as random bases with different seeds are.
     """
     config, spread = prepared.config, prepared.config.mesh.shard_members
     share = WHOLE if spread else placing.share_of(mesh)
@@ -87,8 +88,8 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     seeds = list(dict.fromkeys(member.config.seed for member in every))
     if spread and config.members_at_once:
         raise InputError(
-            "config.members_at_once and config.mesh.shard_members exclude each other: every device has its members "
-            "side by side"
+            "config.members_at_once and config.mesh.shard_members exclude each other: every device computes all its "
+            "members at once"
         )
     for member in every:
         preparation.check_read(member.config, prepared.data)
@@ -136,7 +137,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
 
 
 def _mapped(function: Any, each: Any, at_once: int) -> Any:
-    """A function of every member; so many of them side by side, the others after one another."""
+    """Maps a function over members in groups of `at_once`; a group is vectorised, and groups run one after another."""
     count = len(jax.tree.leaves(each)[0])
     if at_once >= count:
         return jax.vmap(function)(each)
@@ -144,16 +145,16 @@ def _mapped(function: Any, each: Any, at_once: int) -> Any:
 
 
 def _numbers(prepared: Run, every: Sequence[Member]) -> Hyperparameters:
-    """What the members go by, side by side."""
+    """The members' hyperparameters, stacked."""
     scales = [member.config.peft.scale for member in every]
     each = [optim.hyperparameters(member.config.optim, member.plan.spec, prepared.total_steps) for member in every]
-    if any(scale != prepared.config.peft.scale for scale in scales):  # else it is the model's, a constant
+    if any(scale != prepared.config.peft.scale for scale in scales):  # otherwise the model's own, a constant
         each = [numbers._replace(scale=np.float32(scale)) for numbers, scale in zip(each, scales, strict=True)]
     return jax.tree.map(lambda *values: np.stack(values), *each)
 
 
 def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
-    """The members' states before the first step, side by side; each is that of its own run."""
+    """The members' states before the first step, stacked; each is the initial state of that run trained alone."""
     averaged = any(member.config.optim.ema_decay for member in every)
     weights, base = preparation.weights_of(prepared.config), store.base_hash(prepared.model)
     of_seed: dict[int, TrainState] = {}
@@ -165,8 +166,8 @@ def _states(prepared: Run, every: Sequence[Member]) -> TrainState:
             if store.base_hash(model) != base:
                 raise InputError(
                     f"config.population: seed={member.config.seed} has another frozen base than seed="
-                    f"{prepared.config.seed}, as config.model.weights={member.config.model.weights!r} start at random; "
-                    "name pretrained weights"
+                    f"{prepared.config.seed}, because the weights {member.config.model.weights!r} are random; name "
+                    "pretrained ones in config.model.weights"
                 )
             seed = member.config.seed
             of_seed[seed] = jax.tree.map(np.asarray, initial_state(prepared, seed, averaged=averaged, model=model))

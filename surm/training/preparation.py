@@ -1,4 +1,4 @@
-"""From a config to all that a run needs: data opened, weights read, the adapter attached."""
+"""Preparation of a run: opens the data, reads the weights and attaches the adapter that a config names."""
 
 import dataclasses
 from collections.abc import Collection
@@ -26,7 +26,12 @@ from surm.training.prepared import Run
 
 
 class Kind(NamedTuple):
-    """A kind of example: keys that only it has use for, and a config."""
+    """A kind of example.
+
+    Attributes:
+      keys: config keys that only this kind uses.
+      config: a config file for it.
+    """
 
     keys: tuple[str, ...]
     config: str
@@ -38,25 +43,25 @@ KINDS: dict[str, Kind] = {
 }
 
 SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
-"""Keys of `config.data` that only some sources are read by (`surm.data.splits.Dataset.keys`)."""
+"""Keys of `config.data` that only some sources use; `surm.data.splits.Dataset.keys` tells which."""
 
 
 def prepare(
     config: ml_collections.ConfigDict | configs.Plan, *, resumed: bool = False, saved: Collection[str] | None = None
 ) -> Run:
-    """Opens data and weights and attaches the adapter.
+    """Opens data and weights, and attaches the adapter.
 
     Args:
-      config: the run's configuration, or what `surm.config.checked` has made of it.
+      config: the run's configuration, or its plan from `surm.config.checked`.
       resumed: whether a checkpoint will supply the trained arrays; `init_adapter` is not read then.
-      saved: the paths of those arrays, by which the adapter is attached as it was when they were written, by surm 0.1.0
-        perhaps (`surm.peft.surgery.reattach`); None where they are not known.
+      saved: the paths of the arrays in that checkpoint, so that the adapter is attached as the version of surm that
+        wrote them did (`surm.peft.surgery.reattach`); None if they are not known.
 
     Returns:
-      All that the run needs.
+      The prepared run.
 
     Raises:
-      InputError: where something does not fit.
+      InputError: if config, data and weights cannot be used, or do not fit together.
     """
     plan = configs.checked(config)
     config = plan.config
@@ -68,7 +73,7 @@ def prepare(
     weights = weights_of(config)
     model = adapted(plan, weights, data, resumed=resumed, saved=saved)
     task = task_of(config, Targets.of_data(data, class_weights), weights, model)
-    step.filtered(plan, task)  # refuses a task that it cannot train
+    step.filtered(plan, task)  # raises InputError if loko cannot train on the task
     train = task.ready(data.train)
     return Run(
         plan=plan,
@@ -95,7 +100,22 @@ def adapted(
     saved: Collection[str] | None = None,
     quiet: bool = False,
 ) -> nnx.Module:
-    """The model that a run's config names, with its adapter; arguments and errors as of `prepare` and `base_model`."""
+    """The model that a run's config names, with its adapter.
+
+    Args:
+      plan: the run's plan.
+      weights: from `weights_of`.
+      data: decides the kind of the model and the size of its head.
+      resumed: see `prepare`.
+      saved: see `prepare`.
+      quiet: whether nothing is reported about `init_adapter`.
+
+    Returns:
+      The model; its adapter is fresh, or that of `config.init_adapter`.
+
+    Raises:
+      InputError: if the model, the adapter and the data do not fit together.
+    """
     config = plan.config
     base = base_model(config, weights, data.kind, data.num_classes)
     model = surgery.reattach(base, plan.spec, nnx.Rngs(config.seed), saved=saved)
@@ -124,7 +144,7 @@ def _data(config: ml_collections.ConfigDict) -> Dataset:
     mean, deviation = (train.labels.mean(), train.labels.std()) if data.regression else (0, 1)
     if abs(mean) > 30 or not 0.03 < deviation < 30:
         found = f"mean {mean:g} and standard deviation {deviation:g}"
-        say(f"labels with {found}: a head starts at 0, learns numbers near 1 quickest; rescale them")
+        say(f"labels with {found}: the head starts at 0 and learns targets of order 1 fastest; consider rescaling them")
     data = dataclasses.replace(data, train=train)
     census.check(data)
     return data
@@ -136,19 +156,19 @@ def weights_of(config: ml_collections.ConfigDict) -> Weights | None:
 
 
 def base_model(config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int) -> nnx.Module:
-    """The pretrained (or fresh) model that a config names, with a fresh head.
+    """The model that a config names, pretrained or with random weights, and with a fresh head.
 
     Args:
       config: a run's configuration.
-      weights: from `weights_of`.
-      kind: what it shall read, `image` or `text`.
-      num_outputs: of the head.
+      weights: from `weights_of`; None for random weights.
+      kind: the kind of example that the model must read, `image` or `text`.
+      num_outputs: number of outputs of the head.
 
     Returns:
       The model, without an adapter.
 
     Raises:
-      InputError: if the weights are of another kind or shape than the config wants.
+      InputError: if the weights are of another kind or shape than the config asks for.
     """
     shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
@@ -158,7 +178,7 @@ def base_model(config: ml_collections.ConfigDict, weights: Weights | None, kind:
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:
-    """The preset that `config.model.name` names, or for `auto` what the weights say of themselves; then its changes."""
+    """The model's configuration, from the preset or (for `auto`) the weights, with the changes of `config.model`."""
     shape = _named_shape(config, weights, kind)
     if weights is not None and config.model.name == "auto":
         shape = catalogue.of_shape(shape).beside(shape, weights)
@@ -167,8 +187,8 @@ def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str
         changes["pooling"] = config.model.pooling
     elif weights is not None and weights.pooling == "other":
         raise InputError(
-            f"{config.model.weights!r} asks in 1_Pooling/config.json for a pooling other than the tokens' mean; set "
-            "config.model.pooling to mean or class"
+            f"{config.model.weights!r} asks in 1_Pooling/config.json for another pooling than the mean of the tokens; "
+            "set config.model.pooling to mean or class"
         )
     elif weights is not None and weights.pooling:
         changes["pooling"] = weights.pooling
@@ -191,24 +211,24 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
     if shape is not None or (weights is not None and weights.model):
         raise InputError(
             f"data.source={config.data.source!r} holds {kind}s, which the model of config.model.weights="
-            f"{config.model.weights!r} does not read; for {kind}s take a config such as {KINDS[kind].config}"
+            f"{config.model.weights!r} does not read; for {kind}s use a config such as {KINDS[kind].config}"
         )
     raise InputError(
-        f"config.model.name='auto', but weights {config.model.weights!r} do not say what they fit; name a preset: "
-        + ", ".join(presets)
+        f"config.model.name='auto', but the weights {config.model.weights!r} do not name their model; set it to a "
+        "preset: " + ", ".join(presets)
     )
 
 
 def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
-    """Raises InputError for a key that is set but that a run on such data does not read, rather than pass it over."""
+    """Raises InputError if a key is set that a run on this data would ignore."""
     given, default = dict(configs.leaves(config)), {name: key.default for name, key in configs.KEYS.items()}
     unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
     unread += [f"data.{key}" for key in SOURCE_KEYS if key not in data.keys]
     set_in_vain = sorted(key for key in unread if given[key] != default[key])
     if set_in_vain and data.kind == "text" and set_in_vain[0] in ("data.text_columns", "data.label_column"):
         raise InputError(
-            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; of a table of your own "
-            f"config.data.task is {' or '.join(glue.OWN_METRICS)}"
+            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; for a table of your own, set "
+            f"config.data.task to {' or '.join(glue.OWN_METRICS)}"
         )
     if set_in_vain:
         raise InputError(
@@ -221,7 +241,7 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
 
 
 def _for_others(key: str, kind: str) -> str:
-    """What a key is for that examples of this kind have no use for, and the config that does without it."""
+    """The end of a message: the kind of example that a key is for, and a config for the kind at hand."""
     others = [name for name, other in KINDS.items() if name != kind and key in other.keys]
     if not others:
         return ""
@@ -229,18 +249,18 @@ def _for_others(key: str, kind: str) -> str:
 
 
 def _check_stages(plan: configs.Plan, model: nnx.Module) -> None:
-    """Where head and adapter train one after the other there must be both."""
+    """Raises InputError if head and adapter are to train one after the other, but one of them has no parameters."""
     count, fraction = counts.count_parameters(model), plan.head_first_fraction
     if fraction and not 0 < count.adapter < count.trainable:
         raise InputError(
-            f"the head trains alone for {fraction} of the steps and the adapter for the rest, but of what trains, "
-            f"{count.trainable:,} parameters, {count.adapter:,} are the adapter's; set config.peft.train='head', or "
+            f"the head trains alone for {fraction} of the steps and the adapter for the rest, but {count.adapter:,} of "
+            f"the {count.trainable:,} trainable parameters are the adapter's; set config.peft.train='head', or "
             "config.optim.head_first_fraction=0"
         )
 
 
 def _check_pooler(config: ml_collections.ConfigDict, weights: Weights | None, model: nnx.Module) -> None:
-    """A pooler that the weights lack starts at random: it must train."""
+    """Raises InputError if a pooler that the weights lack, and that is therefore random, does not train."""
     for beginning in () if weights is None else convert.lacking(weights, model):
         name, trained = beginning.removesuffix("."), surgery.split(model)[1]
         if any(path.startswith(beginning) and path not in trained for path in select.variables(model)):

@@ -1,4 +1,4 @@
-"""What a run needs while it trains, which nothing changes then: `surm.training.preparation` makes it of a config."""
+"""A prepared run: everything that is constant while it trains. `surm.training.preparation` makes it from a config."""
 
 import dataclasses
 import functools
@@ -18,21 +18,21 @@ from surm.tasks.task import Batch, Task
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything a run needs that does not change while it trains.
+    """Everything that a run needs and that does not change while it trains.
 
     Attributes:
-      plan: what the run's configuration comes to.
-      model: with its adapter.
-      data: what it is trained and measured on.
-      task: what is asked of the model.
-      total_steps: length of the run.
+      plan: the run's configuration, checked and parsed.
+      model: the model with its adapter.
+      data: the data set.
+      task: the inputs, loss and metrics of the model.
+      total_steps: number of steps of the run.
       resumed: whether a checkpoint supplies the trained arrays.
-      training: the training split, as the task takes it.
-      held_out: every split that is reported, likewise, by the ending of its metrics' names.
-      saved: the paths of the trained arrays, where a checkpoint tells them.
-      validation: the split that the best step is chosen by; None where none is.
-      tokens: a hash of all tokens that are trained on; None of images.
-      tokenizer_of_0_1: the file that 0.1.0 would have made them with.
+      training: the training split, prepared by `Task.ready`.
+      held_out: the splits that are reported, prepared by `Task.ready`, by the suffix of their metrics' names.
+      saved: the paths of the trained arrays in the newest checkpoint; None if there is none that records them.
+      validation: the prepared split by which the best step is chosen; None if none is chosen.
+      tokens: a hash of all training tokens; None for images.
+      tokenizer_of_0_1: the tokenizer file that surm 0.1.0 would have used; empty for images, or if there is none.
     """
 
     plan: Plan
@@ -55,24 +55,24 @@ class Run:
 
     @property
     def inputs(self) -> Callable[[Batch], dict[str, Any]]:
-        """From a batch to the model's keyword arguments."""
+        """The function from a batch to the model's keyword arguments."""
         return self.task.inputs
 
     @property
     def processor(self) -> Processor | None:
-        """What becomes of every picture; None of texts."""
+        """The preprocessing of images; None for texts."""
         return getattr(self.task, "processor", None)
 
     def training_batches(self, seed: int, share: Share = WHOLE) -> grain.DatasetIterator:
-        """Opens the endless iterator over the training split, in the order of a seed, with a share of every batch."""
+        """Opens the endless iterator over the training split; see `Task.training`."""
         return self.task.training(self.training, seed, share)
 
     @property
     def evaluation_batches(self) -> dict[str, Callable[..., Iterator[Batch]]]:
-        """Functions of a share that open one pass over each reported split, by the ending of its metrics' names."""
+        """Functions of a `Share` that open one pass over each reported split, by the suffix of its metrics' names."""
         return {ending: functools.partial(self.task.evaluation, source) for ending, source in self.held_out.items()}
 
     @property
     def validation_batches(self) -> Callable[..., Iterator[Batch]] | None:
-        """The same of the split that the best step is chosen by; None where none is."""
+        """A function of a `Share` that opens one pass over the split that chooses the best step; None if none does."""
         return None if self.validation is None else functools.partial(self.task.evaluation, self.validation)

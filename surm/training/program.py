@@ -1,4 +1,4 @@
-"""What a loop does at every step, compiled: of one run; `surm.training.population` has that of many together."""
+"""The compiled functions of one run; `surm.training.population` has those of a population."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -21,25 +21,26 @@ class Batches(Protocol):
     """An endless iterator over batches whose position can be saved."""
 
     def __next__(self) -> Batch:
-        """The next batch, on the devices' host."""
+        """The next batch, as numpy arrays."""
 
     def get_state(self) -> Any:
         """The position, as JSON values."""
 
     def set_state(self, state: Any) -> None:
-        """Goes to a position."""
+        """Moves to a position from `get_state`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a loop does at every step: of one run, or of the members of a population together.
+    """The functions that the training loop calls, for one run or for all members of a population together.
 
     Attributes:
-      initial: makes the state before the first step.
-      step: compiled; a function (state, frozen, batch) -> (state, metrics) that reuses the given state's buffers.
-      lower: the same, taken only to where it can be compiled and looked at.
-      measure: a function (state, frozen, one pass of batches) -> metrics.
-      batches: what is trained on.
+      initial: returns the state before the first step.
+      step: a compiled function (state, frozen, batch) -> (state, metrics). It donates the given state, so that state
+        must not be used afterwards.
+      lower: a function of the same arguments that lowers the step without compiling it.
+      measure: a function (state, frozen, batches of one pass) -> metrics.
+      batches: the training batches.
       share: the part of every batch that this process reads.
     """
 
@@ -52,10 +53,10 @@ class Program:
 
 
 def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
-    """The program of one run, on a mesh.
+    """Builds the program of one run on a mesh.
 
     Args:
-      prepared: the run.
+      prepared: the prepared run.
       mesh: from `surm.machine.mesh.mesh_of`.
 
     Returns:
@@ -87,13 +88,14 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
 
 
 def answer_of(prepared: Run) -> Callable[..., Answers]:
-    """A run's model on a batch, not compiled.
+    """The evaluation of a run's model on a batch, not compiled.
 
     Args:
-      prepared: the run.
+      prepared: the prepared run.
 
     Returns:
-      A function (trainable, frozen, batch, scale of updates or None) -> answers, as the task has them.
+      A function (trainable, frozen, batch, scale) -> answers of the task; `scale` replaces the model's scale of updates
+      unless it is None.
     """
     prepared.model.eval()
     graphdef, task = surgery.split(prepared.model)[0], prepared.task

@@ -1,4 +1,4 @@
-"""What a training loop shows while it runs: a progress bar, and a profiler's trace of a few steps."""
+"""The progress bar of a training loop, and the profiler's trace of a few steps."""
 
 import statistics
 import sys
@@ -15,14 +15,20 @@ from surm.machine import processes
 from surm.rundir import mirror
 from surm.rundir.log import Log
 
-_TIMED = 7  # steps, the first two of which wait for the compiler, before it is said how long the rest will take
+_TIMED = 7  # steps before the remaining time is estimated; the first two, which wait for the compiler, do not count
 
 
 class Trace:
-    """JAX's profiler for a few steps of a run."""
+    """Traces a few steps of a run with JAX's profiler."""
 
     def __init__(self, folder: epath.Path, first: int, steps: int):
-        """Traces so many steps from the first on into a folder; none, if there are to be none."""
+        """Creates a trace that has not started.
+
+        Args:
+          folder: receives the files of the profiler.
+          first: the first step to trace.
+          steps: number of steps to trace; may be 0.
+        """
         self._folder, self._first, self._behind, self._on = mirror.Mirror(folder), first, first + steps, False
 
     def __enter__(self) -> "Trace":
@@ -32,7 +38,7 @@ class Trace:
         self._stop()
 
     def before(self, step: int, flush: Callable[[], None]) -> None:
-        """Starts or stops where a step is the one to do it at; what runs is finished first, by `flush`."""
+        """Starts or stops the profiler if that is due before a step; calls `flush` first, to finish earlier steps."""
         if step == self._first < self._behind:
             flush()
             jax.profiler.start_trace(self._folder.here)
@@ -49,7 +55,7 @@ class Trace:
 
 
 class Progress:
-    """Fetches each step's metrics one step late, so that the device never waits for the host."""
+    """Fetches and logs the metrics of each step one step late, so that the device never waits for the host."""
 
     def __init__(self, log: Log, config: ml_collections.ConfigDict, start: int, total: int):
         self._log, self._config, self._total = log, config, total
@@ -69,18 +75,18 @@ class Progress:
         self._bar.close()
 
     def before(self) -> None:
-        """Starts the clock of a step, if none is running: what came between two steps is no part of them."""
+        """Starts the clock of a step if no step is running, so that time between steps does not count."""
         if not self._pending:
             self._last = time.perf_counter()
 
     def step(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that may still be running, and deals with those of the step before."""
+        """Takes the metrics of a step that may still be running, and logs those of the step before."""
         previous, self._pending = self._pending, (step, values)
         if previous:
             self._deal_with(*previous)
 
     def flush(self) -> None:
-        """Deals with the metrics of the last step; waits for it."""
+        """Waits for the last step and logs its metrics."""
         if self._pending:
             self._deal_with(*self._pending)
             self._pending = None
@@ -99,7 +105,7 @@ class Progress:
 
 
 def _expected(seconds: float, steps: int) -> str:
-    """What a run will take, from one of its steps."""
+    """One line with the seconds of a step and the estimated time of the remaining steps."""
     left = seconds * steps
     time_left = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-    return f"a step takes {seconds:.3g} s; {steps:,} more will take about {time_left}, evaluation apart"
+    return f"a step takes {seconds:.3g} s; {steps:,} more will take about {time_left}, not counting evaluation"

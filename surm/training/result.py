@@ -1,4 +1,4 @@
-"""What a finished run leaves: its adapter, its curves and, last, its result."""
+"""The files that a finished run writes: its adapter, its curves and, last, its result."""
 
 import os
 import pathlib
@@ -31,13 +31,13 @@ def finish(prepared: Run, folder: Workdir, trained: Trained, *, members: int | N
     """Writes the adapter, the curves and, last, the result.
 
     Args:
-      prepared: the run.
-      folder: where it belongs.
-      trained: what the run ended with.
-      members: of a population's member, how many there are.
+      prepared: the prepared run.
+      folder: the run's folder.
+      trained: the trained state and its metrics.
+      members: number of members, if the run is a member of a population.
 
     Returns:
-      What `result.json` holds; where a budget decides on ranks, `active_ranks` by layer among it.
+      The contents of `result.json`.
     """
     trainable = answering(trained.state)
     graphdef, _, frozen = surgery.split(prepared.model)
@@ -53,7 +53,11 @@ def finish(prepared: Run, folder: Workdir, trained: Trained, *, members: int | N
 
 
 def _optional(prepared: Run, trained: Trained, members: int | None) -> dict[str, Any]:
-    """What only some results hold."""
+    """The entries that only some results have.
+
+    These are `members`, the number of members of a population; `active_ranks` by layer, if a rank budget switches
+    components off; `chosen_step` and `validation`, if the run chose its best step.
+    """
     found = {} if members is None else {"members": members}
     if budgets := rank_budget.budgets_of(prepared.model, prepared.total_steps):
         ranks = rank_budget.active_ranks(answering(trained.state), budgets)
@@ -64,7 +68,7 @@ def _optional(prepared: Run, trained: Trained, members: int | None) -> dict[str,
 
 
 def result(prepared: Run, trained: Trained) -> dict[str, Any]:
-    """What every `result.json` holds."""
+    """The entries that every `result.json` has."""
     config, data, task = prepared.config, prepared.data, prepared.task
     count = counts.count_parameters(prepared.model)
     matrices, of_layer = surgery.structured_matrices(prepared.model), optim.layer_rates(config.optim, prepared.model)
@@ -100,7 +104,7 @@ def result(prepared: Run, trained: Trained) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What a result was measured with: packages, device and machine."""
+    """The versions of packages, the devices and the machine that produced a result."""
     return {
         "surm": __version__, "jax": jax.__version__, "flax": flax.__version__,
         "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
@@ -110,14 +114,14 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """What the processor calls itself, where the system tells."""
+    """The name of the processor, if the system reports it."""
     told = pathlib.Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.*)$", told.read_text(), re.MULTILINE) if told.is_file() else []
     return names[0] if names else platform.processor() or "processor unknown"
 
 
 def _peak_bytes() -> int:
-    """The device's peak memory where it tells, else this process's."""
+    """The device's peak memory if the device reports it, else that of this process."""
     of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     unit = 1 if sys.platform == "darwin" else 1024
     return of_device or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,7 +1,7 @@
-"""A run from its config to its result: what is checked, prepared, trained and written, in this order.
+"""A run from its config to its result: it is checked, prepared, trained and written, in this order.
 
-A run starts from its own workdir if that holds a checkpoint, else from `config.init_adapter` if that is set, else
-fresh; the loop itself is in `surm.training.loop`.
+A run starts from the newest checkpoint in its workdir; else from `config.init_adapter`, if that is set; else from a
+fresh adapter. The loop itself is in `surm.training.loop`.
 """
 
 import contextlib
@@ -39,21 +39,21 @@ def run(
     *,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Trains, evaluates and writes a run's folder.
+    """Trains and evaluates a model, and writes the run's folder.
 
     Args:
-      config: as `surm.config.default()`, with other values, or what `surm.config.checked` has made of it.
+      config: a configuration made from `surm.config.default()`, or its plan from `surm.config.checked`.
       workdir: the run's folder; a finished run is not repeated, an unfinished one is continued.
-      overrides: what the command line or a sweep set in the config's file, by dotted key; written into the result.
+      overrides: the values that the command line or a sweep set, by dotted key; written into the result.
 
     Returns:
-      What `result.json` holds.
+      The contents of `result.json`.
 
     Raises:
       InputError: if config, data, weights or workdir cannot be used.
-      NonFiniteError: if the loss stops being a number; the message names the step.
+      NonFiniteError: if the loss, its gradient or the update is not finite; the message names the step.
       Stopped: if SIGINT or SIGTERM asked the run to stop; a checkpoint has been written.
-      OSError: if the workdir cannot be written any more.
+      OSError: if the workdir can no longer be written.
     """
     plan, workdir = configs.checked(config), os.fspath(workdir)
     config = plan.config
@@ -79,7 +79,7 @@ def run(
     with contextlib.ExitStack() as held, stopping.requests() as stop:
         processes.from_first(lambda: held.enter_context(folder.claimed()))
         if not longer and (finished := processes.from_first(folder.result)) is not None:
-            return finished  # by a run that was at work meanwhile
+            return finished  # another run has finished it meanwhile
         say(_heading(prepared, mesh, every))
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         held.callback(log.close)
@@ -92,13 +92,13 @@ def run(
 
 
 def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
-    """All that a run does before its first step, compiled, too; nothing is written.
+    """Prepares a run and compiles one step of it, without training or writing anything.
 
     Args:
-      config: the run's configuration, or what `surm.config.checked` has made of it.
+      config: the run's configuration, or its plan from `surm.config.checked`.
 
     Returns:
-      What is said of it: the adapted places, devices, sizes, rates, and what the compiler says of a step.
+      A text with the adapted layers, devices, sizes, learning rates, and the compiler's figures for a step.
 
     Raises:
       InputError: if config, data or weights cannot be used.
@@ -114,7 +114,7 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
 
 
 def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Member]) -> str:
-    """What is said of a run when it starts."""
+    """The text that a run prints when it starts."""
     config = prepared.config
     rates = [] if every else [optim.summary(config.optim, prepared.model)]
     labels, odd = census.heading(prepared.data), choosing.remarks(config, prepared.total_steps)
@@ -122,14 +122,14 @@ def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Mem
 
 
 def _program(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> Program:
-    """Of a population, or of one run where there are no members."""
+    """The program of a population, or of a single run if there are no members."""
     return population.program(prepared, every, mesh) if every else of_run(prepared, mesh)
 
 
 def _train(
     prepared: Run, folder: Workdir, program: Program, log: Log, mesh: jax.sharding.Mesh, stop: list[int]
 ) -> Trained:
-    """Trains, from the newest checkpoint if there is one; the state at the end, and what was measured."""
+    """Trains, from the newest checkpoint if there is one; returns the final state and its metrics."""
     keep, keep_best = prepared.config.keep_checkpoints, prepared.config.keep_best_checkpoints
     of_first = (
         checkpoint.Checkpoints(folder.checkpoints, keep, keep_best) if folder.writes else contextlib.nullcontext()
@@ -142,6 +142,6 @@ def _train(
 
 
 def _finished(workdir: str, folder: Workdir) -> str:
-    """What is said where there is nothing to train."""
-    but = f" (but for {'; '.join(map(str, folder.changes))}, and nothing was read anew)" if folder.changes else ""
+    """The message if the run has already finished."""
+    but = f" (except for {'; '.join(map(str, folder.changes))}; nothing was read again)" if folder.changes else ""
     return f"{workdir} holds the finished run of this config{but}; remove it to train again"

@@ -1,4 +1,4 @@
-"""A finished run, opened again: the trained model with all that it needs to answer, config, metrics and result."""
+"""Finished runs, opened again: the trained model with its tokenizer or image processor, config, metrics and result."""
 
 import dataclasses
 import functools
@@ -41,14 +41,14 @@ from surm.training import kept, preparation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedRun:
-    """What a run's folder holds.
+    """A finished run.
 
     Attributes:
       config: the run's configuration.
-      model: the base with the trained adapter, in evaluation mode.
-      metrics: the lines of `metrics.jsonl`: step, split, values.
-      result: what `result.json` holds.
-      task: what is asked of the model, with the processor or tokenizer of its examples.
+      model: the base model with the trained adapter, in evaluation mode.
+      metrics: the lines of `metrics.jsonl`, each with `step`, `split` and `values`.
+      result: the contents of `result.json`.
+      task: the run's task, with the processor or tokenizer of its examples.
     """
 
     config: ml_collections.ConfigDict
@@ -59,18 +59,19 @@ class LoadedRun:
 
     @property
     def feed(self) -> Labels:
-        """The task, by the name that it had in 0.1.0."""
+        """The task, under its name in surm 0.1.0."""
         return self.task
 
     def predict(self, examples: Iterable[Any]) -> Float[np.ndarray, "n outputs"]:
-        """The model's outputs for examples, prepared just as in training.
+        """Computes the model's outputs for examples, which are preprocessed as in the run's evaluation.
 
         Args:
-          examples: uint8 images of any size: an array N×H×W[×C], or any iterable of arrays H×W[×C] or of Pillow's
-            images, which may differ in size and channels; or texts: strings, or pairs of them, as in training.
+          examples: for images, a uint8 array N×H×W[×C], or an iterable of uint8 arrays H×W[×C] or Pillow images, which
+            may differ in size and channels; for texts, an iterable of strings, or of pairs of strings if the run was
+            trained on pairs.
 
         Returns:
-          One row an example, in order: logits of `result["classes"]`, or one number for regression.
+          One row per example, in order: the logits of `result["classes"]`, or one number for regression.
 
         Raises:
           InputError: if the examples are not of that form.
@@ -91,7 +92,7 @@ class LoadedRun:
 
     @functools.cached_property
     def _answer(self) -> Callable[[dict[str, np.ndarray]], jax.Array]:
-        """The model on a batch, compiled once a shape."""
+        """The model as a function of a batch, compiled once per shape."""
         graphdef, state = nnx.split(self.model)
         answer = jax.jit(lambda state, batch: nnx.merge(graphdef, state)(**self.task.inputs(batch)))
         return functools.partial(answer, state)
@@ -106,7 +107,7 @@ class LoadedRun:
 
     @property
     def _expected(self) -> str:
-        """What `predict` takes, for messages."""
+        """The examples that `predict` takes, for messages."""
         if self.result["kind"] == "text":
             one = "strings" if self.result["num_texts"] == 1 else "pairs of strings"
             return f"a list of {one}, as the run was trained on"
@@ -132,15 +133,15 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
 
     Args:
       folder: the `--workdir` of `python -m surm.train`.
-      step: whose trained arrays the model shall have: a step whose checkpoint is kept, or `best` of those; None for
-        what the run ended with, its `adapter`. Metrics and result are the run's in any case.
+      step: the step whose trained arrays the model gets: a step whose checkpoint was kept, or `best` for the best of
+        them; None for the final adapter. Metrics and result are the same in all cases.
 
     Returns:
-      The run; its weights are opened by the name in its config.
+      The run; its pretrained weights are opened by the name in its config.
 
     Raises:
-      InputError: if the folder holds no finished run, its result is damaged, its weights cannot be opened any more, or
-        no checkpoint of the step is kept.
+      InputError: if the folder holds no finished run, its result is damaged, its weights can no longer be opened, or
+        no checkpoint of the step was kept.
     """
     if not (step is None or step == kept.BEST or (isinstance(step, int) and not isinstance(step, bool))):
         raise InputError(f"step={step!r}, expected a number of steps, 'best' or None")
@@ -183,8 +184,8 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
 
 
 def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: ImageShape) -> Processor:
-    """What became of every picture in training; a line where the weights' files say something else now."""
-    now = trained = squashing(weights, shape)  # as in runs of 0.1.0, whatever the files said
+    """The image processor of the run; reports if the weights' files describe another one now."""
+    now = trained = squashing(weights, shape)  # runs of 0.1.0 ignored the files
     if weights is not None and weights.processor is not None:
         now = weights.processor.fitted(shape.image_size, shape.channels)
     if result.get("processor") is not None:
@@ -192,18 +193,18 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
         trained = noted.fitted(shape.image_size, shape.channels)
     if now != trained:
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
-        say(f"images are prepared as {str(path)!r} was trained, {said}")
+        say(f"images are prepared as in the training of {str(path)!r}, {said}")
     return trained
 
 
 def _images(examples: Sequence[Any] | np.ndarray | jax.Array) -> np.ndarray:
-    """Pictures as one array N×H×W×C or, where they come one by one, as an array of arrays."""
+    """Images as one array N×H×W×C, or as an array of N objects if they are given one by one."""
     if isinstance(examples, np.ndarray | jax.Array) and examples.dtype != object:
         shape = "×".join(map(str, examples.shape))
         if examples.ndim == 3 and examples.shape[-1] in (3, 4):
             raise InputError(
-                f"images are an array of {shape}; expected a list of it, [image], if that is one image in colour, or "
-                f"images[..., None] if it is {len(examples)} grey ones"
+                f"images are an array of {shape}; expected the list [image] if it is one image in colour, or "
+                f"images[..., None] if it is {len(examples)} grey images"
             )
         return _with_channels(np.asarray(examples), "images are", "N×H×W[×C]")
     images = np.empty(len(examples), object)
@@ -213,9 +214,9 @@ def _images(examples: Sequence[Any] | np.ndarray | jax.Array) -> np.ndarray:
 
 
 def _image(given: Any, what: str) -> np.ndarray:
-    """One picture, H×W×C."""
+    """One image, H×W×C."""
     if isinstance(given, Image.Image):
-        return pictures.of_pillow(ImageOps.exif_transpose(given))  # upright, as a file is read
+        return pictures.of_pillow(ImageOps.exif_transpose(given))  # upright, as when a file is read
     if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
         raise InputError(f"{what} {given!r:.80}; expected a uint8 array H×W[×C], or an image of Pillow's")
     try:
@@ -234,10 +235,9 @@ def _with_channels(array: np.ndarray, what: str, expected: str) -> np.ndarray:
 
 
 def _instead_of_a_finished_run(path: epath.Path) -> str:
-    """What a folder without a result is, and what to do where a run has begun in it."""
+    """The end of a message: what a folder without a result holds, and how to finish an unfinished run in it."""
     if run_folder.state_of(path) == "unfinished":
         return (
-            "an unfinished run: wait for it, or start the command it was started with again, which goes on from the "
-            "last checkpoint"
+            "an unfinished run: wait for it, or start the same command again, which continues from the last checkpoint"
         )
     return "no finished run: " + ("result.json is missing" if path.is_dir() else "there is no such folder")

@@ -1,4 +1,4 @@
-"""What a checkpoint belongs to: weights, examples, and the pixels or tokens that a model is given of them."""
+"""Signatures of a run's weights, examples and inputs, by which a checkpoint is recognised as belonging to them."""
 
 import dataclasses
 import itertools
@@ -16,11 +16,11 @@ from surm.training.prepared import Run
 _EXAMPLES = 4
 
 Signature = dict[str, list[float]]
-"""Of each input of the model three numbers."""
+"""Three numbers for each keyword argument of the model."""
 
 
 def of_sources(prepared: Run) -> dict[str, Any]:
-    """What must be equal, as JSON values by what it is called in messages."""
+    """The properties that a run and its checkpoint must share, as JSON values by the name used in messages."""
     found = {
         "weights": store.base_hash(prepared.model),
         "shape of the model": _shape(prepared),
@@ -34,10 +34,19 @@ def of_sources(prepared: Run) -> dict[str, Any]:
 
 
 def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> list[str]:
-    """Which of `of_sources` differ from what a checkpoint's notes hold.
+    """The names of the properties of `of_sources` in which a run differs from a checkpoint.
 
-    0.1.0 noted no shape; nor the preparation of images, which it squashed whatever their files say; nor tokens, which
-    it made with tokenizer.json alone; later versions noted `of_inputs`.
+    Checkpoints of surm 0.1.0 lack the shape of the model, the preparation of images (0.1.0 always squashed them) and
+    the tokens (0.1.0 always tokenized with tokenizer.json alone). Those of all later versions have `inputs`, from
+    `of_inputs`.
+
+    Args:
+      now: from `of_sources`.
+      notes: the notes of the checkpoint.
+      prepared: the run.
+
+    Returns:
+      The names; empty if the checkpoint belongs to the run.
     """
     squashes = prepared.processor is not None and prepared.processor.squashes
     not_noted = {"shape of the model", "tokens", *(["preparation of images"] if squashes else [])}
@@ -45,12 +54,12 @@ def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> l
     found = [what for what, own in asked.items() if notes.get(what) != own]
     if prepared.tokens and not {"tokens", "inputs"} & notes.keys() and _tokens_of_0_1(prepared) != prepared.tokens:
         file = prepared.tokenizer_of_0_1
-        found.append(f"tokens (0.1.0 made them with {file!r} alone, which config.data.tokenizer may name)")
+        found.append(f"tokens (surm 0.1.0 made them with {file!r} alone; config.data.tokenizer can name that file)")
     return [what for what in found if what != "examples" or not prepared.data.is_of(notes[what])]
 
 
 def _shape(prepared: Run) -> dict[str, Any]:
-    """Beside the arrays: the activation, the heads, the pooling and whatever else makes another function of them."""
+    """The fields of the model's configuration; the arrays alone do not tell its activation, heads or pooling."""
     shape = prepared.model.config
     return {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape) if field.compare}
 
@@ -61,8 +70,8 @@ def _tokens_of_0_1(prepared: Run) -> str:
 
 
 def of_inputs(prepared: Run) -> Signature:
-    """Of a few held-out examples: the mean of each input, of its squares, and its product with a cosine."""
-    one_a_batch = Share(0, prepared.config.optim.batch_size)  # more would be read ahead
+    """The signature of a few held-out examples: for each input its mean, mean square, and product with a cosine."""
+    one_a_batch = Share(0, prepared.config.optim.batch_size)  # larger shares would read more examples ahead
     found: dict[str, list[np.ndarray]] = {}
     for batch in itertools.islice(prepared.evaluation_batches[""](one_a_batch), _EXAMPLES):
         for name, rows in prepared.inputs(batch).items():
@@ -72,7 +81,7 @@ def of_inputs(prepared: Run) -> Signature:
 
 
 def same(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> bool:
-    """Whether two are equal, up to what another machine may round otherwise."""
+    """Whether two signatures are equal up to the rounding of different machines."""
     return one.keys() == other.keys() and all(
         np.allclose(values, other[name], rtol=1e-3, atol=1e-4) for name, values in one.items()
     )

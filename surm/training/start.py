@@ -1,7 +1,8 @@
-"""Where a run starts that has no checkpoint yet: at the adapter of another run, or of Hugging Face PEFT.
+"""Starts a run from an existing adapter, of another run or of Hugging Face PEFT (`config.init_adapter`).
 
-The update is taken over as it is, so it must mean the same here: the same layers, families and options. What acts in
-training alone may differ, and the head starts anew where the classes are others; each is said in a line.
+The trained arrays are copied unchanged, so they must have the same meaning in both: the same layers, families and
+options. Options that only act in training, such as dropout, may differ. If the classes differ, the head starts afresh.
+Each such difference is reported in a line.
 """
 
 import itertools
@@ -26,19 +27,20 @@ from surm.peft import select, store, surgery, variables
 from surm.peft.spec import PeftSpec
 
 HEAD = "head."
-"""Before the paths of what gives the outputs."""
+"""The prefix of the paths of the head."""
 
 Model = nnx.Module
 
 
 class Given(NamedTuple):
-    """What is started from.
+    """The adapter that a run starts from.
 
     Attributes:
-      model: the base with the given adapter on it.
-      arrays: what was trained, by path.
-      of_peft: whether PEFT wrote it, which does not know our spec.
-      check: of the model in the end, whether what a family makes of the base is the same here.
+      model: the base model with that adapter.
+      arrays: its trained arrays, by path.
+      of_peft: whether Hugging Face PEFT wrote it, so that its spec was inferred from PEFT's config.
+      check: raises InputError if the frozen arrays that a family computes from the base weights differ in the model
+        that it is called with.
     """
 
     model: Model
@@ -56,22 +58,23 @@ def from_adapter(
     names: Sequence[str] = (),
     quiet: bool = False,
 ) -> Model:
-    """A model with a fresh adapter, filled with the trained arrays that `config.init_adapter` names.
+    """Fills a model's fresh adapter with the trained arrays of the adapter that `config.init_adapter` names.
 
     Args:
-      plan: of the run; its config's `init_adapter` is a folder that `surm.save_adapter` wrote, a run's, or PEFT's.
-      model: with the adapter of `config.peft`.
-      base: the same without.
-      base_with: makes that base with a head of so many outputs.
-      names: of the classes; empty where they are not known.
-      quiet: whether nothing is said, as it was said before.
+      plan: the run's plan; `init_adapter` of its config names a folder that `surm.save_adapter` wrote, the folder of a
+        run, or a folder of Hugging Face PEFT.
+      model: the model with the adapter of `config.peft`.
+      base: the same model without an adapter.
+      base_with: returns that base with a head of a given number of outputs.
+      names: the names of the classes; empty if they are not known.
+      quiet: whether nothing is reported.
 
     Returns:
-      The model, filled.
+      A model with the copied arrays.
 
     Raises:
-      InputError: if there is no such adapter, it belongs to another base, or it means something else than
-        `config.peft` does; the keys that differ are named.
+      InputError: if there is no such adapter, it belongs to another base, or it does not have the spec of
+        `config.peft`; the message names the keys that differ.
     """
     folder = _folder(plan.config.init_adapter)
     given = _of_peft(folder, base, base_with) if _is_pefts(folder) else _of_surm(folder, base)
@@ -91,7 +94,7 @@ def from_adapter(
 
 
 def _folder(name: str) -> epath.Path:
-    """Where the adapter lies: the folder itself, that of a run's, or of PEFT's one folder down or on the hub."""
+    """The folder of an adapter: the named one, the one of a run, or one of PEFT's below the named one or on the hub."""
     path = files.path(name)
     for folder in (path, path / "adapter"):
         if (folder / store.CONFIG).is_file():
@@ -116,7 +119,7 @@ def _folder(name: str) -> epath.Path:
 
 
 def _is_weights(path: epath.Path) -> bool:
-    """Whether it is a model as transformers or we write it: a file of arrays, a folder of some, or its config alone."""
+    """Whether a path holds a whole model: a file of arrays, a folder with such files, or the config.json of a model."""
     if not path.is_dir():
         return path.is_file() and path.suffix in _ARRAYS
     if any(one.name.endswith(_ARRAYS) or one.name.endswith(".index.json") for one in path.iterdir()):
@@ -154,7 +157,7 @@ def _of_peft(folder: epath.Path, base: Model, base_with: Callable[[int], Model])
 
 
 def _outputs(folder: epath.Path) -> int | None:
-    """Of the head that PEFT saved, None where it saved none."""
+    """The number of outputs of the head that PEFT saved; None if it saved none."""
     file = folder / store.WEIGHTS
     if not file.is_file():
         return None
@@ -168,7 +171,7 @@ def _outputs(folder: epath.Path) -> int | None:
 
 
 def _check_meaning(plan: Plan, given: Given, model: Model) -> None:
-    """Refuses updates that would be others here, layer by layer."""
+    """Raises InputError if the trained arrays of a layer would have another meaning with the config's spec."""
     where, spec, before = plan.config.init_adapter, plan.spec, surgery.spec_of(given.model)
     there, here = (
         {path: _meaning(own) for path, own in surgery.specs(one, of).items()}
@@ -186,7 +189,7 @@ def _check_meaning(plan: Plan, given: Given, model: Model) -> None:
     other = [f"{name} {quoted(was[name])}, now {quoted(now[name])}" for name in differing]
     raise InputError(
         f"config.init_adapter={where!r} was trained with another config.peft: {', '.join(other)}; set "
-        "those as they were (the dropout and the classes may be others)"
+        "those as they were (dropout and classes may differ)"
     )
 
 
@@ -194,7 +197,7 @@ _FREE = ("dropout", "train")
 
 
 def _meaning(spec: PeftSpec) -> tuple[Any, ...]:
-    """What decides how the trained arrays of a layer act."""
+    """The fields of a spec that decide how the trained arrays of a layer act."""
     structured = spec.position in ("update", "adapter")
     options = spec.structure if structured else spec.options
     return (
@@ -208,7 +211,7 @@ def _meaning(spec: PeftSpec) -> tuple[Any, ...]:
 
 
 def _keys(values: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """Fields of a spec as keys of a config with their values."""
+    """Fields of a spec in the form `config.peft.KEY=VALUE`."""
     for name in names:
         value = values[name]
         if isinstance(value, list):
@@ -234,7 +237,7 @@ def _check_arrays(
     expected: Mapping[str, jax.Array],
     anew: Sequence[str],
 ) -> None:
-    """Refuses what was trained and would stay out, and what does not fit."""
+    """Raises InputError if a trained array has no place in the model, or has another shape there."""
     name, trains = plan.config.init_adapter, plan.config.peft.train
     if lost := sorted(given.arrays.keys() - expected.keys()):
         raise InputError(
@@ -248,20 +251,20 @@ def _check_arrays(
 
 
 def _train(spec: PeftSpec, given: Given, lost: Sequence[str]) -> str:
-    """What trains now with what must train besides: the given adapter's own patterns, which mean the same layers."""
-    places = [path.replace(".base.", ".") for path in lost]  # patterns are of the model without adapters
+    """The value that `config.peft.train` needs: its own patterns, and the given adapter's patterns of lost arrays."""
+    places = [path.replace(".base.", ".") for path in lost]  # patterns match paths of the model without adapters
     patterns = [pattern for pattern in surgery.spec_of(given.model).train if _touches(pattern, places)]
     return "|".join(dict.fromkeys((*spec.train, *patterns)))
 
 
 def _touches(pattern: str, paths: Iterable[str]) -> bool:
-    """Whether a pattern matches a variable, or what holds it."""
+    """Whether a pattern matches a variable, or a module that contains it."""
     match = select.compiled(pattern).fullmatch
     return any(match(part) for path in paths for part in itertools.accumulate(path.split("."), "{}.{}".format))
 
 
 def _renamed(folder: epath.Path, names: Sequence[str]) -> str:
-    """The classes of the run that an adapter is of, where they are known and others than here; else empty."""
+    """The first classes of the run that trained an adapter, if they are known and differ from `names`; else empty."""
     if not names:
         return ""
     before = (files.json_object(folder.parent / "result.json") or {}).get("classes") or []
@@ -271,15 +274,15 @@ def _renamed(folder: epath.Path, names: Sequence[str]) -> str:
 def _told(
     given: Given, expected: Mapping[str, jax.Array], anew: Sequence[str], renamed: str, spec: PeftSpec
 ) -> Iterator[str]:
-    """What is not taken over as it was, a line each."""
+    """One line for each difference between the given adapter and the model's."""
     before = surgery.spec_of(given.model)
     if not given.of_peft and before.dropout != spec.dropout:
         yield f"dropout {before.dropout:g} → {spec.dropout:g}"
     if anew and renamed:
-        yield f"the update is taken over, the head starts anew: its classes were {renamed}"
+        yield f"the update is taken over, the head starts afresh: its classes were {renamed}"
     elif anew:
         was, now = (arrays[anew[0]].shape[-1] for arrays in (given.arrays, expected))
-        yield f"the update is taken over, the head starts anew: it had {was} outputs, now it has {now}"
+        yield f"the update is taken over, the head starts afresh: it had {was} outputs, now it has {now}"
     if fresh := [path for path in expected if path not in given.arrays]:
         more = f" and {len(fresh) - 4} more" if len(fresh) > 4 else ""
-        yield f"it holds no {', '.join(fresh[:4])}{more}: they start as the model has them"
+        yield f"it holds no {', '.join(fresh[:4])}{more}: they start with the values of the model"

@@ -1,4 +1,4 @@
-"""One training step: from a state and a batch to the next state. What a run compiles, and a population maps over."""
+"""One training step: the function from a state and a batch to the next state, which `Program` compiles."""
 
 import functools
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
 
 TrainState = dict[str, Any]
-"""`trainable` (arrays by path), `opt_state`, `step` and `key`, and `average` where one is kept: all that a checkpoint
-holds beside the data position."""
+"""The state that a step updates and a checkpoint saves: `trainable` (arrays by path), `opt_state`, `step`, `key` (for
+random numbers) and, if a moving average is kept, `average`."""
 
 Step = Callable[[TrainState, nnx.State, Batch, Hyperparameters], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -29,16 +29,16 @@ def initial_state(prepared: Run, seed: int, *, averaged: bool, model: nnx.Module
     """The state before the first step.
 
     Args:
-      prepared: the run.
-      seed: of what the steps draw.
-      averaged: whether an average of the trained arrays is kept.
-      model: one with other values than the run's; None for that.
+      prepared: the prepared run.
+      seed: the seed of the random numbers that steps draw, such as dropout masks.
+      averaged: whether a moving average of the trained arrays is kept.
+      model: a model of the same structure that gives the trained arrays; None for the run's model.
 
     Returns:
       The state.
     """
     trainable = {path: jnp.array(value) for path, value in surgery.split(model or prepared.model)[1].items()}
-    anything = Hyperparameters(*[0.0] * len(Hyperparameters._fields))  # the optimiser's state is the same for all
+    anything = Hyperparameters(*[0.0] * len(Hyperparameters._fields))  # the initial state does not depend on them
     state = {
         "trainable": trainable,
         "opt_state": transformation(prepared)(anything).init(trainable),
@@ -49,14 +49,14 @@ def initial_state(prepared: Run, seed: int, *, averaged: bool, model: nnx.Module
 
 
 def groups_of(model: nnx.Module) -> dict[str, str]:
-    """`"adapter"` for every array that the method trains, `"head"` for every other that trains, by path."""
+    """The group of every trained array, by path: `"adapter"` for the method's, `"head"` for all others."""
     kinds = dict(nnx.to_flat_state(nnx.state(model, variables.AdapterParam)))
     adapter = {select.dotted(path) for path in kinds}
     return {path: "adapter" if path in adapter else "head" for path in surgery.split(model)[1]}
 
 
 def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
-    """What makes a run's gradient transformation of a step from the step's numbers; see `optim.optimizer`."""
+    """The function from the hyperparameters of a step to its gradient transformation; see `optim.optimizer`."""
     config, model, of_filter = prepared.config, prepared.model, filtered(prepared.plan, prepared.task)
     return functools.partial(
         optim.optimizer,
@@ -69,36 +69,36 @@ def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientT
 
 
 def filtered(plan: Plan, task: Task) -> FixedOutputs | None:
-    """The task of a run that a Kalman filter trains; None where another optimiser does.
+    """Returns the task if the run's optimiser is the Kalman filter `loko`, else None.
 
     Args:
-      plan: of the run.
-      task: of the run.
+      plan: the run's plan.
+      task: the run's task.
 
     Returns:
       The same task, or None.
 
     Raises:
-      InputError: if a filter is asked for, but the task has no fixed number of outputs.
+      InputError: if the optimiser is `loko`, but the task has no fixed number of outputs.
     """
     return with_outputs(task, "config.peft.method='loko'") if plan.optimizer == "loko" else None
 
 
 def _adapters_first_step(prepared: Run) -> int:
-    """The step at which what the method trains begins to."""
+    """The step at which the parameters of the method start to train."""
     return round(prepared.plan.head_first_fraction * prepared.total_steps)
 
 
 def answering(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
-    """The trained arrays that a run is measured with and saves: their average where one is kept."""
+    """The trained arrays with which a run is evaluated and saved: their moving average if one is kept."""
     return state.get("average", state["trainable"])
 
 
 def train_step(prepared: Run) -> Step:
-    """One step, not compiled: gradients and optimiser state of the trained arrays alone.
+    """The training step of a run, not compiled; only the trained arrays have gradients and optimiser states.
 
     Args:
-      prepared: the run.
+      prepared: the prepared run.
 
     Returns:
       A function (state, frozen, batch, hyperparameters) -> (state, metrics).
@@ -140,7 +140,7 @@ def train_step(prepared: Run) -> Step:
 
 
 def _outputs(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
-    """A model's answers to a batch, from its parts."""
+    """The function from the parts of a model and a batch to the model's outputs."""
 
     def outputs(trainable, frozen, batch, key, now):
         model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
@@ -151,7 +151,7 @@ def _outputs(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
 
 
 def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Sums]]:
-    """The task's sums over a batch: that of the losses, whose gradient is wanted, and all of them."""
+    """The function to differentiate: it returns the sum of losses over a batch, and beside it all sums of the task."""
     answers, task = _outputs(prepared, graphdef), prepared.task
 
     def sums(trainable, frozen, batch, key, now):
@@ -163,9 +163,9 @@ def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Arra
 
 
 def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
-    """The gradient of the mean loss of a batch, and the means; part by part, if it comes in parts.
+    """The gradient of the mean loss of a batch, and the means of all sums; `parts` is the number of parts of a batch.
 
-    The sums of the parts are added before anything is divided, so parts may differ in weight.
+    The sums of all parts are added up before they are divided, so that parts may differ in weight.
     """
     of = jax.grad(sums, has_aux=True)
 
@@ -194,7 +194,7 @@ def _mean_gradients(sums: Callable, parts: int) -> Callable[..., tuple[dict[str,
 
 
 def _measurements(prepared: Run, task: FixedOutputs, graphdef: nnx.GraphDef) -> Callable[..., dict[str, Any]]:
-    """What a Kalman filter asks for: of every example how far the outputs are off, and their derivatives."""
+    """The arguments of `loko.kalman`'s update: the residuals and Jacobians of every example."""
     answers = _outputs(prepared, graphdef)
 
     def measurements(trainable, frozen, batch, key, now):
@@ -206,7 +206,7 @@ def _measurements(prepared: Run, task: FixedOutputs, graphdef: nnx.GraphDef) -> 
 
             return loko.measurement(measured, trainable)
 
-        real = task.real(batch)  # what only fills a batch up is measured to be just what it is
+        real = task.real(batch)  # rows that only pad the batch get zeros, so that they change nothing
         said, jacobians = jax.vmap(of_one)(batch, jnp.arange(len(real)))
         wanted = task.wanted(batch, label_smoothing=now.label_smoothing)
         jacobians = jax.tree.map(lambda rows: jnp.where(real.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0), jacobians)

@@ -1,4 +1,4 @@
-"""What training hands to those who write results."""
+"""The outcome of training, from which results are written."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from surm.training.step import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Which step a run chose for its best.
+    """The step that a run chose as its best.
 
     Attributes:
-      step: the best one.
-      validation: the metrics of the validation split there.
-      steps_taken: after how many steps the run ended.
+      step: the best step.
+      validation: the metrics of the validation split at that step.
+      steps_taken: number of steps after which the run ended.
     """
 
     step: int
@@ -24,16 +24,16 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a run, or a population, ends with; of a population every array and metric has a first axis of members.
+    """The outcome of a run or a population; arrays and metrics of a population have a first axis of members.
 
     Attributes:
-      state: after the last step, or at the best one.
+      state: the state after the last step, or the trained arrays of the best one.
       eval: the metrics of the reported splits, by name.
-      confusion: the confusion matrix; None where there is none.
-      step_seconds: of every step that was taken since the last start.
-      seconds: spent on the run, before it was stopped included.
-      chosen: the best step; None where the last one is reported.
-      overrides: what the command line or a sweep set in the config's file, by dotted key.
+      confusion: the confusion matrix; None if there is none.
+      step_seconds: the seconds of every step since the run was last started.
+      seconds: the seconds spent on the run, including the time before it was last stopped.
+      chosen: the best step; None if the last step is reported.
+      overrides: the values that the command line or a sweep set, by dotted key.
     """
 
     state: TrainState

@@ -127,7 +127,7 @@ def test_modules_to_save_hold_all_of_what_trains_a_part(kind, train, modules, ta
 def test_an_encoder_alone_is_written_without_prefix_and_head(tmp_path):
     plain = reshaped("bert", pooling="mean")
     model = surm.attach(plain, surm.PeftSpec(family="low_rank", options="rank=3", train="head"), nnx.Rngs(0))
-    with pytest.raises(InputError, match="sees the mean of the tokens .*; encoder_only=True") as error:
+    with pytest.raises(InputError, match="reads the mean of the tokens .*; encoder_only=True") as error:
         export_peft(tmp_path / "none", model)
     one_line(error)
     assert not (tmp_path / "none").exists()
@@ -137,7 +137,7 @@ def test_an_encoder_alone_is_written_without_prefix_and_head(tmp_path):
     assert surgery.spec_of(import_peft(tmp_path, plain)).train == ()
     # a classifier that saw the first token is not one for the mean
     export_peft(tmp_path, adapted("bert", family="low_rank"))
-    with pytest.raises(InputError, match="holds a classifier, but the model's head sees the mean") as error:
+    with pytest.raises(InputError, match="holds a classifier, but the model's head reads the mean") as error:
         import_peft(tmp_path, plain)
     one_line(error)
 

@@ -130,7 +130,10 @@ def test_what_is_not_on_the_hub_is_one_line(cache):
 
 @pytest.mark.parametrize("name", ["hf:", "hf:some lora", "hf:some/lora/../x", "hf:some/lora@", "hf:/lora"])
 def test_a_name_that_is_none_of_the_hubs(name, cache):
-    refused(name, "cannot be fetched .it is no name of the hub's.; expected hf:OWNER/NAME, perhaps with /FOLDER and")
+    refused(
+        name,
+        "cannot be fetched .it is no valid name on the hub.; expected hf:OWNER/NAME, optionally followed by /FOLDER",
+    )
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

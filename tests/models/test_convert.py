@@ -145,7 +145,7 @@ def test_the_text_tower_alone_is_no_vision_model():
 
 def test_two_keys_for_one_variable_are_refused():
     arrays = {**_weights().arrays, "layernorm.bias": np.ones(16)}
-    with pytest.raises(InputError, match=r"'vit.layernorm.bias' and 'layernorm.bias' are both .*'norm.bias'"):
+    with pytest.raises(InputError, match=r"'vit.layernorm.bias' and 'layernorm.bias' both mean .*'norm.bias'"):
         convert(arrays)
 
 

@@ -71,7 +71,7 @@ def test_fields_that_are_not_known_are_said_and_those_that_do_not_matter_are_not
     config_from_hf({"model_type": "bert", "hidden_dropout_prob": 0.3, "id2label": {"0": "no"}, "problem_type": None})
     assert capsys.readouterr().out == ""
     config_from_hf({"model_type": "bert", "rope_theta": 1e4, "alibi": True})
-    assert capsys.readouterr().out == "config.json says alibi, rope_theta, which is not known here and passed over\n"
+    assert capsys.readouterr().out == "config.json has unknown fields, which are passed over: alibi, rope_theta\n"
 
 
 def test_an_image_size_may_be_a_pair():
@@ -105,7 +105,7 @@ def test_an_image_size_may_be_a_pair():
         ({"model_type": "bert", "auto_map": {"AutoModel": "m.M"}}, "auto_map=.*code that comes with weights is never"),
         ({"model_type": "clip", "quantization_config": {"quant_method": "awq"}}, "quantization_config=.*dequantize"),
         ({"model_type": "ernie", "use_task_id": True}, "use_task_id=True; expected no table of tasks"),
-        ({"model_type": "electra"}, "embedding_size=128, hidden_size=256; expected both alike"),
+        ({"model_type": "electra"}, "embedding_size=128, hidden_size=256; expected both to be equal"),
     ],
 )
 def test_unusable_configs_say_what_was_expected(config, message):

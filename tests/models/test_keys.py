@@ -53,21 +53,21 @@ def test_keys_that_the_model_has_no_use_for_are_said_and_passed_over(case, capsy
 def test_a_wrappers_name_is_taken_off_and_said(name, wrapper, capsys):
     arrays = {wrapper + key: array for key, array in _weights(name).arrays.items()}
     found = restore(_any(name), dataclasses.replace(_weights(name), arrays=arrays))
-    assert "is taken off its keys" in capsys.readouterr().out
+    assert "is removed from its keys" in capsys.readouterr().out
     _same(_parameters(found), _parameters(restore(_any(name), _weights(name))))
 
 
 def test_a_compiled_part_is_found_again(capsys):
     arrays = {key.replace("encoder.", "encoder._orig_mod."): array for key, array in _weights("bert").arrays.items()}
     found = restore(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
-    assert capsys.readouterr().out.startswith(f"{_weights('bert').name!r}: '_orig_mod.' is taken off its keys\n")
+    assert capsys.readouterr().out.startswith(f"{_weights('bert').name!r}: '_orig_mod.' is removed from its keys\n")
     _same(_parameters(found), _parameters(restore(_any("bert"), _weights("bert"))))
 
 
 def test_an_unknown_wrapper_is_named():
     arrays = {f"net.student.{key}": array for key, array in _weights("bert").arrays.items()}
     message = _refused(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
-    assert "behind 'net.student.bert.': save the file without that prefix" in message
+    assert "with the prefix 'net.student.bert.': save the file without that prefix" in message
 
 
 def test_two_wrapped_models_are_refused():
@@ -75,7 +75,7 @@ def test_two_wrapped_models_are_refused():
         f"{name}.{key}": array for key, array in _weights("bert").arrays.items() for name in ("model", "backbone")
     }
     message = _refused(_any("bert"), dataclasses.replace(_weights("bert"), arrays=arrays))
-    assert "weights of several models, behind backbone., model.; expected those of one" in message
+    assert "weights of several models, under backbone., model.; expected those of one" in message
 
 
 def test_a_key_inside_of_the_encoder_is_never_passed_over():

@@ -93,12 +93,12 @@ REFUSED = [
     ({"do_center_crop": True, "crop_size": -1}, "expected a whole number from 1 as height"),
     ({"rescale_factor": 0}, "says rescale_factor=0; expected a number above 0"),
     ({"rescale_factor": None}, "says rescale_factor=None"), ({"image_mean": None}, "says image_mean=None"),
-    ({"image_mean": "a"}, "says image_mean='a'; expected a number, or one a channel"),
+    ({"image_mean": "a"}, "says image_mean='a'; expected a number, or one per channel"),
     ({"image_mean": []}, "says image_mean=[]"), ({"image_mean": [0, float("nan")]}, "says image_mean=[0, nan]"),
-    ({"image_std": [1, 0, 1]}, "says image_std=[1, 0, 1]; expected a number above 0, or one above 0 a channel"),
+    ({"image_std": [1, 0, 1]}, "says image_std=[1, 0, 1]; expected a number above 0, or one above 0 per channel"),
     ({"image_std": -1}, "says image_std=-1"), ({"do_pad": True, "pad_size": 9}, "says do_pad=True; expected false"),
     ({"use_square_size": True}, "says use_square_size=True"),
-    ({"image_processor_type": "TimmWrapperImageProcessor"}, "known: ViTImageProcessor, "),
+    ({"image_processor_type": "TimmWrapperImageProcessor"}, "expected one of ViTImageProcessor, "),
     ({"feature_extractor_type": "Wav2Vec2FeatureExtractor"}, "image_processor_type='Wav2Vec2FeatureExtractor'"),
     ({"image_processor_type": "ConvNextImageProcessor", "do_center_crop": True, "crop_size": 9}, "crops by crop_pct"),
     ({"image_processor_type": "ConvNextImageProcessor", "size": [9, 9]}, 'expected {"shortest_edge": N}'),
@@ -123,7 +123,7 @@ def test_what_cannot_be_followed_is_refused_by_name(stated, line):
         ({"image_std": [1, 2, 3, 4]}, "says image_std=[1.0, 2.0, 3.0, 4.0], but the model reads 3 channels"),
         ({"size": [224, 448]}, "makes images of 224×448, but the model reads squares"),
         ({"do_center_crop": True, "crop_size": [9, 8]}, "makes images of 9×8, but the model reads squares"),
-        ({"size": {"shortest_edge": 9}}, "says size={'shortest_edge': 9} and no crop, which leaves images their prop"),
+        ({"size": {"shortest_edge": 9}}, "says size={'shortest_edge': 9} and no crop, which keeps the proportions"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(stated, line):
@@ -184,7 +184,7 @@ def test_the_nested_file_of_transformers_5_wins_and_that_is_said():
     found = of_weights({}, files.get, "W", {"model_type": "vit"})
     assert found.resize == Squash(32, 32) and found.origin == "processor_config.json of 'W'"
     (note,) = found.notes
-    assert "differs from preprocessor_config.json there, and is followed, as by transformers 5" in note
+    assert "differs from preprocessor_config.json there, and is used, as in transformers 5" in note
     files["preprocessor_config.json"] = {"size": {"height": 32, "width": 32}}  # the same in other words
     assert of_weights({}, files.get, "W", {"model_type": "vit"}).notes == ()
     files["processor_config.json"] = {"processor_class": "CLIPProcessor"}
@@ -202,7 +202,7 @@ def test_what_is_passed_over_is_a_note():
     (note,) = read(do_grayscale=True, crop_pct=0.9).notes
     assert "has crop_pct, do_grayscale, which ViTImageProcessor does not read: passed over" in note
     (note,) = read("none").notes
-    assert "names no image_processor_type: read as ViTImageProcessor's" in note
+    assert "names no image_processor_type: it is read as that of a ViTImageProcessor" in note
 
 
 def test_squashing_needs_no_more_than_mean_and_std():

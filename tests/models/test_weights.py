@@ -149,9 +149,9 @@ def test_shards_that_disagree_with_their_index_or_each_other(folder, capsys):
     save_file({"x": np.ones(1)}, first)
     save_file({"y": np.ones(1)}, second)
     index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}))
-    assert "says that a.safetensors holds 'y', which b.safetensors does" in _refused(folder)
+    assert "says that a.safetensors holds 'y', but b.safetensors does" in _refused(folder)
     index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "z": "b.safetensors"}}))
-    assert "says that b.safetensors holds 'z', which none does" in _refused(folder)
+    assert "says that b.safetensors holds 'z', but none does" in _refused(folder)
     save_file({"x": np.zeros(1), "y": np.ones(1)}, second)
     index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
     assert "b.safetensors' holds x, which another file of the same weights holds too" in _refused(folder)
@@ -223,7 +223,7 @@ def test_clip_has_pixels_of_its_own():
 )
 def test_pixels_must_be_numbers(tmp_path, mean, std):
     path = _save_own(tmp_path / "own.safetensors", mean=mean, std=std)
-    assert "for pixels; expected a number a channel, std above 0" in _refused(path)
+    assert "for pixels; expected one per channel, std above 0" in _refused(path)
 
 
 @pytest.mark.parametrize(

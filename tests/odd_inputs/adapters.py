@@ -178,7 +178,7 @@ ROWS = [
     Odd(
         "a name that is none of the hub's",
         lambda _: surm.import_peft("hf:a b", base("vit")),
-        Line("no name of the hub's"),
+        Line("no valid name on the hub"),
     ),
     Odd("an adapter of our own for PEFT's", _of_our_own, Line("in surm's own format; surm.load_adapter reads it")),
     Odd("an adapter of PEFT's for ours", _foreign, Line("surm.import_peft reads those of Hugging Face PEFT")),

@@ -123,7 +123,7 @@ ROWS = [
     ),
     _refused(
         "a size by the short side, and no crop",
-        "and no crop, which leaves images their proportions",
+        "and no crop, which keeps the proportions of images",
         size={"shortest_edge": 16},
     ),
     _refused(
@@ -143,7 +143,7 @@ ROWS = [
     _refused("padding", "says do_pad=True; expected false", do_pad=True, pad_size=32),
     _refused(
         "a processor of another kind of model",
-        "says image_processor_type='DetrImageProcessor', whose pixels are",
+        "says image_processor_type='DetrImageProcessor', which is not supported",
         image_processor_type="DetrImageProcessor",
     ),
     _refused(
@@ -185,7 +185,7 @@ ROWS = [
     Odd(
         "one image instead of several",
         lambda folder: _predicted(PHOTO),
-        Line("of 24×40×3; expected a list of it, [image]"),
+        Line("of 24×40×3; expected the list [image] if"),
     ),
     Odd(
         "images as floats",

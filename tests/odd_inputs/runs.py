@@ -145,7 +145,7 @@ ROWS = [
     Odd(
         "a longer run that decays",
         _again({"optim.schedule": "linear"}, {"optim.schedule": "linear", "optim.steps": 9}),
-        Line("and the linear schedule falls to 0 at the last step: another length is another run from the first step"),
+        Line("and the linear schedule falls to 0 at the last step: the steps of a longer or shorter run differ"),
     ),
     Odd(
         "a longer run that warms up",
@@ -179,7 +179,7 @@ ROWS = [
     Odd(
         "the best of a population",
         _checked(**ALWAYS, **{"eval.choose": "best", "population": "seed=0|1"}),
-        Line("exclude each other, as members have one checkpoint together; python -m surm.sweep"),
+        Line("exclude each other, as members share their checkpoints; python -m surm.sweep"),
     ),
     Odd("a best that there is not", _checked(**{"eval.choose": "first"}), Line("expected last or best or least_loss")),
     Odd(
@@ -210,16 +210,16 @@ ROWS = [
         "a metric that the task has already", _asked(_data(), **{"eval.metrics": "auc, accuracy"}), ("auc", "accuracy")
     ),
     Odd(
-        "the loss as a metric", _checked(**{"eval.metrics": "loss"}), Line("config.eval.choose='least_loss' chooses by")
+        "the loss as a metric", _checked(**{"eval.metrics": "loss"}), Line("by it, set config.eval.choose='least_loss'")
     ),
     Odd("an unknown metric", _checked(**{"eval.metrics": "f1_macro"}), Line("names 'f1_macro'; nearest: macro_f1")),
-    Odd("weights of too few classes", _weights("1,2"), Line("lists 2 numbers, expected 3, one a class: 0, 1, 2")),
+    Odd("weights of too few classes", _weights("1,2"), Line("lists 2 numbers, expected 3, one per class: 0, 1, 2")),
     Odd("a weight by the number of a class", _weights("2=4"), np.array([1, 1, 4], np.float32)),
     Odd("a weight of nothing", _weights("1,0,1"), Line("'0', expected a number above 0")),
     Odd(
         "weights for a Kalman filter",
         _checked(**{"peft.method": "loko", "optim.class_weights": "balanced"}),
-        Line("loko has no loss to weigh; expected 'none'; config.data.sampling='balanced' works with it"),
+        Line("loko has no loss to weight; expected 'none'; config.data.sampling='balanced' works with it"),
     ),
     Odd(
         "an infinite rate",
@@ -255,7 +255,7 @@ ROWS = [
         Line("is a population; expected one of its members, such as"),
     ),
     Odd(
-        "the best of no checkpoint", _kept(lambda run: run.mkdir()), Line("keeps no checkpoint, so its adapter is all")
+        "the best of no checkpoint", _kept(lambda run: run.mkdir()), Line("keeps no checkpoint, only its final adapter")
     ),
     Odd("the best of one that was measured after it was saved", _best_of([4], (4, "test", 0.5)), 4),
     Odd("the best of equals", _best_of([2, 4, 6], (2, "test", 0.5), (6, "test", 0.75), (4, "test", 0.75)), 4),
@@ -299,8 +299,6 @@ ROWS = [
     Odd(
         "a finished run that shall be shorter",
         lambda folder: going_on.check_length({}, 10, 5, "runs/a"),
-        Line(
-            "workdir 'runs/a' holds a run that has taken 10 steps, expected 5 or fewer; make config.optim.steps larger"
-        ),
+        Line("workdir 'runs/a' holds a run that has taken 10 steps, expected 5 or fewer; increase config.optim.steps"),
     ),
 ]

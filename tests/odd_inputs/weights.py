@@ -66,13 +66,11 @@ ROWS = [
     Odd("a loss's class weights", _file(lambda arrays: arrays | {"criterion.weight": np.ones(3)}), _whole(_base())),
     Odd("in bfloat16", _file(lambda arrays: HALF), _whole(HALF)),
     Odd("in double precision", _file(lambda arrays: {k: v.astype(float) for k, v in arrays.items()}), _whole(_base())),
-    Odd(
-        "with a wrapper of one's own", _file(_renamed("bert.", "net.bert.")), Line("behind 'net.bert.': save the file")
-    ),
+    Odd("with a wrapper of one's own", _file(_renamed("bert.", "net.bert.")), Line("the prefix 'net.bert.': save the")),
     Odd(
         "two encoders",
         _file(lambda a: {f"{n}.{k}": v for k, v in a.items() for n in ("model", "module.backbone")}),
-        Line("weights of several models, behind backbone., model."),
+        Line("weights of several models, under backbone., model."),
     ),
     Odd(
         "an adapter's file",
@@ -116,10 +114,12 @@ ROWS = [
         Line("position_embedding_type='alibi'; expected 'absolute'"),
     ),
     Odd(
-        "quantised weights", _config(quantization_config={"load_in_4bit": True}), Line("; expected weights as they are")
+        "quantised weights", _config(quantization_config={"load_in_4bit": True}), Line("; expected unquantised weights")
     ),
     Odd(
-        "ELECTRA small", _config(model_type="electra"), Line("embedding_size=128, hidden_size=256; expected both alike")
+        "ELECTRA small",
+        _config(model_type="electra"),
+        Line("embedding_size=128, hidden_size=256; expected both to be equal"),
     ),
     Odd(
         "a size that is a fraction",
