@@ -1,7 +1,7 @@
 """Reads images, and the texts of GLUE, that TensorFlow Datasets has prepared, without TensorFlow.
 
-TFDS stores examples as tf.Example messages in array_record files. Both are read with the packages that TFDS itself uses.
-Pillow decodes all images; TFDS would use OpenCV if it is installed, so that a JPEG's pixels would depend on the machine.
+TFDS stores examples as tf.Example messages in array_record files. Both are read with the packages that TFDS uses.
+Pillow decodes all images: TFDS would use OpenCV if it is installed, so that a JPEG would depend on the machine.
 
 TFDS prepares data sets itself. It needs a network for this. It also needs TensorFlow if the data set's builder gives
 arrays that must be encoded (cifar10, mnist); it does not if it gives image files (food101, oxford_iiit_pet).
