@@ -213,14 +213,14 @@ def test_a_kept_step_is_exported_and_merged(tmp_path, run, capsys):
 
 
 def test_a_model_file_wants_a_preset_and_its_ending(tmp_path, small_vit):
-    with pytest.raises(surm.InputError, match="no preset has the model's shape ViTConfig.*there are: vit_micro"):
+    with pytest.raises(surm.InputError, match="no preset has the model's shape ViTConfig.*the presets are: vit_micro"):
         surm.save_model(tmp_path / "model.safetensors", small_vit)
     with pytest.raises(surm.InputError, match=r"'model.bin' is a folder or does not end in .safetensors"):
         surm.save_model("model.bin", small_vit)
     micro = vit.ViT(vit.preset("vit_micro"), 2, rngs=nnx.Rngs(0))
-    with pytest.raises(surm.InputError, match=r"std=\[0.5, 0.5, 0.0\]; expected a number a channel, std above 0"):
+    with pytest.raises(surm.InputError, match=r"std=\[0.5, 0.5, 0.0\]; expected one number per channel, std above 0"):
         surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5] * 3, std=[0.5, 0.5, 0.0])
-    with pytest.raises(surm.InputError, match=r"mean=\[0.5\], std=\[1.0\]; expected a number a channel"):
+    with pytest.raises(surm.InputError, match=r"mean=\[0.5\], std=\[1.0\]; expected one number per channel"):
         surm.save_model(tmp_path / "model.safetensors", micro, mean=[0.5], std=[1.0])
     assert not [*tmp_path.iterdir()]
 

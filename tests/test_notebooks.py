@@ -82,6 +82,7 @@ def executed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
 
 
+@pytest.mark.slow
 def test_it_runs_from_a_clean_kernel_and_shows_what_is_committed(images, texts, clean, tmp_path, monkeypatch):
     assert train.main(["surm.train", *texts, f"--workdir={tmp_path / 'text'}"]) == 0
     for family in ("low_rank", "circulant"):
@@ -125,7 +126,7 @@ def test_an_unfinished_run_is_one_line_that_says_what_to_do(images, clean, tmp_p
         executed(notebook)
     assert raised.value.ename == "InputError" and "\n" not in raised.value.evalue
     assert "stopped' holds an unfinished run: " in raised.value.evalue
-    assert "start the command it was started with again" in raised.value.evalue
+    assert "start the same command again" in raised.value.evalue
     assert not any(cell.execution_count for cell in code(notebook)[1:])
 
 

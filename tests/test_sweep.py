@@ -145,7 +145,8 @@ def test_a_finished_sweep_shows_its_table_and_another_config_is_refused(tmp_path
     assert "holds a run of another length (optim.steps 2 → 3), and" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_asked_to_stop_saves_the_run_under_way_and_goes_on(tmp_path, data, number):
     file = swept(tmp_path, "sweeps.product(seed=[0, 1])")
     arguments = command(file, tmp_path / "runs", data, "--config.optim.steps=100")

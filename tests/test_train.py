@@ -362,7 +362,7 @@ def test_a_checkpoint_of_other_weights_is_refused(tmp_path, capsys):
     file.write_text(json.dumps(held | {"seed": 1}))
     (tmp_path / "run" / "result.json").unlink()
     assert train.main([*seeded, "--config.seed=1"]) == 2
-    assert "other weights" in capsys.readouterr().err
+    assert "they differ in the weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [[], slow(["--config.population=seed=0|1"])], ids=["one run", "a population"])

@@ -115,7 +115,7 @@ class LoadedRun:
             "a list of images, such as [image], each a uint8 array or an image of Pillow's, as PIL.Image.open gives it"
         )
 
-    def _texts(self, examples: Sequence[Any]) -> list[tuple[str, ...]]:
+    def _texts(self, examples: Sequence[Any] | np.ndarray) -> list[tuple[str, ...]]:
         number = self.result["num_texts"]
         texts = [(text,) if isinstance(text, str) else text for text in examples]
         fit = [
