@@ -96,7 +96,7 @@ MUTANTS = [
         "peft/adapters.py",
         "change = change + self.map.beside(self.shift[...], y)",
         "change = change - self.map.beside(self.shift[...], y)",
-        "tests/peft/test_layers.py",
+        "tests/peft/test_surgery.py::test_the_adapter_position_follows_its_formula",
     ),
     Mutant(
         "peft/layers.py",
