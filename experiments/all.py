@@ -60,7 +60,6 @@ STEPS = (
     Step("approximation/run.py", "", 0.5),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
-TOLD = "folders under experiments/, comma-separated; all by default"
 DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")
 
 
@@ -75,7 +74,7 @@ def main() -> int:
     """The command line."""
     parser = command.parser(__doc__)
     parser.add_argument("--data", help="the folder that holds cifar10.npz and glue")
-    command.several(parser, "--only", dict.fromkeys(step.folder for step in STEPS), TOLD)
+    command.several(parser, "--only", dict.fromkeys(step.folder for step in STEPS), "folders under experiments/")
     parser.add_argument("--list", action="store_true", help="show the commands and their hours, run nothing")
     arguments = parser.parse_args()
     steps = [step for step in STEPS if step.folder in arguments.only]

@@ -209,8 +209,7 @@ def _check_optimizer(plan: Plan) -> None:
         expected = KEYS[f"optim.{name}"].default
         if config.optim[name] != expected:
             raise InputError(
-                f"config.optim.{name} must be {expected} with loko, which computes no gradients; "
-                f"got {config.optim[name]}"
+                f"config.optim.{name} must be {expected} with loko, which does not support it; got {config.optim[name]}"
             )
     if config.optim.class_weights != "none":
         raise InputError(

@@ -193,12 +193,12 @@ def test_a_finished_run_without_its_checkpoints_cannot_go_on(source, finished, t
     ("more", "why"),
     [
         ({"optim.schedule": "cosine"}, "the cosine schedule falls to 0 at the last step"),
-        ({"optim.warmup_fraction": 0.1}, "the warm-up is a share of the steps (config.optim.warmup_fraction=0.1)"),
-        ({"optim.head_first_fraction": 0.5}, "the head trains alone for a share of the steps (0.5)"),
-        ({"peft.family": "adalora"}, "the rank budget of adalora ends at a share of the steps"),
-        ({"peft.rules": ".*value => family=lora2"}, "the rank budget of lora2 ends at a share of the steps"),
+        ({"optim.warmup_fraction": 0.1}, "the warm-up is a fraction of the steps (config.optim.warmup_fraction=0.1)"),
+        ({"optim.head_first_fraction": 0.5}, "the head trains alone for a fraction of the steps (0.5)"),
+        ({"peft.family": "adalora"}, "the rank budget of adalora ends at a fraction of the steps"),
+        ({"peft.rules": ".*value => family=lora2"}, "the rank budget of lora2 ends at a fraction of the steps"),
         ({"peft.method": "loko", "optim.schedule": "cosine"}, ""),
-        ({"peft.method": "hadamard_adapter"}, "the head trains alone for a share of the steps (0.5)"),
+        ({"peft.method": "hadamard_adapter"}, "the head trains alone for a fraction of the steps (0.5)"),
         ({}, ""),
     ],
 )

@@ -78,7 +78,7 @@ def clip(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("clip")
     weights(folder / "weights", "clip", CLIP | {"num_crops": 4})
     said = trained(folder, pictures(16))
-    assert "has num_crops, which CLIPImageProcessor does not read: passed over" in said
+    assert "has num_crops, which CLIPImageProcessor does not read: ignored" in said
     assert "every size there is scaled" not in said
     return folder
 

@@ -76,11 +76,11 @@ def wait_for(file: pathlib.Path, process: subprocess.Popen) -> None:
     assert process.poll() is None, "it ended before it could be asked to stop"
 
 
-def test_four_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, data):
+def test_five_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, data):
     file = swept(
         tmp_path,
-        "sweeps.product({'peft.method': ['update', 'adapter'], 'seed': [0]})"
-        f" + [{{'seed': 1}}, {{'init_adapter': {str(tmp_path / 'adapter')!r}}}]",
+        "sweeps.product({'peft.method': ['update', 'adapter'], 'seed': [0, 1]})"
+        f" + [{{'init_adapter': {str(tmp_path / 'adapter')!r}}}]",
     )
     arguments = command(file, tmp_path / "runs", data, "--config.optim.steps=2")
     first = call(*arguments)
@@ -88,15 +88,15 @@ def test_four_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, d
     runs = {run.name: run for run in planned(*arguments)}
     (failed,) = [name for name in runs if name.startswith("init_adapter=")]
     assert [line for line in first.stdout.splitlines() if line.startswith("[")] == [
-        *(f"[{number}/4] {name}: its output is in {run.log}" for number, (name, run) in enumerate(runs.items(), 1)),
-        f"[4/4] {failed}: failed: {failed_because(runs[failed])}",
+        *(f"[{number}/5] {name}: its output is in {run.log}" for number, (name, run) in enumerate(runs.items(), 1)),
+        f"[5/5] {failed}: failed: {failed_because(runs[failed])}",
     ]
     assert first.stderr.strip() == f"failed: {failed}: {failed_because(runs[failed])}; see {runs[failed].log}"
     assert "adapter' is no folder; expected a finished run's folder, or an adapter's" in first.stderr
-    rows = [line.split() for line in first.stdout.splitlines()[-5:]]
+    rows = [line.split() for line in first.stdout.splitlines()[-6:]]
     assert rows[0] == ["rank", "method", "seed", "init_adapter", "accuracy", "loss", "trained", "seconds", "state"]
-    assert [row[0] for row in rows[1:]] == ["1", "2", "3", "-"]
-    assert [row[-1] for row in rows[1:]] == ["finished"] * 3 + ["failed"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "3", "4", "-"]
+    assert [row[-1] for row in rows[1:]] == ["finished"] * 4 + ["failed"]
     accuracies = [float(row[-5]) for row in rows[1:-1]]
     assert accuracies == sorted(accuracies, reverse=True)
 
@@ -114,7 +114,7 @@ def test_four_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, d
     assert [line for line in second.stdout.splitlines() if line.startswith("[")] == [
         f"[1/1] {failed}: its output is in {runs[failed].log}"
     ]
-    assert [line.split()[-1] for line in second.stdout.splitlines()[-4:]] == ["finished"] * 4
+    assert [line.split()[-1] for line in second.stdout.splitlines()[-5:]] == ["finished"] * 5
     assert written == {name: os.stat(runs[name].folder / "result.json").st_mtime_ns for name in written}
     results = [run.result() for run in runs.values()]
     assert {result["trainable_parameters"] for result in results} == {16 * 10 + 10 + 2 * 16, 16 * 10 + 10 + 3 * 16}

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 
 import surm
 from experiments.shared import command, recipes, results, tables
+from experiments.shared.members import nearest_error
 from surm import matrices
 from surm.peft import select
 from surm.peft.together import warm_start
@@ -128,22 +129,7 @@ def updates(runs: pathlib.Path) -> Iterator[Target]:
 def errors(target: Target, family: str, options: dict[str, Any]) -> list[float]:
     """The relative error of every draw."""
     bases = [None] * len(target.matrices) if target.bases is None else target.bases
-    return [error(matrix, family, options, base) for matrix, base in zip(target.matrices, bases, strict=True)]
-
-
-def error(
-    matrix: Float[Array, "n n"], family: str, options: dict[str, Any], base: Float[Array, "n n"] | None = None
-) -> float:
-    """‖M - member‖_F / ‖M‖_F of the member that `project` finds for M; some families depend on the base weight."""
-    module, unit = matrices.FAMILIES[family], matrix / jnp.linalg.norm(matrix)
-    fixed = module.fixed(base, **options) if module.fixed else {}
-    params = _projecting(family, tuple(options.items()))(unit, **({"fixed": fixed} if fixed else {}))
-    return float(jnp.linalg.norm(unit - module.to_dense(params | fixed, *unit.shape)))
-
-
-@functools.cache
-def _projecting(family: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    return jax.jit(functools.partial(matrices.FAMILIES[family].project, **dict(options)))
+    return [nearest_error(matrix, family, options, base) for matrix, base in zip(target.matrices, bases, strict=True)]
 
 
 def resolved(options: dict[str, Any], n: int) -> dict[str, Any]:
@@ -224,7 +210,7 @@ def draw() -> None:
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    command.several(parser, "--targets", GROUPS, "groups, comma-separated; all by default")
+    command.several(parser, "--targets", GROUPS, "groups")
     parser.add_argument("--runs", type=pathlib.Path, default=results.ROOT / "runs" / "weight_movement")
     command.instead(parser, "--figure", draw, "compute nothing")
     arguments = parser.parse_args()

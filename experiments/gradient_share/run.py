@@ -15,8 +15,8 @@ import statistics
 import jax
 import jax.numpy as jnp
 
-from experiments.approximation.run import error
 from experiments.shared import command, recipes, results
+from experiments.shared.members import nearest_error
 from surm.peft import surgery
 from surm.tasks import metrics
 from surm.training import preparation
@@ -75,7 +75,7 @@ def main() -> None:
     found = gradients(recipes.prepared(config), arguments.position)
     shares = {}
     for name, (family, options) in FAMILIES.items():
-        shares[name] = {path: 1 - error(gradient, family, options) ** 2 for path, gradient in found.items()}
+        shares[name] = {path: 1 - nearest_error(gradient, family, options) ** 2 for path, gradient in found.items()}
         print(f"{name}: mean {statistics.fmean(shares[name].values()):.4f}", flush=True)
     result = {
         "command": results.own_command("--source=MRPC", f"--position={arguments.position}"),

@@ -162,7 +162,7 @@ def main() -> None:
     parser = command.parser(__doc__)
     parser.add_argument("--source", type=pathlib.Path, help="a .npz of CIFAR-10 with a validation split")
     command.several(parser, "--methods", METHODS)
-    command.several(parser, "--images", STEPS, "numbers of images a class, comma-separated; all by default")
+    command.several(parser, "--images", STEPS, "numbers of images a class")
     parser.add_argument("--missing", action="store_true", help="leave results that are there as they are")
     command.instead(parser, "--figure", draw, "train nothing")
     arguments = parser.parse_args()

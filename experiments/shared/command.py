@@ -38,11 +38,12 @@ def several(
     parser: argparse.ArgumentParser,
     flag: str,
     known: Iterable[object],
-    what: str = "comma-separated; all by default",
+    what: str = "",
     default: list[str] | None = None,
 ) -> None:
-    """Adds an argument that lists some of the known names; by default it lists all of them."""
+    """Adds an argument that lists some of the known names; `what` says of what, and by default it lists all."""
     names = [str(name) for name in known]
+    told = ", ".join(filter(None, [what, "comma-separated"])) + ("; all by default" if default is None else "")
 
     def chosen(text: str) -> list[str]:
         given = text.split(",")
@@ -50,7 +51,7 @@ def several(
             raise argparse.ArgumentTypeError(f"must be of {', '.join(names)}, got {', '.join(unknown)}")
         return given
 
-    parser.add_argument(flag, type=chosen, default=names if default is None else default, help=what)
+    parser.add_argument(flag, type=chosen, default=names if default is None else default, help=told)
 
 
 def count(text: str) -> int:
@@ -61,7 +62,7 @@ def count(text: str) -> int:
 
 
 def counts(text: str) -> list[int]:
-    """The type of an argument that lists such numbers, comma-separated."""
+    """The type of an argument that lists whole numbers of at least 1, comma-separated."""
     return [count(part) for part in text.split(",")]
 
 

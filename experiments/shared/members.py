@@ -1,11 +1,14 @@
-"""Random members of the families as dense matrices, and pictures of matrices in a row."""
+"""Members of the families: random ones, the error of the nearest one, and pictures of matrices in a row."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from surm import matrices
@@ -18,6 +21,21 @@ def random(family: str, options: dict[str, Any], n: int) -> np.ndarray:
     keys = dict(zip(shapes, jax.random.split(jax.random.key(1), len(shapes)), strict=True))
     params = {name: jax.random.normal(keys[name], shape.shape) for name, shape in shapes.items()}
     return np.asarray(module.to_dense(params, n, n))
+
+
+def nearest_error(
+    matrix: Float[Array, "n n"], family: str, options: dict[str, Any], base: Float[Array, "n n"] | None = None
+) -> float:
+    """‖M - member‖_F / ‖M‖_F of the member that `project` finds for M; some families depend on the base weight."""
+    module, unit = matrices.FAMILIES[family], matrix / jnp.linalg.norm(matrix)
+    fixed = module.fixed(base, **options) if module.fixed else {}
+    params = _projecting(family, tuple(options.items()))(unit, **({"fixed": fixed} if fixed else {}))
+    return float(jnp.linalg.norm(unit - module.to_dense(params | fixed, *unit.shape)))
+
+
+@functools.cache
+def _projecting(family: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    return jax.jit(functools.partial(matrices.FAMILIES[family].project, **dict(options)))
 
 
 def draw(

@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--batch", type=command.count, default=8)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of base and activations")
     command.several(parser, "--methods", methods.TIMED)
-    command.several(parser, "--paths", PATHS, f"comma-separated, of {', '.join(PATHS)}", ["auto"])
+    command.several(parser, "--paths", PATHS, f"of {', '.join(PATHS)}", ["auto"])
     parser.add_argument("--repeats", type=command.count, default=9)
     parser.add_argument("--peers", choices=("peft", "none"), default="peft")
     parser.add_argument("--name", help="of the result; by default SHAPE_DEVICE_DTYPE_BATCH")

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--cifar10", type=command.existing, help="a .npz of CIFAR-10; without it its result stays")
     parser.add_argument("--glue", type=command.existing, help="the folder that holds MRPC; without it its result stays")
     known = dict.fromkeys([*vit.METHODS, *glue.METHODS])
-    command.several(parser, "--methods", known, "comma-separated; all by default, and only then written", [])
+    command.several(parser, "--methods", known, "all by default, and only then written", [])
     parser.add_argument("--rounds", type=command.count, default=15)
     arguments = parser.parse_args()
     memory.keep_freed_memory()

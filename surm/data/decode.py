@@ -23,10 +23,11 @@ _TAIL = 4096  # bytes at the end of a file that are checked
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 _LONG = 20_000  # from this number of files on, a notice says that they are checked
 
-Opener = Callable[[], BinaryIO]
+File = BinaryIO | io.IOBase  # io's own files are no BinaryIO to a checker of types
+Opener = Callable[[], File]
 
 
-def pixels(file: BinaryIO | io.IOBase) -> pictures.Picture:
+def pixels(file: File) -> pictures.Picture:
     """Decodes an image.
 
     Args:
@@ -51,7 +52,7 @@ def _check_depth(image: Image.Image) -> None:
         raise InputError(f"pixels of mode {image.mode} have no known range, expected 8 or 16 bits")
 
 
-def complaint(file: BinaryIO | io.IOBase) -> str:
+def complaint(file: File) -> str:
     """The reason why a file is not a readable image, from its header and its end; empty if it looks complete.
 
     If a file does not end as its format demands, it is decoded to be sure.
@@ -67,7 +68,7 @@ def complaint(file: BinaryIO | io.IOBase) -> str:
     return ""
 
 
-def _ends_well(file: BinaryIO | io.IOBase, kind: str) -> bool:
+def _ends_well(file: File, kind: str) -> bool:
     """Whether the file ends as its format demands, if that is known; the position is restored."""
     here, size = file.tell(), file.seek(0, os.SEEK_END)
     file.seek(max(size - _TAIL, 0))

@@ -47,8 +47,8 @@ def _as_it_is(shape: Any, weights: Weights) -> Any:
     return shape
 
 
-def _nothing(shape: Any) -> str:
-    return "$."
+def _no_key(shape: Any) -> str:
+    return "$."  # a pattern that matches nothing
 
 
 def _as_they_are(arrays: dict[str, np.ndarray], shape: Any) -> dict[str, np.ndarray]:
@@ -103,7 +103,7 @@ class Architecture:
     namings: Mapping[str, Mapping[str, Naming]]
     classes: Mapping[str, Mapping[str, str]]
     obstacle: Callable[[Any, str], str | None]
-    absent: Callable[[Any], str] = _nothing
+    absent: Callable[[Any], str] = _no_key
     passed_over: tuple[str, ...] = ()
     read_only: Mapping[str, str] = dataclasses.field(default_factory=dict)
     encoder_alone: bool = True

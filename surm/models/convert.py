@@ -170,7 +170,7 @@ def _say_unused(name: str, found: _Converted, used: set[str]) -> None:
     for wrapper in found.taken:
         say(f"{name!r}: {wrapper!r} is removed from its keys")
     if unused := found.unused | {key for path, key in found.origin.items() if path not in used}:
-        say(f"{name!r} holds arrays that the model does not use, passed over: {keys.grouped(unused)}")
+        say(f"{name!r} holds arrays that the model does not use, which are ignored: {keys.grouped(unused)}")
 
 
 def _shape(array: np.ndarray) -> str:

@@ -73,7 +73,7 @@ def check(fields: dict[str, Any], read: Iterable[str]) -> None:
             raise InputError(f"config.json says {name}={_short(fields[name])}; expected {expected}")
     unknown = sorted(fields.keys() - MUST.keys() - {"model_type", *read} - NO_MATTER)
     if unknown:
-        say(f"config.json has unknown fields, which are passed over: {few(unknown)}")
+        say(f"config.json has unknown fields, which are ignored: {few(unknown)}")
 
 
 def _short(value: Any) -> str:

@@ -134,7 +134,7 @@ def parsed(stated: dict[str, Any], origin: str, config: dict[str, Any]) -> Proce
     resize, crop = _sizes(kind, fields, origin)
     rescales, normalises = _flag(fields, "do_rescale", origin), _flag(fields, "do_normalize", origin)
     if unread := sorted(key for key in stated if key not in CLASSES[kind].keys() | WITHOUT_EFFECT):
-        notes.append(f"{origin} has {', '.join(unread)}, which {kind} does not read: passed over, as in transformers")
+        notes.append(f"{origin} has {', '.join(unread)}, which {kind} does not read: ignored, as in transformers")
     return Processor(
         resize=resize,
         resample=_whole(fields, "resample", origin, least=0, most=5),

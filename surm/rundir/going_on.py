@@ -120,13 +120,13 @@ def bound_to_length(plan: Plan) -> str:
     if optim.schedule != "constant" and not filtered:
         return f"the {optim.schedule} schedule falls to 0 at the last step"
     if optim.warmup_fraction and not filtered:
-        return f"the warm-up is a share of the steps (config.optim.warmup_fraction={optim.warmup_fraction:g})"
+        return f"the warm-up is a fraction of the steps (config.optim.warmup_fraction={optim.warmup_fraction:g})"
     if plan.head_first_fraction:
-        return f"the head trains alone for a share of the steps ({plan.head_first_fraction:g})"
+        return f"the head trains alone for a fraction of the steps ({plan.head_first_fraction:g})"
     if spec.position in ("update", "adapter"):
         for own in (spec, *spec.ruled()):
             if matrices.FAMILIES[own.family].gate:
-                return f"the rank budget of {own.family} ends at a share of the steps"
+                return f"the rank budget of {own.family} ends at a fraction of the steps"
             if own.training.get("penalty") and own.training.get("penalty_until", 1) < 1:
-                return f"the penalty of {own.family} ends at a share of the steps"
+                return f"the penalty of {own.family} ends at a fraction of the steps"
     return ""

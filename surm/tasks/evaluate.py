@@ -32,12 +32,12 @@ def measured(
         answered and there is no such axis.
 
     Returns:
-      One dictionary per member, or a single one if `members` is None: the metrics, then the mean `loss` in double
-      precision, over all rows that the mask marks as examples; with 2 to `MOST_CLASSES` classes also `CONFUSION`, the
-      counts of `surm.tasks.metrics.confusion`.
+      A list with one dictionary per member, of length 1 if `members` is None: the metrics, then the mean `loss` in
+      double precision, over all rows that the mask marks as examples; with 2 to `MOST_CLASSES` classes also
+      `CONFUSION`, the counts of `surm.tasks.metrics.confusion`.
 
     Raises:
-      ValueError: if an answer in `OF_MODEL` has another shape.
+      ValueError: if an answer in `OF_MODEL` lacks the axis of members, or that of the examples.
     """
     found: dict[str, list[np.ndarray]] = {}
     for batch in map(jax.device_get, answers):

@@ -92,7 +92,7 @@ class Task(Protocol):
           members: the number of members, the length of the first axis of `answers`; None if there is no such axis.
 
         Returns:
-          One dictionary of metrics per member, or a single one if `members` is None.
+          A list with one dictionary of metrics per member, of length 1 if `members` is None.
         """
 
 

@@ -37,6 +37,10 @@ def test_presets_have_the_published_number_of_parameters(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == PUBLISHED[name] + config.width + 1
 
 
+def test_positions_before_the_first_hold_no_token():
+    assert [dataclasses.replace(TINY, first_position=first).max_length for first in (0, 2)] == [10, 8]
+
+
 @pytest.mark.parametrize("pooling", ["class", "mean"])
 @pytest.mark.parametrize("first_position", [0, 2])
 def test_what_fills_a_row_up_and_how_far_changes_nothing(texts, pooling, first_position):

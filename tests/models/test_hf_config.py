@@ -71,7 +71,7 @@ def test_fields_that_are_not_known_are_said_and_those_that_do_not_matter_are_not
     config_from_hf({"model_type": "bert", "hidden_dropout_prob": 0.3, "id2label": {"0": "no"}, "problem_type": None})
     assert capsys.readouterr().out == ""
     config_from_hf({"model_type": "bert", "rope_theta": 1e4, "alibi": True})
-    assert capsys.readouterr().out == "config.json has unknown fields, which are passed over: alibi, rope_theta\n"
+    assert capsys.readouterr().out == "config.json has unknown fields, which are ignored: alibi, rope_theta\n"
 
 
 def test_an_image_size_may_be_a_pair():

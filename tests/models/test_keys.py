@@ -44,7 +44,7 @@ def test_keys_that_the_model_has_no_use_for_are_said_and_passed_over(case, capsy
     name, extra, said = UNUSED[case]
     model, arrays = _any(name), {key: np.ones(size, np.float32) for key, size in extra.items()}
     restored = restore(model, dataclasses.replace(_weights(name), arrays=_weights(name).arrays | arrays))
-    assert f"passed over: {said}" in capsys.readouterr().out
+    assert f"which are ignored: {said}" in capsys.readouterr().out
     _same(_parameters(restored), _parameters(restore(model, _weights(name))))
 
 

@@ -200,7 +200,7 @@ def test_the_nested_file_of_transformers_5_wins_and_that_is_said():
 def test_what_is_passed_over_is_a_note():
     assert read(auto_map={}, processor_class="CLIPProcessor", return_tensors="np").notes == ()
     (note,) = read(do_grayscale=True, crop_pct=0.9).notes
-    assert "has crop_pct, do_grayscale, which ViTImageProcessor does not read: passed over" in note
+    assert "has crop_pct, do_grayscale, which ViTImageProcessor does not read: ignored" in note
     (note,) = read("none").notes
     assert "names no image_processor_type: it is read as that of a ViTImageProcessor" in note
 

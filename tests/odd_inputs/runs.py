@@ -150,7 +150,7 @@ ROWS = [
     Odd(
         "a longer run that warms up",
         _again({"optim.warmup_fraction": 0.1}, {"optim.warmup_fraction": 0.1, "optim.steps": 20}),
-        Line("the warm-up is a share of the steps"),
+        Line("the warm-up is a fraction of the steps"),
     ),
     Odd(
         "a longer run and another seed",
