@@ -1,7 +1,7 @@
 import pytest
 
 from surm.config import default
-from surm.rundir.log import RunLog
+from surm.rundir.log import NonFiniteError, RunLog, check_finite
 from surm.rundir.workdir import Workdir
 from surm.training import progress
 
@@ -23,3 +23,10 @@ def test_an_evaluation_that_was_written_before_a_kill_is_not_written_twice(tmp_p
         log.take(3, "train", {"loss": 1.0})
         log.take(3, "test", {"loss": 2.0})
     assert [line["split"] for line in folder.metrics()] == ["train", "test", "train"]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_finite_number_is_named_with_its_step(wrong):
+    check_finite(7, {"loss": 1.5, "gradient_norm": 0.0})
+    with pytest.raises(NonFiniteError, match=rf"step 7: loss is {wrong}, no finite number \(gradient_norm 2\)"):
+        check_finite(7, {"loss": wrong, "gradient_norm": 2.0})

@@ -259,7 +259,7 @@ MUTANTS = [
         "rundir/log.py",
         "if not math.isfinite(value)]",
         "if math.isnan(value)]",
-        "tests/test_workdir.py tests/test_loop.py",
+        "tests/test_progress.py",
     ),
     Mutant(
         "rundir/checkpoint.py",
