@@ -321,7 +321,7 @@ BAD = [
     (["--config.peft.rules=.*valeu => off"], "pattern '.*valeu', a regular expression, matches no linear layer"),
     (["--config.peft.exclude=.*(query|key|value)"], "leaves no layer"),
     (["--config.peft.method=loko", "--config.optim.name=sgd"], "config.peft.method='loko' trains by loko"),
-    (["--config.optim.name=loko", "--config.optim.gradient_clip=1.0"], "loko, which computes no gradients"),
+    (["--config.optim.name=loko", "--config.optim.gradient_clip=1.0"], "loko, which does not support it"),
     (["--config.optim.name=loko", "--config.peft.family=adalora"], "expected config.peft.options=penalty=0"),
     (["--config.optim.head_first_fraction=0.5", "--config.peft.train=", "--config.peft.targets=.*query"],
      "the head trains alone for 0.5 of the steps"),

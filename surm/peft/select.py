@@ -109,16 +109,15 @@ def under(patterns: Sequence[str], paths: Iterable[str]) -> list[str]:
 
 def walk(model: nnx.Module) -> list[tuple[Path, nnx.Pytree | nnx.Variable]]:
     """Every module and variable with every path to it; a layer that is used under two names comes twice."""
-    found = []
-
-    def visit(node: object, path: Path, above: frozenset[int]) -> None:
+    found: list[tuple[Path, nnx.Pytree | nnx.Variable]] = []
+    waiting: list[tuple[Path, object, frozenset[int]]] = [((), model, frozenset())]
+    while waiting:
+        path, node, above = waiting.pop()
         if isinstance(node, nnx.Pytree | nnx.Variable):
             found.append((path, node))
         if not isinstance(node, nnx.Variable) and id(node) not in above:
-            for name, child in children(node):
-                visit(child, (*path, name), above | {id(node)})
-
-    visit(model, (), frozenset())
+            below = [((*path, name), child, above | {id(node)}) for name, child in children(node)]
+            waiting += reversed(below)
     return found
 
 

@@ -89,17 +89,19 @@ def quickest(
         _say_unmeasured(taken, family, dtype, platform)
         return taken
 
-    def distance(point: dict) -> tuple[bool, float, float]:
-        others = point["parameters"]
-        sizes = zip(_sizes(parameters), _sizes(others), strict=False)
-        shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
-        return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
-
-    nearest = _matrix(min(points, key=distance))
+    nearest = _matrix(min(points, key=lambda point: _distance(point, n_out, n_in, parameters)))
     of_nearest = {point["rows"]: point["seconds"] for point in points if _matrix(point) == nearest}
     measured = [(rows, of_nearest[rows]) for rows in sorted(of_nearest)]
     allowed = [path for path in measured[0][1] if fusible or path not in FUSED]
     return min(allowed, key=lambda path: _at(rows, measured, path))
+
+
+def _distance(point: dict, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]) -> tuple[bool, float, float]:
+    """How far a measured matrix is from another: by names of parameters, then by shape, then by sizes of parameters."""
+    others = point["parameters"]
+    sizes = zip(_sizes(parameters), _sizes(others), strict=False)
+    shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
+    return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
 
 
 def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bool) -> str:
