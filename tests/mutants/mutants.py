@@ -216,7 +216,7 @@ MUTANTS = [
         "tasks/labels.py",
         '{"loss": jnp.sum(losses, where=mask), ',
         '{"loss": jnp.sum(losses), ',
-        "tests/test_step.py::test_in_parts_every_example_counts_once",
+        "tests/test_task.py::test_a_row_of_zeros_weighs_nothing",
     ),
     Mutant(
         "training/step.py",
