@@ -131,7 +131,8 @@ def test_a_table_that_differs_is_found_and_written(tmp_path, monkeypatch, capsys
 
 
 def test_the_numbers_of_its_commands_are_those_of_the_committed_results():
-    said = re.search(r"of about \*\*(\d+) %\*\*; with\s+the head alone, the same number of steps reaches ([\d.]+) %", README)
+    words = r"of about \*\*(\d+) %\*\*; with\s+the head alone, the same number of steps reaches ([\d.]+) %"
+    said = re.search(words, README)
     circulant, head = (
         100 * result_of(f"experiments/vit_families/results/digits_{method}.json")["eval"]["accuracy"]
         for method in ("circulant", "head")
