@@ -126,10 +126,10 @@ def checked(config: ml_collections.ConfigDict | Plan) -> Plan:
     Raises:
       InputError: if a key is unknown (the nearest known one is named) or missing, or a value cannot be used.
     """
-    from surm.tasks import metrics
-
     if isinstance(config, Plan):
         return config
+    from surm.tasks import metrics
+
     _check_values(config)
     _check_durations(config)
     if config.mesh.shard_members and not config.population:

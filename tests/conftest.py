@@ -1,6 +1,7 @@
 """What many tests share: a small ViT with random weights, and how programs are compiled."""
 
 import atexit
+import dataclasses
 import gc
 import math
 import os
@@ -53,8 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     order, root = durations.order(), pathlib.Path(__file__).parents[1]
     of_file = {item.path: order.get(item.path.relative_to(root).as_posix(), math.inf) for item in items}
-    of_folder = {folder: min(of_file[file] for file in of_file if file.parent == folder) for folder in
-                 {file.parent for file in of_file}}  # fmt: skip
+    of_folder: dict[pathlib.Path, float] = {}
+    for file, place in of_file.items():
+        of_folder[file.parent] = min(place, of_folder.get(file.parent, math.inf))
     items.sort(key=lambda item: (of_folder[item.path.parent], of_file[item.path]))
 
 
@@ -68,6 +70,12 @@ def said() -> Iterator[None]:
 @pytest.fixture
 def small_vit() -> vit.ViT:
     return vit.ViT(SMALL, 5, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def one_block() -> vit.ViT:
+    """Of half the depth, so that its programs compile in half the time."""
+    return vit.ViT(dataclasses.replace(SMALL, depth=1), 5, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="session")

@@ -235,7 +235,7 @@ def test_a_damaged_result_is_not_left_out_of_the_pareto_plot(monkeypatch, tmp_pa
     good = EXPERIMENTS / "vit_families" / "results" / "cifar10_head.json"
     for name in ("one", "two"):
         (tmp_path / f"{name}.json").write_text(good.read_text()[: None if name == "one" else 99])
-    monkeypatch.setattr(module, "PANELS", {"title": (tmp_path, "*.json")})
+    monkeypatch.setattr(module, "PANELS", {"title": (tmp_path, "*.json", "accuracy")})
     with pytest.raises(surm.InputError, match="two.json' cannot be read"):
         module.panels()
 

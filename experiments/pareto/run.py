@@ -80,21 +80,25 @@ def measure(method: str, images: int, source: pathlib.Path) -> dict[str, Any]:
 
 
 PANELS = {
-    **{f"CIFAR-10, {images} images a class: accuracy": (RESULTS, f"cifar10_{images}_*.json") for images in STEPS},
-    "CIFAR-10, 10,000 images: accuracy": (vit.RESULTS, "cifar10_*.json"),
-    "MRPC: F1": (glue.RESULTS, "mrpc_*.json"),
+    **{
+        f"CIFAR-10, {images} images a class: accuracy": (RESULTS, f"cifar10_{images}_*.json", "accuracy")
+        for images in STEPS
+    },
+    "CIFAR-10, 10,000 images: accuracy": (vit.RESULTS, "cifar10_*.json", "accuracy"),
+    "MRPC: F1": (glue.RESULTS, "mrpc_*.json", "f1"),
 }
-"""The panels of the figure: their titles, and where their results are."""
+"""The panels of the figure: their titles, where their results are, and the metric that is drawn."""
 
 
 def panels() -> dict[str, Table]:
     """The results of every panel, fewest parameters first."""
-    return {title: _panel(title, results.by_method(*where)) for title, where in PANELS.items()}
+    return {title: _panel(title, *of_panel) for title, of_panel in PANELS.items()}
 
 
-def _panel(title: str, found: dict[str, dict[str, Any]]) -> Table:
-    rows = [Row(name, (Result(RESULTS, result, result["seeds"], []),), {}) for name, result in found.items()]
-    return Table(title, ("f1" if rows[0].values("f1") else "accuracy",), tuple(rows), ())
+def _panel(title: str, folder: pathlib.Path, names: str, metric: str) -> Table:
+    found = results.by_method(folder, names).items()
+    rows = (Row(name, (Result(folder, result, result["seeds"], []),), {}) for name, result in found)
+    return Table(title, (metric,), tuple(rows), ())
 
 
 def front(table: Table) -> list[Row]:
@@ -137,7 +141,7 @@ def draw() -> None:
         for handle, name in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     axes.flat[-1].legend(handles.values(), handles.keys(), loc="center", ncols=2, fontsize=8)
-    sources = [file for folder, names in PANELS.values() for file in folder.glob(names)]
+    sources = [file for folder, names, _ in PANELS.values() for file in folder.glob(names)]
     figures.save(figure, RESULTS / "pareto.png", sources)
 
 
@@ -151,7 +155,11 @@ def table() -> str:
     """The few-image results as Markdown: a row for each method, mean ± standard deviation over seeds."""
     found = [results.by_method(RESULTS, f"cifar10_{images}_*.json") for images in STEPS]
     rows = [
-        (name, f"{result['adapter_parameters']:,}", *(tables.percent(of[name]["seeds"]["accuracy"]) for of in found))
+        (
+            name,
+            f"{result['adapter_parameters']:,}",
+            *(tables.percent(of[name]["seeds"]["accuracy"]) if name in of else "" for of in found),
+        )
         for name, result in found[0].items()
     ]
     return tables.markdown(("method", "trained", *(f"{images} a class" for images in STEPS)), rows)

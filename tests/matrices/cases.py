@@ -73,7 +73,7 @@ class Case:
 
     def init(self, dtype: jnp.dtype) -> Params:
         """What trains, as it starts."""
-        start = _compiled(self.family.init, (*self.options, ("dtype", str(jnp.dtype(dtype)))), 1, 2)
+        start = compiled(self.family.init, 1, 2, options=(*self.options, ("dtype", str(jnp.dtype(dtype)))))
         return start(jax.random.key(0, impl="rbg"), self.n_out, self.n_in)  # rbg compiles faster than threefry
 
     def fixed(self, dtype: jnp.dtype) -> Params:
@@ -81,7 +81,7 @@ class Case:
         if not self.family.fixed:
             return {}
         base = self.random(self.n_out, self.n_in, dtype="float32", salt=77).astype(dtype)
-        return _compiled(self.family.fixed, self.options)(base)
+        return compiled(self.family.fixed, options=self.options)(base)
 
     def random(self, *shape: int, dtype: jnp.dtype, salt: int = 0) -> jax.Array:
         """Normal values that depend on the case alone; from numpy, which compiles nothing."""
@@ -120,8 +120,8 @@ one_shape = pytest.mark.parametrize("case", ONE_SHAPE, ids=str)
 
 
 @functools.cache
-def _compiled(function, options: tuple[tuple[str, int | bool | str], ...], *static: int):
-    """With options of a family: one program, where every operation by itself would be compiled."""
+def compiled(function, *static: int, options: tuple[tuple[str, int | bool | str], ...] = ()):
+    """With options of a family: one program for all tests that call it, where every operation would be one."""
     return jax.jit(functools.partial(function, **dict(options)), static_argnums=static)
 
 
@@ -129,13 +129,7 @@ def projected(
     family: Family, dense: jax.Array, options: dict[str, int | bool] | None = None, **fixed: Params
 ) -> Params:
     """The member of a family that is nearest to a matrix."""
-    return _compiled(family.project, tuple((options or {}).items()))(dense, **fixed)
-
-
-@functools.cache
-def compiled(function, *static: int):
-    """One compiled function for all tests that call it."""
-    return jax.jit(function, static_argnums=static)
+    return compiled(family.project, options=tuple((options or {}).items()))(dense, **fixed)
 
 
 def product(case: Case, params: Params, x: jax.Array) -> jax.Array:

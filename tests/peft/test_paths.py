@@ -15,12 +15,10 @@ from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import InputError, PeftSpec, matrices
-from surm.models import vit
 from surm.models.attention import Attention
 from surm.ops.matmul import dot_general
 from surm.peft import surgery
 from surm.peft.multiply import paths
-from tests.conftest import SMALL
 from tests.matrices.cases import DISTINCT
 from tests.peft.answer import answer
 from tests.peft.randomize import randomize
@@ -28,8 +26,7 @@ from tests.peft.test_surgery import UPDATES, attach, every_update
 
 
 @every_update
-def test_the_paths_agree_in_values_and_gradients(images, family, options):
-    one_block = vit.ViT(dataclasses.replace(SMALL, depth=1), 5, rngs=nnx.Rngs(0))
+def test_the_paths_agree_in_values_and_gradients(one_block, images, family, options):
     targets = r"blocks\.0\.(.*\.(query|key|value|output)|mlp\.(up|down))"
     spec = {"family": family, "options": options, "targets": targets, "scale": 0.5}
     results = {}

@@ -1,6 +1,5 @@
 """One forward pass over a batch, each example by an adapter of its own, is what each adapter answers alone."""
 
-import dataclasses
 import re
 
 import jax
@@ -44,11 +43,6 @@ def alone(models: list[nnx.Module], **x) -> np.ndarray:
 
 def serve(models: list[nnx.Module], x, ids=IDS):
     return nnx.jit(surm.serve_batch)(models[-1], surm.stack_adapters(models), x, ids)
-
-
-@pytest.fixture
-def one_block() -> vit.ViT:
-    return vit.ViT(dataclasses.replace(SMALL, depth=1), 5, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
