@@ -1,4 +1,5 @@
 import pytest
+from flax import nnx
 
 from surm import InputError
 from surm.peft import select
@@ -42,3 +43,21 @@ def test_under_takes_all_variables_of_a_module(small_vit):
 
 def test_dotted_and_parts_are_inverse():
     assert select.parts(select.dotted(("blocks", 0, "head"))) == ("blocks", 0, "head")
+
+
+class Ring(nnx.Module):
+    """Two layers, of which one comes twice, and a way back to the whole."""
+
+    def __init__(self):
+        self.first = nnx.Dict(inner=nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0)))
+        self.again = nnx.List([self.first["inner"]])
+        self.back = nnx.Dict(whole=self)
+
+
+def test_a_walk_goes_down_before_it_goes_on_and_ends_where_it_meets_a_module_again():
+    kernel = ("inner", "kernel")
+    assert [path for path, _ in select.walk(Ring())] == [
+        (), ("first",), ("first", "inner"), ("first", *kernel),
+        ("again",), ("again", 0), ("again", 0, "kernel"),
+        ("back",), ("back", "whole"),
+    ]  # fmt: skip
