@@ -86,6 +86,12 @@ def test_a_rate_is_given_back_to_the_default(tmp_path):
     assert config.differences(given, unset) == ["optim.learning_rate: 0.008 against None"]
 
 
+def test_none_is_a_text_where_a_key_holds_a_text():
+    file = f"--config={ROOT / 'configs' / 'vit_digits.py'}"
+    chosen = command_line.parse(["x", file, "--workdir=w", "--config.peft.family=None"]).config
+    assert chosen.peft.family == "None"
+
+
 def test_the_workdirs_name(monkeypatch):
     file = f"--config={ROOT / 'configs' / 'vit_digits.py'}"
     monkeypatch.setenv("HOME", "/home/someone")
