@@ -1,13 +1,11 @@
 """What many tests share: a small ViT with random weights, and how programs are compiled."""
 
-import atexit
 import dataclasses
 import gc
 import math
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 
 # Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
@@ -32,14 +30,18 @@ from surm.machine import notes
 from surm.models import vit
 from tests import durations
 
-# Many runs compile the same programs: what pytest, a worker of it or a process that it starts has compiled serves all.
+# Many runs compile the same programs: what pytest, a worker of it or a process that it starts has compiled serves all,
+# and the next `make test` too. JAX finds a program by its content, the compiler's version and the flags.
+COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+MOST_BYTES = 2**30  # programs of earlier code pile up
 if "SURM_TESTS_COMPILED" not in os.environ:
-    os.environ["SURM_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="surm_compiled_")
-    atexit.register(shutil.rmtree, os.environ["SURM_TESTS_COMPILED"], ignore_errors=True)
-COMPILED = os.environ["SURM_TESTS_COMPILED"]
+    os.environ["SURM_TESTS_COMPILED"] = str(COMPILED)
+    if sum(file.stat().st_size for file in COMPILED.glob("*")) > MOST_BYTES:
+        shutil.rmtree(COMPILED)
 FROM_SECONDS = 0.1  # what compiles faster costs as much to keep and to read
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(FROM_SECONDS)}
-jax.config.update("jax_compilation_cache_dir", COMPILED)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["SURM_TESTS_COMPILED"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(FROM_SECONDS)
+jax.config.update("jax_compilation_cache_dir", os.environ["SURM_TESTS_COMPILED"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", FROM_SECONDS)
 
 gc.set_threshold(200_000, 20, 100)  # traces leave much behind, of which nearly all goes by its counts

@@ -201,7 +201,9 @@ def test_a_batch_that_does_not_divide_is_refused(more, message, tmp_path, capsys
 
 def test_each_part_of_a_batch_divides_among_the_devices():
     config = command_line.parse(["x", *QUICK, "--workdir=x", "--config.optim.accumulation_steps=3"]).config
-    with pytest.raises(InputError, match=r"batch_size=16 in 3 parts \(config.optim.accumulation_steps\) does not divide"):
+    with pytest.raises(
+        InputError, match=r"batch_size=16 in 3 parts \(config.optim.accumulation_steps\) does not divide"
+    ):
         meshes.mesh_of(config)
 
 

@@ -48,6 +48,8 @@ def _meant(folder: epath.Path, folders: list[str], kinds: collections.Counter[st
         return " (TensorFlow Datasets prepared it: name it as data.source=tfds:NAME with data.data_dir)"
     if any(kind in decode.SUFFIXES for kind in kinds):
         return " (images without class folders; a folder for each class names the labels)"
+    if len(folders) == 1 and not any((folder / folders[0]).iterdir()):
+        return " (which is empty)"
     if len(folders) == 1 and not kinds:
         return f" (is {str(folder / folders[0])!r} meant?)"
     if {".json", ".jsonl", ".csv", ".tsv", ".parquet"} & kinds.keys():

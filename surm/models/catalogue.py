@@ -38,8 +38,11 @@ def of(model: nnx.Module) -> Architecture:
 
 
 def of_shape(shape: Any) -> Architecture:
-    """The architecture of a model's configuration, found by the configuration's class."""
-    return next(one for one in ARCHITECTURES if isinstance(shape, one.shape))
+    """The architecture of a configuration; raises InputError if the configuration is of none of surm's models."""
+    if found := next((one for one in ARCHITECTURES if isinstance(shape, one.shape)), None):
+        return found
+    known = " or ".join(f"a {one.shape.__name__}" for one in ARCHITECTURES)
+    raise InputError(f"given a {type(shape).__name__}, expected {known}")
 
 
 def presets(reads: str) -> Mapping[str, Any]:

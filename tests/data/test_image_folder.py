@@ -173,6 +173,8 @@ def test_folders_that_are_no_source_say_what_they_hold(tmp_path):
     assert "has no folder train beside test" in complaint(write(tmp_path / "b", "test"))
     assert "holds 3 .png (images without class folders" in complaint(root / "train" / "cat")
     assert f"holds the folder a (is {str(tmp_path / 'c' / 'a')!r} meant?)" in complaint(_moved(root, tmp_path / "c"))
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    assert "holds the folder train (which is empty)" in complaint(tmp_path / "empty")
 
 
 def _moved(root: pathlib.Path, inside: pathlib.Path) -> pathlib.Path:

@@ -93,6 +93,8 @@ def test_obstacles_tell_apart_what_the_classifier_reads(one):
 def test_what_no_architecture_has_is_refused():
     with pytest.raises(InputError, match="given a Linear, expected a ViT or a Bert"):
         catalogue.of(nnx.eval_shape(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))))
+    with pytest.raises(InputError, match="given a str, expected a ViTConfig or a BertConfig"):
+        catalogue.of_shape("vit_micro")
     with pytest.raises(InputError, match="no model is called 'bert_bse'; nearest: bert_base"):
         catalogue.preset("bert_bse", "text")
     with pytest.raises(InputError, match="no model is called 'bert_base'"):
