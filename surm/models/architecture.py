@@ -14,6 +14,9 @@ from surm.models.weights import Weights
 LABELS = "labels"
 """The name of the task for which transformers has classes of models: classification and regression."""
 
+LANGUAGE = "language"
+"""The name of the task of models that predict the next token, and the kind of example that they read."""
+
 
 @runtime_checkable
 class ImageShape(Protocol):
@@ -61,7 +64,7 @@ class Architecture:
 
     Attributes:
       name: its name in messages.
-      reads: the kind of example that it reads, `image` or `text`.
+      reads: the kind of example that it reads, `image`, `text` or `language`.
       model: the class of its models. It is constructed as `model(shape, num_outputs, dtype=..., remat=..., rngs=...)`
         and stores the shape as `config`. An instance for images is called with `images`, one for texts with `tokens`,
         `segments` and `mask`.

@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 
 from surm.errors import InputError, nearest
-from surm.models import bert_files, dinov2_files, distilbert, vit_files
+from surm.models import bert_files, decoder_files, dinov2_files, distilbert, vit_files
 from surm.models.architecture import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -17,6 +17,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     bert_files.ARCHITECTURE,
     distilbert.ARCHITECTURE,
     dinov2_files.ARCHITECTURE,
+    decoder_files.ARCHITECTURE,
 )
 """All architectures; of two with similar published files, the more special one comes later."""
 
