@@ -44,7 +44,7 @@ def of_shape(shape: Any) -> Architecture:
 
 
 def presets(reads: str) -> Mapping[str, Any]:
-    """The presets of all architectures that read a kind of example, `image` or `text`, by name."""
+    """The presets of all architectures that read a kind of example (`image`, `text`, `language`), by name."""
     return {name: shape for one in ARCHITECTURES if one.reads == reads for name, shape in one.presets.items()}
 
 
@@ -53,7 +53,7 @@ def preset(name: str, reads: str) -> Any:
 
     Args:
       name: the name of the preset.
-      reads: the kind of example that the model must read, `image` or `text`.
+      reads: the kind of example that the model must read: `image`, `text` or `language`.
 
     Returns:
       The configuration.

@@ -164,6 +164,8 @@ class Decoder(nnx.Module):
     `blocks.I.mlp.{gate,up,down}`, `blocks.I.{norm1,norm2}`, `norm`, and `lm_head` unless the output is tied.
     """
 
+    norm_behind_attention = r".*\.norm2"
+
     def __init__(
         self,
         config: DecoderConfig,

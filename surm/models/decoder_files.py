@@ -56,6 +56,22 @@ def _rotary(fields: dict[str, Any]) -> Rotary:
     raise InputError(f"config.json says rope_type={kind!r}; expected 'default', 'linear' or 'llama3'")
 
 
+def _of_rotary(rotary: Rotary) -> dict[str, Any]:
+    """The inverse of `_rotary`, in the fields that versions 4 and 5 of transformers read."""
+    scaling = rotary.scaling
+    if scaling is None:
+        return {"rope_theta": rotary.base}
+    stated = {"rope_type": "linear", "factor": scaling.factor}
+    if isinstance(scaling, Llama3Scaling):
+        stated |= {
+            "rope_type": "llama3",
+            "low_freq_factor": scaling.low_frequency_factor,
+            "high_freq_factor": scaling.high_frequency_factor,
+            "original_max_position_embeddings": scaling.original_positions,
+        }
+    return {"rope_theta": rotary.base, "rope_scaling": stated}
+
+
 def _from_hf(kind: str, fields: dict[str, Any]) -> DecoderConfig:
     heads, width = hf_fields.whole(fields, "num_attention_heads"), hf_fields.whole(fields, "hidden_size")
     return DecoderConfig(
@@ -87,8 +103,8 @@ def _to_hf(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.positions,
         "hidden_act": hf_fields.their_activation(config.activation),
         "rms_norm_eps": config.epsilon,
-        "rope_theta": config.rotary.base,
         "tie_word_embeddings": config.tied,
+        **_of_rotary(config.rotary),
     }
 
 
@@ -106,4 +122,5 @@ ARCHITECTURE = Architecture(
     namings={"llama": named(Naming(TABLE, "", "$.", head=()))},
     classes={"llama": {LANGUAGE: "LlamaForCausalLM"}},
     obstacle=lambda config, theirs: None,
+    passed_over=("pretraining_tp", "pad_token_id", "is_llama_config", "rope_interleaved"),
 )
