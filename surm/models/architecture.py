@@ -14,6 +14,9 @@ from surm.models.weights import Weights
 LABELS = "labels"
 """The name of the task for which transformers has classes of models: classification and regression."""
 
+LANGUAGE = "language"
+"""The name of the task of models that predict the next token, and the kind of example that they read."""
+
 
 @runtime_checkable
 class ImageShape(Protocol):
@@ -43,6 +46,23 @@ class TextShape(Protocol):
     max_length: int
 
 
+@runtime_checkable
+class LanguageShape(Protocol):
+    """The fields that the configuration of a model that predicts the next token must have.
+
+    Attributes:
+      vocabulary: number of tokens.
+      max_length: number of tokens of the longest context.
+    """
+
+    vocabulary: int
+    max_length: int
+
+
+SHAPES: Mapping[str, type] = {"image": ImageShape, "text": TextShape, LANGUAGE: LanguageShape}
+"""The protocol that a configuration follows, by the kind of example that its model reads."""
+
+
 def _as_it_is(shape: Any, weights: Weights) -> Any:
     return shape
 
@@ -61,12 +81,13 @@ class Architecture:
 
     Attributes:
       name: its name in messages.
-      reads: the kind of example that it reads, `image` or `text`.
+      reads: the kind of example that it reads, `image`, `text` or `language`.
       model: the class of its models. It is constructed as `model(shape, num_outputs, dtype=..., remat=..., rngs=...)`
-        and stores the shape as `config`. An instance for images is called with `images`, one for texts with `tokens`,
-        `segments` and `mask`.
+        and stores the shape as `config`; one that reads `language` has no head and takes no `num_outputs`. An instance
+        for images is called with `images`, one for texts with `tokens`, `segments` and `mask`, one for language with
+        `tokens`, `positions`, `segments` and `cache`.
       shape: the class of its configurations, an `ImageShape` or a `TextShape` with a field `pooling`, which says what
-        the head reads.
+        the head reads, or a `LanguageShape`.
       presets: configurations by name; no two architectures share a name.
       kinds: the values of `model_type` in a config.json that mean this architecture, each with the fields that
         determine the shape and their default values.

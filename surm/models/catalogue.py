@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 
 from surm.errors import InputError, nearest
-from surm.models import bert_files, dinov2_files, distilbert, vit_files
+from surm.models import bert_files, decoder_files, dinov2_files, distilbert, vit_files
 from surm.models.architecture import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -17,6 +17,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     bert_files.ARCHITECTURE,
     distilbert.ARCHITECTURE,
     dinov2_files.ARCHITECTURE,
+    decoder_files.ARCHITECTURE,
 )
 """All architectures; of two with similar published files, the more special one comes later."""
 
@@ -46,7 +47,7 @@ def of_shape(shape: Any) -> Architecture:
 
 
 def presets(reads: str) -> Mapping[str, Any]:
-    """The presets of all architectures that read a kind of example, `image` or `text`, by name."""
+    """The presets of all architectures that read a kind of example (`image`, `text`, `language`), by name."""
     return {name: shape for one in ARCHITECTURES if one.reads == reads for name, shape in one.presets.items()}
 
 
@@ -55,7 +56,7 @@ def preset(name: str, reads: str) -> Any:
 
     Args:
       name: the name of the preset.
-      reads: the kind of example that the model must read, `image` or `text`.
+      reads: the kind of example that the model must read: `image`, `text` or `language`.
 
     Returns:
       The configuration.

@@ -4,6 +4,7 @@ from typing import Any
 
 from surm.errors import InputError
 from surm.models import catalogue, hf_fields
+from surm.models.architecture import LANGUAGE, Architecture
 
 # The default values of fields, which a published config.json may leave out. Several kinds share an architecture.
 HF_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -20,7 +21,7 @@ def config_from_hf(config: dict) -> Any:
       config: the JSON object; that of a whole CLIP model holds the vision tower under "vision_config".
 
     Returns:
-      The configuration of the model, whose class depends on the `model_type`: a `ViTConfig`, a `BertConfig`, ...
+      The configuration of the model, whose class depends on the `model_type`: a `ViTConfig`, a `DecoderConfig`, ...
 
     Raises:
       InputError: if the model type, the activation or a value is not supported, or the model comes with its own code.
@@ -34,13 +35,19 @@ def config_from_hf(config: dict) -> Any:
     kind = hf_fields.known(config, "model_type", HF_DEFAULTS)
     architecture = catalogue.BY_KIND[kind]
     given = {**config, **_tower(config)}
-    hf_fields.check(given, (*_SHAPE, *architecture.passed_over))
+    hf_fields.check(given, (*_shape_fields(architecture), *architecture.passed_over))
     fields = {**HF_DEFAULTS[kind], **{key: value for key, value in given.items() if value is not None}}
     return architecture.from_hf(kind, fields)
 
 
-# A field that determines the shape of one kind is ignored in the file of another, as transformers does.
-_SHAPE = {field for fields in HF_DEFAULTS.values() for field in fields}
+def _shape_fields(architecture: Architecture) -> set[str]:
+    """The fields that determine a shape of this architecture or of others that are built like it.
+
+    A field of one kind is ignored in the file of another, as transformers does. Encoders and decoders have fields
+    apart: rotary positions in a BERT's file mean that the model is no BERT, and are reported.
+    """
+    alike = [one for one in catalogue.ARCHITECTURES if (one.reads == LANGUAGE) == (architecture.reads == LANGUAGE)]
+    return {field for one in alike for fields in one.kinds.values() for field in fields}
 
 
 def _tower(config: dict) -> dict:

@@ -89,3 +89,28 @@ def _gradients(saved, dy):
 
 
 _layer_norm.defvjp(_forward, _backward)
+
+
+class RMSNorm(nnx.Module):
+    """Divides the last axis by the root of its mean square, then scales it.
+
+    Source: Zhang and Sennrich, "Root mean square layer normalization", arXiv 1910.07467.
+    """
+
+    def __init__(self, size: int, *, epsilon: float, dtype: jax.typing.DTypeLike | None = None):
+        """Creates scale 1.
+
+        Args:
+          size: length of the last axis.
+          epsilon: added to the mean square.
+          dtype: dtype of the result; None keeps the input's. The mean is taken in at least float32.
+        """
+        self.scale = nnx.Param(jnp.ones(size))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+        """Returns x / √(mean(x²) + epsilon) · scale."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        return (normal * self.scale[...].astype(wide.dtype)).astype(self.dtype or x.dtype)

@@ -10,7 +10,7 @@ from flax import nnx
 from surm.errors import InputError
 from surm.exchange.names import namings_of
 from surm.models import catalogue
-from surm.models.architecture import ImageShape, TextShape
+from surm.models.architecture import LABELS, LANGUAGE, SHAPES
 from surm.models.hf_config import config_from_hf
 from surm.models.naming import FILES, NEW, OLD
 from surm.peft import select
@@ -22,7 +22,8 @@ ENTRIES = pytest.mark.parametrize("one", catalogue.ARCHITECTURES, ids=lambda one
 def abstract(one, shape) -> nnx.Module:
     """A model of the shape with one block, without numbers."""
     smaller = dataclasses.replace(shape, depth=1)
-    return nnx.eval_shape(lambda: one.model(smaller, 3, rngs=nnx.Rngs(0)))
+    outputs = () if one.reads == LANGUAGE else (3,)
+    return nnx.eval_shape(lambda: one.model(smaller, *outputs, rngs=nnx.Rngs(0)))
 
 
 def written(one, shape) -> dict:
@@ -32,9 +33,8 @@ def written(one, shape) -> dict:
 
 @ENTRIES
 def test_a_shape_has_what_its_readers_ask_for(one):
-    assert one.reads in ("image", "text")
     for name, shape in one.presets.items():
-        assert isinstance(shape, ImageShape if one.reads == "image" else TextShape), name
+        assert isinstance(shape, SHAPES[one.reads]), name
         assert catalogue.of_shape(shape) is one
         assert one.kind_of(shape) in one.kinds
         assert {*one.in_training} <= {field.name for field in dataclasses.fields(shape)}
@@ -50,7 +50,8 @@ def test_no_name_is_given_twice():
 def test_what_is_written_to_config_json_is_read_back(one):
     for name, shape in one.presets.items():
         if one.kind_of(shape) not in one.read_only:
-            again = dataclasses.replace(config_from_hf(written(one, shape)), pooling=shape.pooling)
+            again = config_from_hf(written(one, shape))
+            again = again if one.reads == LANGUAGE else dataclasses.replace(again, pooling=shape.pooling)
             assert one.kind_of(again) == one.kind_of(shape), name
             assert written(one, again) == written(one, shape), name
 
@@ -63,7 +64,7 @@ def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
         assert (kind in one.read_only) != (kind in one.namings)
         if kind in one.read_only:
             continue
-        assert one.classes[kind].keys() == {"labels"}
+        assert one.classes[kind].keys() == {LANGUAGE if one.reads == LANGUAGE else LABELS}
         model = abstract(one, shape)
         assert catalogue.of(model) is one
         assert re.search(one.model.norm_behind_attention, " ".join(select.variables(model)))
@@ -81,7 +82,7 @@ def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
 
 @ENTRIES
 def test_obstacles_tell_apart_what_the_classifier_reads(one):
-    for name, shape in one.presets.items():
+    for name, shape in one.presets.items() if one.reads != LANGUAGE else ():
         if one.kind_of(shape) not in one.read_only:
             theirs = one.classes[one.kind_of(shape)]["labels"]
             reasons = [
@@ -100,7 +101,7 @@ def test_what_no_architecture_has_is_refused():
     with pytest.raises(InputError, match="no model is called 'bert_base'"):
         catalogue.preset("bert_base", "image")
     with pytest.raises(InputError, match=" or ".join(catalogue.BY_KIND)) as caught:
-        config_from_hf({"model_type": "gpt2"})
+        config_from_hf({"model_type": "bloom"})
     assert "\n" not in str(caught.value)
 
 

@@ -82,7 +82,7 @@ def test_an_image_size_may_be_a_pair():
     ("config", "message"),
     [
         ({}, "model_type=None; expected vit or clip"),
-        ({"model_type": "gpt2"}, "model_type='gpt2'; expected vit or clip"),
+        ({"model_type": "bloom"}, "model_type='bloom'; expected vit or clip"),
         ({"model_type": ["vit"]}, r"model_type=\['vit'\]"),
         ({"model_type": "clip_text_model"}, "model_type='clip_text_model'"),
         ({"model_type": "clip", "vision_config": [1]}, "vision_config that is not an object"),
