@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -28,16 +29,17 @@ def serving(scheme: str) -> Iterator[dict[str, str]]:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     server, environment = _s3(port) if scheme == "s3" else _gs(port)
-    process = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _until_it_answers(f"http://127.0.0.1:{port}/", process)
-        if scheme == "s3":
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
-            urllib.request.urlopen(request).close()
-        yield environment
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(server, stdout=said, stderr=said) as process:
+        try:
+            _until_it_answers(f"http://127.0.0.1:{port}/", process)
+            if scheme == "s3":
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
+                urllib.request.urlopen(request).close()
+            yield environment
+            said.seek(0)
+            assert process.poll() is None, f"the server ended by itself, with {process.poll()}: {said.read()[-2000:]}"
+        finally:
+            process.kill()
 
 
 def _s3(port: int) -> tuple[list[str], dict[str, str]]:
