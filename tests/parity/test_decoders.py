@@ -27,48 +27,44 @@ PACKED = (4, 3, 5)  # tokens of each text in a row
 
 
 class Case(NamedTuple):
-    """One form of a kind: the word in the names of its classes in transformers, and fields of its config."""
+    """One form of a kind; the arguments of `torch_models.decoder`."""
 
     word: str
     options: dict[str, Any]
-    head: str = "ForCausalLM"
+    name: str = ""
 
 
-SIZES = {
-    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16, "rope_theta": 500.0}  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 100.0}
 LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [2.0, 3.0, 5.0, 7.0],
         "rope_theta": 100.0}  # fmt: skip
-MANY = {**SIZES, "num_hidden_layers": 4, "head_dim": 12, "sliding_window": 4}
+MANY = {"num_hidden_layers": 4, "head_dim": 12, "sliding_window": 4}
 CASES = {
-    "llama": Case("Llama", SIZES),
+    "llama": Case("Llama", {}),
     "llama_biases": Case(
-        "Llama", {**SIZES, "attention_bias": True, "mlp_bias": True, "head_dim": 12, "tie_word_embeddings": True}
+        "Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 12, "tie_word_embeddings": True}
     ),
-    "llama_3": Case("Llama", {**SIZES, "rope_parameters": LLAMA3}),
-    "llama_linear": Case("Llama", {**SIZES, "rope_parameters": {"rope_type": "linear", "factor": 3.0}}),
-    "llama_yarn": Case("Llama", {**SIZES, "rope_parameters": YARN}),
+    "llama_3": Case("Llama", {"rope_parameters": LLAMA3}),
+    "llama_linear": Case("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 3.0}}),
+    "llama_yarn": Case("Llama", {"rope_parameters": YARN}),
     "llama_yarn_scaled": Case(
-        "Llama", {**SIZES, "rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.9, "truncate": False}}
+        "Llama", {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.9, "truncate": False}}
     ),
     "llama_dynamic": Case(
-        "Llama", {**SIZES, "max_position_embeddings": 8, "rope_parameters": {"rope_type": "dynamic", "factor": 3.0}}
+        "Llama", {"max_position_embeddings": 8, "rope_parameters": {"rope_type": "dynamic", "factor": 3.0}}
     ),
-    "mistral": Case("Mistral", {**SIZES, "sliding_window": 4, "head_dim": 12}),
-    "mistral_whole": Case("Mistral", {**SIZES, "sliding_window": None}),
-    "qwen2": Case("Qwen2", {**SIZES, "tie_word_embeddings": True}),
+    "mistral": Case("Mistral", {"sliding_window": 4, "head_dim": 12}),
+    "mistral_whole": Case("Mistral", {"sliding_window": None}),
+    "qwen2": Case("Qwen2", {"tie_word_embeddings": True}),
     "qwen2_windows": Case(
-        "Qwen2", {**SIZES, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+        "Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
     ),
-    "qwen3": Case("Qwen3", {**SIZES, "head_dim": 12}),
-    "qwen3_biases": Case("Qwen3", {**SIZES, "head_dim": 12, "attention_bias": True, "hidden_act": "gelu"}),
-    "gemma": Case("Gemma", {**SIZES, "head_dim": 12}),
+    "qwen3": Case("Qwen3", {"head_dim": 12}),
+    "qwen3_biases": Case("Qwen3", {"head_dim": 12, "attention_bias": True, "hidden_act": "gelu"}),
+    "gemma": Case("Gemma", {"head_dim": 12}),
     "gemma_untied": Case(
-        "Gemma", {**SIZES, "head_dim": 12, "tie_word_embeddings": False, "num_key_value_heads": 1, "hidden_act": "gelu"}
+        "Gemma", {"head_dim": 12, "tie_word_embeddings": False, "num_key_value_heads": 1, "hidden_act": "gelu"}
     ),
     "gemma2": Case("Gemma2", {**MANY, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0,
                               "final_logit_softcapping": 3.0}),
@@ -78,16 +74,16 @@ CASES = {
         "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 900.0},
                             "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}},
     }, "Gemma3ForCausalLM"),
-    "smollm3": Case("SmolLM3", {**SIZES, "num_hidden_layers": 4}),
+    "smollm3": Case("SmolLM3", {"num_hidden_layers": 4}),
     "smollm3_windows": Case("SmolLM3", {
-        **SIZES, "no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 4, "attention_bias": True
+        "no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 4, "attention_bias": True
     }),
-    "phi3": Case("Phi3", {**SIZES, "sliding_window": 4}),
+    "phi3": Case("Phi3", {"sliding_window": 4}),
     "phi3_partial": Case("Phi3", {
-        **SIZES, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
     }),
-    "phi3_short": Case("Phi3", {**SIZES, "original_max_position_embeddings": 16, "rope_parameters": LONG}),
-    "phi3_long": Case("Phi3", {**SIZES, "original_max_position_embeddings": 8, "rope_parameters": LONG}),
+    "phi3_short": Case("Phi3", {"original_max_position_embeddings": 16, "rope_parameters": LONG}),
+    "phi3_long": Case("Phi3", {"original_max_position_embeddings": 8, "rope_parameters": LONG}),
     "gpt2": Case("GPT2", {"vocab_size": 60, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 16},
                  "GPT2LMHeadModel"),
     "gpt2_other": Case("GPT2", {
@@ -102,11 +98,7 @@ class Pair:
     """The same model as transformers has it and as we have it, with rows of tokens."""
 
     def __init__(self, case: Case, folder):
-        config = getattr(transformers, f"{case.word}Config")(**case.options)
-        name = case.head if case.head[0] != "F" else case.word + case.head
-        build = getattr(transformers, name)
-        self.theirs = torch_models._randomised(build._from_config(config, attn_implementation="eager"))
-        self.folder = folder
+        self.theirs, self.folder = torch_models.decoder(case.word, case.name, **case.options), folder
         self.theirs.save_pretrained(folder)
         self.ours = read(folder)
         self.tokens = np.random.default_rng(1).integers(3, 60, (3, LENGTH)).astype(np.int32)
