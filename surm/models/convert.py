@@ -124,13 +124,15 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
         raise InputError(f"{given}, but surm's heads choose a single class; load it without the head")
     if not head:
         variables, arrays = _without("head.", variables), _without("head.", arrays)
+    adapted: set[str] = set()
     if architecture:
         arrays = architecture.restored(arrays, model.config)
+        adapted = found.arrays.keys() - arrays.keys()  # by now other arrays
         for start in architecture.fresh:
             if not (_any_under(start, variables) and _any_under(start, arrays)):
                 variables, arrays = _without(start, variables), _without(start, arrays)
     _check(weights.name, arrays, variables, found)
-    _say_unused(weights.name, found, {*variables, "head.kernel", "head.bias"})
+    _say_unused(weights.name, found, {*variables, *adapted, "head.kernel", "head.bias"})
     for path, variable in variables.items():
         variable.set_value(jnp.asarray(arrays[path], variable.dtype))
     return model

@@ -50,7 +50,7 @@ def kind_of(config: DecoderConfig) -> str:
         try:
             if not one.written_as and one.from_hf({**one.defaults, **one.to_hf(config)}) == config:
                 return kind
-        except (InputError, AttributeError):
+        except InputError:
             continue
     raise InputError(f"no model_type of transformers has the shape {config}")
 

@@ -48,6 +48,6 @@ def without_output(table: Table, prefix: str = r"model\.") -> Table:
     return table._replace(
         name=f"{table.name} without a map to logits",
         marker=short(table.marker),
-        body=r"(?:embed|blocks|norm|layers)\b.*|embed_tokens\..*",
+        body=r"(?:embed|blocks|norm|layers|embed_tokens|tok_embeddings)\..*",
         rules=tuple(rule(one) for one in table.rules if one.pattern.startswith(prefix)),
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from surm.errors import InputError
 from surm.models import hf_fields
 from surm.models.decoder_fields import flag
 from surm.models.decoder_kind import Kind
@@ -46,15 +47,15 @@ TABLE = Table(
 
 def _from_hf(fields: dict[str, Any]) -> DecoderConfig:
     heads, width = hf_fields.whole(fields, "n_head"), hf_fields.whole(fields, "n_embd")
+    if width % heads:
+        raise InputError(f"config.json says n_embd={width}, n_head={heads}; expected a width that the heads divide")
     return DecoderConfig(
         vocabulary=hf_fields.whole(fields, "vocab_size"),
         width=width,
         depth=hf_fields.whole(fields, "n_layer"),
         heads=heads,
         key_value_heads=heads,
-        head_size=hf_fields.whole(
-            {"n_embd / n_head": width / heads if width % heads else width // heads}, "n_embd / n_head"
-        ),
+        head_size=width // heads,
         mlp_width=4 * width if fields["n_inner"] is None else hf_fields.whole(fields, "n_inner"),
         positions=hf_fields.whole(fields, "n_positions"),
         layers=(Layer(rotary=None),),

@@ -46,7 +46,7 @@ INTERNLM2 = Table(
     prefix="",
     marker=r"model\.layers\.\d+\.attention\.wqkv\.weight",
     ignored=r".*\brotary_emb\..*",
-    body=BODY,
+    body=r"(?:embed|blocks|norm|lm_head|model|output)\..*",
     rules=(
         Rule(r"model\.tok_embeddings\.weight", "embed.word.embedding"),
         *linear(rf"{_LAYER}\.attention\.wqkv", r"blocks.\1.attention.joint"),
@@ -149,9 +149,8 @@ def _internlm2(fields: dict[str, Any]) -> DecoderConfig:
 
 def _basis(config: DecoderConfig) -> dict[str, Any]:
     """The fields that all these kinds have."""
-    turns = [layer.rotary for layer in config.layers if layer.rotary is not None]
-    written = {} if not turns else of_rotary(turns[0])
-    return of_sizes(config) | {"hidden_act": hf_fields.their_activation(config.activation)} | written
+    turn = next((layer.rotary for layer in config.layers if layer.rotary is not None), None)
+    return of_sizes(config) | {"hidden_act": hf_fields.their_activation(config.activation)} | of_rotary(turn)
 
 
 def _to_llama(config: DecoderConfig) -> dict[str, Any]:

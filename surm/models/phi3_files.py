@@ -51,7 +51,7 @@ def _to_hf(config: DecoderConfig) -> dict[str, Any]:
     layer = config.layers[0]
     turned = of_rotary(layer.rotary)
     key = "original_max_position_embeddings"
-    original = (turned["rope_scaling"] or {}).get(key, config.positions)
+    original = (turned.get("rope_scaling") or {}).get(key, config.positions)
     activation = hf_fields.their_activation(config.activation)
     others = {"sliding_window": layer.window, "hidden_act": activation, key: original}
     return of_sizes(config) | turned | others

@@ -62,8 +62,10 @@ def of_stated(stated: dict[str, Any], fields: dict[str, Any], *, partial: bool =
     return Rotary(base, read(stated, fields), share)
 
 
-def of_rotary(rotation: Rotary) -> dict[str, Any]:
-    """The inverse of `rotary`."""
+def of_rotary(rotation: Rotary | None) -> dict[str, Any]:
+    """The inverse of `rotary`; nothing for None."""
+    if rotation is None:
+        return {}
     written = {"rope_theta": rotation.base, "rope_scaling": of_scaling(rotation.scaling)}
     return written if rotation.share == 1 else written | {"partial_rotary_factor": rotation.share}
 
