@@ -71,6 +71,10 @@ def _no_key(shape: Any) -> str:
     return "$."  # a pattern that matches nothing
 
 
+def _not_at_all(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
+    pass
+
+
 def _as_they_are(arrays: dict[str, np.ndarray], shape: Any) -> dict[str, np.ndarray]:
     return arrays
 
@@ -92,6 +96,9 @@ class Architecture:
       kinds: the values of `model_type` in a config.json that mean this architecture, each with the fields that
         determine the shape and their default values.
       passed_over: further fields of its config.json that do not change the function of the model.
+      null_is_none: fields of its config.json in which null is a value of its own, not the default.
+      own_code: the values of `model_type` whose published files name code of their own (`auto_map`), which is never
+        run, but known to do what the model does.
       from_hf: a function from a `model_type` and the fields of a config.json to the configuration.
       to_hf: a function from a configuration to the fields of a config.json that `from_hf` turns into it again.
       kind_of: a function from a configuration to its `model_type`.
@@ -108,6 +115,8 @@ class Architecture:
       in_training: the fields of the configuration that only act in training.
       beside: a function from a configuration and opened weights to the configuration changed as files other than
         config.json ask for.
+      fitted: a function that changes a fresh model, before it gets the arrays of a file (under surm's paths), as these
+        arrays ask for.
       restored: a function that adapts the arrays of a file, under surm's paths, to a model of a configuration.
     """
 
@@ -126,11 +135,14 @@ class Architecture:
     obstacle: Callable[[Any, str], str | None]
     absent: Callable[[Any], str] = _no_key
     passed_over: tuple[str, ...] = ()
+    null_is_none: tuple[str, ...] = ()
+    own_code: tuple[str, ...] = ()
     read_only: Mapping[str, str] = dataclasses.field(default_factory=dict)
     encoder_alone: bool = True
     fresh: tuple[str, ...] = ()
     in_training: tuple[str, ...] = ()
     beside: Callable[[Any, Weights], Any] = _as_it_is
+    fitted: Callable[[Any, dict[str, np.ndarray]], None] = _not_at_all
     restored: Callable[[dict[str, np.ndarray], Any], dict[str, np.ndarray]] = _as_they_are
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from surm.models.rotary import Rotary, angles, rotated
+from surm.models.normalization import RMSNorm
+from surm.models.rotary import Turn, rotated
 from surm.ops.matmul import dot_general
 
 
@@ -34,17 +35,25 @@ class Cache:
 
 @runtime_checkable
 class AttentionShape(Protocol):
-    """The fields of a configuration that attention reads; see `surm.models.decoder.DecoderConfig`."""
+    """The fields of a configuration that attention reads; see `surm.models.decoder_shape.DecoderConfig`."""
 
     width: int
     heads: int
     key_value_heads: int
     head_size: int
-    rotary: Rotary
+    biases: tuple[str, ...]
+    head_norms: bool
+    norm_offset: float
+    epsilon: float
+    score_size: int | None
+    score_cap: float | None
 
 
 def visible(
-    queries: Int[Array, "batch tokens"], keys: Int[Array, "batch slots"], first: Int[Array, ""] | int = 0
+    queries: Int[Array, "batch tokens"],
+    keys: Int[Array, "batch slots"],
+    first: Int[Array, ""] | int = 0,
+    window: int | None = None,
 ) -> Bool[Array, "batch tokens slots"]:
     """The tokens that every token attends to: those of its own segment up to itself, and none in segment 0.
 
@@ -52,13 +61,20 @@ def visible(
       queries: the segments of the tokens.
       keys: the segments of all slots.
       first: the slot of the first token.
+      window: how many slots a token sees at most, its own included; None for all.
 
     Returns:
       True where a token attends to a slot.
     """
-    slots = jnp.arange(keys.shape[1])
-    before = slots[None, :] <= first + jnp.arange(queries.shape[1])[:, None]
-    return before & (queries[:, :, None] == keys[:, None, :]) & (keys[:, None, :] != 0)
+    slots = jnp.arange(keys.shape[1])[None, :]
+    own = first + jnp.arange(queries.shape[1])[:, None]
+    near = slots <= own if window is None else (slots <= own) & (slots > own - window)
+    return near & (queries[:, :, None] == keys[:, None, :]) & (keys[:, None, :] != 0)
+
+
+def capped(x: Float[Array, "*shape"], cap: float | None) -> Float[Array, "*shape"]:
+    """Bounds numbers to ±cap smoothly, cap · tanh(x / cap); None leaves them as they are."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 class CausalAttention(nnx.Module):
@@ -68,25 +84,24 @@ class CausalAttention(nnx.Module):
     """
 
     def __init__(self, config: AttentionShape, *, dtype: jax.typing.DTypeLike | None = None, rngs: nnx.Rngs):
-        """Creates the four maps."""
+        """Creates the four maps, and the norms of queries and keys if there are any."""
         inner, shared = config.heads * config.head_size, config.key_value_heads * config.head_size
-        linear = lambda n_in, n_out: nnx.Linear(  # noqa: E731
-            n_in,
-            n_out,
-            use_bias=False,
-            kernel_init=nnx.initializers.normal(0.02),
-            dtype=dtype,
-            dot_general=dot_general,
-            rngs=rngs,
-        )
-        self.query, self.key, self.value = (linear(config.width, n) for n in (inner, shared, shared))
-        self.output = linear(inner, config.width)
-        self.size, self.rotary = config.head_size, config.rotary
+        self.query = linear(config, "query", config.width, inner, dtype, rngs)
+        self.key = linear(config, "key", config.width, shared, dtype, rngs)
+        self.value = linear(config, "value", config.width, shared, dtype, rngs)
+        self.output = linear(config, "output", inner, config.width, dtype, rngs)
+        if config.head_norms:
+            options = {"epsilon": config.epsilon, "offset": config.norm_offset, "dtype": dtype}
+            self.query_norm, self.key_norm = (RMSNorm(config.head_size, **options) for _ in range(2))
+        self.size = config.head_size
+        self.score_scale = (config.score_size or config.head_size) ** -0.5
+        self.score_cap = config.score_cap
+        self.head_norms = config.head_norms
 
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        positions: Int[Array, "batch tokens"],
+        turn: Turn | None,
         mask: Bool[Array, "batch tokens slots"],
         past: tuple[Array, Array] | None = None,
         first: Int[Array, ""] | int = 0,
@@ -95,7 +110,7 @@ class CausalAttention(nnx.Module):
 
         Args:
           x: the tokens.
-          positions: their positions, which the rotation depends on.
+          turn: from `surm.models.rotary.angles`; None without a rotation.
           mask: from `visible`.
           past: keys and values of all slots; None if the tokens themselves are the slots.
           first: the slot of the first token in `past`.
@@ -106,14 +121,16 @@ class CausalAttention(nnx.Module):
         query, key, value = (
             layer(x).reshape(*x.shape[:2], -1, self.size).swapaxes(1, 2) for layer in (self.query, self.key, self.value)
         )
-        turn = angles(self.rotary, positions, self.size)
-        query, key = rotated(query, *turn), rotated(key, *turn)
+        if self.head_norms:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if turn is not None:
+            query, key = rotated(query, turn), rotated(key, turn)
         if past is not None:
             key, value = (
                 jax.lax.dynamic_update_slice(slots, new.astype(slots.dtype), (0, 0, first, 0))
                 for slots, new in zip(past, (key, value), strict=True)
             )
-        attended = attend_grouped(query, key, value, mask)
+        attended = attend_grouped(query, key, value, mask, self.score_scale, self.score_cap)
         return self.output(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1)), (key, value)
 
 
@@ -122,14 +139,18 @@ def attend_grouped(
     key: Float[Array, "batch shared slots size"],
     value: Float[Array, "batch shared slots size"],
     mask: Bool[Array, "batch tokens slots"],
+    scale: float,
+    cap: float | None = None,
 ) -> Float[Array, "batch heads tokens size"]:
-    """Computes softmax(Q Kᵀ / √size) V, with the softmax in at least single precision.
+    """Computes softmax(scale · Q Kᵀ) V, with the softmax in at least single precision.
 
     Args:
       query: the queries Q.
       key: the keys K; each of these heads serves heads/shared query heads, neighbours of one another.
       value: the values V.
       mask: True for slots that a token attends to; a token that attends to none gets the mean of all values.
+      scale: multiplies the scores, 1/√size in most models.
+      cap: bounds the scaled scores; see `capped`.
 
     Returns:
       The weighted means of the values.
@@ -137,6 +158,21 @@ def attend_grouped(
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.reshape(query.shape[0], key.shape[1], -1, *query.shape[2:])
     scores = jnp.einsum("bhgqs,bhks->bhgqk", grouped, key.astype(query.dtype), preferred_element_type=wide)
-    scores = jnp.where(mask[:, None, None], scores * query.shape[-1] ** -0.5, jnp.finfo(wide).min / 2)
+    scores = jnp.where(mask[:, None, None], capped(scores * scale, cap), jnp.finfo(wide).min / 2)
     weights = jax.nn.softmax(scores).astype(value.dtype)
     return jnp.einsum("bhgqk,bhks->bhgqs", weights, value).reshape(query.shape).astype(query.dtype)
+
+
+def linear(
+    config: AttentionShape, name: str, n_in: int, n_out: int, dtype: jax.typing.DTypeLike | None, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Creates a linear map of a decoder's block, with a bias if the configuration names it among `biases`."""
+    return nnx.Linear(
+        n_in,
+        n_out,
+        use_bias=name in config.biases,
+        kernel_init=nnx.initializers.normal(0.02),
+        dtype=dtype,
+        dot_general=dot_general,
+        rngs=rngs,
+    )

@@ -105,7 +105,8 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
       head: whether the classifier is also read from the file, which must hold it with the model's shape.
 
     Returns:
-      A new model of the same structure with the arrays of the file.
+      A new model of the same structure with the arrays of the file. Only a decoder whose output is tied becomes untied
+      if the file holds another `lm_head`, as in transformers.
 
     Raises:
       InputError: if variables are missing or have another shape, or the file's encoder has variables that the model
@@ -113,21 +114,25 @@ def restore(model: Model, weights: Weights, *, head: bool = False) -> Model:
         (`problem_type` in config.json).
     """
     model = nnx.clone(model)
-    variables = {".".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     found = _converted(weights.arrays)
-    arrays = found.arrays
+    arrays, architecture = found.arrays, catalogue.find(model)
+    if architecture:
+        architecture.fitted(model, arrays)
+    variables = {".".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     if head and weights.config.get("problem_type") == "multi_label_classification":
         given = f"{weights.name!r} says problem_type='multi_label_classification'"
         raise InputError(f"{given}, but surm's heads choose a single class; load it without the head")
     if not head:
         variables, arrays = _without("head.", variables), _without("head.", arrays)
-    if architecture := catalogue.find(model):
+    adapted: set[str] = set()
+    if architecture:
         arrays = architecture.restored(arrays, model.config)
+        adapted = found.arrays.keys() - arrays.keys()  # by now other arrays
         for start in architecture.fresh:
             if not (_any_under(start, variables) and _any_under(start, arrays)):
                 variables, arrays = _without(start, variables), _without(start, arrays)
     _check(weights.name, arrays, variables, found)
-    _say_unused(weights.name, found, {*variables, "head.kernel", "head.bias"})
+    _say_unused(weights.name, found, {*variables, *adapted, "head.kernel", "head.bias"})
     for path, variable in variables.items():
         variable.set_value(jnp.asarray(arrays[path], variable.dtype))
     return model

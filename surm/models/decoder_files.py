@@ -1,126 +1,101 @@
-"""The files of decoders on Hugging Face, and their entry in the catalogue."""
+"""The files of decoders on Hugging Face, and their entry in the catalogue.
 
+A new `model_type` is an entry of `KINDS` in the file of its family, such as `surm.models.llama_files`.
+"""
+
+import dataclasses
 from typing import Any
 
+import numpy as np
+
 from surm.errors import InputError
-from surm.models import hf_fields
+from surm.machine.notes import say
+from surm.models import gemma_files, gpt2_files, llama_files, phi3_files
 from surm.models.architecture import LANGUAGE, Architecture
-from surm.models.decoder import PRESETS, Decoder, DecoderConfig
-from surm.models.naming import Naming, named
-from surm.models.rotary import LinearScaling, Llama3Scaling, Rotary
-from surm.models.tables import Rule, Table, linear
+from surm.models.decoder import PRESETS, Decoder
+from surm.models.decoder_kind import Kind, without_output
+from surm.models.decoder_shape import DecoderConfig
 
-_LLAMA = {
-    "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": None, "head_dim": None, "intermediate_size": 11008, "max_position_embeddings": 2048,
-    "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": None,
-    "tie_word_embeddings": False,
-}  # fmt: skip
-_KINDS = {"llama": _LLAMA}
+KINDS: dict[str, Kind] = {**llama_files.KINDS, **gemma_files.KINDS, **phi3_files.KINDS, **gpt2_files.KINDS}
+"""All kinds of decoders by `model_type`."""
 
-TABLE = Table(
-    name="Hugging Face Llama",
-    prefix="",
-    marker=r"model\.layers\.\d+\.self_attn\.q_proj\.weight",
-    ignored=r".*\.rotary_emb\.inv_freq",
-    body=r"(?:embed|blocks|norm|lm_head)\..*|model\..*",
-    rules=(
-        Rule(r"model\.embed_tokens\.weight", "embed.word.embedding"),
-        *linear(r"model\.layers\.(\d+)\.self_attn\.q_proj", r"blocks.\1.attention.query"),
-        *linear(r"model\.layers\.(\d+)\.self_attn\.k_proj", r"blocks.\1.attention.key"),
-        *linear(r"model\.layers\.(\d+)\.self_attn\.v_proj", r"blocks.\1.attention.value"),
-        *linear(r"model\.layers\.(\d+)\.self_attn\.o_proj", r"blocks.\1.attention.output"),
-        *linear(r"model\.layers\.(\d+)\.mlp\.gate_proj", r"blocks.\1.mlp.gate"),
-        *linear(r"model\.layers\.(\d+)\.mlp\.up_proj", r"blocks.\1.mlp.up"),
-        *linear(r"model\.layers\.(\d+)\.mlp\.down_proj", r"blocks.\1.mlp.down"),
-        Rule(r"model\.layers\.(\d+)\.input_layernorm\.weight", r"blocks.\1.norm1.scale"),
-        Rule(r"model\.layers\.(\d+)\.post_attention_layernorm\.weight", r"blocks.\1.norm2.scale"),
-        Rule(r"model\.norm\.weight", "norm.scale"),
-        *linear("lm_head", "lm_head"),
-    ),
-)
+_NAMED = (llama_files.TABLE, llama_files.INTERNLM2, gemma_files.TABLE, phi3_files.TABLE)
+TABLES = (*_NAMED, *(without_output(table) for table in _NAMED), gpt2_files.TABLE)
+"""The names of arrays in files; of two that fit, the later one is taken."""
 
-
-def _rotary(fields: dict[str, Any]) -> Rotary:
-    """The rotation, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    stated = dict(fields["rope_parameters"] or fields["rope_scaling"] or {})
-    base = stated.get("rope_theta", fields["rope_theta"])
-    kind = stated.get("rope_type", stated.get("type", "default"))
-    if kind == "default":
-        return Rotary(base)
-    if kind == "linear":
-        return Rotary(base, LinearScaling(stated["factor"]))
-    if kind == "llama3":
-        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        return Rotary(base, Llama3Scaling(*(stated[name] for name in names)))
-    raise InputError(f"config.json says rope_type={kind!r}; expected 'default', 'linear' or 'llama3'")
-
-
-def _of_rotary(rotary: Rotary) -> dict[str, Any]:
-    """The inverse of `_rotary`, in the fields that versions 4 and 5 of transformers read."""
-    scaling = rotary.scaling
-    if scaling is None:
-        return {"rope_theta": rotary.base}
-    stated = {"rope_type": "linear", "factor": scaling.factor}
-    if isinstance(scaling, Llama3Scaling):
-        stated |= {
-            "rope_type": "llama3",
-            "low_freq_factor": scaling.low_frequency_factor,
-            "high_freq_factor": scaling.high_frequency_factor,
-            "original_max_position_embeddings": scaling.original_positions,
-        }
-    return {"rope_theta": rotary.base, "rope_scaling": stated}
+NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+"""What a shape says of special tokens: nothing. A missing field would mean the kind's usual number, a wrong token."""
 
 
 def _from_hf(kind: str, fields: dict[str, Any]) -> DecoderConfig:
-    heads, width = hf_fields.whole(fields, "num_attention_heads"), hf_fields.whole(fields, "hidden_size")
-    return DecoderConfig(
-        vocabulary=hf_fields.whole(fields, "vocab_size"),
-        width=width,
-        depth=hf_fields.whole(fields, "num_hidden_layers"),
-        heads=heads,
-        key_value_heads=fields["num_key_value_heads"] or heads,
-        head_size=fields["head_dim"] or width // heads,
-        mlp_width=hf_fields.whole(fields, "intermediate_size"),
-        positions=hf_fields.whole(fields, "max_position_embeddings"),
-        activation=hf_fields.activation(fields),
-        epsilon=hf_fields.positive(fields, "rms_norm_eps"),
-        rotary=_rotary(fields),
-        tied=bool(fields["tie_word_embeddings"]),
-        kind=kind,
-    )
+    one = KINDS[kind]
+    return dataclasses.replace(one.from_hf(fields), kind=one.written_as or kind)
 
 
 def _to_hf(config: DecoderConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.key_value_heads,
-        "head_dim": config.head_size,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.positions,
-        "hidden_act": hf_fields.their_activation(config.activation),
-        "rms_norm_eps": config.epsilon,
-        "tie_word_embeddings": config.tied,
-        **_of_rotary(config.rotary),
-    }
+    kind = kind_of(config)
+    written = KINDS[kind].to_hf(config)
+    again = KINDS[kind].from_hf({**KINDS[kind].defaults, **written})
+    if again != config:
+        different = [name for name, value in vars(again).items() if name != "kind" and value != getattr(config, name)]
+        raise InputError(f"a model of kind={kind!r} has other {', '.join(different)} in transformers; {config}")
+    return written | NO_TOKENS
+
+
+def kind_of(config: DecoderConfig) -> str:
+    """The `model_type` of a shape: the one that it was read from, else the first one that can have such a shape."""
+    if config.kind:
+        return config.kind
+    for kind, one in KINDS.items():
+        try:
+            if not one.written_as and one.from_hf({**one.defaults, **one.to_hf(config)}) == config:
+                return kind
+        except InputError:
+            continue
+    raise InputError(f"no model_type of transformers has the shape {config}")
+
+
+def _restored(arrays: dict[str, np.ndarray], config: DecoderConfig) -> dict[str, np.ndarray]:
+    arrays = llama_files.split_groups(arrays, config)
+    words, output = arrays.get("embed.word.embedding"), arrays.get("lm_head.kernel")
+    if not config.tied or output is None:
+        return arrays
+    # A file may hold the one table under either name, or under both.
+    arrays = arrays if words is not None else {**arrays, "embed.word.embedding": output.T}
+    return {path: array for path, array in arrays.items() if path != "lm_head.kernel"}
+
+
+def _fitted(model: Decoder, arrays: dict[str, np.ndarray]) -> None:
+    words, output = arrays.get("embed.word.embedding"), arrays.get("lm_head.kernel")
+    if model.config.tied and words is not None and output is not None and not np.array_equal(words, output.T):
+        say("config.json says tie_word_embeddings=true, but the file holds an lm_head with other values, which is used")
+        model.untie()
 
 
 ARCHITECTURE = Architecture(
     name="decoder",
-    reads="language",
+    reads=LANGUAGE,
     model=Decoder,
     shape=DecoderConfig,
     presets=PRESETS,
-    kinds=_KINDS,
+    kinds={kind: one.defaults for kind, one in KINDS.items()},
     from_hf=_from_hf,
     to_hf=_to_hf,
-    kind_of=lambda config: config.kind or "llama",
-    tables=(TABLE,),
-    namings={"llama": named(Naming(TABLE, "", "$.", head=()))},
-    classes={"llama": {LANGUAGE: "LlamaForCausalLM"}},
+    kind_of=kind_of,
+    tables=TABLES,
+    namings={kind: one.namings for kind, one in KINDS.items()},
+    classes={kind: {LANGUAGE: one.auto} for kind, one in KINDS.items()},
     obstacle=lambda config, theirs: None,
-    passed_over=("pretraining_tp", "pad_token_id", "is_llama_config", "rope_interleaved"),
-)
+    own_code=tuple(kind for kind, one in KINDS.items() if one.own_code),
+    passed_over=(
+        "pretraining_tp", "pad_token_id", "is_llama_config", "rope_interleaved", "n_ctx", "embd_pdrop",
+        "resid_pdrop", "attn_pdrop", "cache_implementation", "hidden_activation", "transformers.js_config",
+        "summary_proj_to_labels", "summary_first_dropout", "reorder_and_upcast_attn", "_sliding_window_pattern",
+        "rms_norm_eps", "attn_implementation", "unsloth_fixed", "unsloth_version",
+    ),
+    null_is_none=(
+        "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads", "head_dim",
+    ),
+    fitted=_fitted,
+    restored=_restored,
+)  # fmt: skip

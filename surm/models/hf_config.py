@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from surm.errors import InputError
+from surm.errors import InputError, nearest
 from surm.models import catalogue, hf_fields
 from surm.models.architecture import LANGUAGE, Architecture
 
@@ -32,12 +32,20 @@ def config_from_hf(config: dict) -> Any:
       >>> config_from_hf({"model_type": "roberta"}).first_position
       2
     """
-    kind = hf_fields.known(config, "model_type", HF_DEFAULTS)
+    kind = hf_fields.known(config, "model_type", HF_DEFAULTS, _near(config.get("model_type")))
     architecture = catalogue.BY_KIND[kind]
     given = {**config, **_tower(config)}
-    hf_fields.check(given, (*_shape_fields(architecture), *architecture.passed_over))
-    fields = {**HF_DEFAULTS[kind], **{key: value for key, value in given.items() if value is not None}}
+    excused = ("auto_map",) if kind in architecture.own_code else ()
+    hf_fields.check(given, (*_shape_fields(architecture), *architecture.passed_over), excused)
+    said = {key for key, value in given.items() if value is not None or key in architecture.null_is_none}
+    fields = {**HF_DEFAULTS[kind], **{key: given[key] for key in said}}
     return architecture.from_hf(kind, fields)
+
+
+def _near(kind: Any) -> str:
+    """The names of kinds that are like an unknown one, for a message; empty if there are none."""
+    near = nearest(kind, HF_DEFAULTS) if isinstance(kind, str) else ""
+    return f"another, {near}" if near.startswith("nearest") else ""
 
 
 def _shape_fields(architecture: Architecture) -> set[str]:

@@ -16,6 +16,11 @@ MUST: dict[str, tuple[tuple[Any, ...], str]] = {
     "position_embedding_type": ((None, "absolute"), "'absolute'"),
     "qkv_bias": ((None, True), "maps with a bias"),
     "pruned_heads": (NOTHING, "no pruned heads; save_pretrained of a model whose heads are all there"),
+    "use_bidirectional_attention": (NOTHING, "attention to earlier tokens alone"),
+    "scale_attn_by_inverse_layer_idx": (NOTHING, "scores with the same scale in all layers"),
+    "use_mrope": (NOTHING, "positions along one axis"),
+    "num_experts": (NOTHING, "a model without experts"),
+    "num_local_experts": (NOTHING, "a model without experts"),
     "use_task_id": (NOTHING, "no table of tasks beside those of words, segments and positions"),
     "quantization_config": (NOTHING, "unquantised weights; dequantize() in transformers, then save_pretrained"),
     "compression_config": (NOTHING, "unquantised weights; dequantize() in transformers, then save_pretrained"),
@@ -56,27 +61,31 @@ HF_ACTIVATIONS = {
 because they have weights of their own."""
 
 
-def check(fields: dict[str, Any], read: Iterable[str]) -> None:
+def check(fields: dict[str, Any], read: Iterable[str], excused: Iterable[str] = ()) -> None:
     """Checks the fields that have only one supported value; reports unknown fields.
 
     Args:
       fields: the fields of config.json, including those of a vision tower.
       read: the names of the fields that determine the shape of such a model, or are known not to matter for it.
+      excused: the names of fields that may have any value.
 
     Raises:
       InputError: if a field has an unsupported value.
     """
     for name, (accepted, expected) in MUST.items():
-        if name in fields and not any(
-            fields[name] == value and type(fields[name]) is type(value) for value in accepted
+        if (
+            name in fields
+            and name not in excused
+            and not any(fields[name] == value and type(fields[name]) is type(value) for value in accepted)
         ):
-            raise InputError(f"config.json says {name}={_short(fields[name])}; expected {expected}")
+            raise InputError(f"config.json says {name}={shortened(fields[name])}; expected {expected}")
     unknown = sorted(fields.keys() - MUST.keys() - {"model_type", *read} - NO_MATTER)
     if unknown:
         say(f"config.json has unknown fields, which are ignored: {few(unknown)}")
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A value as Python writes it, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -66,6 +66,49 @@ def distilbert(width: int = 48, depth: int = 3, heads: int = 4, positions: int =
     return _randomised(transformers.DistilBertForSequenceClassification(config))
 
 
+def decoder(word: str, name: str = "", **options):
+    """A model that predicts the next token.
+
+    Args:
+      word: the first word in the names of its classes, such as Llama.
+      name: the name of its class; the word and ForCausalLM if empty.
+      **options: fields of its config, beside those in `DECODER`.
+    """
+    config = getattr(transformers, f"{word}Config")(**(DECODER if word != "GPT2" else {}) | options)
+    build = getattr(transformers, name or f"{word}ForCausalLM")
+    return _randomised(build._from_config(config, attn_implementation="eager"))
+
+
+DECODER = {
+    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def language_reference(model, tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs a decoder on texts that are padded at their left.
+
+    Args:
+      model: from `decoder`.
+      tokens: the tokens.
+      mask: 1 where there is no padding.
+
+    Returns:
+      `hidden_I`, the tokens after the embedding and each block, the last ones after the norm, `output`, the logits, and
+      `gradient` of sum(output · cotangent) with respect to the word table; all are 0 where there is padding.
+    """
+    places = np.maximum(mask.cumsum(1) - 1, 0)
+    given = {"input_ids": tokens, "attention_mask": mask, "position_ids": places}
+    result = model(**{name: torch.tensor(array).long() for name, array in given.items()}, output_hidden_states=True)
+    seen = torch.tensor(mask)[..., None]
+    cotangent = torch.randn(result.logits.shape, generator=torch.Generator().manual_seed(1)) * seen
+    (result.logits * cotangent).sum().backward()
+    arrays = {f"hidden_{index}": state * seen for index, state in enumerate(result.hidden_states)}
+    arrays |= {"output": result.logits * seen, "cotangent": cotangent}
+    arrays |= {"gradient": model.get_input_embeddings().weight.grad}
+    return {name: np.ascontiguousarray(array.detach().numpy()) for name, array in arrays.items()}
+
+
 def _text_sizes(width: int, depth: int, heads: int, positions: int) -> dict[str, int]:
     return {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
             "intermediate_size": 2 * width, "vocab_size": 40, "max_position_embeddings": positions}  # fmt: skip
