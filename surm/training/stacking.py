@@ -32,7 +32,7 @@ def arrange(config: ml_collections.ConfigDict, model: nnx.Module) -> None:
     if not hasattr(model, "runs") or asked == "never":
         return
     if asked == "always" or len(model.blocks) >= _AUTO_FROM:
-        model.runs = scanned.runs_of(model.blocks)
+        model.scan()
 
 
 def runs(model: nnx.Module) -> tuple[Run, ...]:

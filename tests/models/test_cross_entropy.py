@@ -112,7 +112,7 @@ TINY = DecoderConfig(VOCABULARY, 16, 1, 2, 1, 8, 24)
 
 
 def decoder(tied: bool, **spec) -> Decoder:
-    model = Decoder(dataclasses.replace(TINY, tied=tied), rngs=nnx.Rngs(0))
+    model = Decoder(dataclasses.replace(TINY, tied=tied, logit_cap=0.5 if tied else None), rngs=nnx.Rngs(0))
     return surm.attach(model, surm.PeftSpec(**spec), nnx.Rngs(1))
 
 
