@@ -23,7 +23,7 @@ ROOMS = {
     "config": "data errors machine models peft tasks",
     "report": "errors files machine tasks version",
     "rundir": "config errors files machine matrices report",
-    "training": "config data errors exchange files machine matrices models peft report rundir tasks version",
+    "training": "config data errors exchange files machine matrices models ops peft report rundir tasks version",
     "cli": "config errors files machine",
     "sweeps": "cli config errors files machine report rundir",
     "train": "cli config machine report rundir training",

@@ -32,7 +32,14 @@ MODEL = Section(
         "remat": Key(
             False,
             "Whether the backward pass recomputes every block, which needs less memory and more time (on a CPU only "
-            "from jax 0.12 on).",
+            "from jax 0.12 on, unless the blocks are scanned).",
+        ),
+        "scan": Key(
+            "auto",
+            "Whether the blocks of a decoder are compiled once and applied in a loop, so that the time to compile does "
+            "not grow with the depth: `always`, `never`, or `auto`, for deep decoders. The result is the same up to "
+            "rounding.",
+            choices=("auto", "always", "never"),
         ),
     },
 )

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from surm.models import cross_entropy, scanned
 from surm.models.causal_attention import Cache, capped, visible
+from surm.models.cross_entropy import Scores
 from surm.models.decoder_blocks import Block, Words, norm
 from surm.models.decoder_presets import PRESETS as PRESETS
 from surm.models.decoder_presets import preset as preset
@@ -57,8 +59,13 @@ class Decoder(nnx.Module):
         self.norm = norm(config, dtype)
         self.config = config
         self.remat = remat
+        self.runs = ()
         if not config.tied:
             self._create_lm_head(rngs)
+
+    def scan(self) -> None:
+        """Lets blocks of one structure be applied in a loop from now on; see `surm.models.scanned`."""
+        self.runs = scanned.runs_of(self.blocks, self.config.every_layer)
 
     def untie(self) -> None:
         """Gives the model a map to logits of its own, with random weights."""
@@ -95,6 +102,18 @@ class Decoder(nnx.Module):
 
         Arguments as for the model.
         """
+        return self._states(tokens, positions, segments, cache, every=True)
+
+    def _states(
+        self,
+        tokens: Int[Array, "batch tokens"],
+        positions: Int[Array, "batch tokens"] | None,
+        segments: Int[Array, "batch tokens"] | None,
+        cache: Cache | None,
+        *,
+        every: bool,
+    ) -> tuple[list[Float[Array, "batch tokens width"]], Cache | None]:
+        """As `hidden_states`; unless `every`, the tokens after the last block alone."""
         segments = jnp.ones_like(tokens) if segments is None else segments
         positions = positions_of(segments) if positions is None else positions
         first = 0 if cache is None else cache.length
@@ -105,13 +124,14 @@ class Decoder(nnx.Module):
         windows = dict.fromkeys(layer.window for layer in layers)
         masks = {window: visible(segments, slots, first, window) for window in windows}
         turns = {rotary: angles(rotary, positions, self.config.head_size) for rotary in _rotations(layers)}
-        apply = nnx.remat(_apply) if self.remat else _apply
-        states, kept = [self.embed(tokens, positions)], []
-        for number, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
-            past = None if cache is None else (cache.keys[number], cache.values[number])
-            x, more = apply(block, states[-1], turns.get(layer.rotary), masks[layer.window], past, first)
-            states.append(x)
-            kept.append(more)
+
+        def apply(number: int, block: Block, x: Array, past: tuple[Array, Array] | None) -> tuple[Array, Any]:
+            layer = layers[number]
+            return block(x, turns.get(layer.rotary), masks[layer.window], past, first)
+
+        past = None if cache is None else [*zip(cache.keys, cache.values, strict=True)]
+        x, options = self.embed(tokens, positions), {"runs": self.runs, "remat": self.remat, "every": every}
+        states, kept = scanned.through(self.blocks, apply, x, past, **options)
         if cache is None:
             return states, None
         keys, values = zip(*kept, strict=True)
@@ -119,8 +139,20 @@ class Decoder(nnx.Module):
 
     def logits(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """The logits of tokens after the last block."""
-        x = self.norm(x)
-        logits = self.embed.word.attend(x) if self.config.tied else self.lm_head(x)
+        return self._answered(self._head, self.norm(x))
+
+    def scores(self, x: Float[Array, "batch tokens width"], targets: Int[Array, "batch tokens"]) -> Scores:
+        """Loss and correctness of tokens after the last block; see `surm.models.cross_entropy`."""
+        graphdef, arrays = nnx.split(self._head)
+        head = lambda arrays, x: self._answered(nnx.merge(graphdef, arrays), x)  # noqa: E731
+        return cross_entropy.scores(head, arrays, self.norm(x), targets, vocabulary=self.config.vocabulary)
+
+    @property
+    def _head(self) -> nnx.Module:
+        return self.embed.word if self.config.tied else self.lm_head
+
+    def _answered(self, head: nnx.Module, x: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
+        logits = head.attend(x) if self.config.tied else head(x)
         return capped(logits, self.config.logit_cap)
 
     def __call__(
@@ -130,19 +162,24 @@ class Decoder(nnx.Module):
         positions: Int[Array, "batch tokens"] | None = None,
         segments: Int[Array, "batch tokens"] | None = None,
         cache: Cache | None = None,
-    ) -> Float[Array, "batch tokens vocabulary"] | tuple[Float[Array, "batch tokens vocabulary"], Cache]:
-        """Computes the logits of the token that follows every token.
+        targets: Int[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch tokens vocabulary"] | tuple[Float[Array, "batch tokens vocabulary"], Cache] | Scores:
+        """Computes the logits of the token that follows every token, or the loss of given ones.
 
         Args:
           tokens: one row per text, padded with any token at either end.
           positions: the position of every token; None for its place in its segment.
           segments: 0 for padding; tokens with equal numbers see one another; None if a row is one text.
           cache: keys and values of earlier tokens, as `empty_cache` or an earlier call returned them.
+          targets: the token that should follow every token; any number where nothing is known, as at padding.
 
         Returns:
-          The logits; with a cache, also the cache with these tokens in it.
+          The logits; with a cache, also the cache with these tokens in it. With targets, which exclude a cache, loss
+          and correctness of every token instead, computed without an array of all logits.
         """
-        states, cache_after = self.hidden_states(tokens, positions=positions, segments=segments, cache=cache)
+        states, cache_after = self._states(tokens, positions, segments, cache, every=False)
+        if targets is not None:
+            return self.scores(states[-1], targets)
         logits = self.logits(states[-1])
         return logits if cache is None else (logits, cache_after)
 
@@ -162,7 +199,3 @@ def positions_of(segments: Int[Array, "batch tokens"]) -> Int[Array, "batch toke
 def _rotations(layers: Iterable[Layer]) -> list[Rotary]:
     """The different rotations of blocks, in the order of the blocks, so that programs are the same in every process."""
     return list(dict.fromkeys(layer.rotary for layer in layers if layer.rotary is not None))
-
-
-def _apply(block: nnx.Module, *arguments: Any) -> tuple[Array, tuple[Array, Array]]:
-    return block(*arguments)

@@ -7,8 +7,10 @@ from flax import nnx
 
 from surm.data.share import Share
 from surm.machine import mesh as meshes
+from surm.models import scanned
 from surm.peft import surgery
 from surm.peft.variables import FixedParam
+from surm.training import stacking
 from surm.training.prepared import Run
 
 
@@ -35,8 +37,12 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
 
 
 def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:
-    """The frozen part of a run's model on the devices, in the dtype that the model computes in."""
+    """The frozen part of a run's model on the devices, in the dtype that the model computes in.
+
+    The arrays of blocks that are scanned are stacked, see `surm.models.scanned`.
+    """
     frozen = narrowed(surgery.split(prepared.model)[2], prepared.config.model.dtype)
+    frozen = scanned.stacked(stacking.runs(prepared.model), frozen)
     return meshes.put_base(mesh, frozen, sharded=prepared.config.mesh.shard_base)
 
 

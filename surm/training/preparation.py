@@ -21,7 +21,7 @@ from surm.tasks import balance, held_out
 from surm.tasks.labelled import task_of
 from surm.tasks.labels import Targets
 from surm.tasks.texts import tokenizer_of_0_1
-from surm.training import start, step
+from surm.training import stacking, start, step
 from surm.training.prepared import Run
 
 
@@ -72,6 +72,7 @@ def prepare(
         say(balance.told(class_weights, data))
     weights = weights_of(config)
     model = adapted(plan, weights, data, resumed=resumed, saved=saved)
+    stacking.arrange(config, model)
     task = task_of(config, Targets.of_data(data, class_weights), weights, model)
     step.filtered(plan, task)  # raises InputError if loko cannot train on the task
     train = task.ready(data.train)

@@ -11,10 +11,13 @@ import optax
 from flax import nnx
 
 from surm.config import Plan
+from surm.models import scanned
+from surm.models.scanned import Layout
+from surm.ops.fusion import computed_once
 from surm.peft import layers, select, surgery, variables
 from surm.peft.schedules import penalty, rank_budget
 from surm.tasks.task import Batch, FixedOutputs, Sums, Task, with_outputs
-from surm.training import loko, optim
+from surm.training import loko, optim, stacking
 from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
 
@@ -55,17 +58,40 @@ def groups_of(model: nnx.Module) -> dict[str, str]:
     return {path: "adapter" if path in adapter else "head" for path in surgery.split(model)[1]}
 
 
-def transformation(prepared: Run) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
-    """The function from the hyperparameters of a step to its gradient transformation; see `optim.optimizer`."""
+def transformation(
+    prepared: Run, layout: Layout | None = None
+) -> Callable[[Hyperparameters], optax.GradientTransformationExtraArgs]:
+    """The function from the hyperparameters of a step to its gradient transformation; see `optim.optimizer`.
+
+    Args:
+      prepared: the prepared run.
+      layout: the trained arrays that are stacked, from `stacked_of`.
+
+    Returns:
+      The function.
+    """
     config, model, of_filter = prepared.config, prepared.model, filtered(prepared.plan, prepared.task)
+    groups = groups_of(model)
     return functools.partial(
         optim.optimizer,
         prepared.plan.optimizer,
-        groups=groups_of(model),
+        groups={path: groups[path] for path in scanned.packed(dict.fromkeys(groups), layout or {})},
         factors=optim.multipliers(config.optim, model),
         budgets=rank_budget.budgets_of(model, prepared.total_steps, _adapters_first_step(prepared)),
         outputs=of_filter.outputs if of_filter else 1,
     )
+
+
+def stacked_of(prepared: Run) -> Layout:
+    """The trained arrays that a step stacks because their blocks are scanned, and that the optimiser treats alike.
+
+    Schedules and filters that look at each array of the adapter get them one by one.
+    """
+    one_by_one = prepared.plan.optimizer == "loko" or penalty.penalised(prepared.model)
+    if one_by_one or rank_budget.budgets_of(prepared.model, prepared.total_steps, _adapters_first_step(prepared)):
+        return {}
+    groups, factors = groups_of(prepared.model), optim.multipliers(prepared.config.optim, prepared.model)
+    return scanned.layout(stacking.runs(prepared.model), groups, lambda path: (groups[path], factors.get(path, 1)))
 
 
 def filtered(plan: Plan, task: Task) -> FixedOutputs | None:
@@ -103,18 +129,27 @@ def train_step(prepared: Run) -> Step:
     Returns:
       A function (state, frozen, batch, hyperparameters) -> (state, metrics).
     """
-    config, optimizer = prepared.config, transformation(prepared)
+    config, layout = prepared.config, stacked_of(prepared)
+    optimizer = transformation(prepared, layout)
+    pack, unpack = stacking.packing(layout, frozenset(groups_of(prepared.model)))
     first = _adapters_first_step(prepared)
     budgets = rank_budget.budgets_of(prepared.model, prepared.total_steps, first)
     penalised = bool(penalty.penalised(prepared.model))
     prepared.model.train()
     graphdef = surgery.split(prepared.model)[0]
     prepared.model.eval()
-    gradients = _mean_gradients(_sums(prepared, graphdef), config.optim.accumulation_steps)
+    gradients = _mean_gradients(_sums(prepared, graphdef, layout), config.optim.accumulation_steps)
     of_filter = filtered(prepared.plan, prepared.task)
     measurements = _measurements(prepared, of_filter, graphdef) if of_filter else lambda *_: {}
 
+    def update(found, opt_state, trainable, now, more):
+        updates, opt_state = optimizer(now).update(found, opt_state, trainable, **more)
+        return updates, optax.apply_updates(trainable, updates), opt_state
+
+    update = computed_once(update) if layout else update  # else XLA would put it into the parts of every stack
+
     def step(state, frozen, batch, hyperparameters):
+        state = pack(state)
         now, trainable = hyperparameters.at(state["step"]), state["trainable"]
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         found, values = gradients(trainable, frozen, batch, key, now)
@@ -123,36 +158,32 @@ def train_step(prepared: Run) -> Step:
             values["penalty"], slopes = penalty.gradients(graphdef, trainable, frozen, progress)
             found = jax.tree.map(jnp.add, found, slopes)
         more = measurements(trainable, frozen, batch, key, now)
-        updates, opt_state = optimizer(now).update(found, state["opt_state"], trainable, **more)
-        new = state | {
-            "trainable": optax.apply_updates(trainable, updates),
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-        }
+        updates, moved, opt_state = update(found, state["opt_state"], trainable, now, more)
+        new = state | {"trainable": moved, "opt_state": opt_state, "step": state["step"] + 1}
         if "average" in state:
             average = optim.average(state["average"], new["trainable"], now.ema_decay, state["step"])
             new["average"] = rank_budget.switched_off(average, new["trainable"], budgets)
         if budgets:
             values["active_rank"] = sum(rank_budget.active_ranks(new["trainable"], budgets).values())
-        return new, values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
+        return unpack(new), values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
 
     return step
 
 
-def _outputs(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., jax.Array]:
+def _outputs(prepared: Run, graphdef: nnx.GraphDef, layout: Layout | None = None) -> Callable[..., jax.Array]:
     """The function from the parts of a model and a batch to the model's outputs."""
 
     def outputs(trainable, frozen, batch, key, now):
-        model = surgery.join(graphdef, trainable, frozen, scale=now.scale)
+        model = surgery.join(graphdef, scanned.spread(trainable, layout or {}), frozen, scale=now.scale)
         layers.reseed_dropout(model, key)
         return model(**prepared.task.inputs(batch))
 
     return outputs
 
 
-def _sums(prepared: Run, graphdef: nnx.GraphDef) -> Callable[..., tuple[jax.Array, Sums]]:
+def _sums(prepared: Run, graphdef: nnx.GraphDef, layout: Layout) -> Callable[..., tuple[jax.Array, Sums]]:
     """The function to differentiate: it returns the sum of losses over a batch, and beside it all sums of the task."""
-    answers, task = _outputs(prepared, graphdef), prepared.task
+    answers, task = _outputs(prepared, graphdef, layout), prepared.task
 
     def sums(trainable, frozen, batch, key, now):
         outputs = answers(trainable, frozen, batch, key, now)
