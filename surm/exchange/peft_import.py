@@ -18,6 +18,7 @@ from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, W
 from surm.exchange.trained import BASE_LAYER, NONE
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.machine.notes import say
+from surm.models.lazy import Named
 from surm.models.naming import NEW, Naming
 from surm.models.weights import open_weights
 from surm.peft import PeftSpec, select, store, surgery
@@ -93,7 +94,7 @@ def _read_config(folder: epath.Path) -> dict[str, Any]:
     return config
 
 
-def _sorted_out(where: str, peft_type: str, arrays: dict[str, np.ndarray]) -> tuple[Tensors, dict[str, np.ndarray]]:
+def _sorted_out(where: str, peft_type: str, arrays: Named) -> tuple[Tensors, dict[str, np.ndarray]]:
     """The tensors of updates by module, and all others by key, without PEFT's prefix."""
     prefix, tensors, others = TYPES[peft_type].PREFIX, {}, {}
     for key, array in arrays.items():

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from flax import nnx
 
+from surm.models.lazy import Named
 from surm.models.naming import Naming
 from surm.models.tables import Table
 from surm.models.weights import Weights
@@ -71,11 +71,11 @@ def _no_key(shape: Any) -> str:
     return "$."  # a pattern that matches nothing
 
 
-def _not_at_all(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
+def _not_at_all(model: nnx.Module, arrays: Named) -> None:
     pass
 
 
-def _as_they_are(arrays: dict[str, np.ndarray], shape: Any) -> dict[str, np.ndarray]:
+def _as_they_are(arrays: Named, shape: Any) -> Named:
     return arrays
 
 
@@ -142,8 +142,8 @@ class Architecture:
     fresh: tuple[str, ...] = ()
     in_training: tuple[str, ...] = ()
     beside: Callable[[Any, Weights], Any] = _as_it_is
-    fitted: Callable[[Any, dict[str, np.ndarray]], None] = _not_at_all
-    restored: Callable[[dict[str, np.ndarray], Any], dict[str, np.ndarray]] = _as_they_are
+    fitted: Callable[[Any, Named], None] = _not_at_all
+    restored: Callable[[Named, Any], Named] = _as_they_are
 
 
 def reads_another_pooling(shape: Any, theirs: str, own: str, their_own: str) -> str | None:

@@ -1,53 +1,62 @@
 """Reads the arrays of safetensors files, of all dtypes that hold plain numbers, and checks the index of shards.
 
-The NumPy reader of safetensors lacks the eight-bit floating-point types. This module reads them itself, from the
-offsets in the file's header (a length in eight bytes, then JSON).
+The library checks a file's header. The arrays are read here, each when it is asked for, from the offsets in that header
+(a length in eight bytes, then JSON): the library's own reader lacks the eight-bit floating-point types, and it maps the
+file into memory, where the pages that were read count as the process's until the file is closed.
 """
 
+import functools
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import ml_dtypes  # also registers bfloat16 with NumPy, without which such files cannot be read
+import ml_dtypes
 import numpy as np
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
 from surm.errors import InputError, few, one_line
 from surm.machine.notes import say
+from surm.models.lazy import Arrays, Stored
 
-EIGHT_BITS: dict[str, type] = {
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
-}
-READ = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL", *EIGHT_BITS}
+READ: dict[str, np.dtype] = {
+    name: np.dtype(of)
+    for name, of in {
+        "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+        "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+        "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    }.items()
+}  # fmt: skip
+"""The dtypes that are read, by their names in the files."""
 _SCALES = (".weight_scale", ".weight_scale_inv", ".scale_weight", ".scale", ".weight_scales")
 
 
-def read(files: Iterable[os.PathLike]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads all arrays of some files.
+def read(files: Iterable[os.PathLike]) -> tuple[Arrays, dict[str, str]]:
+    """Opens the arrays of some files.
 
     Args:
       files: paths of safetensors files.
 
     Returns:
-      The arrays of all files by key, as stored, and the metadata of the last file.
+      The arrays of all files by key, as stored, each read when it is asked for; and the metadata of the last file.
 
     Raises:
       InputError: if a file cannot be read, is truncated, holds a dtype that is no plain number, or holds a key that
-        another file holds too; or if eight-bit weights come with scales, so that they are quantised.
+        another file holds too; or if eight-bit weights come with scales, so that they are quantised. Reading an array
+        raises it if the file has been removed or cut short since.
     """
-    arrays: dict[str, np.ndarray] = {}
+    stored: dict[str, Stored] = {}
     metadata: dict[str, str] = {}
     for file in map(epath.Path, files):
         more, metadata = _of_file(file)
-        if twice := sorted(arrays.keys() & more.keys()):
+        if twice := sorted(stored.keys() & more.keys()):
             raise InputError(f"{str(file)!r} holds {few(twice)}, which another file of the same weights holds too")
-        arrays |= more
-    _check_unscaled(arrays)
-    return arrays, metadata
+        stored |= more
+    _check_unscaled(stored)
+    return Arrays(stored), metadata
 
 
 def check_index(folder: os.PathLike, index: dict[str, str], name: str) -> None:
@@ -75,14 +84,12 @@ def _keys(file: epath.Path) -> set[str]:
         return set(opened.keys())
 
 
-def _of_file(file: epath.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _of_file(file: epath.Path) -> tuple[dict[str, Stored], dict[str, str]]:
     try:
         with _opened(file) as opened:
-            types = {key: opened.get_slice(key).get_dtype() for key in sorted(opened.keys())}
-            _check_types(file, types)
-            plain = {key: opened.get_tensor(key) for key, of in types.items() if of not in EIGHT_BITS}
-            eight = {key: EIGHT_BITS[of] for key, of in types.items() if of in EIGHT_BITS}
-            return plain | _eight_bits(file, eight), opened.metadata() or {}
+            _check_types(file, {key: opened.get_slice(key).get_dtype() for key in sorted(opened.keys())})
+            metadata = opened.metadata() or {}
+        return _stored(file), metadata
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -108,22 +115,45 @@ def _check_types(file: epath.Path, types: dict[str, str]) -> None:
         raise InputError(f"{str(file)!r} holds {few(other, 3)}; expected numbers of {', '.join(sorted(READ))}")
 
 
-def _eight_bits(file: epath.Path, types: dict[str, type]) -> dict[str, np.ndarray]:
-    if not types:
-        return {}
+def _stored(file: epath.Path) -> dict[str, Stored]:
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         head = json.loads(opened.read(length))
-        return {key: _at(opened, 8 + length, head[key], of) for key, of in types.items()}
+    head.pop("__metadata__", None)
+    return {key: _at(file, 8 + length, head[key]) for key in sorted(head)}
 
 
-def _at(opened, start: int, about: dict, of: type) -> np.ndarray:
-    first, last = about["data_offsets"]
-    opened.seek(start + first)
-    return np.frombuffer(opened.read(last - first), of).reshape(about["shape"])
+def _at(file: epath.Path, start: int, about: dict) -> Stored:
+    shape, dtype = tuple(about["shape"]), READ[about["dtype"]]
+    return Stored(shape, dtype, functools.partial(slice_of, file, start + about["data_offsets"][0], dtype, shape))
 
 
-def _check_unscaled(arrays: dict[str, np.ndarray]) -> None:
+def slice_of(file: str | os.PathLike, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads an array from a place in a file.
+
+    Args:
+      file: a local file.
+      start: the place of the array's first byte.
+      dtype: its dtype.
+      shape: its shape.
+
+    Returns:
+      The array.
+
+    Raises:
+      InputError: if the file has been removed, or ends before the array does.
+    """
+    wanted = math.prod(shape) * dtype.itemsize
+    try:
+        found = np.fromfile(os.fspath(file), np.uint8, wanted, offset=start)
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read any more ({one_line(error)})") from error
+    if found.nbytes != wanted:
+        raise InputError(f"{str(file)!r} ends at byte {start + found.nbytes:,}, expected {wanted:,} from {start:,} on")
+    return found.view(dtype).reshape(shape)
+
+
+def _check_unscaled(arrays: Mapping[str, Stored]) -> None:
     """Refuses eight-bit weights with a scale beside them: they are quantised, and mean nothing without the scale."""
     for key, array in arrays.items():
         eight = array.dtype.name.startswith("float8") and key.endswith(".weight")

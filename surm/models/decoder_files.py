@@ -15,6 +15,7 @@ from surm.models.architecture import LANGUAGE, Architecture
 from surm.models.decoder import PRESETS, Decoder
 from surm.models.decoder_kind import Kind, without_output
 from surm.models.decoder_shape import DecoderConfig
+from surm.models.lazy import Named
 
 KINDS: dict[str, Kind] = {**llama_files.KINDS, **gemma_files.KINDS, **phi3_files.KINDS, **gpt2_files.KINDS}
 """All kinds of decoders by `model_type`."""
@@ -65,9 +66,10 @@ def _restored(arrays: dict[str, np.ndarray], config: DecoderConfig) -> dict[str,
     return {path: array for path, array in arrays.items() if path != "lm_head.kernel"}
 
 
-def _fitted(model: Decoder, arrays: dict[str, np.ndarray]) -> None:
-    words, output = arrays.get("embed.word.embedding"), arrays.get("lm_head.kernel")
-    if model.config.tied and words is not None and output is not None and not np.array_equal(words, output.T):
+def _fitted(model: Decoder, arrays: Named) -> None:
+    if not model.config.tied or not {"embed.word.embedding", "lm_head.kernel"} <= arrays.keys():
+        return
+    if not np.array_equal(arrays["embed.word.embedding"], arrays["lm_head.kernel"].T):
         say("config.json says tie_word_embeddings=true, but the file holds an lm_head with other values, which is used")
         model.untie()
 

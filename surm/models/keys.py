@@ -9,10 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-import numpy as np
-
 from surm.errors import InputError, few
+from surm.models import lazy
 from surm.models.catalogue import ARCHITECTURES
+from surm.models.lazy import Arrays, Named
 from surm.models.tables import OURS, Table
 
 TABLES: tuple[Table, ...] = (OURS, *(table for one in ARCHITECTURES for table in one.tables))
@@ -22,7 +22,7 @@ _BETWEEN = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_c
 _FRONT = r"(?:(?:model|base_model|auto_model|backbone|\d+)\.)*"
 
 
-def unwrapped(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+def unwrapped(arrays: Named) -> tuple[Arrays, list[str]]:
     """Removes the names of wrappers from keys.
 
     Args:
@@ -35,6 +35,7 @@ def unwrapped(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], lis
       InputError: if two keys become equal, or the file holds several wrapped models.
 
     Examples:
+      >>> import numpy as np
       >>> kept, taken = unwrapped({"module._orig_mod.embeddings.class_embedding": np.ones(2)})
       >>> list(kept), taken
       (['embeddings.class_embedding'], ['_orig_mod.', 'module.'])
@@ -53,12 +54,12 @@ def _front(keys: Iterable[str]) -> str:
     return "" if "" in found else next(iter(found), "")
 
 
-def _renamed(arrays: dict[str, np.ndarray], names: dict[str, str]) -> dict[str, np.ndarray]:
+def _renamed(arrays: Named, names: dict[str, str]) -> Arrays:
     repeated = [name for name, count in Counter(names.values()).items() if count > 1]
     if repeated:
         both = [key for key, name in names.items() if name == repeated[0]]
         raise InputError(f"keys {both[0]!r} and {both[1]!r} are both {repeated[0]!r} without the name of a wrapper")
-    return {names[key]: array for key, array in arrays.items()}
+    return Arrays({names[key]: stored for key, stored in lazy.of(arrays).stored.items()})
 
 
 def table_of(keys: Iterable[str]) -> Table:

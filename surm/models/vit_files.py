@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from surm.models import hf_fields
+from surm.models import hf_fields, lazy
 from surm.models.architecture import LABELS, Architecture, reads_another_pooling
+from surm.models.lazy import Named
 from surm.models.naming import Naming, named
 from surm.models.tables import HF_CLIP, HF_VIT
 from surm.models.vit import PRESETS, ViT, ViTConfig, resize_positions
@@ -54,7 +55,7 @@ def _obstacle(config: ViTConfig, theirs: str) -> str | None:
     return reads_another_pooling(config, theirs, "class", "the first token alone")
 
 
-def resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict[str, np.ndarray]:
+def resized_positions(arrays: Named, config: ViTConfig) -> Named:
     """Resizes the positions of a file if the model has another grid of patches.
 
     Args:
@@ -74,7 +75,7 @@ def resized_positions(arrays: dict[str, np.ndarray], config: ViTConfig) -> dict[
     if patches < 1 or math.isqrt(patches) ** 2 != patches:
         return arrays
     resized = resize_positions(jnp.asarray(position, jnp.float32), config.grid, extra)
-    return {**arrays, "embed.position": np.asarray(resized)}
+    return lazy.of(arrays) | {"embed.position": np.asarray(resized)}
 
 
 ARCHITECTURE = Architecture(

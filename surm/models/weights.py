@@ -3,9 +3,11 @@
     asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
     hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache; see `surm.models.hub`
     package:NAME    an installed Python package that contains weights, in its folder or in its subfolder `model`
-    PATH            a .safetensors file, or a folder with model.safetensors (or its shards and their index)
+    PATH            a .safetensors file, a .gguf file, or a folder with model.safetensors (or its shards and their
+                    index) or else with a single .gguf file
 
-Only safetensors files are read. Opening a pickle (.bin, .pt, .ckpt, ...) would run its code, so none is ever opened.
+The arrays of safetensors files are read in their own dtypes, those of GGUF files (`surm.models.gguf`) are dequantised;
+each is read when it is asked for. Opening a pickle (.bin, .pt, .ckpt, ...) would run its code, so none is ever opened.
 
 surm's own files keep arrays under the model's variable paths ("blocks.0.attention.query.kernel"). Their metadata entry
 "surm" is a JSON object `{"model": preset, "mean": [...], "std": [...]}`, with a "processor" if images are not simply
@@ -20,15 +22,15 @@ import math
 import pathlib
 from importlib import resources
 
-import numpy as np
 from etils import epath
 
 from surm import files
 from surm.errors import InputError, few, one_line
-from surm.models import arrays, hub, processor_files
+from surm.models import arrays, gguf, hub, processor_files
+from surm.models.lazy import Named
 from surm.models.processor import Processor, each
 
-NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors file, or a folder with model.safetensors"
+NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors or .gguf file, or a folder with one of them"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt", "merges.txt")
 INDEX = "model.safetensors.index.json"
@@ -47,7 +49,8 @@ class Weights:
 
     Attributes:
       name: the name given to `open_weights`.
-      arrays: the arrays by their keys in the file, in the file's shapes and dtypes.
+      arrays: the arrays by their keys in the file, in the file's shapes and dtypes. Each is read from the file when it
+        is asked for, and again when it is asked for again (`surm.models.lazy.Arrays`).
       mean: is subtracted from a pixel in 0..1 (or as the processor rescales it); one number per channel.
       std: divides the result; one number per channel.
       config: the config.json beside the arrays; empty if there is none.
@@ -59,7 +62,7 @@ class Weights:
     """
 
     name: str
-    arrays: dict[str, np.ndarray]
+    arrays: Named
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: dict = dataclasses.field(default_factory=dict)
@@ -77,14 +80,14 @@ def open_weights(name: str) -> Weights:
     CLIP config.json, else 0.5 for both.
 
     Args:
-      name: `asset:NAME`, `hf:OWNER/NAME`, `package:NAME`, or the path of a .safetensors file or of a folder.
+      name: `asset:NAME`, `hf:OWNER/NAME`, `package:NAME`, or the path of a .safetensors or .gguf file or of a folder.
 
     Returns:
       The weights.
 
     Raises:
-      InputError: if nothing has that name, if a file is no safetensors file, or if a JSON file beside it is invalid or
-        asks for something that is not supported.
+      InputError: if nothing has that name, if a file is no safetensors or GGUF file or is cut short, or if a JSON file
+        beside it is invalid or asks for something that is not supported.
 
     Examples:
       >>> open_weights("asset:none_such")  # doctest: +ELLIPSIS
@@ -107,6 +110,8 @@ def open_weights(name: str) -> Weights:
         return _open_folder(name, path)
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{name!r} is a pickle by its suffix {path.suffix!r}; {CONVERSION}")
+    if path.suffix.lower() == gguf.SUFFIX:
+        return _open_gguf(name, path)
     return _open_files(name, [path], path, path.parent)
 
 
@@ -122,7 +127,8 @@ def _open_asset(name: str) -> Weights:
     if asset not in assets():
         raise InputError(f"no asset is called {asset!r}; there are: {few(assets())}")
     with resources.as_file(resources.files("surm.models") / "assets" / f"{asset}.safetensors") as path:
-        return _open_files(name, [path], None, None)
+        opened = _open_files(name, [path], None, None)
+        return dataclasses.replace(opened, arrays=dict(opened.arrays))  # the path may last no longer than this block
 
 
 def _open_folder(name: str, folder: pathlib.Path) -> Weights:
@@ -131,11 +137,21 @@ def _open_folder(name: str, folder: pathlib.Path) -> Weights:
     if (folder / INDEX).is_file():
         return _open_files(name, _shards(folder), folder, folder)
     present = sorted(file.name for file in folder.iterdir())
+    own = [file for file in present if file.lower().endswith(gguf.SUFFIX)]
+    if len(own) == 1:
+        return _open_gguf(name, folder / own[0])
+    if own:
+        raise InputError(f"{name!r} holds several GGUF files, {few(own)}; expected the path of one of them")
     pickles = [file for file in present if file.endswith(PICKLES)]
     if pickles:
         raise InputError(f"{name!r} holds {pickles[0]} but no model.safetensors; {CONVERSION}")
     fetched = f" of what may be fetched; if it has only {PICKLES[0]}: {CONVERSION}" if name.startswith("hf:") else ""
     raise InputError(f"{name!r} holds no model.safetensors, and no {INDEX}; it holds {few(present)}{fetched}")
+
+
+def _open_gguf(name: str, file: pathlib.Path) -> Weights:
+    read, config = gguf.opened(file)
+    return Weights(name, read, *HALVES, config, path=file)
 
 
 def _package_folder(name: str) -> pathlib.Path:
