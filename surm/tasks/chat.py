@@ -167,8 +167,10 @@ class ChatTemplate:
         """The place of one answer, found by the text in which a mark stands instead of it."""
         before, (answer, after) = messages[:number], (messages[number], messages[number + 1 :])
         marked = {**answer, "content": _CONTENT}
-        head, _, tail = self.render([*before, marked, *after], **arguments).partition(_CONTENT)
-        if not (text.startswith(head) and text.endswith(tail)) or len(head) + len(tail) > len(text) or _CONTENT in tail:
+        found = self.render([*before, marked, *after], **arguments)
+        head, _, tail = found.partition(_CONTENT)
+        once, around = found.count(_CONTENT) == 1, len(head) + len(tail) <= len(text)
+        if not (once and around and text.startswith(head) and text.endswith(tail)):
             raise InputError(
                 f"{self.origin} does not show which part of the text is message {number + 1}; mark the answers there "
                 "by {% generation %} and {% endgeneration %}"
