@@ -68,10 +68,13 @@ def config(**changes: object) -> decoder.DecoderConfig:
     return decoder.DecoderConfig(**(shape | changes))
 
 
-def write(folder: pathlib.Path, *, template: str | None = TEMPLATE, seed: int = 0) -> pathlib.Path:
-    """Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and returns the folder."""
+def write(folder: pathlib.Path, *, template: str | None = TEMPLATE, seed: int = 0, **changes: object) -> pathlib.Path:
+    """Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json, and returns the folder.
+
+    Further arguments change fields of the shape, as in `depth=1`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    shape = config()
+    shape = config(**changes)
     stated = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **decoder_files._to_hf(shape)}
     (folder / "config.json").write_text(json.dumps(stated))
     save_file(_arrays(decoder.Decoder(shape, rngs=nnx.Rngs(seed))), folder / "model.safetensors")
