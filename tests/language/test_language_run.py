@@ -52,7 +52,7 @@ def lines(workdir: pathlib.Path) -> list[dict]:
 FULL = (
     "--config.peft.method=full",
     "--config.optim.learning_rate=1e-2",
-    "--config.optim.epochs=25",
+    "--config.optim.epochs=60",
     "--config.peft.targets=",
 )
 
@@ -143,10 +143,10 @@ def test_a_population_is_its_runs_alone(material, tmp_path):
 
 
 def test_the_best_step_is_that_of_least_loss(material, tmp_path):
-    more = ["eval.choose=best", "eval_every_steps=2", "data.validation_examples=3", "optim.steps=6", "seed=3"]
+    more = ["eval.choose=best", "eval_every_steps=2", "data.validation_examples=3", "optim.epochs=4", "seed=3"]
     result = run(tmp_path / "run", *material, *FULL, *(f"--config.{one}" for one in more))
     losses = {one["step"]: one["values"]["loss"] for one in lines(tmp_path / "run") if one["split"] == "validation"}
-    assert result["chosen_step"] == min(losses, key=losses.get) and len(losses) == 3
+    assert result["chosen_step"] == min(losses, key=losses.get) and len(losses) == 4
 
 
 def one_step(material: list[str], **more: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
