@@ -6,7 +6,7 @@ docs/config.md and `surm train --help` list them all. Importing this module does
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -35,7 +35,10 @@ _PEFT = Section(
             "Options of the family or the method, separated by commas, such as `rank=8`; empty takes their defaults.",
         ),
         "targets": Key(
-            "", "A regular expression for the paths of the layers to adapt; empty takes the method's default."
+            "",
+            "A regular expression for the paths of the layers to adapt; empty takes the method's default. For updates "
+            "that is query, key and value in the attention of an encoder, and all linear layers in the blocks of a "
+            "decoder.",
         ),
         "rules": Key(
             "",
@@ -43,7 +46,11 @@ _PEFT = Section(
             "`.*value => family=low_rank, rank=2; .*up => off`.",
         ),
         "exclude": Key("", "A regular expression for layers that are not adapted, even if `targets` matches them."),
-        "train": Key("head", "A regular expression for additional variables to train."),
+        "train": Key(
+            "head",
+            "A regular expression for additional variables to train; the default trains nothing of a language model, "
+            "which has no head of its own.",
+        ),
         "scale": Key(1.0, "The factor of the update, for methods with updates."),
         "magnitude": Key(
             False,
@@ -222,11 +229,22 @@ def _check_optimizer(plan: Plan) -> None:
         )
 
 
-def spec(config: ml_collections.ConfigDict) -> "surm.peft.spec.PeftSpec":
-    """The `PeftSpec` that `config.peft` describes."""
+def spec(config: ml_collections.ConfigDict, default_train: Sequence[str] = ("head",)) -> "surm.peft.spec.PeftSpec":
+    """The `PeftSpec` that `config.peft` describes.
+
+    Args:
+      config: a run's configuration.
+      default_train: replaces `config.peft.train` if that has its default value.
+
+    Returns:
+      The spec.
+    """
     from surm.peft.spec import PeftSpec
 
-    return PeftSpec(**config.peft.to_dict())
+    given = config.peft.to_dict()
+    if given["train"] == KEYS["peft.train"].default:
+        given["train"] = tuple(default_train)
+    return PeftSpec(**given)
 
 
 def of_an_earlier_run(values: Mapping[str, Any]) -> ml_collections.ConfigDict:

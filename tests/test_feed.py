@@ -7,7 +7,7 @@ from flax import nnx
 from surm import config as configs
 from surm.data.texts import TextSplit
 from surm.models.bert import Bert, BertConfig
-from surm.tasks.labelled import task_of
+from surm.tasks.kinds import task_of
 from surm.tasks.labels import Targets
 from tests.data.test_tokenizer import BERT, write
 

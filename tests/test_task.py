@@ -91,7 +91,7 @@ class Speaker(nnx.Module):
 class NextToken:
     """A task without a fixed number of outputs for an example, and without a base class."""
 
-    name, outputs = "next_token", None
+    name, outputs, default_train, counts = "next_token", None, (), "tokens"
     metrics = (Metric("perplexity", "less", ""), Metric("loss", "less", "nats"))
 
     def inputs(self, batch):
@@ -106,7 +106,7 @@ class NextToken:
     def _not_asked(self, *given, **named):
         raise AssertionError("a step asks for inputs and sums alone")
 
-    ready = training = evaluation = answers = known = measured = _not_asked
+    ready = training = evaluation = answers = known = measured = counted = _not_asked
 
 
 BATCH = {

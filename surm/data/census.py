@@ -21,6 +21,8 @@ def heading(data: Dataset) -> list[str]:
       The classes with their counts (or the range of numbers), then one line for each oddity. The last one says if the
       source's validation split is reported.
     """
+    if data.kind == "language":
+        return _held_out(data)
     if data.regression:
         return [_numbers(data.train.labels), *_held_out(data)]
     trained = classes.counted(data.train.labels, data.class_names)
@@ -29,6 +31,8 @@ def heading(data: Dataset) -> list[str]:
 
 def check(data: Dataset) -> None:
     """Raises InputError if all training examples have the same class, because nothing can be learned from them."""
+    if data.kind == "language":
+        return
     if not data.regression and len(present := np.unique(data.train.labels)) == 1:
         raise InputError(
             f"all {len(data.train):,} training examples are of the class {data.class_names[present[0]]!r}, expected "

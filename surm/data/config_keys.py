@@ -6,7 +6,7 @@ from surm.machine.keys import Key, Section
 AUGMENTATIONS = ("none", "crop_flip")
 
 DATA = Section(
-    "what is read: images or texts, with their labels",
+    "what is read: images or texts with their labels, or texts for language models",
     {
         "source": Key(
             "digits",
@@ -44,8 +44,9 @@ DATA = Section(
         "threads": Key(2, "The number of threads that read data.", least=1, decision="free"),
         "task": Key(
             "auto",
-            "What a table of texts asks for: a task of GLUE by its name, `classification`, `regression`, or `auto`, "
-            "which goes by the name of the folder.",
+            "What a table of texts asks for: a task of GLUE by its name, `classification`, `regression`, `language`, "
+            "or `auto`, which goes by the name of the folder and by the columns: messages, prompt and completion, or "
+            "text alone are for language models.",
         ),
         "text_columns": Key(
             "sentence", "The column of a table of your own that holds the text, or two of them with a comma between."
@@ -62,6 +63,22 @@ DATA = Section(
             "16,32,64,96,128",
             "The lengths in tokens that batches of texts are filled up to. Longer texts are cut to the last of them, "
             "or to the tokenizer's model_max_length if that is less.",
+        ),
+        "packing": Key(
+            False,
+            "Whether texts for language models are packed, several in a row of the last of `lengths`; they do not see "
+            "one another, and the loss is the same. A batch then has `optim.batch_size` such rows.",
+        ),
+        "train_on": Key(
+            "answers",
+            "The tokens that a language model learns: the `answers`, which are the assistant's messages, the "
+            "completions, or all of a plain text; or `all` tokens. Answers alone are measured.",
+            choices=("answers", "all"),
+        ),
+        "template_arguments": Key(
+            "",
+            "Further arguments of a language model's chat template, such as `enable_thinking=False`, with commas "
+            "between them.",
         ),
     },
 )

@@ -1,7 +1,7 @@
 """Opens data by name: digits, an .npz, TensorFlow Datasets, a folder of images or of tables, or one table.
 
-Every source becomes a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, or of
-`{"texts": (str, ...), "label": ...}`, which grain reads. Nothing here needs TensorFlow.
+Every source becomes a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, of
+`{"texts": (str, ...), "label": ...}`, or of the forms in `surm.data.language`. Nothing here needs TensorFlow.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from surm import files
-from surm.data import arrow_images, folders, glue, image_folder, saved_datasets, split_names, tables, texts
+from surm.data import arrow_images, folders, glue, image_folder, language, saved_datasets, split_names, tables, texts
 from surm.data.arrays import npz_images
 from surm.data.options import Options
 from surm.data.splits import ArraySplit, Dataset, Split, Subset
@@ -45,8 +45,9 @@ def load(
       source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION), images or `tfds:glue/TASK`; the path of an .npz
         with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels as in
         `surm.data.classes.of_array`; a folder of class folders (`surm.data.image_folder`); a folder of tables, or one
-        table (`surm.data.tables`), of texts (`surm.data.texts`) or images (`surm.data.arrow_images`); or a folder that
-        `datasets` saved (`surm.data.saved_datasets`).
+        table (`surm.data.tables`), of labelled texts (`surm.data.texts`), texts for language models
+        (`surm.data.language`) or images (`surm.data.arrow_images`); or a folder that `datasets` saved
+        (`surm.data.saved_datasets`).
       data_dir: the folder of TensorFlow Datasets' prepared data; None for its own default.
       task: the task of a table of texts (see `surm.data.glue`); `auto` reads it from the folder's name.
       text_columns: the text columns of the user's own table, one name or two separated by a comma.
@@ -109,7 +110,7 @@ def _folder(folder: epath.Path, options: Options) -> Dataset:
 def _of_tables(
     opened: Mapping[str, Table], found: Mapping[str, Sequence[epath.Path]], place: epath.Path, options: Options
 ) -> Dataset:
-    """Opens tables as images if they have an image column and no text task is requested; otherwise as texts.
+    """Opens tables as images or as texts for language models if their columns say so; otherwise as labelled texts.
 
     Args:
       opened: tables that a special reader has opened already; the others are opened here.
@@ -124,11 +125,16 @@ def _of_tables(
     if "train" not in found:
         raise InputError(f"{where} has no train.tsv (nor .csv, .jsonl or .parquet); it has {', '.join(found)}")
     train = opened.get("train") or tables.open_table(found["train"])
-    if options.task == "auto" and train.image_columns and named not in glue.TASKS:
+    by_columns = options.task == "auto" and named not in glue.TASKS
+    images = by_columns and bool(train.image_columns)
+    if images or options.task == language.TASK or (by_columns and language.meant_by(train.columns)):
+        opened = {**opened, "train": train}
         every = {
             name: opened.get(name) or tables.open_table(found[name]) for name in found if name in split_names.NAMES
         }
-        return arrow_images.open_tables(every, found, options, where)
+        if images:
+            return arrow_images.open_tables(every, found, options, where)
+        return language.open_tables(every, options, where)
     name = texts.task_of(place, train) if options.task == "auto" else options.task
     _check_task(name, named, str(place))
     task = glue.task(name, options.text_columns, options.label_column)

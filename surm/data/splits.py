@@ -17,7 +17,9 @@ CONTENT = "content:"  # the prefix of all fingerprints except those of 0.1.0, wh
 
 @runtime_checkable
 class Split(Protocol):
-    """Random access to examples: `{"image": uint8 H×W×C, "label": int}` or `{"texts": (str, ...), "label": ...}`."""
+    """Random access to examples: `{"image": uint8 H×W×C, "label": int}`, `{"texts": (str, ...), "label": ...}`, or what
+    `surm.data.language` reads, which has no labels.
+    """
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -27,7 +29,7 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Real[np.ndarray, " n"]:
-        """All labels, in order, without decoding an image."""
+        """All labels, in order, without decoding an image; zeros if there are none."""
 
     def content(self, index: Int[np.ndarray, " chosen"]) -> Iterator[bytes | memoryview]:
         """The contents of the examples with these indices, without labels, for hashing; images as they are stored."""
@@ -41,12 +43,12 @@ class Dataset:
       train: the training split.
       validation: the split for choices; None if the source has none.
       test: the held-out split.
-      num_classes: labels are 0 .. num_classes − 1; 1 for regression.
-      metrics: names in `surm.tasks.metrics.METRICS`, the main metric first.
+      num_classes: labels are 0 .. num_classes − 1; 1 for regression, and if there are no labels.
+      metrics: names in `surm.tasks.metrics.METRICS`, the main metric first; empty if there are no labels.
       regression: whether the targets are real numbers.
       also: further held-out splits, by the name that their metrics carry.
       kind: the kind of the examples.
-      class_names: the names of the classes, in order; empty for regression.
+      class_names: the names of the classes, in order; empty for regression, and if there are no labels.
       keys: the keys of `config.data`, besides the common ones, that the reading of the source depends on.
       test_is: the source's split from which `test` comes: `validation` if there is no other, `train` if examples were
         taken out of the training split.
@@ -59,7 +61,7 @@ class Dataset:
     metrics: tuple[str, ...] = ("accuracy",)
     regression: bool = False
     also: Mapping[str, Split] = dataclasses.field(default_factory=dict)
-    kind: Literal["image", "text"] = "image"
+    kind: Literal["image", "text", "language"] = "image"
     class_names: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset()
     test_is: str = "test"

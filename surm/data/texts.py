@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int, Real
 
-from surm.data import classes, glue, split_names
+from surm.data import classes, glue, language, split_names
 from surm.data.options import Options
 from surm.data.splits import Dataset, Split
 from surm.data.table import BrokenRow, Row, Table, class_names
@@ -106,8 +106,8 @@ def task_of(place: epath.Path, train: Table) -> str:
     name = plain_name(place)
     if name not in glue.TASKS:
         raise InputError(
-            f"{str(place)!r} has no task in its name; it holds a table of the columns {_quoted(train.columns)}"
-            f"{_of_language(train.columns)}; set config.data.task to one of "
+            f"{str(place)!r} has no task in its name; it holds a table of the columns {_quoted(train.columns)}; set "
+            "config.data.task to one of "
             f"{', '.join([*glue.OWN_METRICS, *glue.TASKS])}, and for the first two config.data.text_columns and "
             "config.data.label_column to columns"
         )
@@ -201,8 +201,8 @@ def _check_columns(table: Table, task: glue.Task) -> None:
 
 def _way_on(header: Sequence[str], task: glue.Task) -> str:
     """A remedy for a missing column."""
-    if language := _of_language(header):
-        return language
+    if language.meant_by(header):
+        return f"; for a language model set config.data.task={language.TASK}"
     if len(header) == 1 and (marks := [mark for mark in ";\t|" if mark in header[0]]):
         return f", which look separated by {marks[0]!r}; expected ',' in a .csv and a tab in a .tsv"
     if task.own:
@@ -210,15 +210,6 @@ def _way_on(header: Sequence[str], task: glue.Task) -> str:
     return (
         "; for a table of your own set config.data.task=classification (or regression), config.data.text_columns and "
         "config.data.label_column"
-    )
-
-
-def _of_language(columns: Sequence[str]) -> str:
-    """A hint at columns that are meant for language models."""
-    held = {*columns}
-    found = held & {"messages", "conversations"} or held >= {"prompt", "completion"} or held == {"text"}
-    return (
-        " (such columns are for language models; this version has tasks for classes and numbers only)" if found else ""
     )
 
 

@@ -52,13 +52,14 @@ def open_tokenizer(path: str | os.PathLike | None) -> tokenizers.Tokenizer:
     return opened(path).tokenizer
 
 
-def opened(path: str | os.PathLike | None) -> Opened:
+def opened(path: str | os.PathLike | None, *, pairs: bool = True) -> Opened:
     """Reads a tokenizer with the files beside it.
 
     Args:
       path: a folder with a tokenizer, or a file of weights in such a folder: then all files of the folder are followed
         as in transformers 5. Or a tokenizer.json, which is used unchanged, or a GGUF file, whose own vocabulary is
         used. None if there is no tokenizer.
+      pairs: whether the model reads pairs of texts; if it cannot tell them apart, a notice says so.
 
     Returns:
       The tokenizer and the settings for its use.
@@ -70,9 +71,9 @@ def opened(path: str | os.PathLike | None) -> Opened:
         raise InputError(f"the weights have no {SAVED_FILE}; {REMEDY}")
     place = files.path(path)
     if place.is_dir():
-        return _of_folder(place)
+        return _of_folder(place, pairs)
     if place.suffix == ".safetensors":
-        return _of_folder(place.parent)
+        return _of_folder(place.parent, pairs)
     if not place.is_file():
         raise InputError(f"no tokenizer at {str(place)!r}; {REMEDY}")
     if place.suffix.lower() == tokenizer_gguf.SUFFIX:
@@ -82,7 +83,7 @@ def opened(path: str | os.PathLike | None) -> Opened:
     return Opened(_plain(_of_saved(place)))
 
 
-def _of_folder(folder: epath.Path) -> Opened:
+def _of_folder(folder: epath.Path, pairs: bool) -> Opened:
     saved = folder / SAVED_FILE
     if not saved.is_file() and not any((folder / name).is_file() for name in _VOCABULARIES):
         raise InputError(f"no tokenizer at {str(saved)!r}; {REMEDY}")
@@ -92,7 +93,7 @@ def _of_folder(folder: epath.Path) -> Opened:
     anew = stated.kind in BUILT and _fits(stated)
     tokenizer = _plain(_built(stated) if anew else _as_saved(stated))
     _say_other_numbers(tokenizer, stated)
-    return Opened(tokenizer, _limit(stated), _side(stated), _segmented(tokenizer, stated, anew))
+    return Opened(tokenizer, _limit(stated), _side(stated), pairs and _segmented(tokenizer, stated, anew))
 
 
 def _fits(stated: Stated) -> bool:

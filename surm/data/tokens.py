@@ -1,10 +1,10 @@
-"""Encodes texts as tokens, and makes batches of a few fixed lengths.
+"""Encodes labelled texts as tokens, and makes batches of a few fixed lengths.
 
-A batch is `{"tokens": int32 B×L, "segments": int32 B×L, "attended": bool B×L, "label": B, "mask": bool B}`, where L
-is the smallest of the given lengths that holds the batch's longest text. A run therefore compiles once for each length.
-Texts of similar length are put together, within windows of a few batches, so that there is little padding. Every pass
-covers each example exactly once; the last batch of a pass is padded with masked examples, so metrics are exact. Batches
-are read by their number, so a position in the stream is one integer.
+A batch of them is `{"tokens": int32 B×L, "segments": int32 B×L, "attended": bool B×L, "label": B, "mask": bool B}`.
+Here L is the smallest of the given lengths that holds the batch's longest text. A run therefore compiles once for each
+length. Texts of similar length are put together, within windows of a few batches, so that there is little padding.
+Every pass covers each example exactly once; the last batch of a pass is padded with masked examples, so metrics are
+exact. Batches are read by their number, so a position in the stream is one integer.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -59,10 +60,48 @@ class TokenSplit:
 
     def fingerprint(self) -> str:
         """A hash of all tokens, and of the places where examples and second texts begin."""
-        digest = hashlib.sha256()
-        for array in (self.tokens, self.segments, self.starts):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return digest(self.tokens, self.segments, self.starts)
+
+    def batch(self, chosen: Int[np.ndarray, " rows"], batch_size: int, length: int) -> dict[str, np.ndarray]:
+        """A batch of a few examples, filled up with zeros."""
+        shape = (batch_size, length)
+        batch = {
+            "tokens": np.zeros(shape, np.int32),
+            "segments": np.zeros(shape, np.int32),
+            "attended": np.zeros(shape, np.bool_),
+            "label": np.zeros(batch_size, self.labels.dtype),
+            "mask": np.arange(batch_size) < len(chosen),
+        }
+        batch["label"][: len(chosen)] = self.labels[chosen]
+        for row, example in enumerate(chosen):
+            begin, end = self.starts[example : example + 2]
+            batch["tokens"][row, : end - begin] = self.tokens[begin:end]
+            batch["segments"][row, : end - begin] = self.segments[begin:end]
+            batch["attended"][row, : end - begin] = True
+        return batch
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """A hash of the contents of arrays."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows of tokens of different lengths, from which `Batches` makes batches."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " n"]:
+        """The number of tokens of each row."""
+
+    def batch(self, chosen: Int[np.ndarray, " rows"], batch_size: int, length: int) -> dict[str, np.ndarray]:
+        """A batch of a few rows, filled up with zeros to a size and a length."""
 
 
 def encode(
@@ -116,19 +155,19 @@ class Batches:
     """The batches of a split by number, as a source for grain.
 
     Attributes:
-      split: the examples.
-      batch_size: the number of examples in a batch.
-      lengths: the lengths that a batch may have, in ascending order; every example fits the last one.
+      split: the rows, which are examples; those of `surm.data.language_tokens` may hold several.
+      batch_size: the number of rows in a batch.
+      lengths: the lengths that a batch may have, in ascending order; every row fits the last one.
       seed: the seed of the order of every pass; None for a single order with the shortest examples first.
       passes: the number of passes over the split.
       share: the rows of every batch that this process reads.
-      balanced: whether every class is equally frequent (`surm.data.balanced`).
+      balanced: whether every class is equally frequent (`surm.data.balanced`); for a `TokenSplit` only.
 
     Raises:
       InputError: if the lengths are not in order, or an example is longer than the last.
     """
 
-    split: TokenSplit
+    split: Rows
     batch_size: int
     lengths: tuple[int, ...]
     seed: int | None = None
@@ -165,22 +204,8 @@ class Batches:
     def _batch(self, chosen: Int[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         longest = self.split.lengths[chosen].max()
         length = next(length for length in self.lengths if length >= longest)
-        chosen, batch_size = chosen[self.share.rows(self.batch_size)], self.batch_size // self.share.count
-        shape = (batch_size, length)
-        batch = {
-            "tokens": np.zeros(shape, np.int32),
-            "segments": np.zeros(shape, np.int32),
-            "attended": np.zeros(shape, np.bool_),
-            "label": np.zeros(batch_size, self.split.labels.dtype),
-            "mask": np.arange(batch_size) < len(chosen),
-        }
-        batch["label"][: len(chosen)] = self.split.labels[chosen]
-        for row, example in enumerate(chosen):
-            begin, end = self.split.starts[example : example + 2]
-            batch["tokens"][row, : end - begin] = self.split.tokens[begin:end]
-            batch["segments"][row, : end - begin] = self.split.segments[begin:end]
-            batch["attended"][row, : end - begin] = True
-        return batch
+        own = chosen[self.share.rows(self.batch_size)]
+        return self.split.batch(own, self.batch_size // self.share.count, length)
 
 
 def _plan(
@@ -210,7 +235,7 @@ def by_length(lengths: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def training_batches(
-    split: TokenSplit,
+    split: Rows,
     batch_size: int,
     lengths: Sequence[int],
     *,
@@ -222,9 +247,9 @@ def training_batches(
     """An endless, resumable iterator over shuffled batches; every pass has a new order.
 
     Args:
-      split: the result of `encode`.
-      batch_size: the number of examples in a batch.
-      lengths: the lengths that a batch may have, in ascending order; every example must fit the last one.
+      split: the result of `encode`, or other rows.
+      batch_size: the number of rows in a batch.
+      lengths: the lengths that a batch may have, in ascending order; every row must fit the last one.
       seed: the seed of the order.
       balanced: whether every class is equally frequent.
       threads: the number of threads that prepare batches ahead.
@@ -239,7 +264,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: TokenSplit, batch_size: int, lengths: Sequence[int], *, threads: int = 2, share: Share = WHOLE
+    split: Rows, batch_size: int, lengths: Sequence[int], *, threads: int = 2, share: Share = WHOLE
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass over a split, with the shortest texts first; the arguments are those of `training_batches`."""
     source = Batches(split, batch_size, tuple(lengths), share=share)

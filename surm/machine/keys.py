@@ -99,12 +99,13 @@ def differences(one: ml_collections.ConfigDict, other: ml_collections.ConfigDict
     ]
 
 
-def arguments(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def arguments(text: str, known: Mapping[str, Sequence[str] | str]) -> dict[str, str]:
     """Parses the arguments behind the colon of `--config=FILE:NAME=VALUE,...`.
 
     Args:
       text: the text behind the colon; may be empty.
-      known: the allowed values of every argument, the default first.
+      known: the allowed values of every argument, the default first; or a text, the default of an argument that takes
+        any text without a comma.
 
     Returns:
       A value for every argument.
@@ -116,12 +117,12 @@ def arguments(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
       >>> arguments("family=toeplitz", {"family": ("circulant", "toeplitz"), "task": ("mrpc", "cola")})
       {'family': 'toeplitz', 'task': 'mrpc'}
     """
-    chosen = {name: values[0] for name, values in known.items()}
+    chosen = {name: values if isinstance(values, str) else values[0] for name, values in known.items()}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name not in known:
             raise InputError(f"the config takes no argument {name!r}; {nearest(name, known)}")
-        if value not in known[name]:
+        if not isinstance(known[name], str) and value not in known[name]:
             raise InputError(f"the config's argument {name}={value!r}; {nearest(value, known[name])}")
         chosen[name] = value
     return chosen

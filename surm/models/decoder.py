@@ -37,6 +37,7 @@ class Decoder(nnx.Module):
     """
 
     norm_behind_attention = r".*\.norm2"
+    default_targets = r"(.*\.)?(attention\.(query|key|value|output)|mlp\.(gate|up|down))"
 
     def __init__(
         self,

@@ -78,7 +78,8 @@ class PeftSpec:
       options: options of the family and of its training (`bottleneck` and `hadamard_adapter` have their own), as a
         mapping or a string such as `"rank=8"` or `"factors=1,symmetric=False"`.
       targets: regular expressions; a path such as `blocks.0.attention.query` is a target if one of them matches it
-        whole. If empty, the rules' patterns are the targets, or else the method's own. A pattern leaves
+        whole. If empty, the rules' patterns are the targets, or else the method's own: for updates those of the model
+        that they are attached to, if it names some (`default_targets`), else query, key and value. A pattern leaves
         out layers that `train` trains as a whole, as long as it matches other layers too.
       scale: multiplies ΔW; read by updates. (For the authors' α/r convention, give α/r.)
       dropout: rate at which entries of the update's (or adapter's) input are dropped in training.
@@ -130,8 +131,17 @@ class PeftSpec:
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
         object.__setattr__(self, "options", FrozenDict(self._checked_options(options)))
         object.__setattr__(self, "rules", self._checked_rules())
-        if not self.targets and all(change is None for change in self.rules.values()):
+        by_default = not self.targets and all(change is None for change in self.rules.values())
+        object.__setattr__(self, "_by_default", by_default)  # no field, because it does not change the trained arrays
+        if by_default:
             object.__setattr__(self, "targets", METHODS[self.method].targets)
+
+    def on(self, model: object) -> "PeftSpec":
+        """The spec for a model: with the model's `default_targets` if this is an update without targets of its own."""
+        own = getattr(model, "default_targets", None)
+        return (
+            dataclasses.replace(self, targets=own) if own and self._by_default and self.position == "update" else self
+        )
 
     @property
     def position(self) -> str:

@@ -69,6 +69,7 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[
       InputError: as in `attach`.
     """
     arguments.check(model, spec, rngs)
+    spec = spec.on(model)
     if spec_of(model) is not None:
         raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)

@@ -78,7 +78,7 @@ def choosing(config: ml_collections.ConfigDict, data: Dataset) -> Split | None:
 def _no_validation(config: ml_collections.ConfigDict, data: Dataset) -> str:
     """The end of a message: there is no validation split, and how to get one."""
     count, tenth = len(data.train), max(len(data.train) // 10, 1)
-    of_its_own = "text_columns" in data.keys or data.kind == "image"  # else a task of GLUE, whose test has no labels
+    of_its_own = "text_columns" in data.keys or data.kind != "text"  # else a task of GLUE, whose test has no labels
     more = "add a test split, or " if of_its_own and data.test_is == "validation" else ""
     taken = ": its validation split is reported as the test split, as it has no other" * (data.test_is == "validation")
     return (

@@ -62,6 +62,8 @@ class Labels:
     """
 
     name = NAME
+    default_train = ("head",)
+    counts = "examples"
     processor: Processor | None = None
     tokenizer: str | os.PathLike | None = None
 
@@ -120,6 +122,10 @@ class Labels:
     def measured(self, answers: Iterable[Answers], members: int | None = None) -> list[dict[str, Any]]:
         """The metrics of a pass; see `surm.tasks.evaluate.measured`."""
         return evaluate.measured(answers, self.targets.metrics, classes=self.outputs, members=members)
+
+    def counted(self, batch: Batch) -> int:
+        """The number of rows of a batch; of a stack of batches, that of each."""
+        return batch["mask"].shape[-1]
 
     def said(self, outputs: Float[Array, "*batch outputs"]) -> Float[Array, "*batch outputs"]:
         """The probabilities of the classes; for regression, the outputs themselves."""

@@ -1,7 +1,7 @@
 """The protocol `Task`: a model's inputs, its loss and the metrics of its answers."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -32,9 +32,14 @@ class Task(Protocol):
       outputs: number of outputs of a model for one example, which is the size of a new head; None if that is not
         fixed, as for a model that predicts a token at every position.
       metrics: the metrics that `measured` returns, the main one first.
+      default_train: the patterns of the additional variables that train if the config names none: `("head",)` for a
+        model with a fresh head, `()` for one without.
+      counts: the unit in which the progress of training is shown, `examples` or `tokens`.
     """
 
     name: str
+    default_train: tuple[str, ...]
+    counts: Literal["examples", "tokens"]
 
     @property
     def outputs(self) -> int | None:
@@ -65,11 +70,14 @@ class Task(Protocol):
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """The keyword arguments that the model is called with for a batch."""
 
-    def sums(self, outputs: jax.Array, batch: Batch, *, label_smoothing: jax.typing.ArrayLike = 0.0) -> Sums:
+    def counted(self, batch: Batch) -> int:
+        """The size of a batch in the unit `counts`."""
+
+    def sums(self, outputs: Any, batch: Batch, *, label_smoothing: jax.typing.ArrayLike = 0.0) -> Sums:
         """The loss on a batch as sums, which can be added over parts of a batch, devices and steps.
 
         Args:
-          outputs: the outputs of the model.
+          outputs: the outputs of the model, one array or a tuple of several.
           batch: the batch.
           label_smoothing: ε of the targets, if the task smooths them.
 
@@ -78,7 +86,7 @@ class Task(Protocol):
           number of correct predictions, are divided by `count` if there is one, else by `weight`.
         """
 
-    def answers(self, outputs: jax.Array, batch: Batch) -> Answers:
+    def answers(self, outputs: Any, batch: Batch) -> Answers:
         """The arrays that `measured` needs of a model's outputs; a population adds a first axis of members."""
 
     def known(self, batch: Batch) -> Answers:

@@ -39,9 +39,14 @@ def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) ->
             f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
             *([f"{len(every)} members"] if every else []),
             f"frozen {readable(frozen)} {where}, trained with optimiser {readable(max(len(every), 1) * trained)}",
-            f"{run.total_steps:,} step{'s' * (run.total_steps != 1)} of {config.optim.batch_size} examples",
+            f"{run.total_steps:,} step{'s' * (run.total_steps != 1)} of {config.optim.batch_size} {_rows(run)}",
         ]
     )
+
+
+def _rows(run: Run) -> str:
+    """What a batch consists of."""
+    return f"rows of {run.plan.lengths[-1]} tokens" if run.config.data.packing else "examples"
 
 
 def of_step(program: Program, frozen: nnx.State) -> str:

@@ -95,7 +95,8 @@ class Loop:
         config, total = self.prepared.config, self.prepared.total_steps
         traced = config.profile_steps if self.folder.writes else 0
         trace = Trace(self.folder.path / "profile", self.start + _COMPILING, traced)
-        with Progress(self.log, config, self.start, total) as progress, trace:
+        task = self.prepared.task
+        with Progress(self.log, config, self.start, total, task.counts) as progress, trace:
             for step in range(self.start, total):
                 if number := asked.signal():
                     progress.flush()
@@ -112,9 +113,10 @@ class Loop:
                     self.save(step)
                 trace.before(step, progress.flush)
                 progress.before()
-                self.state, values = self.program.step(self.state, self.frozen, next(self.batches))
+                batch = next(self.batches)
+                self.state, values = self.program.step(self.state, self.frozen, batch)
                 self.reached = step + 1
-                progress.step(self.reached, values)
+                progress.step(self.reached, values, task.counted(batch) * self.program.share.count)
             progress.flush()
         if config.keep_best_checkpoints and not self.best:  # the last step may be the best
             self.evaluate(self.reached)
@@ -181,8 +183,10 @@ class Loop:
     def _confusion(self, step: int, state: TrainState) -> Any:
         """The confusion matrix of the reported split, evaluated again if its metrics came from the log.
 
-        It is None for regression and for more than `MOST_CLASSES` classes.
+        It is None for regression, for more than `MOST_CLASSES` classes, and for a task without classes.
         """
+        if self.prepared.task.outputs is None:
+            return None
         if self.confused[:2] != (step, self.split):
             values = self._measure(self.prepared.evaluation_batches, state)
             self.confused = step, self.split, values.get(evaluate.CONFUSION)

@@ -10,15 +10,17 @@ from flax import nnx
 
 from surm import config as configs
 from surm.data import census, glue, sources
+from surm.data.language_tokens import LanguageTokens
 from surm.data.splits import Dataset
 from surm.data.tokens import TokenSplit
 from surm.errors import InputError
 from surm.machine.notes import say
 from surm.models import catalogue, convert, hf_config
+from surm.models.architecture import LANGUAGE
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, select, surgery
 from surm.tasks import balance, held_out
-from surm.tasks.labelled import task_of
+from surm.tasks.kinds import TASKS, task_of
 from surm.tasks.labels import Targets
 from surm.tasks.texts import tokenizer_of_0_1
 from surm.training import stacking, start, step
@@ -29,17 +31,24 @@ class Kind(NamedTuple):
     """A kind of example.
 
     Attributes:
-      keys: config keys that only this kind uses.
+      many: its name in messages, in the plural.
+      keys: config keys that this kind uses and some other kind does not.
       config: a config file for it.
     """
 
+    many: str
     keys: tuple[str, ...]
     config: str
 
 
+_OF_LABELS = ("data.sampling", "eval.metrics", "model.pooling", "optim.class_weights", "optim.label_smoothing")
+_OF_TOKENS = ("data.tokenizer", "data.lengths")
+_OF_ANSWERS = ("data.packing", "data.train_on", "data.template_arguments")
+
 KINDS: dict[str, Kind] = {
-    "image": Kind(("data.augment", "model.image_size"), "configs/vit_cifar.py"),
-    "text": Kind(("data.tokenizer", "data.lengths", "model.dropout"), "configs/bert_glue.py"),
+    "image": Kind("images", (*_OF_LABELS, "data.augment", "model.image_size"), "configs/vit_cifar.py"),
+    "text": Kind("texts", (*_OF_LABELS, *_OF_TOKENS, "model.dropout"), "configs/bert_glue.py"),
+    LANGUAGE: Kind("texts for language models", (*_OF_TOKENS, *_OF_ANSWERS), "configs/lm_text.py"),
 }
 
 SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
@@ -65,15 +74,17 @@ def prepare(
     """
     plan = configs.checked(config)
     config = plan.config
-    data = held_out.measured_as_asked(config, _data(config))
+    data = _data(config)
     check_read(config, data)
+    data = held_out.measured_as_asked(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
     if (class_weights := balance.class_weights(config, data)) is not None:
         say(balance.told(class_weights, data))
     weights = weights_of(config)
     model = adapted(plan, weights, data, resumed=resumed, saved=saved)
     stacking.arrange(config, model)
-    task = task_of(config, Targets.of_data(data, class_weights), weights, model)
+    targets = None if data.kind == LANGUAGE else Targets.of_data(data, class_weights)
+    task = task_of(config, targets, weights, model)
     step.filtered(plan, task)  # raises InputError if loko cannot train on the task
     train = task.ready(data.train)
     return Run(
@@ -81,13 +92,13 @@ def prepare(
         model=model,
         data=data,
         task=task,
-        total_steps=plan.total_steps(len(data.train)),
+        total_steps=plan.total_steps(len(train)),
         resumed=resumed,
         training=train,
         held_out={ending: task.ready(split) for ending, split in splits.items()},
         saved=saved,
         validation=None if chooses is None else task.ready(chooses),
-        tokens=train.fingerprint() if isinstance(train, TokenSplit) else None,
+        tokens=train.fingerprint() if isinstance(train, TokenSplit | LanguageTokens) else None,
         tokenizer_of_0_1=tokenizer_of_0_1(config, weights) if data.kind == "text" else "",
     )
 
@@ -119,7 +130,9 @@ def adapted(
     """
     config = plan.config
     base = base_model(config, weights, data.kind, data.num_classes)
-    model = surgery.reattach(base, plan.spec, nnx.Rngs(config.seed), saved=saved)
+    spec = configs.spec(config, TASKS[data.kind].default_train)
+    model = surgery.reattach(base, spec, nnx.Rngs(config.seed), saved=saved)
+    plan = dataclasses.replace(plan, spec=surgery.spec_of(model))  # with the model's own default targets
     _check_pooler(config, weights, model)
     _check_stages(plan, model)
     if not config.init_adapter or resumed:
@@ -156,14 +169,16 @@ def weights_of(config: ml_collections.ConfigDict) -> Weights | None:
     return None if config.model.weights == "none" else open_weights(config.model.weights)
 
 
-def base_model(config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int) -> nnx.Module:
-    """The model that a config names, pretrained or with random weights, and with a fresh head.
+def base_model(
+    config: ml_collections.ConfigDict, weights: Weights | None, kind: str, num_outputs: int | None
+) -> nnx.Module:
+    """The model that a config names, pretrained or with random weights, and with a fresh head if it has one.
 
     Args:
       config: a run's configuration.
       weights: from `weights_of`; None for random weights.
-      kind: the kind of example that the model must read, `image` or `text`.
-      num_outputs: number of outputs of the head.
+      kind: the kind of example that the model must read, `image`, `text` or `language`.
+      num_outputs: number of outputs of the head; a language model has no head.
 
     Returns:
       The model, without an adapter.
@@ -173,8 +188,8 @@ def base_model(config: ml_collections.ConfigDict, weights: Weights | None, kind:
     """
     shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
-    build = catalogue.of_shape(shape).model
-    model = build(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
+    build, head = catalogue.of_shape(shape).model, () if kind == LANGUAGE else (num_outputs,)
+    model = build(shape, *head, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
     return model if weights is None else convert.restore(model, weights)
 
 
@@ -211,8 +226,8 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
         return shape
     if shape is not None or (weights is not None and weights.model):
         raise InputError(
-            f"data.source={config.data.source!r} holds {kind}s, which the model of config.model.weights="
-            f"{config.model.weights!r} does not read; for {kind}s use a config such as {KINDS[kind].config}"
+            f"data.source={config.data.source!r} holds {KINDS[kind].many}, which the model of config.model.weights="
+            f"{config.model.weights!r} does not read; for {KINDS[kind].many} use a config such as {KINDS[kind].config}"
         )
     raise InputError(
         f"config.model.name='auto', but the weights {config.model.weights!r} do not name their model; set it to a "
@@ -223,7 +238,7 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
 def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     """Raises InputError if a key is set that a run on this data would ignore."""
     given, default = dict(configs.leaves(config)), {name: key.default for name, key in configs.KEYS.items()}
-    unread = [key for name, kind in KINDS.items() if name != data.kind for key in kind.keys]
+    unread = [key for kind in KINDS.values() for key in kind.keys if key not in KINDS[data.kind].keys]
     unread += [f"data.{key}" for key in SOURCE_KEYS if key not in data.keys]
     set_in_vain = sorted(key for key in unread if given[key] != default[key])
     if set_in_vain and data.kind == "text" and set_in_vain[0] in ("data.text_columns", "data.label_column"):
@@ -233,7 +248,7 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
         )
     if set_in_vain:
         raise InputError(
-            f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {data.kind}s"
+            f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {KINDS[data.kind].many}"
             f"{_for_others(set_in_vain[0], data.kind)}"
         )
     for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
@@ -243,10 +258,11 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
 
 def _for_others(key: str, kind: str) -> str:
     """The end of a message: the kind of example that a key is for, and a config for the kind at hand."""
-    others = [name for name, other in KINDS.items() if name != kind and key in other.keys]
+    others = [other.many for other in KINDS.values() if key in other.keys]
     if not others:
         return ""
-    return f"; it is for {others[0]}s, as is a --config=FILE that sets it; one for {kind}s is {KINDS[kind].config}"
+    own, many = KINDS[kind], " and ".join(others)
+    return f"; it is for {many}, as is a --config=FILE that sets it; one for {own.many} is {own.config}"
 
 
 def _check_stages(plan: configs.Plan, model: nnx.Module) -> None:

@@ -15,6 +15,7 @@ from surm.machine import processes
 from surm.rundir import mirror
 from surm.rundir.log import Log
 
+_UNITS = {"examples": "ex", "tokens": "tok"}
 _TIMED = 7  # steps before the remaining time is estimated; the first two, which wait for the compiler, do not count
 
 
@@ -57,13 +58,24 @@ class Trace:
 class Progress:
     """Fetches and logs the metrics of each step one step late, so that the device never waits for the host."""
 
-    def __init__(self, log: Log, config: ml_collections.ConfigDict, start: int, total: int):
-        self._log, self._config, self._total = log, config, total
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+    def __init__(self, log: Log, config: ml_collections.ConfigDict, start: int, total: int, counts: str = "examples"):
+        """Shows a bar.
+
+        Args:
+          log: receives the metrics.
+          config: the run's configuration.
+          start: number of steps that were taken before.
+          total: number of steps of the run.
+          counts: the unit of the bar, `examples` or `tokens`.
+        """
+        self._log, self._config, self._start, self._total = log, config, start, total
+        self._pending: tuple[int, dict[str, jax.Array], int] | None = None
         self.step_seconds: list[float] = []
+        self._counts, self._sizes = counts, []
         batch = config.optim.batch_size
+        known = {"total": total * batch, "initial": start * batch} if counts == "examples" else {}
         self._bar = tqdm.tqdm(
-            total=total * batch, initial=start * batch, unit="ex", unit_scale=True, smoothing=0.1,
+            **known, unit=_UNITS[counts], unit_scale=True, smoothing=0.1,
             mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True, disable=not processes.is_first(),
         )  # fmt: skip
         self._last = time.perf_counter()
@@ -79,9 +91,15 @@ class Progress:
         if not self._pending:
             self._last = time.perf_counter()
 
-    def step(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that may still be running, and logs those of the step before."""
-        previous, self._pending = self._pending, (step, values)
+    def step(self, step: int, values: dict[str, jax.Array], size: int) -> None:
+        """Takes the metrics of a step that may still be running, and logs those of the step before.
+
+        Args:
+          step: number of finished steps, including this one.
+          values: its metrics.
+          size: the size of its batch in the unit of the bar.
+        """
+        previous, self._pending = self._pending, (step, values, size)
         if previous:
             self._deal_with(*previous)
 
@@ -91,21 +109,26 @@ class Progress:
             self._deal_with(*self._pending)
             self._pending = None
 
-    def _deal_with(self, step: int, values: dict[str, jax.Array]) -> None:
+    def _deal_with(self, step: int, values: dict[str, jax.Array], size: int) -> None:
         values = jax.device_get(values)
         now = time.perf_counter()
         self.step_seconds.append(now - self._last)
         self._last = now
+        self._sizes.append(size)
+        if self._counts == "tokens":  # batches differ in their number, so the bar's end is an estimate
+            self._bar.total = round(sum(self._sizes) / len(self._sizes) * (self._total - self._start))
         if len(self.step_seconds) == _TIMED and self._total > step:
-            tqdm.tqdm.write(_expected(statistics.median(self.step_seconds[2:]), self._total - step))
+            rate = sum(self._sizes[2:]) / sum(self.step_seconds[2:]) if self._counts == "tokens" else None
+            tqdm.tqdm.write(_expected(statistics.median(self.step_seconds[2:]), self._total - step, rate))
         due = step % self._config.log_every_steps == 0 or step == self._total
         self._log.take(step, "train", values, written=due)
         self._bar.set_postfix(loss=f"{np.mean(values['loss']):.3f}", refresh=False)
-        self._bar.update(self._config.optim.batch_size)
+        self._bar.update(size)
 
 
-def _expected(seconds: float, steps: int) -> str:
-    """One line with the seconds of a step and the estimated time of the remaining steps."""
+def _expected(seconds: float, steps: int, tokens: float | None = None) -> str:
+    """One line with the seconds of a step, the estimated time of the remaining steps, and perhaps tokens a second."""
     left = seconds * steps
     time_left = f"{left / 3600:.1f} h" if left >= 5400 else f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-    return f"a step takes {seconds:.3g} s; {steps:,} more will take about {time_left}, not counting evaluation"
+    rate = "" if tokens is None else f" ({tokens:,.0f} tokens a second)"
+    return f"a step takes {seconds:.3g} s{rate}; {steps:,} more will take about {time_left}, not counting evaluation"

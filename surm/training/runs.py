@@ -22,7 +22,7 @@ from surm.data.texts import TextSplit
 from surm.errors import InputError
 from surm.machine.notes import say
 from surm.models import catalogue, processor_files
-from surm.models.architecture import ImageShape
+from surm.models.architecture import LANGUAGE, ImageShape
 from surm.models.processor import Processor
 from surm.models.weights import Weights
 from surm.peft import store
@@ -32,9 +32,9 @@ from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
 from surm.tasks import labels
 from surm.tasks.images import squashing
-from surm.tasks.labelled import task_of
-from surm.tasks.labels import Labels, Targets
-from surm.tasks.task import with_outputs
+from surm.tasks.kinds import TASKS, task_of
+from surm.tasks.labels import Targets
+from surm.tasks.task import Task, with_outputs
 from surm.tasks.texts import tokenizer_of_0_1
 from surm.training import kept, preparation
 
@@ -55,10 +55,10 @@ class LoadedRun:
     model: nnx.Module
     metrics: list[dict[str, Any]]
     result: dict[str, Any]
-    task: Labels
+    task: Task
 
     @property
-    def feed(self) -> Labels:
+    def feed(self) -> Task:
         """The task, under its name in surm 0.1.0."""
         return self.task
 
@@ -74,8 +74,10 @@ class LoadedRun:
           One row per example, in order: the logits of `result["classes"]`, or one number for regression.
 
         Raises:
-          InputError: if the examples are not of that form.
+          InputError: if the examples are not of that form, or the run trained a language model, which has no classes.
         """
+        if self.task.outputs is None:
+            raise InputError("predict is for classes and numbers, but this run trained a language model: use generate")
         if not isinstance(examples, Iterable) or isinstance(examples, bytes | Mapping):
             raise InputError(f"given a {type(examples).__name__}, expected {self._expected}")
         if not isinstance(examples, Sequence | np.ndarray | jax.Array):
@@ -156,10 +158,12 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         raise InputError(
             f"{str(path / 'result.json')!r} lacks {', '.join(sorted(missing))}: written by another version?"
         )
-    if result.get("task", labels.NAME) != labels.NAME:
+    kind, named = result["kind"], result.get("task", labels.NAME)
+    if kind not in TASKS or named != TASKS[kind].name:
+        expected = TASKS[kind].name if kind in TASKS else " or ".join({one.name for one in TASKS.values()})
         raise InputError(
-            f"{str(path / 'result.json')!r} is of the task {result['task']!r}, expected {labels.NAME!r}: written by "
-            "another version?"
+            f"{str(path / 'result.json')!r} is of the task {named!r} on the kind {kind!r}, expected {expected!r}: "
+            "written by another version?"
         )
     config = configs.of_an_earlier_run(result["config"])
     try:
@@ -168,10 +172,10 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         raise InputError(f"{str(path / 'result.json')!r}: {error}") from error
     here = named_paths.found_again(config, result, path)
     weights = preparation.weights_of(here)
-    base = preparation.base_model(config, weights, result["kind"], result["num_outputs"])
+    base = preparation.base_model(config, weights, kind, result["num_outputs"])
     model = store.load_adapter(path / "adapter", base)
     processor = _processor(path, result, weights, base.config) if catalogue.of(base).reads == "image" else None
-    if result["kind"] == "text" and "processor" not in result:
+    if kind == "text" and "processor" not in result:
         here.data.tokenizer = tokenizer_of_0_1(here, weights)
     lines = Workdir(path, config).metrics()
     return LoadedRun(
@@ -179,7 +183,7 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         model=model if step is None else kept.at_step(path, model, step, result, lines),
         metrics=lines,
         result=result,
-        task=task_of(here, Targets.of_result(result), weights, base, processor),
+        task=task_of(here, None if kind == LANGUAGE else Targets.of_result(result), weights, base, processor),
     )
 
 

@@ -61,7 +61,8 @@ def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> l
 def _shape(prepared: Run) -> dict[str, Any]:
     """The fields of the model's configuration; the arrays alone do not tell its activation, heads or pooling."""
     shape = prepared.model.config
-    return {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape) if field.compare}
+    values = dataclasses.asdict(shape)
+    return {field.name: values[field.name] for field in dataclasses.fields(shape) if field.compare}
 
 
 def _tokens_of_0_1(prepared: Run) -> str:

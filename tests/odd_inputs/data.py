@@ -110,7 +110,7 @@ ROWS = [
     Odd("a test table of -1", _loaded(_texts("csv", ROWS_OF_TEXT, test="sentence,label\nC,-1\n"), **OWN),
         Line("has no test or val split")),
     Odd("lines of chat", _loaded(_texts("jsonl", '{"messages": []}\n')),
-        Line("such columns are for language models; this version has tasks")),
+        Line("line 1: none of its 0 messages has the role 'assistant', so there is no answer to learn")),
     Odd("a table that does not say its task", _loaded(_texts("csv", ROWS_OF_TEXT)),
         Line("a table of the columns 'sentence', 'label'; set config.data.task to one of classification, ")),
     Odd("images where a task is set", lambda folder: _check(_images(*PAIR), folder, "task", "classification"),

@@ -16,7 +16,7 @@ from surm.data.splits import ArraySplit
 from surm.models.vit import ViT, ViTConfig
 from surm.models.weights import open_weights
 from surm.tasks.images import processor_of
-from surm.tasks.labelled import task_of
+from surm.tasks.kinds import task_of
 from surm.tasks.labels import Targets
 from surm.training.runs import LoadedRun
 from tests.odd_inputs.row import Line, Odd
