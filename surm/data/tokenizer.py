@@ -1,7 +1,8 @@
 """Opens a tokenizer as transformers 5 does, and checks that it fits a model's word table.
 
 transformers 5 follows all of tokenizer.json only if `tokenizer_class` is PreTrainedTokenizerFast. It builds the
-tokenizers of BERT, RoBERTa, CamemBERT and XLM-RoBERTa from the vocabulary and tokenizer_config.json.
+tokenizers of BERT, RoBERTa, CamemBERT, XLM-RoBERTa, GPT-2, Qwen, Llama 2 and Gemma from the vocabulary and
+tokenizer_config.json.
 """
 
 import dataclasses
@@ -155,7 +156,7 @@ def _built(stated: Stated) -> tokenizers.Tokenizer:
     lacking = [key for key, value in of.special.items() if tokenizer.token_to_id(str(value)) is None]
     named = special | {key: None for key in lacking if key not in stated.settings}
     _add(tokenizer, stated, named, [text for text in of.extra if tokenizer.token_to_id(text) is not None])
-    tokenizer.post_processor = of.ends(tokenizer, special)
+    tokenizer.post_processor = of.ends(tokenizer, stated, special)
     return tokenizer
 
 

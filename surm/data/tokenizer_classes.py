@@ -1,10 +1,12 @@
 """The tokenizers that transformers 5 builds from a vocabulary and a few settings, without the rest of tokenizer.json.
 
 The functions here make the normaliser, the splitting and the special tokens around texts as `BertTokenizer`,
-`RobertaTokenizer`, `CamembertTokenizer` and `XLMRobertaTokenizer` of transformers 5.23 do; tests/parity compares them.
+`RobertaTokenizer`, `CamembertTokenizer` and `XLMRobertaTokenizer` of transformers 5.23 do, and those of decoders,
+`GPT2Tokenizer`, `Qwen2Tokenizer`, `LlamaTokenizer` and `GemmaTokenizer`; tests/parity compares them.
 """
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from etils import epath
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from surm import files
+from surm.data import byte_pairs
 from surm.data.tokenizer_files import ITSELF, SAVED_FILE, SETTINGS, Stated
 from surm.errors import InputError
 
@@ -28,7 +31,8 @@ class Class(NamedTuple):
       segmented: whether the model is told which text of a pair a token belongs to, unless the settings say otherwise.
       front: makes a tokenizer with its vocabulary, normaliser and splitting from the files' settings and special
         tokens.
-      ends: makes the post-processor, which puts special tokens around texts, from the tokenizer and special tokens.
+      ends: makes the post-processor, which puts special tokens around texts, from the tokenizer, the files' settings
+        and special tokens.
       extra: further special tokens, if the files name none.
     """
 
@@ -36,7 +40,7 @@ class Class(NamedTuple):
     models: tuple[str | None, ...]
     segmented: bool
     front: Callable[[Stated, Special], Tokenizer]
-    ends: Callable[[Tokenizer, Special], Any]
+    ends: Callable[[Tokenizer, Stated, Special], Any]
     extra: tuple[str, ...] = ()
 
 
@@ -94,7 +98,7 @@ def _by_name(vocabulary: list, special: Special) -> int:
     return next((index for index, (text, _) in enumerate(vocabulary) if text == str(special["unk_token"])), 0)
 
 
-def _bert_ends(tokenizer: Tokenizer, special: Special) -> Any:
+def _bert_ends(tokenizer: Tokenizer, stated: Stated, special: Special) -> Any:
     cls, sep = str(special["cls_token"]), str(special["sep_token"])
     return processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
@@ -103,18 +107,58 @@ def _bert_ends(tokenizer: Tokenizer, special: Special) -> Any:
     )
 
 
-def _roberta_ends(tokenizer: Tokenizer, special: Special) -> Any:
+def _roberta_ends(tokenizer: Tokenizer, stated: Stated, special: Special) -> Any:
     cls, sep = str(special["cls_token"]), str(special["sep_token"])
     return processors.RobertaProcessing((sep, number(tokenizer, sep)), (cls, number(tokenizer, cls)))
 
 
-def _sentence_ends(tokenizer: Tokenizer, special: Special) -> Any:
+def _sentence_ends(tokenizer: Tokenizer, stated: Stated, special: Special) -> Any:
     begin, end = str(special["bos_token"]), str(special["eos_token"])
     return processors.TemplateProcessing(
         single=[begin, "$A", end],
         pair=[begin, "$A", end, end, "$B", end],
         special_tokens=[(text, number(tokenizer, text)) for text in (begin, end)],
     )
+
+
+def _decoder(make: Callable[..., Tokenizer]) -> Callable[[Stated, Special], Tokenizer]:
+    def front(stated: Stated, special: Special) -> Tokenizer:
+        vocabulary, merges = _saved_merges(stated) if stated.saved else _merges(stated.folder)
+        return make(vocabulary, merges, stated.settings, special)
+
+    return front
+
+
+def _gpt2(vocabulary: dict, merges: list, settings: dict, special: Special) -> Tokenizer:
+    return byte_pairs.of_bytes(vocabulary, merges, prefix=flag(settings, "add_prefix_space", False))
+
+
+def _qwen2(vocabulary: dict, merges: list, settings: dict, special: Special) -> Tokenizer:
+    prefix = bool(flag(settings, "add_prefix_space", None))
+    return byte_pairs.of_bytes(vocabulary, merges, split=byte_pairs.QWEN2, composed=True, prefix=prefix)
+
+
+def _llama(vocabulary: dict, merges: list, settings: dict, special: Special) -> Tokenizer:
+    prefix, legacy = flag(settings, "add_prefix_space", None), flag(settings, "legacy", None)
+    scheme = "never" if prefix is False else "always" if legacy else "first"
+    return byte_pairs.of_characters(vocabulary, merges, scheme)
+
+
+def _gemma(vocabulary: dict, merges: list, settings: dict, special: Special) -> Tokenizer:
+    return byte_pairs.of_gemma(vocabulary, merges, str(special["unk_token"]))
+
+
+def _decoder_ends(tokenizer: Tokenizer, stated: Stated, special: Special) -> Any:
+    """The post-processor of tokenizer.json; without that file, what add_bos_token and add_eos_token ask for."""
+    if stated.saved:
+        empty = {**stated.saved["model"], "vocab": {}, "merges": []}
+        return Tokenizer.from_str(json.dumps({**stated.saved, "model": empty, "added_tokens": []})).post_processor
+    wanted = [special.get(f"{name}_token") if flag(stated.settings, f"add_{name}_token", False) else None
+              for name in ("bos", "eos")]  # fmt: skip
+    texts = [None if token is None else str(token) for token in wanted]
+    for text in filter(None, texts):
+        number(tokenizer, text)
+    return byte_pairs.ends(tokenizer, *texts)
 
 
 def number(tokenizer: Tokenizer, text: str) -> int:
@@ -166,6 +210,10 @@ _ENDS = {
     "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
 _CAMEMBERT = _ENDS | {"mask_token": AddedToken("<mask>", lstrip=True, special=True)}
+_OF_TEXT = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+_QWEN = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+_LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_GEMMA = {f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")}
 _WORD_KINDS = ("WordPiece", "WordLevel", None)
 
 BUILT: dict[str, Class] = {
@@ -179,4 +227,8 @@ BUILT: dict[str, Class] = {
     "XLMRobertaTokenizer": Class(
         _ENDS, ("Unigram", None), False, _sentencepiece(lambda vocabulary, special: 3), _sentence_ends
     ),
+    "GPT2Tokenizer": Class(_OF_TEXT, ("BPE", None), False, _decoder(_gpt2), _decoder_ends),
+    "Qwen2Tokenizer": Class(_QWEN, ("BPE", None), False, _decoder(_qwen2), _decoder_ends),
+    "LlamaTokenizer": Class(_LLAMA, ("BPE", None), False, _decoder(_llama), _decoder_ends),
+    "GemmaTokenizer": Class(_GEMMA, ("BPE", None), False, _decoder(_gemma), _decoder_ends),
 }  # fmt: skip

@@ -12,6 +12,7 @@ Source: `PreTrainedTokenizerBase._from_pretrained` and `AutoTokenizer.from_pretr
 """
 
 import dataclasses
+import json
 from typing import Any
 
 from etils import epath
@@ -32,6 +33,7 @@ CLASSES: dict[str, str] = {
     **dict.fromkeys(("RobertaTokenizer", "LongformerTokenizer"), "RobertaTokenizer"),
     "CamembertTokenizer": "CamembertTokenizer",
     "XLMRobertaTokenizer": "XLMRobertaTokenizer",
+    **{name: name for name in ("GPT2Tokenizer", "Qwen2Tokenizer", "LlamaTokenizer", "GemmaTokenizer")},
     **dict.fromkeys((SAVED, "PreTrainedTokenizer", "PythonBackend"), SAVED),
 }
 """The supported class for each `tokenizer_class`, whose name is given without "Fast" at the end."""
@@ -42,13 +44,21 @@ CLASS_OF_MODEL: dict[str, str] = {
     **dict.fromkeys(("roberta", "data2vec-text"), "RobertaTokenizer"),
     "camembert": "CamembertTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), "GemmaTokenizer"),
+    **dict.fromkeys(("llama", "smollm3", "mistral", "phi3", "internlm2"), SAVED),
 }
 """The class for each `model_type` of config.json, if no `tokenizer_class` is given."""
+
+ALWAYS = {"mistral": SAVED, "phi3": SAVED, "internlm2": SAVED, "qwen2": "Qwen2Tokenizer"}
+"""The class of models whose published `tokenizer_class` transformers 5.23 passes over."""
 
 FOLLOWED = {
     *SPECIAL, "tokenizer_class", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space",
     "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens",
     "model_max_length", "max_len", "truncation_side", "model_input_names", "split_special_tokens",
+    "add_bos_token", "add_eos_token", "legacy",
     "padding_side", "do_basic_tokenize", "never_split",  # unusual values of these are reported
     "init_inputs", "auto_map", "fast_tokenizer_files",  # refused
 }  # fmt: skip
@@ -57,9 +67,9 @@ NO_MATTER = {
     "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file", "is_local", "backend",
     "local_files_only", "processor_class", "chat_template", "response_template", "response_schema",
     "clean_up_tokenization_spaces", "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-    "errors", "trim_offsets", "add_bos_token", "add_eos_token", "verbose", "return_token_type_ids", "stride",
+    "errors", "trim_offsets", "verbose", "return_token_type_ids", "stride",
     "max_length", "truncation_strategy", "truncation", "padding", "pad_to_multiple_of", "pad_token_type_id",
-    "pad_token_id", "return_tensors", "return_attention_mask", "use_fast", "legacy", "sp_model_kwargs",
+    "pad_token_id", "return_tensors", "return_attention_mask", "use_fast", "sp_model_kwargs",
     "tokenizer_type", "device_map", "slow_tokenizer_class", "files_loaded", "transformers_version", "_commit_hash",
     "from_slow", "use_auth_token", "cache_dir", "force_download", "revision", "trust_remote_code", "subfolder",
 }  # fmt: skip
@@ -105,7 +115,10 @@ def read(folder: epath.Path) -> Stated:
     saved = files.json_object(folder / SAVED_FILE)
     settings = dict(stated or {})
     _check_plain(settings)
-    kind, named = _class_of(settings, config), bool(settings.get("tokenizer_class") or config.get("tokenizer_class"))
+    kind, named = (
+        _class_of(settings, config, saved),
+        bool(settings.get("tokenizer_class") or config.get("tokenizer_class")),
+    )
     settings = _renamed(settings)
     if "added_tokens_decoder" in settings:
         added = _numbered(SETTINGS, settings["added_tokens_decoder"])
@@ -139,10 +152,11 @@ def _check_plain(settings: dict) -> None:
         say(f"{SETTINGS} says {few(unknown)}, which is unknown and ignored")
 
 
-def _class_of(settings: dict, config: dict) -> str:
-    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+def _class_of(settings: dict, config: dict, saved: dict | None) -> str:
+    name, model = settings.get("tokenizer_class") or config.get("tokenizer_class"), config.get("model_type")
+    if model in ALWAYS:
+        return ALWAYS[model]
     if name is None:
-        model = config.get("model_type")
         if model is not None and model not in CLASS_OF_MODEL:
             known = ", ".join(CLASS_OF_MODEL)
             given = f"no tokenizer_class, and config.json says model_type={model!r}"
@@ -152,7 +166,13 @@ def _class_of(settings: dict, config: dict) -> str:
         return SAVED
     if not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES:
         raise InputError(f"tokenizer_class={name!r} is not supported; supported: {', '.join(CLASSES)}; {ITSELF}")
-    return CLASSES[name.removesuffix("Fast")]
+    kind = CLASSES[name.removesuffix("Fast")]
+    return SAVED if kind == "LlamaTokenizer" and _of_bytes(saved) else kind
+
+
+def _of_bytes(saved: dict | None) -> bool:
+    """Whether tokenizer.json merges bytes, as that of Llama 3 does, which names the class of Llama 2."""
+    return any('"ByteLevel"' in json.dumps((saved or {}).get(part)) for part in ("pre_tokenizer", "decoder"))
 
 
 def _renamed(settings: dict) -> dict:
