@@ -94,11 +94,18 @@ def _converted(arrays: Named) -> _Converted:
 
 
 def _apart(table: Table, arrays: Arrays) -> Arrays:
-    """The arrays after `table.apart`, which is given one at a time, and read again for each of its parts."""
+    """The arrays after `table.apart`; nothing is read.
+
+    `table.apart` is shown arrays that take no memory, filled with the place of their key: so each part tells the array
+    that it comes from, which is read again for each of its parts.
+    """
+    keys_in_order = [*arrays]
+    shown = {key: np.broadcast_to(np.int64(place), arrays.stored[key].shape) for place, key in enumerate(arrays)}
     found = {}
-    for key, stored in arrays.stored.items():
-        for part in table.apart({key: stored.outline}):
-            found[part] = stored.then(lambda array, key=key, part=part: table.apart({key: array})[part])
+    for name, part in table.apart(shown).items():
+        key = name if name in shown else keys_in_order[int(part.flat[0])]
+        split = lambda array, key=key, name=name: table.apart({**shown, key: array})[name]  # noqa: E731
+        found[name] = arrays.stored[key] if name == key else arrays.stored[key].then(split)
     return Arrays(found)
 
 

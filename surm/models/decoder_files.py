@@ -15,7 +15,7 @@ from surm.models.architecture import LANGUAGE, Architecture
 from surm.models.decoder import PRESETS, Decoder
 from surm.models.decoder_kind import Kind, without_output
 from surm.models.decoder_shape import DecoderConfig
-from surm.models.lazy import Named
+from surm.models.lazy import Arrays, Named
 
 KINDS: dict[str, Kind] = {**llama_files.KINDS, **gemma_files.KINDS, **phi3_files.KINDS, **gpt2_files.KINDS}
 """All kinds of decoders by `model_type`."""
@@ -56,14 +56,13 @@ def kind_of(config: DecoderConfig) -> str:
     raise InputError(f"no model_type of transformers has the shape {config}")
 
 
-def _restored(arrays: dict[str, np.ndarray], config: DecoderConfig) -> dict[str, np.ndarray]:
-    arrays = llama_files.split_groups(arrays, config)
-    words, output = arrays.get("embed.word.embedding"), arrays.get("lm_head.kernel")
-    if not config.tied or output is None:
-        return arrays
-    # A file may hold the one table under either name, or under both.
-    arrays = arrays if words is not None else {**arrays, "embed.word.embedding": output.T}
-    return {path: array for path, array in arrays.items() if path != "lm_head.kernel"}
+def _restored(arrays: Named, config: DecoderConfig) -> Arrays:
+    stored = llama_files.split_groups(arrays, config).stored
+    if config.tied and "lm_head.kernel" in stored:
+        # A file may hold the one table under either name, or under both.
+        output = stored.pop("lm_head.kernel")
+        stored.setdefault("embed.word.embedding", output.then(np.transpose))
+    return Arrays(stored)
 
 
 def _fitted(model: Decoder, arrays: Named) -> None:

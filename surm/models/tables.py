@@ -83,7 +83,8 @@ class Table(NamedTuple):
         another function, which is an error; other keys that the model lacks are ignored.
       rules: the conversions, by full match; a key that no rule matches keeps its name, and `restore` reports it.
       instead: two patterns; if a key matches the first, the keys that match the second are ignored.
-      apart: splits arrays that a file stores as one into those that the rules know. It is given one array at a time.
+      apart: splits arrays that a file stores as one into those that the rules know, by their keys and shapes; the
+        others may have no values when one is split.
       together: the inverse of `apart`.
     """
 

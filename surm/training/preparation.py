@@ -189,8 +189,11 @@ def base_model(
     shape = _shape(config, weights, kind)
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
     build, head = catalogue.of_shape(shape).model, () if kind == LANGUAGE else (num_outputs,)
-    model = build(shape, *head, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
-    return model if weights is None else convert.restore(model, weights)
+    make = lambda: build(shape, *head, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))  # noqa: E731
+    if weights is None:
+        return make()
+    # The file of a language model holds all of it, so that no variable needs a random value first.
+    return convert.restore(convert.outline(make) if kind == LANGUAGE else make(), weights)
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:
