@@ -209,7 +209,7 @@ def test_scalings_are_their_definitions():
     longer = (100 * (3 * 20 / 10 - 2) ** (16 / 14)) ** (-np.arange(8) / 8)
     np.testing.assert_allclose(of(DynamicScaling(3.0, 10), 20), longer, rtol=1e-5)
     short, long = tuple(np.linspace(1, 2, 8)), tuple(np.linspace(3, 9, 8))
-    np.testing.assert_allclose(of(LongScaling(short, long, 10)), plain / short, rtol=1e-6)
+    np.testing.assert_allclose(of(LongScaling(short, long, 10), 10), plain / short, rtol=1e-6)
     np.testing.assert_allclose(of(LongScaling(short, long, 10), 11), plain / long, rtol=1e-6)
 
 

@@ -118,6 +118,7 @@ def test_layers_with_and_without_windows_and_rotations():
     windows = lambda shape: [layer.window for layer in shape.every_layer]  # noqa: E731
     assert windows(read("qwen2", use_sliding_window=True, max_window_layers=1, sliding_window=5)) == [None, 5]
     assert windows(read("qwen2", max_window_layers=0, sliding_window=5)) == [None, None]
+    assert windows(read("gemma2", sliding_window=5, num_hidden_layers=3)) == [5, None, 5]
     stated = ["full_attention", "sliding_attention"]
     assert windows(read("gemma2", layer_types=stated, sliding_window=5)) == [None, 5]
     gemma = read("gemma3_text", num_hidden_layers=4, sliding_window_pattern=2, rope_theta=90.0,

@@ -1,4 +1,4 @@
-"""LayerNorm against the plain formula in float64: values, gradients, precision."""
+"""LayerNorm and RMSNorm against the plain formulas in float64: values, gradients, precision."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from surm.models.normalization import LayerNorm, layer_norm
+from surm.models.normalization import LayerNorm, RMSNorm, layer_norm, rms_norm
 
 SHAPES = [(5,), (3, 8), (2, 3, 16)]
 
@@ -91,3 +91,44 @@ def test_gradients_have_the_types_of_what_they_are_for(stored, given):
     loss = lambda parameters, x: nnx.merge(graphdef, parameters)(x).astype(jnp.float32).sum()  # noqa: E731
     gradients, dx = jax.grad(loss, argnums=(0, 1))(parameters, jnp.arange(8.0, dtype=given))
     assert {value.dtype.name for value in jax.tree.leaves(gradients)} == {stored} and dx.dtype == given
+
+
+def _root_mean_square(x, scale, epsilon):
+    return x / ((x * x).mean(axis=-1, keepdims=True) + epsilon) ** 0.5 * scale
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rms_values_and_gradients_are_those_of_the_formula(shape, epsilon):
+    x, scale, _, dy = _inputs(shape, offset=0.5)
+    with jax.enable_x64(True):
+        value, pull = jax.vjp(lambda *arrays: _root_mean_square(*arrays, epsilon), *map(jnp.asarray, (x, scale)))
+        expected = [np.asarray(array) for array in (value, *pull(jnp.asarray(dy)))]
+    value, pull = jax.vjp(lambda *arrays: rms_norm(*arrays, epsilon), *_narrow(x, scale))
+    for found, wanted in zip((value, *pull(*_narrow(dy))), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_an_rms_norm_starts_without_a_scale_and_adds_its_offset(offset):
+    x, scale, _, _ = _inputs((3, 8))
+    norm = RMSNorm(8, epsilon=1e-6, offset=offset)
+    np.testing.assert_allclose(norm(*_narrow(x)), _root_mean_square(x, 1.0, 1e-6), rtol=1e-5, atol=1e-5)
+    norm.scale[...] = jnp.asarray(scale, jnp.float32)
+    np.testing.assert_allclose(norm(*_narrow(x)), _root_mean_square(x, scale + offset, 1e-6), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("given", "asked"), [("bfloat16", None), ("float32", None), ("float32", "bfloat16")])
+def test_an_rms_norm_takes_the_mean_in_float32_and_has_the_asked_dtype(given, asked, stored):
+    graphdef, parameters = nnx.split(RMSNorm(512, epsilon=1e-6, dtype=asked))
+    parameters = jax.tree.map(lambda value: value.astype(stored), parameters)
+    x = jnp.asarray(_inputs((4, 512))[0], given)
+    run = lambda parameters, x: nnx.merge(graphdef, parameters)(x)  # noqa: E731
+    found, pull = jax.vjp(run, parameters, x)
+    assert found.dtype == (asked or given)
+    np.testing.assert_array_equal(
+        found.astype(jnp.float32), run(parameters, x.astype(jnp.float32)).astype(found.dtype).astype(jnp.float32)
+    )
+    of_parameters, dx = pull(found)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(of_parameters)} == {stored} and dx.dtype == given
