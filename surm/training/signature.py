@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def others(now: Mapping[str, Any], notes: Mapping[str, Any], prepared: Run) -> l
 def _shape(prepared: Run) -> dict[str, Any]:
     """The fields of the model's configuration; the arrays alone do not tell its activation, heads or pooling."""
     shape = prepared.model.config
-    values = dataclasses.asdict(shape)
+    values = json.loads(json.dumps(dataclasses.asdict(shape)))  # as they will be read from a checkpoint
     return {field.name: values[field.name] for field in dataclasses.fields(shape) if field.compare}
 
 

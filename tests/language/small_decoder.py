@@ -12,8 +12,7 @@ import tokenizers
 from flax import nnx
 from safetensors.numpy import save_file
 
-from surm.models import decoder, decoder_files
-from surm.models.rotary import Rotary
+from surm.models import catalogue, decoder
 
 WORDS = (
     "what",
@@ -63,7 +62,7 @@ def config(**changes: object) -> decoder.DecoderConfig:
     """The shape of the decoder; its table of words holds exactly the tokenizer's."""
     shape = dict(
         vocabulary=tokenizer().get_vocab_size(), width=32, depth=2, heads=4, key_value_heads=2, head_size=8,
-        mlp_width=48, positions=256, rotary=Rotary(10_000.0), tied=True, kind="llama",
+        mlp_width=48, positions=256, tied=True, kind="llama",
     )  # fmt: skip
     return decoder.DecoderConfig(**(shape | changes))
 
@@ -75,7 +74,7 @@ def write(folder: pathlib.Path, *, template: str | None = TEMPLATE, seed: int = 
     """
     folder.mkdir(parents=True, exist_ok=True)
     shape = config(**changes)
-    stated = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **decoder_files._to_hf(shape)}
+    stated = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **catalogue.of_shape(shape).to_hf(shape)}
     (folder / "config.json").write_text(json.dumps(stated))
     save_file(_arrays(decoder.Decoder(shape, rngs=nnx.Rngs(seed))), folder / "model.safetensors")
     tokenizer().save(str(folder / "tokenizer.json"))
