@@ -9,17 +9,18 @@ from surm import InputError
 from surm.models import decoder
 from surm.models.sampling import Sampling
 from surm.tasks import generated
-from surm.tasks.generated import Dialect, Reader, Request
+from surm.tasks.chat import ChatTemplate
+from surm.tasks.dialect import Dialect
+from surm.tasks.generated import Reader, Request
 
 TEXT = "Ein Äffchen 🐒 sagt: naïve 中文! End."
 
 
-class Marked:
-    """A chat template that writes every message between two signs."""
-
-    def render(self, messages, *, add_generation_prompt: bool, shout: bool = False):
-        text = "".join(f"<{one['role']}>{one['content']}<end>" for one in messages)
-        return (text.upper() if shout else text) + "<assistant>" * add_generation_prompt
+MARKED = ChatTemplate(
+    "{% for one in messages %}{{ '<' + one.role + '>' + (one.content | upper if shout else one.content) + '<end>' }}"
+    "{% endfor %}{{ '<assistant>' if add_generation_prompt }}",
+    "'a test'",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def plain(tokenizer) -> Dialect:
 
 @pytest.fixture(scope="module")
 def chatting(tokenizer) -> Dialect:
-    return Dialect(tokenizer, Marked(), (256,))
+    return Dialect(tokenizer, MARKED, (256,))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +91,8 @@ def test_a_string_is_one_turn_of_the_user_unless_it_is_raw(chatting, plain, toke
     assert chatting.tokens("Hi") == turn == chatting.tokens([{"role": "user", "content": "Hi"}])
     assert chatting.tokens("Hi", raw=True) == plain.tokens("Hi") == tokenizer.encode("Hi").ids
     assert chatting.text(turn) == "Hi"
-    shouting = Dialect(tokenizer, Marked(), (), {"shout": True})
-    assert shouting.tokens("Hi") == tokenizer.encode("<USER>HI<END><assistant>").ids
+    shouting = Dialect(tokenizer, MARKED, (), arguments={"shout": True})
+    assert shouting.tokens("Hi") == tokenizer.encode("<user>HI<end><assistant>").ids
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,14 @@
-"""Texts that a decoder writes: prompts become tokens, new tokens become texts, and stop strings end them."""
+"""Texts that a decoder writes, whole or piece by piece while the tokens come, up to a stop string."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
 
-import tokenizers
 from flax import nnx
 
 from surm.errors import InputError
 from surm.models.generation import Decoding
 from surm.models.sampling import GREEDY, Sampling
-
-Prompt = str | Sequence[Mapping[str, Any]]
-"""A text, or the messages of a chat, each with `role` and `content`."""
+from surm.tasks.dialect import Dialect
 
 _AT_ONCE = 16  # tokens between two looks for stop strings
 _IN_A_PIECE = 4  # tokens between two pieces of a stream
@@ -44,62 +40,12 @@ class Request:
             raise InputError(f"batch_size={self.batch_size!r}, expected a whole number of at least 1")
 
 
-@runtime_checkable
-class Template(Protocol):
-    """A chat template."""
-
-    def render(self, messages: Sequence[Mapping[str, Any]], **arguments: Any) -> str:
-        """The text of a chat."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dialect:
-    """How a model reads prompts and writes texts.
-
-    Attributes:
-      tokenizer: the model's tokenizer.
-      template: its chat template; None if it has none.
-      ends: the tokens that end a text.
-      arguments: further arguments of the template, such as `enable_thinking`.
-    """
-
-    tokenizer: tokenizers.Tokenizer
-    template: Template | None
-    ends: tuple[int, ...]
-    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def tokens(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """The tokens of a prompt, up to the beginning of the answer.
-
-        Args:
-          prompt: a text, which counts as one message of the user if the model has a chat template; or messages.
-          raw: whether a text is read as it is, and continued, although there is a template.
-
-        Returns:
-          The tokens.
-
-        Raises:
-          InputError: if the prompt has another form, or is a chat and the model has no template.
-        """
-        if isinstance(prompt, str) and (raw or self.template is None):
-            return self.tokenizer.encode(prompt).ids
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _messages(prompt)
-        if self.template is None:
-            raise InputError("a prompt is a chat, but the model has no chat template; expected a string")
-        text = self.template.render(messages, add_generation_prompt=True, **self.arguments)
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special tokens."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-
-
 class Reader:
     """The text of one row, read piece by piece while its tokens come."""
 
     def __init__(self, dialect: Dialect, stop: Sequence[str]):
         """Starts with an empty text."""
-        self._dialect, self._stop = dialect, stop
+        self._dialect, self._stop = dialect, (*stop, *dialect.stop)
         self.text, self.stopped = "", False
 
     def read(self, tokens: Sequence[int], *, last: bool) -> str:
@@ -157,7 +103,7 @@ def texts(
         rows = by_length[start : start + request.batch_size]
         decoding = _decoding(model_of(rows), dialect, [prompts[row] for row in rows], request, rows)
         readers = [Reader(dialect, request.stop) for _ in rows]
-        for _ in _read(decoding, readers, _AT_ONCE if request.stop else None):
+        for _ in _read(decoding, readers, _AT_ONCE if request.stop or dialect.stop else None):
             pass
         for row, reader in zip(rows, readers, strict=True):
             found[row] = reader.text
@@ -196,11 +142,11 @@ def _read(decoding: Decoding, readers: Sequence[Reader], at_once: int | None) ->
             decoding.end(stopped)
 
 
-def _messages(prompt: Any) -> list[dict[str, Any]]:
-    fits = isinstance(prompt, list | tuple) and all(isinstance(one, Mapping) for one in prompt)
-    if not fits or not prompt or not all({"role", "content"} <= one.keys() for one in prompt):
-        raise InputError(
-            f"a prompt is {prompt!r:.80}, expected a string, or a list of messages such as "
-            "{'role': 'user', 'content': 'Hello'}"
-        )
-    return [dict(one) for one in prompt]
+def exactly_written(texts: Sequence[str], references: Sequence[str]) -> float:
+    """The share of texts that equal their reference but for white space at both ends.
+
+    Examples:
+      >>> exactly_written(["SELECT 1", "no"], [" SELECT 1\\n", "yes"])
+      0.5
+    """
+    return sum(text.strip() == one.strip() for text, one in zip(texts, references, strict=True)) / max(len(texts), 1)
