@@ -2,6 +2,7 @@
 
     surm train --config=configs/vit_digits.py --workdir=runs/digits     trains one config
     surm sweep --config=configs/vit_digits.py --workdir=runs/sweep      trains the runs that the config's sweep() lists
+    surm generate runs/chat --prompt "Hello"                            continues prompts with a run's language model
     surm report runs/sweep --out report                                 makes one page of many runs
     surm inspect runs/digits                                            describes a run or an adapter
     surm export runs/mrpc --out peft --encoder_only                     writes the adapter in Hugging Face PEFT's files
@@ -19,7 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from surm.cli import command_line, flags, help_text
+from surm.cli import command_line, flags, generating, help_text
 from surm.errors import nearest
 from surm.machine.status import status_of
 
@@ -176,9 +177,26 @@ def _merge(arguments: list[str]) -> int:
     return status_of(write)
 
 
+def _generate(arguments: list[str]) -> int:
+    """`surm generate`: continues prompts with a run's language model."""
+    parser = generating.parser()
+    _add_step(parser)
+    chosen = parser.parse_args(arguments)
+
+    def write() -> int:
+        generating.check(chosen)
+        with _ended_by_interrupts():
+            import surm.training.runs
+
+        return generating.answer(surm.load_run(chosen.run, step=chosen.step).generate, chosen)
+
+    return status_of(write)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
+    "generate": _generate,
     "report": _report,
     "inspect": _inspect,
     "export": _export,

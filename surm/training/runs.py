@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from surm.machine.notes import say
 from surm.models import catalogue, processor_files
 from surm.models.architecture import LANGUAGE, ImageShape
 from surm.models.processor import Processor
+from surm.models.sampling import Sampling
 from surm.models.weights import Weights
 from surm.peft import store
 from surm.report import run_folder
@@ -31,12 +32,14 @@ from surm.report.run_folder import RESULT
 from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
 from surm.tasks import labels
+from surm.tasks.dialect import Dialect, Prompt
+from surm.tasks.generated import Request
 from surm.tasks.images import squashing
 from surm.tasks.kinds import TASKS, task_of
 from surm.tasks.labels import Targets
 from surm.tasks.task import Task, with_outputs
 from surm.tasks.texts import tokenizer_of_0_1
-from surm.training import kept, preparation
+from surm.training import kept, preparation, writing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +94,66 @@ class LoadedRun:
             found = [np.asarray(self._answer(batch))[batch["mask"]] for batch in batches]
             outputs[self.task.order(split)] = np.concatenate(found)
         return outputs
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt] | Prompt,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
+        stream: bool = False,
+        raw: bool = False,
+        batch_size: int = 8,
+        adapters: Mapping[str, jax.Array] | None = None,
+        ids: Sequence[int] | None = None,
+    ) -> list[str] | Iterator[str]:
+        """Writes the continuation of prompts with a language model.
+
+        Args:
+          prompts: a list of prompts, or one. A prompt is a list of messages, each with `role` and `content`, or a
+            string: that is one message of the user if the model has a chat template, and else the beginning of a text.
+          max_new_tokens: the largest number of new tokens. A text ends before at the model's token for the end, or with
+            the model's context.
+          temperature: 0 chooses the most probable token; otherwise tokens are drawn, see `surm.models.sampling`.
+          top_k: tokens are drawn from the k most probable ones; None or 0 for all.
+          top_p: tokens are drawn from the most probable ones with this total probability.
+          repetition_penalty: above 1 makes tokens of the prompt and of the text less probable.
+          stop: strings that end a text, which does not include them.
+          seed: the seed of random choices. Each text depends on it and on the index of its prompt, not on the others.
+          stream: whether the text is returned in pieces while it is written, for one prompt.
+          raw: whether a string is continued as it is although the model has a chat template.
+          batch_size: how many prompts are continued at once.
+          adapters: the result of `surm.stack_adapters`, for an adapter of each prompt's own; None for the run's.
+          ids: the adapter of each prompt.
+
+        Returns:
+          One text per prompt, in order, without the prompt; if `stream`, an iterator over pieces of the text.
+
+        Raises:
+          InputError: if the run trained no language model, a prompt is empty, longer than the context or a chat without
+            a template for it, or a setting is out of range.
+        """
+        if self.task.name != LANGUAGE:
+            raise InputError(f"generate is for language models, but this run trained {self.task.name!r}: use predict")
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        strings = (stop,) if isinstance(stop, str) else tuple(stop)
+        request = Request(max_new_tokens, sampling, strings, seed, batch_size)
+        model = self._quick if adapters is None else self.model
+        options = {"raw": raw, "stream": stream, "adapters": adapters, "ids": ids}
+        return writing.write(model, self._dialect, prompts, request, **options)
+
+    @functools.cached_property
+    def _quick(self) -> nnx.Module:
+        return writing.quick(self.model)
+
+    @functools.cached_property
+    def _dialect(self) -> Dialect:
+        return Dialect.of(self.task)
 
     @functools.cached_property
     def _answer(self) -> Callable[[dict[str, np.ndarray]], jax.Array]:

@@ -74,8 +74,8 @@ def serve_batch(
     Args:
       model: one of the stacked models, merged or not; it is left untouched, and its trained arrays are not read.
       adapters: the result of `stack_adapters`.
-      x: the model's input, or its arguments by name, such as tokens and mask; the first axis of every array is the
-        batch.
+      x: the model's input, or its arguments by name, such as tokens and mask, or tokens and the cache of a decoder; the
+        first axis of every array is the batch, and arrays without axes belong to all examples.
       ids: one integer for each example, 0 <= id < number of adapters.
 
     Returns:
@@ -94,13 +94,59 @@ def serve_batch(
     arguments, named = ((), dict(x)) if isinstance(x, Mapping) else ((x,), {})
     ids = _checked_ids(ids, named or {"x": x}, count)
     own = {path: _of_each(adapters[path], ids) for path in trained}
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, (arguments, named)))
+    of_outputs = []
 
-    def answer(trained: dict[str, jax.Array], inputs: tuple[tuple, dict]) -> Any:
-        arguments, named = jax.tree.map(lambda leaf: leaf[None], inputs)
-        outputs = surgery.join(graphdef, trained, frozen)(*arguments, **named)
-        return jax.tree.map(lambda leaf: leaf[0], outputs)
+    def answer(trained: dict[str, jax.Array], leaves: list[jax.Array]) -> list[jax.Array]:
+        each = [leaf[None] if leaf.ndim else leaf for leaf in leaves]
+        arguments, named = jax.tree.unflatten(structure, each)
+        outputs, form = jax.tree.flatten(surgery.join(graphdef, trained, frozen)(*arguments, **named))
+        of_outputs.append((form, [not leaf.ndim for leaf in outputs]))
+        return [leaf[0] if leaf.ndim else leaf for leaf in outputs]
 
-    return jax.vmap(answer)(own, jax.tree.map(jnp.asarray, (arguments, named)))
+    found = jax.vmap(answer, in_axes=(0, [0 if leaf.ndim else None for leaf in leaves]))(own, leaves)
+    form, common = of_outputs[-1]
+    return jax.tree.unflatten(form, [leaf[0] if one else leaf for leaf, one in zip(found, common, strict=True)])
+
+
+class Served(nnx.Module):
+    """A decoder in which every row of a batch has an adapter of its own; it is called like one.
+
+    model = Served(models[0], surm.stack_adapters(models), ids)
+    surm.models.generation.generate(model, prompts, max_new_tokens=64)  # row i by the adapter ids[i]
+    """
+
+    def __init__(self, model: nnx.Module, adapters: Mapping[str, ArrayLike], ids: ArrayLike | Sequence[int]):
+        """Keeps the arguments of `serve_batch`.
+
+        Args:
+          model: one of the stacked models.
+          adapters: the result of `stack_adapters`.
+          ids: the adapter of each row. Batches may have more rows, which are padding.
+        """
+        self.model = model
+        self.adapters = nnx.Variable({path: jnp.asarray(array) for path, array in adapters.items()})
+        self.ids = nnx.Variable(_checked_ids(ids, {}, _count(adapters, surgery.split(_adapted("model", model))[1])))
+
+    @property
+    def config(self) -> Any:
+        """The shape of the decoder."""
+        return self.model.config
+
+    @property
+    def embed(self) -> nnx.Module:
+        """The table of words."""
+        return self.model.embed
+
+    def empty_cache(self, *arguments: Any) -> Any:
+        """A cache in which no slot is written yet."""
+        return self.model.empty_cache(*arguments)
+
+    def __call__(self, *, tokens: jax.Array, **named: Any) -> Any:
+        """The decoder's logits and its cache, each row by its own adapter; arguments as for the decoder."""
+        ids = self.ids[...]
+        ids = jnp.pad(ids, (0, tokens.shape[0] - len(ids)))
+        return serve_batch(self.model, self.adapters.get_value(), {"tokens": tokens, **named}, ids)
 
 
 def _multiply_each(model: nnx.Module, platform: str) -> None:
@@ -162,7 +208,7 @@ def _checked_ids(ids: ArrayLike | Sequence[int], inputs: Mapping[str, Any], coun
     if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise InputError(f"ids are {ids.dtype}{list(ids.shape)}, expected one integer for each example")
     for path, leaf in jax.tree.leaves_with_path(dict(inputs)):
-        if np.shape(leaf)[:1] != ids.shape:
+        if np.shape(leaf) and np.shape(leaf)[:1] != ids.shape:
             name, shape = jax.tree_util.keystr(path, simple=True, separator="."), list(np.shape(leaf))
             raise InputError(f"{len(ids)} ids, but {name} has shape {shape}; expected one id for each example")
     if not isinstance(ids, jax.core.Tracer):

@@ -1,0 +1,100 @@
+"""Texts that the language model of a finished run writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from surm.errors import InputError
+from surm.peft import surgery
+from surm.peft.layers import MergeableLinear
+from surm.peft.together.serving import Served
+from surm.tasks import generated
+from surm.tasks.dialect import Dialect, Prompt
+from surm.tasks.generated import Request
+
+
+def quick(model: nnx.Module) -> nnx.Module:
+    """The same function in the form that writes fastest: updates of float32 kernels are merged into them.
+
+    Kernels of fewer bits are left as they are, because the merged sum would be rounded to their precision.
+
+    Args:
+      model: a model, perhaps with an adapter; left untouched.
+
+    Returns:
+      A model with the same outputs up to rounding in float32.
+    """
+    layers = [layer for _, layer in surgery.wrapped_layers(model)]
+    if not layers or not all(_mergeable(layer) for layer in layers):
+        return model
+    return surgery.detach(surgery.merge(model))
+
+
+def _mergeable(layer: nnx.Module) -> bool:
+    return isinstance(layer, MergeableLinear) and getattr(layer.base.kernel[...], "dtype", None) == jnp.float32
+
+
+def write(
+    model: nnx.Module,
+    dialect: Dialect,
+    prompts: Sequence[Prompt] | Prompt,
+    request: Request,
+    *,
+    raw: bool = False,
+    stream: bool = False,
+    adapters: Mapping[str, jax.Array] | None = None,
+    ids: Sequence[int] | None = None,
+) -> list[str] | Iterator[str]:
+    """Continues prompts; arguments and result as for `surm.training.runs.LoadedRun.generate`.
+
+    Args:
+      model: the model; with `adapters`, one of the stacked models.
+      dialect: how it reads and writes.
+      prompts: the prompts.
+      request: the number of tokens, and how they are chosen.
+      raw: whether texts are read as they are.
+      stream: whether pieces are yielded.
+      adapters: stacked adapters; None for the model's own.
+      ids: the adapter of each prompt.
+
+    Returns:
+      The texts, or the pieces of one.
+
+    Raises:
+      InputError: if something given cannot be used.
+    """
+    tokens = [_numbered(dialect, number, prompt, raw) for number, prompt in enumerate(_several(prompts))]
+    if (adapters is None) != (ids is None):
+        raise InputError("adapters and ids belong together: give both, or neither")
+    if ids is not None and len(ids) != len(tokens):
+        raise InputError(f"{len(ids)} ids for {len(tokens)} prompts, expected one id for each prompt")
+
+    def model_of(rows: Sequence[int]) -> nnx.Module:
+        return model if adapters is None else Served(model, adapters, np.asarray(ids)[list(rows)])
+
+    if not stream:
+        return generated.texts(model_of, dialect, tokens, request)
+    if len(tokens) != 1:
+        raise InputError(f"stream=True writes one text, got {len(tokens)} prompts")
+    return generated.pieces(model_of([0]), dialect, tokens[0], request)
+
+
+def _several(prompts: Any) -> Sequence[Prompt]:
+    """The prompts as a list, also if there is one alone."""
+    alone = isinstance(prompts, str) or (
+        isinstance(prompts, list | tuple) and len(prompts) > 0 and all(isinstance(one, Mapping) for one in prompts)
+    )
+    if not alone and not isinstance(prompts, Sequence | np.ndarray):
+        raise InputError(f"given a {type(prompts).__name__}, expected a list of prompts, each a string or messages")
+    return [prompts] if alone else prompts
+
+
+def _numbered(dialect: Dialect, number: int, prompt: Prompt, raw: bool) -> list[int]:
+    try:
+        return dialect.tokens(prompt, raw=raw)
+    except InputError as error:
+        raise InputError(str(error).replace("a prompt is", f"prompt {number} is", 1)) from error

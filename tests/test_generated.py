@@ -1,0 +1,151 @@
+"""Texts that a decoder writes: prompts as tokens, texts in pieces, stop strings, chats."""
+
+import pytest
+import tokenizers
+from flax import nnx
+from tokenizers import decoders, models, pre_tokenizers
+
+from surm import InputError
+from surm.models import decoder
+from surm.models.sampling import Sampling
+from surm.tasks import generated
+from surm.tasks.chat import ChatTemplate
+from surm.tasks.dialect import Dialect
+from surm.tasks.generated import Reader, Request
+
+TEXT = "Ein Äffchen 🐒 sagt: naïve 中文! End."
+
+
+MARKED = ChatTemplate(
+    "{% for one in messages %}{{ '<' + one.role + '>' + (one.content | upper if shout else one.content) + '<end>' }}"
+    "{% endfor %}{{ '<assistant>' if add_generation_prompt }}",
+    "'a test'",
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> tokenizers.Tokenizer:
+    """One token a byte, and three that are special."""
+    made = tokenizers.Tokenizer(
+        models.BPE({sign: n for n, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, [])
+    )
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.add_special_tokens(["<end>", "<user>", "<assistant>"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def plain(tokenizer) -> Dialect:
+    return Dialect(tokenizer, None, (256,))
+
+
+@pytest.fixture(scope="module")
+def chatting(tokenizer) -> Dialect:
+    return Dialect(tokenizer, MARKED, (256,))
+
+
+@pytest.fixture(scope="module")
+def model() -> decoder.Decoder:
+    return decoder.Decoder(decoder.DecoderConfig(259, 16, 1, 2, 1, 8, 24, positions=64, tied=True), rngs=nnx.Rngs(0))
+
+
+def read(dialect: Dialect, tokens: list[int], stop: tuple[str, ...] = (), size: int = 1) -> tuple[list[str], Reader]:
+    reader = Reader(dialect, stop)
+    steps = range(size, len(tokens) + size, size)
+    return [reader.read(tokens[:n], last=n >= len(tokens)) for n in steps], reader
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pieces_are_the_text_and_hold_no_half_character(plain, size):
+    pieces, reader = read(plain, plain.tokens(TEXT), size=size)
+    assert "".join(pieces) == TEXT == reader.text and not any("\ufffd" in piece for piece in pieces)
+
+
+def test_what_is_no_character_is_shown_at_the_end(plain):
+    tokens = plain.tokens("ab🐒")[:-1]
+    pieces, _ = read(plain, tokens)
+    assert pieces[:-1] == ["a", "b", "", ""] and set(pieces[-1]) == {"\ufffd"}
+    assert "".join(read(plain, [*tokens, *plain.tokens("c")])[0]).endswith("\ufffdc")
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (("sagt",), "Ein Äffchen 🐒 "),
+        (("zzz", "naïve", "sagt: n"), "Ein Äffchen 🐒 "),
+        (("End.",), TEXT.removesuffix("End.")),
+        (("End..",), TEXT),
+        (("Ein",), ""),
+        (("🐒",), "Ein Äffchen "),
+    ],
+)
+def test_a_text_ends_before_a_stop_string_of_which_nothing_is_shown(plain, stop, expected):
+    tokens = plain.tokens(TEXT)
+    for size in (1, 4, 100):
+        pieces, reader = read(plain, tokens, stop, size)
+        assert "".join(pieces) == expected == reader.text and reader.stopped == (expected != TEXT)
+
+
+def test_a_string_is_one_turn_of_the_user_unless_it_is_raw(chatting, plain, tokenizer):
+    turn = tokenizer.encode("<user>Hi<end><assistant>").ids
+    assert chatting.tokens("Hi") == turn == chatting.tokens([{"role": "user", "content": "Hi"}])
+    assert chatting.tokens("Hi", raw=True) == plain.tokens("Hi") == tokenizer.encode("Hi").ids
+    assert chatting.text(turn) == "Hi"
+    shouting = Dialect(tokenizer, MARKED, (), arguments={"shout": True})
+    assert shouting.tokens("Hi") == tokenizer.encode("<user>HI<end><assistant>").ids
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "a prompt is [], expected a string, or a list of messages such as {'role': 'user', 'content': 'Hello'}"),
+        ([{"role": "user"}], "a prompt is [{'role': 'user'}], expected a string, or a list of messages such as "
+                             "{'role': 'user', 'content': 'Hello'}"),
+    ],
+)  # fmt: skip
+def test_other_prompts_are_refused_in_a_line(chatting, given, message):
+    with pytest.raises(InputError) as error:
+        chatting.tokens(given)
+    assert str(error.value) == message
+
+
+def test_a_chat_needs_a_template(plain):
+    with pytest.raises(InputError, match="a prompt is a chat, but the model has no chat template; expected a string"):
+        plain.tokens([{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stop": ("",)}, r"stop=\('',\), expected strings that are not empty"),
+        ({"batch_size": 0}, "batch_size=0, expected a whole number of at least 1"),
+    ],
+)
+def test_requests_are_refused_in_a_line(given, message):
+    with pytest.raises(InputError, match=message):
+        Request(**given)
+
+
+def test_texts_are_in_the_order_of_the_prompts_whatever_the_batches(model, plain):
+    prompts = [plain.tokens(text) for text in ("a longer one than these", "x", "yy", "zzz", "wxyz")]
+    request = Request(max_new_tokens=8, sampling=Sampling(temperature=1.0), seed=2)
+    one_by_one = generated.texts(lambda rows: model, plain, prompts, Request(**{**vars(request), "batch_size": 1}))
+    asked = []
+    texts = generated.texts(
+        lambda rows: asked.append(rows) or model, plain, prompts, Request(**{**vars(request), "batch_size": 2})
+    )
+    assert texts == one_by_one and len({*texts}) > 1
+    assert asked == [[1, 2], [3, 4], [0]]
+
+
+def test_a_stream_is_the_text_and_stop_strings_end_it(model, plain):
+    request = Request(max_new_tokens=30, sampling=Sampling(temperature=0.2), seed=1)
+    prompt = plain.tokens("Hello")
+    whole = generated.texts(lambda rows: model, plain, [prompt], request)[0]
+    pieces = [*generated.pieces(model, plain, prompt, request)]
+    assert "".join(pieces) == whole and len(pieces) > 2
+    stop = whole[7:9]
+    stopped = Request(**{**vars(request), "stop": (stop,)})
+    expected = whole[: whole.index(stop)]
+    assert generated.texts(lambda rows: model, plain, [prompt], stopped) == [expected]
+    assert "".join(generated.pieces(model, plain, prompt, stopped)) == expected
