@@ -17,6 +17,7 @@ from surm.machine.notes import say
 from surm.models import catalogue, convert, hf_config
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, select, surgery
+from surm.peft.base_dtype import with_base_dtype
 from surm.tasks import balance, held_out
 from surm.tasks.labelled import task_of
 from surm.tasks.labels import Targets
@@ -175,7 +176,8 @@ def base_model(config: ml_collections.ConfigDict, weights: Weights | None, kind:
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
     build = catalogue.of_shape(shape).model
     model = build(shape, num_outputs, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))
-    return model if weights is None else convert.restore(model, weights)
+    model = model if weights is None else convert.restore(model, weights)
+    return with_base_dtype(model, config.model.base_dtype, configs.spec(config))
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:
