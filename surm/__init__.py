@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         serve_batch,
         stack_adapters,
         unmerge,
+        with_base_dtype,
         with_path,
     )
     from surm.peft.together.arithmetic import add, average
@@ -47,7 +48,7 @@ _NAMES = {
     "surm.peft": (
         "KernelLayout", "METHODS", "ParameterCount", "PeftSpec", "Trainable", "adapt_params", "attach",
         "count_parameters", "detach", "disabled", "load_adapter", "merge", "save_adapter", "serve_batch",
-        "stack_adapters", "unmerge", "with_path",
+        "stack_adapters", "unmerge", "with_base_dtype", "with_path",
     ),
     "surm.peft.together.arithmetic": ("add", "average"),
     "surm.peft.together.several": ("activate", "adapters", "combine"),
@@ -94,6 +95,7 @@ __all__ = [
     "to_low_rank",
     "unmerge",
     "warm_start",
+    "with_base_dtype",
     "with_path",
 ]
 

@@ -29,6 +29,12 @@ MODEL = Section(
             "The dtype of computations and of frozen matrices; trained arrays are always float32.",
             choices=("float32", "bfloat16"),
         ),
+        "base_dtype": Key(
+            "float32",
+            "The dtype in which frozen matrices are stored: `float32`, `bfloat16`, `int8` or `int4`. They are unpacked "
+            "where they are used, and computations have `dtype`.",
+            choices=("float32", "bfloat16", "int8", "int4"),
+        ),
         "remat": Key(
             False,
             "Whether the backward pass recomputes every block, which needs less memory and more time (on a CPU only "

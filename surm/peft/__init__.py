@@ -4,12 +4,13 @@
 wraps them, `passed_over` reports other modules that a pattern matches, and `linear_maps` reads a layer as a matrix.
 `layers` and `adapters` define the wrapped layers, `surgery` attaches, merges and detaches them, `counts` counts their
 parameters, and `store` saves the trained arrays. `trees` does the same for parameter trees of other frameworks, and
-`kernels` describes how matrices lie in their arrays. `multiply` chooses the fastest way to multiply. `together` deals
-with several adapters: combining, adding, serving, warm starts. `schedules` applies rank budgets and penalties while a
-model trains.
+`kernels` describes how matrices lie in their arrays. `base_dtype` stores frozen matrices in fewer bits. `multiply`
+chooses the fastest way to multiply. `together` deals with several adapters: combining, adding, serving, warm starts.
+`schedules` applies rank budgets and penalties while a model trains.
 """
 
 from surm.matrices import FAMILIES
+from surm.peft.base_dtype import with_base_dtype
 from surm.peft.counts import ParameterCount, count_parameters, table
 from surm.peft.kernels import KernelLayout
 from surm.peft.schedules import penalty, rank_budget
@@ -45,5 +46,6 @@ __all__ = [
     "stack_adapters",
     "table",
     "unmerge",
+    "with_base_dtype",
     "with_path",
 ]

@@ -1,6 +1,7 @@
 """Counts the parameters that a model has and trains, in total and layer by layer."""
 
 import dataclasses
+import math
 
 from flax import nnx
 
@@ -33,7 +34,9 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
     Returns:
       The numbers of stored values.
     """
-    sizes = [(type(variable), variable[...].size) for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+    sizes = [
+        (type(variable), math.prod(variable.shape)) for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    ]
     return ParameterCount(
         adapter=sum(size for kind, size in sizes if issubclass(kind, AdapterParam)),
         trainable=sum(size for kind, size in sizes if issubclass(kind, Trainable)),

@@ -4,6 +4,7 @@
     nnx.Linear                              (..., n_in)     (n_in, n_out)              (..., n_out)
     nnx.LinearGeneral                       axes of x       (batch, inputs, outputs)   (batch, ..., outputs)
     nnx.Einsum("btd,dhk->bthk")             d               (d, h, k)                  h, k
+    PackedLinear                            (..., n_in)     (n_in, n_out), packed      (..., n_out)
     any of them under nnx.vmap, nnx.scan    as it does      (layers, its own axes)     as it does
 
 A vector consists of the numbers that a layer reads, or writes, along those axes, in their order.
@@ -20,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.errors import InputError
+from surm.ops.packed import PackedLinear
 from surm.peft.kernels import KernelLayout, in_words, is_floating
 
 
@@ -106,6 +108,10 @@ def _linear(layer: nnx.Linear) -> tuple[LinearMap, tuple[int, ...]]:
     return LinearMap(), (layer.in_features, layer.out_features)
 
 
+def _packed(layer: PackedLinear) -> tuple[LinearMap, tuple[int, ...]]:
+    return LinearMap(), (layer.in_features, layer.out_features)
+
+
 def _general(layer: nnx.LinearGeneral) -> tuple[LinearMap, tuple[int, ...]]:
     stacked = tuple(range(len(layer.batch_axis)))
     inputs = tuple(range(len(stacked), len(stacked) + len(layer.in_features)))
@@ -173,6 +179,7 @@ _MAPS: dict[type[nnx.Module], Callable[..., tuple[LinearMap, tuple[int, ...]]]] 
     nnx.Linear: _linear,
     nnx.LinearGeneral: _general,
     nnx.Einsum: _einsum,
+    PackedLinear: _packed,
 }
 """Every class of layers that are linear maps, with the functions that give the map and the shape of its kernel."""
 

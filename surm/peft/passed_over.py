@@ -11,7 +11,9 @@ from surm.peft.kernels import in_words
 from surm.peft.variables import Trainable
 
 Walked = list[tuple[select.Path, nnx.Pytree | nnx.Variable]]
-_CLASSES = "a layer of " + " or ".join(f"nnx.{kind.__name__}" for kind in linear_maps.LAYERS)
+_CLASSES = "a layer of " + " or ".join(
+    f"nnx.{kind.__name__}" for kind in linear_maps.LAYERS if kind.__module__.startswith("flax")
+)
 _NORMALISING = (nnx.SpectralNorm, nnx.WeightNorm)
 
 

@@ -82,7 +82,8 @@ def like_answer(change: Float[Array, "..."], options: dict[str, Any]) -> Float[A
 class MergeableLinear(WrappedLinear):
     """A wrapped layer that is linear itself, so its trained part can be folded into kernel and bias.
 
-    When merged, `base` holds the folded arrays and `base_arrays` the frozen ones, bit for bit.
+    When merged, `base` holds the folded arrays and `base_arrays` the frozen ones, bit for bit. A kernel that was packed
+    (`surm.ops.packed`) is unpacked while it is merged.
     """
 
     def __init__(self, base: nnx.Module, delta: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
@@ -107,7 +108,7 @@ class MergeableLinear(WrappedLinear):
             raise InputError(f"the layer is {linear_maps.named(self.base)}, which has a __call__ of its own; the "
                              "trained part cannot be folded into its kernel")  # fmt: skip
         folded = dict(self.folded())
-        self.base_arrays = nnx.Dict({name: BaseArray(getattr(self.base, name)[...]) for name in folded})
+        self.base_arrays = nnx.Dict({name: BaseArray(getattr(self.base, name).get_value()) for name in folded})
         for name, array in folded.items():
             variable = getattr(self.base, name)
             setattr(self.base, name, variable.replace(array.astype(variable.dtype)))
@@ -116,7 +117,7 @@ class MergeableLinear(WrappedLinear):
         """Puts the frozen arrays back; nothing happens if the layer is not merged."""
         if self.merged:
             for name, kept in self.base_arrays.items():
-                setattr(self.base, name, getattr(self.base, name).replace(kept[...]))
+                setattr(self.base, name, getattr(self.base, name).replace(kept.get_value()))
             self.base_arrays = nnx.data(None)
 
 

@@ -31,6 +31,8 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
     def rounded(leaf: jax.Array | FixedParam) -> jax.Array | FixedParam:
         if isinstance(leaf, FixedParam) or leaf.ndim <= 1 or not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
+        if leaf.dtype.itemsize < jnp.dtype(dtype).itemsize:  # a base that is stored in fewer bits, or its scales
+            return leaf
         return leaf.astype(dtype)
 
     return jax.tree.map(rounded, frozen, is_leaf=lambda node: isinstance(node, FixedParam))

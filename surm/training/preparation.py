@@ -19,6 +19,7 @@ from surm.models import catalogue, convert, hf_config
 from surm.models.architecture import LANGUAGE
 from surm.models.weights import Weights, open_weights
 from surm.peft import counts, select, surgery
+from surm.peft.base_dtype import with_base_dtype
 from surm.tasks import balance, held_out
 from surm.tasks.kinds import TASKS, task_of
 from surm.tasks.labels import Targets
@@ -191,9 +192,10 @@ def base_model(
     build, head = catalogue.of_shape(shape).model, () if kind == LANGUAGE else (num_outputs,)
     make = lambda: build(shape, *head, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))  # noqa: E731
     if weights is None:
-        return make()
-    # The file of a language model holds all of it, so that no variable needs a random value first.
-    return convert.restore(convert.outline(make) if kind == LANGUAGE else make(), weights)
+        model = make()
+    else:  # the file of a language model holds all of it, so that no variable needs a random value first
+        model = convert.restore(convert.outline(make) if kind == LANGUAGE else make(), weights)
+    return with_base_dtype(model, config.model.base_dtype, configs.spec(config))
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:
