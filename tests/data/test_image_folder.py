@@ -179,6 +179,7 @@ def test_folders_that_are_no_source_say_what_they_hold(tmp_path):
 
 def _moved(root: pathlib.Path, inside: pathlib.Path) -> pathlib.Path:
     (inside / "a").mkdir(parents=True)
+    (inside / "a" / "notes").touch()
     return inside
 
 
