@@ -10,12 +10,12 @@ import numpy as np
 
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import gemma_files, gpt2_files, llama_files, phi3_files
+from surm.models import fused, gemma_files, gpt2_files, lazy, llama_files, phi3_files
 from surm.models.architecture import LANGUAGE, Architecture
 from surm.models.decoder import PRESETS, Decoder
 from surm.models.decoder_kind import Kind, without_output
 from surm.models.decoder_shape import DecoderConfig
-from surm.models.lazy import Arrays, Named
+from surm.models.lazy import Named
 
 KINDS: dict[str, Kind] = {**llama_files.KINDS, **gemma_files.KINDS, **phi3_files.KINDS, **gpt2_files.KINDS}
 """All kinds of decoders by `model_type`."""
@@ -56,19 +56,21 @@ def kind_of(config: DecoderConfig) -> str:
     raise InputError(f"no model_type of transformers has the shape {config}")
 
 
-def _restored(arrays: Named, config: DecoderConfig) -> Arrays:
-    stored = llama_files.split_groups(arrays, config).stored
-    if config.tied and "lm_head.kernel" in stored:
-        # A file may hold the one table under either name, or under both.
-        output = stored.pop("lm_head.kernel")
-        stored.setdefault("embed.word.embedding", output.then(np.transpose))
-    return Arrays(stored)
+_WORDS, _OUTPUT = "embed.word.embedding", "lm_head.kernel"
+
+
+def _restored(arrays: Named, config: DecoderConfig) -> Named:
+    stored = lazy.of(fused.split_maps(arrays, config)).stored
+    if config.tied and _OUTPUT in stored:  # a file may hold the one table under either name, or under both
+        output = stored.pop(_OUTPUT)
+        stored.setdefault(_WORDS, output.then(np.transpose))
+    return lazy.Arrays(stored)
 
 
 def _fitted(model: Decoder, arrays: Named) -> None:
-    if not model.config.tied or not {"embed.word.embedding", "lm_head.kernel"} <= arrays.keys():
+    if not model.config.tied or _WORDS not in arrays or _OUTPUT not in arrays:
         return
-    if not np.array_equal(arrays["embed.word.embedding"], arrays["lm_head.kernel"].T):
+    if not np.array_equal(arrays[_WORDS], arrays[_OUTPUT].T):
         say("config.json says tie_word_embeddings=true, but the file holds an lm_head with other values, which is used")
         model.untie()
 

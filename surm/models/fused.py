@@ -1,4 +1,4 @@
-"""Arrays that files store as one, split into those of a model's maps, and joined again."""
+"""Maps of one input that a file stores as one map: split when they are read, and joined when they are written."""
 
 import re
 from collections.abc import Callable
@@ -6,55 +6,88 @@ from typing import NamedTuple
 
 import numpy as np
 
-Arrays = dict[str, np.ndarray]
+from surm.models import lazy
+from surm.models.decoder_shape import DecoderConfig
+from surm.models.lazy import Named, Stored
+
+QUERY_KEY_VALUE, GATE_UP = ("query", "key", "value"), ("gate", "up")
 
 
-class Fused(NamedTuple):
-    """Several maps of one input that a file stores as one map.
+class Joint(NamedTuple):
+    """A map in a file that is several maps of a model.
 
     Attributes:
       whole: the last words of the module's name in the file.
-      parts: the names that stand in their place after the split, in the order of the outputs.
-      sizes: a function from all arrays, the first words of the module's name and the number of its outputs to the
-        number of outputs of every part; None if it cannot be told, in which case the array is left as it is.
+      parts: the names that stand in their place before they are joined, in the order of the outputs.
       axis: the axis of the outputs in a weight.
     """
 
     whole: str
     parts: tuple[str, ...]
-    sizes: Callable[[Arrays, str, int], list[int] | None]
     axis: int = 0
 
-    def split(self, arrays: Arrays) -> Arrays:
-        """Splits the arrays of such modules; others stay as they are."""
+    def join(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Joins the parts of every such map; other arrays stay as they are."""
         found = {}
         for key, array in arrays.items():
-            match = re.fullmatch(rf"(.*\.)?{re.escape(self.whole)}\.(weight|bias)", key)
-            axis = self.axis if array.ndim > 1 else 0
-            sizes = self.sizes(arrays, match[1] or "", array.shape[axis]) if match and array.ndim else None
-            if sizes is None:
-                found[key] = array
-                continue
-            pieces = np.split(np.asarray(array), np.cumsum(sizes)[:-1], axis)
-            found |= {
-                f"{match[1] or ''}{part}.{match[2]}": piece for part, piece in zip(self.parts, pieces, strict=True)
-            }
-        return found
-
-    def join(self, arrays: Arrays) -> Arrays:
-        """The inverse of `split`."""
-        found = {}
-        for key, array in arrays.items():
-            match = re.fullmatch(rf"(.*\.)?({'|'.join(map(re.escape, self.parts))})\.(weight|bias)", key)
+            match = re.fullmatch(rf"(.*\.)({'|'.join(map(re.escape, self.parts))})\.(weight|bias)", key)
             if match is None:
                 found[key] = array
             elif match[2] == self.parts[0]:
-                pieces = [arrays[f"{match[1] or ''}{part}.{match[3]}"] for part in self.parts]
-                whole = f"{match[1] or ''}{self.whole}.{match[3]}"
-                found[whole] = np.concatenate(pieces, self.axis if array.ndim > 1 else 0)
+                pieces = [arrays[f"{match[1]}{part}.{match[3]}"] for part in self.parts]
+                found[f"{match[1]}{self.whole}.{match[3]}"] = np.concatenate(pieces, self.axis if array.ndim > 1 else 0)
         return found
 
 
-def equal(count: int) -> Callable[[Arrays, str, int], list[int] | None]:
-    """The `sizes` of parts with equally many outputs."""
-    return lambda arrays, front, outputs: None if outputs % count else [outputs // count] * count
+def split_maps(arrays: Named, config: DecoderConfig) -> Named:
+    """Splits joint maps, which the tables of files call `attention.joint`, `attention.grouped` and `mlp.joint`.
+
+    Args:
+      arrays: the arrays of a file, under surm's paths; none is read.
+      config: the shape of the model.
+
+    Returns:
+      The arrays with the maps apart. A map that does not fit the shape is left as it is, so that `restore` names it.
+    """
+    found: dict[str, Stored] = {}
+    for path, stored in lazy.of(arrays).stored.items():
+        match = re.fullmatch(rf"(.*\.)({'|'.join(map(re.escape, _SPLITS))})\.(kernel|bias)", path)
+        names, split, outputs = _SPLITS[match[2]] if match else ((), None, None)
+        if match is None or stored.shape[-1:] != (outputs(config),):
+            found[path] = stored
+            continue
+        module = match[2].partition(".")[0]
+        for place, name in enumerate(names):
+            part = lambda array, split=split, place=place: split(array, config)[place]  # noqa: E731
+            found[f"{match[1]}{module}.{name}.{match[3]}"] = stored.then(part)
+    return lazy.Arrays(found)
+
+
+def _one_after_another(array: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
+    """Queries, keys and values: all queries, then all keys, then all values."""
+    inner, shared = config.heads * config.head_size, config.key_value_heads * config.head_size
+    return np.split(array, [inner, inner + shared], axis=-1)
+
+
+def _grouped(array: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
+    """Queries, keys and values: every key head follows the query heads that share it, and its value head follows."""
+    group = config.heads // config.key_value_heads
+    heads = array.reshape(*array.shape[:-1], config.key_value_heads, group + 2, config.head_size)
+    parts = heads[..., :group, :], heads[..., group, :], heads[..., group + 1, :]
+    return [part.reshape(*array.shape[:-1], -1) for part in parts]
+
+
+def _halves(array: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
+    return np.split(array, 2, axis=-1)
+
+
+def _of_attention(config: DecoderConfig) -> int:
+    return (config.heads + 2 * config.key_value_heads) * config.head_size
+
+
+_SPLITS: dict[str, tuple[tuple[str, ...], Callable, Callable[[DecoderConfig], int]]] = {
+    "attention.joint": (QUERY_KEY_VALUE, _one_after_another, _of_attention),
+    "attention.grouped": (QUERY_KEY_VALUE, _grouped, _of_attention),
+    "mlp.joint": (GATE_UP, _halves, lambda config: 2 * config.mlp_width),
+}
+"""The maps in a joint one, how it is split, and the number of its outputs."""

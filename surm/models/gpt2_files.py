@@ -7,11 +7,11 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import flag
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
-from surm.models.fused import Fused, equal
+from surm.models.fused import Joint
 from surm.models.naming import Naming, named
 from surm.models.tables import Rule, Table, linear, norm
 
-_QKV = Fused("c_attn", ("c_attn_query", "c_attn_key", "c_attn_value"), equal(3), axis=-1)
+_QKV = Joint("c_attn", ("c_attn_query", "c_attn_key", "c_attn_value"), axis=1)
 _LAYER = r"h\.(\d+)"
 
 
@@ -29,6 +29,7 @@ TABLE = Table(
     rules=(
         Rule(r"wte\.weight", "embed.word.embedding"),
         Rule(r"wpe\.weight", "embed.position.embedding"),
+        *_plain(rf"{_LAYER}\.attn\.c_attn", r"blocks.\1.attention.joint"),
         *_plain(rf"{_LAYER}\.attn\.c_attn_query", r"blocks.\1.attention.query"),
         *_plain(rf"{_LAYER}\.attn\.c_attn_key", r"blocks.\1.attention.key"),
         *_plain(rf"{_LAYER}\.attn\.c_attn_value", r"blocks.\1.attention.value"),
@@ -40,7 +41,6 @@ TABLE = Table(
         *norm("ln_f", "norm"),
         linear("lm_head", "lm_head")[0],
     ),
-    apart=_QKV.split,
     together=_QKV.join,
 )
 

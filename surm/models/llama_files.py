@@ -1,17 +1,14 @@
 """Files of Llama and of models that are built like it: Mistral, Qwen 2 and 3, SmolLM 3, InternLM 2."""
 
-import functools
-import re
 from typing import Any
 
 import numpy as np
 
 from surm.errors import InputError
-from surm.models import hf_fields, lazy
+from surm.models import hf_fields
 from surm.models.decoder_fields import SIZES, flag, of_sizes, of_windows, optional, sizes, window, windowed
 from surm.models.decoder_kind import Kind, of_table
 from surm.models.decoder_shape import DecoderConfig, Layer, repeated
-from surm.models.lazy import Arrays, Named
 from surm.models.rotary_fields import FIELDS, of_rotary, rotary
 from surm.models.tables import Rule, Table, linear
 
@@ -51,7 +48,7 @@ INTERNLM2 = Table(
     body=r"(?:embed|blocks|norm|lm_head|model|output)\..*",
     rules=(
         Rule(r"model\.tok_embeddings\.weight", "embed.word.embedding"),
-        *linear(rf"{_LAYER}\.attention\.wqkv", r"blocks.\1.attention.joint"),
+        *linear(rf"{_LAYER}\.attention\.wqkv", r"blocks.\1.attention.grouped"),
         *linear(rf"{_LAYER}\.attention\.wo", r"blocks.\1.attention.output"),
         *linear(rf"{_LAYER}\.feed_forward\.w1", r"blocks.\1.mlp.gate"),
         *linear(rf"{_LAYER}\.feed_forward\.w3", r"blocks.\1.mlp.up"),
@@ -62,36 +59,6 @@ INTERNLM2 = Table(
         *linear("output", "lm_head"),
     ),
 )
-
-
-def split_groups(arrays: Named, config: DecoderConfig) -> Arrays:
-    """Splits the joint map of InternLM 2, in which every key head follows its query heads, and its value head follows.
-
-    Args:
-      arrays: the arrays of a file, under surm's paths; none is read.
-      config: the shape of the model.
-
-    Returns:
-      The arrays, with queries, keys and values apart. An array that does not fit the shape is left as it is.
-    """
-    shared, group = config.key_value_heads, config.heads // config.key_value_heads
-    places = {"query": np.s_[:group], "key": np.s_[group : group + 1], "value": np.s_[group + 1 :]}
-    found = {}
-    for path, stored in lazy.of(arrays).stored.items():
-        match = re.fullmatch(r"(.*\.attention)\.joint\.(kernel|bias)", path)
-        if match is None or stored.shape[-1] != shared * (group + 2) * config.head_size:
-            found[path] = stored
-            continue
-        for name, place in places.items():
-            part = functools.partial(_of_groups, shape=(shared, group + 2, config.head_size), place=place)
-            found[f"{match[1]}.{name}.{match[2]}"] = stored.then(part)
-    return Arrays(found)
-
-
-def _of_groups(array: np.ndarray, shape: tuple[int, int, int], place: slice) -> np.ndarray:
-    """Some heads of every group; the last dimension of the array is that of (groups, heads, head_size)."""
-    heads = array.reshape(*array.shape[:-1], *shape)
-    return heads[..., place, :].reshape(*array.shape[:-1], -1)
 
 
 def attention_biases(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -6,31 +6,27 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import SIZES, of_sizes, optional, sizes
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
-from surm.models.fused import Arrays, Fused, equal
+from surm.models.fused import Joint
 from surm.models.llama_files import TABLE as LLAMA
 from surm.models.naming import Naming, named
 from surm.models.rotary_fields import FIELDS, of_rotary, rotary
+from surm.models.tables import linear
 
-
-def _of_heads(arrays: Arrays, front: str, outputs: int) -> list[int] | None:
-    """The outputs of queries, keys and values; those of the queries are the inputs of `o_proj`."""
-    after = arrays.get(f"{front}o_proj.weight")
-    if after is None or after.ndim != 2 or outputs < after.shape[1] or (outputs - after.shape[1]) % 2:
-        return None
-    shared = (outputs - after.shape[1]) // 2
-    return [after.shape[1], shared, shared]
-
-
-_QKV = Fused("qkv_proj", ("q_proj", "k_proj", "v_proj"), _of_heads)
-_GATE_UP = Fused("gate_up_proj", ("gate_proj", "up_proj"), equal(2))
+_QKV = Joint("qkv_proj", ("q_proj", "k_proj", "v_proj"))
+_GATE_UP = Joint("gate_up_proj", ("gate_proj", "up_proj"))
+_LAYER = r"model\.layers\.(\d+)"
 
 TABLE = LLAMA._replace(
     name="Hugging Face Phi-3",
     marker=r"model\.layers\.\d+\.self_attn\.qkv_proj\.weight",
-    apart=lambda arrays: _GATE_UP.split(_QKV.split(arrays)),
+    rules=(
+        *LLAMA.rules,
+        *linear(rf"{_LAYER}\.self_attn\.qkv_proj", r"blocks.\1.attention.joint"),
+        *linear(rf"{_LAYER}\.mlp\.gate_up_proj", r"blocks.\1.mlp.joint"),
+    ),
     together=lambda arrays: _GATE_UP.join(_QKV.join(arrays)),
 )
-_PARTS = r".*\.(?:q_proj|k_proj|v_proj|gate_proj|up_proj)\..*"  # single maps in files alone, after the split
+_PARTS = r".*\.(?:q_proj|k_proj|v_proj|gate_proj|up_proj)\..*"  # names that stand in files alone, until they are joined
 
 
 def _from_hf(fields: dict[str, Any]) -> DecoderConfig:
