@@ -11,7 +11,7 @@ from surm.models import hf_fields
 from surm.models.architecture import LABELS, Architecture
 from surm.models.dinov2 import PRESETS, Dinov2, Dinov2Config
 from surm.models.naming import Naming, named
-from surm.models.tables import BODY, Rule, Table, linear, norm, patch_map, rows
+from surm.models.tables import BODY, Joint, Rule, Table, linear, norm, patch_map, rows
 from surm.models.weights import Weights
 
 _DINOV2 = {
@@ -31,16 +31,6 @@ def _apart(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             found |= {f"{match[1]}.{name}.{match[2]}": half for name, half in zip(_APART, halves, strict=False)}
         else:
             found[key] = array
-    return found
-
-
-def _together(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inverse of `_apart`."""
-    found = {key: array for key, array in arrays.items() if not any(f".{name}." in key for name in _APART)}
-    for key, gate in arrays.items():
-        if f".{_APART[0]}." in key:
-            beside = arrays[key.replace(*_APART)]
-            found[key.replace(_APART[0], "weights_in")] = np.concatenate([gate, beside])
     return found
 
 
@@ -82,7 +72,7 @@ TABLE = Table(
         *linear("classifier", "head"),
     ),
     apart=_apart,
-    together=_together,
+    together=Joint("weights_in", _APART).join,
 )
 
 

@@ -1,8 +1,7 @@
-"""Maps of one input that a file stores as one map: split when they are read, and joined when they are written."""
+"""Splits maps of one input that a file stores as one map; `surm.models.tables.Joint` joins them for files."""
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,32 +10,6 @@ from surm.models.decoder_shape import DecoderConfig
 from surm.models.lazy import Named, Stored
 
 QUERY_KEY_VALUE, GATE_UP = ("query", "key", "value"), ("gate", "up")
-
-
-class Joint(NamedTuple):
-    """A map in a file that is several maps of a model.
-
-    Attributes:
-      whole: the last words of the module's name in the file.
-      parts: the names that stand in their place before they are joined, in the order of the outputs.
-      axis: the axis of the outputs in a weight.
-    """
-
-    whole: str
-    parts: tuple[str, ...]
-    axis: int = 0
-
-    def join(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Joins the parts of every such map; other arrays stay as they are."""
-        found = {}
-        for key, array in arrays.items():
-            match = re.fullmatch(rf"(.*\.)({'|'.join(map(re.escape, self.parts))})\.(weight|bias)", key)
-            if match is None:
-                found[key] = array
-            elif match[2] == self.parts[0]:
-                pieces = [arrays[f"{match[1]}{part}.{match[3]}"] for part in self.parts]
-                found[f"{match[1]}{self.whole}.{match[3]}"] = np.concatenate(pieces, self.axis if array.ndim > 1 else 0)
-        return found
 
 
 def split_maps(arrays: Named, config: DecoderConfig) -> Named:

@@ -7,9 +7,8 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import flag
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
-from surm.models.fused import Joint
 from surm.models.naming import Naming, named
-from surm.models.tables import Rule, Table, linear, norm
+from surm.models.tables import Joint, Rule, Table, linear, norm
 
 _QKV = Joint("c_attn", ("c_attn_query", "c_attn_key", "c_attn_value"), axis=1)
 _LAYER = r"h\.(\d+)"

@@ -6,11 +6,10 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import SIZES, of_sizes, optional, sizes
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
-from surm.models.fused import Joint
 from surm.models.llama_files import TABLE as LLAMA
 from surm.models.naming import Naming, named
 from surm.models.rotary_fields import FIELDS, of_rotary, rotary
-from surm.models.tables import linear
+from surm.models.tables import Joint, linear
 
 _QKV = Joint("qkv_proj", ("q_proj", "k_proj", "v_proj"))
 _GATE_UP = Joint("gate_up_proj", ("gate_proj", "up_proj"))

@@ -114,6 +114,8 @@ class DynamicScaling:
 class LongScaling:
     """`longrope`: every plane has a factor of its own, one for contexts up to the original one and one for longer ones.
 
+    The largest position of a call decides. Keys in a cache keep the rotation of the call that wrote them.
+
     Attributes:
       short: the factors for contexts up to `original_positions`.
       long: the factors for longer contexts.

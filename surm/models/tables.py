@@ -99,6 +99,32 @@ class Table(NamedTuple):
     together: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict
 
 
+class Joint(NamedTuple):
+    """A map in a file that is several maps of a model.
+
+    Attributes:
+      whole: the last words of the module's name in the file.
+      parts: the names that stand in their place before they are joined, in the order of the outputs.
+      axis: the axis of the outputs in a weight.
+    """
+
+    whole: str
+    parts: tuple[str, ...]
+    axis: int = 0
+
+    def join(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Joins the parts of every such map; other arrays stay as they are."""
+        found = {}
+        for key, array in arrays.items():
+            match = re.fullmatch(rf"(.*\.)({'|'.join(map(re.escape, self.parts))})\.(weight|bias)", key)
+            if match is None:
+                found[key] = array
+            elif match[2] == self.parts[0]:
+                pieces = [arrays[f"{match[1]}{part}.{match[3]}"] for part in self.parts]
+                found[f"{match[1]}{self.whole}.{match[3]}"] = np.concatenate(pieces, self.axis if array.ndim > 1 else 0)
+        return found
+
+
 def linear(theirs: str, ours: str) -> tuple[Rule, Rule]:
     """The rules of a linear map, which has a weight (out, in) and a bias in the file."""
     kernel = Rule(rf"{theirs}\.weight", f"{ours}.kernel", _transpose, _transpose)

@@ -280,6 +280,49 @@ MUTANTS = [
         "whole(update.scale)",
         "tests/exchange/test_peft_export.py",
     ),
+    # models
+    Mutant(
+        "models/causal_attention.py",
+        "(slots > own - window)",
+        "(slots >= own - window)",
+        "tests/models/test_decoder.py::test_the_mask_is_its_definition",
+    ),
+    Mutant(
+        "models/rotary.py",
+        "second * cosine + first * sine",
+        "second * cosine - first * sine",
+        "tests/models/test_decoder.py::test_a_rotation_is_a_product_of_complex_numbers",
+    ),
+    Mutant(
+        "models/rotary_scaling.py",
+        "return (1 - kept) * plain / self.factor + kept * plain",
+        "return plain / self.factor",
+        "tests/models/test_decoder.py::test_scalings_are_their_definitions",
+    ),
+    Mutant(
+        "models/decoder.py",
+        "masks[layer.window]",
+        "masks[layers[0].window]",
+        "tests/models/test_golden.py::test_recorded_logits_of_decoders_are_met[gemma3]",
+    ),
+    Mutant(
+        "models/fused.py",
+        "heads[..., group, :], heads[..., group + 1, :]",
+        "heads[..., group + 1, :], heads[..., group, :]",
+        "tests/models/test_decoder_files.py -k internlm",
+    ),
+    Mutant(
+        "models/gemma_files.py",
+        "number % 2 == 0",
+        "number % 2 == 1",
+        "tests/models/test_decoder_fields.py -k windows",
+    ),
+    Mutant(
+        "models/decoder_files.py",
+        "if not np.array_equal(arrays[_WORDS], arrays[_OUTPUT].T):",
+        "if False:",
+        "tests/models/test_decoder_files.py -k unties",
+    ),
     # report
     Mutant(
         "report/lines.py",
