@@ -6,9 +6,9 @@
 
 DIR holds cifar10.npz (x_train, y_train, x_val, y_val, x_test, y_test) and glue/ with GLUE's own CoLA, MRPC and SST-2.
 The hours are those of two CPU cores. The speed comparison needs the extra `peers` (PyTorch, PEFT, transformers),
-`compiled` the compilers that its script names. Runs in a folder under runs/ go on where they were stopped and are not
-trained again when they are done; remove runs/ to train them again. Results are replaced one by one; `paths` writes what
-`path="auto"` goes by into the package itself.
+`compiled` and `smollm2_parity` what their scripts name. Runs in a folder under runs/ go on where they were stopped and
+are not trained again when they are done; remove runs/ to train them again. Results are replaced one by one; `paths`
+writes what `path="auto"` goes by into the package itself.
 """
 
 import pathlib
@@ -58,6 +58,7 @@ STEPS = (
     Step("glue_methods/run.py", "--data={data}/glue --tasks=mrpc --untuned --methods={related}", 1.2),
     Step("weight_movement/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.7),
     Step("approximation/run.py", "", 0.5),
+    Step("smollm2_parity/run.py", "", 0.1),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
 DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")

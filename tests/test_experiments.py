@@ -537,3 +537,14 @@ def test_other_scripts_refuse_in_one_line(monkeypatch, capsys, name, arguments, 
     assert status_of(importlib.import_module(f"scripts.{name}").command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
+
+
+def test_smollm2_answers_as_in_transformers():
+    """The figures that the issue of decoders asks for."""
+    found = json.loads((EXPERIMENTS / "smollm2_parity" / "results" / "smollm2.json").read_text())
+    module = script("smollm2_parity/run")
+    assert found["weights"]["equal"] == found["weights"]["arrays"] == 272
+    assert found["largest_logit_difference"] <= module.LOGITS and found["prompts_with_equal_tokens"] == 20
+    equal = [answer["surm"] is None for answer in found["answers"]]
+    assert sum(equal) == found["equal_answers"] >= module.EQUAL
+    assert len(equal) == len(module.CHATS) + len(module.TEXTS)
