@@ -23,6 +23,7 @@ from surm.machine import mesh as meshes
 from surm.peft import surgery
 from surm.training import loop, optim, placing, step
 from surm.training.preparation import prepare
+from tests.language import small_decoder
 from tests.test_train import CIFAR, CONFIG, ROOT, SMALL, lines, result
 
 several_devices = pytest.mark.skipif(jax.device_count() != 8, reason="runs in the process of the last test")
@@ -36,6 +37,16 @@ QUICK = [
     "--config.eval_every_steps=2",
 ]
 OF_TWO_BLOCKS = [*QUICK, f"--config.model.weights={SMALL}", "--config.model.image_size=16"]
+LANGUAGE = [  # twelve chats, so that some devices have empty rows only
+    f"--config={ROOT / 'configs' / 'lm_text.py'}:data=MATERIAL/chats,family=low_rank",
+    "--config.model.weights=MATERIAL/weights",
+    "--config.data.lengths=48",
+    "--config.optim.batch_size=16",
+    "--config.optim.accumulation_steps=2",
+    "--config.peft.targets=.*query",
+    "--config.log_every_steps=1",
+    "--config.optim.epochs=2",
+]
 POPULATION = "--config.population=seed=0|1,learning_rate=8e-3|2e-2,scale=0.5|1.0"
 RUNS = {
     "images": (
@@ -44,6 +55,8 @@ RUNS = {
         ["data=4 model=2", "data=2 model=4 shard_base=True"],
     ),
     "population": ([*OF_TWO_BLOCKS, POPULATION], [], ["data=8 shard_members=True", "data=8"]),
+    "language": (LANGUAGE, ["data=-1"], ["data=4 model=2 shard_base=True"]),
+    "packed": ([*LANGUAGE, "--config.data.packing=True", "--config.data.lengths=72"], [], ["data=-1"]),
 }
 if CIFAR.is_file():
     RUNS["cifar"] = ([
@@ -58,6 +71,11 @@ CASES = [
 ]
 
 
+def arguments_of(name: str, material: pathlib.Path) -> list[str]:
+    """The flags of one of the runs; `material` is where the last test puts the files of language models."""
+    return [flag.replace("MATERIAL", str(material / "material")) for flag in RUNS[name][0]]
+
+
 def flags_of(mesh: str) -> list[str]:
     return [f"--config.mesh.{flag}" for flag in mesh.split()]
 
@@ -69,8 +87,9 @@ def members(folder: pathlib.Path) -> list[pathlib.Path]:
 @several_devices
 @pytest.mark.parametrize(("name", "mesh"), CASES)
 def test_the_curve_is_that_of_one_device(name, mesh, tmp_path):
-    assert train.main(["surm.train", *RUNS[name][0], *flags_of(mesh), f"--workdir={tmp_path / 'run'}"]) == 0
     alone = pathlib.Path(os.environ[ONE_DEVICE]) / name
+    flags = [*arguments_of(name, alone.parent), *flags_of(mesh)]
+    assert train.main(["surm.train", *flags, f"--workdir={tmp_path / 'run'}"]) == 0
     assert result(tmp_path / "run")["versions"]["device"].startswith("8 ")
     for folder, expected in zip(members(tmp_path / "run"), members(alone), strict=True):
         for one, other in zip(lines(folder), lines(expected), strict=True):
@@ -224,10 +243,12 @@ def test_members_over_devices_need_a_population(tmp_path):
 def test_on_eight_virtual_devices(tmp_path, chosen):
     if jax.device_count() == 8:
         pytest.skip("eight devices are here already")
-    for name, (arguments, quick, slow) in RUNS.items():
+    small_decoder.write(tmp_path / "material" / "weights", depth=1)
+    small_decoder.write_chats(tmp_path / "material" / "chats")
+    for name, (_, quick, slow) in RUNS.items():
         if not (quick if chosen == "not slow" else slow):
             continue
-        assert train.main(["surm.train", *arguments, f"--workdir={tmp_path / name}"]) == 0
+        assert train.main(["surm.train", *arguments_of(name, tmp_path), f"--workdir={tmp_path / name}"]) == 0
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     devices = {"XLA_FLAGS": flags, ONE_DEVICE: str(tmp_path)}
     here = pathlib.Path(__file__)

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import pytest
 
 from surm.config import default
@@ -14,6 +15,18 @@ def test_what_is_left_is_said_in_a_unit_that_fits(seconds, steps, said):
     assert progress._expected(seconds, steps).endswith(
         f"{steps:,} more will take about {said}, not counting evaluation"
     )
+
+
+def test_tokens_are_counted_where_batches_differ_in_them(tmp_path, capsys):
+    counted = progress.Progress(RunLog(Workdir(tmp_path, default())), default(), 2, 12, "tokens")
+    with counted:
+        for step in range(3, 13):
+            counted.before()
+            counted.step(step, {"loss": jnp.ones(())}, 100 * step)
+        counted.flush()
+        assert counted._bar.total == counted._bar.n == 100 * sum(range(3, 13))
+    said = capsys.readouterr()
+    assert "tokens a second); 3 more will take about" in said.out + said.err and "tok/s" in said.err
 
 
 def test_an_evaluation_that_was_written_before_a_kill_is_not_written_twice(tmp_path):
