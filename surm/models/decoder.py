@@ -27,6 +27,7 @@ from surm.models.decoder_shape import DecoderConfig
 from surm.models.decoder_shape import Layer as Layer
 from surm.models.rotary import Rotary, angles
 from surm.ops.matmul import dot_general
+from surm.ops.packed import unpacked
 
 
 class Decoder(nnx.Module):
@@ -145,6 +146,7 @@ class Decoder(nnx.Module):
     def scores(self, x: Float[Array, "batch tokens width"], targets: Int[Array, "batch tokens"]) -> Scores:
         """Loss and correctness of tokens after the last block; see `surm.models.cross_entropy`."""
         graphdef, arrays = nnx.split(self._head)
+        arrays = unpacked(arrays, self.norm.dtype)  # once for all chunks
         head = lambda arrays, x: self._answered(nnx.merge(graphdef, arrays), x)  # noqa: E731
         return cross_entropy.scores(head, arrays, self.norm(x), targets, vocabulary=self.config.vocabulary)
 

@@ -35,8 +35,9 @@ class Packed:
     """A packed matrix, which reads like the array that it stands for: it has its shape and dtype, and `[...]` unpacks.
 
     Attributes:
-      values: the stored numbers; for int4 of type uint8, with the first half of `axis` in the lower four bits.
-      scale: the factor of every block along `axis`, in float16; None if numbers are stored as they are.
+      values: the stored numbers; for bfloat16 its bits, of type uint16, which XLA's CPU compiler does not widen before
+        a loop; for int4 of type uint8, with the first half of `axis` in the lower four bits.
+      scale: the factor of every block along `axis`, in float16; None for bfloat16.
       shape: the shape of the matrix.
       of: the dtype of the matrix before it was packed.
       axis: the axis of the blocks, counted from the end.
@@ -62,17 +63,28 @@ class Packed:
         """The matrix, unpacked, or a part of it."""
         return self.dense()[index]
 
-    def dense(self, dtype: jax.typing.DTypeLike | None = None) -> Float[Array, "..."]:
-        """The matrix in a dtype; None for that before it was packed."""
+    def dense(
+        self, dtype: jax.typing.DTypeLike | None = None, after: Float[Array, "..."] | None = None
+    ) -> Float[Array, "..."]:
+        """Unpacks the matrix.
+
+        Args:
+          dtype: the dtype of the result; None for that before the matrix was packed.
+          after: an array before which the matrix is not unpacked, see `not_before`; None for none.
+
+        Returns:
+          The matrix.
+        """
         dtype = self.dtype if dtype is None else dtype
+        late = (lambda values: values) if after is None else (lambda values: not_before(values, after))
         if self.scale is None:
-            return self.values.astype(dtype)
+            return late(jax.lax.bitcast_convert_type(self.values, jnp.bfloat16).astype(dtype))
         import qwix  # an extra
 
         values = self.values
         if values.dtype == jnp.uint8:
             values = _numbers(values, self.axis, self.shape[self.axis])
-        return qwix.dequantize(qwix.QArray(values, self.scale.astype(dtype)))
+        return qwix.dequantize(qwix.QArray(values, late(self.scale.astype(dtype))))
 
     def rows(self, index: Int[Array, "*batch"]) -> "Packed":
         """Some rows of a matrix whose blocks lie within rows."""
@@ -94,7 +106,7 @@ def packed(array: Float[Array, "..."], form: str, axis: int) -> Packed:
     """
     about = {"shape": tuple(array.shape), "of": jnp.dtype(array.dtype).name, "axis": axis}
     if form == "bfloat16":
-        return Packed(array.astype(jnp.bfloat16), None, **about)
+        return Packed(jax.lax.bitcast_convert_type(array.astype(jnp.bfloat16), jnp.uint16), None, **about)
     values, scale = _rounded(array, form, axis)
     return Packed(_nibbles(values, axis) if form == "int4" else values, scale, **about)
 
@@ -112,6 +124,12 @@ def _rounded(array: Array, form: str, axis: int) -> tuple[Array, Array]:
         wide, jnp.dtype(form), channelwise_axes=others, tiled_axes={tiled: block}, scale_dtype=jnp.float16
     )
     return found.qvalue.astype(jnp.int8), found.scale
+
+
+def unpacked(tree: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
+    """A tree in which every packed matrix is an array of the given dtype; None for that before it was packed."""
+    is_packed = lambda node: isinstance(node, Packed)  # noqa: E731
+    return jax.tree.map(lambda node: node.dense(dtype) if is_packed(node) else node, tree, is_leaf=is_packed)
 
 
 def _nibbles(values: Int[Array, "..."], axis: int) -> Array:
@@ -159,11 +177,7 @@ def _forward(transposed, precision, x, kernel):
 
 def _backward(transposed, precision, kernel, dy):
     # XLA would keep the unpacked kernel of the forward pass if it saw the same expression here.
-    if kernel.scale is None:
-        kernel = dataclasses.replace(kernel, values=not_before(kernel.values, dy))
-    else:
-        kernel = dataclasses.replace(kernel, scale=not_before(kernel.scale, dy))
-    dense = kernel.dense(dy.dtype)
+    dense = kernel.dense(dy.dtype, after=dy)
     return jnp.matmul(dy, dense if transposed else dense.T, precision=precision), None
 
 
@@ -182,12 +196,7 @@ class PackedLinear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
         """Applies the layer."""
-        kernel = self.kernel.get_value()
-        x = x.astype(self.dtype or jnp.promote_types(x.dtype, kernel.dtype))
-        if isinstance(kernel, Packed):
-            y = product(x, kernel, precision=self.precision)
-        else:
-            y = jnp.matmul(x, kernel.astype(x.dtype), precision=self.precision)
+        y = _answer(self.kernel, x, self.dtype, precision=self.precision)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
@@ -206,5 +215,14 @@ class PackedEmbed(nnx.Module):
 
     def attend(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch rows"]:
         """The product of vectors with every row."""
-        table = self.embedding.get_value()
-        return product(x.astype(self.dtype or jnp.promote_types(x.dtype, table.dtype)), table, transposed=True)
+        return _answer(self.embedding, x, self.dtype, transposed=True)
+
+
+def _answer(variable, x, dtype, *, transposed=False, precision=None):
+    """The product with a matrix that is packed or, after a merge, plain."""
+    matrix = variable.get_value()
+    x = x.astype(dtype or jnp.promote_types(x.dtype, matrix.dtype))
+    if isinstance(matrix, Packed):
+        return product(x, matrix, transposed=transposed, precision=precision)
+    matrix = matrix.astype(x.dtype)
+    return jnp.matmul(x, matrix.T if transposed else matrix, precision=precision)

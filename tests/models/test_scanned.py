@@ -19,9 +19,11 @@ TOKENS = jax.random.randint(jax.random.key(0), (2, 7), 1, 31)
 SEGMENTS = jnp.array([[0, 1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 1, 1, 1]])
 
 
-def decoder(**spec) -> Decoder:
+def decoder(base_dtype: str = "float32", **spec) -> Decoder:
     spec = {"family": "low_rank", "targets": ".*(query|value|down)", "train": (), **spec}
-    return surm.attach(Decoder(TINY, rngs=nnx.Rngs(0)), surm.PeftSpec(**spec), nnx.Rngs(1))
+    return surm.attach(
+        surm.with_base_dtype(Decoder(TINY, rngs=nnx.Rngs(0)), base_dtype), surm.PeftSpec(**spec), nnx.Rngs(1)
+    )
 
 
 class Kind(nnx.Module):
@@ -53,8 +55,9 @@ def test_blocks_of_one_structure_or_a_period_make_a_run(kinds, runs):
         {"rules": {"blocks.0.*query": {"family": "circulant"}}},
         {"family": "vera", "targets": ".*(query|output)", "dropout": 0.0},
         {"method": "full", "targets": ".*"},
+        {"base_dtype": "int4"},
     ],
-    ids=["rules", "shared", "full"],
+    ids=["rules", "shared", "full", "packed"],
 )
 def test_a_scan_gives_what_blocks_one_by_one_give(spec):
     model = decoder(**spec)

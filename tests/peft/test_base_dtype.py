@@ -116,10 +116,7 @@ SPECS = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("circulant", "low_rank", "svft", "magnitude") else pytest.mark.slow)
-        for name in SPECS
-    ],
+    [pytest.param(name, marks=[] if name in ("low_rank", "svft", "magnitude") else pytest.mark.slow) for name in SPECS],
 )
 def test_every_family_acts_on_a_packed_base_as_on_the_unpacked_one(name):
     spec = surm.PeftSpec(**{"targets": ".*(query|up)", "train": (), **SPECS[name]})
