@@ -38,13 +38,13 @@ CONFIGS = {"switched": SWITCHED, "other": OTHER}
 SEGMENTS = np.array([[1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 2, 2, 2, 2, 0]], np.int32)
 
 
-def noisy(model: Decoder) -> Decoder:
-    """The model with noise on every variable, so that no norm or bias is without effect."""
-    graph, state = nnx.split(model)
+def filled(config: DecoderConfig) -> Decoder:
+    """A model with random numbers in every variable, so that no norm or bias is without effect."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     leaves, tree = jax.tree.flatten(state)
     rng = np.random.default_rng(1)
-    noise = [leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return nnx.merge(graph, jax.tree.unflatten(tree, noise))
+    numbers = [jnp.asarray((leaf.ndim == 1) + 0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
+    return nnx.merge(graph, jax.tree.unflatten(tree, numbers))
 
 
 class Model:
@@ -52,7 +52,7 @@ class Model:
 
     def __init__(self, config: DecoderConfig):
         self.config = config
-        self.graph, self.state = nnx.split(noisy(Decoder(config, rngs=nnx.Rngs(0))))
+        self.graph, self.state = nnx.split(filled(config))
         self.tokens = np.stack([np.random.default_rng(row).permutation(config.vocabulary)[:8] for row in range(3)])
         self.run = jax.jit(lambda state, tokens, segments: nnx.merge(self.graph, state)(tokens, segments=segments))
         self.step = jax.jit(lambda state, *given: nnx.merge(self.graph, state)(
@@ -137,7 +137,7 @@ def test_every_parameter_gets_a_gradient(model):
 
 
 def test_blocks_of_one_decoder_are_alike_in_all_that_is_compiled():
-    graphs = {nnx.split(block)[0] for block in Decoder(SWITCHED, rngs=nnx.Rngs(0)).blocks}
+    graphs = {nnx.split(block)[0] for block in filled(SWITCHED).blocks}
     assert len(graphs) == 1 and len({*SWITCHED.every_layer}) == 3
 
 

@@ -9,16 +9,16 @@ from flax import nnx
 
 from surm.errors import InputError
 from surm.models import catalogue, decoder_files
-from surm.models.convert import restore
+from surm.models.convert import outline, restore
 from surm.models.decoder import Decoder
 from surm.models.naming import FILES
 from surm.models.weights import Weights
-from tests.models.test_decoder import noisy
+from tests.models.test_decoder import filled
 from tests.models.test_decoder_fields import read
 
 
 def model_of(kind: str, **fields) -> Decoder:
-    return noisy(Decoder(read(kind, **fields), rngs=nnx.Rngs(0)))
+    return filled(read(kind, **fields))
 
 
 def arrays_of(model: Decoder) -> dict[str, np.ndarray]:
@@ -32,7 +32,8 @@ def arrays_of(model: Decoder) -> dict[str, np.ndarray]:
 
 def restored(kind: str, arrays: dict[str, np.ndarray], **fields) -> Decoder:
     pixels = ((0.5,) * 3,) * 2
-    return restore(Decoder(read(kind, **fields), rngs=nnx.Rngs(1)), Weights("FILE", arrays, *pixels))
+    empty = outline(lambda: Decoder(read(kind, **fields), rngs=nnx.Rngs(1)))
+    return restore(empty, Weights("FILE", arrays, *pixels))
 
 
 def same(one: Decoder, other: Decoder) -> None:
