@@ -95,9 +95,9 @@ class DecoderConfig:
             raise InputError(f"biases names {unknown[0]!r}; {nearest(unknown[0], MAPS)}")
         if not self.layers:
             raise InputError("layers is empty, expected at least one record")
-        turned = any(layer.rotary is not None for layer in self.layers)
-        if turned and self.head_size % 2:
-            raise InputError(f"head_size={self.head_size}, expected an even number for rotary positions")
+        for layer in self.layers:
+            if layer.rotary is not None:
+                layer.rotary.check(self.head_size)
 
     @property
     def max_length(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from surm.errors import InputError
-from surm.models.rotary_scaling import Frequencies, Scaling
+from surm.models.rotary_scaling import Frequencies, LongScaling, Scaling
 
 Turn = tuple[Float[Array, "batch 1 tokens planes"], Float[Array, "batch 1 tokens planes"]]
 """Cosine and sine of the angles of tokens, with an axis for the heads."""
@@ -39,6 +39,17 @@ class Rotary:
             raise InputError(f"base={self.base} of rotary embeddings, expected a number above 0")
         if not 0 < self.share <= 1:
             raise InputError(f"share={self.share} of rotary embeddings, expected a number above 0 and at most 1")
+
+    def check(self, size: int) -> None:
+        """Raises InputError if the rotation does not fit heads of `size` coordinates."""
+        turned = int(size * self.share)
+        if turned < 2 or turned % 2:
+            raise InputError(
+                f"head_size={size}, share={self.share}: {turned} coordinates turn, expected an even number"
+            )
+        of_planes = () if not isinstance(self.scaling, LongScaling) else (self.scaling.short, self.scaling.long)
+        if wrong := [len(factors) for factors in of_planes if len(factors) != turned // 2]:
+            raise InputError(f"{wrong[0]} factors of rotary embeddings, expected {turned // 2}, half of what turns")
 
     def frequencies(self, size: int, length: Int[Array, ""] | int = 0) -> Frequencies:
         """The angle per position of every plane of a head.

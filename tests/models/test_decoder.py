@@ -136,6 +136,17 @@ def test_every_parameter_gets_a_gradient(model):
     assert silent == []
 
 
+def test_bfloat16_is_near_float32():
+    model = Model(SWITCHED)
+    graph = nnx.split(nnx.eval_shape(lambda: Decoder(SWITCHED, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))))[0]
+    found = jax.jit(lambda state, *given: nnx.merge(graph, state)(given[0], segments=given[1]))(
+        model.state, model.tokens, SEGMENTS
+    )
+    assert found.dtype == jnp.bfloat16
+    difference = np.abs(np.asarray(found, np.float32) - model.logits)[SEGMENTS > 0]
+    assert 1e-4 < difference.max() < 0.1 * np.abs(model.logits).max()
+
+
 def test_blocks_of_one_decoder_are_alike_in_all_that_is_compiled():
     graphs = {nnx.split(block)[0] for block in filled(SWITCHED).blocks}
     assert len(graphs) == 1 and len({*SWITCHED.every_layer}) == 3
@@ -233,7 +244,12 @@ def test_records_of_layers_repeat():
         ({"activation": "sliu"}, "activation='sliu'; nearest: silu"),
         ({"biases": ("querry",)}, "biases names 'querry'; nearest: query"),
         ({"layers": ()}, "layers is empty"),
-        ({"head_size": 5}, "head_size=5, expected an even number"),
+        ({"head_size": 5}, "head_size=5, share=1.0: 5 coordinates turn, expected an even number"),
+        ({"layers": (Layer(rotary=Rotary(share=0.3)),)}, "head_size=6, share=0.3: 1 coordinates turn"),
+        (
+            {"layers": (Layer(rotary=Rotary(scaling=LongScaling((1.0,) * 3, (1.0,), 8))),)},
+            "1 factors of rotary embeddings, expected 3",
+        ),
         ({"depth": 0}, "depth=0, expected at least 1"),
     ],
 )

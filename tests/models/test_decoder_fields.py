@@ -98,10 +98,10 @@ def test_the_amplitude_of_yarn_and_longrope_follows_from_the_factor():
     scaling = turn("qwen3", rope_scaling=yarn).scaling
     assert scaling == YarnScaling(4.0, 16, 0.1 * np.log(4.0) + 1)
     assert turn("qwen3", rope_scaling={**yarn, "attention_factor": 1.5, "beta_fast": None}).scaling.amplitude == 1.5
-    long = {"type": "su", "short_factor": [1.0], "long_factor": [2]}
+    long = {"type": "su", "short_factor": [1.0], "long_factor": [2]}  # heads of two coordinates
     expected = LongScaling((1.0,), (2.0,), 16, np.sqrt(1 + np.log(4.0) / np.log(16)))
     assert turn("phi3", rope_scaling=long, original_max_position_embeddings=16).scaling == expected
-    assert turn("phi3", partial_rotary_factor=0.5).share == 0.5
+    assert turn("phi3", partial_rotary_factor=0.5, head_dim=4).share == 0.5
 
 
 def test_null_is_no_window_and_no_bound():
@@ -183,6 +183,8 @@ def test_a_shape_that_its_kind_cannot_have_is_not_written():
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0; expected null"),
         ("smollm3", {"no_rope_layers": [1]}, r"no_rope_layers=\[1\]; expected 1 or 0 for each of 2 layers"),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": 1.0}}, "short_factor=1.0; expected a list"),
+        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
+         "4 factors of rotary embeddings, expected 1"),
         ("gpt2", {"n_head": 5}, "n_embd=768, n_head=5; expected a width that the heads divide"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "expected scores with the same scale in all layers"),
     ],
