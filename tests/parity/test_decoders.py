@@ -205,6 +205,24 @@ def test_what_we_write_is_opened_by_transformers_with_the_same_function(pair, tm
     assert error(found, pair.expected(pair.tokens)[-1]) < TOLERANCE
 
 
+@pytest.mark.parametrize("held", ["another_output", "output_alone"])
+def test_a_file_whose_output_is_not_as_the_config_says_is_read_as_transformers_does(held, tmp_path):
+    pair = Pair(CASES["llama_biases"], tmp_path)
+    arrays = load_file(tmp_path / "model.safetensors")
+    words = arrays["model.embed_tokens.weight"]
+    if held == "output_alone":
+        arrays["lm_head.weight"] = arrays.pop("model.embed_tokens.weight")
+    else:
+        arrays["lm_head.weight"] = np.ascontiguousarray(words[::-1])
+    save_file(arrays, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = loaded(torch.tensor(pair.tokens).long()).logits.numpy()
+    ours = read(tmp_path)
+    assert ours.config.tied == (held == "output_alone")
+    assert error(ours(jnp.asarray(pair.tokens)), expected) < TOLERANCE
+
+
 def test_every_kind_is_compared():
     compared = {getattr(transformers, f"{case.word}Config").model_type for case in CASES.values()}
     assert compared | {"internlm2"} == decoder_files.KINDS.keys()  # transformers has no InternLM 2
