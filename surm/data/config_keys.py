@@ -56,7 +56,7 @@ DATA = Section(
         "tokenizer": Key(
             "",
             "What cuts texts into tokens: a folder, which is followed as transformers follows it, or a tokenizer.json, "
-            "which is used as it stands. Empty is the folder of the weights.",
+            "which is used as it stands, or a .gguf file, whose vocabulary is used. Empty is that of the weights.",
             decision="content",
         ),
         "lengths": Key(
