@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
+import re
+from collections.abc import Sequence
 
 from flax import nnx
 
 from surm.peft import select, surgery
 from surm.peft.layers import WrappedLinear
 from surm.peft.variables import AdapterParam, Trainable
+
+_MANY = 80  # layers; more lines than that say little
+_Row = tuple[str, str, str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +50,14 @@ def count_parameters(model: nnx.Module) -> ParameterCount:
 
 
 def table(model: nnx.Module) -> str:
-    """Lists the adapted layers of a model, one a line: path, shape, family, parameters. The totals follow."""
+    """Lists the adapted layers of a model, one a line: path, shape, family, parameters. The totals follow.
+
+    If there are many layers, those whose paths differ in a number only stand in one line.
+    """
     seen: set[int] = set()  # a variable that several layers share is counted in the first of them
     rows = [(path, _shape(layer), layer.delta.family, _own(layer, seen))
             for path, layer in surgery.layers_by_path(model).items()]  # fmt: skip
+    rows = _together(rows) if len(rows) > _MANY else rows
     width = max((len(row[0]) for row in rows), default=0)
     lines = [f"{path:<{width}}  {shape:>11}  {family:<22}{size:>8,}" for path, shape, family, size in rows]
     count = count_parameters(model)
@@ -56,6 +65,18 @@ def table(model: nnx.Module) -> str:
     lines.append(f"adapter {count.adapter:,} parameters ({share:.2f} % of all), "
                  f"trainable {count.trainable:,}, total {count.total:,}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _together(rows: Sequence[_Row]) -> list[_Row]:
+    """One row for all rows that differ only in the first number of their path."""
+    groups: dict[tuple[str, ...], list[_Row]] = {}
+    for row in rows:
+        groups.setdefault((re.sub(r"\d+", "*", row[0], count=1), *map(str, row[1:])), []).append(row)
+    return [
+        (alike[0], f"{len(group)} of {shape}", family, sum(row[3] for row in group)) if len(group) > 1 else group[0]
+        for alike, group in groups.items()
+        for _, shape, family, _ in group[:1]
+    ]
 
 
 def _shape(layer: WrappedLinear) -> str:

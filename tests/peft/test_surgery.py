@@ -11,7 +11,7 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec, matrices
 from surm.models import vit
-from surm.peft import layers, surgery, variables
+from surm.peft import counts, layers, surgery, variables
 from surm.peft.multiply import fused
 from tests.peft.answer import answer
 from tests.peft.randomize import randomize
@@ -236,6 +236,15 @@ def test_the_table_lists_every_adapted_layer(small_vit):
     text = surm.peft.table(attach(small_vit))
     assert text.count("circulant") == 6
     assert "adapter 144 parameters" in text
+
+
+def test_many_layers_share_a_line_if_only_their_numbers_differ(monkeypatch, small_vit):
+    adapted = surm.attach(small_vit, surm.PeftSpec(targets=r".*(query|mlp\.up)"), nnx.Rngs(0))
+    alone = counts.table(adapted).split("\n")
+    monkeypatch.setattr(counts, "_MANY", 3)
+    together = counts.table(adapted).split("\n")
+    assert len(alone) == 5 and len(together) == 3 and together[-1] == alone[-1]
+    assert together[0].split() == ["blocks.*.attention.query", "2", "of", "12×12", "circulant", "48"]
 
 
 def test_a_family_that_does_not_fit_names_the_layer(small_vit):
