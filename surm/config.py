@@ -141,11 +141,6 @@ def checked(config: ml_collections.ConfigDict | Plan) -> Plan:
     _check_durations(config)
     if config.mesh.shard_members and not config.population:
         raise InputError("config.mesh.shard_members is set, but config.population is empty")
-    if config.data.generate and config.population:
-        raise InputError(
-            "config.data.generate and config.population exclude each other, as members are measured together; python "
-            "-m surm.sweep trains them one by one"
-        )
     if config.optim.name == "sgd" and config.optim.learning_rate is None and config.peft.method != "head":
         raise InputError("config.optim.name='sgd' needs config.optim.learning_rate: the defaults are AdamW's")
     lengths = lengths_of(config.data.lengths)

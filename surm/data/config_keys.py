@@ -75,11 +75,6 @@ DATA = Section(
             "completions, or all of a plain text; or `all` tokens. Answers alone are measured.",
             choices=("answers", "all"),
         ),
-        "generate": Key(
-            False,
-            "Whether a language model also writes the answers of the reported split, at every evaluation. "
-            "`exact_match`, the share that it writes word for word, is then the main metric.",
-        ),
         "template_arguments": Key(
             "",
             "Further arguments of a language model's chat template, such as `enable_thinking=False`, with commas "

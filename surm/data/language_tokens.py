@@ -15,7 +15,6 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int, Int32
 
-from surm.data.splits import Split
 from surm.data.tokens import digest
 from surm.errors import InputError, one_line
 
@@ -43,14 +42,12 @@ class LanguageTokens:
       answers: whether each token belongs to an answer.
       starts: the index of each text's first token, followed by the total number of tokens.
       rows: the texts of each row.
-      examples: the examples that the texts were made of, with those that were left out; None if nobody asks for them.
     """
 
     tokens: Int32[np.ndarray, " tokens"]
     answers: Bool[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " n_and_1"]
     rows: tuple[Int[np.ndarray, " _"], ...]
-    examples: Split | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

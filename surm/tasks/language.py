@@ -1,6 +1,5 @@
 """The task `language`: a model learns to write the answers in texts, token by token."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -47,6 +46,7 @@ class Language:
     outputs = None
     default_train = ()
     counts = "tokens"
+    metrics = (Metric("loss", "less", "nats"), Metric("perplexity", "less", ""), Metric("token_accuracy"))
 
     def __init__(self, config: ml_collections.ConfigDict, weights: Weights | None, shape: LanguageShape):
         """Creates the task and opens tokenizer and template.
@@ -80,13 +80,6 @@ class Language:
         self.end = special_tokens.end_of_text(self.tokenizer, self._opened.tokenizer, weights and weights.config)
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._packing, self._all = config.data.packing, config.data.train_on == "all"
-        self._generates = config.data.generate
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """`exact_match` if answers are written, too (`surm.tasks.exact_match`), and those of every token."""
-        of_tokens = Metric("loss", "less", "nats"), Metric("perplexity", "less", ""), Metric("token_accuracy")
-        return (Metric("exact_match"), *of_tokens) if self._generates else of_tokens
 
     def ready(self, split: Split) -> LanguageTokens:
         """Renders and tokenizes the texts, and packs them if the config says so; reports how many are cut and why."""
@@ -94,11 +87,6 @@ class Language:
         why = "the last of config.data.lengths"
         if opened.limit and opened.limit < longest:
             longest, why = opened.limit, "model_max_length of the tokenizer"
-        if self._generates and "text" in split[0]:
-            raise InputError(
-                f"{split[0]['place']}: config.data.generate=True asks for answers, but the row holds a plain text; "
-                "expected messages, or prompt and completion"
-            )
         texts = [self._text(split[index]) for index in range(len(split))]
         alone = self.template is None or "text" in split[0]
         encoded = language_tokens.encode(texts, opened.tokenizer, longest, alone=alone, end=self.end, side=opened.side)
@@ -106,8 +94,7 @@ class Language:
             say(f"{encoded.cut} of {len(texts)} texts are longer than {longest} tokens ({why}) and are cut")
         if encoded.empty:
             say(f"{encoded.empty} of {len(texts)} texts are left out, because no token of an answer is left of them")
-        found = dataclasses.replace(encoded.tokens, examples=split)
-        return found.packed(self._lengths[-1]) if self._packing else found
+        return encoded.tokens.packed(self._lengths[-1]) if self._packing else encoded.tokens
 
     def _text(self, example: Mapping[str, Any]) -> Text:
         """The text of an example, with the places of its answers."""

@@ -7,7 +7,6 @@ ends exactly as if it had never stopped.
 
 import hashlib
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -68,7 +67,7 @@ class Loop:
         self.confused: tuple[int, str, Any] = (-1, "", None)  # step, split and matrix of the last confusion matrix
         self.frozen = placing.placed(prepared, mesh)
         self.mesh, self.split = mesh, prepared.config.data.eval_split  # the split that is reported
-        self.best = None if prepared.validation is None else self._first_best()
+        self.best = None if prepared.validation_batches is None else self._first_best()
         self.belongs_to = signature.of_sources(prepared)
         nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
         processes.check_same("base or data", self.belongs_to)
@@ -131,9 +130,9 @@ class Loop:
     def evaluate(self, step: int) -> Any:
         """Evaluates and logs the reported splits, or the validation split if the best step is chosen by it."""
         if self.best is None:
-            values = self._measured(step, self.split, self.prepared.held_out, self.state)
+            values = self._measured(step, self.split, self.prepared.evaluation_batches, self.state)
         else:
-            values = self._measured(step, "validation", {"": self.prepared.validation}, self.state)
+            values = self._measured(step, "validation", {"": self.prepared.validation_batches}, self.state)
             self.best.take(step, values, lambda: meshes.take(self.mesh, answering(self.state)))
         self.evaluated = step, values
         return values
@@ -151,7 +150,7 @@ class Loop:
             values, confusion = self.evaluate(self.reached), self._confusion(self.reached, self.state)
             return Trained(meshes.take(self.mesh, self.state), values, confusion, step_seconds, self.seconds)
         state = {"trainable": meshes.put_everywhere(self.mesh, self.best.arrays)}
-        values = self._measured(self.best.step, self.split, self.prepared.held_out, state)
+        values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
         confusion = self._confusion(self.best.step, state)
         chosen = Chosen(self.best.step, self.best.values, self.reached)
         return Trained({"trainable": self.best.arrays}, values, confusion, step_seconds, self.seconds, chosen)
@@ -163,26 +162,23 @@ class Loop:
         by_loss = self.prepared.config.eval.choose == "least_loss"
         return next(metric for metric in every if metric.name == "loss") if by_loss else every[0]
 
-    def _measured(self, step: int, split: str, sources: Mapping[str, Any], state: TrainState) -> Any:
+    def _measured(self, step: int, split: str, batches: dict[str, Any], state: TrainState) -> Any:
         """Evaluates a split and logs the metrics; takes them from the log if they are already there."""
         values = self.log.logged(step, split)  # by this run, before it was stopped
         if values is None:
-            values = self._measure(sources, state)
+            values = self._measure(batches, state)
             self.confused = step, split, values.pop(evaluate.CONFUSION, None)
             self.log.take(step, split, values)
         return values
 
-    def _measure(self, sources: Mapping[str, Any], state: TrainState) -> dict[str, Any]:
+    def _measure(self, batches: dict[str, Any], state: TrainState) -> dict[str, Any]:
         """The metrics of all splits by name; the suffix of each split is appended."""
-        found = {}
-        for ending, source in sources.items():
-            batches = self.prepared.task.evaluation(source, self.program.share)
-            values = self.program.measure(state, self.frozen, batches)
-            values |= self.program.write(state, self.frozen, source)
-            found |= {
-                name + ending: value for name, value in values.items() if not ending or name != evaluate.CONFUSION
-            }
-        return found
+        return {
+            name + ending: value
+            for ending, open_batches in batches.items()
+            for name, value in self.program.measure(state, self.frozen, open_batches(self.program.share)).items()
+            if not ending or name != evaluate.CONFUSION
+        }
 
     def _confusion(self, step: int, state: TrainState) -> Any:
         """The confusion matrix of the reported split, evaluated again if its metrics came from the log.
@@ -192,7 +188,7 @@ class Loop:
         if self.prepared.task.outputs is None:
             return None
         if self.confused[:2] != (step, self.split):
-            values = self._measure(self.prepared.held_out, state)
+            values = self._measure(self.prepared.evaluation_batches, state)
             self.confused = step, self.split, values.get(evaluate.CONFUSION)
         return self.confused[2]
 

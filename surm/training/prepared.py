@@ -71,3 +71,8 @@ class Run:
     def evaluation_batches(self) -> dict[str, Callable[..., Iterator[Batch]]]:
         """Functions of a `Share` that open one pass over each reported split, by the suffix of its metrics' names."""
         return {ending: functools.partial(self.task.evaluation, source) for ending, source in self.held_out.items()}
+
+    @property
+    def validation_batches(self) -> Callable[..., Iterator[Batch]] | None:
+        """A function of a `Share` that opens one pass over the split that chooses the best step; None if none does."""
+        return None if self.validation is None else functools.partial(self.task.evaluation, self.validation)

@@ -7,14 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from flax import nnx
 
-from surm.data.language_tokens import LanguageTokens
 from surm.data.share import Share
-from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.peft import surgery
-from surm.tasks import exact_match
 from surm.tasks.task import Answers, Batch
-from surm.training import optim, placing, writing
+from surm.training import optim, placing
 from surm.training.prepared import Run
 from surm.training.step import TrainState, answering, initial_state, train_step
 
@@ -43,8 +40,6 @@ class Program:
         must not be used afterwards.
       lower: a function of the same arguments that lowers the step without compiling it.
       measure: a function (state, frozen, batches of one pass) -> metrics.
-      write: a function (state, frozen, prepared split) -> further metrics, of texts that the model writes; there are
-        none for most runs.
       batches: the training batches.
       share: the part of every batch that this process reads.
     """
@@ -55,7 +50,6 @@ class Program:
     measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
     batches: Batches
     share: Share
-    write: Callable[[TrainState, nnx.State, Any], dict[str, Any]] = lambda state, frozen, source: {}
 
 
 def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
@@ -90,24 +84,7 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         measure=measure,
         batches=prepared.training_batches(config.seed, share),
         share=share,
-        **({"write": _write_of(prepared)} if config.data.generate else {}),
     )
-
-
-def _write_of(prepared: Run) -> Callable[[TrainState, nnx.State, LanguageTokens], dict[str, float]]:
-    """The function that lets a run's model answer the examples of a split; see `surm.tasks.exact_match`."""
-    if jax.process_count() > 1:
-        raise InputError(
-            "config.data.generate=True needs a run of one process; `surm generate` writes texts afterwards"
-        )
-    writer = exact_match.Writer(prepared.task, prepared.config.optim.batch_size)
-    prepared.model.eval()
-    graphdef = surgery.split(prepared.model)[0]
-
-    def write(state: TrainState, frozen: nnx.State, source: LanguageTokens) -> dict[str, float]:
-        return writer.measured(writing.quick(surgery.join(graphdef, answering(state), frozen)), source)
-
-    return write
 
 
 def answer_of(prepared: Run) -> Callable[..., Answers]:

@@ -52,7 +52,7 @@ def lines(workdir: pathlib.Path) -> list[dict]:
 
 FULL = (
     "--config.peft.method=full",
-    "--config.optim.learning_rate=2e-2",
+    "--config.optim.learning_rate=1e-2",
     "--config.optim.epochs=60",
     "--config.peft.targets=",
 )
@@ -286,28 +286,3 @@ def test_a_chat_that_the_template_refuses_is_one_line_with_its_place(tmp_path, c
     error = capsys.readouterr().err.strip()
     assert "train.jsonl', line 13: " in error and "Conversation roles must alternate" in error and "\n" not in error
     assert not (tmp_path / "r").exists()
-
-
-def test_answers_are_written_and_compared_word_for_word(finished, material, folders, tmp_path):
-    loaded = surm.load_run(finished)
-    questions, wanted = zip(*small_decoder.QUESTIONS[-5:], strict=True)
-    written = loaded.generate(list(questions), max_new_tokens=20)
-    expected = np.mean([text == answer for text, answer in zip(written, wanted, strict=True)])
-    more = ["--config.data.generate=True", "--config.eval_every_steps=40", "--config.data.test_examples=0"]
-    result = run(tmp_path / "run", *material, *FULL, *more)
-    assert result["eval"]["exact_match"] == expected and 0 < expected <= 1
-    assert {name: result["eval"][name] for name in loaded.result["eval"]} == loaded.result["eval"]
-    assert result["metric"] == "exact_match" and result["metrics"]["exact_match"] == {"better": "more", "unit": "%"}
-    assert [one["step"] for one in lines(tmp_path / "run") if "exact_match" in one["values"]] == [40, 80, 120]
-
-
-def test_plain_texts_and_populations_have_no_answers_to_compare(material, tmp_path, capsys):
-    rows = [json.dumps({"text": "red one"})]
-    texts = small_decoder.write_rows(tmp_path / "texts", {"train": rows, "test": rows})
-    for more, said in (
-        (f"--config.data.source={texts}", "line 1: config.data.generate=True asks for answers, but the row holds a"),
-        ("--config.population=seed=0|1", "config.data.generate and config.population exclude each other"),
-    ):
-        flags = [*material, "--config.data.generate=True", more, f"--workdir={tmp_path / 'r'}"]
-        assert train.main(["surm.train", *flags]) == 2
-        assert said in capsys.readouterr().err and not (tmp_path / "r").exists()
