@@ -127,7 +127,8 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
         each = prepared.task.measured(found, members=len(every))
         for member, values in enumerate(each if writes else ()):
             own = jax.tree.map(lambda leaf, at=member: leaf[at], answering(states))
-            values |= writing.exact_match(prepared, batches, own, float(numbers.scale[member]))
+            scale = None if numbers.scale is None else float(numbers.scale[member])
+            values |= writing.exact_match(prepared, batches, own, scale)
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(
