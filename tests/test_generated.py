@@ -1,5 +1,6 @@
 """Texts that a decoder writes: prompts as tokens, texts in pieces, stop strings, chats."""
 
+import numpy as np
 import pytest
 import tokenizers
 from flax import nnx
@@ -124,6 +125,16 @@ def test_a_chat_needs_a_template(plain):
 def test_requests_are_refused_in_a_line(given, message):
     with pytest.raises(InputError, match=message):
         Request(**given)
+
+
+def test_the_answers_of_a_batch_are_found_in_every_text_of_a_row():
+    """Rows of two texts, of one text with two answers, and of padding."""
+    batch = {"tokens": [[1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16], [0] * 6],
+             "targets": [[2, 3, 0, 5, 6, 0], [12, 13, 14, 15, 16, 0], [0] * 6],
+             "segments": [[1, 1, 1, 2, 2, 2], [1] * 6, [0] * 6],
+             "weight": [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0], [0] * 6]}  # fmt: skip
+    found = [*generated.answers_of({name: np.array(rows) for name, rows in batch.items()})]
+    assert found == [([1, 2], [3]), ([4], [5, 6]), ([11, 12], [13]), ([11, 12, 13, 14], [15, 16])]
 
 
 def test_texts_are_in_the_order_of_the_prompts_whatever_the_batches(model, plain):

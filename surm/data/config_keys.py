@@ -80,6 +80,15 @@ DATA = Section(
             "Further arguments of a language model's chat template, such as `enable_thinking=False`, with commas "
             "between them.",
         ),
+        "generate": Key(
+            False,
+            "Whether every evaluation of a language model also writes the answers, and reports the share that equals "
+            "the data's as `exact_match`. The most probable token is chosen each time, and white space at both ends of "
+            "an answer does not count.",
+        ),
+        "generate_tokens": Key(
+            64, "The largest number of tokens of an answer that is written for `exact_match`.", least=1
+        ),
     },
 )
 

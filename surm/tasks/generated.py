@@ -1,16 +1,19 @@
 """Texts that a decoder writes, whole or piece by piece while the tokens come, up to a stop string."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 from flax import nnx
 
 from surm.errors import InputError
 from surm.models.generation import Decoding
 from surm.models.sampling import GREEDY, Sampling
 from surm.tasks.dialect import Dialect
+from surm.tasks.task import Batch
 
 _AT_ONCE = 16  # tokens between two looks for stop strings
+_OF_ANSWERS = ("tokens", "segments", "targets", "weight")
 _IN_A_PIECE = 4  # tokens between two pieces of a stream
 _UNFINISHED = "\ufffd"  # the tokenizer's sign for bytes that are no whole character
 
@@ -142,11 +145,32 @@ def _read(decoding: Decoding, readers: Sequence[Reader], at_once: int | None) ->
             decoding.end(stopped)
 
 
-def exactly_written(texts: Sequence[str], references: Sequence[str]) -> float:
-    """The share of texts that equal their reference but for white space at both ends.
+def answers_of(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
+    """The answers in a batch of the task `language`: for each the tokens before it in its text, and its own tokens."""
+    for tokens, segments, targets, weight in zip(*(batch[name] for name in _OF_ANSWERS), strict=True):
+        for segment in range(1, segments.max(initial=0) + 1):
+            places = np.flatnonzero(segments == segment)
+            learned = np.concatenate([[False], weight[places] > 0, [False]])
+            (begins,), (ends,) = (
+                np.nonzero(found) for found in (learned[1:] > learned[:-1], learned[1:] < learned[:-1])
+            )
+            for begin, end in zip(begins, ends, strict=True):
+                yield tokens[places][: begin + 1].tolist(), targets[places][begin:end].tolist()
 
-    Examples:
-      >>> exactly_written(["SELECT 1", "no"], [" SELECT 1\\n", "yes"])
-      0.5
+
+def exact_match(model: nnx.Module, dialect: Dialect, batches: Iterable[Batch], request: Request) -> float:
+    """The share of the answers in some batches that a model writes as they are, but for white space at both ends.
+
+    Args:
+      model: the model.
+      dialect: turns tokens into texts.
+      batches: batches of the task `language`.
+      request: the largest number of tokens of an answer, and how tokens are chosen.
+
+    Returns:
+      The share.
     """
-    return sum(text.strip() == one.strip() for text, one in zip(texts, references, strict=True)) / max(len(texts), 1)
+    prompts, answers = zip(*(one for batch in batches for one in answers_of(batch)), strict=True)
+    written = texts(lambda rows: model, dialect, prompts, request)
+    right = [text.strip() == dialect.text(answer).strip() for text, answer in zip(written, answers, strict=True)]
+    return sum(right) / len(right)

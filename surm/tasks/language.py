@@ -27,6 +27,9 @@ from surm.tasks.chat import ChatTemplate, parsed_arguments
 from surm.tasks.metric import Metric
 from surm.tasks.task import Answers, Batch, Sums
 
+METRICS = (Metric("loss", "less", "nats"), Metric("perplexity", "less", ""), Metric("token_accuracy"))
+EXACT = Metric("exact_match")
+
 
 class Language:
     """A task in which a model predicts every token of an answer from all tokens before it.
@@ -40,13 +43,14 @@ class Language:
       template: the chat template beside the tokenizer; None if there is none.
       arguments: further arguments of the template.
       end: the token that ends a text without a template; None if the files name none.
+      writes: whether `config.data.generate` asks for answers to be written in evaluations.
+      metrics: those of `measured`, and `exact_match` if the config says that answers are written.
     """
 
     name = LANGUAGE
     outputs = None
     default_train = ()
     counts = "tokens"
-    metrics = (Metric("loss", "less", "nats"), Metric("perplexity", "less", ""), Metric("token_accuracy"))
 
     def __init__(self, config: ml_collections.ConfigDict, weights: Weights | None, shape: LanguageShape):
         """Creates the task and opens tokenizer and template.
@@ -80,6 +84,8 @@ class Language:
         self.end = special_tokens.end_of_text(self.tokenizer, self._opened.tokenizer, weights and weights.config)
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._packing, self._all = config.data.packing, config.data.train_on == "all"
+        self.writes = config.data.generate
+        self.metrics = (*METRICS, *([EXACT] if self.writes else []))
 
     def ready(self, split: Split) -> LanguageTokens:
         """Renders and tokenizes the texts, and packs them if the config says so; reports how many are cut and why."""
@@ -98,6 +104,11 @@ class Language:
 
     def _text(self, example: Mapping[str, Any]) -> Text:
         """The text of an example, with the places of its answers."""
+        if "text" in example and self.writes:
+            raise InputError(
+                f"config.data.generate=True, but {example['place']} is a plain text, without a question that could be "
+                "answered; expected rows of messages, or of prompt and completion"
+            )
         if "text" in example:
             return Text(example["text"], [(0, len(example["text"]))])
         if self.template is None and "messages" in example:

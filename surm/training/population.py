@@ -25,11 +25,11 @@ from surm.matrices.algebra.platforms import platform_of
 from surm.peft import store
 from surm.rundir.log import Values
 from surm.tasks.task import Batch
-from surm.training import optim, placing, preparation
+from surm.training import optim, placing, preparation, writing
 from surm.training.members import Member
 from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
-from surm.training.program import Program, answer_of
+from surm.training.program import Program, answer_of, kept_to_write
 from surm.training.step import TrainState, answering, initial_state, train_step
 
 
@@ -122,8 +122,13 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
         return meshes.put_everywhere(mesh, batch) if spread else meshes.put_batch(mesh, batch, axis)
 
     def measure(states: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> Values:
+        batches, writes = kept_to_write(prepared, batches)
         found = (all_answers(states, numbers, frozen, put(batch)) for batch in batches)
         each = prepared.task.measured(found, members=len(every))
+        for member, values in enumerate(each if writes else ()):
+            own = jax.tree.map(lambda leaf, at=member: leaf[at], answering(states))
+            scale = None if numbers.scale is None else float(numbers.scale[member])
+            values |= writing.exact_match(prepared, batches, own, scale)
         return {name: np.array([values[name] for values in each]) for name in each[0]}
 
     return Program(

@@ -44,7 +44,7 @@ class Kind(NamedTuple):
 
 _OF_LABELS = ("data.sampling", "eval.metrics", "model.pooling", "optim.class_weights", "optim.label_smoothing")
 _OF_TOKENS = ("data.tokenizer", "data.lengths")
-_OF_ANSWERS = ("data.packing", "data.train_on", "data.template_arguments")
+_OF_ANSWERS = ("data.packing", "data.train_on", "data.template_arguments", "data.generate", "data.generate_tokens")
 
 KINDS: dict[str, Kind] = {
     "image": Kind("images", (*_OF_LABELS, "data.augment", "model.image_size"), "configs/vit_cifar.py"),

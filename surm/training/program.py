@@ -1,17 +1,18 @@
 """The compiled functions of one run; `surm.training.population` has those of a population."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
 
 from surm.data.share import Share
+from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.peft import surgery
 from surm.tasks.task import Answers, Batch
-from surm.training import optim, placing
+from surm.training import optim, placing, writing
 from surm.training.prepared import Run
 from surm.training.step import TrainState, answering, initial_state, train_step
 
@@ -74,8 +75,10 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     )
 
     def measure(state: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> dict[str, Any]:
+        batches, writes = kept_to_write(prepared, batches)
         found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
-        return task.measured(found)[0]
+        values = task.measured(found)[0]
+        return values | (writing.exact_match(prepared, batches, answering(state)) if writes else {})
 
     return Program(
         initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
@@ -85,6 +88,19 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         batches=prepared.training_batches(config.seed, share),
         share=share,
     )
+
+
+def kept_to_write(prepared: Run, batches: Iterator[Batch]) -> tuple[Iterable[Batch], bool]:
+    """The batches of one pass, as a list if a language model then writes their answers, and whether it does.
+
+    Raises:
+      InputError: if it does and there are several processes, each of which would know a part of the answers.
+    """
+    if not getattr(prepared.task, "writes", False):
+        return batches, False
+    if jax.process_count() > 1:
+        raise InputError("config.data.generate=True needs one process; use load_run(DIR).generate after the training")
+    return [*batches], True
 
 
 def answer_of(prepared: Run) -> Callable[..., Answers]:

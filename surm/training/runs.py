@@ -12,11 +12,10 @@ import numpy as np
 from etils import epath
 from flax import nnx
 from jaxtyping import Float
-from PIL import Image, ImageOps
 
 from surm import config as configs
 from surm import files
-from surm.data import pictures
+from surm.data import given_images
 from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
@@ -168,7 +167,7 @@ class LoadedRun:
             return TextSplit(self._texts(examples), labels)
         if isinstance(examples, str):
             raise InputError(f"given {examples!r:.80}, expected {self._expected}")
-        return ArraySplit(_images(examples), labels)
+        return ArraySplit(given_images.images_of(examples), labels)
 
     @property
     def _expected(self) -> str:
@@ -262,43 +261,6 @@ def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None
         said = f"not as the files of {weights.name!r} say now" if weights else "not as its weights say now"
         say(f"images are prepared as in the training of {str(path)!r}, {said}")
     return trained
-
-
-def _images(examples: Sequence[Any] | np.ndarray | jax.Array) -> np.ndarray:
-    """Images as one array N×H×W×C, or as an array of N objects if they are given one by one."""
-    if isinstance(examples, np.ndarray | jax.Array) and examples.dtype != object:
-        shape = "×".join(map(str, examples.shape))
-        if examples.ndim == 3 and examples.shape[-1] in (3, 4):
-            raise InputError(
-                f"images are an array of {shape}; expected the list [image] if it is one image in colour, or "
-                f"images[..., None] if it is {len(examples)} grey images"
-            )
-        return _with_channels(np.asarray(examples), "images are", "N×H×W[×C]")
-    images = np.empty(len(examples), object)
-    for number, example in enumerate(examples):
-        images[number] = _image(example, f"image {number} is")
-    return images
-
-
-def _image(given: Any, what: str) -> np.ndarray:
-    """One image, H×W×C."""
-    if isinstance(given, Image.Image):
-        return pictures.of_pillow(ImageOps.exif_transpose(given))  # upright, as when a file is read
-    if isinstance(given, str | bytes) or not hasattr(given, "__len__"):
-        raise InputError(f"{what} {given!r:.80}; expected a uint8 array H×W[×C], or an image of Pillow's")
-    try:
-        return _with_channels(np.asarray(given), what, "H×W[×C]")
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{what} no array ({error}); expected uint8 H×W[×C]") from error
-
-
-def _with_channels(array: np.ndarray, what: str, expected: str) -> np.ndarray:
-    dimensions = expected.count("×") + 1
-    if array.dtype != np.uint8 or array.ndim not in (dimensions - 1, dimensions) or not array.size:
-        raise InputError(f"{what} {array.dtype} of shape {array.shape}, expected uint8 {expected}, 0 to 255")
-    return array[..., None] if array.ndim == dimensions - 1 else array
 
 
 def _instead_of_a_finished_run(path: epath.Path) -> str:

@@ -15,6 +15,9 @@ from surm.peft.together.serving import Served
 from surm.tasks import generated
 from surm.tasks.dialect import Dialect, Prompt
 from surm.tasks.generated import Request
+from surm.tasks.language import EXACT
+from surm.tasks.task import Batch
+from surm.training.prepared import Run
 
 
 def quick(model: nnx.Module) -> nnx.Module:
@@ -36,6 +39,28 @@ def quick(model: nnx.Module) -> nnx.Module:
 
 def _mergeable(layer: nnx.Module) -> bool:
     return isinstance(layer, MergeableLinear) and getattr(layer.base.kernel[...], "dtype", None) == jnp.float32
+
+
+def exact_match(
+    prepared: Run, batches: Sequence[Batch], trainable: dict[str, jax.Array], scale: float | None = None
+) -> dict[str, float]:
+    """The metric `exact_match` of a run's model; see `surm.tasks.generated.exact_match`.
+
+    Args:
+      prepared: the run.
+      batches: the batches of one pass.
+      trainable: the trained arrays.
+      scale: the scale of the updates; None for the model's own.
+
+    Returns:
+      The metric by its name.
+    """
+    graphdef, _, frozen = surgery.split(prepared.model)
+    model = surgery.join(graphdef, trainable, frozen, scale=scale)
+    model.runs = ()  # the arrays of its blocks are not stacked
+    config = prepared.config
+    request = Request(max_new_tokens=config.data.generate_tokens, batch_size=config.optim.batch_size)
+    return {EXACT.name: generated.exact_match(quick(model), Dialect.of(prepared.task), batches, request)}
 
 
 def write(

@@ -32,7 +32,8 @@ def folder(tmp_path_factory) -> pathlib.Path:
     given = (f"config={place / 'config.py'}", f"config.data.source={chats}", f"config.model.weights={weights}",
              f"workdir={place / 'run'}", "config.data.lengths=48", "config.peft.method=full",
              "config.optim.learning_rate=1e-2", "config.optim.epochs=100", "config.optim.batch_size=8",
-             "config.optim.gradient_clip=1.0", "config.optim.schedule=linear")  # fmt: skip
+             "config.optim.gradient_clip=1.0", "config.optim.schedule=linear", "config.data.generate=True",
+             "config.data.generate_tokens=12")  # fmt: skip
     assert train.main(["surm.train", *(f"--{one}" for one in given)]) == 0
     return place / "run"
 
@@ -56,6 +57,29 @@ def printed(capsys, *given: str, status: int = 0) -> str:
 
 def test_the_answers_are_what_it_has_learned(texts):
     assert np.mean([text == answer for text, answer in zip(texts, ANSWERS, strict=True)]) > 0.8
+
+
+def test_the_exact_match_of_a_result_is_the_share_of_right_texts(folder, texts):
+    result = json.loads((folder / "result.json").read_text())
+    assert result["eval"]["exact_match"] == np.mean([texts[row] == ANSWERS[row] for row in range(7, 12)])
+    assert result["metrics"]["exact_match"] == {"better": "more", "unit": "%"} and result["metric"] == "loss"
+
+
+@pytest.mark.slow
+def test_every_member_of_a_population_writes_its_own_answers(folder, tmp_path):
+    config = json.loads((folder / "result.json").read_text())["config"]
+    given = (f"config={folder.parent / 'config.py'}", f"config.data.source={config['data']['source']}",
+             f"config.model.weights={config['model']['weights']}", f"workdir={tmp_path / 'two'}",
+             "config.data.lengths=48", "config.peft.method=full", "config.optim.epochs=60", "config.optim.batch_size=8",
+             "config.optim.gradient_clip=1.0", "config.data.generate=True", "config.data.generate_tokens=12",
+             "config.population=learning_rate=1e-2|1e-5")  # fmt: skip
+    assert train.main(["surm.train", *(f"--{one}" for one in given)]) == 0
+    for member in sorted((tmp_path / "two" / "members").iterdir()):
+        right = [
+            text == answer
+            for text, answer in zip(surm.load_run(member).generate(QUESTIONS[7:], **SHORT), ANSWERS[7:], strict=True)
+        ]
+        assert json.loads((member / "result.json").read_text())["eval"]["exact_match"] == np.mean(right)
 
 
 def test_a_string_is_a_message_of_the_user_and_one_prompt_may_stand_alone(run, texts):
