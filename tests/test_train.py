@@ -372,7 +372,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, capsys, more,
     said = capsys.readouterr().out.splitlines()
     assert re.match(r"1 cpu \(data 1, model 1\), float32; .*frozen 10.3 MiB on each", said[-2 if more else -3])
     assert re.match(
-        r"a step on each device takes .*: arguments .* MiB, temporary memory .* MiB, operations .* GFLOP", said[-1]
+        r"a step on each device takes .*: arguments .* MiB, temporary .* MiB, in all .* MiB, operations .* GFLOP",
+        said[-1],
     )
     assert not list(tmp_path.iterdir())
 

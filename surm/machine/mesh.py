@@ -83,7 +83,7 @@ def put_batch(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
 
 
 def put(sharding: NamedSharding, tree: Any) -> Any:
-    """Places arrays of which every process has a whole copy."""
+    """Places arrays of which every process has a whole copy; shapes get the sharding that arrays would have."""
     return jax.tree.map(lambda value: _put(sharding, value), tree)
 
 
@@ -92,7 +92,9 @@ def put_everywhere(mesh: Mesh, tree: Any) -> Any:
     return put(replicated(mesh), tree)
 
 
-def _put(sharding: NamedSharding, value: Any) -> jax.Array:
+def _put(sharding: NamedSharding, value: Any) -> jax.Array | jax.ShapeDtypeStruct:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
@@ -124,7 +126,7 @@ def put_base(mesh: Mesh, frozen: Any, *, sharded: bool) -> Any:
       The same arrays, placed.
     """
 
-    def placed(value: jax.Array) -> jax.Array:
+    def placed(value: jax.Array | jax.ShapeDtypeStruct) -> jax.Array | jax.ShapeDtypeStruct:
         is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
         spec = _parts(value.shape, mesh.size) if sharded and not is_key else PartitionSpec()
         return _put(NamedSharding(mesh, spec), value)

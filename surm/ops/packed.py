@@ -55,6 +55,11 @@ class Packed:
         return jnp.dtype(self.of)
 
     @property
+    def form(self) -> str:
+        """How the matrix is stored, one of `FORMS`."""
+        return "bfloat16" if self.scale is None else "int4" if self.values.dtype == jnp.uint8 else "int8"
+
+    @property
     def ndim(self) -> int:
         """The number of axes."""
         return len(self.shape)
@@ -92,7 +97,7 @@ class Packed:
         return dataclasses.replace(taken, shape=(*index.shape, *self.shape[1:]))
 
 
-def packed(array: Float[Array, "..."], form: str, axis: int) -> Packed:
+def pack(array: Float[Array, "..."], form: str, axis: int) -> Packed:
     """Packs a matrix.
 
     Args:
@@ -189,7 +194,7 @@ class PackedLinear(nnx.Module):
 
     def __init__(self, layer: nnx.Linear, form: str):
         """Packs the kernel of a layer, which is left untouched."""
-        self.kernel = layer.kernel.replace(packed(layer.kernel[...], form, -2))
+        self.kernel = layer.kernel.replace(pack(layer.kernel[...], form, -2))
         self.bias, self.use_bias = layer.bias, layer.use_bias
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.dtype, self.precision, self.form = layer.dtype, layer.precision, form
@@ -205,7 +210,7 @@ class PackedEmbed(nnx.Module):
 
     def __init__(self, table: nnx.Embed, form: str):
         """Packs a table, which is left untouched."""
-        self.embedding = table.embedding.replace(packed(table.embedding[...], form, -1))
+        self.embedding = table.embedding.replace(pack(table.embedding[...], form, -1))
         self.num_embeddings, self.features = table.num_embeddings, table.features
         self.dtype, self.form = table.dtype, form
 

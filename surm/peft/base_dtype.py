@@ -1,12 +1,14 @@
 """The dtype in which the frozen matrices of a model are stored."""
 
-from collections.abc import Collection
-from typing import TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from surm.errors import InputError
-from surm.ops.packed import FORMS, PackedEmbed, PackedLinear
+from surm.ops.packed import FORMS, Packed, PackedEmbed, PackedLinear, pack
 from surm.peft import select, surgery
 from surm.peft.kernels import is_floating
 from surm.peft.spec import PeftSpec
@@ -58,6 +60,27 @@ def with_base_dtype(model: Model, dtype: str, spec: PeftSpec | None = None) -> M
     if not found:
         raise InputError(f"base_dtype={dtype!r}, but no matrix of the model is frozen; expected float32")
     return model
+
+
+def put(model: nnx.Module) -> Callable[[str, np.ndarray, np.dtype], Any]:
+    """The `put` with which `surm.models.convert.restore` fills a model from `with_base_dtype`, matrix by matrix.
+
+    Args:
+      model: the model; it may have shapes in place of arrays.
+
+    Returns:
+      A function from a path, the array of a file and a dtype to the value of the variable.
+    """
+    values = {
+        select.dotted(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    layouts = {path: (value.form, value.axis) for path, value in values.items() if isinstance(value, Packed)}
+
+    def packed(path: str, array: np.ndarray, dtype: np.dtype) -> Any:
+        array = jnp.asarray(array, dtype)
+        return pack(array, *layouts[path]) if path in layouts else array
+
+    return packed
 
 
 def _trained(model: nnx.Module, spec: PeftSpec | None) -> Collection[str]:

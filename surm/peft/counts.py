@@ -90,4 +90,4 @@ def _own(layer: WrappedLinear, seen: set[int]) -> int:
     """The number of trained parameters of a layer that were not counted before."""
     trained = [node for _, node in select.walk(layer) if isinstance(node, AdapterParam) and id(node) not in seen]
     seen.update(map(id, trained))
-    return sum(variable[...].size for variable in trained)
+    return sum(math.prod(variable.shape) for variable in trained)

@@ -222,10 +222,13 @@ def disabled(model: Model) -> Iterator[Model]:
             layer.enabled = enabled
 
 
-def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array], nnx.State]:
-    """Splits a model for a training step: its structure, the trained arrays by dotted path, and all other state."""
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.Array | jax.ShapeDtypeStruct], nnx.State]:
+    """Splits a model for a training step: its structure, the trained arrays by dotted path, and all other state.
+
+    A model that has shapes in place of arrays gives shapes.
+    """
     graphdef, trainable, frozen = nnx.split(model, Trainable, ...)
-    return graphdef, {select.dotted(path): var[...] for path, var in nnx.to_flat_state(trainable)}, frozen
+    return graphdef, {select.dotted(path): var.get_value() for path, var in nnx.to_flat_state(trainable)}, frozen
 
 
 def join(

@@ -1,18 +1,17 @@
 """Estimates before a run starts: a line on its devices and sizes, and the compiler's figures for one step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
-from surm.peft import surgery
+from surm.training import placing
 from surm.training.members import Member
-from surm.training.placing import narrowed
 from surm.training.prepared import Run
 from surm.training.program import Program
-from surm.training.step import initial_state
+from surm.training.step import TrainState, initial_state
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -29,11 +28,10 @@ def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) ->
       The line.
     """
     config, kind = run.config, jax.devices()[0].device_kind
-    frozen = _size(lambda: narrowed(surgery.split(run.model)[2], config.model.dtype))
+    averaged = any(own.optim.ema_decay for own in [config, *(member.config for member in every)])
+    trained, frozen = map(_size, shapes(run, averaged=averaged))
     where = "in parts" if config.mesh.shard_base else "on each"
     among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    averaged = any(own.optim.ema_decay for own in [config, *(member.config for member in every)])
-    trained = _size(lambda: initial_state(run, config.seed, averaged=averaged))
     return "; ".join(
         [
             f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
@@ -49,7 +47,27 @@ def _rows(run: Run) -> str:
     return f"rows of {run.plan.lengths[-1]} tokens" if run.config.data.packing else "examples"
 
 
-def of_step(program: Program, frozen: nnx.State) -> str:
+def shapes(run: Run, *, averaged: bool) -> tuple[TrainState, nnx.State]:
+    """The state before the first step and the frozen part of the model, as shapes; nothing is computed.
+
+    Args:
+      run: the prepared run, whose model may have shapes in place of arrays.
+      averaged: whether a moving average of the trained arrays is kept.
+
+    Returns:
+      Both.
+    """
+    graphdef, arrays = nnx.split(run.model)
+
+    def parts(arrays: nnx.State) -> tuple[TrainState, nnx.State]:
+        model = nnx.merge(graphdef, arrays, copy=True)
+        state = initial_state(run, run.config.seed, averaged=averaged, model=model)
+        return state, placing.in_place(run, model)
+
+    return jax.eval_shape(parts, arrays)
+
+
+def of_step(program: Program, state: TrainState, frozen: nnx.State) -> str:
     """Compiles one step and returns the compiler's figures: memory, operations, and bytes accessed per device.
 
     The compiler counts the body of a loop only once. So the step costs more than this if parts of a batch, or members
@@ -57,16 +75,18 @@ def of_step(program: Program, frozen: nnx.State) -> str:
 
     Args:
       program: the run's program.
-      frozen: the frozen part of the model, placed on the devices.
+      state: the state before a step, or its shapes and placement.
+      frozen: the same of the frozen part of the model.
 
     Returns:
       One line; figures that the platform does not report are left out.
     """
-    compiled = program.lower(program.initial(), frozen, next(program.batches)).compile()
+    compiled = program.lower(state, frozen, next(program.batches)).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     found = {
         "arguments": readable(memory.argument_size_in_bytes) if memory else None,
         "temporary memory": readable(memory.temp_size_in_bytes) if memory else None,
+        "in all": readable(_in_all(memory)) if memory else None,
         "operations": f"{cost['flops'] / 1e9:,.1f} GFLOP" if "flops" in cost else None,
         "read and written": readable(cost["bytes accessed"]) if "bytes accessed" in cost else None,
     }
@@ -75,9 +95,15 @@ def of_step(program: Program, frozen: nnx.State) -> str:
     return f"a step on each device takes (the body of a loop is counted once): {said}"
 
 
-def _size(make: Callable[[], Any]) -> int:
-    """The size in bytes of the arrays that a function would return; it is traced, not computed."""
-    leaves = jax.tree.leaves(jax.eval_shape(make))
+def _in_all(memory: Any) -> int:
+    """The bytes of arguments, results that do not take the place of arguments, and temporary memory."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
+
+def _size(tree: Any) -> int:
+    """The size in bytes of the arrays in a tree, or of those that its shapes describe."""
+    leaves = jax.tree.leaves(tree)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.ndim)
 
 

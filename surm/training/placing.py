@@ -38,13 +38,18 @@ def narrowed(frozen: nnx.State, dtype: jax.typing.DTypeLike) -> nnx.State:
     return jax.tree.map(rounded, frozen, is_leaf=lambda node: isinstance(node, FixedParam))
 
 
+def in_place(prepared: Run, model: nnx.Module) -> nnx.State:
+    """The frozen part of a model as the programs of a run take it, before it is placed on the devices."""
+    frozen = narrowed(surgery.split(model)[2], prepared.config.model.dtype)
+    return scanned.stacked(stacking.runs(prepared.model), frozen)
+
+
 def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:
     """The frozen part of a run's model on the devices, in the dtype that the model computes in.
 
     The arrays of blocks that are scanned are stacked, see `surm.models.scanned`.
     """
-    frozen = narrowed(surgery.split(prepared.model)[2], prepared.config.model.dtype)
-    frozen = scanned.stacked(stacking.runs(prepared.model), frozen)
+    frozen = in_place(prepared, prepared.model)
     return meshes.put_base(mesh, frozen, sharded=prepared.config.mesh.shard_base)
 
 

@@ -18,8 +18,7 @@ from surm.machine.notes import say
 from surm.models import catalogue, convert, hf_config
 from surm.models.architecture import LANGUAGE
 from surm.models.weights import Weights, open_weights
-from surm.peft import counts, select, surgery
-from surm.peft.base_dtype import with_base_dtype
+from surm.peft import base_dtype, counts, select, surgery
 from surm.tasks import balance, held_out
 from surm.tasks.kinds import TASKS, task_of
 from surm.tasks.labels import Targets
@@ -57,7 +56,11 @@ SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
 
 
 def prepare(
-    config: ml_collections.ConfigDict | configs.Plan, *, resumed: bool = False, saved: Collection[str] | None = None
+    config: ml_collections.ConfigDict | configs.Plan,
+    *,
+    resumed: bool = False,
+    saved: Collection[str] | None = None,
+    outlined: bool = False,
 ) -> Run:
     """Opens data and weights, and attaches the adapter.
 
@@ -65,7 +68,8 @@ def prepare(
       config: the run's configuration, or its plan from `surm.config.checked`.
       resumed: whether a checkpoint will supply the trained arrays; `init_adapter` is not read then.
       saved: the paths of the arrays in that checkpoint, so that the adapter is attached as the version of surm that
-        wrote them did (`surm.peft.surgery.reattach`); None if they are not known.
+        wrote them did (`surm.peft.surgery.reattach`); None if unknown.
+      outlined: whether a model with random weights has shapes in place of arrays, for estimates.
 
     Returns:
       The prepared run.
@@ -73,8 +77,7 @@ def prepare(
     Raises:
       InputError: if config, data and weights cannot be used, or do not fit together.
     """
-    plan = configs.checked(config)
-    config = plan.config
+    config = (plan := configs.checked(config)).config
     data = _data(config)
     check_read(config, data)
     data = held_out.measured_as_asked(config, data)
@@ -82,7 +85,8 @@ def prepare(
     if (class_weights := balance.class_weights(config, data)) is not None:
         say(balance.told(class_weights, data))
     weights = weights_of(config)
-    model = adapted(plan, weights, data, resumed=resumed, saved=saved)
+    make = lambda: adapted(plan, weights, data, resumed=resumed, saved=saved)  # noqa: E731
+    model = convert.outline(make) if outlined and not (weights or config.init_adapter) else make()
     stacking.arrange(config, model)
     targets = None if data.kind == LANGUAGE else Targets.of_data(data, class_weights)
     task = task_of(config, targets, weights, model)
@@ -191,11 +195,15 @@ def base_model(
     dtype = None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype)
     build, head = catalogue.of_shape(shape).model, () if kind == LANGUAGE else (num_outputs,)
     make = lambda: build(shape, *head, dtype=dtype, remat=config.model.remat, rngs=nnx.Rngs(config.seed))  # noqa: E731
+    spec = configs.spec(config, TASKS[kind].default_train)
+    stored = lambda model: base_dtype.with_base_dtype(model, config.model.base_dtype, spec)  # noqa: E731
     if weights is None:
-        model = make()
-    else:  # the file of a language model holds all of it, so that no variable needs a random value first
-        model = convert.restore(convert.outline(make) if kind == LANGUAGE else make(), weights)
-    return with_base_dtype(model, config.model.base_dtype, configs.spec(config))
+        return stored(make())
+    if kind != LANGUAGE:
+        return stored(convert.restore(make(), weights))
+    # The file of a language model holds all of it, so that no variable needs a random value first.
+    outline = convert.outline(lambda: stored(make()))
+    return convert.restore(outline, weights, put=base_dtype.put(outline))
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:

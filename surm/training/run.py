@@ -25,7 +25,7 @@ from surm.rundir import checkpoint, going_on, writers
 from surm.rundir.log import Log, RunLog
 from surm.rundir.workdir import Workdir
 from surm.tasks import choosing
-from surm.training import estimate, loop, members, optim, placing, population
+from surm.training import estimate, loop, members, optim, population
 from surm.training import result as results
 from surm.training.preparation import prepare
 from surm.training.prepared import Run
@@ -94,6 +94,8 @@ def run(
 def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     """Prepares a run and compiles one step of it, without training or writing anything.
 
+    A model with random weights (`config.model.weights='none'`) is only described, so its size may be any.
+
     Args:
       config: the run's configuration, or its plan from `surm.config.checked`.
 
@@ -107,9 +109,13 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     config = plan.config
     writers.check(config)
     every, mesh = members.listed(plan), meshes.mesh_of(config)
-    prepared = prepare(plan)
+    prepared = prepare(plan, outlined=not every)
     with jax.set_mesh(mesh):
-        of_step = estimate.of_step(_program(prepared, every, mesh), placing.placed(prepared, mesh))
+        program = _program(prepared, every, mesh)
+        state, frozen = estimate.shapes(prepared, averaged=bool(config.optim.ema_decay))
+        state = program.initial() if every else meshes.put_everywhere(mesh, state)
+        frozen = meshes.put_base(mesh, frozen, sharded=config.mesh.shard_base)
+        of_step = estimate.of_step(program, state, frozen)
         return f"{_heading(prepared, mesh, every)}\n{of_step}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from safetensors.numpy import load_file
 import surm
 from surm import train
 from surm.cli import command_line
+from surm.models import decoder
 from surm.peft import surgery
-from surm.training import optim, preparation, progress, step
+from surm.training import optim, placing, preparation, progress, step
 from surm.training.prepared import Run
 from tests.language import small_decoder, templates
 
@@ -286,3 +288,20 @@ def test_a_chat_that_the_template_refuses_is_one_line_with_its_place(tmp_path, c
     error = capsys.readouterr().err.strip()
     assert "train.jsonl', line 13: " in error and "Conversation roles must alternate" in error and "\n" not in error
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int4"])
+def test_a_dry_run_of_random_weights_makes_no_array(folders, capsys, monkeypatch, dtype):
+    weights, chats = folders
+    shape = decoder.DecoderConfig(512, 64, 4, 2, 1, 32, 128)
+    monkeypatch.setitem(decoder.PRESETS, "unheard_of", shape)
+    monkeypatch.setattr(placing, "placed", None)  # which would copy the base to the devices
+    more = ["--config.model.weights=none", "--config.model.name=unheard_of", f"--config.data.tokenizer={weights}"]
+    more += ["--config.data.lengths=48", "--config.peft.family=low_rank", f"--config.model.base_dtype={dtype}"]
+    given = [f"--config={CONFIG}:data={chats}", "--config.optim.batch_size=8", "--config.peft.targets=.*query", *more]
+    assert train.main(["surm.train", "--dry_run", *given]) == 0
+    said = capsys.readouterr().out
+    kibibytes = float(re.search(r"frozen ([\d.]+) KiB", said)[1])
+    matrices = 2 * 512 * 64 + 4 * 64 * (64 + 32 + 32 + 64 + 3 * 128)
+    assert kibibytes == pytest.approx({"float32": 4, "int4": 9 / 16}[dtype] * matrices / 1024, rel=0.03)
+    assert re.search(r"temporary memory [\d.]+ [MK]iB, in all [\d.]+ MiB", said)

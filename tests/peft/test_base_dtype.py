@@ -40,7 +40,7 @@ def error(one, other) -> float:
 @pytest.mark.parametrize("axis", [-2, -1])
 def test_a_packed_matrix_is_nearly_the_matrix_in_fewer_bytes(form, most, bytes_a_number, axis):
     matrix = MATRIX if axis == -2 else MATRIX.T
-    found = packed.packed(matrix, form, axis)
+    found = packed.pack(matrix, form, axis)
     assert error(found[...], matrix) < most
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(found)) == bytes_a_number * matrix.size
     assert (found.shape, found.dtype, found.ndim) == (matrix.shape, matrix.dtype, 2)
@@ -51,7 +51,7 @@ def test_int4_is_the_rounding_of_qwix():
     import qwix
 
     expected = qwix.quantize(MATRIX, jnp.int4, channelwise_axes=(1,), tiled_axes={0: 32}, scale_dtype=jnp.float16)
-    found = packed.packed(MATRIX, "int4", -2)
+    found = packed.pack(MATRIX, "int4", -2)
     scale = jnp.repeat(expected.scale.astype(jnp.float32), 32, axis=0)
     np.testing.assert_allclose(found[...], expected.qvalue.astype(jnp.float32) * scale, rtol=1e-6)
     np.testing.assert_array_equal(np.unique(found[...] / scale).round(), np.arange(-8, 8))
@@ -59,15 +59,15 @@ def test_int4_is_the_rounding_of_qwix():
 
 @pytest.mark.parametrize("rows", [1, 7, 11, 40])
 def test_any_length_can_be_packed(rows):
-    found = packed.packed(MATRIX[:rows], "int4", -2)
+    found = packed.pack(MATRIX[:rows], "int4", -2)
     assert error(found[...], MATRIX[:rows]) < 0.2
-    np.testing.assert_allclose(packed.packed(jnp.zeros((rows, 3)), "int4", -2)[...], 0)
+    np.testing.assert_allclose(packed.pack(jnp.zeros((rows, 3)), "int4", -2)[...], 0)
 
 
 @pytest.mark.parametrize("form", packed.FORMS)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_product_and_its_slope_are_those_of_the_unpacked_matrix(form, transposed):
-    matrix = packed.packed(MATRIX, form, -2)
+    matrix = packed.pack(MATRIX, form, -2)
     x = jax.random.normal(jax.random.key(2), (3, 24 if transposed else 64))
 
     @jax.jit
@@ -81,7 +81,7 @@ def test_the_product_and_its_slope_are_those_of_the_unpacked_matrix(form, transp
 
 
 def test_nothing_but_the_packed_kernel_is_kept_for_the_backward_pass():
-    matrix, x = packed.packed(MATRIX, "int4", -2), jnp.ones((3, 64))
+    matrix, x = packed.pack(MATRIX, "int4", -2), jnp.ones((3, 64))
     _, back = jax.vjp(lambda x: packed.product(x, matrix), x)
     kept = [leaf for leaf in jax.tree.leaves(back) if leaf.size >= MATRIX.size // 2]
     assert {leaf.dtype for leaf in kept} <= {jnp.dtype(jnp.uint8)}
