@@ -30,6 +30,7 @@ setup(
         "huggingface_hub>=0.34",
         "importlib_resources>=6",  # tensorflow-datasets 4.9.10 imports it without requiring it
         "jax>=0.10.2",
+        "jinja2>=3.1.6",  # chat templates; older versions have holes in the sandbox
         "jaxtyping>=0.3.2",
         "matplotlib>=3.9",
         "ml_collections>=1.1",

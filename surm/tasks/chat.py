@@ -29,6 +29,7 @@ from surm import files
 from surm.data import tokenizer_files
 from surm.data.language import ASSISTANT
 from surm.errors import InputError, one_line
+from surm.models import gguf
 from surm.tasks import special_tokens
 
 Messages = Sequence[Mapping[str, Any]]
@@ -107,7 +108,7 @@ class ChatTemplate:
           InputError: if a file cannot be read, or the template is no valid program.
         """
         place = None if path is None else files.path(path)
-        if place is not None and place.suffix == ".gguf":
+        if place is not None and place.suffix.lower() == gguf.SUFFIX:
             found = _of_gguf(place)
         elif place is not None and (place.is_dir() or place.suffix == ".safetensors"):
             found = _of_folder(place if place.is_dir() else place.parent)
@@ -253,10 +254,8 @@ def _default(stated: Any, file: epath.Path) -> str | None:
 
 
 def _of_gguf(file: epath.Path) -> ChatTemplate | None:
-    import gguf
-
-    field = gguf.GGUFReader(files.local(file)).fields.get("tokenizer.chat_template")
-    return field and ChatTemplate(field.contents(), repr(str(file)), special_tokens.texts(file))
+    source = gguf.chat_template(files.local(file))
+    return None if source is None else ChatTemplate(source, repr(str(file)), special_tokens.texts(file))
 
 
 def parsed_arguments(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from etils import epath
 
 from surm import files
 from surm.data import tokenizer_files
+from surm.models import gguf
 
 
 def texts(path: str | os.PathLike | None) -> dict[str, str]:
@@ -25,7 +26,7 @@ def texts(path: str | os.PathLike | None) -> dict[str, str]:
       InputError: if a file cannot be read.
     """
     place = None if path is None else files.path(path)
-    if place is not None and place.suffix == ".gguf":
+    if place is not None and place.suffix.lower() == gguf.SUFFIX:
         return _of_gguf(place)
     if place is None or not (place.is_dir() or place.suffix == ".safetensors"):
         return {}
@@ -55,10 +56,6 @@ def end_of_text(
 
 
 def _of_gguf(file: epath.Path) -> dict[str, str]:
-    import gguf
-
-    fields = gguf.GGUFReader(files.local(file)).fields
-    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    numbers = {name: fields.get(f"tokenizer.ggml.{own}_token_id") for name, own in names.items()}
-    known = fields["tokenizer.ggml.tokens"]
-    return {name: known.contents(int(field.contents())) for name, field in numbers.items() if field is not None}
+    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    found = gguf.special_tokens(files.local(file))
+    return {own: found[name][1] for name, own in names.items() if name in found}
