@@ -10,8 +10,8 @@ DATA = Section(
     {
         "source": Key(
             "digits",
-            "The data: `digits` (which is shipped), `tfds:NAME`, or a path: to an .npz, to a folder of images or of "
-            "tables, or to one table.",
+            "The data: `digits` or `orders` (which are shipped: images, and chats), `tfds:NAME`, or a path: to an .npz, "
+            "to a folder of images or of tables, or to one table.",
             decision="content",
         ),
         "data_dir": Key("", "The folder that TensorFlow Datasets keeps its data in.", decision="content"),

@@ -1,4 +1,4 @@
-"""Opens data by name: digits, an .npz, TensorFlow Datasets, a folder of images or of tables, or one table.
+"""Opens data by name: digits, orders, an .npz, TensorFlow Datasets, a folder of images or of tables, or one table.
 
 Every source becomes a `Dataset`: random-access splits of `{"image": uint8 H×W×C, "label": int}` examples, of
 `{"texts": (str, ...), "label": ...}`, or of the forms in `surm.data.language`. Nothing here needs TensorFlow.
@@ -11,7 +11,9 @@ import numpy as np
 from etils import epath
 
 from surm import files
-from surm.data import arrow_images, folders, glue, image_folder, language, saved_datasets, split_names, tables, texts
+from surm.data import (
+    arrow_images, folders, glue, image_folder, language, orders, saved_datasets, split_names, tables, texts,
+)  # fmt: skip
 from surm.data.arrays import npz_images
 from surm.data.options import Options
 from surm.data.splits import ArraySplit, Dataset, Split, Subset
@@ -19,9 +21,9 @@ from surm.data.table import Table
 from surm.data.tfds import tfds_images, tfds_texts
 from surm.errors import InputError, nearest
 
-_KNOWN = ["digits", *(f"tfds:glue/{task}" for task in glue.TASKS)]
+_KNOWN = ["digits", orders.NAME, *(f"tfds:glue/{task}" for task in glue.TASKS)]
 SOURCES = (
-    "'digits', 'tfds:NAME', the path of an .npz, of a folder with train/CLASS/*.jpg, of a folder with train and test "
+    "'digits', 'orders', 'tfds:NAME', the path of an .npz, of a folder with train/CLASS/*.jpg, of a folder with train and test "
     "(or val) as .csv, .tsv, .jsonl or .parquet, or of a folder that datasets saved"
 )
 
@@ -42,9 +44,9 @@ def load(
     """Opens a data set by name.
 
     Args:
-      source: `digits`; `tfds:NAME` (also NAME/CONFIG, NAME:VERSION), images or `tfds:glue/TASK`; the path of an .npz
-        with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val, images uint8 N×H×W[×C], labels as in
-        `surm.data.classes.of_array`; a folder of class folders (`surm.data.image_folder`); a folder of tables, or one
+      source: `digits`; `orders` (`surm.data.orders`); `tfds:NAME` (also NAME/CONFIG, NAME:VERSION), images or
+        `tfds:glue/TASK`; the path of an .npz with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val,
+        images uint8 N×H×W[×C], labels as in `surm.data.classes.of_array`; a folder of class folders (`surm.data.image_folder`); a folder of tables, or one
         table (`surm.data.tables`), of labelled texts (`surm.data.texts`), texts for language models
         (`surm.data.language`) or images (`surm.data.arrow_images`); or a folder that `datasets` saved
         (`surm.data.saved_datasets`).
@@ -65,6 +67,8 @@ def load(
     options = Options(task, text_columns, label_column, image_column, test_examples, seed)
     if source == "digits":
         return digits(options)
+    if source == orders.NAME:
+        return orders.load(options)
     if source.startswith("tfds:"):
         return _tfds(source.removeprefix("tfds:"), data_dir, options)
     place = files.path(source)

@@ -168,7 +168,7 @@ class Workdir:
     def _refuse_data(self) -> None:
         """Refuses a new run inside the data that it reads, because the next run would read its files as data."""
         source = self.config.data.source
-        if source in ("", "digits") or source.startswith("tfds:"):
+        if source in ("", "digits", "orders") or source.startswith("tfds:"):
             return
         path, place = _real(self.path), _real(files.path(source))
         if path == place or place in path.parents:
