@@ -51,7 +51,7 @@ _PEFT = Section(
             "A regular expression for additional variables to train; the default trains nothing of a language model, "
             "which has no head of its own.",
         ),
-        "scale": Key(1.0, "The factor of the update, for methods with updates."),
+        "scale": Key(1.0, "The factor of the update, LoRA's alpha/r; for methods with updates."),
         "magnitude": Key(
             False,
             "Whether the norms of the rows of an updated weight are trained separately, as in DoRA; for updates only.",

@@ -16,7 +16,7 @@ DATA = Section(
         ),
         "data_dir": Key("", "The folder that TensorFlow Datasets keeps its data in.", decision="content"),
         "train_examples": Key(
-            0, "The number of training examples, as many of every class; 0 takes all there are.", least=0
+            0, "The number of training examples, equally many from each class; 0 takes all there are.", least=0
         ),
         "validation_examples": Key(
             0,
@@ -25,8 +25,8 @@ DATA = Section(
         ),
         "test_examples": Key(
             0,
-            "The number of training examples that are taken out to be the test split, of data that has none; 0 takes "
-            "out none.",
+            "For data without a test split: the number of training examples that are taken out to be one; 0 takes out "
+            "none.",
             least=0,
         ),
         "subset_seed": Key(0, "The seed by which the examples of the three keys above are drawn."),

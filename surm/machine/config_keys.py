@@ -69,7 +69,8 @@ MESH = Section(
         "data": Key(-1, "The number of devices that every batch is spread over.", least=1, beside=_REST),
         "model": Key(
             1,
-            "The number of devices that share each part of a batch, for batches that do not divide among all devices.",
+            "The number of devices that share each part of a batch, for batches that do not divide among all devices: "
+            "on 8 devices a batch of 12 needs `mesh.data=4` and `mesh.model=2`.",
             least=1,
             beside=_REST,
         ),
