@@ -73,6 +73,7 @@ NO_MATTER = {
     "tokenizer_type", "device_map", "slow_tokenizer_class", "files_loaded", "transformers_version", "_commit_hash",
     "from_slow", "use_auth_token", "cache_dir", "force_download", "revision", "trust_remote_code", "subfolder",
 }  # fmt: skip
+_ENDS = ("add_bos_token", "add_eos_token")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -183,7 +184,7 @@ def _renamed(settings: dict) -> dict:
     named = {
         key: settings.pop(key)
         for key in list(settings)
-        if key.endswith("_token") and key not in SPECIAL and isinstance(settings[key], str)
+        if key.endswith("_token") and key not in (*SPECIAL, *_ENDS) and isinstance(settings[key], str)
     }
     if isinstance(settings.get("extra_special_tokens"), dict):
         named |= settings.pop("extra_special_tokens")

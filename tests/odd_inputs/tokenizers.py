@@ -50,8 +50,8 @@ ROWS = [
     ),
     Odd(
         "another model's config.json",
-        _with({}, config={"model_type": "gpt2"}),
-        Line("config.json says model_type='gpt2'"),
+        _with({}, config={"model_type": "t5"}),
+        Line("config.json says model_type='t5'"),
     ),
     Odd("a class that is not a name", _with({"tokenizer_class": 3}), Line("tokenizer_class=3 is not supported")),
     Odd(
