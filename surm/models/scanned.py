@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -154,12 +155,35 @@ def stacked(runs: Iterable[Run], frozen: nnx.State) -> nnx.State:
     Returns:
       A state with the same paths, in the form that `through` takes.
     """
+    return _changed(runs, frozen, _stacked)
+
+
+def parts_of(runs: Iterable[Run], frozen: nnx.State) -> nnx.State:
+    """The inverse of `stacked`: the arrays of every block, as parts of the memory of the stacks if that is the host's.
+
+    Args:
+      runs: from `runs_of`.
+      frozen: from `stacked`; every process can read its arrays whole.
+
+    Returns:
+      The arrays that were stacked, as those of NumPy, and all others as they are.
+    """
+    return _changed(runs, frozen, _parted)
+
+
+def _changed(runs: Iterable[Run], frozen: nnx.State, change: Callable[[Sequence[Any]], Sequence[Any]]) -> nnx.State:
+    """A state in which the variables that a layout puts together are changed together."""
     flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(frozen)}
     of = layout(runs, (path for path, (_, leaf) in flat.items() if not isinstance(leaf, nnx.RngState)))
     for together in of.values():
-        whole = _stacked([flat[path][1] for path in together])
-        flat |= {path: (flat[path][0], leaf) for path, leaf in zip(together, whole, strict=True)}
+        changed = change([flat[path][1] for path in together])
+        flat |= {path: (flat[path][0], leaf) for path, leaf in zip(together, changed, strict=True)}
     return nnx.from_flat_state(flat.values())
+
+
+def _parted(variables: Sequence[nnx.Variable]) -> list[nnx.Variable]:
+    whole = jax.tree.map(np.asarray, variables[0].get_value())
+    return [variable.replace(_at(whole, number)) for number, variable in enumerate(variables)]
 
 
 def _stacked(variables: Sequence[nnx.Variable]) -> list[nnx.Variable]:
@@ -197,9 +221,8 @@ def through(
     """
     states, kept = [x] if every else [], []
     for run in runs or [Run(number, 1, 1) for number in range(len(blocks))]:
-        alone = run.count == 1
         earlier = None if past is None else past[run.first : run.stop]
-        x, more, own = (_one if alone else _scanned)(blocks, run, apply, x, earlier, remat, every)
+        x, more, own = (_one if run.count == 1 else _scanned)(blocks, run, apply, x, earlier, remat, every)
         states += more
         kept += own
     return states if every else [x], None if past is None else kept

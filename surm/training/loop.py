@@ -19,7 +19,6 @@ from surm.machine import processes
 from surm.machine.notes import say
 from surm.machine.processes import StopRequest
 from surm.machine.stopping import Stopped
-from surm.peft import surgery
 from surm.rundir import checkpoint
 from surm.rundir.log import Log
 from surm.rundir.workdir import Workdir
@@ -69,7 +68,7 @@ class Loop:
         self.mesh, self.split = mesh, prepared.config.data.eval_split  # the split that is reported
         self.best = None if prepared.validation_batches is None else self._first_best()
         self.belongs_to = signature.of_sources(prepared)
-        nnx.update(prepared.model, jax.tree.map(placing.off_device, surgery.split(prepared.model)[2], self.frozen))
+        nnx.update(prepared.model, placing.originals(prepared, self.frozen))
         processes.check_same("base or data", self.belongs_to)
         self.inputs = signature.of_inputs(prepared)
         self.start = self.reached = self._resume()

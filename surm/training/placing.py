@@ -53,11 +53,27 @@ def placed(prepared: Run, mesh: jax.sharding.Mesh) -> nnx.State:
     return meshes.put_base(mesh, frozen, sharded=prepared.config.mesh.shard_base)
 
 
-def off_device(original: jax.Array, used: jax.Array) -> jax.Array | np.ndarray:
-    """Moves an original array to the host's memory if the devices hold a copy of it.
+def originals(prepared: Run, frozen: nnx.State) -> nnx.State:
+    """The frozen arrays of a run's model, where they take no memory on the devices beside those that programs use.
 
-    The original is kept, because the hash that is saved with the adapter at the end of the run is computed from it.
+    They are kept, because the hash that is saved with the adapter at the end of the run is computed from them.
+
+    Args:
+      prepared: the prepared run.
+      frozen: from `placed`.
+
+    Returns:
+      The arrays of the model, for the model.
     """
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(frozen)):
+        frozen = scanned.parts_of(stacking.runs(prepared.model), frozen)
+    return jax.tree.map(off_device, surgery.split(prepared.model)[2], frozen)
+
+
+def off_device(original: jax.Array, used: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """Moves an original array to the host's memory if a copy of it is used; a part of a stack there takes its place."""
+    if isinstance(used, np.ndarray) and (used.shape, used.dtype) == (original.shape, original.dtype):
+        return used
     if used is original or jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key):
         return original
     return np.asarray(original)

@@ -145,3 +145,16 @@ def test_computing_again_saves_memory_even_on_a_cpu():
         return jax.jit(jax.grad(loss)).lower(trained, frozen).compile().memory_analysis().temp_size_in_bytes
 
     assert needed(True) < 0.5 * needed(False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int4"])
+def test_the_arrays_of_blocks_are_parts_of_the_stacks(dtype):
+    model = decoder(dtype)
+    model.scan()
+    frozen = surgery.split(model)[2]
+    stacks = scanned.stacked(model.runs, frozen)
+    parts = scanned.parts_of(model.runs, stacks)
+    jax.tree.map(np.testing.assert_array_equal, parts, frozen)
+    of = lambda state, number: dict(nnx.to_flat_state(state))["blocks", number, "mlp", "up", "kernel"]  # noqa: E731
+    whole, part = jax.tree.leaves(of(stacks, 0))[0], jax.tree.leaves(of(parts, 2))[0]
+    assert np.shares_memory(np.asarray(whole), part)

