@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from surm.errors import InputError
 from surm.exchange.updates import Tensors, Update, refuse_magnitude, take, usual
@@ -37,13 +38,14 @@ def write(updates: dict[str, Update]) -> tuple[dict[str, Any], Tensors]:
       InputError: if a circulant's layer is not square, or an update has a magnitude.
     """
     refuse_magnitude(updates, "C3A")
-    kernels = {module: _kernel(module, update) for module, update in updates.items()}
+    kernels = {module: kernel(module, update) for module, update in updates.items()}
     size, sizes = usual({module: kernel.shape[2] for module, kernel in kernels.items()})
     fields = {"block_size": size, "block_size_pattern": sizes, "bias": "none", "init_weights": True}
     return fields, {module: {"c3a_kernel": kernel} for module, kernel in kernels.items()}
 
 
-def _kernel(module: str, update: Update) -> np.ndarray:
+def kernel(module: str, update: Update) -> Float[np.ndarray, "rows columns block"]:
+    """PEFT's tensor of an update of one of `FAMILIES`, its scale included; InputError for a circulant of no square."""
     if update.family == "c3a":
         return np.float32(update.scale) * update.params["c"]
     if update.family == "block_circulant":

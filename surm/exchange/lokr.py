@@ -4,7 +4,8 @@
     surm's kronecker    b  (n_out/r, r),          a  (r, n_in/r)
 
 The shapes agree if f(n_in) = n_out/f(n_out) = r. On a square layer this means r = √n: r = 16 for 256, 32 for 1024, and
-no value for 768.
+no value for 768. So only such updates are written. Every LoKr is read: if w1 is u·r wide and w2 is v·r high, the sum of
+u·v kroneckers of rank r is the same matrix.
 
 Source: peft.tuners.lokr; LoKr, arXiv 2309.14859.
 """
@@ -66,25 +67,47 @@ def read(config: dict[str, Any], tensors: Tensors) -> dict[str, Update]:
       The updates by module.
 
     Raises:
-      InputError: if a tensor does not belong to LoKr on a linear layer, or the family kronecker does not have the
-        shapes.
+      InputError: if a tensor does not belong to LoKr on a linear layer, or the family kronecker would have more
+        parameters than the layer itself.
     """
-    return {module: _read(config, module, given) for module, given in tensors.items()}
+    found = {module: _read(config, module, given) for module, given in tensors.items()}
+    if all(update.options["terms"] == 1 for update in found.values()):
+        return {module: update._replace(options={"rank": update.options["rank"]}) for module, update in found.items()}
+    return found
 
 
 def _read(config: dict[str, Any], module: str, given: dict[str, np.ndarray]) -> Update:
     w1, w2 = _factor_of(module, given, "lokr_w1"), _factor_of(module, given, "lokr_w2")
-    if w1.shape[1] != len(w2):
-        raise InputError(
-            f"{module} has a LoKr of {_size(w1)} and {_size(w2)}; supported: p×r and r×q, w1 as wide as w2 is high "
-            "(peft.save_as_lora converts other shapes to LoRA)"
-        )
     alpha = number_for(config, "alpha", READS["alpha"], "alpha_pattern", module)
     rank = number_for(config, "r", READS["r"], "rank_pattern", module)
     if rank < 1:
         raise InputError(f"r={rank:g} in the adapter's config for {module}, expected at least 1")
     n_out, n_in = len(w1) * len(w2), w1.shape[1] * w2.shape[1]
-    return Update("kronecker", {"rank": len(w2)}, {"a": w2[None], "b": w1[None]}, n_out, n_in, alpha / rank)
+    params = _terms(w1, w2)
+    terms, common, _ = params["a"].shape
+    if terms > 1 and terms * (n_out + n_in) > n_out * n_in:
+        raise InputError(
+            f"{module} has a LoKr of {_size(w1)} and {_size(w2)}, which is a sum of {terms} kroneckers here, larger "
+            "than the layer; supported: sizes with a larger common divisor (peft.save_as_lora converts others to LoRA)"
+        )
+    return Update("kronecker", {"rank": common, "terms": terms}, params, n_out, n_in, alpha / rank)
+
+
+def _terms(w1: np.ndarray, w2: np.ndarray) -> dict[str, np.ndarray]:
+    """The parameters of the family kronecker for kron(w1, w2).
+
+    Let w1 have r·v columns (j, j') and w2 have u·r rows (i, i'). Then kron(w1, w2) is the sum over s < u and t < v of
+    kron(b_st, a_st), where b_st holds w1's columns (j, t) in the rows (·, s), and a_st w2's rows (s, i') in the columns
+    (t, ·); both are 0 elsewhere.
+    """
+    rank = math.gcd(w1.shape[1], len(w2))
+    u, v = len(w2) // rank, w1.shape[1] // rank
+    a, b = np.zeros((u, v, rank, v, w2.shape[1]), np.float32), np.zeros((u, v, len(w1), u, rank), np.float32)
+    for t in range(v):
+        a[:, t, :, t] = w2.reshape(u, rank, -1)
+    for s in range(u):
+        b[s, :, :, s] = w1.reshape(len(w1), rank, v).transpose(2, 0, 1)
+    return {"a": a.reshape(u * v, rank, -1), "b": b.reshape(u * v, -1, rank)}
 
 
 def _factor_of(module: str, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -4,9 +4,11 @@
     blocks.0.attention.query   vit.layers.0.attention.q_proj         vit.encoder.layer.0.attention.attention.query
     blocks.0.mlp.up            vit.layers.0.mlp.fc1                  vit.encoder.layer.0.intermediate.dense
     head                       classifier                            classifier
+    blocks.0.attention.query   model.layers.0.self_attn.q_proj       the same, in a Llama
+    blocks.0.attention.query   transformer.h.0.attn.c_attn           the same, in a GPT-2; key and value too
 
-BERT and RoBERTa have the same names in both versions. Models that are built like them have these names too, except for
-the first word.
+BERT, RoBERTa and decoders have the same names in both versions. Models that are built like them have these names too,
+except for the first word.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from flax import nnx
 
 from surm.errors import InputError, nearest
 from surm.models import catalogue
-from surm.models.architecture import LABELS
+from surm.models.architecture import LABELS, LANGUAGE
 from surm.models.naming import FILES, NEW, OLD, Naming
 from surm.models.tables import Rule
 
@@ -53,8 +55,9 @@ def kind_of(model: nnx.Module) -> str:
 
 
 def class_of(model: nnx.Module) -> str:
-    """The class of transformers that a model with its head corresponds to."""
-    return catalogue.of(model).classes[kind_of(model)][LABELS]
+    """The class of transformers that a model, with its head if it has one, corresponds to."""
+    architecture = catalogue.of(model)
+    return architecture.classes[kind_of(model)][LANGUAGE if architecture.reads == LANGUAGE else LABELS]
 
 
 def namings_of(model: nnx.Module) -> Mapping[str, Naming]:
@@ -89,6 +92,11 @@ def obstacle(model: nnx.Module) -> str | None:
     """The reason why a model's head does not fit the classifier of transformers; None if it fits."""
     theirs = class_of(model)
     return catalogue.of(model).obstacle(model.config, theirs)
+
+
+def twins_of(model: nnx.Module) -> Mapping[str, str]:
+    """The keys that transformers has beside those of variables which a model uses twice, by the variables' paths."""
+    return catalogue.of(model).twins(model.config)
 
 
 def their_array(model: nnx.Module, path: str, array: np.ndarray) -> np.ndarray:

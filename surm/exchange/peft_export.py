@@ -2,16 +2,18 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 import numpy as np
 from flax import nnx
 
 from surm.errors import InputError, pasted
-from surm.exchange import folder, trained
+from surm.exchange import folder, joint, trained
 from surm.exchange.names import CLASSIFIER, OURS, naming_of, obstacle
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, WEIGHTS, module_of
 from surm.exchange.updates import Update
 from surm.models import catalogue
+from surm.models.architecture import LANGUAGE
 from surm.models.naming import NEW, Naming
 from surm.peft import PeftSpec, select, surgery
 
@@ -35,7 +37,7 @@ def export_peft(
       model: a model of an architecture in `surm.models.catalogue`, with an `update` of a family that PEFT has; left
         untouched.
       names: the version of transformers that will load the adapter, `transformers5` or `transformers4`. The two differ
-        in the names of a ViT's layers; those of BERT are the same.
+        in the names of a ViT's layers; those of BERT and of decoders are the same.
       base_model_name: the name of the base model on the hub.
       encoder_only: whether to write the adapter for the bare `ViTModel`, `BertModel` or `RobertaModel`, without the
         variables of the head.
@@ -50,17 +52,20 @@ def export_peft(
     """
     _check_method(surgery.spec_of(model))
     naming = _naming(model, names, encoder_only)
-    updates = _updates(model, naming, encoder_only)
-    peft_type = _type_for({update.family for update in updates.values()})
+    by_path = _by_path(model, naming, encoder_only)
+    peft_type = _type_for({update.family for update in by_path.values()})
+    updates = _by_module(model, naming, by_path)
+    _check_convolutions(peft_type, naming, updates)
     fields, tensors = TYPES[peft_type].write(updates)
     biases = TYPES[peft_type].ACCEPTS.get("bias", ())
     modules, bias, saved = trained.beside(model, naming, tensors, biases, encoder_only=encoder_only)
     arrays = {f"{ROOT}{module}.{rest}": array for module, named in tensors.items() for rest, array in named.items()}
     fields |= {"bias": bias} if biases else {}
+    if "fan_in_fan_out" in fields:  # otherwise PEFT switches it, with a warning
+        fields["fan_in_fan_out"] = any(_is_transposed(naming, module) for module in tensors)
     config = fields | {
         "peft_type": peft_type,
-        # With a task_type, PEFT requires a classifier in the file; there is none for image classification.
-        "task_type": "SEQ_CLS" if catalogue.of(model).reads == "text" and CLASSIFIER in modules else None,
+        "task_type": _task_type(model, modules),
         "base_model_name_or_path": base_model_name or None,
         "inference_mode": True,
         "target_modules": _target_modules(set(tensors), model, naming),
@@ -92,6 +97,8 @@ def _type_for(families: set[str]) -> str:
 
 def _naming(model: nnx.Module, names: str, encoder_only: bool) -> Naming:
     naming, reason = naming_of(model, names), obstacle(model)
+    if encoder_only and catalogue.of(model).reads == LANGUAGE:
+        raise InputError("encoder_only=True is for models with a classifier, which a language model does not have")
     if reason and not catalogue.of(model).encoder_alone:
         raise InputError(f"{reason}. {OURS}")
     if reason and not encoder_only:
@@ -99,8 +106,16 @@ def _naming(model: nnx.Module, names: str, encoder_only: bool) -> Naming:
     return naming._replace(prefix="") if encoder_only else naming
 
 
-def _updates(model: nnx.Module, naming: Naming, encoder_only: bool) -> dict[str, Update]:
-    """The updates of a model, by the names of modules in transformers."""
+def _task_type(model: nnx.Module, modules: list[str]) -> str | None:
+    reads = catalogue.of(model).reads
+    if reads == LANGUAGE:
+        return "CAUSAL_LM"
+    # With a task_type, PEFT requires a classifier in the file; there is none for image classification.
+    return "SEQ_CLS" if reads == "text" and CLASSIFIER in modules else None
+
+
+def _by_path(model: nnx.Module, naming: Naming, encoder_only: bool) -> dict[str, Update]:
+    """The updates of a model, by the paths of its layers."""
     updates = {}
     for place, layer in surgery.wrapped_layers(model):
         path = select.dotted(place)
@@ -115,8 +130,35 @@ def _updates(model: nnx.Module, naming: Naming, encoder_only: bool) -> dict[str,
         magnitude = None if layer.magnitude is None else np.asarray(layer.magnitude[...])
         dropout = layer.dropout.rate if layer.dropout else 0.0
         options, scale = {"rank": delta.target_rank}, float(layer.scale)
-        updates[module] = Update(delta.family, options, params, n_out, n_in, scale, dropout, magnitude)
+        updates[path] = Update(delta.family, options, params, n_out, n_in, scale, dropout, magnitude)
     return updates
+
+
+def _by_module(model: nnx.Module, naming: Naming, updates: dict[str, Update]) -> dict[str, Update]:
+    """The updates by the names of modules in transformers, which has some layers as one."""
+    plain, found = surgery.detach(model), {}
+    linear = select.linear_layers(plain)
+    for path in dict.fromkeys(map(naming.joined, updates)):
+        module, parts = module_of(naming.theirs(f"{path}.kernel")), naming.apart(path)
+        if parts == (path,):
+            found[module] = updates[path]
+        else:
+            sizes = [select.get(plain, linear[part]).kernel.shape[1] for part in parts]
+            found[module] = joint.join(module, [updates.get(part) for part in parts], sizes)
+    return found
+
+
+def _is_transposed(naming: Naming, module: str) -> bool:
+    return bool(re.fullmatch(naming.transposed, f"{module.removeprefix(naming.prefix)}.weight"))
+
+
+def _check_convolutions(peft_type: str, naming: Naming, updates: Iterable[str]) -> None:
+    of_conv1d = [module for module in updates if _is_transposed(naming, module)]
+    if of_conv1d and peft_type in ("C3A", "LOKR"):
+        raise InputError(
+            f"{of_conv1d[0]} is a Conv1D in transformers, on which PEFT has LoRA and AdaLoRA, but no {peft_type}; "
+            f"surm.to_low_rank makes a LoRA close to it, {_WHOLE}"
+        )
 
 
 def _target_modules(chosen: set[str], model: nnx.Module, naming: Naming) -> list[str]:

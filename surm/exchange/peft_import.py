@@ -12,16 +12,17 @@ from flax import nnx
 
 from surm import files
 from surm.errors import InputError, few
-from surm.exchange import peft_folder
-from surm.exchange.names import kind_of, namings_of, obstacle, read_name
+from surm.exchange import joint, peft_folder, peft_spec
+from surm.exchange.names import kind_of, namings_of, obstacle, read_name, twins_of
 from surm.exchange.peft_files import CONFIG, CONVOLUTION, ROOT, TYPES, UNREAD, WEIGHTS, module_of
 from surm.exchange.trained import BASE_LAYER, NONE
 from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.machine.notes import say
+from surm.models import catalogue
 from surm.models.lazy import Named
 from surm.models.naming import NEW, Naming
 from surm.models.weights import open_weights
-from surm.peft import PeftSpec, select, store, surgery
+from surm.peft import select, store, surgery
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -55,15 +56,17 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
     where, config = found.name, _read_config(found.folder)
     kind, arrays = TYPES[config["peft_type"]], open_weights(str(files.local(peft_folder.weights(found)))).arrays
     tensors, saved = _sorted_out(where, config["peft_type"], arrays)
-    base = surgery.detach(surgery.unmerge(model))
-    layers = {module: _layer(where, base, module) for module in tensors}
+    base, saved = _with_twins(where, surgery.detach(surgery.unmerge(model)), tensors, saved)
+    layers = {module: _layers(where, base, module) for module in tensors}
     updates = _by_layer(where, base, kind.read(config, tensors), layers)
-    variables = _by_variable(where, base, saved)
-    whole = _whole_modules(variables, {*layers.values()})
+    variables = _by_variable(where, base, saved, updates)
+    chosen = {path for paths in layers.values() for path in paths}
+    whole = peft_spec.whole_modules(variables, chosen)
     names = _names(base, [*(f"{module}.weight" for module in tensors), *saved])
-    _check_complete(where, config, names, {*layers.values(), *whole}, select.linear_layers(base))
-    _say_missing_biases(where, config, base, layers.values(), variables)
-    spec = _spec(updates, _train(base, variables, whole), list(select.linear_layers(base)))
+    _check_complete(where, config, names, {*chosen, *whole}, select.linear_layers(base))
+    _say_missing_biases(where, config, base, chosen, variables)
+    train = peft_spec.train(base, variables, whole)
+    spec = peft_spec.spec_for(updates, train, list(select.linear_layers(base)))
     adapted = surgery.attach(base, spec, rngs or nnx.Rngs(0))
     adapted.eval()
     graphdef, expected, frozen = surgery.split(adapted)
@@ -113,54 +116,101 @@ def _sorted_out(where: str, peft_type: str, arrays: Named) -> tuple[Tensors, dic
     return tensors, others
 
 
-def _layer(where: str, base: Model, module: str) -> str:
-    """The path of an adapted layer in surm's model."""
+def _with_twins(
+    where: str, base: Model, tensors: Container[str], saved: dict[str, np.ndarray]
+) -> tuple[Model, dict[str, np.ndarray]]:
+    """The base and the saved arrays, after a variable with two names in transformers, as a tied output, is looked at.
+
+    If the file gives both the same values, one remains. If it changes only one of them, or each in another way, the
+    base gets two variables, as PEFT's model has them.
+    """
+    naming, saved = namings_of(base)[NEW], dict(saved)
+    for path, twin in twins_of(base).items():
+        own = naming.theirs(path)
+        both = own in saved and twin in saved and module_of(twin) not in tensors
+        if both and np.array_equal(saved[own], saved[twin]):
+            del saved[twin]
+        elif own in saved or twin in saved or module_of(twin) in tensors:
+            say(f"{where}: changes {module_of(twin)} or {module_of(own)}, which are one in this model, by itself: they "
+                "are two from now on")  # fmt: skip
+            base = catalogue.of(base).untied(base)
+    return base, saved
+
+
+def _layers(where: str, base: Model, module: str) -> tuple[str, ...]:
+    """The path of an adapted layer in surm's model, or the paths of its parts if surm has several layers instead."""
     path = module_of(_path(where, base, f"{module}.weight"))
-    if path not in select.linear_layers(base) or path == CONVOLUTION:
+    paths, linear = namings_of(base)[NEW].apart(path), select.linear_layers(base)
+    if any(one not in linear or one == CONVOLUTION for one in paths):
+        if _block(path) >= (depth := 1 + max(map(_block, linear))):
+            raise InputError(f"{where!r} adapts {module}, but this model has {depth} blocks")
         what = ", a convolution in transformers" if path == CONVOLUTION else ""
         raise InputError(f"{where!r} adapts {module}, which is {path} here{what}; expected a linear layer")
-    return path
+    return paths
 
 
-def _by_layer(where: str, base: Model, read: dict[str, Update], layers: Mapping[str, str]) -> dict[str, Update]:
+def _block(path: str) -> int:
+    """The number of the block that a path leads to; -1 for other paths."""
+    match = re.match(r"blocks\.(\d+)\.", path)
+    return int(match[1]) if match else -1
+
+
+def _by_layer(
+    where: str, base: Model, read: dict[str, Update], layers: Mapping[str, tuple[str, ...]]
+) -> dict[str, Update]:
     """The updates by path, after a check that each fits its layer."""
     linear, updates = select.linear_layers(base), {}
     for module, update in read.items():
-        path = layers[module]
-        if path in updates:
-            raise InputError(f"{where!r} adapts {path} twice, once as {module}; expected every layer once")
-        n_in, n_out = select.get(base, linear[path]).kernel.shape
+        shapes = [select.get(base, linear[path]).kernel.shape for path in layers[module]]
+        n_in, n_out = shapes[0][0], sum(shape[1] for shape in shapes)
         if (update.n_out, update.n_in) != (n_out, n_in):
             given = f"{module} of {update.n_out}×{update.n_in}"
-            raise InputError(f"{where!r} adapts {given}, but {path} of this model is {n_out}×{n_in}")
-        updates[path] = update
+            ours = " and ".join(layers[module])
+            raise InputError(f"{where!r} adapts {given}, but {ours} of this model is {n_out}×{n_in}")
+        parts = joint.split(module, update, [shape[1] for shape in shapes]) if len(shapes) > 1 else [update]
+        for path, part in zip(layers[module], parts, strict=True):
+            if path in updates:
+                raise InputError(f"{where!r} adapts {path} twice, once as {module}; expected every layer once")
+            updates[path] = part
     return updates
 
 
-def _by_variable(where: str, base: Model, saved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of modules_to_save by path, in the shapes of surm's model."""
+def _by_variable(
+    where: str, base: Model, saved: dict[str, np.ndarray], adapted: Container[str]
+) -> dict[str, np.ndarray]:
+    """The arrays of modules_to_save by path, in the shapes of surm's model.
+
+    Of modules called `lm_head` or `embed_tokens`, PEFT also saves the weights that do not train; those are left out.
+    """
     variables, naming = {}, namings_of(base)[NEW]
     for key, array in saved.items():
         if naming.of_head(key) and (reason := obstacle(base)):
             raise InputError(f"{where!r} holds a classifier, but {reason}")
         path = _path(where, base, key)
         _, rule = read_name(kind_of(base), key)
-        variables[path] = rule.transform(array)
+        for part, value in zip(
+            naming.apart(path), _parts(base, naming.apart(path), rule.transform(array)), strict=True
+        ):
+            if not (module_of(part) in adapted and _is_unchanged(where, base, part, value)):
+                variables[part] = value
     return variables
 
 
-def _whole_modules(variables: Iterable[str], adapted: Container[str]) -> set[str]:
-    """The modules without an update for which the file has more than a bias."""
-    return {module for path in variables if not path.endswith(".bias") and (module := module_of(path)) not in adapted}
+def _parts(base: Model, paths: tuple[str, ...], array: np.ndarray) -> list[np.ndarray]:
+    """The parts of an array, whose last axis is that of the outputs; a last one that does not fit is named later."""
+    every = select.variables(base)
+    sizes = [select.get(base, every[path]).shape[-1] for path in paths[:-1]]
+    return np.split(array, np.cumsum(sizes), axis=-1) if sizes else [array]
 
 
-def _train(base: Model, variables: Mapping[str, Any], whole: Container[str]) -> list[str]:
-    """Patterns for the other trained variables: whole modules, and single variables such as biases."""
-    every = list(select.variables(base))
-    loose = [path for path in variables if module_of(path) not in whole]
-    biases = [path for path in every if path.endswith(".bias") and module_of(path) not in whole]
-    patterns = [r".*\.bias"] if loose and set(loose) == set(biases) else _patterns(loose, every)
-    return sorted({re.escape(module_of(path)) for path in variables if module_of(path) in whole}) + patterns
+def _is_unchanged(where: str, base: Model, path: str, value: np.ndarray) -> bool:
+    """Whether an array is the frozen kernel of an adapted layer; InputError if it is another kernel."""
+    if path.endswith(".bias"):
+        return False
+    own = np.asarray(select.get(base, select.variables(base)[path])[...])
+    if own.shape == value.shape and np.allclose(own, value.astype(own.dtype), rtol=1e-2, atol=1e-6):
+        return True
+    raise InputError(f"{where!r} adapts {module_of(path)} and holds another weight for it; expected that of the base")
 
 
 def _place(path: str, adapted: Container[str]) -> str:
@@ -229,32 +279,3 @@ def _path(where: str, base: Model, key: str) -> str:
         return named[0]
     usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in namings_of(base).values()}
     raise InputError(f"{where!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")
-
-
-def _spec(updates: dict[str, Update], train: list[str], layers: list[str]) -> PeftSpec:
-    """The spec for updates of one family: the options of most layers, and rules for the other layers."""
-    groups: dict[tuple[int, float], list[str]] = {}
-    for path, update in updates.items():
-        groups.setdefault((*update.options.values(), update.scale), []).append(path)
-    first, *others = sorted(groups.values(), key=len, reverse=True)
-    usual = updates[first[0]]
-    rules = {pattern: {"options": updates[paths[0]].options, "scale": updates[paths[0]].scale}
-             for paths in others for pattern in _patterns(paths, layers)}  # fmt: skip
-    return PeftSpec(
-        family=usual.family,
-        options=usual.options,
-        targets=_patterns(first, layers),
-        scale=usual.scale,
-        dropout=usual.dropout,
-        train=train,
-        rules=rules,
-        magnitude=usual.magnitude is not None,
-    )
-
-
-def _patterns(chosen: list[str], every: list[str]) -> list[str]:
-    """Patterns that match exactly the chosen layers: for all blocks at once if possible, else one for each layer."""
-    exact = {re.escape(path) for path in chosen}
-    of_blocks = {re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", pattern) for pattern in exact}
-    found = {path for path in every if any(re.fullmatch(pattern, path) for pattern in of_blocks)}
-    return sorted(of_blocks if found == set(chosen) else exact)

@@ -4,7 +4,8 @@
     bias="lora_only"    the bias of every adapted layer, as MODULE.base_layer.bias (before PEFT 0.8 as MODULE.bias)
     bias="all"          every bias of the model
 
-If the classifier trains, it is always one of modules_to_save.
+If the classifier trains, it is always one of modules_to_save. If the words of a decoder with a tied output train, both
+`embed_tokens` and `lm_head` are, with the same values: PEFT trains and loads them apart, even for a tied model.
 """
 
 from collections.abc import Container
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from surm.errors import InputError
-from surm.exchange.names import parameters, their_array
+from surm.exchange.names import parameters, their_array, twins_of
 from surm.exchange.peft_files import module_of
 from surm.models.naming import Naming
 from surm.peft import AdapterParam, Trainable, surgery
@@ -75,8 +76,27 @@ def beside(
     # PEFT saves every module whose name ends in one of these: DistilBERT's pre_classifier for classifier, too.
     held = {path for path, key in keys.items() if any(f"{module}." in key for module in modules)}
     held |= own | ({path for path, key in keys.items() if _is_bias(key)} if bias == ALL else set())
-    arrays = {_their_key(keys[path], adapted): their_array(model, path, plain[path]) for path in held}
-    return Trained(sorted(modules), bias, arrays)
+    arrays = _arrays(model, naming, plain, {keys[path] for path in held}, keys)
+    twins = {twin: keys[path] for path, twin in twins_of(model).items() if path in held}
+    arrays |= {twin: arrays[key] for twin, key in twins.items()}
+    arrays = {_their_key(key, adapted): array for key, array in arrays.items()}
+    return Trained(sorted(modules | {module_of(twin) for twin in twins}), bias, arrays)
+
+
+def _arrays(
+    model: nnx.Module, naming: Naming, plain: dict[str, np.ndarray], wanted: Container[str], keys: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """The arrays of keys, each from the variables that it holds."""
+    paths = dict.fromkeys(naming.joined(path) for path, key in keys.items() if key in wanted)
+    found = {}
+    for path in paths:
+        parts = naming.apart(path)
+        if parts == (path,):
+            found[keys[path]] = their_array(model, path, plain[path])
+        else:
+            whole = np.concatenate([plain[part] for part in parts], axis=-1)
+            found[keys[parts[0]]] = naming.their_array(path, whole, model.config)
+    return found
 
 
 def _bias(

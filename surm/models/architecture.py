@@ -71,6 +71,10 @@ def _no_key(shape: Any) -> str:
     return "$."  # a pattern that matches nothing
 
 
+def _no_twins(shape: Any) -> Mapping[str, str]:
+    return {}
+
+
 def _not_at_all(model: nnx.Module, arrays: Named) -> None:
     pass
 
@@ -107,6 +111,9 @@ class Architecture:
       tables: the names of arrays in published files. Tables of later entries of the catalogue are tried first.
       namings: the names of arrays, by `model_type` and version of transformers.
       absent: a function from a configuration to a pattern of the keys that such a model does not have.
+      twins: a function from a configuration to keys of modules in transformers that hold the same values as the
+        variables of the given paths, where the model has one variable.
+      untied: a function from a model to a copy that has two variables there.
       classes: the names of classes of transformers, by `model_type` and task.
       obstacle: a function from a configuration and the name of a class of transformers to the reason why the model's
         head cannot be the classifier of that class, or None if it can.
@@ -134,6 +141,8 @@ class Architecture:
     classes: Mapping[str, Mapping[str, str]]
     obstacle: Callable[[Any, str], str | None]
     absent: Callable[[Any], str] = _no_key
+    twins: Callable[[Any], Mapping[str, str]] = _no_twins
+    untied: Callable[[nnx.Module], nnx.Module] = nnx.clone
     passed_over: tuple[str, ...] = ()
     null_is_none: tuple[str, ...] = ()
     own_code: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from surm.errors import InputError
 from surm.machine.notes import say
@@ -67,6 +68,18 @@ def _restored(arrays: Named, config: DecoderConfig) -> Named:
     return lazy.Arrays(stored)
 
 
+def _twins(config: DecoderConfig) -> dict[str, str]:
+    return {_WORDS: "lm_head.weight"} if config.tied else {}
+
+
+def _untied(model: Decoder) -> Decoder:
+    model = nnx.clone(model)
+    words = model.embed.word.embedding[...]
+    model.untie()
+    model.lm_head.kernel.set_value(words.T)
+    return model
+
+
 def _fitted(model: Decoder, arrays: Named) -> None:
     if not model.config.tied or _WORDS not in arrays or _OUTPUT not in arrays:
         return
@@ -99,6 +112,8 @@ ARCHITECTURE = Architecture(
     null_is_none=(
         "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads", "head_dim",
     ),
+    twins=_twins,
+    untied=_untied,
     fitted=_fitted,
     restored=_restored,
 )  # fmt: skip

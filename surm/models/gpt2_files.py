@@ -7,6 +7,7 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import flag
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
+from surm.models.fused import QUERY_KEY_VALUE
 from surm.models.naming import Naming, named
 from surm.models.tables import Joint, Rule, Table, linear, norm
 
@@ -90,7 +91,14 @@ _GPT2 = {
     "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True,
     "tie_word_embeddings": True,
 }  # fmt: skip
-_OF_MODULES = Naming(TABLE, "transformer.", r".*\.c_attn_(?:query|key|value)\..*", head=("lm_head",))
+_OF_MODULES = Naming(
+    TABLE,
+    "transformer.",
+    r".*\.c_attn_(?:query|key|value)\..*",
+    head=("lm_head",),
+    joint={"attention.joint": QUERY_KEY_VALUE},
+    transposed=rf"{_LAYER}\..*",
+)
 
 KINDS: dict[str, Kind] = {
     "gpt2": Kind(
@@ -98,6 +106,6 @@ KINDS: dict[str, Kind] = {
         _from_hf,
         _to_hf,
         "GPT2LMHeadModel",
-        named(_OF_MODULES, _OF_MODULES, _OF_MODULES._replace(foreign="$.")),
+        named(_OF_MODULES, _OF_MODULES, _OF_MODULES._replace(foreign="$.", joint={})),
     ),
 }

@@ -6,6 +6,7 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import SIZES, of_sizes, optional, sizes
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
+from surm.models.fused import GATE_UP, QUERY_KEY_VALUE
 from surm.models.llama_files import TABLE as LLAMA
 from surm.models.naming import Naming, named
 from surm.models.rotary_fields import FIELDS, of_rotary, rotary
@@ -57,7 +58,8 @@ _PHI3 = {
     "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
     "partial_rotary_factor": None, "sliding_window": None,
 }  # fmt: skip
-_OF_MODULES = Naming(TABLE, "", _PARTS, head=())
+_JOINT = {"attention.joint": QUERY_KEY_VALUE, "mlp.joint": GATE_UP}
+_OF_MODULES = Naming(TABLE, "", _PARTS, head=(), joint=_JOINT)
 
 KINDS: dict[str, Kind] = {
     "phi3": Kind(
