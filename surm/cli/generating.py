@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--chat", action="store_true", help="read messages from the terminal until Ctrl-D")
     made.add_argument("--system", default="", help="the system message of a chat")
+    made.add_argument(
+        "--base", action="store_true", help="answer every prompt of --prompt or --file without the adapter, too"
+    )
     made.add_argument("--raw", action="store_true", help="continue prompts as they are, without the chat template")
     made.add_argument("--max_new_tokens", type=int, default=256, help="the largest number of new tokens (256)")
     made.add_argument("--temperature", type=float, default=0.0, help="0 (the default) for the most probable token")
@@ -52,23 +55,40 @@ def check(chosen: argparse.Namespace) -> None:
         raise InputError(f"one of --prompt, --file and --chat is needed, got {said}")
     if chosen.system and not chosen.chat:
         raise InputError("--system is set, but only --chat has a system message")
+    if chosen.base and chosen.chat:
+        raise InputError("--base is set, but a chat is answered once; expected --prompt or --file")
     if chosen.raw and chosen.chat:
         raise InputError("--raw is set, but a chat needs the chat template")
 
 
-def answer(generate: Generate, chosen: argparse.Namespace) -> int:
-    """Answers the prompts on standard output; returns the exit status."""
+def answer(generate: Generate, chosen: argparse.Namespace, base: Generate | None = None) -> int:
+    """Answers the prompts on standard output; returns the exit status.
+
+    Args:
+      generate: writes texts with the trained model.
+      chosen: the flags.
+      base: writes texts with the model before training, which are shown beside the others; None shows none.
+    """
     settings = {name: getattr(chosen, name) for name in _SETTINGS} | {"stop": chosen.stop}
     if chosen.chat:
         return chat(generate, settings, chosen.system)
-    if len(chosen.prompt) == 1:
+    if len(chosen.prompt) == 1 and base is None:
         _write(generate(chosen.prompt, stream=True, **settings))
         return 0
     rows = [{"prompt": text} for text in chosen.prompt] if chosen.prompt else list(_of_file(chosen.file))
     prompts = [row.get("messages", row.get("prompt")) for row in rows]
-    for row, completion in zip(rows, generate(prompts, **settings), strict=True):
-        print(json.dumps({**row, "completion": completion}, ensure_ascii=False))
+    answers = {} if base is None else {"base": base(prompts, **settings)}
+    answers["completion"] = generate(prompts, **settings)
+    for row, *texts in zip(rows, *answers.values(), strict=True):
+        found = dict(zip(answers, texts, strict=True))
+        print(_compared(**row, **found) if base and chosen.prompt else json.dumps(row | found, ensure_ascii=False))
     return 0
+
+
+def _compared(prompt: str, base: str, completion: str) -> str:
+    """A prompt and its two answers, for reading."""
+    shown = {"prompt": prompt, "before": base, "after": completion}
+    return "\n".join(f"{name:<8}{text}".replace("\n", "\n" + 8 * " ") for name, text in shown.items()) + "\n"
 
 
 def chat(generate: Generate, settings: dict[str, Any], system: str = "") -> int:

@@ -10,7 +10,7 @@ DATA = Section(
     {
         "source": Key(
             "digits",
-            "The data: `digits` or `orders` (which are shipped: images, and chats), `tfds:NAME`, or a path: to an .npz, "
+            "The data: `digits` (images) or `orders` (chats), which are shipped, `tfds:NAME`, or a path: to an .npz, "
             "to a folder of images or of tables, or to one table.",
             decision="content",
         ),

@@ -4,8 +4,8 @@
     2 latte(large, oat) + 1 croissant(warm) | to go
 
 The line names the things in the order of the request, each with its number and then its wishes: the size, the milk,
-`no sugar` and `warm`. `| to go` ends it if the guest takes everything along. The set is the same on every machine: it is
-drawn by `random.random` alone, whose numbers Python keeps from version to version. The texts are free of any licence.
+`no sugar` and `warm`. `| to go` ends it if the guest takes everything along. The set is the same on every machine,
+because it is drawn by `random.random` alone, whose numbers Python keeps from version to version.
 """
 
 import functools

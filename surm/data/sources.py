@@ -12,8 +12,17 @@ from etils import epath
 
 from surm import files
 from surm.data import (
-    arrow_images, folders, glue, image_folder, language, orders, saved_datasets, split_names, tables, texts,
-)  # fmt: skip
+    arrow_images,
+    folders,
+    glue,
+    image_folder,
+    language,
+    orders,
+    saved_datasets,
+    split_names,
+    tables,
+    texts,
+)
 from surm.data.arrays import npz_images
 from surm.data.options import Options
 from surm.data.splits import ArraySplit, Dataset, Split, Subset
@@ -23,8 +32,8 @@ from surm.errors import InputError, nearest
 
 _KNOWN = ["digits", orders.NAME, *(f"tfds:glue/{task}" for task in glue.TASKS)]
 SOURCES = (
-    "'digits', 'orders', 'tfds:NAME', the path of an .npz, of a folder with train/CLASS/*.jpg, of a folder with train and test "
-    "(or val) as .csv, .tsv, .jsonl or .parquet, or of a folder that datasets saved"
+    "'digits', 'orders', 'tfds:NAME', the path of an .npz, of a folder with train/CLASS/*.jpg, of a folder with train "
+    "and test (or val) as .csv, .tsv, .jsonl or .parquet, or of a folder that datasets saved"
 )
 
 _NONE = Options()
@@ -46,10 +55,10 @@ def load(
     Args:
       source: `digits`; `orders` (`surm.data.orders`); `tfds:NAME` (also NAME/CONFIG, NAME:VERSION), images or
         `tfds:glue/TASK`; the path of an .npz with arrays x_train, y_train, x_test, y_test and optionally x_val, y_val,
-        images uint8 N×H×W[×C], labels as in `surm.data.classes.of_array`; a folder of class folders (`surm.data.image_folder`); a folder of tables, or one
-        table (`surm.data.tables`), of labelled texts (`surm.data.texts`), texts for language models
-        (`surm.data.language`) or images (`surm.data.arrow_images`); or a folder that `datasets` saved
-        (`surm.data.saved_datasets`).
+        images uint8 N×H×W[×C], labels as in `surm.data.classes.of_array`; a folder of class folders
+        (`surm.data.image_folder`); a folder of tables, or one table (`surm.data.tables`), of labelled texts
+        (`surm.data.texts`), texts for language models (`surm.data.language`) or images (`surm.data.arrow_images`); or
+        a folder that `datasets` saved (`surm.data.saved_datasets`).
       data_dir: the folder of TensorFlow Datasets' prepared data; None for its own default.
       task: the task of a table of texts (see `surm.data.glue`); `auto` reads it from the folder's name.
       text_columns: the text columns of the user's own table, one name or two separated by a comma.

@@ -12,6 +12,7 @@ from surm.errors import InputError
 from surm.peft import surgery
 from surm.peft.layers import MergeableLinear
 from surm.peft.together.serving import Served
+from surm.peft.variables import Trainable
 from surm.tasks import generated
 from surm.tasks.dialect import Dialect, Prompt
 from surm.tasks.generated import Request
@@ -35,6 +36,29 @@ def quick(model: nnx.Module) -> nnx.Module:
     if not layers or not all(_mergeable(layer) for layer in layers):
         return model
     return surgery.detach(surgery.merge(model))
+
+
+def untrained(model: nnx.Module) -> nnx.Module:
+    """The model as it was before training, for one in which nothing but adapters of layers has trained.
+
+    Args:
+      model: a model with an adapter; left untouched.
+
+    Returns:
+      A model that shares the frozen arrays.
+
+    Raises:
+      InputError: if variables have trained that no layer of the adapter holds.
+    """
+    layers = [*surgery.layers_by_path(model)]
+    trained = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model, Trainable))]
+    apart = [name for name in trained if not any(name.startswith(f"{path}.") for path in layers)]
+    if apart or not layers:
+        raise InputError(
+            f"the model without the adapter is asked for, but the run has trained {(apart or ['nothing'])[0]}, which "
+            "no adapter holds; expected a run of peft.method=update or adapter with nothing else to train"
+        )
+    return surgery.detach(model)
 
 
 def _mergeable(layer: nnx.Module) -> bool:

@@ -12,6 +12,7 @@ from flax import nnx
 import surm
 from surm import InputError, PeftSpec, train
 from surm import __main__ as command
+from surm.cli import generating
 from surm.models.generation import generate
 from surm.tasks.dialect import Dialect
 from surm.training import writing
@@ -136,6 +137,15 @@ def test_adapters_that_are_not_linear_are_left_as_they_are(run):
     assert writing.quick(model) is model
 
 
+def test_the_model_before_training_is_what_the_adapter_was_put_on(run):
+    base = surm.detach(run.model)
+    model = randomize(surm.attach(base, PeftSpec(family="circulant", train=()), nnx.Rngs(0)), 0, 0.2)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(writing.untrained(model)), nnx.state(base))
+    more = surm.attach(base, PeftSpec(family="circulant", train=("norm",)), nnx.Rngs(0))
+    with pytest.raises(InputError, match="but the run has trained norm.scale, which no adapter holds; expected a run"):
+        writing.untrained(more)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -171,6 +181,19 @@ def test_one_prompt_is_answered_in_plain_text_and_several_in_json(folder, texts,
     ]  # fmt: skip
 
 
+def test_answers_before_and_after_training_are_shown_side_by_side(folder, capsys, tmp_path):
+    def writer(before):
+        return lambda prompts, **settings: [f"{before} {prompt}\n{settings['seed']}" for prompt in prompts]
+
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "b"}')
+    for given in (["--prompt=a"], [f"--file={tmp_path / 'rows.jsonl'}"]):
+        chosen = generating.parser().parse_args([str(folder), "--base", *given])
+        assert generating.answer(writer("yes"), chosen, writer("no")) == 0
+    *said, last = capsys.readouterr().out.splitlines()
+    assert said == ["prompt  a", "before  no a", "        0", "after   yes a", "        0", ""]
+    assert json.loads(last) == {"prompt": "b", "base": "no b\n0", "completion": "yes b\n0"}
+
+
 def test_a_chat_keeps_its_history_and_ends_with_the_input(run, folder, texts, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTIONS[0]}\n\n{QUESTIONS[1]}\n"))
     said = printed(capsys, str(folder), "--chat", "--system", "be brief", "--max_new_tokens=12").splitlines()
@@ -195,6 +218,12 @@ def test_ctrl_c_ends_a_chat(folder, capsys, monkeypatch):
         (["--prompt=a", "--chat"], "one of --prompt, --file and --chat is needed, got --prompt and --chat"),
         (["--prompt=a", "--system=b"], "--system is set, but only --chat has a system message"),
         (["--chat", "--raw"], "--raw is set, but a chat needs the chat template"),
+        (["--chat", "--base"], "--base is set, but a chat is answered once; expected --prompt or --file"),
+        (
+            ["--prompt=a", "--base"],
+            "the model without the adapter is asked for, but the run has trained blocks.0.attention.key.kernel, which "
+            "no adapter holds; expected a run of peft.method=update or adapter with nothing else to train",
+        ),
         (["--file=/nowhere.jsonl"], "there is no file '/nowhere.jsonl'"),
         (["--prompt=a", "--temperature=-1"], "temperature=-1.0, expected a number of at least 0"),
     ],
