@@ -23,7 +23,7 @@ MODEL = Section(
             "from the weights.",
             choices=("auto", "class", "mean"),
         ),
-        "dropout": Key(0.0, "The dropout rate inside the frozen model, from 0 to less than 1; for encoders of texts only."),
+        "dropout": Key(0.0, "The dropout rate inside the frozen model, from 0 to less than 1; for encoders of texts."),
         "dtype": Key(
             "float32",
             "The dtype of computations and of frozen matrices; trained arrays are always float32.",
