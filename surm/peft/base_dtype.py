@@ -1,5 +1,6 @@
 """The dtype in which the frozen matrices of a model are stored."""
 
+import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
@@ -74,11 +75,15 @@ def put(model: nnx.Module) -> Callable[[str, np.ndarray, np.dtype], Any]:
     values = {
         select.dotted(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
     }
-    layouts = {path: (value.form, value.axis) for path, value in values.items() if isinstance(value, Packed)}
 
     def packed(path: str, array: np.ndarray, dtype: np.dtype) -> Any:
-        array = jnp.asarray(array, dtype)
-        return pack(array, *layouts[path]) if path in layouts else array
+        value = values.get(path)  # None for an output of its own, which comes with the file
+        if not isinstance(value, Packed):
+            return jnp.asarray(array, dtype)
+        if value.form == "bfloat16":  # rounded by NumPy, so that no copy in float32 is made
+            bits = array.astype(dtype, copy=False).astype(jnp.bfloat16).view(np.uint16)
+            return dataclasses.replace(value, values=jnp.asarray(bits))
+        return pack(jnp.asarray(array, dtype), value.form, value.axis)
 
     return packed
 

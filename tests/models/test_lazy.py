@@ -19,6 +19,7 @@ from surm.models.decoder import Decoder
 from surm.models.dinov2_files import TABLE
 from surm.models.hf_config import config_from_hf
 from surm.models.weights import Weights, open_weights
+from surm.peft import base_dtype
 from tests.models.test_convert import _model, _parameters, _same, _weights
 
 TINY = {
@@ -92,6 +93,21 @@ def test_an_outline_is_filled_as_a_model_with_arrays_is(tmp_path, dtype):
     assert {array.dtype for array in found.values()} == {np.dtype(dtype or np.float32)}
     _same({path: array.astype(np.float32) for path, array in found.items()}, expected)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(filled)))
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "int8", "int4"])
+def test_an_outline_of_packed_matrices_is_filled_with_packed_matrices(tmp_path, form):
+    if form != "bfloat16":
+        pytest.importorskip("qwix")
+    opened = open_weights(str(sharded(tmp_path, TINY | {"vocab_size": 300}, np.float32, 1)))
+    make = lambda: Decoder(config_from_hf(opened.config), rngs=nnx.Rngs(0))  # noqa: E731
+    empty = outline(lambda: base_dtype.with_base_dtype(make(), form))
+    found = restore(empty, opened, put=base_dtype.put(empty))
+    expected = base_dtype.with_base_dtype(restore(make(), opened), form)
+    assert jax.tree.structure(nnx.split(found)[1]) == jax.tree.structure(nnx.split(expected)[1])
+    for one, other in zip(*(jax.tree.leaves(nnx.state(model)) for model in (found, expected)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
 
 
 def test_each_part_of_a_joint_array_is_read_apart():

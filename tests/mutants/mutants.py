@@ -288,6 +288,30 @@ MUTANTS = [
         "tests/models/test_decoder.py::test_the_mask_is_its_definition",
     ),
     Mutant(
+        "models/gguf/kinds.py",
+        "rows.reshape(heads, -1, 2, *rows.shape[1:])",
+        "rows.reshape(heads, 2, -1, *rows.shape[1:])",
+        "tests/models/test_gguf.py::test_a_file_gives_what_safetensors_give",
+    ),
+    Mutant(
+        "models/gguf/config.py",
+        '"tie_word_embeddings": "output.weight" not in stored',
+        '"tie_word_embeddings": True',
+        "tests/models/test_gguf.py::test_an_output_of_its_own_unties_the_model",
+    ),
+    Mutant(
+        "models/convert.py",
+        "key=lambda item: -arrays[item[0]].nbytes",
+        "key=lambda item: arrays[item[0]].nbytes",
+        "tests/models/test_lazy.py::test_what_a_variable_holds_is_made_by_the_caller",
+    ),
+    Mutant(
+        "data/tokenizer_gguf.py",
+        "normalized=False, special=False)",
+        "normalized=False, special=True)",
+        "tests/data/test_tokenizer_gguf.py -k special_tokens_stay_whole",
+    ),
+    Mutant(
         "models/rotary.py",
         "second * cosine + first * sine",
         "second * cosine - first * sine",
