@@ -220,8 +220,8 @@ MUTANTS = [
     ),
     Mutant(
         "training/step.py",
-        '"step": state["step"] + 1,',
-        '"step": state["step"] + 2,',
+        '"step": state["step"] + 1}',
+        '"step": state["step"] + 2}',
         "tests/test_step.py::test_an_average_is_kept_and_answers",
     ),
     Mutant(
