@@ -73,6 +73,7 @@ def test_an_answer_that_ends_in_a_letter_of_several_tokens_is_learned_to_its_end
         ([(0, 2), (2, 4), (4, 6)], [(2, 4)], [0, 1, 0]),
         ([(0, 3), (3, 6)], [(2, 4)], [1, 1]),  # both hold a part
         ([(0, 2), (3, 5), (6, 8)], [(2, 5)], [0, 1, 0]),  # blanks without tokens
+        ([(0, 2), (3, 5), (6, 8)], [(2, 3)], [0, 1, 0]),  # which belong to the word behind them
         ([(0, 0), (0, 2), (2, 4), (0, 0)], [(0, 4)], [0, 1, 1, 0]),  # tokens that the tokenizer added
         ([(0, 1), (1, 2), (1, 2), (1, 2)], [(1, 2)], [0, 1, 1, 1]),  # the bytes of a letter
         ([(0, 1), (1, 2), (2, 3)], [(0, 1), (2, 3)], [1, 0, 1]),
