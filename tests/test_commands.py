@@ -57,6 +57,11 @@ def test_train_is_the_module(run):
     assert train.main(["x", "--nonsense"]) == command.main(["train", "--nonsense"]) == 2
 
 
+def test_generate_refuses_a_run_on_classes_in_a_line(run, capsys):
+    said = printed(capsys, "generate", str(run), "--prompt", "Hello", status=2)
+    assert said == "error: generate is for language models, but this run trained 'labels': use predict\n"
+
+
 def test_inspect_shows_what_a_run_and_its_adapter_are(run, capsys):
     result = json.loads((run / "result.json").read_text())
     text = printed(capsys, "inspect", str(run), str(run / "adapter"))

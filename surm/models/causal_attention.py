@@ -1,7 +1,7 @@
 """Causal self-attention with grouped heads, rotary positions, segments and a cache of keys and values."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from surm.models.normalization import RMSNorm
 from surm.models.rotary import Turn, rotated
+from surm.ops.fusion import computed_once
 from surm.ops.matmul import dot_general
 
 
@@ -127,8 +128,7 @@ class CausalAttention(nnx.Module):
             query, key = rotated(query, turn), rotated(key, turn)
         if past is not None:
             key, value = (
-                jax.lax.dynamic_update_slice(slots, new.astype(slots.dtype), (0, 0, first, 0))
-                for slots, new in zip(past, (key, value), strict=True)
+                _written(slots, new.astype(slots.dtype), first) for slots, new in zip(past, (key, value), strict=True)
             )
         attended = attend_grouped(query, key, value, mask, self.score_scale, self.score_cap)
         return self.output(attended.swapaxes(1, 2).reshape(*x.shape[:2], -1)), (key, value)
@@ -157,10 +157,29 @@ def attend_grouped(
     """
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.reshape(query.shape[0], key.shape[1], -1, *query.shape[2:])
-    scores = jnp.einsum("bhgqs,bhks->bhgqk", grouped, key.astype(query.dtype), preferred_element_type=wide)
+    scores = _products(grouped, key.astype(query.dtype), wide)
     scores = jnp.where(mask[:, None, None], capped(scores * scale, cap), jnp.finfo(wide).min / 2)
     weights = jax.nn.softmax(scores).astype(value.dtype)
     return jnp.einsum("bhgqk,bhks->bhgqs", weights, value).reshape(query.shape).astype(query.dtype)
+
+
+@computed_once
+def _written(
+    slots: Float[Array, "batch shared slots size"],
+    new: Float[Array, "batch shared tokens size"],
+    first: Int[Array, ""] | int,
+) -> Float[Array, "batch shared slots size"]:
+    """The slots with new ones in them; computed twice, as XLA on a CPU would, they could not be written in place."""
+    return jax.lax.dynamic_update_slice(slots, new, (0, 0, first, 0))
+
+
+def _products(
+    grouped: Float[Array, "batch shared group tokens size"], key: Float[Array, "batch shared slots size"], wide: Any
+) -> Float[Array, "batch shared group tokens slots"]:
+    """Q Kᵀ. For a single token, the keys are the left factor, because XLA on a CPU would transpose a right one."""
+    if grouped.shape[3] > 1:
+        return jnp.einsum("bhgqs,bhks->bhgqk", grouped, key, preferred_element_type=wide)
+    return jnp.einsum("bhks,bhgqs->bhkgq", key, grouped, preferred_element_type=wide).transpose(0, 1, 3, 4, 2)
 
 
 def linear(

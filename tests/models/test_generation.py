@@ -1,6 +1,7 @@
 """Generation is what a loop over the whole text says without a cache, whatever stands beside a row."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,25 @@ def test_programs_are_compiled_for_buckets_and_kinds_of_sampling_alone(model):
     assert compiled() == before
     run([18], 16, sampling=DRAWN)  # other buckets
     assert compiled() == (before[0] + 1, before[1] + 1)
+
+
+def test_the_loop_copies_no_cache(model):
+    decoding = Decoding(model, [PROMPTS[0]], max_new_tokens=12)
+    leaves, form = jax.tree.flatten(decoding._progress)
+    graphdef, weights = decoding._parts
+
+    def advanced(leaves, weights, until, keys, ends):
+        progress = jax.tree.unflatten(form, leaves)
+        advance = generation_loop.advance.__wrapped__
+        return jax.tree.leaves(advance(graphdef, weights, progress, until, {}, keys, ends, top_k=None))
+
+    lowered = jax.jit(advanced, donate_argnums=0).lower(leaves, weights, 16, decoding._keys, decoding._end_tokens)
+    program = lowered.compile()
+    numbers = decoding._progress.cache.keys[0].size
+    copied = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", program.as_text())
+    assert copied and not [shape for shape in copied if np.prod([*map(int, shape.split(","))]) == numbers]
+    memory = program.memory_analysis()
+    assert memory.alias_size_in_bytes > 0.95 * memory.output_size_in_bytes
 
 
 def test_one_token_is_the_most_probable_one_when_nothing_else_is_left(model, naive):
