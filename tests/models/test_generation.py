@@ -167,6 +167,11 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say():
         np.testing.assert_array_less(np.abs(share - expected), 4 * np.sqrt(expected * (1 - expected) / rows) + 1e-9)
 
 
+def test_a_penalty_makes_every_seen_token_less_probable():
+    logits, seen = jnp.array([[2.0, -2.0, 2.0, -2.0]]), jnp.array([[True, True, False, False]])
+    np.testing.assert_array_equal(sampling.penalised(logits, seen, 2.0), [[1, -4, 2, -2]])
+
+
 def test_settings_that_change_nothing_are_no_part_of_the_program():
     assert Sampling(temperature=1.0, top_k=0).numbers == {"temperature": 1.0}
     assert Sampling(top_k=5, top_p=0.5).numbers == {} == sampling.GREEDY.numbers
