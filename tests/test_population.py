@@ -163,10 +163,10 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(tmp_path, monkeypatch)
     assert train_one(tmp_path / "whole", *more) == 0
     original = progress.Progress.step
 
-    def cut(self, step, values):
+    def cut(self, step, values, *size):
         if step == 3:
             raise KeyboardInterrupt
-        original(self, step, values)
+        original(self, step, values, *size)
 
     with monkeypatch.context() as patched:
         patched.setattr(progress.Progress, "step", cut)

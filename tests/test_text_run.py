@@ -91,10 +91,10 @@ def test_a_stopped_run_on_texts_goes_on_exactly(material, tmp_path, monkeypatch)
     parsed = command_line.parse(["x", f"--workdir={tmp_path / 'cut'}", *material, *options])
     calls = iter(range(100))
 
-    def cut(self, step, values):
+    def cut(self, step, values, *size):
         if next(calls) == 7:
             raise KeyboardInterrupt
-        return original(self, step, values)
+        return original(self, step, values, *size)
 
     original = progress.Progress.step
     monkeypatch.setattr(progress.Progress, "step", cut)
