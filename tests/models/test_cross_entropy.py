@@ -67,6 +67,12 @@ def test_the_first_of_equal_words_is_the_most_probable():
     np.testing.assert_allclose(found.loss, math.log(VOCABULARY), rtol=1e-6)
 
 
+def test_the_most_probable_words_are_correct_and_others_are_not():
+    best = (X @ KERNEL).argmax(-1).at[:, ::2].add(1) % VOCABULARY
+    found = scores(HEADS["kernel"], ARRAYS, X, best)
+    np.testing.assert_array_equal(found.correct, jnp.broadcast_to(jnp.arange(10) % 2, (3, 10)))
+
+
 def test_targets_that_are_no_words_give_finite_losses():
     assert np.isfinite(scores(HEADS["kernel"], ARRAYS, X, jnp.full_like(TARGETS, -100)).loss).all()
 

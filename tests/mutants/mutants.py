@@ -347,6 +347,55 @@ MUTANTS = [
         "if False:",
         "tests/models/test_decoder_files.py -k unties",
     ),
+    # small memory
+    Mutant(
+        "models/cross_entropy.py",
+        "(d_loss[..., None] * slopes)",
+        "(slopes)",
+        "tests/models/test_cross_entropy.py::test_values_and_both_gradients_are_optaxs[kernel-4]",
+    ),
+    Mutant(
+        "models/cross_entropy.py",
+        "(first == targets)",
+        "(wide.argmin(axis=-1) == targets)",
+        "tests/models/test_cross_entropy.py::test_the_most_probable_words_are_correct_and_others_are_not",
+    ),
+    Mutant(
+        "models/scanned.py",
+        "apply(run.first + place, part",
+        "apply(run.first, part",
+        "'tests/models/test_scanned.py::test_a_scan_gives_what_blocks_one_by_one_give[rules]'",
+    ),
+    Mutant(
+        "models/scanned.py",
+        " and all(of(other) == of(path) for other in together)",
+        "",
+        "tests/models/test_scanned.py::test_packing_is_undone",
+    ),
+    Mutant(
+        "ops/packed.py",
+        "(low & 15) | (high << 4)",
+        "(high & 15) | (low << 4)",
+        "tests/peft/test_base_dtype.py::test_int4_is_the_rounding_of_qwix",
+    ),
+    Mutant(
+        "ops/packed.py",
+        "dense if transposed else dense.T, precision=precision), None",
+        "dense.T if transposed else dense, precision=precision), None",
+        "tests/peft/test_base_dtype.py -k test_the_product_and_its_slope",
+    ),
+    Mutant(
+        "peft/base_dtype.py",
+        'None if f"{name}.kernel" in trained else',
+        'None if f"{name}.scale" in trained else',
+        "tests/peft/test_base_dtype.py::test_what_trains_is_not_packed",
+    ),
+    Mutant(
+        "training/step.py",
+        "return unpack(new), values",
+        "return new, values",
+        "tests/test_stacking.py::test_two_steps_are_those_without_a_scan",
+    ),
     # report
     Mutant(
         "report/lines.py",
