@@ -105,8 +105,8 @@ def _export(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm export", description="Writes a finished run's adapter as adapter_config.json and "
         "adapter_model.safetensors of Hugging Face PEFT, as LoRA, AdaLoRA, C3A or LoKr. transformers must have the "
-        "same model, such as a BERT or a ViT whose head reads the class token; for a BERT with mean pooling, use "
-        "--encoder_only. Existing files of these names are replaced.",
+        "same model, such as a Llama, a BERT or a ViT whose head reads the class token; for a BERT with mean pooling, "
+        "use --encoder_only. Existing files of these names are replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("--out", required=True, help="the folder to write to")
@@ -122,13 +122,15 @@ def _export(arguments: list[str]) -> int:
         with _ended_by_interrupts():
             import surm.training.runs
 
-        model = surm.load_run(chosen.run, step=chosen.step).model
+        run = surm.load_run(chosen.run, step=chosen.step)
+        model = run.model
         if chosen.rank is not None:
             model, errors = surm.to_low_rank(model, rank=chosen.rank)
             width = max(map(len, errors))
             for path, error in errors.items():
                 print(f"{path:<{width}}   rank {chosen.rank}   relative error {error:.2e}")
-        surm.export_peft(chosen.out, model, names=chosen.names, encoder_only=chosen.encoder_only)
+        options = {"names": chosen.names, "encoder_only": chosen.encoder_only, "base_model_name": run.base_model_name}
+        surm.export_peft(chosen.out, model, **options)
         print(f"written to {chosen.out}")
         return 0
 
@@ -152,12 +154,13 @@ def _merge(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="surm merge", description="Writes a finished run's whole model with its adapter merged into the weights: "
         "to a folder that transformers can load (model.safetensors, config.json and preprocessor_config.json or, for "
-        "texts, the tokenizer's files), or to a file NAME.safetensors in surm's own format. Such a file is accepted by "
-        "config.model.weights (which ignores its head), and can also hold models that transformers does not have, such "
-        "as a ViT with mean pooling. Existing files are replaced.",
+        "texts, the tokenizer's files, with chat template and generation_config.json), or to a file NAME.safetensors "
+        "in surm's own format. Such a file is accepted by config.model.weights (which ignores its head), and can also "
+        "hold models that transformers does not have, such as a ViT with mean pooling. Existing files are replaced.",
     )  # fmt: skip
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("--out", required=True, help="the folder, or NAME.safetensors, to write to")
+    parser.add_argument("--dtype", default="float32", help="of a folder's weights: float32, bfloat16 or float16")
     _add_step(parser)
     chosen = parser.parse_args(arguments)
 
@@ -167,11 +170,9 @@ def _merge(arguments: list[str]) -> int:
 
         run = surm.load_run(chosen.run, step=chosen.step)
         if chosen.out.endswith(".safetensors"):
-            surm.save_model(chosen.out, run.model, processor=run.task.processor)
+            surm.save_model(chosen.out, run.model, processor=getattr(run.task, "processor", None))
         else:
-            labels = [str(name) for name in run.result["classes"]] or None
-            also = {"processor": run.task.processor, "tokenizer": run.task.tokenizer}
-            surm.export_merged(chosen.out, run.model, labels=labels, **also)
+            surm.export_merged(chosen.out, run.model, dtype=chosen.dtype, **run.beside)
         print(f"written to {chosen.out}")
         return 0
 

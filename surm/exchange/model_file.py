@@ -13,6 +13,7 @@ from surm import files
 from surm.errors import InputError
 from surm.exchange import names
 from surm.models import catalogue
+from surm.models.architecture import LANGUAGE
 from surm.models.processor import Processor, each
 from surm.models.weights import HALVES
 from surm.peft import surgery, tensors
@@ -40,14 +41,19 @@ def save_model(
         std. Without it, the file means that images are resized to a square bilinearly, without keeping their ratio.
 
     Raises:
-      InputError: if the model is not of `surm.models.catalogue` or no preset has its shape, if the adapter does not
-        merge or a number is not finite, if mean and std are not one number per channel, or if the path is a folder or
-        has another ending.
+      InputError: if the model is a language model or not of `surm.models.catalogue`, or no preset has its shape, if the
+        adapter does not merge or a number is not finite, if mean and std are not one number per channel, or if the path
+        is a folder or has another ending.
     """
     path = files.path(path)
     if path.suffix != ".safetensors" or path.is_dir():
         raise InputError(f"{str(path)!r} is a folder or does not end in .safetensors; expected a file that does")
     architecture = catalogue.of(model)
+    if architecture.reads == LANGUAGE:
+        raise InputError(
+            f"{str(path)!r} cannot hold a language model, which needs its tokenizer beside it: expected the path of a "
+            "folder, for surm.export_merged or surm merge"
+        )
     if processor is not None:
         mean, std = (each(value, processor.channels) for value in (processor.mean, processor.std))
     channels = model.config.channels if architecture.reads == "image" else len(mean)

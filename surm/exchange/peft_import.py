@@ -20,7 +20,7 @@ from surm.exchange.updates import Tensors, Update, check_fields, parameter_place
 from surm.machine.notes import say
 from surm.models import catalogue
 from surm.models.lazy import Named
-from surm.models.naming import NEW, Naming
+from surm.models.naming import NEW, OLD, Naming
 from surm.models.weights import open_weights
 from surm.peft import select, store, surgery
 
@@ -143,7 +143,7 @@ def _layers(where: str, base: Model, module: str) -> tuple[str, ...]:
     paths, linear = namings_of(base)[NEW].apart(path), select.linear_layers(base)
     if any(one not in linear or one == CONVOLUTION for one in paths):
         if _block(path) >= (depth := 1 + max(map(_block, linear))):
-            raise InputError(f"{where!r} adapts {module}, but this model has {depth} blocks")
+            raise InputError(f"{where!r} adapts {module}, but the last of the {depth} blocks here is {depth - 1}")
         what = ", a convolution in transformers" if path == CONVOLUTION else ""
         raise InputError(f"{where!r} adapts {module}, which is {path} here{what}; expected a linear layer")
     return paths
@@ -253,9 +253,13 @@ def _check_complete(
     if any(config.get(field) not in (None, []) for field in ("layers_to_transform", "exclude_modules")):
         return
     linear = [name for name, path in names.items() if path in layers]
+    deepest = max((_block(path) for path in held), default=-1)
     for entry in _entries(config, "target_modules"):
         named = [name for name in linear if f".{name}".endswith(f".{entry}")]
-        _refuse_lost(where, "target_modules", entry, named if set(named) <= set(absent) else [])
+        behind = [name for name in named if deepest >= 0 and _block(names[name]) > deepest]
+        if config["peft_type"] == "ADALORA":  # it may take all components of a layer
+            behind = []
+        _refuse_lost(where, "target_modules", entry, named if set(named) <= set(absent) else behind)
 
 
 def _entries(config: dict[str, Any], field: str) -> list[str]:
@@ -277,5 +281,5 @@ def _path(where: str, base: Model, key: str) -> str:
     kind = kind_of(base)
     if named := read_name(kind, key):
         return named[0]
-    usual = {naming.theirs("blocks.0.attention.query.kernel") for naming in namings_of(base).values()}
+    usual = {namings_of(base)[version].theirs("blocks.0.attention.query.kernel") for version in (NEW, OLD)}
     raise InputError(f"{where!r} holds {key}, which this {kind} lacks; expected keys such as {' or '.join(usual)}")

@@ -16,9 +16,11 @@ from surm.errors import InputError
 SAVED, SETTINGS, MODEL = "tokenizer.json", "tokenizer_config.json", "config.json"
 NAMES = (
     SAVED, SETTINGS, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "sentencepiece.bpe.model", "spiece.model", "spm.model",
+    "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model",
 )  # fmt: skip
 """The files in which transformers keeps tokenizers; each tokenizer has some of them."""
+OF_LANGUAGE = ("chat_template.jinja", "chat_template.json", "generation_config.json")
+"""Files of language models, which are copied along."""
 
 AS_IT_STANDS = "PreTrainedTokenizerFast"  # the class that follows tokenizer.json in everything
 _CLASSES = {
@@ -27,6 +29,9 @@ _CLASSES = {
     **dict.fromkeys(("roberta", "data2vec-text"), ("RobertaTokenizer", ("BPE",))),
     "camembert": ("CamembertTokenizer", ("Unigram",)),
     "xlm-roberta": ("XLMRobertaTokenizer", ("Unigram",)),
+    "gpt2": ("GPT2Tokenizer", ("BPE",)),
+    **dict.fromkeys(("qwen2", "qwen3"), ("Qwen2Tokenizer", ("BPE",))),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), ("GemmaTokenizer", ("BPE",))),
 }  # by `model_type`: the tokenizer class used in training, and the types of vocabulary in tokenizer.json that it reads
 _SPECIAL = {
     "pad_token": ("[PAD]", "<pad>"), "unk_token": ("[UNK]", "<unk>"), "cls_token": ("[CLS]", "<s>"),
@@ -47,6 +52,11 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
       InputError: if there are no such files.
     """
     place = files.path(path)
+    if place.suffix == ".gguf":
+        raise InputError(
+            f"{str(path)!r} holds a tokenizer in a form that transformers does not open; surm merge RUN writes it in "
+            "another form; in Python, export_merged(path, run.model, **run.beside) with run = surm.load_run(RUN)"
+        )
     if place.is_file() and place.suffix == ".json":
         return {SAVED: place.read_bytes(), SETTINGS: _with_class({}, AS_IT_STANDS, files.json_object(place))}
     folder = place.parent if place.suffix == ".safetensors" else place
@@ -54,6 +64,7 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
     if not held:
         raise InputError(f"no tokenizer in {str(folder)!r}; expected a folder with {SAVED} or {', '.join(NAMES[4:])}")
     settings, saved = (files.json_object(folder / name) for name in (SETTINGS, SAVED))
+    held |= {name: (folder / name).read_bytes() for name in OF_LANGUAGE if (folder / name).is_file()}
     if (settings or {}).get("tokenizer_class"):
         return held
     return held | {SETTINGS: _with_class(settings or {}, _class_of(folder, saved), saved)}

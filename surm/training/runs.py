@@ -20,7 +20,7 @@ from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import catalogue, processor_files
+from surm.models import catalogue, hub, processor_files
 from surm.models.architecture import LANGUAGE, ImageShape
 from surm.models.processor import Processor
 from surm.models.sampling import Sampling
@@ -30,7 +30,7 @@ from surm.report import run_folder
 from surm.report.run_folder import RESULT
 from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
-from surm.tasks import labels
+from surm.tasks import files_beside, labels
 from surm.tasks.dialect import Dialect, Prompt
 from surm.tasks.generated import Request
 from surm.tasks.images import squashing
@@ -51,6 +51,8 @@ class LoadedRun:
       metrics: the lines of `metrics.jsonl`, each with `step`, `split` and `values`.
       result: the contents of `result.json`.
       task: the run's task, with the processor or tokenizer of its examples.
+      base_model_name: the name by which transformers opens the pretrained model: that on the hub, or a folder; empty
+        if it can open none, such as a package or a GGUF file.
     """
 
     config: ml_collections.ConfigDict
@@ -58,6 +60,7 @@ class LoadedRun:
     metrics: list[dict[str, Any]]
     result: dict[str, Any]
     task: Task
+    base_model_name: str = ""
 
     @property
     def feed(self) -> Task:
@@ -145,6 +148,14 @@ class LoadedRun:
         model = self._quick if adapters is None else self.model
         options = {"raw": raw, "stream": stream, "adapters": adapters, "ids": ids}
         return writing.write(model, self._dialect, prompts, request, **options)
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """Further arguments of `surm.export_merged`, for all that belongs to the run's model beside its weights."""
+        if self.task.name == LANGUAGE:
+            return files_beside.of(self.task)
+        labels = [str(name) for name in self.result["classes"]] or None
+        return {"labels": labels, "processor": self.task.processor, "tokenizer": self.task.tokenizer}
 
     @functools.cached_property
     def _quick(self) -> nnx.Module:
@@ -246,7 +257,20 @@ def load_run(folder: str | os.PathLike, *, step: int | str | None = None) -> Loa
         metrics=lines,
         result=result,
         task=task_of(here, None if kind == LANGUAGE else Targets.of_result(result), weights, base, processor),
+        base_model_name=_base_model_name(weights, base),
     )
+
+
+def _base_model_name(weights: Weights | None, base: nnx.Module) -> str:
+    if weights is None or weights.path is None or weights.config.get("model_type") != _kind_of(base):
+        return ""
+    if weights.name.startswith(hub.PREFIX):
+        return weights.name.removeprefix(hub.PREFIX).partition("@")[0]
+    return weights.name if files.path(weights.name).is_dir() and weights.path.suffix != ".gguf" else ""
+
+
+def _kind_of(model: nnx.Module) -> str:
+    return catalogue.of(model).kind_of(model.config)
 
 
 def _processor(path: epath.Path, result: dict[str, Any], weights: Weights | None, shape: ImageShape) -> Processor:

@@ -10,9 +10,10 @@ import pathlib
 import numpy as np
 import tokenizers
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from surm.models import catalogue, decoder
+from tests.models import gguf_files
 
 WORDS = (
     "what",
@@ -133,3 +134,25 @@ def write_rows(folder: pathlib.Path, splits: dict[str, list[str]]) -> pathlib.Pa
     for name, rows in splits.items():
         (folder / f"{name}.jsonl").write_text("".join(f"{row}\n" for row in rows))
     return folder
+
+
+def write_gguf(folder: pathlib.Path, weights: pathlib.Path) -> pathlib.Path:
+    """Writes the model of a folder from `write` as a GGUF file in another folder, and returns the file."""
+    shape, opened = config(), tokenizer()
+    model = json.loads(opened.to_str())["model"]
+    words, ends = sorted(opened.get_vocab(), key=opened.token_to_id), {"bos": 1, "eos": 2, "unknown": 0, "padding": 0}
+    number = {name: opened.token_to_id(SPECIAL[place]) for name, place in ends.items()}
+    entries = {
+        "block_count": shape.depth, "context_length": shape.positions, "embedding_length": shape.width,
+        "feed_forward_length": shape.mlp_width, "attention.head_count": shape.heads,
+        "attention.head_count_kv": shape.key_value_heads, "attention.layer_norm_rms_epsilon": shape.epsilon,
+        "rope.freq_base": 10000.0, "rope.dimension_count": shape.head_size, "vocab_size": shape.vocabulary,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.token_type": [3 if word in SPECIAL else 1 for word in words],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]], "tokenizer.chat_template": TEMPLATE,
+        **{f"tokenizer.ggml.{name}_token_id": of for name, of in number.items()},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = load_file(weights / "model.safetensors")
+    tensors = gguf_files.theirs(arrays, shape.heads, shape.key_value_heads)
+    return gguf_files.write(folder / "model.gguf", "llama", entries, tensors)

@@ -15,6 +15,7 @@ import surm
 from surm.exchange import export_merged, export_peft, import_peft
 from surm.models import convert, decoder, hf_config, weights
 from tests.exchange.models import noisy
+from tests.language import exported_runs, small_decoder
 from tests.parity import torch_models
 
 TOLERANCE = 1e-5  # of the largest logit
@@ -215,10 +216,27 @@ def test_we_answer_as_peft_does(kind, case, pairs, tmp_path):
     check(pair.answer(again), pair.theirs(model), pair.before)
 
 
+@pytest.mark.parametrize("gguf", [False, True])
+def test_a_merged_run_chats_in_transformers(gguf, tmp_path):
+    made = exported_runs.make(tmp_path, gguf=gguf)
+    run, chat = surm.load_run(made.run), [{"role": "user", "content": small_decoder.QUESTIONS[0][0]}]
+    opened = transformers.AutoTokenizer.from_pretrained(made.merged)
+    model = transformers.AutoModelForCausalLM.from_pretrained(made.merged)
+    assert (opened.eos_token, model.generation_config.eos_token_id) == ("<|im_end|>", [opened.eos_token_id])
+    given = opened.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = model.generate(**given, max_new_tokens=12, do_sample=False)[0, given["input_ids"].shape[1] :]
+    expected = run.generate([chat], max_new_tokens=12)[0]
+    assert opened.decode(written, skip_special_tokens=True) == expected and expected
+    if not gguf:
+        alone = peft.AutoPeftModelForCausalLM.from_pretrained(made.peft).eval()
+        with torch.no_grad():
+            same(alone(given["input_ids"]).logits.numpy(), model(given["input_ids"]).logits.numpy())
+
+
 @pytest.mark.parametrize("kind", EVERY)
 def test_merged_folders_load_whole(kind, pairs, tmp_path):
     pair = pairs(kind)
-    model = noisy(surm.attach(pair.ours, surm.PeftSpec(family="toeplitz"), nnx.Rngs(1)))
+    model = noisy(surm.attach(pair.ours, surm.PeftSpec(family="toeplitz", scale=0.1), nnx.Rngs(1)))
     export_merged(tmp_path, model)
     auto = transformers.AutoModelForCausalLM
     loaded, found = auto.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
