@@ -19,6 +19,7 @@ from surm.cli import command_line
 from surm.cli.flags import SWEEP
 from surm.sweeps import plan
 from tests.data import small_texts
+from tests.language import small_decoder
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILE = ROOT / "notebooks" / "read_a_run.ipynb"
@@ -66,6 +67,16 @@ def texts(tmp_path_factory) -> list[str]:
             "--config.model.weights=none", "--config.model.name=bert_tiny", *SHORT]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory) -> list[str]:
+    """What trains a small decoder on chats."""
+    folder = tmp_path_factory.mktemp("chats")
+    weights, data = small_decoder.write(folder / "weights", depth=1), small_decoder.write_chats(folder / "data")
+    return [f"--config={ROOT / 'configs' / 'lm_text.py'}:data={data}", f"--config.model.weights={weights}",
+            "--config.data.lengths=48", "--config.peft.targets=.*query", "--config.optim.epochs=0",
+            *SHORT[:3]]  # fmt: skip
+
+
 @pytest.fixture
 def clean(tmp_path, monkeypatch):
     """A kernel that knows this checkout, and nothing of the person's own settings."""
@@ -83,12 +94,19 @@ def executed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 @pytest.mark.slow
-def test_it_runs_from_a_clean_kernel_and_shows_what_is_committed(images, texts, clean, tmp_path, monkeypatch):
+def test_it_runs_from_a_clean_kernel_and_shows_what_is_committed(images, texts, chats, clean, tmp_path, monkeypatch):
     assert train.main(["surm.train", *texts, f"--workdir={tmp_path / 'text'}"]) == 0
+    assert train.main(["surm.train", *chats, f"--workdir={tmp_path / 'language'}"]) == 0
     for family in ("low_rank", "circulant"):
         more = [f"--workdir={tmp_path / 'families' / family}", f"--config.peft.family={family}"]
         assert train.main(["surm.train", *images, *more]) == 0
-    for name, folder in (("IMAGE_RUN", "families/circulant"), ("TEXT_RUN", "text"), ("FAMILY_RUNS", "families")):
+    places = {
+        "IMAGE_RUN": "families/circulant",
+        "TEXT_RUN": "text",
+        "LANGUAGE_RUN": "language",
+        "FAMILY_RUNS": "families",
+    }
+    for name, folder in places.items():
         monkeypatch.setenv(f"SURM_{name}", str(tmp_path / folder))
     ran = executed(committed())
     assert [cell.source for cell in code(ran)] == [cell.source for cell in code(committed())]

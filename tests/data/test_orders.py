@@ -1,13 +1,17 @@
 """The made set of chats is the same everywhere, and its answers follow from its requests."""
 
 import hashlib
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
 from surm import InputError
+from surm.cli import command_line
 from surm.data import orders, sources
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 NUMBERS = {word: number for number, word in enumerate(("a", "two", "three", "four", "five", "six"), 1)} | {"an": 1}
 
@@ -67,3 +71,27 @@ def test_no_request_comes_twice(data):
 def test_it_has_a_test_split_of_its_own():
     with pytest.raises(InputError, match="data.test_examples=5, but 'orders' has a held-out split of its own"):
         sources.load("orders", test_examples=5)
+
+
+def test_the_demo_asks_what_no_split_holds_and_what_has_an_answer(data):
+    asked = re.findall(r'--prompt "(.*?)"', (ROOT / "Makefile").read_text())
+    known = {request for name in orders.SIZES for request, _ in chats(data.split(name))}
+    assert len(asked) == 3 and not known & {*asked}
+    assert [read(prompt).count(" + ") for prompt in asked] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source", "steps", "rate"),
+    [
+        ("", "orders", 60, 4e-3),
+        (":family=kronecker", "orders", 60, None),
+        (":method=full", "orders", 60, None),
+        (":data=chats", "chats", 0, None),
+    ],
+)
+def test_the_config_knows_what_the_orders_need(arguments, source, steps, rate):
+    config = command_line.parse(
+        ["surm.train", f"--config={ROOT / 'configs' / 'lm_text.py'}{arguments}", "--workdir=w"]
+    ).config
+    assert (config.data.source, config.optim.steps, config.optim.learning_rate) == (source, steps, rate)
+    assert config.data.generate == (source == "orders")
