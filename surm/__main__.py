@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from surm.cli import command_line, flags, generating, help_text
 from surm.errors import nearest
+from surm.machine import stopping
 from surm.machine.status import status_of
 
 
@@ -62,10 +63,10 @@ def _ended_by_interrupts() -> Iterator[None]:
 def _train(arguments: list[str]) -> int:
     if command_line.asks_for_help(arguments):
         return status_of(lambda: help_text.show(flags.TRAIN))
-    with _ended_by_interrupts():
+    with stopping.at_once():
         from surm import train
 
-    return train.main(["surm train", *arguments])
+        return train.main(["surm train", *arguments])
 
 
 def _sweep(arguments: list[str]) -> int:

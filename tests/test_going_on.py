@@ -234,3 +234,16 @@ def test_a_member_of_a_population_is_asked_too(source, tmp_path):
     with pytest.raises(InputError, match="the cosine schedule falls to 0"):
         train.run(small_runs.config(source, **more | {"optim.steps": 4}), str(tmp_path / "run"))
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_another_run_is_told_by_its_data_and_weights_first_and_its_adapter_is_proposed_only_if_it_may_fit():
+    photos = {"data.source": "photos", "model.weights": "vit", "data.augment": "flip", "seed": 0, "data.lengths": "1"}
+    texts = {"data.source": "texts", "model.weights": "bert", "data.augment": "none", "seed": 1, "data.lengths": "2"}
+    texts |= {"optim.batch_size": 1, "optim.name": "adam", "optim.momentum": 0.5}
+    with pytest.raises(
+        InputError, match="in data.source: 'photos' against 'texts'; model.weights: 'vit'.* and 3"
+    ) as said:
+        going_on.check(going_on.changes(photos, texts), config.default(), "runs/photos", adapter=True)
+    assert "init_adapter" not in str(said.value)
+    with pytest.raises(InputError, match="config.init_adapter='runs/photos' starts from"):
+        going_on.check(going_on.changes(photos, photos | {"seed": 1}), config.default(), "runs/photos", adapter=True)

@@ -29,6 +29,25 @@ def test_tokens_are_counted_where_batches_differ_in_them(tmp_path, capsys):
     assert "tokens a second); 3 more will take about" in said.out + said.err and "tok/s" in said.err
 
 
+@pytest.mark.parametrize("counts", ["examples", "tokens"])
+def test_the_time_left_is_estimated_from_the_steps_after_those_that_compile(tmp_path, monkeypatch, counts):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with progress.Progress(RunLog(Workdir(tmp_path, default())), default(), 0, 50, counts) as counted:
+        counted._bar._time = lambda: now[0]
+        counted._bar.mininterval = 0
+        size = default().optim.batch_size
+        for step in range(1, 11):
+            counted.before()
+            counted.step(step, {"loss": jnp.ones(())}, size)
+            now[0] += 60.0 if step <= 2 else 0.5
+        shown = counted._bar.format_dict
+        assert shown["rate"] == pytest.approx(size / 0.5, rel=0.01)
+        assert shown["n"] == size * 9 and shown["total"] == size * 50
+        counted.flush()
+
+
 def test_an_evaluation_that_was_written_before_a_kill_is_not_written_twice(tmp_path):
     folder = Workdir(tmp_path, default())
     for _ in range(2):

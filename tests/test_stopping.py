@@ -1,8 +1,10 @@
-"""Signals: the first of a kind is noted, the second acts, and what was there before is put back."""
+"""Signals: the first of a kind is noted, the second acts at once, and what was there before is put back."""
 
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -62,17 +64,50 @@ def test_a_signal_that_is_ignored_stays_so():
     assert (done.returncode, done.stdout) == (0, "went on\n")
 
 
-def test_inside_at_once_requests_are_collected_and_a_second_one_is_the_usual():
-    body = (
-        "    try:\n"
-        "        with stopping.requests() as asked:\n"
-        "            os.kill(os.getpid(), 2); time.sleep(0.5); print(asked, flush=True)\n"
-        "            os.kill(os.getpid(), 2); time.sleep(9)\n"
-        "    except KeyboardInterrupt: print('saved', flush=True)\n"
-        "    os.kill(os.getpid(), 15); time.sleep(9)\n"
-    )
-    done = ended(body)
-    assert (done.returncode, done.stdout) == (143, "[2]\nsaved\n")
+COLLECTING = (
+    "    import threading\n"
+    "    writer = threading.Event()\n"
+    "    threading.Thread(target=writer.wait).start()  # as orbax's, no daemon: an orderly exit would wait for it\n"
+    "    with stopping.requests() as asked:\n"
+    "        os.kill(os.getpid(), NUMBER); os.kill(os.getpid(), NUMBER)  # as `timeout` does\n"
+    "        time.sleep(0.5); print(asked, flush=True)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "waiting"),
+    [
+        pytest.param(signal.SIGTERM, "writer.wait()", id="for a checkpoint"),
+        pytest.param(signal.SIGINT, "__import__('ctypes').CDLL(None).sleep(60); time.sleep(60)", id="in a library"),
+    ],
+)
+def test_a_second_signal_ends_the_process_although_other_threads_write(number, waiting):
+    later = "        os.posix_spawnp('sh', ['sh', '-c', f'sleep 0.2; kill -NUMBER {os.getpid()}'], os.environ)\n"
+    body = COLLECTING + later
+    began = time.monotonic()
+    done = ended(body.replace("NUMBER", str(int(number))) + f"        {waiting}\n", timeout=30)
+    assert (done.returncode, done.stdout) == (128 + number, f"[{int(number)}]\n")
+    assert done.stderr == f"stopped by {number.name} at once; the same command continues from the last checkpoint\n"
+    assert time.monotonic() - began < 20
+
+
+def test_signals_of_two_kinds_are_two_requests_that_both_wait_for_the_checkpoint():
+    body = COLLECTING.replace("NUMBER", "2") + "        os.kill(os.getpid(), 15); time.sleep(0.5); print(asked)\n"
+    done = ended(body + "        writer.set()\n", timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[2]\n[2, 15]\n", "")
+
+
+def test_outside_the_main_thread_at_once_changes_nothing():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(entered()))
+
+    def entered() -> bool:
+        with stopping.at_once():
+            return True
+
+    thread.start()
+    thread.join()
+    assert found == [True]
 
 
 def test_at_once_puts_back_what_was_there():

@@ -135,6 +135,37 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on_exactly(finished, tmp_pat
     assert values(workdir) == values(finished)
 
 
+SLOW_WRITER = """
+import sys, time
+import orbax.checkpoint as ocp
+from surm import __main__
+async def never(*_): time.sleep(600)  # in a thread of orbax's that is no daemon
+ocp.JsonCheckpointHandler._save_fn = never
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_it_at_once_though_the_checkpoint_is_not_written(finished, tmp_path):
+    options = [*arguments(tmp_path, "--config.optim.steps=8", "--config.peft.dropout=0.2",
+                          "--config.eval_every_steps=4")][1:]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", SLOW_WRITER, "train", *options], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    next(line for line in process.stdout if line.startswith("adapter "))
+    process.send_signal(signal.SIGINT)
+    while not [*tmp_path.glob("checkpoints/*tmp*")] and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error and error.endswith("the same command continues from the last checkpoint\n")
+    done = subprocess.run([sys.executable, "-m", "surm", "train", *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path)["eval"] == result(finished)["eval"]
+    assert not [*tmp_path.glob("checkpoints/*tmp*")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_one_line(tmp_path, number):

@@ -4,7 +4,7 @@ import collections
 
 from etils import epath
 
-from surm.data import decode
+from surm.data import decode, split_names
 
 _REMEDIES = {
     (".zip", ".tar", ".gz", ".tgz", ".xz", ".7z"): "unpack it and name the folder",
@@ -36,6 +36,28 @@ def described(folder: epath.Path) -> str:
     return ", ".join([*told, *more, *inside] or ["nothing"]) + _meant(folder, folders, kinds)
 
 
+def without_examples(folder: epath.Path) -> str:
+    """Says that the folder of the training split holds nothing that can be read.
+
+    Args:
+      folder: the folder that was named as a source, in which neither images nor tables were found.
+
+    Returns:
+      A sentence; empty if no folder in it is called like the training split.
+    """
+    train = split_names.by_split(path for path in folder.iterdir() if path.is_dir()).get("train")
+    if not train:
+        return ""
+    told = described(train[0])
+    return f"{str(train[0])!r} holds no image and no table{'' if told == 'nothing' else f', but {told}'}"
+
+
+def _holds_file(folder: epath.Path, depth: int = 3) -> bool:
+    """Whether there is a file below a folder; links can make a folder lie in itself, so the depth is limited."""
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return any(not path.is_dir() or (depth > 1 and _holds_file(path, depth - 1)) for path in shown)
+
+
 def remedy(file: epath.Path) -> str:
     """A remedy for a file that is not a source, if its suffix suggests one."""
     found = [what for suffixes, what in _REMEDIES.items() if file.suffix.lower() in suffixes]
@@ -48,8 +70,8 @@ def _meant(folder: epath.Path, folders: list[str], kinds: collections.Counter[st
         return " (TensorFlow Datasets prepared it: name it as data.source=tfds:NAME with data.data_dir)"
     if any(kind in decode.SUFFIXES for kind in kinds):
         return " (images without class folders; a folder for each class names the labels)"
-    if len(folders) == 1 and not any((folder / folders[0]).iterdir()):
-        return " (which is empty)"
+    if folders and not kinds and not any(_holds_file(folder / name) for name in folders):
+        return " (which is empty)" if len(folders) == 1 else " (which hold no file)"
     if len(folders) == 1 and not kinds:
         return f" (is {str(folder / folders[0])!r} meant?)"
     if {".json", ".jsonl", ".csv", ".tsv", ".parquet"} & kinds.keys():

@@ -117,7 +117,8 @@ def _folder(folder: epath.Path, options: Options) -> Dataset:
         return image_folder.open_folder(folder, options)
     if found:
         return _of_tables({}, found, folder, options)
-    raise InputError(f"{str(folder)!r} holds {folders.described(folder)}; expected {SOURCES}")
+    told = folders.without_examples(folder) or f"{str(folder)!r} holds {folders.described(folder)}"
+    raise InputError(f"{told}; expected {SOURCES}")
 
 
 def _of_tables(

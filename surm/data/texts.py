@@ -202,14 +202,14 @@ def _check_columns(table: Table, task: glue.Task) -> None:
 def _way_on(header: Sequence[str], task: glue.Task) -> str:
     """A remedy for a missing column."""
     if language.meant_by(header):
-        return f"; for a language model set config.data.task={language.TASK}"
+        return f"; for a language model set config.data.task={language.TASK} in a config such as configs/lm_text.py"
     if len(header) == 1 and (marks := [mark for mark in ";\t|" if mark in header[0]]):
         return f", which look separated by {marks[0]!r}; expected ',' in a .csv and a tab in a .tsv"
     if task.own:
         return "; name them in config.data.text_columns and config.data.label_column"
     return (
-        "; for a table of your own set config.data.task=classification (or regression), config.data.text_columns and "
-        "config.data.label_column"
+        "; for a table of your own use a config for texts, such as configs/bert_glue.py, and set "
+        "config.data.task=classification (or regression), config.data.text_columns and config.data.label_column"
     )
 
 

@@ -1,5 +1,6 @@
 """Finds the nearest update of low rank, for families that other programs do not know."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import jax.numpy as jnp
@@ -8,12 +9,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.errors import InputError
+from surm.exchange.peft_export import exact_type
+from surm.machine import notes
 from surm.peft import surgery
 from surm.peft.spec import PeftSpec
 from surm.peft.together import bases, warm_start
 
 Model = TypeVar("Model", bound=nnx.Module)
 _KEPT = ("scale", "dropout", "magnitude")
+_POOR = 0.5  # relative errors above this are worth a warning
 _ROUNDING = 1e-12  # a share of the energy, below the float32 noise in singular values that should be 0
 
 
@@ -33,7 +37,7 @@ def to_low_rank(
 
     Returns:
       A new model in evaluation mode with updates of the family low_rank and the same scales, magnitudes and head; and
-      the relative error of every layer by path.
+      the relative error of every layer by path. If a rank is given and an error is above 0.5, a warning is logged.
 
     Raises:
       InputError: if the model has no update or one that is not finite, or not exactly one of rank and energy is given
@@ -48,7 +52,7 @@ def to_low_rank(
       {'layers.0': 0.0}
     """
     _check(rank, energy)
-    model = bases.updated("the model", model, magnitude=True)
+    original, model = model, bases.updated("the model", model, magnitude=True)
     layers = surgery.layers_by_path(model)
     deltas = {path: layer.scale * layer.delta.to_dense() for path, layer in layers.items()}
     each = (one for delta in deltas.values() for one in delta.reshape(-1, *delta.shape[-2:]))
@@ -56,10 +60,29 @@ def to_low_rank(
     spec = _low_rank_spec(surgery.spec_of(model), rank)
     result, errors = warm_start.warm_start(surgery.attach(surgery.detach(model), spec, nnx.Rngs(0)), deltas)
     result.eval()
+    if energy is None:
+        _warn_of_loss(original, errors)
     for path, layer in surgery.layers_by_path(result).items():
         if layer.magnitude is not None:  # keep the trained magnitude instead of the norms of the new rows
             layer.magnitude = layer.magnitude.replace(layers[path].magnitude[...])
     return result, errors
+
+
+def _warn_of_loss(original: nnx.Module, errors: Mapping[str, float]) -> None:
+    """Warns if an update of low rank keeps little of the original, and names the format that keeps all of it."""
+    poor = [error for error in errors.values() if error > _POOR]
+    if not poor:
+        return
+    exact = exact_type(original) or exact_type(original, encoder_only=True)
+    way_on = (
+        f"surm export without --rank, or surm.export_peft of the model itself, writes it exactly, as {exact}"
+        if exact
+        else "a higher rank loses less, and surm merge writes the whole model exactly"
+    )
+    notes.warn(
+        f"the low-rank update is not close to the trained one: {len(poor)} of {len(errors)} layers have a relative "
+        f"error above {_POOR}, up to {max(poor):.3g} (1 would be no update at all); {way_on}"
+    )
 
 
 def _check(rank: int | None, energy: float | None) -> None:

@@ -74,6 +74,18 @@ def export_peft(
     folder.write(path, {WEIGHTS: arrays | {ROOT + key: array for key, array in saved.items()}}, {CONFIG: config})
 
 
+def exact_type(model: nnx.Module, *, encoder_only: bool = False) -> str:
+    """The adapter type of PEFT that `export_peft` writes for a model; empty if PEFT cannot hold the model's adapter."""
+    try:
+        _check_method(surgery.spec_of(model))
+        updates = _updates(model, _naming(model, NEW, encoder_only), encoder_only)
+        peft_type = _type_for({update.family for update in updates.values()})
+        TYPES[peft_type].write(updates)
+    except InputError:
+        return ""
+    return peft_type
+
+
 def _check_method(spec: PeftSpec | None) -> None:
     if spec is None:
         raise InputError("the model has no adapter to export; attach one first")

@@ -1,16 +1,20 @@
 """Stopping a run politely: Ctrl-C and SIGTERM let the step in progress finish, then the run saves and ends.
 
-Before the first step there is nothing to save, so the signals end the program immediately.
+Before the first step there is nothing to save, so the signals end the program immediately. So does a second signal
+while the run saves.
 """
 
+import atexit
 import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_ONE_REQUEST = 0.3  # seconds; `timeout` sends a process the same signal twice, once to it and once to its group
 _leaving = threading.Lock()
 
 
@@ -35,8 +39,12 @@ def at_once() -> Iterator[None]:
 
     This is for a program that connects or compiles. An exception raised inside a callback of a compiler is lost, or
     crashes the process with a segmentation fault, and none is raised while a library waits. So the handler itself ends
-    the process, and if Python does not get to call the handler, a thread does. Inside `requests` neither acts.
+    the process, and if Python does not get to call the handler, a thread does. Inside `requests` only a second signal
+    of the same kind ends the process. Outside the main thread, which alone may handle signals, nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
@@ -48,10 +56,17 @@ def at_once() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writing)
+        # While Python ends, JAX disconnects; a KeyboardInterrupt there would print a traceback.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
 
 def _leave(number: int, _: object = None) -> None:
-    """The handler of `at_once`, also called by its thread; whichever comes second leaves it to the first."""
+    """The handler of `at_once`, also called by its thread; whichever comes second leaves it to the first.
+
+    `os._exit` does not wait for other threads. The threads in which orbax writes a checkpoint would hold up an orderly
+    exit until they have finished, which can take minutes. What they leave has a temporary name, which the next start
+    removes, and the operating system releases the lock of the run's folder.
+    """
     if not _leaving.acquire(blocking=False):
         return
     said = f"stopped by {signal.Signals(number).name} at once; the same command continues from the last checkpoint\n"
@@ -65,13 +80,34 @@ def _watch(reading: int) -> None:
     """Ends the process when a signal for `at_once` comes; returns at the end of the `with` block."""
     with open(reading, "rb", buffering=0) as pipe:
         while came := pipe.read(1):
-            if signal.getsignal(came[0]) is _leave:
+            handler = signal.getsignal(came[0])
+            if handler is _leave or (isinstance(handler, _Collecting) and handler.is_second(came[0])):
                 _leave(came[0])
+
+
+class _Collecting:
+    """The handler of `requests` inside `at_once`, whose thread acts on a second signal."""
+
+    def __init__(self, asked: list[int], watched: set[int]):
+        self._asked, self._watched = asked, watched
+        self._first: dict[int, float] = {}
+
+    def __call__(self, number: int, _: object) -> None:
+        if number not in self._asked:
+            self._asked.append(number)
+
+    def is_second(self, number: int) -> bool:
+        """Whether a signal that has just come repeats an earlier one. Only the thread of `at_once` calls this."""
+        now = time.monotonic()
+        return number in self._watched and now - self._first.setdefault(number, now) > _ONE_REQUEST
 
 
 @contextlib.contextmanager
 def requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM inside a `with` block; a second signal of the same kind acts immediately, as usual.
+    """Collects SIGINT and SIGTERM inside a `with` block; a second signal of the same kind acts immediately.
+
+    Inside `at_once` the second signal ends the process, whatever its threads are doing. Elsewhere it does what it did
+    before the block; in a notebook it raises KeyboardInterrupt.
 
     Yields:
       The numbers of the signals that have come so far. Outside the main thread the list stays empty, because only the
@@ -82,24 +118,11 @@ def requests() -> Iterator[list[int]]:
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        watched = before[number] is _leave  # that handler would not wait for the checkpoint being saved
-        signal.signal(number, _USUAL[number] if watched else before[number])
+        signal.signal(number, before[number])
 
-    with _handled(note, before), _unwatched(before):
+    watched = {number for number, handler in before.items() if handler is _leave}
+    with _handled(_Collecting(asked, watched) if watched else note, before):
         yield asked
-
-
-@contextlib.contextmanager
-def _unwatched(before: dict[int, Any]) -> Iterator[None]:
-    """Hides signals from the thread of `at_once` inside a `with` block; it looks again when the block has ended."""
-    if _leave not in before.values():
-        yield
-        return
-    pipe = signal.set_wakeup_fd(-1)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(pipe)
 
 
 def _handlers() -> dict[int, Any]:
@@ -107,7 +130,7 @@ def _handlers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     # A handler that was not set from Python is None, and cannot be put back.
-    return {number: signal.getsignal(number) or signal.SIG_DFL for number in _USUAL}
+    return {number: signal.getsignal(number) or signal.SIG_DFL for number in _NUMBERS}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from typing import Any
 from surm.errors import InputError, nearest
 from surm.models import catalogue, hf_fields
 from surm.models.architecture import LANGUAGE, Architecture
+from surm.models.weights import Weights
 
 # The default values of fields, which a published config.json may leave out. Several kinds share an architecture.
 HF_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -12,13 +13,35 @@ HF_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def config_from_hf(config: dict) -> Any:
+def shape_of(weights: Weights | None, reads: str) -> Any:
+    """The shape that opened weights describe; None if they describe none.
+
+    Args:
+      weights: the weights.
+      reads: the kind of example that the model is to read: `image`, `text` or `language`.
+
+    Returns:
+      See `config_from_hf`.
+
+    Raises:
+      InputError: as `config_from_hf`, with the name of the weights.
+    """
+    if weights is None or not weights.config:
+        return None
+    try:
+        return config_from_hf(weights.config, reads)
+    except InputError as error:
+        raise InputError(f"{weights.name!r}: {error}") from error
+
+
+def config_from_hf(config: dict, reads: str | None = None) -> Any:
     """Reads the shape of a model from a Hugging Face config.json.
 
     Unknown fields are ignored, as transformers does, and reported.
 
     Args:
       config: the JSON object; that of a whole CLIP model holds the vision tower under "vision_config".
+      reads: the kind of example that the model is to read; a message about an unknown model proposes only such models.
 
     Returns:
       The configuration of the model, whose class depends on the `model_type`: a `ViTConfig`, a `DecoderConfig`, ...
@@ -32,7 +55,7 @@ def config_from_hf(config: dict) -> Any:
       >>> config_from_hf({"model_type": "roberta"}).first_position
       2
     """
-    kind = hf_fields.known(config, "model_type", HF_DEFAULTS, _near(config.get("model_type")))
+    kind = hf_fields.known(config, "model_type", HF_DEFAULTS, _expected(config.get("model_type"), reads))
     architecture = catalogue.BY_KIND[kind]
     given = {**config, **_tower(config)}
     excused = ("auto_map",) if kind in architecture.own_code else ()
@@ -42,10 +65,11 @@ def config_from_hf(config: dict) -> Any:
     return architecture.from_hf(kind, fields)
 
 
-def _near(kind: Any) -> str:
-    """The names of kinds that are like an unknown one, for a message; empty if there are none."""
-    near = nearest(kind, HF_DEFAULTS) if isinstance(kind, str) else ""
-    return f"another, {near}" if near.startswith("nearest") else ""
+def _expected(kind: Any, reads: str | None) -> str:
+    """The kinds that read such examples: those with a name like that of an unknown one, else all; for a message."""
+    fitting = [kind for kind, one in catalogue.BY_KIND.items() if reads in (None, one.reads)]
+    near = nearest(kind, fitting) if isinstance(kind, str) else ""
+    return f"another, {near}" if near.startswith("nearest") else " or ".join(fitting)
 
 
 def _shape_fields(architecture: Architecture) -> set[str]:

@@ -17,6 +17,12 @@ from surm.machine.keys import Decision
 DECISIONS: dict[str, Decision] = {name: key.decision for name, key in configs.KEYS.items()}
 """The declared decision of every key of `surm.config.default`."""
 
+_FIRST = ("data.source", "data.task", "model.weights", "model.name", "peft.method", "peft.family")
+"""The keys that tell most about a run; messages name them first."""
+
+_OF_ADAPTER = ("data.task", "model.weights", "model.name", "peft.method", "peft.family", "peft.options")
+"""Keys whose change makes an adapter unlikely to fit, so that no message proposes to start from it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:
@@ -67,9 +73,11 @@ def check(
       InputError: if a key changes the result, or if the length changes and steps depend on it; the message says what to
         do instead.
     """
-    elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if adapter else ""
-    decide = [one for one in found if one.decision == "decides"]
-    if deciding := [f"{one.key}: {quoted(one.before)} against {quoted(one.now)}" for one in decide]:
+    fits = adapter and not any(one.key in _OF_ADAPTER for one in found)
+    elsewhere = f"; there config.init_adapter={workdir!r} starts from this run's adapter" if fits else ""
+    if any(one.decision == "decides" for one in found):
+        told = sorted((one for one in found if one.decision in ("decides", "content")), key=_place)
+        deciding = [f"{one.key}: {quoted(one.before)} against {quoted(one.now)}" for one in told]
         more = [f"and {len(deciding) - 5} more"] if len(deciding) > 5 else []
         raise InputError(
             f"workdir {workdir!r} holds the run of another config; they differ (there against here) "
@@ -81,6 +89,11 @@ def check(
             f"workdir {workdir!r} holds a run of another length ({', '.join(map(str, lengths))}), and {why}: the steps "
             f"of a longer or shorter run differ from the first one on; name another workdir{elsewhere}"
         )
+
+
+def _place(change: Change) -> int:
+    """The place of a change in a message; others than these come last, in the order of their keys."""
+    return _FIRST.index(change.key) if change.key in _FIRST else len(_FIRST)
 
 
 def check_length(finished: Mapping[str, object] | None, reached: int | None, total: int, workdir: str) -> None:

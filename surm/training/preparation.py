@@ -234,7 +234,7 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
     presets = catalogue.presets(kind)
     if weights is not None and weights.model in presets:
         return presets[weights.model]
-    shape = hf_config.config_from_hf(weights.config) if weights is not None and weights.config else None
+    shape = hf_config.shape_of(weights, kind)
     if shape is not None and catalogue.of_shape(shape).reads == kind:
         return shape
     if shape is not None or (weights is not None and weights.model):

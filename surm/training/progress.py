@@ -16,7 +16,8 @@ from surm.rundir import mirror
 from surm.rundir.log import Log
 
 _UNITS = {"examples": "ex", "tokens": "tok"}
-_TIMED = 7  # steps before the remaining time is estimated; the first two, which wait for the compiler, do not count
+_COMPILING = 2  # first steps, which wait for the compiler and do not count
+_TIMED = 7  # steps before the remaining time is estimated
 
 
 class Trace:
@@ -118,12 +119,23 @@ class Progress:
         if self._counts == "tokens":  # batches differ in their number, so the bar's end is an estimate
             self._bar.total = round(sum(self._sizes) / len(self._sizes) * (self._total - self._start))
         if len(self.step_seconds) == _TIMED and self._total > step:
-            rate = sum(self._sizes[2:]) / sum(self.step_seconds[2:]) if self._counts == "tokens" else None
-            tqdm.tqdm.write(_expected(statistics.median(self.step_seconds[2:]), self._total - step, rate))
+            sizes, seconds = self._sizes[_COMPILING:], self.step_seconds[_COMPILING:]
+            rate = sum(sizes) / sum(seconds) if self._counts == "tokens" else None
+            tqdm.tqdm.write(_expected(statistics.median(seconds), self._total - step, rate))
+            sys.stdout.flush()
         due = step % self._config.log_every_steps == 0 or step == self._total
         self._log.take(step, "train", values, written=due)
         self._bar.set_postfix(loss=f"{np.mean(values['loss']):.3f}", refresh=False)
-        self._bar.update(size)
+        self._advance(size)
+
+    def _advance(self, size: int) -> None:
+        """Moves the bar; its clock starts after the steps that wait for the compiler, which say nothing about speed."""
+        if len(self.step_seconds) > _COMPILING:
+            self._bar.update(size)
+            return
+        self._bar.n += size
+        self._bar.initial = self._bar.last_print_n = self._bar.n
+        self._bar.start_t = self._bar.last_print_t = time.time()
 
 
 def _expected(seconds: float, steps: int, tokens: float | None = None) -> str:

@@ -129,6 +129,7 @@ def test_a_number_is_a_class_by_its_place_only_where_classes_are_declared(tmp_pa
         ),
         ("sentence1,sentence,label\nA,b,1\n", "config.data.task=classification (or regression), config.data.text_col"),
         ("sentence1,sentence,label\nA,b,1\n", "nearest: sentence"),
+        ("sentence1,sentence,label\nA,b,1\n", "own use a config for texts, such as configs/bert_glue.py, and set"),
         ("sentence1;sentence2;label\nA;b;1\n", "which look separated by ';'; expected ',' in a .csv"),
         ("messages,label\nA,1\n", "for a language model set config.data.task=language"),
         (

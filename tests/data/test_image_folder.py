@@ -174,7 +174,12 @@ def test_folders_that_are_no_source_say_what_they_hold(tmp_path):
     assert "holds 3 .png (images without class folders" in complaint(root / "train" / "cat")
     assert f"holds the folder a (is {str(tmp_path / 'c' / 'a')!r} meant?)" in complaint(_moved(root, tmp_path / "c"))
     (tmp_path / "empty" / "train").mkdir(parents=True)
-    assert "holds the folder train (which is empty)" in complaint(tmp_path / "empty")
+    assert "empty/train' holds no image and no table; expected" in complaint(tmp_path / "empty")
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "empty" / part).mkdir(parents=True)
+    told = "empty/train' holds no image and no table, but the folders a, b (which hold no file); expected"
+    assert told in complaint(tmp_path / "empty")
+    assert "train' holds the folders a, b (which hold no file)" in complaint(tmp_path / "empty" / "train")
 
 
 def _moved(root: pathlib.Path, inside: pathlib.Path) -> pathlib.Path:

@@ -33,6 +33,17 @@ def test_the_errors_are_those_of_the_matrices_and_the_least_there_are(toeplitz, 
     assert capsys.readouterr().out == ""  # a library says nothing that nobody asked for
 
 
+def test_a_lora_that_loses_much_is_warned_of_with_the_exact_format_if_there_is_one(toeplitz, caplog):
+    circulant = adapted("vit", family="circulant", targets=(r".*\.query",), dropout=0.0)
+    for model, way_on in ((circulant, "writes it exactly, as C3A"), (toeplitz, "a higher rank loses less")):
+        _, errors = to_low_rank(model, rank=1)
+        (warning,) = caplog.messages
+        assert f"of {len(errors)} layers have a relative error above 0.5" in warning and way_on in warning
+        caplog.clear()
+        to_low_rank(model, rank=16)
+        assert not caplog.messages
+
+
 def test_a_share_of_the_energy_takes_the_smallest_rank_that_keeps_it(toeplitz):
     model, errors = to_low_rank(toeplitz, energy=0.95)
     rank = surgery.spec_of(model).options["rank"]

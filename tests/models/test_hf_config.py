@@ -8,8 +8,8 @@ import pathlib
 import pytest
 
 from surm.errors import InputError
-from surm.models import bert
-from surm.models.hf_config import config_from_hf
+from surm.models import bert, weights
+from surm.models.hf_config import config_from_hf, shape_of
 from surm.models.vit import ViTConfig
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -72,6 +72,14 @@ def test_fields_that_are_not_known_are_said_and_those_that_do_not_matter_are_not
     assert capsys.readouterr().out == ""
     config_from_hf({"model_type": "bert", "rope_theta": 1e4, "alibi": True})
     assert capsys.readouterr().out == "config.json has unknown fields, which are ignored: alibi, rope_theta\n"
+
+
+def test_an_unknown_model_is_named_with_its_weights_and_with_models_for_the_same_examples():
+    opened = weights.Weights("runs/w", {}, (0.5,), (0.5,), {"model_type": "gptx"})
+    with pytest.raises(InputError) as refused:
+        shape_of(opened, "image")
+    assert str(refused.value).startswith("'runs/w': config.json says model_type='gptx'; expected vit or clip")
+    assert "bert" not in str(refused.value) and "llama" not in str(refused.value)
 
 
 def test_an_image_size_may_be_a_pair():
