@@ -60,7 +60,7 @@ def import_peft(path: str | os.PathLike, model: Model, rngs: nnx.Rngs | None = N
     layers = {module: _layers(where, base, module) for module in tensors}
     updates = _by_layer(where, base, kind.read(config, tensors), layers)
     variables = _by_variable(where, base, saved, updates)
-    chosen = {path for paths in layers.values() for path in paths}
+    chosen = dict.fromkeys(path for paths in layers.values() for path in paths)
     whole = peft_spec.whole_modules(variables, chosen)
     names = _names(base, [*(f"{module}.weight" for module in tensors), *saved])
     _check_complete(where, config, names, {*chosen, *whole}, select.linear_layers(base))

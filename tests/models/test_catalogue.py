@@ -28,10 +28,7 @@ def abstract(one, shape) -> nnx.Module:
 
 def joint(one, shape, version) -> tuple[str, ...]:
     """The maps that a version of transformers has as one with others, which no adapter there fits."""
-    attention, mlp = ("query", "key", "value"), ("gate", "up")
-    if one.reads == LANGUAGE:
-        return () if version == FILES else {"phi3": (*attention, *mlp), "gpt2": attention}.get(shape.kind, ())
-    return mlp if version == OLD and getattr(shape, "gated", False) else ()
+    return ("gate", "up") if version == OLD and one.reads == "image" and getattr(shape, "gated", False) else ()
 
 
 def written(one, shape) -> dict:
@@ -83,7 +80,8 @@ def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
                     with pytest.raises(InputError, match="has no counterpart"):
                         naming.theirs(path)
                     continue
-                assert naming.ours(naming.theirs(path))[0] == path
+                whole = naming.joined(path)
+                assert naming.ours(naming.theirs(path))[0] == whole and path in naming.apart(whole)
 
 
 @ENTRIES
