@@ -89,7 +89,7 @@ def same(one: np.ndarray, other: np.ndarray) -> None:
 def check(one: np.ndarray, other: np.ndarray, base: np.ndarray) -> None:
     """Two answers are the same, and not those of the base."""
     same(one, other)
-    assert np.abs(one - base).max() > 0.05 * np.abs(base).max()
+    assert np.abs(one - base).max() > 0.02 * np.abs(base).max()
 
 
 ATTENTION = r".*\.attention\.(query|key|value|output)"
