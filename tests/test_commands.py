@@ -178,6 +178,7 @@ class Opened:
         self.result = {"classes": ["cat", "dog", "owl", "fly", "ant"]}
         self.task = types.SimpleNamespace(processor=plain(0.5, 0.25, side=16, channels=3), tokenizer=None)
         self.base_model_name = ""
+        self.beside = {"labels": self.result["classes"], "processor": self.task.processor, "tokenizer": None}
 
 
 def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys, monkeypatch, images):
