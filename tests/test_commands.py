@@ -177,6 +177,8 @@ class Opened:
         self.model = randomize(surm.attach(vit.ViT(SMALL, 5, rngs=nnx.Rngs(0)), spec, nnx.Rngs(1)))
         self.result = {"classes": ["cat", "dog", "owl", "fly", "ant"]}
         self.task = types.SimpleNamespace(processor=plain(0.5, 0.25, side=16, channels=3), tokenizer=None)
+        self.base_model_name = ""
+        self.beside = {"labels": self.result["classes"], "processor": self.task.processor, "tokenizer": None}
 
 
 def test_export_and_merge_write_what_peft_and_transformers_read(tmp_path, capsys, monkeypatch, images):

@@ -70,8 +70,10 @@ def _meant(folder: epath.Path, folders: list[str], kinds: collections.Counter[st
         return " (TensorFlow Datasets prepared it: name it as data.source=tfds:NAME with data.data_dir)"
     if any(kind in decode.SUFFIXES for kind in kinds):
         return " (images without class folders; a folder for each class names the labels)"
-    if folders and not kinds and not any(_holds_file(folder / name) for name in folders):
-        return " (which is empty)" if len(folders) == 1 else " (which hold no file)"
+    if len(folders) == 1 and not any((folder / folders[0]).iterdir()):
+        return " (which is empty)"
+    if len(folders) > 1 and not kinds and not any(_holds_file(folder / name) for name in folders):
+        return " (which hold no file)"
     if len(folders) == 1 and not kinds:
         return f" (is {str(folder / folders[0])!r} meant?)"
     if {".json", ".jsonl", ".csv", ".tsv", ".parquet"} & kinds.keys():

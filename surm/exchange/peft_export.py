@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -50,13 +51,8 @@ def export_peft(
       >>> export_peft("runs/lora", adapted)  # doctest: +SKIP
       >>> peft.PeftModel.from_pretrained(theirs, "runs/lora")  # doctest: +SKIP
     """
-    _check_method(surgery.spec_of(model))
     naming = _naming(model, names, encoder_only)
-    by_path = _by_path(model, naming, encoder_only)
-    peft_type = _type_for({update.family for update in by_path.values()})
-    updates = _by_module(model, naming, by_path)
-    _check_convolutions(peft_type, naming, updates)
-    fields, tensors = TYPES[peft_type].write(updates)
+    peft_type, fields, tensors = _written(model, naming, encoder_only)
     biases = TYPES[peft_type].ACCEPTS.get("bias", ())
     modules, bias, saved = trained.beside(model, naming, tensors, biases, encoder_only=encoder_only)
     arrays = {f"{ROOT}{module}.{rest}": array for module, named in tensors.items() for rest, array in named.items()}
@@ -77,13 +73,20 @@ def export_peft(
 def exact_type(model: nnx.Module, *, encoder_only: bool = False) -> str:
     """The adapter type of PEFT that `export_peft` writes for a model; empty if PEFT cannot hold the model's adapter."""
     try:
-        _check_method(surgery.spec_of(model))
-        updates = _updates(model, _naming(model, NEW, encoder_only), encoder_only)
-        peft_type = _type_for({update.family for update in updates.values()})
-        TYPES[peft_type].write(updates)
+        return _written(model, _naming(model, NEW, encoder_only), encoder_only)[0]
     except InputError:
         return ""
-    return peft_type
+
+
+def _written(
+    model: nnx.Module, naming: Naming, encoder_only: bool
+) -> tuple[str, dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """The type of PEFT that holds a model's adapter, with the fields of its config and its tensors by module."""
+    by_path = _by_path(model, naming, encoder_only)
+    peft_type = _type_for({update.family for update in by_path.values()})
+    updates = _by_module(model, naming, by_path)
+    _check_convolutions(peft_type, naming, updates)
+    return peft_type, *TYPES[peft_type].write(updates)
 
 
 def _check_method(spec: PeftSpec | None) -> None:
@@ -108,6 +111,7 @@ def _type_for(families: set[str]) -> str:
 
 
 def _naming(model: nnx.Module, names: str, encoder_only: bool) -> Naming:
+    _check_method(surgery.spec_of(model))
     naming, reason = naming_of(model, names), obstacle(model)
     if encoder_only and catalogue.of(model).reads == LANGUAGE:
         raise InputError("encoder_only=True is for models with a classifier, which a language model does not have")
