@@ -78,7 +78,8 @@ def exact_type(model: nnx.Module, *, encoder_only: bool = False) -> str:
     """The adapter type of PEFT that `export_peft` writes for a model; empty if PEFT cannot hold the model's adapter."""
     try:
         _check_method(surgery.spec_of(model))
-        updates = _updates(model, _naming(model, NEW, encoder_only), encoder_only)
+        naming = _naming(model, NEW, encoder_only)
+        updates = _by_module(model, naming, _by_path(model, naming, encoder_only))
         peft_type = _type_for({update.family for update in updates.values()})
         TYPES[peft_type].write(updates)
     except InputError:
