@@ -48,6 +48,8 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.model.weights = WEIGHTS[chosen["weights"]]
     config.peft.method = chosen["method"]
     config.peft.family = chosen["family"]
+    if chosen["method"] == "hadamard_adapter":  # there is no head that could train first
+        config.optim.head_first_fraction = 0.0
     config.optim.schedule = "linear"
     config.optim.gradient_clip = 1.0
     config.optim.batch_size = 8

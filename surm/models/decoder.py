@@ -37,7 +37,6 @@ class Decoder(nnx.Module):
     `blocks.I.mlp.{gate,up,down}`, `blocks.I.{norm1,norm2}`, `norm`, and `lm_head` unless the output is tied.
     """
 
-    norm_behind_attention = r".*\.norm2"
     default_targets = r"(.*\.)?(attention\.(query|key|value|output)|mlp\.(gate|up|down))"
 
     def __init__(
@@ -64,6 +63,23 @@ class Decoder(nnx.Module):
         self.runs = ()
         if not config.tied:
             self._create_lm_head(rngs)
+
+    @property
+    def norm_behind_attention(self) -> str:
+        """A pattern of the norms that a Hadamard adapter trains too: those through which attention's outputs pass."""
+        return r".*\.attention_norm" if self.config.branch_norms else r".*\.norm2"
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The parts that other decoders have, by path, with the reason why this one lacks them."""
+        reason = "its output is tied to embed.word, which train='embed.word' trains as both"
+        return dict.fromkeys(("lm_head", "lm_head.kernel") if self.config.tied else (), reason)
+
+    @property
+    def uses(self) -> dict[str, str]:
+        """The variables with more than one use, by path, with these uses."""
+        both = {"embed.word.embedding": "the table of the words and, because it is tied to that, the output"}
+        return both if self.config.tied else {}
 
     def scan(self) -> None:
         """Lets blocks of one structure be applied in a loop from now on; see `surm.models.scanned`."""

@@ -19,7 +19,19 @@ OPTIONS = {
     "lora_alpha": "; alpha/r is scale, a field of its own",
 }
 
-TARGETS = {"all-linear": "PEFT's 'all-linear' is '.*', which leaves out what train trains as a whole"}
+TARGETS = {"all-linear": "PEFT's 'all-linear' is '.*', which leaves out what train trains as a whole"} | {
+    theirs: f"Hugging Face's {theirs} is {ours!r} here"
+    for theirs, ours in {
+        "q_proj": ".*query",
+        "k_proj": ".*key",
+        "v_proj": ".*value",
+        "o_proj": r".*attention\.output",
+        "gate_proj": ".*gate",
+        "up_proj": ".*up",
+        "down_proj": ".*down",
+        "embed_tokens": "embed.word",
+    }.items()
+}
 
 
 def field_meant(name: str, fields: Iterable[str]) -> str:

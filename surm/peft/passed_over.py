@@ -1,7 +1,7 @@
 """Modules that targets match but that cannot be adapted: they are refused or reported, never skipped silently."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from flax import nnx
 
@@ -43,6 +43,33 @@ def refused(pattern: str, walked: Walked, layers: Iterable[str]) -> InputError:
         inside = pasted(pattern + r"\..*")
         return InputError(f"{matches}, {linear_maps.named(nodes[path])} that holds layers; {inside} matches those")
     return InputError(f"{matches}, {_in_words(nodes[path])}; expected {_CLASSES}; train={path!r} trains it as a whole")
+
+
+def check_present(model: nnx.Module, patterns: Iterable[str], walked: Walked) -> None:
+    """Refuses patterns that match nothing but parts that a model lacks, if its attribute `absent` says why.
+
+    Args:
+      model: the model; `absent` is a mapping from dotted paths to reasons.
+      patterns: patterns of targets, or of variables to train.
+      walked: the nodes of the model.
+
+    Raises:
+      InputError: if there is such a pattern.
+    """
+    for path, reason in getattr(model, "absent", {}).items():
+        for pattern in patterns:
+            match = select.compiled(pattern).fullmatch
+            if match(path) and not any(match(select.dotted(place)) for place, _ in walked if place):
+                raise InputError(f"pattern {pasted(pattern)} matches {path}, which the model lacks: {reason}")
+
+
+def trained_whole(model: nnx.Module, patterns: Sequence[str], variables: Iterable[str]) -> list[str]:
+    """The variables that `train` names, by dotted path; the uses in the model's attribute `uses` are reported."""
+    found = select.under(patterns, variables)
+    for path, uses in getattr(model, "uses", {}).items():
+        if path in found:
+            logging.getLogger(__name__).info("%s trains as %s", path, uses)
+    return found
 
 
 def names_others(pattern: str, walked: Walked, layers: Iterable[str]) -> bool:

@@ -131,6 +131,15 @@ def _share(delta: StructuredMatrix, path: select.Path, shared: dict[tuple, nnx.V
                 held[name] = shared.setdefault(key, variable)
 
 
+def own_variables(spec: PeftSpec, variables: Iterable[str]) -> list[str]:
+    """The variables that a spec targets, by dotted path; InputError if a pattern matches none."""
+    try:
+        return select.matching(spec.targets, variables)
+    except InputError as error:
+        default = spec.method == "bitfit" and spec.targets == METHODS["bitfit"].targets
+        raise InputError("method='bitfit' trains biases, but the model has none") if default else error from None
+
+
 def norms(model: nnx.Module, spec: PeftSpec, variables: Iterable[str]) -> list[str]:
     """The variables of the norms that a Hadamard adapter trains too; no variables for other methods.
 

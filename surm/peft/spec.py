@@ -66,7 +66,8 @@ class PeftSpec:
         ordinary adapter, a baseline.
       hadamard_adapter: h = base(x), y = scale ⊙ h + shift at every target, the output layers of attention. The norms
         that the option `norm` matches train too (`''` for none; by default the model's attribute
-        `norm_behind_attention`). It merges and has no dropout. First only the head trains, then it is frozen.
+        `norm_behind_attention`). It merges into layers that have a bias, and has no dropout. First only the head
+        trains, then it is frozen.
       loko: an update, trained by a Kalman filter (`surm.training.loko`).
       full: the targets are variables, which train themselves.
       bitfit: the same, with the biases as default targets.

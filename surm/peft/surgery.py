@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from surm.errors import InputError, quoted
-from surm.peft import arguments, placement, select
+from surm.peft import arguments, passed_over, placement, select
 from surm.peft.layers import MergeableLinear, WrappedLinear
 from surm.peft.matrix import StructuredMatrix
 from surm.peft.spec import PeftSpec
@@ -73,15 +73,16 @@ def reattach(model: Model, spec: PeftSpec, rngs: nnx.Rngs, *, saved: Collection[
     if spec_of(model) is not None:
         raise InputError("the model has an adapter already; detach it first")
     model = nnx.clone(model)
+    passed_over.check_present(model, (*spec.targets, *spec.rules, *spec.train), select.walk(model))
     if spec.train:
         paths = select.variables(model)
-        _retype(model, [paths[dotted] for dotted in select.under(spec.train, paths)], Trainable)
+        _retype(model, [paths[dotted] for dotted in passed_over.trained_whole(model, spec.train, paths)], Trainable)
     if spec.position in placement.WRAPPERS:
         placement.wrap_targets(model, spec, rngs, saved=saved)
     frozen = {dotted: path for dotted, path in select.variables(model).items()
               if not isinstance(select.get(model, path), Trainable)}  # fmt: skip
     by_itself = spec.position == "variables"
-    chosen = select.matching(spec.targets, frozen) if by_itself else placement.norms(model, spec, frozen)
+    chosen = placement.own_variables(spec, frozen) if by_itself else placement.norms(model, spec, frozen)
     _retype(model, [frozen[dotted] for dotted in chosen], AdapterParam)
     if not nnx.to_flat_state(nnx.state(model, Trainable)):
         raise InputError(f"method={spec.method!r} with train={quoted(spec.train)} trains nothing; set train or targets")

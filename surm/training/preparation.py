@@ -282,9 +282,10 @@ def _check_stages(plan: configs.Plan, model: nnx.Module) -> None:
     """Raises InputError if head and adapter are to train one after the other, but one of them has no parameters."""
     count, fraction = counts.count_parameters(model), plan.head_first_fraction
     if fraction and not 0 < count.adapter < count.trainable:
+        head = "config.peft.train='head', or " if hasattr(model, "head") else ""
         raise InputError(
             f"the head trains alone for {fraction} of the steps and the adapter for the rest, but {count.adapter:,} of "
-            f"the {count.trainable:,} trainable parameters are the adapter's; set config.peft.train='head', or "
+            f"the {count.trainable:,} trainable parameters are the adapter's; set {head}"
             "config.optim.head_first_fraction=0"
         )
 

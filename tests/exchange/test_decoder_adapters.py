@@ -110,7 +110,7 @@ def test_words_of_a_tied_output_go_under_both_names(bases, tmp_path):
     np.testing.assert_allclose(answer(apart), 2 * answer(model), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("form", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_a_packed_base_goes_out_as_what_it_stands_for(form, bases, tmp_path):
     pytest.importorskip("qwix")
     model = adapted(with_base_dtype(bases["tied"], form), scale=0.3)

@@ -100,6 +100,7 @@ def bases():
     return {kind: made(kind) for kind in SHAPES}
 
 
+@pytest.mark.slow
 def test_adapters_of_these_configs_are_read_on_small_models(followed, bases, tmp_path):
     """The tensors have the names and ranks that the config asks for, and random values."""
     seen = set()

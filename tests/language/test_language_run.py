@@ -119,6 +119,21 @@ def test_updates_adapt_all_seven_maps_of_every_block(material):
     assert sorted(surgery.structured_matrices(adapter.model)) == ["blocks.0.attention.output", "blocks.0.mlp.down"]
 
 
+def test_a_hadamard_adapter_trains_from_the_first_step_since_there_is_no_head(material):
+    of_method = [material[0].replace("family=low_rank", "method=hadamard_adapter"), *material[1:]]
+    run = prepared(of_method, "peft.targets=")
+    assert run.plan.head_first_fraction == 0
+    with pytest.raises(surm.InputError, match=r"the adapter's; set config\.optim\.head_first_fraction=0$"):
+        prepared(of_method, "peft.targets=", "optim.head_first_fraction=0.5")
+
+
+def test_methods_that_do_not_fit_a_language_model_are_refused_by_name(material):
+    with pytest.raises(surm.InputError, match="config.peft.method='loko' needs a task with a fixed number of outputs"):
+        prepared(material, "peft.method=loko", "optim.gradient_clip=0.0")
+    with pytest.raises(surm.InputError, match="method='bitfit' trains biases, but the model has none"):
+        prepared(material, "peft.method=bitfit", "peft.targets=")
+
+
 @pytest.mark.parametrize("more", [[], ["--config.data.packing=True"]], ids=["buckets", "packed"])
 def test_a_stopped_run_goes_on_exactly(material, tmp_path, monkeypatch, more):
     options = [*more, "--config.optim.steps=6", "--config.checkpoint_every_steps=2", "--config.peft.dropout=0.2",

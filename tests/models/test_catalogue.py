@@ -72,7 +72,7 @@ def test_what_is_written_is_named_in_every_version_and_has_a_class(one):
         assert one.classes[kind].keys() == {LANGUAGE if one.reads == LANGUAGE else LABELS}
         model = abstract(one, shape)
         assert catalogue.of(model) is one
-        assert re.search(one.model.norm_behind_attention, " ".join(select.variables(model)))
+        assert re.search(model.norm_behind_attention, " ".join(select.variables(model)))
         for version in (NEW, OLD, FILES):
             naming = namings_of(model)[version]
             for path in select.variables(model):

@@ -53,9 +53,9 @@ def test_blocks_of_one_structure_or_a_period_make_a_run(kinds, runs):
     "spec",
     [
         {"rules": {"blocks.0.*query": {"family": "circulant"}}},
-        {"family": "vera", "targets": ".*(query|output)", "dropout": 0.0},
-        {"method": "full", "targets": ".*"},
-        {"base_dtype": "int4"},
+        pytest.param({"family": "vera", "targets": ".*(query|output)", "dropout": 0.0}, marks=pytest.mark.slow),
+        pytest.param({"method": "full", "targets": ".*"}, marks=pytest.mark.slow),
+        pytest.param({"base_dtype": "int4"}, marks=pytest.mark.slow),
     ],
     ids=["rules", "shared", "full", "packed"],
 )
