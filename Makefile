@@ -17,9 +17,9 @@ demo: $(VENV)/demo
 demo-text: $(VENV)/demo-text
 	$(BIN)/surm train --config=configs/lm_text.py --workdir=runs/demo_text
 	$(BIN)/surm generate runs/demo_text --base --max_new_tokens=48 \
-		--prompt "I'd like two large lattes with oat milk and a warm croissant to go, please." \
-		--prompt "Hi, we'll take six small lemonades with no sugar and three cookies." \
-		--prompt "Could I have an espresso, four hot chocolates and a warm bagel?"
+		--prompt "Good morning, a hot chocolate and three muffins for us." \
+		--prompt "Could I have two small lemonades and two cookies?" \
+		--prompt "Hi, we'll take a sandwich and a tea with oat milk."
 
 test: $(VENV)/test $(VENV)/servers/installed
 	$(BIN)/ruff check .
