@@ -12,6 +12,7 @@ import math
 import os
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  lets NumPy hold bfloat16
 import numpy as np
@@ -22,6 +23,7 @@ from flax import nnx
 import surm.version
 from surm import files
 from surm.errors import InputError
+from surm.ops.packed import Packed
 from surm.peft import surgery, tensors
 from surm.peft.spec import PeftSpec
 from surm.peft.variables import Trainable
@@ -127,16 +129,21 @@ def read_config(folder: epath.Path) -> dict[str, Any]:
 def base_hash(model: nnx.Module) -> str:
     """The SHA-256 over names, dtypes, shapes and bytes of the frozen arrays of a model with an adapter, sorted by name.
 
-    The hash is that of the plain base: it depends neither on the layers being wrapped nor on merging.
+    The hash is that of the plain base: it depends neither on the layers being wrapped nor on merging. Of a packed
+    matrix it covers the form, the shape and the stored arrays. One array at a time is read from the devices.
     """
     model = surgery.unmerge(model)
-    frozen = {path: variable[...] for path, variable in surgery.plain_variables(model, nnx.Param)
+    frozen = {path: variable for path, variable in surgery.plain_variables(model, nnx.Param)
               if not isinstance(variable, Trainable)}  # fmt: skip
     digest = hashlib.sha256()
     for name in sorted(frozen):
-        array = np.ascontiguousarray(frozen[name])
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
+        value = frozen[name].get_value()
+        if isinstance(value, Packed):
+            digest.update(f"{name} {value.form} of {value.of} {value.shape} along {value.axis}\n".encode())
+        for leaf in jax.tree.leaves(value):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
     return digest.hexdigest()
 
 

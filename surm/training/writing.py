@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from surm.errors import InputError
+from surm.ops.packed import Packed
 from surm.peft import surgery
 from surm.peft.layers import MergeableLinear
 from surm.peft.together.serving import Served
@@ -22,9 +23,10 @@ from surm.training.prepared import Run
 
 
 def quick(model: nnx.Module) -> nnx.Module:
-    """The same function in the form that writes fastest: updates of float32 kernels are merged into them.
+    """The same function in the form that writes fastest: updates are merged if all adapted kernels are float32.
 
-    Kernels of fewer bits are left as they are, because the merged sum would be rounded to their precision.
+    A model with an adapted kernel of fewer bits is left as it is, because the merged sum would be rounded to fewer bits
+    or would take more memory than a packed kernel.
 
     Args:
       model: a model, perhaps with an adapter; left untouched.
@@ -62,7 +64,10 @@ def untrained(model: nnx.Module) -> nnx.Module:
 
 
 def _mergeable(layer: nnx.Module) -> bool:
-    return isinstance(layer, MergeableLinear) and getattr(layer.base.kernel[...], "dtype", None) == jnp.float32
+    if not isinstance(layer, MergeableLinear):
+        return False
+    kernel = layer.base.kernel.get_value()  # `[...]` would unpack it, and then its dtype is float32
+    return not isinstance(kernel, Packed) and kernel.dtype == jnp.float32
 
 
 def exact_match(

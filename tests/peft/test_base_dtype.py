@@ -1,5 +1,6 @@
 """Bases in fewer bits: packed matrices, products with them, and every kind of adapter beside them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,8 @@ from surm.models.decoder import Decoder, DecoderConfig
 from surm.ops import packed
 from surm.ops.packed import Packed, PackedEmbed, PackedLinear
 from surm.peft import store, surgery
+from surm.peft.together import bases
+from surm.training import writing
 
 MATRIX = jax.random.normal(jax.random.key(0), (64, 24)) / 8
 TOKENS = jax.random.randint(jax.random.key(1), (2, 6), 0, 256)
@@ -150,6 +153,29 @@ def test_an_adapter_belongs_to_the_base_in_its_dtype(tmp_path):
     assert store.base_hash(loaded) == store.base_hash(surm.attach(stored("int4"), spec, nnx.Rngs(2)))
     with pytest.raises(surm.InputError, match="was trained on base"):
         surm.load_adapter(tmp_path, base())
+
+
+@pytest.mark.parametrize("form", packed.FORMS)
+def test_nothing_is_unpacked_to_write_to_be_hashed_or_to_be_stacked(form, monkeypatch):
+    spec = surm.PeftSpec(family="low_rank", targets=".*query", train=())
+    model, other = (surm.attach(surm.with_base_dtype(base(), form), spec, nnx.Rngs(seed)) for seed in (1, 2))
+    changed = surm.attach(surm.with_base_dtype(base(), form), spec, nnx.Rngs(1))
+    kernel = changed.blocks[1].mlp.down.kernel
+    packed_kernel = kernel.get_value()
+    values = packed_kernel.values.at[0, 0].add(1)
+    kernel.set_value(dataclasses.replace(packed_kernel, values=values))
+
+    def refused(*_, **__):
+        raise AssertionError("a kernel was unpacked")
+
+    monkeypatch.setattr(Packed, "dense", refused)
+    assert writing.quick(model) is model
+    assert store.base_hash(model) == store.base_hash(other) != store.base_hash(changed)
+    assert {len(array) for array in surm.stack_adapters([model, other]).values()} == {2}
+    with pytest.raises(surm.InputError, match=r"have different bases: blocks\.1\.mlp\.down\.kernel$"):
+        surm.stack_adapters([model, changed])
+    with pytest.raises(surm.InputError, match="have different bases: blocks.1.mlp.down.kernel"):
+        bases.differing({"one": model, "two": changed})
 
 
 def test_what_trains_is_not_packed():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import jax.numpy as jnp
@@ -62,6 +63,15 @@ def test_the_base_hash_does_not_depend_on_wrapping_but_on_every_bit(small_vit, a
     kernel = adapted.blocks[1].mlp.up.kernel
     kernel[...] = kernel[...].at[0, 0].multiply(1 + 2**-22)
     assert store.base_hash(adapted) != store.base_hash(again)
+
+
+def test_the_hash_of_plain_arrays_is_that_of_their_names_dtypes_shapes_and_bytes(small_vit):
+    model = surm.attach(small_vit, PeftSpec(train=("head",)), nnx.Rngs(3))
+    digest, arrays = hashlib.sha256(), nnx.to_flat_state(nnx.state(small_vit, nnx.Param))
+    for name, array in sorted((".".join(map(str, path)), np.asarray(variable[...])) for path, variable in arrays):
+        if not name.startswith("head."):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    assert store.base_hash(model) == digest.hexdigest()
 
 
 def test_the_wrong_base_is_refused_by_name(tmp_path, adapted):

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
 from surm.errors import InputError
+from surm.ops.packed import Packed
 from surm.peft import surgery
 from surm.peft.variables import AdapterParam, FixedParam, Trainable
 
@@ -61,7 +63,7 @@ def differing(models: Mapping[str, nnx.Module]) -> list[str]:
     variables, paths = {name: beside(model) for name, model in models.items()}, []
     for path in dict.fromkeys(path for of_model in variables.values() for path in of_model):
         found = {name: of_model.get(path) for name, of_model in variables.items()}
-        arrays = {name: None if variable is None else variable[...] for name, variable in found.items()}
+        arrays = {name: None if variable is None else variable.get_value() for name, variable in found.items()}
         frozen = [name for name, variable in found.items() if not isinstance(variable, Trainable)]
         for name in frozen[1:]:
             if not same(arrays[frozen[0]], arrays[name]):
@@ -82,13 +84,21 @@ def _check_structures(models: Mapping[str, nnx.Module], variables: Mapping[str, 
 
 
 def _shapes(variables: Mapping[str, nnx.Variable]) -> dict[str, tuple[int, ...]]:
-    return {path: np.shape(variable[...]) for path, variable in variables.items()}
+    return {path: np.shape(variable.get_value()) for path, variable in variables.items()}
 
 
-def same(first: ArrayLike | None, other: ArrayLike | None) -> bool:
-    """Whether two arrays are the same object or have the same bits."""
+def same(first: ArrayLike | Packed | None, other: ArrayLike | Packed | None) -> bool:
+    """Whether two arrays are the same object or have the same bits; packed matrices are compared as they are stored."""
     if first is other or first is None or other is None:
         return first is other
+    leaves, structure = jax.tree.flatten(first)
+    others, structure_of_other = jax.tree.flatten(other)
+    return structure == structure_of_other and all(map(_alike, leaves, others))
+
+
+def _alike(first: ArrayLike, other: ArrayLike) -> bool:
+    if first is other:
+        return True
     alike = (first.shape, first.dtype) == (other.shape, other.dtype)
     return alike and np.array_equal(_bytes(first), _bytes(other))
 

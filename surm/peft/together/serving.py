@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from surm.errors import InputError
 from surm.matrices.algebra.platforms import platform_of
+from surm.ops.packed import Packed
 from surm.peft import select, store, surgery
 from surm.peft.matrix import StructuredMatrix
 from surm.peft.multiply import paths
@@ -177,13 +178,16 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return "; ".join(each) + (f" (+{len(names) - 4} more)" if len(names) > 4 else "")
 
 
-def _arrays(frozen: nnx.State) -> dict[str, ArrayLike]:
+def _arrays(frozen: nnx.State) -> dict[str, ArrayLike | Packed]:
     """The arrays that all adapters share, by dotted path, without the random state of dropout."""
-    state = nnx.to_flat_state(frozen)
-    return {select.dotted(path): variable[...] for path, variable in state if not isinstance(variable, nnx.RngState)}
+    return {
+        select.dotted(path): variable.get_value()
+        for path, variable in nnx.to_flat_state(frozen)
+        if not isinstance(variable, nnx.RngState)
+    }
 
 
-def _check_same(index: int, base: Mapping[str, ArrayLike], other: Mapping[str, ArrayLike]) -> None:
+def _check_same(index: int, base: Mapping[str, ArrayLike | Packed], other: Mapping[str, ArrayLike | Packed]) -> None:
     """Raises InputError if the bases of two models of one form hold different arrays."""
     differing = [path for path in {**base, **other} if not bases.same(base.get(path), other.get(path))]
     if differing:
