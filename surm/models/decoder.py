@@ -133,11 +133,12 @@ class Decoder(nnx.Module):
     ) -> tuple[list[Float[Array, "batch tokens width"]], Cache | None]:
         """As `hidden_states`; unless `every`, the tokens after the last block alone."""
         segments = jnp.ones_like(tokens) if segments is None else segments
-        positions = positions_of(segments) if positions is None else positions
         first = 0 if cache is None else cache.length
         slots = segments
         if cache is not None:
             slots = jax.lax.dynamic_update_slice(cache.segments, segments.astype(jnp.int32), (0, first))
+        if positions is None:  # a segment may have begun in the cache
+            positions = jax.lax.dynamic_slice_in_dim(positions_of(slots), first, tokens.shape[1], axis=1)
         layers = self.config.every_layer
         windows = dict.fromkeys(layer.window for layer in layers)
         masks = {window: visible(segments, slots, first, window) for window in windows}
@@ -187,7 +188,7 @@ class Decoder(nnx.Module):
 
         Args:
           tokens: one row per text, padded with any token at either end.
-          positions: the position of every token; None for its place in its segment.
+          positions: the position of every token; None for its place in its segment, whose beginning may be in the cache.
           segments: 0 for padding; tokens with equal numbers see one another; None if a row is one text.
           cache: keys and values of earlier tokens, as `empty_cache` or an earlier call returned them.
           targets: the token that should follow every token; any number where nothing is known, as at padding.

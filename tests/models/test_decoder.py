@@ -130,6 +130,15 @@ def test_the_cache_gives_what_whole_rows_give(model):
     np.testing.assert_allclose(np.concatenate(found, 1)[SEGMENTS > 0], expected, atol=2e-5 * np.abs(expected).max())
 
 
+def test_tokens_behind_those_of_a_cache_go_on_counting_in_their_segments(model):
+    cache = nnx.merge(model.graph, model.state).empty_cache(3, 10)
+    for start, end in [(0, 5), (5, 8)]:
+        given = model.tokens[:, start:end], None, SEGMENTS[:, start:end]
+        logits, cache = model.step(model.state, *given, cache)
+    seen, expected = SEGMENTS[:, 5:] > 0, model.logits[:, 5:]
+    np.testing.assert_allclose(logits[seen], expected[seen], atol=2e-5 * np.abs(model.logits).max())
+
+
 def test_every_parameter_gets_a_gradient(model):
     gradient = jax.grad(lambda state: (model.run(state, model.tokens, SEGMENTS) ** 2).sum())(model.state)
     silent = [path for path, leaf in nnx.to_flat_state(gradient) if not np.abs(leaf[...]).max() > 0]
