@@ -188,7 +188,7 @@ class Decoder(nnx.Module):
 
         Args:
           tokens: one row per text, padded with any token at either end.
-          positions: the position of every token; None for its place in its segment, whose beginning may be in the cache.
+          positions: the position of every token; None for its place in its segment, which may begin in the cache.
           segments: 0 for padding; tokens with equal numbers see one another; None if a row is one text.
           cache: keys and values of earlier tokens, as `empty_cache` or an earlier call returned them.
           targets: the token that should follow every token; any number where nothing is known, as at padding.
@@ -205,15 +205,15 @@ class Decoder(nnx.Module):
 
 
 def positions_of(segments: Int[Array, "batch tokens"]) -> Int[Array, "batch tokens"]:
-    """The place of every token in its segment, from 0.
+    """The place of every token in its segment, from 0; 0 for padding, which may be longer than a model's context.
 
     Examples:
       >>> positions_of(jnp.array([[0, 0, 1, 1, 1, 2, 2]]))
-      Array([[0, 1, 0, 1, 2, 0, 1]], dtype=int32)
+      Array([[0, 0, 0, 1, 2, 0, 1]], dtype=int32)
     """
     places = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
     begins = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
-    return places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+    return jnp.where(segments == 0, 0, places - jax.lax.cummax(jnp.where(begins, places, 0), axis=1))
 
 
 def _rotations(layers: Iterable[Layer]) -> list[Rotary]:

@@ -26,7 +26,7 @@ class Progress:
     Attributes:
       cache: the cache with all tokens but the newest.
       newest: the newest token of every row.
-      positions: the positions of these tokens.
+      positions: the positions of these tokens; those of rows that have ended stay as they are.
       tokens: the new tokens of every row.
       counts: how many of `tokens` each row has, the token that ended the row among them.
       number: how many tokens the longest row has.
@@ -129,7 +129,7 @@ def _with(now: Progress, tokens: Int[Array, " batch"], cache: Cache, ends: Int[A
     return Progress(
         cache=cache,
         newest=tokens,
-        positions=now.positions + 1,
+        positions=now.positions + ~(now.ended | last),  # so that no position is behind the context
         tokens=jax.lax.dynamic_update_slice(now.tokens, tokens[:, None], (0, now.number)),
         counts=counts,
         number=now.number + 1,

@@ -1,5 +1,6 @@
 """Generation is what a loop over the whole text says without a cache, whatever stands beside a row."""
 
+import dataclasses
 import functools
 import re
 
@@ -91,6 +92,18 @@ def test_a_text_ends_with_the_context(model, naive):
     assert [*map(len, texts)] == [4, 12]  # the last token is never read
     assert texts[1] == naive(PROMPTS[0], 12) and texts[0] == naive(prompt, 4)
     assert len(generate(model, [[1] * 40], max_new_tokens=12)[0]) == 1
+
+
+def test_more_padding_than_the_context_has_positions_is_harmless():
+    shape = dataclasses.replace(TINY, depth=1, positions=20, learned_positions=True)
+    model = decoder.Decoder(shape, rngs=nnx.Rngs(0))
+    decoding = Decoding(model, [[*range(1, 19)], PROMPTS[0]], max_new_tokens=6)  # in a bucket of 32
+    decoding.advance()
+    cache, (long, short) = decoding._progress.cache, decoding.tokens
+    assert [len(long), len(short)] == [3, 6]
+    assert all(np.isfinite(array).all() for array in (*cache.keys, *cache.values))
+    text = jnp.array([PROMPTS[0] + short])
+    assert model(text)[0].argmax(-1)[len(PROMPTS[0]) - 1 : -1].tolist() == short
 
 
 def test_random_texts_depend_on_the_seed_and_the_rows_number_alone(model):
