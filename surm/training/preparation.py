@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
@@ -80,6 +81,7 @@ def prepare(
     config = (plan := configs.checked(config)).config
     data = _data(config)
     check_read(config, data)
+    _check_writes(config)
     data = held_out.measured_as_asked(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
     if (class_weights := balance.class_weights(config, data)) is not None:
@@ -267,6 +269,12 @@ def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
     for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
         if data.regression and given[key] != default[key]:
             raise InputError(f"config.{key} is set, but the labels are numbers, not classes")
+
+
+def _check_writes(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if answers are to be written by several processes, each of which would know a part of them."""
+    if config.data.generate and jax.process_count() > 1:
+        raise InputError("config.data.generate=True needs one process; use load_run(DIR).generate after the training")
 
 
 def _for_others(key: str, kind: str) -> str:

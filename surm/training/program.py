@@ -8,7 +8,6 @@ import jax
 from flax import nnx
 
 from surm.data.share import Share
-from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.peft import surgery
 from surm.tasks.task import Answers, Batch
@@ -91,16 +90,9 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
 
 
 def kept_to_write(prepared: Run, batches: Iterator[Batch]) -> tuple[Iterable[Batch], bool]:
-    """The batches of one pass, as a list if a language model then writes their answers, and whether it does.
-
-    Raises:
-      InputError: if it does and there are several processes, each of which would know a part of the answers.
-    """
-    if not getattr(prepared.task, "writes", False):
-        return batches, False
-    if jax.process_count() > 1:
-        raise InputError("config.data.generate=True needs one process; use load_run(DIR).generate after the training")
-    return [*batches], True
+    """The batches of one pass, as a list if a language model then writes their answers, and whether it does."""
+    writes = getattr(prepared.task, "writes", False)
+    return ([*batches] if writes else batches), writes
 
 
 def answer_of(prepared: Run) -> Callable[..., Answers]:

@@ -108,6 +108,12 @@ def prepared(material: list[str], *more: str) -> Run:
     return preparation.prepare(command_line.parse(["x", "--workdir=none", *material, *flags]).config)
 
 
+def test_several_processes_that_are_to_write_answers_are_refused_before_the_training(material, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(surm.InputError, match="^config.data.generate=True needs one process; use load_run"):
+        prepared(material, "data.generate=True")
+
+
 def test_updates_adapt_all_seven_maps_of_every_block(material):
     maps = ["attention.key", "attention.output", "attention.query", "attention.value", "mlp.down", "mlp.gate", "mlp.up"]
     run = prepared(material, "peft.targets=")
