@@ -45,8 +45,23 @@ def with_base_dtype(model: Model, dtype: str, spec: PeftSpec | None = None) -> M
         raise InputError(f"base_dtype={dtype!r} needs a model without an adapter; detach it first")
     if dtype.startswith("int"):
         _check_qwix(dtype)
-    trained = _trained(model, spec)
-    model, found = nnx.clone(model), False
+    model = nnx.clone(model)
+    if not pack_rest(model, dtype, spec):
+        raise InputError(f"base_dtype={dtype!r}, but no matrix of the model is frozen; expected float32")
+    return model
+
+
+def pack_rest(model: nnx.Module, dtype: str, spec: PeftSpec | None = None) -> bool:
+    """Packs, in place, every matrix of a model that is not packed yet; arguments as for `with_base_dtype`.
+
+    A model from `with_base_dtype` has one if `surm.models.convert.restore` found an output of its own in the file.
+
+    Returns:
+      Whether there was one.
+    """
+    if dtype not in FORMS:
+        return False
+    trained, found = _trained(model, spec), False
     for path, node in select.walk(model):
         name = select.dotted(path)
         if type(node) is nnx.Linear and is_floating(node.kernel) and node.kernel.ndim == 2:
@@ -58,9 +73,7 @@ def with_base_dtype(model: Model, dtype: str, spec: PeftSpec | None = None) -> M
         if new is not None:
             select.put(model, path, new)
             found = True
-    if not found:
-        raise InputError(f"base_dtype={dtype!r}, but no matrix of the model is frozen; expected float32")
-    return model
+    return found
 
 
 def put(model: nnx.Module) -> Callable[[str, np.ndarray, np.dtype], Any]:
@@ -77,7 +90,7 @@ def put(model: nnx.Module) -> Callable[[str, np.ndarray, np.dtype], Any]:
     }
 
     def packed(path: str, array: np.ndarray, dtype: np.dtype) -> Any:
-        value = values.get(path)  # None for an output of its own, which comes with the file
+        value = values.get(path)  # None for an output of its own, which comes with the file; see `pack_rest`
         if not isinstance(value, Packed):
             return jnp.asarray(array, dtype)
         if value.form == "bfloat16":  # rounded by NumPy, so that no copy in float32 is made

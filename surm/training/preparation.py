@@ -205,7 +205,9 @@ def base_model(
         return stored(convert.restore(make(), weights))
     # The file of a language model holds all of it, so that no variable needs a random value first.
     outline = convert.outline(lambda: stored(make()))
-    return convert.restore(outline, weights, put=base_dtype.put(outline))
+    model = convert.restore(outline, weights, put=base_dtype.put(outline))
+    base_dtype.pack_rest(model, config.model.base_dtype, spec)
+    return model
 
 
 def _shape(config: ml_collections.ConfigDict, weights: Weights | None, kind: str) -> Any:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from surm import config as configs
 from surm.errors import InputError
 from surm.models import lazy
 from surm.models.convert import outline, restore
@@ -19,7 +20,9 @@ from surm.models.decoder import Decoder
 from surm.models.dinov2_files import TABLE
 from surm.models.hf_config import config_from_hf
 from surm.models.weights import Weights, open_weights
+from surm.ops import packed
 from surm.peft import base_dtype
+from surm.training import preparation
 from tests.models.test_convert import _model, _parameters, _same, _weights
 
 TINY = {
@@ -108,6 +111,20 @@ def test_an_outline_of_packed_matrices_is_filled_with_packed_matrices(tmp_path, 
     for one, other in zip(*(jax.tree.leaves(nnx.state(model)) for model in (found, expected)), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+
+
+def test_an_output_of_its_own_in_the_file_of_a_tied_model_is_packed_too(tmp_path):
+    pytest.importorskip("qwix")
+    place = sharded(tmp_path, TINY | {"vocab_size": 300}, np.float32, 1)
+    own = np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32)
+    file = place / "model-1.safetensors"
+    save_file(load_file(file) | {"lm_head.weight": own}, file)
+    asked = configs.default()
+    asked.model.weights, asked.model.base_dtype = str(place), "int4"
+    model = preparation.base_model(asked, open_weights(str(place)), "language", None)
+    expected = packed.pack(jnp.asarray(own.T), "int4", -2)
+    jax.tree.map(np.testing.assert_array_equal, model.lm_head.kernel.get_value(), expected)
+    assert not model.config.tied and model(jnp.array([[1, 2]])).shape == (1, 2, 300)
 
 
 def test_each_part_of_a_joint_array_is_read_apart():
