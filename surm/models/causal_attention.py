@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from surm.errors import InputError
 from surm.models.normalization import RMSNorm
 from surm.models.rotary import Turn, rotated
 from surm.ops.fusion import computed_once
@@ -25,13 +26,22 @@ class Cache:
       keys: one array per block, after the rotation.
       values: one array per block.
       segments: the segment of the token in every slot; 0 for padding and for slots that are not written.
-      length: the number of slots that are written.
+      length: the number of slots that are written. It is known to compiled programs only when they run, so it is up to
+        the caller that `length` and the new tokens together are at most the number of slots; beyond that, the new
+        tokens would overwrite the last slots.
     """
 
     keys: tuple[Float[Array, "batch heads slots size"], ...]
     values: tuple[Float[Array, "batch heads slots size"], ...]
     segments: Int[Array, "batch slots"]
     length: Int[Array, ""]
+
+    def with_segments(self, segments: Int[Array, "batch tokens"]) -> Int[Array, "batch slots"]:
+        """The segments of all slots after new tokens; InputError if these are more than there are slots."""
+        tokens, slots = segments.shape[1], self.segments.shape[1]
+        if tokens > slots:
+            raise InputError(f"{tokens:,} tokens for a cache of {slots:,} slots, expected a slot for every token")
+        return jax.lax.dynamic_update_slice(self.segments, segments.astype(jnp.int32), (0, self.length))
 
 
 @runtime_checkable

@@ -134,9 +134,7 @@ class Decoder(nnx.Module):
         """As `hidden_states`; unless `every`, the tokens after the last block alone."""
         segments = jnp.ones_like(tokens) if segments is None else segments
         first = 0 if cache is None else cache.length
-        slots = segments
-        if cache is not None:
-            slots = jax.lax.dynamic_update_slice(cache.segments, segments.astype(jnp.int32), (0, first))
+        slots = segments if cache is None else cache.with_segments(segments)
         if positions is None:  # a segment may have begun in the cache
             positions = jax.lax.dynamic_slice_in_dim(positions_of(slots), first, tokens.shape[1], axis=1)
         layers = self.config.every_layer
@@ -190,12 +188,16 @@ class Decoder(nnx.Module):
           tokens: one row per text, padded with any token at either end.
           positions: the position of every token; None for its place in its segment, which may begin in the cache.
           segments: 0 for padding; tokens with equal numbers see one another; None if a row is one text.
-          cache: keys and values of earlier tokens, as `empty_cache` or an earlier call returned them.
+          cache: keys and values of earlier tokens, as `empty_cache` or an earlier call returned them; it must have a
+            free slot for every token, see `surm.models.causal_attention.Cache`.
           targets: the token that should follow every token; any number where nothing is known, as at padding.
 
         Returns:
           The logits; with a cache, also the cache with these tokens in it. With targets, which exclude a cache, loss
           and correctness of every token instead, computed without an array of all logits.
+
+        Raises:
+          InputError: if there are more tokens than the cache has slots.
         """
         states, cache_after = self._states(tokens, positions, segments, cache, every=False)
         if targets is not None:

@@ -139,6 +139,12 @@ def test_tokens_behind_those_of_a_cache_go_on_counting_in_their_segments(model):
     np.testing.assert_allclose(logits[seen], expected[seen], atol=2e-5 * np.abs(model.logits).max())
 
 
+def test_more_tokens_than_a_cache_has_slots_are_refused(model):
+    decoder = nnx.merge(model.graph, model.state)
+    with pytest.raises(InputError, match="^8 tokens for a cache of 7 slots, expected a slot for every token$"):
+        decoder(jnp.asarray(model.tokens), cache=decoder.empty_cache(3, 7))
+
+
 def test_every_parameter_gets_a_gradient(model):
     gradient = jax.grad(lambda state: (model.run(state, model.tokens, SEGMENTS) ** 2).sum())(model.state)
     silent = [path for path, leaf in nnx.to_flat_state(gradient) if not np.abs(leaf[...]).max() > 0]
