@@ -3,9 +3,11 @@
 Blocks of one structure that follow one another form a run, and so do blocks whose structures repeat with a period, such
 as five with local attention and one with global attention. The body of the scan applies one period.
 
-    runs = runs_of(model.blocks)                    structures decide, so adapters on some layers only split a run
-    frozen = stacked(runs, frozen)                  once, outside jit: the base is not copied in a step
-    through(model.blocks, apply, x, runs=runs)      inside jit: arrays that are not stacked yet are stacked there
+    runs = runs_of(model.blocks, config.every_layer)   blocks of one structure that are called with equal records
+    frozen = stacked(runs, frozen)                     once, outside jit: the base is not copied in a step
+    through(model.blocks, apply, x, runs=runs)         inside jit: arrays that are not stacked yet are stacked there
+
+Adapters on some layers only split a run, because the structures of the blocks then differ.
 
 The paths of all arrays stay as they are. In a state from `stacked`, the first block of a run holds the arrays of all,
 with a new first axis, and the others hold empty arrays. Trained arrays are stacked inside the program, by `packed`, so
