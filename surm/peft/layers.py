@@ -134,7 +134,7 @@ class UpdatedLinear(MergeableLinear):
 
     def folded(self) -> Iterable[tuple[str, Array]]:
         """The kernel plus the dense update, computed by the family's `to_dense`."""
-        kernel, of = self.base.kernel[...], self.map
+        kernel, of = jnp.asarray(self.base.kernel[...]), self.map  # while a run trains, it may be an array of NumPy
         kernel = self._summed(kernel, self.scale * self.delta.to_dense()).astype(kernel.dtype)
         if self.magnitude is not None:
             gains = self.magnitude[...] / of.row_norms(kernel)

@@ -87,9 +87,12 @@ def exact_match(
     graphdef, _, frozen = surgery.split(prepared.model)
     model = surgery.join(graphdef, trainable, frozen, scale=scale)
     model.runs = ()  # the arrays of its blocks are not stacked
+    graphdef, arrays = nnx.split(quick(model))
+    # While a run trains, most are in the host's memory, from which every program would copy them again.
+    model = nnx.merge(graphdef, jax.device_put(arrays))
     config = prepared.config
     request = Request(max_new_tokens=config.data.generate_tokens, batch_size=config.optim.batch_size)
-    return {EXACT.name: generated.exact_match(quick(model), Dialect.of(prepared.task), batches, request)}
+    return {EXACT.name: generated.exact_match(model, Dialect.of(prepared.task), batches, request)}
 
 
 def write(

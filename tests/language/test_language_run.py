@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 import surm
@@ -15,7 +16,7 @@ from surm import train
 from surm.cli import command_line
 from surm.models import decoder
 from surm.peft import surgery
-from surm.training import optim, placing, preparation, progress, step
+from surm.training import optim, placing, preparation, progress, step, writing
 from surm.training.prepared import Run
 from tests.language import small_decoder, templates
 
@@ -112,6 +113,17 @@ def test_several_processes_that_are_to_write_answers_are_refused_before_the_trai
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(surm.InputError, match="^config.data.generate=True needs one process; use load_run"):
         prepared(material, "data.generate=True")
+
+
+def test_the_base_is_copied_to_the_device_once_for_all_answers(material, monkeypatch):
+    run, given = prepared(material, "data.generate=True"), []
+    keep = lambda leaf: leaf if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)  # noqa: E731
+    _, trained, frozen = surgery.split(run.model)
+    nnx.update(run.model, jax.tree.map(keep, frozen))  # as during a run, see `placing.originals`
+    monkeypatch.setattr(writing.generated, "exact_match", lambda model, *_: given.append(model) or 0.5)
+    assert writing.exact_match(run, [], trained) == {"exact_match": 0.5}
+    assert {type(leaf) for leaf in jax.tree.leaves(nnx.state(given[0]))} == {type(jnp.ones(1))}
+    assert isinstance(run.model.norm.scale.get_value(), np.ndarray)
 
 
 def test_updates_adapt_all_seven_maps_of_every_block(material):
