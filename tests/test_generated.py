@@ -137,6 +137,18 @@ def test_the_answers_of_a_batch_are_found_in_every_text_of_a_row():
     assert found == [([1, 2], [3]), ([4], [5, 6]), ([11, 12], [13]), ([11, 12, 13, 14], [15, 16])]
 
 
+@pytest.mark.parametrize(("behind", "stop"), [("<end>", ()), ("\n### End", ("### End",)), ("\n### End<end>", ("### End",))])
+def test_an_answer_is_right_whatever_closes_it(model, tokenizer, monkeypatch, behind, stop):
+    dialect = Dialect(tokenizer, None, (256,), stop)
+    tokens = tokenizer.encode(f"Q:SELECT 1{behind}").ids
+    batch = {"tokens": tokens[:-1], "targets": tokens[1:], "segments": [1] * (len(tokens) - 1),
+             "weight": [0] + [1] * (len(tokens) - 2)}  # fmt: skip
+    batches = [{name: np.array([row]) for name, row in batch.items()}]
+    for written, share in (("SELECT 1\n", 1.0), ("SELECT 2", 0.0)):
+        monkeypatch.setattr(generated, "texts", lambda *given, written=written: [written])
+        assert generated.exact_match(model, dialect, batches, Request()) == share
+
+
 def test_texts_are_in_the_order_of_the_prompts_whatever_the_batches(model, plain):
     prompts = [plain.tokens(text) for text in ("a longer one than these", "x", "yy", "zzz", "wxyz")]
     request = Request(max_new_tokens=8, sampling=Sampling(temperature=1.0), seed=2)

@@ -172,5 +172,13 @@ def exact_match(model: nnx.Module, dialect: Dialect, batches: Iterable[Batch], r
     """
     prompts, answers = zip(*(one for batch in batches for one in answers_of(batch)), strict=True)
     written = texts(lambda rows: model, dialect, prompts, request)
-    right = [text.strip() == dialect.text(answer).strip() for text, answer in zip(written, answers, strict=True)]
-    return sum(right) / len(right)
+    wanted = [_as_written(dialect, answer, request.stop) for answer in answers]
+    return sum(text.strip() == one.strip() for text, one in zip(written, wanted, strict=True)) / len(wanted)
+
+
+def _as_written(dialect: Dialect, answer: Sequence[int], stop: Sequence[str]) -> str:
+    """The text of an answer's tokens, which ends where a text with these tokens would be ended."""
+    own = answer[:-1] if answer and answer[-1] in dialect.ends else answer
+    reader = Reader(dialect, stop)
+    reader.read(own, last=True)
+    return reader.text
