@@ -137,7 +137,9 @@ def test_the_answers_of_a_batch_are_found_in_every_text_of_a_row():
     assert found == [([1, 2], [3]), ([4], [5, 6]), ([11, 12], [13]), ([11, 12, 13, 14], [15, 16])]
 
 
-@pytest.mark.parametrize(("behind", "stop"), [("<end>", ()), ("\n### End", ("### End",)), ("\n### End<end>", ("### End",))])
+@pytest.mark.parametrize(
+    ("behind", "stop"), [("<end>", ()), ("\n### End", ("### End",)), ("\n### End<end>", ("### End",))]
+)
 def test_an_answer_is_right_whatever_closes_it(model, tokenizer, monkeypatch, behind, stop):
     dialect = Dialect(tokenizer, None, (256,), stop)
     tokens = tokenizer.encode(f"Q:SELECT 1{behind}").ids

@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
-from surm import files
 from surm.data import tokenizer as tokenizer_of
 from surm.data.language import ASSISTANT
 from surm.errors import InputError
@@ -17,7 +16,6 @@ from surm.tasks.language import Language
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a chat, each with `role` and `content`."""
 
-_CONFIGS = ("generation_config.json", "config.json")
 _ANSWER = "answer"
 
 
@@ -43,13 +41,12 @@ class Dialect:
     def of(cls, task: Language) -> "Dialect":
         """The dialect of a run's task.
 
-        A text ends at the tokenizer's `eos_token`, at every `eos_token_id` of generation_config.json and config.json
-        beside the tokenizer, and where the chat template ends an answer.
+        A text ends at every token of `surm.tasks.special_tokens.ends`, and where the chat template ends an answer.
         """
         tokenizer = tokenizer_of.opened(task.tokenizer, pairs=False).tokenizer
         closing = "" if task.template is None else _closing(task.template, task.arguments)
         ids = tokenizer.encode(closing, add_special_tokens=False).ids
-        ends = {*_stated(task.tokenizer), *([] if task.end is None else [task.end]), *(ids if len(ids) == 1 else [])}
+        ends = {*task.ends, *(ids if len(ids) == 1 else [])}
         stop = (closing,) if len(ids) > 1 else ()
         return cls(tokenizer, task.template, tuple(sorted(ends)), stop, task.arguments)
 
@@ -89,17 +86,6 @@ def _closing(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
         begin, end = spans[-1]
         return text[begin:end].rpartition(_ANSWER)[2].strip()
     return ""
-
-
-def _stated(path: Any) -> Iterator[int]:
-    """The numbers of the tokens that configurations beside a tokenizer name as ends."""
-    place = files.path(path)
-    if place.suffix == ".safetensors":
-        place = place.parent
-    for name in _CONFIGS if place.is_dir() else ():
-        stated = (files.json_object(place / name) or {}).get("eos_token_id")
-        found = stated if isinstance(stated, list) else [stated]
-        yield from (number for number in found if isinstance(number, int))
 
 
 def _messages(prompt: Any) -> list[dict[str, Any]]:

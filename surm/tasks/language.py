@@ -42,7 +42,7 @@ class Language:
       tokenizer: the folder or file of the tokenizer.
       template: the chat template beside the tokenizer; None if there is none.
       arguments: further arguments of the template.
-      end: the token that ends a text without a template; None if the files name none.
+      ends: the tokens that end a text; one without a template is trained to end with the first.
       writes: whether `config.data.generate` asks for answers to be written in evaluations.
       metrics: those of `measured`, and `exact_match` if the config says that answers are written.
     """
@@ -81,7 +81,7 @@ class Language:
                 f"config.data.template_arguments={config.data.template_arguments!r}, but the tokenizer "
                 f"{str(self.tokenizer)!r} brings no chat template that could read them"
             )
-        self.end = special_tokens.end_of_text(self.tokenizer, self._opened.tokenizer, weights and weights.config)
+        self.ends = special_tokens.ends(self.tokenizer, self._opened.tokenizer, weights)
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._packing, self._all = config.data.packing, config.data.train_on == "all"
         self.writes = config.data.generate
@@ -95,7 +95,8 @@ class Language:
             longest, why = opened.limit, "model_max_length of the tokenizer"
         texts = [self._text(split[index]) for index in range(len(split))]
         alone = self.template is None or "text" in split[0]
-        encoded = language_tokens.encode(texts, opened.tokenizer, longest, alone=alone, end=self.end, side=opened.side)
+        end = next(iter(self.ends), None)
+        encoded = language_tokens.encode(texts, opened.tokenizer, longest, alone=alone, end=end, side=opened.side)
         if encoded.cut:
             say(f"{encoded.cut} of {len(texts)} texts are longer than {longest} tokens ({why}) and are cut")
         if encoded.empty:
