@@ -7,12 +7,14 @@ from flax import nnx
 from tokenizers import decoders, models, pre_tokenizers
 
 from surm import InputError
+from surm.data.tokenizer import Opened
 from surm.models import decoder
 from surm.models.sampling import Sampling
 from surm.tasks import generated
 from surm.tasks.chat import ChatTemplate
 from surm.tasks.dialect import Dialect
 from surm.tasks.generated import Reader, Request
+from surm.tasks.language import Language
 
 TEXT = "Ein Äffchen 🐒 sagt: naïve 中文! End."
 
@@ -149,6 +151,24 @@ def test_an_answer_is_right_whatever_closes_it(model, tokenizer, monkeypatch, be
     for written, share in (("SELECT 1\n", 1.0), ("SELECT 2", 0.0)):
         monkeypatch.setattr(generated, "texts", lambda *given, written=written: [written])
         assert generated.exact_match(model, dialect, batches, Request()) == share
+
+
+@pytest.mark.parametrize(
+    ("closing", "ends", "stop"),
+    [
+        ("<end>", (256,), ()),
+        ("<end>\n<assistant>", (256,), ()),  # the form of Phi-3: text() shows neither, so no string could be found
+        ("\n### End\n<end>", (256,), ("### End",)),
+        ("\n### End\n", (), ("### End",)),
+        ("\n\n", (), ()),
+    ],
+)
+def test_a_text_ends_at_the_first_special_token_of_a_closing_or_the_words_before(tokenizer, closing, ends, stop):
+    template = ChatTemplate("{% for one in messages %}{{ one.role + ': ' + one.content + closing }}{% endfor %}", "'a'")
+    task = Language.__new__(Language)
+    task.opened, task.template, task.arguments, task.ends = Opened(tokenizer), template, {"closing": closing}, (258,)
+    found = Dialect.of(task)
+    assert (found.ends, found.stop, found.tokenizer) == ((*ends, 258), stop, tokenizer)
 
 
 def test_texts_are_in_the_order_of_the_prompts_whatever_the_batches(model, plain):

@@ -7,7 +7,6 @@ from typing import Any
 
 import tokenizers
 
-from surm.data import tokenizer as tokenizer_of
 from surm.data.language import ASSISTANT
 from surm.errors import InputError
 from surm.tasks.chat import ChatTemplate
@@ -27,7 +26,7 @@ class Dialect:
       tokenizer: the model's tokenizer.
       template: its chat template; None if it has none.
       ends: the tokens that end a text.
-      stop: strings that end a text, for a template that ends a turn by several tokens.
+      stop: strings that end a text, for a template that ends a turn by ordinary words.
       arguments: further arguments of the template, such as `enable_thinking`.
     """
 
@@ -43,12 +42,9 @@ class Dialect:
 
         A text ends at every token of `surm.tasks.special_tokens.ends`, and where the chat template ends an answer.
         """
-        tokenizer = tokenizer_of.opened(task.tokenizer, pairs=False).tokenizer
         closing = "" if task.template is None else _closing(task.template, task.arguments)
-        ids = tokenizer.encode(closing, add_special_tokens=False).ids
-        ends = {*task.ends, *(ids if len(ids) == 1 else [])}
-        stop = (closing,) if len(ids) > 1 else ()
-        return cls(tokenizer, task.template, tuple(sorted(ends)), stop, task.arguments)
+        end, stop = _closed(task.opened.tokenizer, closing)
+        return cls(task.opened.tokenizer, task.template, tuple(sorted({*task.ends, *end})), stop, task.arguments)
 
     def tokens(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """The tokens of a prompt, up to the beginning of the answer.
@@ -86,6 +82,16 @@ def _closing(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
         begin, end = spans[-1]
         return text[begin:end].rpartition(_ANSWER)[2].strip()
     return ""
+
+
+def _closed(tokenizer: tokenizers.Tokenizer, closing: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The token that ends an answer, the first of a closing that is matched as a whole; and the words before it."""
+    whole = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.content.strip()}
+    encoding = tokenizer.encode(closing, add_special_tokens=False)
+    place = next((place for place, number in enumerate(encoding.ids) if number in whole), None)
+    end = () if place is None else (encoding.ids[place],)
+    words = closing if place is None else closing[: encoding.offsets[place][0]]
+    return end, (words.strip(),) if words.strip() else ()
 
 
 def _messages(prompt: Any) -> list[dict[str, Any]]:

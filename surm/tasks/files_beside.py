@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from surm import files
-from surm.data import tokenizer
 from surm.tasks import special_tokens
 from surm.tasks.dialect import Dialect
 from surm.tasks.language import Language
@@ -38,8 +37,7 @@ def _of_gguf(task: Language) -> dict[str, bytes]:
     special = {name: text for name, text in special_tokens.texts(task.tokenizer).items() if name in _KEPT}
     settings = special | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     settings |= {} if task.template is None else {"chat_template": task.template.source}
-    opened = tokenizer.opened(task.tokenizer, pairs=False).tokenizer
-    return {SAVED: opened.to_str(pretty=True).encode(), SETTINGS: _encoded(settings)}
+    return {SAVED: task.opened.tokenizer.to_str(pretty=True).encode(), SETTINGS: _encoded(settings)}
 
 
 def _encoded(value: dict[str, Any]) -> bytes:

@@ -40,6 +40,7 @@ class Language:
 
     Attributes:
       tokenizer: the folder or file of the tokenizer.
+      opened: the tokenizer, and how texts are cut.
       template: the chat template beside the tokenizer; None if there is none.
       arguments: further arguments of the template.
       ends: the tokens that end a text; one without a template is trained to end with the first.
@@ -66,8 +67,8 @@ class Language:
         """
         own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
         self.tokenizer = own or (weights.path if weights else None)
-        self._opened = tokenizer.opened(self.tokenizer, pairs=False)
-        tokenizer.check_vocabulary(self._opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
+        self.opened = tokenizer.opened(self.tokenizer, pairs=False)
+        tokenizer.check_vocabulary(self.opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
         self._lengths = tokens.lengths_of(config.data.lengths)
         if self._lengths[-1] > shape.max_length:
             raise InputError(
@@ -81,7 +82,7 @@ class Language:
                 f"config.data.template_arguments={config.data.template_arguments!r}, but the tokenizer "
                 f"{str(self.tokenizer)!r} brings no chat template that could read them"
             )
-        self.ends = special_tokens.ends(self.tokenizer, self._opened.tokenizer, weights)
+        self.ends = special_tokens.ends(self.tokenizer, self.opened.tokenizer, weights)
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._packing, self._all = config.data.packing, config.data.train_on == "all"
         self.writes = config.data.generate
@@ -89,7 +90,7 @@ class Language:
 
     def ready(self, split: Split) -> LanguageTokens:
         """Renders and tokenizes the texts, and packs them if the config says so; reports how many are cut and why."""
-        opened, longest = self._opened, self._lengths[-1]
+        opened, longest = self.opened, self._lengths[-1]
         why = "the last of config.data.lengths"
         if opened.limit and opened.limit < longest:
             longest, why = opened.limit, "model_max_length of the tokenizer"
