@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tokenizers
 from flax import nnx
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from surm import InputError
 from surm.data.tokenizer import Opened
@@ -96,6 +96,16 @@ def test_a_string_is_one_turn_of_the_user_unless_it_is_raw(chatting, plain, toke
     assert chatting.text(turn) == "Hi"
     shouting = Dialect(tokenizer, MARKED, (), arguments={"shout": True})
     assert shouting.tokens("Hi") == tokenizer.encode("<user>HI<end><assistant>").ids
+
+
+def test_a_raw_prompt_goes_on_although_the_tokenizer_ends_every_text(tokenizer):
+    ending = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    ending.post_processor = processors.TemplateProcessing(
+        single="<user> $A <end>", special_tokens=[("<user>", 257), ("<end>", 256)]
+    )
+    begun = Dialect(ending, None, (256,))
+    assert begun.tokens("Hi") == [257, *tokenizer.encode("Hi").ids]
+    assert begun.tokens("Hi<end>") == [257, *tokenizer.encode("Hi").ids, 256]  # which the prompt itself says
 
 
 @pytest.mark.parametrize(

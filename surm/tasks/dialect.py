@@ -62,7 +62,7 @@ class Dialect:
         if isinstance(prompt, str) and not prompt:
             raise InputError("a prompt is empty, expected a text")
         if isinstance(prompt, str) and (raw or self.template is None):
-            return self.tokenizer.encode(prompt).ids
+            return _begun(self.tokenizer.encode(prompt))
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _messages(prompt)
         if self.template is None:
             raise InputError("a prompt is a chat, but the model has no chat template; expected a string")
@@ -82,6 +82,14 @@ def _closing(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
         begin, end = spans[-1]
         return text[begin:end].rpartition(_ANSWER)[2].strip()
     return ""
+
+
+def _begun(encoding: tokenizers.Encoding) -> list[int]:
+    """The tokens of a text that goes on: without those that the tokenizer puts behind a text, such as its end."""
+    size = len(encoding.ids)
+    while size > 1 and encoding.special_tokens_mask[size - 1]:
+        size -= 1
+    return encoding.ids[:size]
 
 
 def _closed(tokenizer: tokenizers.Tokenizer, closing: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
