@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from surm import files
+from surm.models import gguf
 from surm.tasks import special_tokens
 from surm.tasks.dialect import Dialect
 from surm.tasks.language import Language
@@ -26,7 +27,7 @@ def of(task: Language) -> dict[str, Any]:
     """
     place = files.path(task.tokenizer)
     own = place if place.is_dir() else place.parent
-    made = _of_gguf(task) if place.suffix.lower() == ".gguf" else {}
+    made = _of_gguf(task) if place.suffix.lower() == gguf.SUFFIX else {}
     copied = None if made else task.tokenizer
     if made or place.suffix == ".json" or not (own / GENERATION).is_file():
         made[GENERATION] = _encoded({"eos_token_id": list(Dialect.of(task).ends)})
