@@ -23,9 +23,10 @@ from surm.models.architecture import LANGUAGE, LanguageShape
 from surm.models.cross_entropy import Scores
 from surm.models.weights import Weights
 from surm.tasks import special_tokens
-from surm.tasks.chat import ChatTemplate, parsed_arguments
+from surm.tasks.chat import ChatTemplate
 from surm.tasks.metric import Metric
 from surm.tasks.task import Answers, Batch, Sums
+from surm.tasks.template_arguments import fixed, parsed_arguments
 
 METRICS = (Metric("loss", "less", "nats"), Metric("perplexity", "less", ""), Metric("token_accuracy"))
 EXACT = Metric("exact_match")
@@ -123,7 +124,7 @@ class Language:
             whole = example["prompt"] + example["completion"]
             return Text(whole, [(len(example["prompt"]), len(whole))])
         try:
-            return Text(*self.template.spans(_messages(example), **self.arguments))
+            return Text(*self.template.spans(_messages(example), **fixed(self.arguments)))
         except InputError as error:
             raise InputError(f"{example['place']}: {error}") from error
 
