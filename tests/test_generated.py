@@ -144,9 +144,18 @@ def test_the_answers_of_a_batch_are_found_in_every_text_of_a_row():
     batch = {"tokens": [[1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16], [0] * 6],
              "targets": [[2, 3, 0, 5, 6, 0], [12, 13, 14, 15, 16, 0], [0] * 6],
              "segments": [[1, 1, 1, 2, 2, 2], [1] * 6, [0] * 6],
-             "weight": [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0], [0] * 6]}  # fmt: skip
+             "weight": [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0], [0] * 6],
+             "partial": [[0] * 6, [0] * 6, [0] * 6]}  # fmt: skip
     found = [*generated.answers_of({name: np.array(rows) for name, rows in batch.items()})]
     assert found == [([1, 2], [3]), ([4], [5, 6]), ([11, 12], [13]), ([11, 12, 13, 14], [15, 16])]
+    batch["partial"][1] = [0, 0, 0, 1, 1, 0]
+    assert [*generated.answers_of({name: np.array(rows) for name, rows in batch.items()})] == found[:3]
+
+
+def test_a_share_of_answers_needs_one_that_is_whole(model, plain):
+    batch = {name: np.ones((1, 2), np.int32) for name in ("tokens", "targets", "segments", "weight", "partial")}
+    with pytest.raises(InputError, match="every answer of the held-out data is cut; expected a larger last length in"):
+        generated.exact_match(model, plain, [batch], Request())
 
 
 @pytest.mark.parametrize(
@@ -156,7 +165,7 @@ def test_an_answer_is_right_whatever_closes_it(model, tokenizer, monkeypatch, be
     dialect = Dialect(tokenizer, None, (256,), stop)
     tokens = tokenizer.encode(f"Q:SELECT 1{behind}").ids
     batch = {"tokens": tokens[:-1], "targets": tokens[1:], "segments": [1] * (len(tokens) - 1),
-             "weight": [0] + [1] * (len(tokens) - 2)}  # fmt: skip
+             "weight": [0] + [1] * (len(tokens) - 2), "partial": [0] * (len(tokens) - 1)}  # fmt: skip
     batches = [{name: np.array([row]) for name, row in batch.items()}]
     for written, share in (("SELECT 1\n", 1.0), ("SELECT 2", 0.0)):
         monkeypatch.setattr(generated, "texts", lambda *given, written=written: [written])

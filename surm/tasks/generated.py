@@ -13,7 +13,7 @@ from surm.tasks.dialect import Dialect
 from surm.tasks.task import Batch
 
 _AT_ONCE = 16  # tokens between two looks for stop strings
-_OF_ANSWERS = ("tokens", "segments", "targets", "weight")
+_OF_ANSWERS = ("tokens", "segments", "targets", "weight", "partial")
 _IN_A_PIECE = 4  # tokens between two pieces of a stream
 _UNFINISHED = "\ufffd"  # the tokenizer's sign for bytes that are no whole character
 
@@ -146,8 +146,11 @@ def _read(decoding: Decoding, readers: Sequence[Reader], at_once: int | None) ->
 
 
 def answers_of(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
-    """The answers in a batch of the task `language`: for each the tokens before it in its text, and its own tokens."""
-    for tokens, segments, targets, weight in zip(*(batch[name] for name in _OF_ANSWERS), strict=True):
+    """The whole answers in a batch of the task `language`: for each the tokens before it in its text, and its own.
+
+    Those of which tokens were cut are left out.
+    """
+    for tokens, segments, targets, weight, partial in zip(*(batch[name] for name in _OF_ANSWERS), strict=True):
         for segment in range(1, segments.max(initial=0) + 1):
             places = np.flatnonzero(segments == segment)
             learned = np.concatenate([[False], weight[places] > 0, [False]])
@@ -155,7 +158,8 @@ def answers_of(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
                 np.nonzero(found) for found in (learned[1:] > learned[:-1], learned[1:] < learned[:-1])
             )
             for begin, end in zip(begins, ends, strict=True):
-                yield tokens[places][: begin + 1].tolist(), targets[places][begin:end].tolist()
+                if not partial[places][begin:end].any():
+                    yield tokens[places][: begin + 1].tolist(), targets[places][begin:end].tolist()
 
 
 def exact_match(model: nnx.Module, dialect: Dialect, batches: Iterable[Batch], request: Request) -> float:
@@ -168,9 +172,18 @@ def exact_match(model: nnx.Module, dialect: Dialect, batches: Iterable[Batch], r
       request: the largest number of tokens of an answer, and how tokens are chosen.
 
     Returns:
-      The share.
+      The share among the whole answers: see `answers_of`.
+
+    Raises:
+      InputError: if no answer is whole.
     """
-    prompts, answers = zip(*(one for batch in batches for one in answers_of(batch)), strict=True)
+    found = [one for batch in batches for one in answers_of(batch)]
+    if not found:
+        raise InputError(
+            "config.data.generate=True, but every answer of the held-out data is cut; expected a larger last length in "
+            "config.data.lengths, or False"
+        )
+    prompts, answers = zip(*found, strict=True)
     written = texts(lambda rows: model, dialect, prompts, request)
     wanted = [_as_written(dialect, answer, request.stop) for answer in answers]
     return sum(text.strip() == one.strip() for text, one in zip(written, wanted, strict=True)) / len(wanted)

@@ -101,6 +101,8 @@ class Language:
         encoded = language_tokens.encode(texts, opened.tokenizer, longest, alone=alone, end=end, side=opened.side)
         if encoded.cut:
             say(f"{encoded.cut} of {len(texts)} texts are longer than {longest} tokens ({why}) and are cut")
+        if encoded.partial and self.writes:
+            say(f"{encoded.partial} answers lose tokens thereby; where exact_match is computed they do not count")
         if encoded.empty:
             say(f"{encoded.empty} of {len(texts)} texts are left out, because no token of an answer is left of them")
         return encoded.tokens.packed(self._lengths[-1]) if self._packing else encoded.tokens
