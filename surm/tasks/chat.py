@@ -177,7 +177,8 @@ class ChatTemplate:
                 "by {% generation %} and {% endgeneration %}"
             )
         end = len(text) - len(tail)
-        closing = _closing(tail, self.render([*before, marked], **arguments).partition(_CONTENT)[2])
+        alone = self.render([*before, marked], **arguments).partition(_CONTENT)[2] if after else tail
+        closing = _closing(tail, alone)
         return self._begin(before, head, text, arguments), end + len(closing.rstrip() or closing)
 
     def _begin(self, before: Messages, head: str, text: str, arguments: Mapping[str, Any]) -> int:

@@ -54,6 +54,14 @@ def test_earlier_answers_may_be_written_in_another_way():
     assert answers(templates.THINKING, silent, enable_thinking=False) == ["b<|im_end|>", "red\ngreen<|im_end|>"]
 
 
+@pytest.mark.parametrize(("chat", "renders"), [("one turn", 3), ("two turns", 6)])
+def test_a_chat_is_rendered_no_more_than_its_answers_need(monkeypatch, chat, renders):
+    run, seen = ChatTemplate._run, []
+    monkeypatch.setattr(ChatTemplate, "_run", lambda self, *given: seen.append(given) or run(self, *given))
+    template(templates.PLAIN["smollm2"]).spans(messages(chat))
+    assert len(seen) == renders
+
+
 def test_an_answer_that_comes_first_begins_with_its_content():
     chat = [{"role": "assistant", "content": "red"}, *messages("one turn")]
     assert answers(templates.PLAIN["smollm2"], chat) == ["red<|im_end|>", "red one<|im_end|>"]
