@@ -64,6 +64,37 @@ def test_pieces_are_the_text_and_hold_no_half_character(plain, size):
     assert "".join(pieces) == TEXT == reader.text and not any("\ufffd" in piece for piece in pieces)
 
 
+def of_words() -> tokenizers.Tokenizer:
+    """Words with a sign for the space before them, bytes, and a special token, decoded as Llama 2's are."""
+    words = ["<unk>", "▁", "▁a", "b", "▁c", *(f"<0x{byte:02X}>" for byte in range(256))]
+    made = tokenizers.Tokenizer(
+        models.BPE({word: number for number, word in enumerate(words)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<s>"])
+    return made
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_pieces_are_the_text_for_words_with_a_space_before_them_too(size):
+    opened, rng = of_words(), np.random.default_rng(size)
+    monkey = [5 + byte for byte in "🐒".encode()]
+    parts = [[1], [2], [3], [4], monkey, [opened.token_to_id("<s>")]]
+    for _ in range(40):
+        tokens = [token for part in rng.integers(0, len(parts), 12) for token in parts[part]]
+        pieces, reader = read(Dialect(opened, None, ()), tokens, size=size)
+        assert "".join(pieces) == reader.text == opened.decode(tokens)
+
+
+def test_a_long_text_is_not_decoded_anew_for_every_piece(plain, monkeypatch):
+    text, decoded = Dialect.text, []
+    monkeypatch.setattr(Dialect, "text", lambda self, tokens: decoded.append(len(tokens)) or text(self, tokens))
+    read(plain, plain.tokens("ab 🐒" * 50), size=4)
+    assert max(decoded) < 20
+
+
 def test_what_is_no_character_is_shown_at_the_end(plain):
     tokens = plain.tokens("ab🐒")[:-1]
     pieces, _ = read(plain, tokens)

@@ -50,6 +50,7 @@ class Reader:
         """Starts with an empty text."""
         self._dialect, self._stop = dialect, (*stop, *dialect.stop)
         self.text, self.stopped = "", False
+        self._known, self._begin, self._end = "", 0, 0  # the text of the tokens before `_end`; a part from `_begin`
 
     def read(self, tokens: Sequence[int], *, last: bool) -> str:
         """The next piece of the text, which ends before a stop string and never within a character.
@@ -63,14 +64,27 @@ class Reader:
         """
         if self.stopped:
             return ""
-        text = self._dialect.text(tokens)
-        found = [place for place in map(text.find, self._stop) if place >= 0]
+        text = self._decoded(tokens)
+        found = [place for one in self._stop if (place := text.find(one, len(self.text))) >= 0]
         if found:
             self.stopped, text = True, text[: min(found)]
         elif not last:
             text = _settled(text, self._stop)
         piece, self.text = text[len(self.text) :], text
         return piece
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens, of which only those behind a part that can change no more are decoded again.
+
+        A decoder may treat the beginning of a text in its own way, so the part before the new tokens is decoded with
+        them and without them, and counts as their beginning only if it has a text.
+        """
+        before = self._dialect.text(tokens[self._begin : self._end])
+        new = self._dialect.text(tokens[self._begin :])[len(before) :]
+        text = self._known + new
+        if new and self._dialect.text(tokens[self._end :]) and not text.endswith(_UNFINISHED):
+            self._known, self._begin, self._end = text, self._end, len(tokens)
+        return text
 
 
 def _settled(text: str, stop: Sequence[str]) -> str:
