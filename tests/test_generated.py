@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import tokenizers
 from flax import nnx
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from surm import InputError
+from surm.data.tokenizer import Opened
 from surm.models import decoder
 from surm.models.sampling import Sampling
 from surm.tasks import generated
 from surm.tasks.chat import ChatTemplate
 from surm.tasks.dialect import Dialect
 from surm.tasks.generated import Reader, Request
+from surm.tasks.language import Language
 
 TEXT = "Ein Äffchen 🐒 sagt: naïve 中文! End."
 
@@ -62,6 +64,37 @@ def test_pieces_are_the_text_and_hold_no_half_character(plain, size):
     assert "".join(pieces) == TEXT == reader.text and not any("\ufffd" in piece for piece in pieces)
 
 
+def of_words() -> tokenizers.Tokenizer:
+    """Words with a sign for the space before them, bytes, and a special token, decoded as Llama 2's are."""
+    words = ["<unk>", "▁", "▁a", "b", "▁c", *(f"<0x{byte:02X}>" for byte in range(256))]
+    made = tokenizers.Tokenizer(
+        models.BPE({word: number for number, word in enumerate(words)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made.add_special_tokens(["<s>"])
+    return made
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_pieces_are_the_text_for_words_with_a_space_before_them_too(size):
+    opened, rng = of_words(), np.random.default_rng(size)
+    monkey = [5 + byte for byte in "🐒".encode()]
+    parts = [[1], [2], [3], [4], monkey, [opened.token_to_id("<s>")]]
+    for _ in range(40):
+        tokens = [token for part in rng.integers(0, len(parts), 12) for token in parts[part]]
+        pieces, reader = read(Dialect(opened, None, ()), tokens, size=size)
+        assert "".join(pieces) == reader.text == opened.decode(tokens)
+
+
+def test_a_long_text_is_not_decoded_anew_for_every_piece(plain, monkeypatch):
+    text, decoded = Dialect.text, []
+    monkeypatch.setattr(Dialect, "text", lambda self, tokens: decoded.append(len(tokens)) or text(self, tokens))
+    read(plain, plain.tokens("ab 🐒" * 50), size=4)
+    assert max(decoded) < 20
+
+
 def test_what_is_no_character_is_shown_at_the_end(plain):
     tokens = plain.tokens("ab🐒")[:-1]
     pieces, _ = read(plain, tokens)
@@ -94,6 +127,16 @@ def test_a_string_is_one_turn_of_the_user_unless_it_is_raw(chatting, plain, toke
     assert chatting.text(turn) == "Hi"
     shouting = Dialect(tokenizer, MARKED, (), arguments={"shout": True})
     assert shouting.tokens("Hi") == tokenizer.encode("<user>HI<end><assistant>").ids
+
+
+def test_a_raw_prompt_goes_on_although_the_tokenizer_ends_every_text(tokenizer):
+    ending = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    ending.post_processor = processors.TemplateProcessing(
+        single="<user> $A <end>", special_tokens=[("<user>", 257), ("<end>", 256)]
+    )
+    begun = Dialect(ending, None, (256,))
+    assert begun.tokens("Hi") == [257, *tokenizer.encode("Hi").ids]
+    assert begun.tokens("Hi<end>") == [257, *tokenizer.encode("Hi").ids, 256]  # which the prompt itself says
 
 
 @pytest.mark.parametrize(
@@ -132,9 +175,50 @@ def test_the_answers_of_a_batch_are_found_in_every_text_of_a_row():
     batch = {"tokens": [[1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16], [0] * 6],
              "targets": [[2, 3, 0, 5, 6, 0], [12, 13, 14, 15, 16, 0], [0] * 6],
              "segments": [[1, 1, 1, 2, 2, 2], [1] * 6, [0] * 6],
-             "weight": [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0], [0] * 6]}  # fmt: skip
+             "weight": [[0, 1, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0], [0] * 6],
+             "partial": [[0] * 6, [0] * 6, [0] * 6]}  # fmt: skip
     found = [*generated.answers_of({name: np.array(rows) for name, rows in batch.items()})]
     assert found == [([1, 2], [3]), ([4], [5, 6]), ([11, 12], [13]), ([11, 12, 13, 14], [15, 16])]
+    batch["partial"][1] = [0, 0, 0, 1, 1, 0]
+    assert [*generated.answers_of({name: np.array(rows) for name, rows in batch.items()})] == found[:3]
+
+
+def test_a_share_of_answers_needs_one_that_is_whole(model, plain):
+    batch = {name: np.ones((1, 2), np.int32) for name in ("tokens", "targets", "segments", "weight", "partial")}
+    with pytest.raises(InputError, match="every answer of the held-out data is cut; expected a larger last length in"):
+        generated.exact_match(model, plain, [batch], Request())
+
+
+@pytest.mark.parametrize(
+    ("behind", "stop"), [("<end>", ()), ("\n### End", ("### End",)), ("\n### End<end>", ("### End",))]
+)
+def test_an_answer_is_right_whatever_closes_it(model, tokenizer, monkeypatch, behind, stop):
+    dialect = Dialect(tokenizer, None, (256,), stop)
+    tokens = tokenizer.encode(f"Q:SELECT 1{behind}").ids
+    batch = {"tokens": tokens[:-1], "targets": tokens[1:], "segments": [1] * (len(tokens) - 1),
+             "weight": [0] + [1] * (len(tokens) - 2), "partial": [0] * (len(tokens) - 1)}  # fmt: skip
+    batches = [{name: np.array([row]) for name, row in batch.items()}]
+    for written, share in (("SELECT 1\n", 1.0), ("SELECT 2", 0.0)):
+        monkeypatch.setattr(generated, "texts", lambda *given, written=written: [written])
+        assert generated.exact_match(model, dialect, batches, Request()) == share
+
+
+@pytest.mark.parametrize(
+    ("closing", "ends", "stop"),
+    [
+        ("<end>", (256,), ()),
+        ("<end>\n<assistant>", (256,), ()),  # the form of Phi-3: text() shows neither, so no string could be found
+        ("\n### End\n<end>", (256,), ("### End",)),
+        ("\n### End\n", (), ("### End",)),
+        ("\n\n", (), ()),
+    ],
+)
+def test_a_text_ends_at_the_first_special_token_of_a_closing_or_the_words_before(tokenizer, closing, ends, stop):
+    template = ChatTemplate("{% for one in messages %}{{ one.role + ': ' + one.content + closing }}{% endfor %}", "'a'")
+    task = Language.__new__(Language)
+    task.opened, task.template, task.arguments, task.ends = Opened(tokenizer), template, {"closing": closing}, (258,)
+    found = Dialect.of(task)
+    assert (found.ends, found.stop, found.tokenizer) == ((*ends, 258), stop, tokenizer)
 
 
 def test_texts_are_in_the_order_of_the_prompts_whatever_the_batches(model, plain):

@@ -1,8 +1,9 @@
 """Tokens of texts for language models, several texts in a row if they are packed.
 
-A batch is `{"tokens", "positions", "segments", "targets": int32 B×L, "weight": float32 B×L}`. `targets[i]` is the token
-that follows `tokens[i]` in its text, and `weight[i]` is 1 if that one is to be learned, else 0: for the last token of a
-text nothing follows. `positions` count from 0 in every text. `segments` number the texts of a row from 1, and are 0
+A batch is `{"tokens", "positions", "segments", "targets", "partial": int32 B×L, "weight": float32 B×L}`. `targets[i]`
+is the token that follows `tokens[i]` in its text, and `weight[i]` is 1 if that one is to be learned, else 0: for the
+last token of a text nothing follows. `partial[i]` is 1 if `targets[i]` belongs to an answer that lost tokens because
+its text is too long. `positions` count from 0 in every text. `segments` number the texts of a row from 1, and are 0
 where nothing is left. Rows are put into batches as in `surm.data.tokens`.
 """
 
@@ -40,12 +41,14 @@ class LanguageTokens:
     Attributes:
       tokens: the tokens of all texts.
       answers: whether each token belongs to an answer.
+      partial: whether it belongs to one that lost tokens because its text is too long.
       starts: the index of each text's first token, followed by the total number of tokens.
       rows: the texts of each row.
     """
 
     tokens: Int32[np.ndarray, " tokens"]
     answers: Bool[np.ndarray, " tokens"]
+    partial: Bool[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " n_and_1"]
     rows: tuple[Int[np.ndarray, " _"], ...]
 
@@ -73,7 +76,7 @@ class LanguageTokens:
 
     def batch(self, chosen: Int[np.ndarray, " rows"], batch_size: int, length: int) -> dict[str, np.ndarray]:
         """A batch of a few rows, filled up with zeros."""
-        names = ("tokens", "positions", "segments", "targets")
+        names = ("tokens", "positions", "segments", "targets", "partial")
         batch = {name: np.zeros((batch_size, length), np.int32) for name in names}
         batch["weight"] = np.zeros((batch_size, length), np.float32)
         for row, number in enumerate(chosen):
@@ -85,6 +88,7 @@ class LanguageTokens:
                 batch["positions"][row, at:behind] = np.arange(end - begin)
                 batch["segments"][row, at:behind] = segment
                 batch["targets"][row, at : behind - 1] = self.tokens[begin + 1 : end]
+                batch["partial"][row, at : behind - 1] = self.partial[begin + 1 : end]
                 batch["weight"][row, at : behind - 1] = self.answers[begin + 1 : end]
                 at = behind
         return batch
@@ -130,11 +134,13 @@ class Encoded(NamedTuple):
       tokens: the texts that have an answer, one in a row.
       cut: the number of texts that were too long and were cut.
       empty: the number of texts that are left out because no token of an answer was left.
+      partial: the number of answers of which tokens are left, but not all.
     """
 
     tokens: LanguageTokens
     cut: int
     empty: int
+    partial: int
 
 
 def encode(
@@ -163,7 +169,7 @@ def encode(
     Raises:
       InputError: if the tokenizer fails, or no text keeps a token of an answer.
     """
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     cut, chosen = 0, slice(max_length) if side == "right" else slice(-max_length, None)
     for start in range(0, len(texts), _CHUNK):
         part = texts[start : start + _CHUNK]
@@ -173,16 +179,30 @@ def encode(
                 ids, answers = _ended(ids, answers, end)
             cut += len(ids) > max_length
             if answers[chosen][1:].any():  # the first token has nothing before it to be predicted from
-                kept.append((ids[chosen], answers[chosen]))
+                kept.append((ids[chosen], answers[chosen], _partial(answers, max_length, side)))
     if not kept:
         raise InputError(
             f"none of the {len(texts):,} texts keeps a token of its answer within {max_length} tokens; see "
             "config.data.lengths"
         )
-    ids, answers = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    starts = np.cumsum([0, *(len(one) for one, _ in kept)])
+    ids, answers, partial = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    starts = np.cumsum([0, *(len(one) for one, *_ in kept)])
     rows = tuple(np.arange(len(kept))[:, None])
-    return Encoded(LanguageTokens(ids, answers, starts, rows), cut, len(texts) - len(kept))
+    lost = sum(bool(lacking[1:].any()) for *_, lacking in kept)  # only the answer at the cut can have lost tokens
+    return Encoded(LanguageTokens(ids, answers, partial, starts, rows), cut, len(texts) - len(kept), lost)
+
+
+def _partial(answers: Bool[np.ndarray, " n"], size: int, side: str) -> Bool[np.ndarray, " m"]:
+    """Of the tokens that are left of a text, those of an answer that goes on where the text is cut.
+
+    Cut at its left, a text begins with a token that nothing predicts, so an answer lacks that one, too.
+    """
+    found = np.zeros(min(len(answers), size), np.bool_)
+    if side == "right" and answers[size : size + 1].any():
+        found[size - np.argmin([*answers[:size][::-1], False]) :] = True
+    if side == "left" and len(answers) > size:
+        found[: np.argmin([*answers[-size:], False])] = True
+    return found
 
 
 def _encode_batch(tokenizer: tokenizers.Tokenizer, texts: Sequence[Text], alone: bool) -> Sequence[tokenizers.Encoding]:

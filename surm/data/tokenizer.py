@@ -21,6 +21,7 @@ from surm.data.tokenizer_classes import BUILT, Special, flag
 from surm.data.tokenizer_files import ITSELF, SAVED_FILE, SETTINGS, SPECIAL, Stated
 from surm.errors import InputError, few, one_line
 from surm.machine.notes import say
+from surm.models import gguf
 
 REMEDY = (
     "config.data.tokenizer may name another file; to make one in Python with transformers: "
@@ -77,7 +78,7 @@ def opened(path: str | os.PathLike | None, *, pairs: bool = True) -> Opened:
         return _of_folder(place.parent, pairs)
     if not place.is_file():
         raise InputError(f"no tokenizer at {str(place)!r}; {REMEDY}")
-    if place.suffix.lower() == tokenizer_gguf.SUFFIX:
+    if place.suffix.lower() == gguf.SUFFIX:
         return Opened(tokenizer_gguf.tokenizer_of(files.local(place)), segmented=False)
     if (place.parent / SETTINGS).is_file():
         say(f"{str(place)!r} is used unchanged, without the {SETTINGS} beside it; name the folder to follow both")

@@ -16,7 +16,6 @@ from surm.data import byte_pairs
 from surm.errors import InputError, nearest, one_line
 from surm.models.gguf.header import read
 
-SUFFIX = ".gguf"
 _CONTROL, _OF_A_USER = 3, 4
 
 

@@ -12,6 +12,7 @@ from etils import epath
 
 from surm import files
 from surm.errors import InputError
+from surm.models import gguf
 
 SAVED, SETTINGS, MODEL = "tokenizer.json", "tokenizer_config.json", "config.json"
 NAMES = (
@@ -52,7 +53,7 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
       InputError: if there are no such files.
     """
     place = files.path(path)
-    if place.suffix == ".gguf":
+    if place.suffix.lower() == gguf.SUFFIX:
         raise InputError(
             f"{str(path)!r} holds a tokenizer in a form that transformers does not open; surm merge RUN writes it in "
             "another form; in Python, export_merged(path, run.model, **run.beside) with run = surm.load_run(RUN)"

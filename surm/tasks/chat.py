@@ -9,7 +9,6 @@ that is not white space: the token that ends a turn belongs to the answer, a lin
 Source: `render_jinja_template` of transformers 5.23, for the functions that templates may call.
 """
 
-import ast
 import contextlib
 import dataclasses
 import datetime
@@ -17,7 +16,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -31,6 +30,7 @@ from surm.data.language import ASSISTANT
 from surm.errors import InputError, one_line
 from surm.models import gguf
 from surm.tasks import special_tokens
+from surm.tasks.template_arguments import CLOCK
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -75,7 +75,7 @@ def _compiled(source: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _json
-    environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
+    environment.globals |= {"raise_exception": _raise, CLOCK: _now}
     return environment.from_string(source)
 
 
@@ -177,7 +177,8 @@ class ChatTemplate:
                 "by {% generation %} and {% endgeneration %}"
             )
         end = len(text) - len(tail)
-        closing = _closing(tail, self.render([*before, marked], **arguments).partition(_CONTENT)[2])
+        alone = self.render([*before, marked], **arguments).partition(_CONTENT)[2] if after else tail
+        closing = _closing(tail, alone)
         return self._begin(before, head, text, arguments), end + len(closing.rstrip() or closing)
 
     def _begin(self, before: Messages, head: str, text: str, arguments: Mapping[str, Any]) -> int:
@@ -256,36 +257,3 @@ def _default(stated: Any, file: epath.Path) -> str | None:
 def _of_gguf(file: epath.Path) -> ChatTemplate | None:
     source = gguf.chat_template(files.local(file))
     return None if source is None else ChatTemplate(source, repr(str(file)), special_tokens.texts(file))
-
-
-def parsed_arguments(text: str) -> dict[str, Any]:
-    """Parses `config.data.template_arguments`, such as `enable_thinking=False`.
-
-    Args:
-      text: arguments as in a call in Python, with literal values; may be empty.
-
-    Returns:
-      The arguments by name.
-
-    Raises:
-      InputError: if the text is not of that form.
-
-    Examples:
-      >>> parsed_arguments("enable_thinking=False, date_string='26 Jul 2024'")
-      {'enable_thinking': False, 'date_string': '26 Jul 2024'}
-    """
-    return dict(_arguments(text))
-
-
-def _arguments(text: str) -> Iterator[tuple[str, Any]]:
-    expected = f"config.data.template_arguments={text!r}, expected such as enable_thinking=False"
-    try:
-        call = ast.parse(f"f({text})", mode="eval").body
-        own = [one for one in call.keywords if one.arg in (None, "messages", "add_generation_prompt")]
-        if own or call.args or not isinstance(call.func, ast.Name):
-            raise InputError(f"{expected}, and neither messages nor add_generation_prompt")
-        yield from ((one.arg, ast.literal_eval(one.value)) for one in call.keywords)
-    except (SyntaxError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{expected}: names with values of Python, between commas") from error

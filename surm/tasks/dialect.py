@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
-from surm import files
-from surm.data import tokenizer as tokenizer_of
 from surm.data.language import ASSISTANT
 from surm.errors import InputError
 from surm.tasks.chat import ChatTemplate
@@ -17,7 +15,6 @@ from surm.tasks.language import Language
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a chat, each with `role` and `content`."""
 
-_CONFIGS = ("generation_config.json", "config.json")
 _ANSWER = "answer"
 
 
@@ -29,7 +26,7 @@ class Dialect:
       tokenizer: the model's tokenizer.
       template: its chat template; None if it has none.
       ends: the tokens that end a text.
-      stop: strings that end a text, for a template that ends a turn by several tokens.
+      stop: strings that end a text, for a template that ends a turn by ordinary words.
       arguments: further arguments of the template, such as `enable_thinking`.
     """
 
@@ -43,15 +40,11 @@ class Dialect:
     def of(cls, task: Language) -> "Dialect":
         """The dialect of a run's task.
 
-        A text ends at the tokenizer's `eos_token`, at every `eos_token_id` of generation_config.json and config.json
-        beside the tokenizer, and where the chat template ends an answer.
+        A text ends at every token of `surm.tasks.special_tokens.ends`, and where the chat template ends an answer.
         """
-        tokenizer = tokenizer_of.opened(task.tokenizer, pairs=False).tokenizer
         closing = "" if task.template is None else _closing(task.template, task.arguments)
-        ids = tokenizer.encode(closing, add_special_tokens=False).ids
-        ends = {*_stated(task.tokenizer), *([] if task.end is None else [task.end]), *(ids if len(ids) == 1 else [])}
-        stop = (closing,) if len(ids) > 1 else ()
-        return cls(tokenizer, task.template, tuple(sorted(ends)), stop, task.arguments)
+        end, stop = _closed(task.opened.tokenizer, closing)
+        return cls(task.opened.tokenizer, task.template, tuple(sorted({*task.ends, *end})), stop, task.arguments)
 
     def tokens(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """The tokens of a prompt, up to the beginning of the answer.
@@ -69,7 +62,7 @@ class Dialect:
         if isinstance(prompt, str) and not prompt:
             raise InputError("a prompt is empty, expected a text")
         if isinstance(prompt, str) and (raw or self.template is None):
-            return self.tokenizer.encode(prompt).ids
+            return _begun(self.tokenizer.encode(prompt))
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _messages(prompt)
         if self.template is None:
             raise InputError("a prompt is a chat, but the model has no chat template; expected a string")
@@ -91,15 +84,22 @@ def _closing(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
     return ""
 
 
-def _stated(path: Any) -> Iterator[int]:
-    """The numbers of the tokens that configurations beside a tokenizer name as ends."""
-    place = files.path(path)
-    if place.suffix == ".safetensors":
-        place = place.parent
-    for name in _CONFIGS if place.is_dir() else ():
-        stated = (files.json_object(place / name) or {}).get("eos_token_id")
-        found = stated if isinstance(stated, list) else [stated]
-        yield from (number for number in found if isinstance(number, int))
+def _begun(encoding: tokenizers.Encoding) -> list[int]:
+    """The tokens of a text that goes on: without those that the tokenizer puts behind a text, such as its end."""
+    size = len(encoding.ids)
+    while size > 1 and encoding.special_tokens_mask[size - 1]:
+        size -= 1
+    return encoding.ids[:size]
+
+
+def _closed(tokenizer: tokenizers.Tokenizer, closing: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The token that ends an answer, the first of a closing that is matched as a whole; and the words before it."""
+    whole = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.content.strip()}
+    encoding = tokenizer.encode(closing, add_special_tokens=False)
+    place = next((place for place, number in enumerate(encoding.ids) if number in whole), None)
+    end = () if place is None else (encoding.ids[place],)
+    words = closing if place is None else closing[: encoding.offsets[place][0]]
+    return end, (words.strip(),) if words.strip() else ()
 
 
 def _messages(prompt: Any) -> list[dict[str, Any]]:

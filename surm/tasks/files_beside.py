@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from surm import files
-from surm.data import tokenizer
+from surm.models import gguf
 from surm.tasks import special_tokens
 from surm.tasks.dialect import Dialect
 from surm.tasks.language import Language
@@ -27,7 +27,7 @@ def of(task: Language) -> dict[str, Any]:
     """
     place = files.path(task.tokenizer)
     own = place if place.is_dir() else place.parent
-    made = _of_gguf(task) if place.suffix.lower() == ".gguf" else {}
+    made = _of_gguf(task) if place.suffix.lower() == gguf.SUFFIX else {}
     copied = None if made else task.tokenizer
     if made or place.suffix == ".json" or not (own / GENERATION).is_file():
         made[GENERATION] = _encoded({"eos_token_id": list(Dialect.of(task).ends)})
@@ -38,8 +38,7 @@ def _of_gguf(task: Language) -> dict[str, bytes]:
     special = {name: text for name, text in special_tokens.texts(task.tokenizer).items() if name in _KEPT}
     settings = special | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     settings |= {} if task.template is None else {"chat_template": task.template.source}
-    opened = tokenizer.opened(task.tokenizer, pairs=False).tokenizer
-    return {SAVED: opened.to_str(pretty=True).encode(), SETTINGS: _encoded(settings)}
+    return {SAVED: task.opened.tokenizer.to_str(pretty=True).encode(), SETTINGS: _encoded(settings)}
 
 
 def _encoded(value: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from surm.tasks.dialect import Dialect
 from surm.tasks.task import Batch
 
 _AT_ONCE = 16  # tokens between two looks for stop strings
-_OF_ANSWERS = ("tokens", "segments", "targets", "weight")
+_OF_ANSWERS = ("tokens", "segments", "targets", "weight", "partial")
 _IN_A_PIECE = 4  # tokens between two pieces of a stream
 _UNFINISHED = "\ufffd"  # the tokenizer's sign for bytes that are no whole character
 
@@ -50,6 +50,7 @@ class Reader:
         """Starts with an empty text."""
         self._dialect, self._stop = dialect, (*stop, *dialect.stop)
         self.text, self.stopped = "", False
+        self._known, self._begin, self._end = "", 0, 0  # the text of the tokens before `_end`; a part from `_begin`
 
     def read(self, tokens: Sequence[int], *, last: bool) -> str:
         """The next piece of the text, which ends before a stop string and never within a character.
@@ -63,14 +64,27 @@ class Reader:
         """
         if self.stopped:
             return ""
-        text = self._dialect.text(tokens)
-        found = [place for place in map(text.find, self._stop) if place >= 0]
+        text = self._decoded(tokens)
+        found = [place for one in self._stop if (place := text.find(one, len(self.text))) >= 0]
         if found:
             self.stopped, text = True, text[: min(found)]
         elif not last:
             text = _settled(text, self._stop)
         piece, self.text = text[len(self.text) :], text
         return piece
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens, of which only those behind a part that can change no more are decoded again.
+
+        A decoder may treat the beginning of a text in its own way, so the part before the new tokens is decoded with
+        them and without them, and counts as their beginning only if it has a text.
+        """
+        before = self._dialect.text(tokens[self._begin : self._end])
+        new = self._dialect.text(tokens[self._begin :])[len(before) :]
+        text = self._known + new
+        if new and self._dialect.text(tokens[self._end :]) and not text.endswith(_UNFINISHED):
+            self._known, self._begin, self._end = text, self._end, len(tokens)
+        return text
 
 
 def _settled(text: str, stop: Sequence[str]) -> str:
@@ -146,8 +160,11 @@ def _read(decoding: Decoding, readers: Sequence[Reader], at_once: int | None) ->
 
 
 def answers_of(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
-    """The answers in a batch of the task `language`: for each the tokens before it in its text, and its own tokens."""
-    for tokens, segments, targets, weight in zip(*(batch[name] for name in _OF_ANSWERS), strict=True):
+    """The whole answers in a batch of the task `language`: for each the tokens before it in its text, and its own.
+
+    Those of which tokens were cut are left out.
+    """
+    for tokens, segments, targets, weight, partial in zip(*(batch[name] for name in _OF_ANSWERS), strict=True):
         for segment in range(1, segments.max(initial=0) + 1):
             places = np.flatnonzero(segments == segment)
             learned = np.concatenate([[False], weight[places] > 0, [False]])
@@ -155,7 +172,8 @@ def answers_of(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
                 np.nonzero(found) for found in (learned[1:] > learned[:-1], learned[1:] < learned[:-1])
             )
             for begin, end in zip(begins, ends, strict=True):
-                yield tokens[places][: begin + 1].tolist(), targets[places][begin:end].tolist()
+                if not partial[places][begin:end].any():
+                    yield tokens[places][: begin + 1].tolist(), targets[places][begin:end].tolist()
 
 
 def exact_match(model: nnx.Module, dialect: Dialect, batches: Iterable[Batch], request: Request) -> float:
@@ -168,9 +186,26 @@ def exact_match(model: nnx.Module, dialect: Dialect, batches: Iterable[Batch], r
       request: the largest number of tokens of an answer, and how tokens are chosen.
 
     Returns:
-      The share.
+      The share among the whole answers: see `answers_of`.
+
+    Raises:
+      InputError: if no answer is whole.
     """
-    prompts, answers = zip(*(one for batch in batches for one in answers_of(batch)), strict=True)
+    found = [one for batch in batches for one in answers_of(batch)]
+    if not found:
+        raise InputError(
+            "config.data.generate=True, but every answer of the held-out data is cut; expected a larger last length in "
+            "config.data.lengths, or False"
+        )
+    prompts, answers = zip(*found, strict=True)
     written = texts(lambda rows: model, dialect, prompts, request)
-    right = [text.strip() == dialect.text(answer).strip() for text, answer in zip(written, answers, strict=True)]
-    return sum(right) / len(right)
+    wanted = [_as_written(dialect, answer, request.stop) for answer in answers]
+    return sum(text.strip() == one.strip() for text, one in zip(written, wanted, strict=True)) / len(wanted)
+
+
+def _as_written(dialect: Dialect, answer: Sequence[int], stop: Sequence[str]) -> str:
+    """The text of an answer's tokens, which ends where a text with these tokens would be ended."""
+    own = answer[:-1] if answer and answer[-1] in dialect.ends else answer
+    reader = Reader(dialect, stop)
+    reader.read(own, last=True)
+    return reader.text

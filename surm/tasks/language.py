@@ -23,9 +23,10 @@ from surm.models.architecture import LANGUAGE, LanguageShape
 from surm.models.cross_entropy import Scores
 from surm.models.weights import Weights
 from surm.tasks import special_tokens
-from surm.tasks.chat import ChatTemplate, parsed_arguments
+from surm.tasks.chat import ChatTemplate
 from surm.tasks.metric import Metric
 from surm.tasks.task import Answers, Batch, Sums
+from surm.tasks.template_arguments import fixed, parsed_arguments
 
 METRICS = (Metric("loss", "less", "nats"), Metric("perplexity", "less", ""), Metric("token_accuracy"))
 EXACT = Metric("exact_match")
@@ -40,9 +41,10 @@ class Language:
 
     Attributes:
       tokenizer: the folder or file of the tokenizer.
+      opened: the tokenizer, and how texts are cut.
       template: the chat template beside the tokenizer; None if there is none.
       arguments: further arguments of the template.
-      end: the token that ends a text without a template; None if the files name none.
+      ends: the tokens that end a text; one without a template is trained to end with the first.
       writes: whether `config.data.generate` asks for answers to be written in evaluations.
       metrics: those of `measured`, and `exact_match` if the config says that answers are written.
     """
@@ -66,8 +68,8 @@ class Language:
         """
         own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
         self.tokenizer = own or (weights.path if weights else None)
-        self._opened = tokenizer.opened(self.tokenizer, pairs=False)
-        tokenizer.check_vocabulary(self._opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
+        self.opened = tokenizer.opened(self.tokenizer, pairs=False)
+        tokenizer.check_vocabulary(self.opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
         self._lengths = tokens.lengths_of(config.data.lengths)
         if self._lengths[-1] > shape.max_length:
             raise InputError(
@@ -81,7 +83,7 @@ class Language:
                 f"config.data.template_arguments={config.data.template_arguments!r}, but the tokenizer "
                 f"{str(self.tokenizer)!r} brings no chat template that could read them"
             )
-        self.end = special_tokens.end_of_text(self.tokenizer, self._opened.tokenizer, weights and weights.config)
+        self.ends = special_tokens.ends(self.tokenizer, self.opened.tokenizer, weights)
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._packing, self._all = config.data.packing, config.data.train_on == "all"
         self.writes = config.data.generate
@@ -89,15 +91,18 @@ class Language:
 
     def ready(self, split: Split) -> LanguageTokens:
         """Renders and tokenizes the texts, and packs them if the config says so; reports how many are cut and why."""
-        opened, longest = self._opened, self._lengths[-1]
+        opened, longest = self.opened, self._lengths[-1]
         why = "the last of config.data.lengths"
         if opened.limit and opened.limit < longest:
             longest, why = opened.limit, "model_max_length of the tokenizer"
         texts = [self._text(split[index]) for index in range(len(split))]
         alone = self.template is None or "text" in split[0]
-        encoded = language_tokens.encode(texts, opened.tokenizer, longest, alone=alone, end=self.end, side=opened.side)
+        end = next(iter(self.ends), None)
+        encoded = language_tokens.encode(texts, opened.tokenizer, longest, alone=alone, end=end, side=opened.side)
         if encoded.cut:
             say(f"{encoded.cut} of {len(texts)} texts are longer than {longest} tokens ({why}) and are cut")
+        if encoded.partial and self.writes:
+            say(f"{encoded.partial} answers lose tokens thereby; where exact_match is computed they do not count")
         if encoded.empty:
             say(f"{encoded.empty} of {len(texts)} texts are left out, because no token of an answer is left of them")
         return encoded.tokens.packed(self._lengths[-1]) if self._packing else encoded.tokens
@@ -121,7 +126,7 @@ class Language:
             whole = example["prompt"] + example["completion"]
             return Text(whole, [(len(example["prompt"]), len(whole))])
         try:
-            return Text(*self.template.spans(_messages(example), **self.arguments))
+            return Text(*self.template.spans(_messages(example), **fixed(self.arguments)))
         except InputError as error:
             raise InputError(f"{example['place']}: {error}") from error
 

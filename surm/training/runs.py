@@ -20,7 +20,7 @@ from surm.data.splits import ArraySplit
 from surm.data.texts import TextSplit
 from surm.errors import InputError
 from surm.machine.notes import say
-from surm.models import catalogue, hub, processor_files
+from surm.models import catalogue, gguf, hub, processor_files
 from surm.models.architecture import LANGUAGE, ImageShape
 from surm.models.processor import Processor
 from surm.models.sampling import Sampling
@@ -266,7 +266,7 @@ def _base_model_name(weights: Weights | None, base: nnx.Module) -> str:
         return ""
     if weights.name.startswith(hub.PREFIX):
         return weights.name.removeprefix(hub.PREFIX).partition("@")[0]
-    return weights.name if files.path(weights.name).is_dir() and weights.path.suffix != ".gguf" else ""
+    return weights.name if files.path(weights.name).is_dir() and weights.path.suffix.lower() != gguf.SUFFIX else ""
 
 
 def _kind_of(model: nnx.Module) -> str:

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from surm.errors import InputError
-from surm.tasks.chat import ChatTemplate, parsed_arguments
+from surm.tasks.chat import ChatTemplate
+from surm.tasks.language import Language
+from surm.tasks.template_arguments import fixed, parsed_arguments
 from tests.language import small_decoder, templates
 from tests.language.templates import messages
 
@@ -50,6 +52,14 @@ def test_earlier_answers_may_be_written_in_another_way():
     assert answers(templates.THINKING, chat) == ["b<|im_end|>", "<think>\nhm\n</think>\n\nred\ngreen<|im_end|>"]
     silent = messages("two turns")
     assert answers(templates.THINKING, silent, enable_thinking=False) == ["b<|im_end|>", "red\ngreen<|im_end|>"]
+
+
+@pytest.mark.parametrize(("chat", "renders"), [("one turn", 3), ("two turns", 6)])
+def test_a_chat_is_rendered_no_more_than_its_answers_need(monkeypatch, chat, renders):
+    run, seen = ChatTemplate._run, []
+    monkeypatch.setattr(ChatTemplate, "_run", lambda self, *given: seen.append(given) or run(self, *given))
+    template(templates.PLAIN["smollm2"]).spans(messages(chat))
+    assert len(seen) == renders
 
 
 def test_an_answer_that_comes_first_begins_with_its_content():
@@ -111,6 +121,40 @@ def test_some_models_have_none(tmp_path):
     folder = small_decoder.write(tmp_path, template=None)
     assert ChatTemplate.of(None) is None and ChatTemplate.of(folder) is None
     assert ChatTemplate.of(folder / "tokenizer.json") is None
+
+
+DATED = (  # in the manner of Llama 3.2
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ date_string }}{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("given", ["strftime_now='2024-07-26'", "date_string='26 Jul 2024'"])
+def test_a_date_is_asked_for_where_a_text_must_always_be_the_same(given):
+    chat = messages("one turn")
+    with pytest.raises(InputError) as raised:
+        template(DATED).spans(chat, **fixed({}))
+    assert str(raised.value).startswith("'chat_template.jinja' cannot be used on the chat: it writes the date of today")
+    assert str(raised.value).endswith(f"such as strftime_now='{datetime.date.today()}'")
+    for arguments in (fixed(parsed_arguments(given)), parsed_arguments(given)):
+        assert template(DATED).spans(chat, **arguments)[0].startswith("26 Jul 2024user")
+    assert template(DATED).render(chat).startswith(datetime.date.today().strftime("%d %b %Y"))
+    assert template(templates.PLAIN["smollm2"]).spans(chat, **fixed({})) == template(templates.PLAIN["smollm2"]).spans(
+        chat
+    )
+
+
+def test_the_texts_of_a_run_need_a_date():
+    task = Language.__new__(Language)
+    task.template, task.arguments, task.writes = template(DATED), {}, False
+    with pytest.raises(InputError, match="^row 1: 'chat_template.jinja' .* writes the date of today"):
+        task._text({"messages": messages("one turn"), "place": "row 1"})
+
+
+def test_a_date_is_one():
+    for text in ("strftime_now='30 Nov 2026'", "strftime_now=2026"):
+        with pytest.raises(InputError, match="expected a date such as '2026-11-30'"):
+            parsed_arguments(text)
 
 
 def test_arguments_are_those_of_a_call():

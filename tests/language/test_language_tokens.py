@@ -153,9 +153,24 @@ def test_what_is_too_long_is_cut_and_what_keeps_no_answer_is_left_out(tokenizer,
         language_tokens.encode(TEXTS, tokenizer, 2, alone=True, end=END)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("size", range(4, 12))
+def test_answers_that_lose_tokens_are_told_from_whole_ones(tokenizer, side, size):
+    words = " what red green the blue one is"  # a token each; answers are the 2nd and 3rd, and the 5th and 6th
+    spans = [(words.index(" red"), words.index(" the")), (words.index(" blue"), words.index(" is"))]
+    found = language_tokens.encode([Text(words, spans)], tokenizer, size, alone=False, side=side)
+    kept = range(7)[:size] if side == "right" else range(7)[-size:]
+    foreseen = {*kept[1:]} if side == "left" and size < 7 else {*kept}
+    lacking = [pair for pair in ((1, 2), (4, 5)) if {*pair} & {*kept} and not {*pair} <= foreseen]
+    assert found.tokens.partial.tolist() == [any(place in pair for pair in lacking) for place in kept]
+    assert found.partial == (size in {"right": (5,), "left": (6,)}[side])
+    batch = found.tokens.batch(np.array([0]), 1, 12)
+    assert batch["partial"][0].tolist() == [*found.tokens.partial[1:].tolist(), *[0] * (13 - len(kept))]
+
+
 def test_a_text_that_ends_with_the_end_gets_no_second_one(tokenizer):
     end = tokenizer.token_to_id("<|im_end|>")
-    (found, _, _) = language_tokens.encode([Text("red one<|im_end|>", [(0, 3)])], tokenizer, 40, alone=True, end=end)
+    (found, *_) = language_tokens.encode([Text("red one<|im_end|>", [(0, 3)])], tokenizer, 40, alone=True, end=end)
     assert found.tokens.tolist() == tokenizer.encode("red one<|im_end|>").ids and found.answers[-1]
-    (found, _, _) = language_tokens.encode([Text("red one", [(0, 7)])], tokenizer, 40, alone=True, end=None)
+    (found, *_) = language_tokens.encode([Text("red one", [(0, 7)])], tokenizer, 40, alone=True, end=None)
     assert found.tokens.tolist() == tokenizer.encode("red one").ids
