@@ -12,7 +12,7 @@ from surm import InputError, config
 from surm.data.splits import ArraySplit, Dataset
 from surm.peft import surgery
 from surm.tasks import balance, metrics
-from surm.training import optim, preparation, step
+from surm.training import optim, preparation, read_keys, step
 from tests import small_runs
 
 COUNTS = (30, 8, 2)
@@ -88,7 +88,7 @@ def test_loko_and_numbers_have_no_weights():
             config.check(asked)
     for key, value in (("optim.class_weights", "balanced"), ("data.sampling", "balanced")):
         with pytest.raises(InputError, match=f"config.{key} is set, but the labels are numbers, not classes"):
-            preparation.check_read(small_runs.config("x", **{key: value}), dataclasses.replace(data(), regression=True))
+            read_keys.check(small_runs.config("x", **{key: value}), dataclasses.replace(data(), regression=True))
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ as five with local attention and one with global attention. The body of the scan
     frozen = stacked(runs, frozen)                     once, outside jit: the base is not copied in a step
     through(model.blocks, apply, x, runs=runs)         inside jit: arrays that are not stacked yet are stacked there
 
-Adapters on some layers only split a run, because the structures of the blocks then differ.
-
-The paths of all arrays stay as they are. In a state from `stacked`, the first block of a run holds the arrays of all,
-with a new first axis, and the others hold empty arrays. Trained arrays are stacked inside the program, by `packed`, so
-that the optimiser, too, has one array where a run has many; with full fine-tuning this copies the model in every step.
+Adapters on some layers only split a run, because the structures of the blocks then differ. The paths of all arrays stay
+as they are: in a state from `stacked`, the first block of a run holds the arrays of all, with a new first axis, and the
+others hold empty arrays. Trained arrays are stacked inside the program, by `packed`, so that the optimiser has one
+array where a run has many; with full fine-tuning this copies the model in every step.
 """
 
 import functools
@@ -35,13 +34,7 @@ _LONGEST_PERIOD = 8
 
 
 class Run(NamedTuple):
-    """Blocks that are scanned together.
-
-    Attributes:
-      first: the number of the first block.
-      period: the number of blocks in the body of the scan.
-      count: how often the body is applied.
-    """
+    """Blocks that are scanned together: `count` times a body of `period` blocks, from block number `first` on."""
 
     first: int
     period: int

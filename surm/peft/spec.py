@@ -11,7 +11,7 @@ from flax.core import FrozenDict, unfreeze
 from surm import matrices
 from surm.errors import InputError, nearest, pasted, quoted
 from surm.ops.activations import BRANCH_ACTIVATIONS
-from surm.peft import other_names
+from surm.peft import other_names, spec_fields
 from surm.peft import rules as ruling
 from surm.peft.multiply.paths import FUSED, available
 from surm.peft.options import check_schedule, check_type, parse_options
@@ -128,7 +128,7 @@ class PeftSpec:
         self._check_names()
         self._check_position()
         for name in ("targets", "exclude", "train"):
-            object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+            object.__setattr__(self, name, spec_fields.patterns(name, getattr(self, name)))
         options = parse_options(self.options) if isinstance(self.options, str) else dict(self.options)
         object.__setattr__(self, "options", FrozenDict(self._checked_options(options)))
         object.__setattr__(self, "rules", self._checked_rules())
@@ -199,10 +199,10 @@ class PeftSpec:
         return dataclasses.replace(self, **new, path=path, rules={}, exclude=())
 
     def _check_types(self) -> None:
-        for field, kinds in _FIELD_TYPES.items():
+        for field, kinds in spec_fields.TYPES.items():
             value = getattr(self, field)
             if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
-                raise InputError(f"{field}={value!r}, expected {_FIELD_TYPES_IN_WORDS[kinds]}")
+                raise InputError(f"{field}={value!r}, expected {spec_fields.IN_WORDS[kinds]}")
         if not math.isfinite(self.scale):
             raise InputError(f"scale={self.scale}, expected a finite number")
         if not 0 <= self.dropout < 1:
@@ -291,21 +291,3 @@ class PeftSpec:
         lists = {name: list(fields[name]) for name in ("targets", "exclude", "train")}
         rules = {pattern: change if change is None else unfreeze(change) for pattern, change in self.rules.items()}
         return fields | lists | {"options": dict(self.options), "rules": rules}
-
-
-_FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
-    "method": str, "family": str, "activation": str, "path": str, "options": (str, Mapping), "targets": (str, Sequence),
-    "train": (str, Sequence), "scale": (int, float), "dropout": (int, float), "rules": (str, Mapping),
-    "exclude": (str, Sequence), "magnitude": bool,
-}  # fmt: skip
-_FIELD_TYPES_IN_WORDS = {
-    str: "a name", (str, Mapping): "a mapping or a string such as 'rank=8'",
-    (str, Sequence): "a pattern or a sequence of patterns", (int, float): "a number", bool: "True or False",
-}  # fmt: skip
-
-
-def _patterns(field: str, given: Sequence | str) -> tuple[str, ...]:
-    patterns = (given,) * bool(given) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise InputError(f"{field}={given!r}, expected a pattern or a sequence of patterns")
-    return patterns

@@ -15,6 +15,7 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from flax import nnx
 
@@ -25,7 +26,7 @@ from surm.matrices.algebra.platforms import platform_of
 from surm.peft import store
 from surm.rundir.log import Values
 from surm.tasks.task import Batch
-from surm.training import optim, placing, preparation, writing
+from surm.training import optim, placing, preparation, read_keys, writing
 from surm.training.members import Member
 from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
@@ -63,6 +64,20 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(arrays)
 
 
+def _check_spread(config: ml_collections.ConfigDict, members: int, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a population that cannot be spread over the devices of the data axis."""
+    if members % mesh.shape["data"]:
+        raise InputError(
+            f"{members} members do not divide among config.mesh.data={mesh.shape['data']} devices "
+            "(config.mesh.shard_members)"
+        )
+    if config.members_at_once:
+        raise InputError(
+            "config.members_at_once and config.mesh.shard_members exclude each other: every device computes all its "
+            "members at once"
+        )
+
+
 def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> Program:
     """The program that trains all members of a population together.
 
@@ -80,19 +95,11 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     """
     config, spread = prepared.config, prepared.config.mesh.shard_members
     share = WHOLE if spread else placing.share_of(mesh)
-    if spread and len(every) % mesh.shape["data"]:
-        raise InputError(
-            f"{len(every)} members do not divide among config.mesh.data={mesh.shape['data']} devices "
-            "(config.mesh.shard_members)"
-        )
+    if spread:
+        _check_spread(config, len(every), mesh)
     seeds = list(dict.fromkeys(member.config.seed for member in every))
-    if spread and config.members_at_once:
-        raise InputError(
-            "config.members_at_once and config.mesh.shard_members exclude each other: every device computes all its "
-            "members at once"
-        )
     for member in every:
-        preparation.check_read(member.config, prepared.data)
+        read_keys.check(member.config, prepared.data)
     of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
     at_once = config.members_at_once or (1 if platform_of() == "cpu" and not spread else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])

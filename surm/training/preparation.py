@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import ml_collections
 from flax import nnx
 
 from surm import config as configs
-from surm.data import census, glue, sources
+from surm.data import census, sources
 from surm.data.language_tokens import LanguageTokens
 from surm.data.splits import Dataset
 from surm.data.tokens import TokenSplit
@@ -24,36 +24,8 @@ from surm.tasks import balance, held_out
 from surm.tasks.kinds import TASKS, task_of
 from surm.tasks.labels import Targets
 from surm.tasks.texts import tokenizer_of_0_1
-from surm.training import stacking, start, step
+from surm.training import read_keys, stacking, start, step
 from surm.training.prepared import Run
-
-
-class Kind(NamedTuple):
-    """A kind of example.
-
-    Attributes:
-      many: its name in messages, in the plural.
-      keys: config keys that this kind uses and some other kind does not.
-      config: a config file for it.
-    """
-
-    many: str
-    keys: tuple[str, ...]
-    config: str
-
-
-_OF_LABELS = ("data.sampling", "eval.metrics", "model.pooling", "optim.class_weights", "optim.label_smoothing")
-_OF_TOKENS = ("data.tokenizer", "data.lengths")
-_OF_ANSWERS = ("data.packing", "data.train_on", "data.template_arguments", "data.generate", "data.generate_tokens")
-
-KINDS: dict[str, Kind] = {
-    "image": Kind("images", (*_OF_LABELS, "data.augment", "model.image_size"), "configs/vit_cifar.py"),
-    "text": Kind("texts", (*_OF_LABELS, *_OF_TOKENS, "model.dropout"), "configs/bert_glue.py"),
-    LANGUAGE: Kind("texts for language models", (*_OF_TOKENS, *_OF_ANSWERS), "configs/lm_text.py"),
-}
-
-SOURCE_KEYS = ("task", "text_columns", "label_column", "image_column")
-"""Keys of `config.data` that only some sources use; `surm.data.splits.Dataset.keys` tells which."""
 
 
 def prepare(
@@ -80,7 +52,7 @@ def prepare(
     """
     config = (plan := configs.checked(config)).config
     data = _data(config)
-    check_read(config, data)
+    read_keys.check(config, data)
     _check_writes(config)
     data = held_out.measured_as_asked(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
@@ -242,9 +214,10 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
     if shape is not None and catalogue.of_shape(shape).reads == kind:
         return shape
     if shape is not None or (weights is not None and weights.model):
+        wanted = read_keys.KINDS[kind]
         raise InputError(
-            f"data.source={config.data.source!r} holds {KINDS[kind].many}, which the model of config.model.weights="
-            f"{config.model.weights!r} does not read; for {KINDS[kind].many} use a config such as {KINDS[kind].config}"
+            f"data.source={config.data.source!r} holds {wanted.many}, which the model of config.model.weights="
+            f"{config.model.weights!r} does not read; for {wanted.many} use a config such as {wanted.config}"
         )
     raise InputError(
         f"config.model.name='auto', but the weights {config.model.weights!r} do not name their model; set it to a "
@@ -252,40 +225,10 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
     )
 
 
-def check_read(config: ml_collections.ConfigDict, data: Dataset) -> None:
-    """Raises InputError if a key is set that a run on this data would ignore."""
-    given, default = dict(configs.leaves(config)), {name: key.default for name, key in configs.KEYS.items()}
-    unread = [key for kind in KINDS.values() for key in kind.keys if key not in KINDS[data.kind].keys]
-    unread += [f"data.{key}" for key in SOURCE_KEYS if key not in data.keys]
-    set_in_vain = sorted(key for key in unread if given[key] != default[key])
-    if set_in_vain and data.kind == "text" and set_in_vain[0] in ("data.text_columns", "data.label_column"):
-        raise InputError(
-            f"config.{set_in_vain[0]} is set, but the columns of GLUE's tasks are known; for a table of your own, set "
-            f"config.data.task to {' or '.join(glue.OWN_METRICS)}"
-        )
-    if set_in_vain:
-        raise InputError(
-            f"config.{set_in_vain[0]} is set, but data.source={config.data.source!r} holds {KINDS[data.kind].many}"
-            f"{_for_others(set_in_vain[0], data.kind)}"
-        )
-    for key in ("optim.label_smoothing", "optim.class_weights", "data.sampling"):
-        if data.regression and given[key] != default[key]:
-            raise InputError(f"config.{key} is set, but the labels are numbers, not classes")
-
-
 def _check_writes(config: ml_collections.ConfigDict) -> None:
     """Raises InputError if answers are to be written by several processes, each of which would know a part of them."""
     if config.data.generate and jax.process_count() > 1:
         raise InputError("config.data.generate=True needs one process; use load_run(DIR).generate after the training")
-
-
-def _for_others(key: str, kind: str) -> str:
-    """The end of a message: the kind of example that a key is for, and a config for the kind at hand."""
-    others = [other.many for other in KINDS.values() if key in other.keys]
-    if not others:
-        return ""
-    own, many = KINDS[kind], " and ".join(others)
-    return f"; it is for {many}, as is a --config=FILE that sets it; one for {own.many} is {own.config}"
 
 
 def _check_stages(plan: configs.Plan, model: nnx.Module) -> None:

@@ -12,7 +12,7 @@ from surm import config as configs
 from surm.data import census, sources
 from surm.rundir.workdir import Workdir
 from surm.tasks import held_out
-from surm.training import preparation
+from surm.training import read_keys
 from tests.odd_inputs.row import Line, Odd
 
 Write = Callable[[pathlib.Path], None]
@@ -171,7 +171,7 @@ def _check(write: Write, folder: pathlib.Path, key: str, value: str, **options: 
     (folder / "set").mkdir(exist_ok=True)
     write(folder / "set")
     config = _config(folder / "set", **{f"data.{key}": value})
-    preparation.check_read(config, sources.load(config.data.source, **options))
+    read_keys.check(config, sources.load(config.data.source, **options))
 
 
 def _said(write: Write, folder: pathlib.Path) -> list[str]:
