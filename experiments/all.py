@@ -59,6 +59,7 @@ STEPS = (
     Step("weight_movement/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.7),
     Step("approximation/run.py", "", 0.5),
     Step("smollm2_parity/run.py", "", 0.1),
+    Step("small_memory/run.py", "", 0.4),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
 DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")
