@@ -76,6 +76,7 @@ def wait_for(file: pathlib.Path, process: subprocess.Popen) -> None:
     assert process.poll() is None, "it ended before it could be asked to stop"
 
 
+@pytest.mark.slow
 def test_five_runs_of_which_one_fails_are_mended_by_the_same_command(tmp_path, data):
     file = swept(
         tmp_path,

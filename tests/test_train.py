@@ -249,6 +249,7 @@ sys.exit(train.main(sys.argv))
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint_and_no_more(finished, tmp_path):
     more = ["--config.optim.steps=8", "--config.peft.dropout=0.2", "--config.checkpoint_every_steps=2",
             "--config.eval_every_steps=4"]  # fmt: skip
