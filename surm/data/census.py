@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from surm.data import classes
+from surm.data import classes, language
 from surm.data.splits import Dataset
 from surm.errors import InputError
 
@@ -21,7 +21,7 @@ def heading(data: Dataset) -> list[str]:
       The classes with their counts (or the range of numbers), then one line for each oddity. The last one says if the
       source's validation split is reported.
     """
-    if data.kind == "language":
+    if data.kind == language.TASK:
         return _held_out(data)
     if data.regression:
         return [_numbers(data.train.labels), *_held_out(data)]
@@ -31,7 +31,7 @@ def heading(data: Dataset) -> list[str]:
 
 def check(data: Dataset) -> None:
     """Raises InputError if all training examples have the same class, because nothing can be learned from them."""
-    if data.kind == "language":
+    if data.kind == language.TASK:
         return
     if not data.regression and len(present := np.unique(data.train.labels)) == 1:
         raise InputError(

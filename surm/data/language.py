@@ -90,7 +90,7 @@ def open_tables(found: Mapping[str, Table], options: Options, where: str) -> Dat
     """
     form = _form(found["train"])
     splits = {name: _split(table, form) for name, table in found.items()}
-    return Dataset(**options.parts(splits, where), num_classes=1, metrics=(), kind="language", keys=frozenset({"task"}))
+    return Dataset(**options.parts(splits, where), num_classes=1, metrics=(), kind=TASK, keys=frozenset({"task"}))
 
 
 def _form(train: Table) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from surm.data.language import ASSISTANT, LanguageSplit
+from surm.data.language import ASSISTANT, TASK, LanguageSplit
 from surm.data.options import Options
 from surm.data.splits import Dataset
 
@@ -83,7 +83,7 @@ def load(options: Options = _NONE) -> Dataset:
         chosen = [next(requests) for _ in range(size)]
         examples = [{"messages": _chat(*one)} for one in chosen]
         splits[name] = LanguageSplit(examples, [f"request {number} of {NAME}/{name}" for number in range(1, size + 1)])
-    return Dataset(**options.parts(splits, repr(NAME)), num_classes=1, metrics=(), kind="language")
+    return Dataset(**options.parts(splits, repr(NAME)), num_classes=1, metrics=(), kind=TASK)
 
 
 def _chat(request: str, line: str) -> list[dict[str, str]]:

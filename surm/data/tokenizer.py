@@ -72,13 +72,11 @@ def opened(path: str | os.PathLike | None, *, pairs: bool = True) -> Opened:
     if path is None:
         raise InputError(f"the weights have no {SAVED_FILE}; {REMEDY}")
     place = files.path(path)
-    if place.is_dir():
-        return _of_folder(place, pairs)
-    if place.suffix == ".safetensors":
-        return _of_folder(place.parent, pairs)
+    if folder := tokenizer_files.folder_of(place):
+        return _of_folder(folder, pairs)
     if not place.is_file():
         raise InputError(f"no tokenizer at {str(place)!r}; {REMEDY}")
-    if place.suffix.lower() == gguf.SUFFIX:
+    if gguf.is_named(place):
         return Opened(tokenizer_gguf.tokenizer_of(files.local(place)), segmented=False)
     if (place.parent / SETTINGS).is_file():
         say(f"{str(place)!r} is used unchanged, without the {SETTINGS} beside it; name the folder to follow both")

@@ -100,6 +100,16 @@ class Stated:
     bare: bool
 
 
+def folder_of(place: epath.Path | None) -> epath.Path | None:
+    """The folder whose files go with a path: a folder itself, or that of a .safetensors file; None for any other path.
+
+    Any other file, such as a tokenizer.json, is used as it stands.
+    """
+    if place is None or place.is_dir():
+        return place
+    return place.parent if place.suffix == ".safetensors" else None
+
+
 def read(folder: epath.Path) -> Stated:
     """Reads the files of a tokenizer.
 
@@ -116,10 +126,8 @@ def read(folder: epath.Path) -> Stated:
     saved = files.json_object(folder / SAVED_FILE)
     settings = dict(stated or {})
     _check_plain(settings)
-    kind, named = (
-        _class_of(settings, config, saved),
-        bool(settings.get("tokenizer_class") or config.get("tokenizer_class")),
-    )
+    kind = _class_of(settings, config, saved)
+    named = bool(settings.get("tokenizer_class") or config.get("tokenizer_class"))
     settings = _renamed(settings)
     if "added_tokens_decoder" in settings:
         added = _numbered(SETTINGS, settings["added_tokens_decoder"])

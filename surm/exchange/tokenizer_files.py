@@ -53,7 +53,7 @@ def read(path: str | os.PathLike) -> dict[str, bytes]:
       InputError: if there are no such files.
     """
     place = files.path(path)
-    if place.suffix.lower() == gguf.SUFFIX:
+    if gguf.is_named(place):
         raise InputError(
             f"{str(path)!r} holds a tokenizer in a form that transformers does not open; surm merge RUN writes it in "
             "another form; in Python, export_merged(path, run.model, **run.beside) with run = surm.load_run(RUN)"

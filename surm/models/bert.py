@@ -22,6 +22,7 @@ from surm.models.attention import Attention
 from surm.models.blocks import drop, hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
+from surm.models.presets import named
 from surm.ops.activations import ACTIVATIONS
 
 
@@ -123,9 +124,7 @@ def preset(name: str, **changes: object) -> BertConfig:
       >>> preset("roberta_base").max_length
       512
     """
-    if name not in PRESETS:
-        raise InputError(f"no model is called {name!r}; {nearest(name, PRESETS)}")
-    return dataclasses.replace(PRESETS[name], **changes)
+    return dataclasses.replace(named(name, PRESETS), **changes)
 
 
 class Embedding(nnx.Module):

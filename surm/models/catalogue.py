@@ -8,9 +8,10 @@ from typing import Any
 
 from flax import nnx
 
-from surm.errors import InputError, nearest
+from surm.errors import InputError
 from surm.models import bert_files, decoder_files, dinov2_files, distilbert, vit_files
 from surm.models.architecture import Architecture
+from surm.models.presets import named
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     vit_files.ARCHITECTURE,
@@ -64,7 +65,4 @@ def preset(name: str, reads: str) -> Any:
     Raises:
       InputError: if no architecture that reads such examples has that preset; the nearest are named.
     """
-    known = presets(reads)
-    if name not in known:
-        raise InputError(f"no model is called {name!r}; {nearest(name, known)}")
-    return known[name]
+    return named(name, presets(reads))

@@ -195,7 +195,7 @@ def _products(
 def linear(
     config: AttentionShape, name: str, n_in: int, n_out: int, dtype: jax.typing.DTypeLike | None, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """Creates a linear map of a decoder's block, with a bias if the configuration names it among `biases`."""
+    """Creates a linear map of a decoder, with a bias if the configuration names it among `biases`."""
     return nnx.Linear(
         n_in,
         n_out,

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from surm.models import cross_entropy, scanned
-from surm.models.causal_attention import Cache, capped, visible
+from surm.models.causal_attention import Cache, capped, linear, visible
 from surm.models.cross_entropy import Scores
 from surm.models.decoder_blocks import Block, Words, norm
 from surm.models.decoder_presets import PRESETS as PRESETS
@@ -26,7 +26,6 @@ from surm.models.decoder_presets import preset as preset
 from surm.models.decoder_shape import DecoderConfig
 from surm.models.decoder_shape import Layer as Layer
 from surm.models.rotary import Rotary, angles
-from surm.ops.matmul import dot_general
 from surm.ops.packed import unpacked
 
 
@@ -91,15 +90,8 @@ class Decoder(nnx.Module):
         self._create_lm_head(nnx.Rngs(0))
 
     def _create_lm_head(self, rngs: nnx.Rngs) -> None:
-        self.lm_head = nnx.Linear(
-            self.config.width,
-            self.config.vocabulary,
-            use_bias=False,
-            kernel_init=nnx.initializers.normal(0.02),
-            dtype=self.norm.dtype,
-            dot_general=dot_general,
-            rngs=rngs,
-        )
+        config = self.config
+        self.lm_head = linear(config, "lm_head", config.width, config.vocabulary, self.norm.dtype, rngs)
 
     def empty_cache(self, batch: int, slots: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Cache:
         """A cache in which no slot is written yet."""

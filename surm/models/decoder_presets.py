@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from surm.errors import InputError, nearest
 from surm.models.decoder_shape import DecoderConfig, Layer
+from surm.models.presets import named
 from surm.models.rotary import Rotary
 from surm.models.rotary_scaling import Llama3Scaling
 
@@ -93,6 +93,4 @@ def preset(name: str, **changes: object) -> DecoderConfig:
       >>> preset("smollm2_135m").depth
       30
     """
-    if name not in PRESETS:
-        raise InputError(f"no model is called {name!r}; {nearest(name, PRESETS)}")
-    return dataclasses.replace(PRESETS[name], **changes)
+    return dataclasses.replace(named(name, PRESETS), **changes)

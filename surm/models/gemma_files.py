@@ -7,24 +7,20 @@ from surm.models import hf_fields
 from surm.models.decoder_fields import SIZES, of_sizes, of_windows, optional, sizes, window, windowed
 from surm.models.decoder_kind import Kind, of_table
 from surm.models.decoder_shape import DecoderConfig, Layer, repeated
-from surm.models.llama_files import BODY, MAPS, attention_biases
+from surm.models.llama_files import LAYER, MAPS, attention_biases
 from surm.models.llama_files import TABLE as LLAMA
 from surm.models.rotary import Rotary
 from surm.models.rotary_fields import FIELDS, of_rotary, of_scaling, of_stated, rotary, stated_in
-from surm.models.tables import Rule, Table
+from surm.models.tables import Rule
 
-_LAYER = r"model\.layers\.(\d+)"
-TABLE = Table(
+TABLE = LLAMA._replace(
     name="Hugging Face Gemma",
-    prefix="",
     marker=r"model\.layers\.\d+\.pre_feedforward_layernorm\.weight",
-    ignored=r".*\brotary_emb\..*",
-    body=BODY,
     rules=(
         *MAPS,
-        Rule(rf"{_LAYER}\.post_attention_layernorm\.weight", r"blocks.\1.attention_norm.scale"),
-        Rule(rf"{_LAYER}\.pre_feedforward_layernorm\.weight", r"blocks.\1.norm2.scale"),
-        Rule(rf"{_LAYER}\.post_feedforward_layernorm\.weight", r"blocks.\1.mlp_norm.scale"),
+        Rule(rf"{LAYER}\.post_attention_layernorm\.weight", r"blocks.\1.attention_norm.scale"),
+        Rule(rf"{LAYER}\.pre_feedforward_layernorm\.weight", r"blocks.\1.norm2.scale"),
+        Rule(rf"{LAYER}\.post_feedforward_layernorm\.weight", r"blocks.\1.mlp_norm.scale"),
     ),
 )
 """The names of Gemma 2 and 3; Gemma 1 has those of Llama."""

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from surm.errors import InputError
 from surm.models import hf_fields
 from surm.models.decoder_fields import SIZES, flag, of_sizes, of_windows, optional, sizes, window, windowed
@@ -12,21 +10,21 @@ from surm.models.decoder_shape import DecoderConfig, Layer, repeated
 from surm.models.rotary_fields import FIELDS, of_rotary, rotary
 from surm.models.tables import Rule, Table, linear
 
-_LAYER = r"model\.layers\.(\d+)"
+LAYER = r"model\.layers\.(\d+)"
 MAPS = (
     Rule(r"model\.embed_tokens\.weight", "embed.word.embedding"),
-    *linear(rf"{_LAYER}\.self_attn\.q_proj", r"blocks.\1.attention.query"),
-    *linear(rf"{_LAYER}\.self_attn\.k_proj", r"blocks.\1.attention.key"),
-    *linear(rf"{_LAYER}\.self_attn\.v_proj", r"blocks.\1.attention.value"),
-    *linear(rf"{_LAYER}\.self_attn\.o_proj", r"blocks.\1.attention.output"),
-    *linear(rf"{_LAYER}\.mlp\.gate_proj", r"blocks.\1.mlp.gate"),
-    *linear(rf"{_LAYER}\.mlp\.up_proj", r"blocks.\1.mlp.up"),
-    *linear(rf"{_LAYER}\.mlp\.down_proj", r"blocks.\1.mlp.down"),
-    Rule(rf"{_LAYER}\.self_attn\.q_norm\.weight", r"blocks.\1.attention.query_norm.scale"),
-    Rule(rf"{_LAYER}\.self_attn\.k_norm\.weight", r"blocks.\1.attention.key_norm.scale"),
-    Rule(rf"{_LAYER}\.input_layernorm\.weight", r"blocks.\1.norm1.scale"),
+    *linear(rf"{LAYER}\.self_attn\.q_proj", r"blocks.\1.attention.query"),
+    *linear(rf"{LAYER}\.self_attn\.k_proj", r"blocks.\1.attention.key"),
+    *linear(rf"{LAYER}\.self_attn\.v_proj", r"blocks.\1.attention.value"),
+    *linear(rf"{LAYER}\.self_attn\.o_proj", r"blocks.\1.attention.output"),
+    *linear(rf"{LAYER}\.mlp\.gate_proj", r"blocks.\1.mlp.gate"),
+    *linear(rf"{LAYER}\.mlp\.up_proj", r"blocks.\1.mlp.up"),
+    *linear(rf"{LAYER}\.mlp\.down_proj", r"blocks.\1.mlp.down"),
+    Rule(rf"{LAYER}\.self_attn\.q_norm\.weight", r"blocks.\1.attention.query_norm.scale"),
+    Rule(rf"{LAYER}\.self_attn\.k_norm\.weight", r"blocks.\1.attention.key_norm.scale"),
+    Rule(rf"{LAYER}\.input_layernorm\.weight", r"blocks.\1.norm1.scale"),
     Rule(r"model\.norm\.weight", "norm.scale"),
-    Rule(r"lm_head\.weight", "lm_head.kernel", np.transpose, lambda array, shape: array.T),
+    linear("lm_head", "lm_head")[0],
 )
 """The rules that files of Llama and of Gemma share."""
 BODY = r"(?:embed|blocks|norm|lm_head|model)\..*"
@@ -37,7 +35,7 @@ TABLE = Table(
     marker=r"model\.layers\.\d+\.self_attn\.q_proj\.weight",
     ignored=r".*\brotary_emb\..*",
     body=BODY,
-    rules=(*MAPS, Rule(rf"{_LAYER}\.post_attention_layernorm\.weight", r"blocks.\1.norm2.scale")),
+    rules=(*MAPS, Rule(rf"{LAYER}\.post_attention_layernorm\.weight", r"blocks.\1.norm2.scale")),
 )
 
 INTERNLM2 = Table(
@@ -48,13 +46,13 @@ INTERNLM2 = Table(
     body=r"(?:embed|blocks|norm|lm_head|model|output)\..*",
     rules=(
         Rule(r"model\.tok_embeddings\.weight", "embed.word.embedding"),
-        *linear(rf"{_LAYER}\.attention\.wqkv", r"blocks.\1.attention.grouped"),
-        *linear(rf"{_LAYER}\.attention\.wo", r"blocks.\1.attention.output"),
-        *linear(rf"{_LAYER}\.feed_forward\.w1", r"blocks.\1.mlp.gate"),
-        *linear(rf"{_LAYER}\.feed_forward\.w3", r"blocks.\1.mlp.up"),
-        *linear(rf"{_LAYER}\.feed_forward\.w2", r"blocks.\1.mlp.down"),
-        Rule(rf"{_LAYER}\.attention_norm\.weight", r"blocks.\1.norm1.scale"),
-        Rule(rf"{_LAYER}\.ffn_norm\.weight", r"blocks.\1.norm2.scale"),
+        *linear(rf"{LAYER}\.attention\.wqkv", r"blocks.\1.attention.grouped"),
+        *linear(rf"{LAYER}\.attention\.wo", r"blocks.\1.attention.output"),
+        *linear(rf"{LAYER}\.feed_forward\.w1", r"blocks.\1.mlp.gate"),
+        *linear(rf"{LAYER}\.feed_forward\.w3", r"blocks.\1.mlp.up"),
+        *linear(rf"{LAYER}\.feed_forward\.w2", r"blocks.\1.mlp.down"),
+        Rule(rf"{LAYER}\.attention_norm\.weight", r"blocks.\1.norm1.scale"),
+        Rule(rf"{LAYER}\.ffn_norm\.weight", r"blocks.\1.norm2.scale"),
         Rule(r"model\.norm\.weight", "norm.scale"),
         *linear("output", "lm_head"),
     ),

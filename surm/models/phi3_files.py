@@ -7,6 +7,7 @@ from surm.models.decoder_fields import SIZES, of_sizes, optional, sizes
 from surm.models.decoder_kind import Kind
 from surm.models.decoder_shape import DecoderConfig, Layer
 from surm.models.fused import GATE_UP, QUERY_KEY_VALUE
+from surm.models.llama_files import LAYER
 from surm.models.llama_files import TABLE as LLAMA
 from surm.models.naming import Naming, named
 from surm.models.rotary_fields import FIELDS, of_rotary, rotary
@@ -14,15 +15,14 @@ from surm.models.tables import Joint, linear
 
 _QKV = Joint("qkv_proj", ("q_proj", "k_proj", "v_proj"))
 _GATE_UP = Joint("gate_up_proj", ("gate_proj", "up_proj"))
-_LAYER = r"model\.layers\.(\d+)"
 
 TABLE = LLAMA._replace(
     name="Hugging Face Phi-3",
     marker=r"model\.layers\.\d+\.self_attn\.qkv_proj\.weight",
     rules=(
         *LLAMA.rules,
-        *linear(rf"{_LAYER}\.self_attn\.qkv_proj", r"blocks.\1.attention.joint"),
-        *linear(rf"{_LAYER}\.mlp\.gate_up_proj", r"blocks.\1.mlp.joint"),
+        *linear(rf"{LAYER}\.self_attn\.qkv_proj", r"blocks.\1.attention.joint"),
+        *linear(rf"{LAYER}\.mlp\.gate_up_proj", r"blocks.\1.mlp.joint"),
     ),
     together=lambda arrays: _GATE_UP.join(_QKV.join(arrays)),
 )

@@ -21,6 +21,7 @@ from surm.models.attention import Attention
 from surm.models.blocks import hidden_states
 from surm.models.mlp import MLP
 from surm.models.normalization import LayerNorm
+from surm.models.presets import named
 from surm.ops.activations import ACTIVATIONS
 
 
@@ -116,9 +117,7 @@ def preset(name: str, **changes: object) -> ViTConfig:
       >>> preset("vit_b16", image_size=384).grid
       24
     """
-    if name not in PRESETS:
-        raise InputError(f"no model is called {name!r}; {nearest(name, PRESETS)}")
-    return dataclasses.replace(PRESETS[name], **changes)
+    return dataclasses.replace(named(name, PRESETS), **changes)
 
 
 class Embedding(nnx.Module):

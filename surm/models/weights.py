@@ -110,7 +110,7 @@ def open_weights(name: str) -> Weights:
         return _open_folder(name, path)
     if path.suffix.lower() in PICKLES:
         raise InputError(f"{name!r} is a pickle by its suffix {path.suffix!r}; {CONVERSION}")
-    if path.suffix.lower() == gguf.SUFFIX:
+    if gguf.is_named(path):
         return _open_gguf(name, path)
     return _open_files(name, [path], path, path.parent)
 

@@ -108,12 +108,11 @@ class ChatTemplate:
           InputError: if a file cannot be read, or the template is no valid program.
         """
         place = None if path is None else files.path(path)
-        if place is not None and place.suffix.lower() == gguf.SUFFIX:
+        if place is not None and gguf.is_named(place):
             found = _of_gguf(place)
-        elif place is not None and (place.is_dir() or place.suffix == ".safetensors"):
-            found = _of_folder(place if place.is_dir() else place.parent)
         else:
-            found = None
+            folder = tokenizer_files.folder_of(place)
+            found = None if folder is None else _of_folder(folder)
         if found is not None:
             found.check()
         return found

@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 from surm import files
+from surm.data.tokenizer_files import SAVED_FILE, SETTINGS
 from surm.models import gguf
 from surm.tasks import special_tokens
 from surm.tasks.dialect import Dialect
 from surm.tasks.language import Language
 
-GENERATION, SAVED, SETTINGS = "generation_config.json", "tokenizer.json", "tokenizer_config.json"
+GENERATION = "generation_config.json"
 _KEPT = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -27,7 +28,7 @@ def of(task: Language) -> dict[str, Any]:
     """
     place = files.path(task.tokenizer)
     own = place if place.is_dir() else place.parent
-    made = _of_gguf(task) if place.suffix.lower() == gguf.SUFFIX else {}
+    made = _of_gguf(task) if gguf.is_named(place) else {}
     copied = None if made else task.tokenizer
     if made or place.suffix == ".json" or not (own / GENERATION).is_file():
         made[GENERATION] = _encoded({"eos_token_id": list(Dialect.of(task).ends)})
@@ -38,7 +39,7 @@ def _of_gguf(task: Language) -> dict[str, bytes]:
     special = {name: text for name, text in special_tokens.texts(task.tokenizer).items() if name in _KEPT}
     settings = special | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     settings |= {} if task.template is None else {"chat_template": task.template.source}
-    return {SAVED: task.opened.tokenizer.to_str(pretty=True).encode(), SETTINGS: _encoded(settings)}
+    return {SAVED_FILE: task.opened.tokenizer.to_str(pretty=True).encode(), SETTINGS: _encoded(settings)}
 
 
 def _encoded(value: dict[str, Any]) -> bytes:

@@ -11,7 +11,6 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float
 
-from surm import files
 from surm.data import language_tokens, tokenizer, tokens
 from surm.data.language import ASSISTANT
 from surm.data.language_tokens import LanguageTokens, Text
@@ -22,7 +21,7 @@ from surm.machine.notes import say
 from surm.models.architecture import LANGUAGE, LanguageShape
 from surm.models.cross_entropy import Scores
 from surm.models.weights import Weights
-from surm.tasks import special_tokens
+from surm.tasks import special_tokens, tokenized
 from surm.tasks.chat import ChatTemplate
 from surm.tasks.metric import Metric
 from surm.tasks.task import Answers, Batch, Sums
@@ -66,16 +65,10 @@ class Language:
         Raises:
           InputError: if the tokenizer, the template or the lengths do not fit the model.
         """
-        own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
-        self.tokenizer = own or (weights.path if weights else None)
+        self.tokenizer = tokenized.place_of(config, weights)
         self.opened = tokenizer.opened(self.tokenizer, pairs=False)
         tokenizer.check_vocabulary(self.opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
-        self._lengths = tokens.lengths_of(config.data.lengths)
-        if self._lengths[-1] > shape.max_length:
-            raise InputError(
-                f"config.data.lengths={config.data.lengths!r} goes up to {self._lengths[-1]} tokens, but the model has "
-                f"positions for {shape.max_length}"
-            )
+        self._lengths = tokenized.lengths_for(config, shape)
         self.template = ChatTemplate.of(self.tokenizer)
         self.arguments = parsed_arguments(config.data.template_arguments)
         if self.arguments and self.template is None:
@@ -91,10 +84,8 @@ class Language:
 
     def ready(self, split: Split) -> LanguageTokens:
         """Renders and tokenizes the texts, and packs them if the config says so; reports how many are cut and why."""
-        opened, longest = self.opened, self._lengths[-1]
-        why = "the last of config.data.lengths"
-        if opened.limit and opened.limit < longest:
-            longest, why = opened.limit, "model_max_length of the tokenizer"
+        opened = self.opened
+        longest, why = tokenized.longest(self._lengths, opened)
         texts = [self._text(split[index]) for index in range(len(split))]
         alone = self.template is None or "text" in split[0]
         end = next(iter(self.ends), None)

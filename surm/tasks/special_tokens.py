@@ -31,11 +31,12 @@ def texts(path: str | os.PathLike | None) -> dict[str, str]:
       InputError: if a file cannot be read.
     """
     place = None if path is None else files.path(path)
-    if place is not None and place.suffix.lower() == gguf.SUFFIX:
+    if place is not None and gguf.is_named(place):
         return _of_gguf(place)
-    if place is None or not (place.is_dir() or place.suffix == ".safetensors"):
+    folder = tokenizer_files.folder_of(place)
+    if folder is None:
         return {}
-    own = tokenizer_files.read(place if place.is_dir() else place.parent).settings
+    own = tokenizer_files.read(folder).settings
     named = {**own, **own.get("model_specific_special_tokens", {})}
     return {name: str(value) for name, value in named.items() if name.endswith("_token") and value is not None}
 
@@ -86,12 +87,12 @@ def _numbers(config: Mapping[str, Any]) -> list[int]:
 def _beside(path: str | os.PathLike | None) -> list[int]:
     """The numbers of the ends that a .gguf file, or the configurations of a folder, name."""
     place = None if path is None else files.path(path)
-    if place is not None and place.suffix.lower() == gguf.SUFFIX:
+    if place is not None and gguf.is_named(place):
         found = gguf.special_tokens(files.local(place))
         return [found[name][0] for name in _ENDS if name in found]
-    if place is None or not (place.is_dir() or place.suffix == ".safetensors"):
+    folder = tokenizer_files.folder_of(place)
+    if folder is None:
         return []
-    folder = place if place.is_dir() else place.parent
     return [number for name in _CONFIGS for number in _numbers(files.json_object(folder / name) or {})]
 
 

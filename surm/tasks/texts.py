@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Int
 
 from surm import files
-from surm.data import tokenizer, tokens
+from surm.data import tokenizer, tokenizer_files, tokens
 from surm.data.share import WHOLE, Share
 from surm.data.splits import Split
 from surm.data.tokenizer_files import SAVED_FILE
-from surm.errors import InputError
 from surm.machine.notes import say
 from surm.models.architecture import TextShape
 from surm.models.weights import Weights
+from surm.tasks import tokenized
 from surm.tasks.labels import Labels, Targets
 from surm.tasks.task import Batch
 
@@ -38,16 +38,10 @@ class LabelledTexts(Labels):
           InputError: if the tokenizer or the lengths do not fit the model.
         """
         super().__init__(targets)
-        own = files.local(files.path(config.data.tokenizer)) if config.data.tokenizer else None
-        self.tokenizer = own or (weights.path if weights else None)
+        self.tokenizer = tokenized.place_of(config, weights)
         self._opened = tokenizer.opened(self.tokenizer)
         tokenizer.check_vocabulary(self._opened.tokenizer, shape.vocabulary, pretrained=weights is not None)
-        self._lengths = tokens.lengths_of(config.data.lengths)
-        if self._lengths[-1] > shape.max_length:
-            raise InputError(
-                f"config.data.lengths={config.data.lengths!r} goes up to {self._lengths[-1]} tokens, but the model has "
-                f"positions for {shape.max_length}"
-            )
+        self._lengths = tokenized.lengths_for(config, shape)
         self._batch_size, self._threads = config.optim.batch_size, config.data.threads
         self._balanced = config.data.sampling == "balanced"
         # A model with a single segment, such as RoBERTa, ignores the segments that the tokenizer returns.
@@ -55,10 +49,8 @@ class LabelledTexts(Labels):
 
     def ready(self, split: Split) -> tokens.TokenSplit:
         """Tokenizes the texts, and reports how many are truncated and why."""
-        opened, longest = self._opened, self._lengths[-1]
-        why = "the last of config.data.lengths"
-        if opened.limit and opened.limit < longest:
-            longest, why = opened.limit, "model_max_length of the tokenizer"
+        opened = self._opened
+        longest, why = tokenized.longest(self._lengths, opened)
         encoded = tokens.encode(split, opened.tokenizer, longest, side=opened.side, segmented=opened.segmented)
         if encoded.cut:
             say(f"{encoded.cut} of {len(encoded)} examples are longer than {longest} tokens ({why}) and are cut")
@@ -92,8 +84,9 @@ class LabelledTexts(Labels):
 
 def tokenizer_of_0_1(config: ml_collections.ConfigDict, weights: Weights | None) -> str:
     """The path of the tokenizer.json that surm 0.1.0 would have used, ignoring the files beside it; "" if none."""
-    place = files.path(config.data.tokenizer) if config.data.tokenizer else weights and weights.path
-    if place is None:
+    named = config.data.tokenizer or (weights and weights.path)
+    if not named:
         return ""
-    folder = place if place.is_dir() else place.parent if place.suffix == ".safetensors" else None
-    return str(folder / SAVED_FILE if folder else place)
+    place = files.path(named)
+    folder = tokenizer_files.folder_of(place)
+    return str(place if folder is None else folder / SAVED_FILE)

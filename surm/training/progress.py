@@ -72,7 +72,7 @@ class Progress:
         self._log, self._config, self._start, self._total = log, config, start, total
         self._pending: tuple[int, dict[str, jax.Array], int] | None = None
         self.step_seconds: list[float] = []
-        self._counts, self._sizes = counts, []
+        self._counts, self._sizes, self._seen = counts, [], 0
         batch = config.optim.batch_size
         known = {"total": total * batch, "initial": start * batch} if counts == "examples" else {}
         self._bar = tqdm.tqdm(
@@ -117,7 +117,8 @@ class Progress:
         self._last = now
         self._sizes.append(size)
         if self._counts == "tokens":  # batches differ in their number, so the bar's end is an estimate
-            self._bar.total = round(sum(self._sizes) / len(self._sizes) * (self._total - self._start))
+            self._seen += size
+            self._bar.total = round(self._seen / len(self._sizes) * (self._total - self._start))
         if len(self.step_seconds) == _TIMED and self._total > step:
             sizes, seconds = self._sizes[_COMPILING:], self.step_seconds[_COMPILING:]
             rate = sum(sizes) / sum(seconds) if self._counts == "tokens" else None

@@ -266,7 +266,7 @@ def _base_model_name(weights: Weights | None, base: nnx.Module) -> str:
         return ""
     if weights.name.startswith(hub.PREFIX):
         return weights.name.removeprefix(hub.PREFIX).partition("@")[0]
-    return weights.name if files.path(weights.name).is_dir() and weights.path.suffix.lower() != gguf.SUFFIX else ""
+    return weights.name if files.path(weights.name).is_dir() and not gguf.is_named(weights.path) else ""
 
 
 def _kind_of(model: nnx.Module) -> str:

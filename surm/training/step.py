@@ -53,9 +53,9 @@ def initial_state(prepared: Run, seed: int, *, averaged: bool, model: nnx.Module
 
 def groups_of(model: nnx.Module) -> dict[str, str]:
     """The group of every trained array, by path: `"adapter"` for the method's, `"head"` for all others."""
-    kinds = dict(nnx.to_flat_state(nnx.state(model, variables.AdapterParam)))
-    adapter = {select.dotted(path) for path in kinds}
-    return {path: "adapter" if path in adapter else "head" for path in surgery.split(model)[1]}
+    trained = nnx.to_flat_state(nnx.state(model, variables.Trainable))
+    is_adapter = {select.dotted(path): isinstance(one, variables.AdapterParam) for path, one in trained}
+    return {path: "adapter" if own else "head" for path, own in is_adapter.items()}
 
 
 def transformation(

@@ -5,7 +5,10 @@ a model is filled from a GGUF file as from safetensors. The vocabulary is read b
 """
 
 import os
+import pathlib
 from typing import Any
+
+from etils import epath
 
 from surm.errors import InputError
 from surm.models.gguf import blocks, config, kinds
@@ -13,6 +16,11 @@ from surm.models.gguf.header import read
 from surm.models.lazy import Arrays
 
 SUFFIX = ".gguf"
+
+
+def is_named(path: pathlib.PurePath | epath.Path) -> bool:
+    """Whether a path has the ending of GGUF files."""
+    return path.suffix.lower() == SUFFIX
 
 
 def opened(file: str | os.PathLike) -> tuple[Arrays, dict[str, Any]]:

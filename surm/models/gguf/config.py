@@ -9,6 +9,8 @@ from surm.errors import InputError
 from surm.models.gguf.header import Header
 from surm.models.gguf.kinds import KINDS, Kind
 from surm.models.lazy import Stored
+from surm.models.rotary import Rotary
+from surm.models.rotary_scaling import Llama3Scaling
 
 Config = dict[str, Any]
 CLASSES = {
@@ -220,6 +222,5 @@ def llama3_factors(base: float, head_size: int, factor: float) -> np.ndarray:
     Returns:
       d/2 numbers from 1 (waves of up to 2,048 positions) to `factor` (waves of more than 8,192).
     """
-    waves = 2 * np.pi * base ** (np.arange(0, head_size, 2) / head_size)
-    smooth = np.clip((8192 / waves - 1) / 3, 0, 1)
-    return 1 / ((1 - smooth) / factor + smooth)
+    plain = Rotary(base).frequencies(head_size, 1)
+    return plain / Llama3Scaling(factor, 1.0, 4.0, 8192)(plain, 1)

@@ -10,6 +10,7 @@ The reader of the gguf package keeps several NumPy arrays for every word of a vo
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3.
 """
 
+import functools
 import os
 import struct
 from typing import Any, BinaryIO, NamedTuple
@@ -69,12 +70,19 @@ def read(file: str | os.PathLike) -> Header:
     """
     name = os.fspath(file)
     try:
-        with open(file, "rb") as opened:
-            return _Reader(name, opened).header()
+        about = os.stat(file)
+        return _read(name, about.st_mtime_ns, about.st_size)
     except OSError as error:
         raise InputError(f"{name!r} cannot be read ({one_line(error)})") from error
     except (UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise InputError(f"{name!r} is a damaged GGUF file ({one_line(error)})") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _read(name: str, changed: int, size: int) -> Header:
+    """The header of a file as it is now: weights, tokenizer and template are read from one file after one another."""
+    with open(name, "rb") as opened:
+        return _Reader(name, opened).header()
 
 
 class _Reader:
