@@ -56,11 +56,11 @@ class UpdatedLinear(MergeableLinear):
     def __init__(self, base: nnx.Module, spec: PeftSpec, *, rngs: nnx.Rngs):
         """Wraps a layer; the output is unchanged until the update has trained."""
         self._check_magnitude(base, spec)
-        of, kernel = linear_maps.linear_map(base), base.kernel[...]
-        sizes, stack = of.layout.sizes(kernel.shape), of.layout.stack(kernel.shape)
-        delta = StructuredMatrix(spec, *sizes, stack=stack, base=of.layout.matrices(kernel), rngs=rngs)
-        super().__init__(base, delta, spec, rngs=rngs)
-        self.magnitude = AdapterParam(of.row_norms(kernel)) if spec.magnitude else None
+        of, shape = linear_maps.linear_map(base), base.kernel.shape
+        sizes, stack = of.layout.sizes(shape), of.layout.stack(shape)
+        weight = lambda: of.layout.matrices(base.kernel[...])  # noqa: E731
+        super().__init__(base, StructuredMatrix(spec, *sizes, stack=stack, base=weight, rngs=rngs), spec, rngs=rngs)
+        self.magnitude = AdapterParam(of.row_norms(base.kernel[...])) if spec.magnitude else None
 
     def __call__(self, x: Float[Array, "..."], **options: Any) -> Float[Array, "..."]:
         """Applies the layer with its update."""

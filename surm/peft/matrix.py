@@ -58,7 +58,7 @@ class StructuredMatrix(nnx.Module):
         n_in: int,
         *,
         stack: Sequence[int] = (),
-        base: Float[Array, "*stack n_out n_in"] | None = None,
+        base: Callable[[], Float[Array, "*stack n_out n_in"]] | None = None,
         rngs: nnx.Rngs,
     ):
         """Draws the initial parameters: the matrix is zero, but its gradient is not.
@@ -68,7 +68,7 @@ class StructuredMatrix(nnx.Module):
           n_out: rows.
           n_in: columns.
           stack: the numbers of matrices along the leading axes that all parameters have in a stack; () for one matrix.
-          base: the weight that is updated, for families that compute fixed arrays from it.
+          base: returns the weight that is updated; it is called only for families that compute fixed arrays from it.
           rngs: source of the initial values.
 
         Raises:
@@ -80,7 +80,7 @@ class StructuredMatrix(nnx.Module):
         try:
             values = self.initial(spec, rngs.params())
             if family.fixed:
-                fixed = kernels.each(_compiled(family.fixed, spec.structure), len(stack))(base)
+                fixed = kernels.each(_compiled(family.fixed, spec.structure), len(stack))(base())
         except InputError:
             raise
         except ValueError as error:
