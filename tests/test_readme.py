@@ -164,6 +164,17 @@ def test_the_number_a_config_promises_is_that_of_its_result(config, result):
     assert promised == f"{100 * measured['eval'][measured.get('metric', 'accuracy')]:.1f}"
 
 
+def test_what_is_said_of_made_orders_was_measured():
+    measured = result_of("experiments/orders/results/circulant.json")
+    share, minutes = f"{100 * measured['eval']['exact_match']:.0f} %", round(measured["seconds"] / 60 + 0.5)
+    minutes = ("no", "one", "two", "three", "four", "five")[minutes]
+    readme = " ".join(README.split())
+    assert f"It takes about {minutes} minutes on two cores. Then about {share} of the 60 test requests" in readme
+    docstring = " ".join(ast.get_docstring(ast.parse((ROOT / "configs" / "lm_text.py").read_text())).split())
+    assert f"about {minutes} minutes on two CPU cores and {measured['peak_bytes'] / 1e9:.0f} GB of memory" in docstring
+    assert f"answers {share} of the 60 test requests right to the letter" in docstring
+
+
 def test_the_command_that_promises_a_number_is_what_was_measured():
     docstring = ast.get_docstring(ast.parse((ROOT / "configs" / "bert_glue.py").read_text()))
     command = re.search(r"python -m surm.train (--config=\S+minilm .*?)\n\n", docstring, re.DOTALL).group(1)

@@ -5,7 +5,7 @@
     python experiments/orders/run.py --methods=circulant,kronecker
 
 Trains the config as it is, by the real command, and writes the run's result.json as one JSON for each method. Of a
-family other than circulant the learning rate is its default. Two CPU cores: five minutes a method. Needs the extra
+family other than circulant the learning rate is its default. Two CPU cores: three minutes a method. Needs the extra
 `gguf`.
 """
 
