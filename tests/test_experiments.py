@@ -16,6 +16,7 @@ from flax import nnx
 
 import surm
 from experiments.shared import command, processes, results, tables, turns
+from experiments.shared.tuning import best
 from surm.machine.status import status_of
 from surm.machine.stopping import Stopped
 from surm.report import figures
@@ -72,15 +73,14 @@ def test_a_result_of_glue_was_tuned_at_the_rates_that_the_script_names(file):
         assert result["learning_rate"] == module.RATES[result["name"]][1]
         return
     assert tuple(tuning) == module.RATES[result["name"]]
-    assert result["learning_rate"] == module.best(tuning, result["tuning"]["chosen_by"])
+    assert result["learning_rate"] == best(tuning, result["tuning"]["chosen_by"])
 
 
 def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
-    module = script("glue_methods/run")
     tuning = {0.1: {"f1": 0.5, "loss": 0.2}, 0.2: {"f1": 0.5, "loss": 0.1}, 0.3: None, 0.4: {"f1": 0.4, "loss": 0.0}}
-    assert module.best(tuning, "f1") == 0.2
-    with pytest.raises(module.NonFiniteError, match="at none of the rates 0.3 did"):
-        module.best({0.3: None}, "f1")
+    assert best(tuning, "f1") == 0.2 and best(tuning) == 0.4
+    with pytest.raises(NonFiniteError, match="at none of the rates 0.3 did"):
+        best({0.3: None}, "f1")
 
 
 @pytest.mark.parametrize(

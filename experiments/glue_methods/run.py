@@ -11,16 +11,13 @@ each task and method. Every run has a folder of its own under `--workdir`, so a 
 Two CPU cores: a method takes about half an hour for all three tasks.
 """
 
-import hashlib
 import itertools
-import json
 import pathlib
 from typing import Any
 
-from experiments.shared import command, methods, recipes, results, tables
+from experiments.shared import command, methods, recipes, results, tables, tuning
 from experiments.shared.recipes import GLUE
 from surm.machine import memory
-from surm.rundir.log import NonFiniteError
 
 RESULTS = results.of(__file__)
 OWN = (
@@ -64,36 +61,23 @@ def measure(
     """Tunes and trains one method: the first seed's result, every seed's metrics, and what tuning found."""
     chosen_by, folder = GLUE[task].chosen_by, workdir / task / method.replace(" ", "_")
     common, key = recipes.changes(task, method, data), methods.rate_key(method)
-    tuning: dict[float, dict[str, float] | None] = {}  # None if the loss did not stay finite
-    for rate in RATES[method] if tuned else ():
-        try:
-            tuning[rate] = _train(task, {**common, **TUNING, key: rate}, folder / "tune")["eval"]
-        except NonFiniteError:
-            tuning[rate] = None
-    final = {**common, key: best(tuning, chosen_by) if tuned else RATES[method][1]}
+    rates = RATES[method] if tuned else ()
+    tried = tuning.tried(rates, lambda rate: _train(task, {**common, **TUNING, key: rate}, folder / "tune"))
+    final = {**common, key: tuning.best(tried, chosen_by) if tuned else RATES[method][1]}
     runs = [_train(task, {**final, "seed": seed}, folder / "final") for seed in range(seeds)]
     return recipes.committed(runs[0] | {"task": task}, task, method, final) | {
         "tuning": {
             "chosen_by": chosen_by if tuned else "nothing: the middle rate",
-            "validation": {f"{rate:g}": values for rate, values in tuning.items()},
+            "validation": tuning.as_json(tried),
             "changes": TUNING,
         },
         "seeds": {name: [run["eval"][name] for run in runs] for name in runs[0]["eval"]},
     }
 
 
-def best(tuning: dict[float, dict[str, float] | None], metric: str) -> float:
-    """The rate with the highest metric, of equal ones that with the lowest loss."""
-    finite = {rate: values for rate, values in tuning.items() if values is not None}
-    if not finite:
-        raise NonFiniteError(f"at none of the rates {', '.join(map(str, tuning))} did the loss stay finite")
-    return max(finite, key=lambda rate: (finite[rate][metric], -finite[rate]["loss"]))
-
-
 def _train(task: str, changes: dict[str, Any], stage: pathlib.Path) -> dict[str, Any]:
     """Trains in a folder of its own for these changes, or reads the result if that is done."""
-    digest = hashlib.sha256(json.dumps(changes, default=str).encode()).hexdigest()
-    return recipes.trained(recipes.flags(task, changes), stage.with_name(f"{stage.name}_{digest[:12]}"))
+    return recipes.trained(recipes.flags(task, changes), tuning.folder_for(changes, stage))
 
 
 def table() -> str:

