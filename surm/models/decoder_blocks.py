@@ -10,6 +10,7 @@ from surm.models.decoder_shape import DecoderConfig
 from surm.models.normalization import LayerNorm, RMSNorm
 from surm.models.rotary import Turn
 from surm.ops.activations import ACTIVATIONS
+from surm.ops.gating import gated
 
 
 def norm(config: DecoderConfig, dtype: jax.typing.DTypeLike | None) -> nnx.Module:
@@ -35,8 +36,9 @@ class DecoderMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Applies the maps."""
-        activation = ACTIVATIONS[self.activation]
-        return self.down(activation(self.gate(x)) * self.up(x) if self.gated else activation(self.up(x)))
+        if not self.gated:
+            return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(gated(self.activation, self.gate(x), self.up(x)))
 
 
 class Block(nnx.Module):

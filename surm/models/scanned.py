@@ -9,8 +9,8 @@ as five with local attention and one with global attention. The body of the scan
 
 Adapters on some layers only split a run, because the structures of the blocks then differ. The paths of all arrays stay
 as they are: in a state from `stacked`, the first block of a run holds the arrays of all, with a new first axis, and the
-others hold empty arrays. Trained arrays are stacked inside the program, by `packed`, so that the optimiser has one
-array where a run has many; with full fine-tuning this copies the model in every step.
+others hold empty arrays. Trained arrays are stacked by `packed`, so that the optimiser has one array where a run of
+blocks has many; a run of the command keeps them stacked from step to step.
 """
 
 import functools
@@ -127,7 +127,7 @@ def unpacked(arrays: dict[str, Any], of: Layout) -> dict[str, Any]:
 
 
 def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *values: jnp.stack(values), *trees)
+    return jax.tree.map(lambda *values: (np if isinstance(values[0], np.ndarray) else jnp).stack(values), *trees)
 
 
 def _at(tree: Any, number: int) -> Any:

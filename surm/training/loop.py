@@ -132,7 +132,7 @@ class Loop:
             values = self._measured(step, self.split, self.prepared.evaluation_batches, self.state)
         else:
             values = self._measured(step, "validation", {"": self.prepared.validation_batches}, self.state)
-            self.best.take(step, values, lambda: meshes.take(self.mesh, answering(self.state)))
+            self.best.take(step, values, lambda: answering(self._taken()))
         self.evaluated = step, values
         return values
 
@@ -147,8 +147,8 @@ class Loop:
         """
         if self.best is None:
             values, confusion = self.evaluate(self.reached), self._confusion(self.reached, self.state)
-            return Trained(meshes.take(self.mesh, self.state), values, confusion, step_seconds, self.seconds)
-        state = {"trainable": meshes.put_everywhere(self.mesh, self.best.arrays)}
+            return Trained(self._taken(), values, confusion, step_seconds, self.seconds)
+        state = meshes.put_everywhere(self.mesh, self.program.packing.pack({"trainable": self.best.arrays}))
         values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
         confusion = self._confusion(self.best.step, state)
         chosen = Chosen(self.best.step, self.best.values, self.reached)
@@ -192,12 +192,15 @@ class Loop:
         return self.confused[2]
 
     def _first_best(self) -> choosing.Best:
-        arrays = meshes.take(self.mesh, answering(self.state))
-        return choosing.Best(self.chooses_by, self.prepared.config.eval.patience, arrays)
+        return choosing.Best(self.chooses_by, self.prepared.config.eval.patience, answering(self._taken()))
+
+    def _taken(self) -> TrainState:
+        """A copy of the state in this process's memory, with an array for every path."""
+        return self.program.packing.unpack(meshes.take(self.mesh, self.state))
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
-        state = meshes.take(self.mesh, self.state)
+        state = self._taken()
         self.log.flush()
         if self.saved is None:
             return
@@ -211,7 +214,8 @@ class Loop:
 
     def _resume(self) -> int:
         """Restores the newest checkpoint, if there is one; returns the number of finished steps."""
-        state = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), self.state)
+        shapes = jax.eval_shape(self.program.packing.unpack, self.state)
+        state = jax.tree.map(lambda value: np.zeros(value.shape, value.dtype), shapes)
         state |= {"best": self.best.arrays} if self.best else {}
 
         def newest() -> tuple[int, dict[str, Any]] | None:
@@ -229,6 +233,7 @@ class Loop:
         state = processes.copied_from_first(state)
         if self.best:
             self.best.restore(notes["best"], state.pop("best"))
+        state = self.program.packing.pack(state)
         self.state = jax.tree.map(lambda now, value: meshes.put(now.sharding, value), self.state, state)
         say(f"going on after step {step}, from the checkpoint in {self.folder.checkpoints}")
         self.batches.set_state(notes["data"])

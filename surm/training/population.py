@@ -26,7 +26,7 @@ from surm.matrices.algebra.platforms import platform_of
 from surm.peft import store
 from surm.rundir.log import Values
 from surm.tasks.task import Batch
-from surm.training import optim, placing, preparation, read_keys, writing
+from surm.training import optim, placing, preparation, read_keys, stacking, writing
 from surm.training.members import Member
 from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
@@ -143,6 +143,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
         step=lambda states, frozen, batch: all_steps(states, numbers, frozen, put(batch, axis=1)),
         lower=lambda states, frozen, batch: all_steps.lower(states, numbers, frozen, put(batch, axis=1)),
         measure=measure,
+        packing=stacking.packing({}, frozenset()),
         batches=SeedBatches([prepared.training_batches(seed, share) for seed in seeds]),
         share=share,
     )

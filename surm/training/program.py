@@ -9,11 +9,14 @@ from flax import nnx
 
 from surm.data.share import Share
 from surm.machine import mesh as meshes
+from surm.models import scanned
+from surm.models.scanned import Layout
 from surm.peft import surgery
 from surm.tasks.task import Answers, Batch
 from surm.training import optim, placing, writing
 from surm.training.prepared import Run
-from surm.training.step import TrainState, answering, initial_state, train_step
+from surm.training.stacking import Packing
+from surm.training.step import TrainState, answering, initial_state, packed_step, packing_of, stacked_of
 
 
 @runtime_checkable
@@ -35,11 +38,12 @@ class Program:
     """The functions that the training loop calls, for one run or for all members of a population together.
 
     Attributes:
-      initial: returns the state before the first step.
+      initial: returns the state before the first step, with the arrays of scanned blocks stacked.
       step: a compiled function (state, frozen, batch) -> (state, metrics). It donates the given state, so that state
         must not be used afterwards.
       lower: a function of the same arguments that lowers the step without compiling it.
       measure: a function (state, frozen, batches of one pass) -> metrics.
+      packing: to and from a state with an array for every path, as checkpoints and results have it.
       batches: the training batches.
       share: the part of every batch that this process reads.
     """
@@ -48,6 +52,7 @@ class Program:
     step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
     lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
     measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
+    packing: Packing
     batches: Batches
     share: Share
 
@@ -66,8 +71,9 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     numbers = optim.hyperparameters(config.optim, prepared.plan.spec, prepared.total_steps)
     numbers = meshes.put_everywhere(mesh, numbers)
     averaged = bool(config.optim.ema_decay)
-    one_step = jax.jit(train_step(prepared), donate_argnums=0, out_shardings=everywhere)
-    one_answer, task = answer_of(prepared), prepared.task
+    one_step = jax.jit(packed_step(prepared), donate_argnums=0, out_shardings=everywhere)
+    packing, layout = packing_of(prepared), stacked_of(prepared)
+    one_answer, task = answer_of(prepared, layout), prepared.task
     answer = jax.jit(
         lambda trainable, frozen, batch: one_answer(trainable, frozen, batch) | task.known(batch),
         out_shardings=everywhere,
@@ -77,13 +83,17 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         batches, writes = kept_to_write(prepared, batches)
         found = (answer(answering(state), frozen, meshes.put_batch(mesh, batch)) for batch in batches)
         values = task.measured(found)[0]
-        return values | (writing.exact_match(prepared, batches, answering(state)) if writes else {})
+        return values | (writing.exact_match(prepared, batches, packing.unpack(answering(state))) if writes else {})
+
+    def initial() -> TrainState:
+        return meshes.put_everywhere(mesh, packing.pack(initial_state(prepared, config.seed, averaged=averaged)))
 
     return Program(
-        initial=lambda: meshes.put_everywhere(mesh, initial_state(prepared, config.seed, averaged=averaged)),
+        initial=initial,
         step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
         lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
         measure=measure,
+        packing=packing,
         batches=prepared.training_batches(config.seed, share),
         share=share,
     )
@@ -95,11 +105,12 @@ def kept_to_write(prepared: Run, batches: Iterator[Batch]) -> tuple[Iterable[Bat
     return ([*batches] if writes else batches), writes
 
 
-def answer_of(prepared: Run) -> Callable[..., Answers]:
+def answer_of(prepared: Run, layout: Layout | None = None) -> Callable[..., Answers]:
     """The evaluation of a run's model on a batch, not compiled.
 
     Args:
       prepared: the prepared run.
+      layout: which of the trained arrays are stacked; None if none are.
 
     Returns:
       A function (trainable, frozen, batch, scale) -> answers of the task; `scale` replaces the model's scale of updates
@@ -111,7 +122,7 @@ def answer_of(prepared: Run) -> Callable[..., Answers]:
     def answer(
         trainable: dict[str, jax.Array], frozen: nnx.State, batch: Batch, scale: jax.Array | None = None
     ) -> Answers:
-        model = surgery.join(graphdef, trainable, frozen, scale=scale)
+        model = surgery.join(graphdef, scanned.spread(trainable, layout or {}), frozen, scale=scale)
         return task.answers(model(**task.inputs(batch)), batch)
 
     return answer

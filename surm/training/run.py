@@ -113,6 +113,7 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     with jax.set_mesh(mesh):
         program = _program(prepared, every, mesh)
         state, frozen = estimate.shapes(prepared, averaged=bool(config.optim.ema_decay))
+        state = jax.eval_shape(program.packing.pack, state)
         state = program.initial() if every else meshes.put_everywhere(mesh, state)
         frozen = meshes.put_base(mesh, frozen, sharded=config.mesh.shard_base)
         of_step = estimate.of_step(program, state, frozen)

@@ -1,7 +1,7 @@
 """Blocks of a run's model that are scanned: which they are, and the trained arrays that a step stacks for them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -10,7 +10,6 @@ from flax import nnx
 from surm.errors import InputError
 from surm.models import scanned
 from surm.models.scanned import Layout, Run
-from surm.ops.fusion import computed_once
 
 _AUTO_FROM = 4  # blocks; with fewer, little is gained
 
@@ -40,28 +39,35 @@ def runs(model: nnx.Module) -> tuple[Run, ...]:
     return tuple(Run(*run) for run in getattr(model, "runs", ()))
 
 
-def packing(of: Layout, paths: frozenset[str]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Two functions of a training state: one stacks the trained arrays and what the optimiser keeps, one undoes it.
+class Packing(NamedTuple):
+    """Two functions of a training state, on a device or not: one stacks the arrays of scanned blocks, one undoes it.
+
+    Attributes:
+      pack: stacks the trained arrays, and everything that is kept for each of them.
+      unpack: the inverse.
+    """
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+def packing(of: Layout, paths: frozenset[str]) -> Packing:
+    """The two functions for one model.
 
     Args:
-      of: the arrays to stack.
+      of: the arrays to stack; with none, both functions return a state as it is.
       paths: the paths of all trained arrays.
 
     Returns:
-      Both functions. They leave a state as it is if the layout is empty.
+      Both functions.
     """
     if not of:
-        return (lambda state: state), (lambda state: state)
+        return Packing(lambda state: state, lambda state: state)
     few = frozenset(scanned.packed(dict.fromkeys(paths), of))
-
-    @computed_once
-    def pack(state: Any) -> Any:
-        return _each(lambda arrays: scanned.packed(arrays, of), paths, state)
-
-    def unpack(state: Any) -> Any:
-        return _each(lambda arrays: scanned.unpacked(arrays, of), few, state)
-
-    return pack, unpack
+    return Packing(
+        lambda state: _each(lambda arrays: scanned.packed(arrays, of), paths, state),
+        lambda state: _each(lambda arrays: scanned.unpacked(arrays, of), few, state),
+    )
 
 
 def _each(function: Callable[[dict[str, Any]], dict[str, Any]], paths: frozenset[str], state: Any) -> Any:

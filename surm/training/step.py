@@ -120,8 +120,35 @@ def answering(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
     return state.get("average", state["trainable"])
 
 
+def packing_of(prepared: Run) -> stacking.Packing:
+    """The functions between a state with an array for every path and one as `packed_step` takes it."""
+    return stacking.packing(stacked_of(prepared), frozenset(groups_of(prepared.model)))
+
+
 def train_step(prepared: Run) -> Step:
-    """The training step of a run, not compiled; only the trained arrays have gradients and optimiser states.
+    """The training step of a run, not compiled, on a state with an array for every path.
+
+    Args:
+      prepared: the prepared run.
+
+    Returns:
+      A function (state, frozen, batch, hyperparameters) -> (state, metrics).
+    """
+    step, (pack, unpack) = packed_step(prepared), packing_of(prepared)
+    pack = computed_once(pack)  # else XLA would put the update into the parts of every stack
+
+    def by_path(state, frozen, batch, hyperparameters):
+        new, values = step(pack(state), frozen, batch, hyperparameters)
+        return unpack(new), values
+
+    return by_path
+
+
+def packed_step(prepared: Run) -> Step:
+    """The same on a state in which the arrays of blocks that are scanned are stacked, as `packing_of` does it.
+
+    A program that keeps its state stacked between steps compiles as fast for a deep model as for a flat one, and
+    copies no array. Only the trained arrays have gradients and optimiser states.
 
     Args:
       prepared: the prepared run.
@@ -131,7 +158,6 @@ def train_step(prepared: Run) -> Step:
     """
     config, layout = prepared.config, stacked_of(prepared)
     optimizer = transformation(prepared, layout)
-    pack, unpack = stacking.packing(layout, frozenset(groups_of(prepared.model)))
     first = _adapters_first_step(prepared)
     budgets = rank_budget.budgets_of(prepared.model, prepared.total_steps, first)
     penalised = bool(penalty.penalised(prepared.model))
@@ -146,10 +172,9 @@ def train_step(prepared: Run) -> Step:
         updates, opt_state = optimizer(now).update(found, opt_state, trainable, **more)
         return updates, optax.apply_updates(trainable, updates), opt_state
 
-    update = computed_once(update) if layout else update  # else XLA would put it into the parts of every stack
+    update = computed_once(update) if layout else update  # for the same reason as in `train_step`
 
     def step(state, frozen, batch, hyperparameters):
-        state = pack(state)
         now, trainable = hyperparameters.at(state["step"]), state["trainable"]
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         found, values = gradients(trainable, frozen, batch, key, now)
@@ -165,7 +190,7 @@ def train_step(prepared: Run) -> Step:
             new["average"] = rank_budget.switched_off(average, new["trainable"], budgets)
         if budgets:
             values["active_rank"] = sum(rank_budget.active_ranks(new["trainable"], budgets).values())
-        return unpack(new), values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
+        return new, values | {"gradient_norm": optax.tree.norm(found), "update_norm": optax.tree.norm(updates)}
 
     return step
 

@@ -152,7 +152,10 @@ def test_methods_that_do_not_fit_a_language_model_are_refused_by_name(material):
         prepared(material, "peft.method=bitfit", "peft.targets=")
 
 
-@pytest.mark.parametrize("more", [[], ["--config.data.packing=True"]], ids=["buckets", "packed"])
+SCANNED = ["--config.model.scan=always", "--config.optim.ema_decay=0.5"]
+
+
+@pytest.mark.parametrize("more", [[], ["--config.data.packing=True"], SCANNED], ids=["buckets", "packed", "scanned"])
 def test_a_stopped_run_goes_on_exactly(material, tmp_path, monkeypatch, more):
     options = [*more, "--config.optim.steps=6", "--config.checkpoint_every_steps=2", "--config.peft.dropout=0.2",
                "--config.optim.batch_size=2", "--config.eval_every_steps=3"]  # fmt: skip
@@ -174,8 +177,15 @@ def test_a_stopped_run_goes_on_exactly(material, tmp_path, monkeypatch, more):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_population_is_its_runs_alone(material, tmp_path):
-    options = [*material, "--config.optim.steps=4", "--config.eval_every_steps=2", "--config.peft.dropout=0.1"]
+@pytest.mark.parametrize("scan", ["never", "always"])
+def test_a_population_is_its_runs_alone(material, tmp_path, scan):
+    options = [
+        *material,
+        f"--config.model.scan={scan}",
+        "--config.optim.steps=4",
+        "--config.eval_every_steps=2",
+        "--config.peft.dropout=0.1",
+    ]
     run(tmp_path / "both", *options, "--config.population=seed=0|1")
     alone = run(tmp_path / "alone", *options, "--config.seed=1")
     member = tmp_path / "both" / "members" / "seed=1"
@@ -189,8 +199,16 @@ def test_a_population_is_its_runs_alone(material, tmp_path):
     assert alone["metric"] == json.loads((tmp_path / "both" / "result.json").read_text())["metric"]
 
 
-def test_the_best_step_is_that_of_least_loss(material, tmp_path):
-    more = ["eval.choose=best", "eval_every_steps=2", "data.validation_examples=3", "optim.epochs=4", "seed=3"]
+@pytest.mark.parametrize("scan", ["never", "always"])
+def test_the_best_step_is_that_of_least_loss(material, tmp_path, scan):
+    more = [
+        f"model.scan={scan}",
+        "eval.choose=best",
+        "eval_every_steps=2",
+        "data.validation_examples=3",
+        "optim.epochs=4",
+        "seed=3",
+    ]
     result = run(tmp_path / "run", *material, *FULL, *(f"--config.{one}" for one in more))
     losses = {one["step"]: one["values"]["loss"] for one in lines(tmp_path / "run") if one["split"] == "validation"}
     assert result["chosen_step"] == min(losses, key=losses.get) and len(losses) == 4
