@@ -548,3 +548,33 @@ def test_smollm2_answers_as_in_transformers():
     equal = [answer["surm"] is None for answer in found["answers"]]
     assert sum(equal) == found["equal_answers"] >= module.EQUAL
     assert len(equal) == len(module.CHATS) + len(module.TEXTS)
+
+
+def test_a_step_of_a_decoder_costs_what_is_said_of_it():
+    of = EXPERIMENTS / "decoder_speed" / "results"
+    rows = json.loads((of / "training_cpu.json").read_text())["rows"]
+    ours = [row for label, row in rows.items() if "floor" not in label and "PEFT" not in label]
+    assert len(ours) == 6 and all(row["over_peft_lora"][1] < 1 and row["over_peft_c3a"][1] <= 0.45 for row in ours)
+    assert rows["low_rank r=8"]["over_peft_lora"][1] <= 0.85
+    said = " ".join((EXPERIMENTS.parent / "docs" / "language_models.md").read_text().split())
+    adds = {name: 100 * (row["over_own_floor"][1] - 1) for name, row in rows.items()}
+    assert f"LoRA of rank 8 adds {adds['low_rank r=8']:.0f} % and Kronecker {adds['kronecker']:.0f} %" in said
+    assert all(45 < adds[name] < 65 for name in ("circulant", "toeplitz", "low_displacement_rank r=1"))
+    rows = json.loads((of / "writing_cpu.json").read_text())["rows"]
+    own, theirs = (f"{rows[label]['tokens_a_second']:.0f}" for label in ("surm", "llama.cpp, 4-bit blocks"))
+    assert f"written at {own} tokens a second" in said and f"of the file as they are, writes {theirs}." in said
+    over = [row["ours_over_it"][1] for label, row in rows.items() if label.startswith("transformers")]
+    assert min(over) >= 1.5 and f"{max(over):.1f} times as fast as by transformers" in said
+
+
+def test_small_memory_is_as_it_was_measured():
+    of = EXPERIMENTS / "small_memory" / "results"
+    read = lambda name: json.loads((of / f"{name}.json").read_text())  # noqa: E731
+    assert read("compile")["ratio"] <= 1.5 and read("base")["ratio"] <= 0.3
+    memory = read("memory")
+    said = " ".join((EXPERIMENTS.parent / "docs" / "language_models.md").read_text().split())
+    peak = memory["peak_bytes"]["bfloat16"] / 2**30
+    assert (
+        memory["ratio"] <= 0.7
+        and f"takes {peak:.1f} GiB at the peak of its process, {memory['ratio']:.2f} times" in said
+    )

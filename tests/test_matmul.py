@@ -62,3 +62,14 @@ def test_a_linear_layer_takes_it_and_falls_back_where_more_is_asked_for():
     assert "custom_vjp_call" in primitives["plain"]
     assert "custom_vjp_call" in primitives["narrow"]
     assert "custom_vjp_call" not in primitives["precise"]
+
+
+@pytest.mark.parametrize(("rows", "widened"), [(1, False), (3, True)])
+def test_products_of_several_rows_in_half_precision_are_asked_for_in_float32(rows, widened):
+    x, kernel = (jax.random.normal(jax.random.key(n), shape, "bfloat16") for n, shape in enumerate([(rows, 5), (5, 4)]))
+    y, pull = jax.vjp(matmul, x, kernel)
+    wide = x.astype("float32") @ kernel.astype("float32")
+    np.testing.assert_allclose(y.astype("float32"), wide, rtol=0.01, atol=0.01)
+    assert [y.dtype.name, *(slope.dtype.name for slope in pull(y))] == ["bfloat16"] * 3
+    text = str(jax.make_jaxpr(lambda x, kernel: jax.vjp(matmul, x, kernel)[1](y))(x, kernel))
+    assert text.count("preferred_element_type=float32") == (3 if widened else 1)  # the kernel's gradient has five rows

@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.decoder_speed import ours
 from experiments.decoder_speed.ours import FLOOR
-from experiments.shared import command, results, turns
+from experiments.shared import command, results, tables, turns
 from surm.machine.memory import keep_freed_memory
 from surm.training.result import versions
 
@@ -70,6 +70,18 @@ def writing(repeats: int, with_peers: bool) -> dict[str, Any]:
         rows[label] = {"tokens_a_second": NEW / statistics.median(times)}
         rows[label]["ours_over_it"] = turns.ratios(times, seconds["surm"])
     return {"prompt": len(PROMPT), "new": NEW, "repeats": repeats, "rows": rows}
+
+
+def table() -> str:
+    """The committed steps as Markdown: what trains, the seconds, and these over our floor and over PEFT's LoRA."""
+    rows = results.read(RESULTS / "training_cpu.json")["rows"]
+    lines = []
+    for label, row in rows.items():
+        own, lora = (f"{row[f'over_{name}'][1]:.2f}" for name in ("own_floor", "peft_lora"))
+        trained = "–" if FLOOR in label else f"{row['trained_parameters']:,}"
+        lines.append((label, trained, f"{row['median_seconds']:.2f}", own, lora))
+    heads = ("step", "trained", "seconds", "over its own floor", "over PEFT's LoRA r=8")
+    return tables.markdown(heads, lines)
 
 
 def _said(label: str, built: Any) -> Any:

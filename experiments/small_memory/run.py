@@ -99,8 +99,8 @@ def compile_seconds(depth: int) -> float:
     batch = {"tokens": jnp.ones((4, 128), jnp.int32), "targets": jnp.ones((4, 128), jnp.int32)}
     mesh, numbers = meshes.mesh_of(config), optim.hyperparameters(config.optim, plan.spec, 9)
     with jax.set_mesh(mesh):
-        state, frozen = step.initial_state(run, 0, averaged=False), placing.placed(run, mesh)
-        one = jax.jit(step.train_step(run), donate_argnums=0)
+        state, frozen = step.packing_of(run).pack(step.initial_state(run, 0, averaged=False)), placing.placed(run, mesh)
+        one = jax.jit(step.packed_step(run), donate_argnums=0)
         began = time.perf_counter()
         one.lower(state, frozen, batch, numbers).compile()
         return time.perf_counter() - began

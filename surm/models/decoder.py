@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from surm.models import cross_entropy, scanned
 from surm.models.causal_attention import Cache, capped, linear, visible
 from surm.models.cross_entropy import Scores
-from surm.models.decoder_blocks import Block, Words, norm
+from surm.models.decoder_blocks import Block, Words, attend, norm
 from surm.models.decoder_presets import PRESETS as PRESETS
 from surm.models.decoder_presets import preset as preset
 from surm.models.decoder_shape import DecoderConfig
@@ -162,7 +162,7 @@ class Decoder(nnx.Module):
         return self.embed.word if self.config.tied else self.lm_head
 
     def _answered(self, head: nnx.Module, x: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
-        logits = head.attend(x) if self.config.tied else head(x)
+        logits = attend(head, x) if self.config.tied else head(x)
         return capped(logits, self.config.logit_cap)
 
     def __call__(

@@ -11,6 +11,7 @@ from surm.models.normalization import LayerNorm, RMSNorm
 from surm.models.rotary import Turn
 from surm.ops.activations import ACTIVATIONS
 from surm.ops.gating import gated
+from surm.ops.matmul import matmul
 
 
 def norm(config: DecoderConfig, dtype: jax.typing.DTypeLike | None) -> nnx.Module:
@@ -70,6 +71,14 @@ class Block(nnx.Module):
         x = x + (self.attention_norm(attended) if self.branch_norms else attended)
         hidden = self.mlp(self.norm2(x))
         return x + (self.mlp_norm(hidden) if self.branch_norms else hidden), kept
+
+
+def attend(word: nnx.Module, x: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
+    """The logits x·tableᵀ of an output that is tied to the table of words."""
+    if type(word) is not nnx.Embed:  # one that an adapter wraps, which may do more
+        return word.attend(x)
+    x, table = word.promote_dtype((x, word.embedding[...]), dtype=word.dtype)
+    return matmul(x, table.T)
 
 
 class Words(nnx.Module):

@@ -4,9 +4,16 @@ The gradient of a kernel, xᵀ·dy, needs one operand transposed in memory. JAX 
 dy. As dy is a sum over the residual branches above, XLA recomputes that whole sum inside the strided copy. Here x is
 transposed instead, which is in memory already. On other platforms this is JAX's own product, which can be
 differentiated in every mode.
+
+A product of several rows in bfloat16 is asked for in float32, and rounded afterwards. XLA's CPU compiler then
+multiplies the factors as they are. For a result in bfloat16 it converts both to float32 first, which takes twice as
+long (findings/xla_cpu_widens_products_in_bfloat16.sh).
 """
 
+import math
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
@@ -29,11 +36,17 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
 
 @jax.custom_vjp
 def _matmul(x, kernel):
+    return _product(x, kernel)
+
+
+def _product(x, kernel):
+    if x.dtype == jnp.bfloat16 and math.prod(x.shape[:-1]) > 1:
+        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
     return x @ kernel
 
 
 def _forward(x, kernel):
-    return x @ kernel, (x, kernel)
+    return _product(x, kernel), (x, kernel)
 
 
 def _backward(saved, dy):
@@ -41,9 +54,9 @@ def _backward(saved, dy):
     sharding = jax.typeof(kernel).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:  # then the axes of the batch must not be merged by a reshape
         batch = tuple(range(x.ndim - 1))
-        return dy @ kernel.T, jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), out_sharding=sharding)
+        return _product(dy, kernel.T), jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), out_sharding=sharding)
     rows, gradients = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    return dy @ kernel.T, rows.T @ gradients
+    return _product(dy, kernel.T), _product(rows.T, gradients)
 
 
 _matmul.defvjp(_forward, _backward)
