@@ -11,7 +11,8 @@ MODEL = Section(
         "weights": Key(
             "asset:vit_micro",
             "The pretrained weights: `none`, `asset:NAME` (bundled with surm), a folder, a .safetensors or .gguf file, "
-            "`hf:OWNER/NAME` (on the Hugging Face hub), or `package:NAME` (an installed Python package).",
+            "`hf:OWNER/NAME` or `hf:OWNER/NAME/FILE.gguf` (on the Hugging Face hub), or `package:NAME` (an installed "
+            "Python package).",
             decision="content",
         ),
         "image_size": Key(

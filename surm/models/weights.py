@@ -1,7 +1,8 @@
 """Opens pretrained weights by name.
 
     asset:NAME      ships with the package, surm/models/assets/NAME.safetensors
-    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache; see `surm.models.hub`
+    hf:OWNER/NAME   a repository of the Hugging Face hub, or its copy in the local cache; see `surm.models.hub`. A
+                    GGUF file in it is hf:OWNER/NAME/FILE.gguf
     package:NAME    an installed Python package that contains weights, in its folder or in its subfolder `model`
     PATH            a .safetensors file, a .gguf file, or a folder with model.safetensors (or its shards and their
                     index) or else with a single .gguf file
@@ -32,7 +33,7 @@ from surm.models.processor import Processor, each
 
 NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors or .gguf file, or a folder with one of them"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "vocab.txt", "merges.txt")
+DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "*.jinja", "vocab.txt", "merges.txt")
 INDEX = "model.safetensors.index.json"
 CONVERSION = (
     "pickles are never loaded, since opening one runs its code; convert it once in Python with transformers: "
@@ -99,7 +100,7 @@ def open_weights(name: str) -> Weights:
     if name.startswith("asset:"):
         return _open_asset(name)
     if name.startswith("hf:"):
-        return _open_folder(name, hub.fetched(name, DOWNLOADED))
+        return _open_of_hub(name)
     if name.startswith("package:"):
         return _open_folder(name, _package_folder(name))
     place = files.path(name)
@@ -131,6 +132,12 @@ def _open_asset(name: str) -> Weights:
         return dataclasses.replace(opened, arrays=dict(opened.arrays))  # the path may last no longer than this block
 
 
+def _open_of_hub(name: str) -> Weights:
+    if not gguf.is_named(pathlib.PurePosixPath(hub.place(name).path)):
+        return _open_folder(name, hub.fetched(name, DOWNLOADED))
+    return _open_gguf(name, hub.fetched_file(name))
+
+
 def _open_folder(name: str, folder: pathlib.Path) -> Weights:
     if (folder / "model.safetensors").is_file():
         return _open_files(name, [folder / "model.safetensors"], folder, folder)
@@ -145,7 +152,9 @@ def _open_folder(name: str, folder: pathlib.Path) -> Weights:
     pickles = [file for file in present if file.endswith(PICKLES)]
     if pickles:
         raise InputError(f"{name!r} holds {pickles[0]} but no model.safetensors; {CONVERSION}")
-    fetched = f" of what may be fetched; if it has only {PICKLES[0]}: {CONVERSION}" if name.startswith("hf:") else ""
+    fetched = ""
+    if name.startswith("hf:"):
+        fetched = f" of what may be fetched; name a GGUF file itself; if it has only {PICKLES[0]}: {CONVERSION}"
     raise InputError(f"{name!r} holds no model.safetensors, and no {INDEX}; it holds {few(present)}{fetched}")
 
 

@@ -1,6 +1,7 @@
 """Opening weights by name: what may stand there, and one line for everything that may not."""
 
 import dataclasses
+import fnmatch
 import json
 import pathlib
 import pickle
@@ -16,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 import surm.models
 from surm.errors import InputError
 from surm.models import weights as module
-from surm.models.weights import assets, open_weights
+from surm.models.weights import DOWNLOADED, assets, open_weights
+from tests.models import gguf_files
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -329,13 +331,14 @@ def test_a_name_that_the_hub_refuses(monkeypatch, tmp_path, name):
     assert f"{name!r} cannot be fetched (" in _refused(name)
 
 
-def _cached(hub: pathlib.Path, *files: str) -> None:
+def _cached(hub: pathlib.Path, *files: str) -> pathlib.Path:
     snapshot = hub / "models--surm--golden" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (hub / "models--surm--golden" / "refs").mkdir()
     (hub / "models--surm--golden" / "refs" / "main").write_text("0" * 40)
     for file in files:
         shutil.copy(GOLDEN / "vit" / file, snapshot)
+    return snapshot
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -344,6 +347,22 @@ def test_the_hubs_cache_is_enough(monkeypatch, tmp_path, offline):
     weights = open_weights("hf:surm/golden")
     _same(weights.arrays, open_weights(str(GOLDEN / "vit")).arrays)
     assert weights.name == "hf:surm/golden" and weights.config["hidden_size"] == 16
+
+
+def test_one_of_several_gguf_files_on_the_hub_is_named_with_its_path(monkeypatch, tmp_path):
+    snapshot = _cached(_hub(monkeypatch, tmp_path, offline=True))
+    (snapshot / "small").mkdir()
+    for file in ("one.gguf", "small/two.gguf"):
+        words = {"token_embd.weight": np.ones((40, 64), np.float32)}
+        gguf_files.write(snapshot / file, "llama", gguf_files.LLAMA, words)
+    weights = open_weights("hf:surm/golden/small/two.gguf")
+    assert [*weights.arrays] == ["model.embed_tokens.weight"] and weights.path == snapshot / "small" / "two.gguf"
+    assert open_weights("hf:surm/golden/one.gguf@main").config["model_type"] == "llama"
+    assert "surm/golden has no file 'none.gguf'" in _refused("hf:surm/golden/none.gguf")
+
+
+def test_what_is_fetched_from_the_hub_includes_the_chat_template():
+    assert any(fnmatch.fnmatch("chat_template.jinja", pattern) for pattern in DOWNLOADED)
 
 
 def test_a_repository_without_safetensors_is_named(monkeypatch, tmp_path):
