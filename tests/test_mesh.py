@@ -56,6 +56,11 @@ RUNS = {
     ),
     "population": ([*OF_TWO_BLOCKS, POPULATION], [], ["data=8 shard_members=True", "data=8"]),
     "language": (LANGUAGE, ["data=-1"], ["data=4 model=2 shard_base=True"]),
+    "scanned": (
+        [*LANGUAGE, "--config.model.weights=MATERIAL/two_blocks", "--config.model.scan=always"],
+        [],
+        ["data=4 model=2 shard_base=True"],
+    ),
     "packed": ([*LANGUAGE, "--config.data.packing=True", "--config.data.lengths=72"], [], ["data=-1"]),
 }
 if CIFAR.is_file():
@@ -243,7 +248,8 @@ def test_members_over_devices_need_a_population(tmp_path):
 def test_on_eight_virtual_devices(tmp_path, chosen):
     if jax.device_count() == 8:
         pytest.skip("eight devices are here already")
-    small_decoder.write(tmp_path / "material" / "weights", depth=1)
+    for name, depth in {"weights": 1, "two_blocks": 2}.items():
+        small_decoder.write(tmp_path / "material" / name, depth=depth)
     small_decoder.write_chats(tmp_path / "material" / "chats")
     for name, (_, quick, slow) in RUNS.items():
         if not (quick if chosen == "not slow" else slow):
