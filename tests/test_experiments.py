@@ -552,7 +552,7 @@ def test_smollm2_answers_as_in_transformers():
 
 def test_a_step_of_a_decoder_costs_what_is_said_of_it():
     of = EXPERIMENTS / "decoder_speed" / "results"
-    rows = json.loads((of / "training_cpu.json").read_text())["rows"]
+    rows = json.loads((of / "training_cpu_float32.json").read_text())["rows"]
     ours = [row for label, row in rows.items() if "floor" not in label and "PEFT" not in label]
     assert len(ours) == 6 and all(row["over_peft_lora"][1] < 1 and row["over_peft_c3a"][1] <= 0.45 for row in ours)
     assert rows["low_rank r=8"]["over_peft_lora"][1] <= 0.85

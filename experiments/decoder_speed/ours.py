@@ -22,21 +22,21 @@ FLOOR = "floor"
 _FLOOR = {"peft.method": "full", "peft.targets": r"blocks\.0\.norm1\.scale"}  # all activations have a gradient
 
 
-def changes(method: str) -> dict[str, object]:
+def changes(method: str, dtype: str) -> dict[str, object]:
     """The keys of configs/lm_text.py that a method sets, all seven maps of every block adapted, or those of the floor.
 
     The floor trains one vector of the first block, so that the gradient of every activation is taken.
     """
     of_method = _FLOOR if method == FLOOR else methods.UPDATES[method] | {"peft.targets": decoders.MAPS}
-    batches = {"data.packing": True, "data.lengths": LENGTH, "optim.batch_size": BATCH}
+    batches = {"model.dtype": dtype, "data.packing": True, "data.lengths": LENGTH, "optim.batch_size": BATCH}
     return {"peft.train": "", "optim.epochs": 0, "optim.steps": 1000, "mesh.data": 1} | batches | of_method
 
 
-def step(method: str) -> tuple[Callable[[], None], int]:
+def step(method: str, dtype: str) -> tuple[Callable[[], None], int]:
     """A step that goes on from where it came to, always with the same batch; and how many numbers it trains."""
     with tempfile.TemporaryDirectory() as scratch:
         data = decoders.texts(pathlib.Path(scratch))
-        given = [f"--config.{key}={value}" for key, value in changes(method).items()]
+        given = [f"--config.{key}={value}" for key, value in changes(method, dtype).items()]
         run = recipes.prepared(recipes.config([f"--config=configs/lm_text.py:data={data}", *given]))
     mesh = meshes.mesh_of(run.config)
     with jax.set_mesh(mesh):

@@ -10,6 +10,7 @@ import transformers
 from experiments.decoder_speed.ours import BATCH, FLOOR, LENGTH
 from experiments.shared import decoders
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
     "LoRA r=8": lambda: peft.LoraConfig(r=8, lora_alpha=8, target_modules=decoders.PEFT_MAPS),
     "C3A": lambda: peft.C3AConfig(block_size=192, target_modules=decoders.PEFT_MAPS),  # the largest that divides all
@@ -19,38 +20,40 @@ CACHES = {"dynamic": None, "static": "static"}
 """The caches of transformers, by name, as `generate` takes them."""
 
 
-def model() -> torch.nn.Module:
-    """SmolLM2 in float32, all of it frozen."""
-    file = decoders.gguf_file()
-    own = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    return own.requires_grad_(False)
+def model(dtype: str) -> torch.nn.Module:
+    """SmolLM2, all of it frozen."""
+    file, options = decoders.gguf_file(), {"dtype": getattr(torch, dtype)}
+    own = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options)
+    return own.requires_grad_(False).to(DEVICE)
 
 
-def step(method: str) -> tuple[Callable[[], None], int]:
+def step(method: str, dtype: str) -> tuple[Callable[[], None], int]:
     """Builds the step of a method or the floor: forward, backward, AdamW; and counts the numbers that it trains."""
     torch.manual_seed(0)
-    own = model()
+    own = model(dtype)
     if method == FLOOR:  # the embeddings' output asks for a gradient, so that it flows through every block
         own.get_input_embeddings().register_forward_hook(lambda module, given, out: out.requires_grad_(True))
     else:
-        own = peft.get_peft_model(own, METHODS[method]())
+        own = peft.get_peft_model(own, METHODS[method]())  # what trains is float32
     trained = [array for array in own.parameters() if array.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3) if trained else None
     own.train()  # there is no dropout
-    tokens = torch.randint(0, 49152, (BATCH, LENGTH))
+    tokens = torch.randint(0, 49152, (BATCH, LENGTH), device=DEVICE)
 
     def run() -> None:
         own(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
         if optimiser:
             optimiser.step()
             optimiser.zero_grad()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
 
     return run, sum(array.numel() for array in trained)
 
 
 def writing(own: torch.nn.Module, prompt: list[int], new: int, cache: str | None) -> Callable[[], list[int]]:
     """A call of transformers that continues one prompt greedily by `new` tokens."""
-    tokens = torch.tensor([prompt])
+    tokens = torch.tensor([prompt], device=DEVICE)
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new}
     options |= {"attention_mask": torch.ones_like(tokens), "cache_implementation": cache, "pad_token_id": 0}
     return lambda: own.generate(tokens, **options)[0, len(prompt) :].tolist()
@@ -78,4 +81,4 @@ def llama_cpp(prompt: list[int], new: int) -> Callable[[], int]:
 def versions() -> dict[str, str]:
     """What the peers were measured with."""
     packages = {package.__name__: package.__version__ for package in (torch, peft, transformers)}
-    return packages | {"threads": str(torch.get_num_threads())}
+    return packages | {"device": DEVICE, "threads": str(torch.get_num_threads())}
