@@ -5,7 +5,7 @@
     python experiments/all.py --list
 
 DIR holds cifar10.npz (x_train, y_train, x_val, y_val, x_test, y_test), glue/ with GLUE's own CoLA, MRPC and SST-2, and
-text2sql/ with the questions that text_to_sql names.
+text2sql/ and boolq/ with the questions that written_answers names.
 The hours are those of two CPU cores. The speed comparisons need the extra `peers` (PyTorch, PEFT, transformers),
 `compiled` and `smollm2_parity` what their scripts name. Runs in a folder under runs/ go on where they were stopped and
 are not trained again when they are done; remove runs/ to train them again. Results are replaced one by one; `paths`
@@ -63,11 +63,12 @@ STEPS = (
     Step("small_memory/run.py", "", 0.4),
     Step("orders/run.py", "", 0.1),
     Step("decoder_speed/run.py", "", 0.3),
-    Step("text_to_sql/run.py", "--data={data}/text2sql --tasks=geography", 2.5),
-    Step("text_to_sql/run.py", "--data={data}/text2sql --tasks=restaurants --seeds=3", 4.5),
+    Step("written_answers/run.py", "--data={data} --tasks=geography", 2.5),
+    Step("written_answers/run.py", "--data={data} --tasks=restaurants --seeds=3", 4.5),
+    Step("written_answers/run.py", "--data={data} --tasks=boolq --methods=untrained,circulant,kronecker", 1.0),
     Step("pareto/run.py", "--source={data}/cifar10.npz", 2.0),
 )
-DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2", "text2sql/geography", "text2sql/restaurants")
+DATA = ("cifar10.npz", "glue/CoLA", "glue/MRPC", "glue/SST-2", "text2sql/geography", "text2sql/restaurants", "boolq")
 
 
 def words_of(step: Step, data: str) -> list[str]:
@@ -80,7 +81,7 @@ def words_of(step: Step, data: str) -> list[str]:
 def main() -> int:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--data", help="the folder that holds cifar10.npz, glue and text2sql")
+    parser.add_argument("--data", help="the folder that holds cifar10.npz, glue, text2sql and boolq")
     command.several(parser, "--only", dict.fromkeys(step.folder for step in STEPS), "folders under experiments/")
     parser.add_argument("--list", action="store_true", help="show the commands and their hours, run nothing")
     arguments = parser.parse_args()

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from surm.errors import InputError
 from surm.models import cross_entropy, scanned
 from surm.models.causal_attention import Cache, capped, linear, visible
 from surm.models.cross_entropy import Scores
@@ -189,8 +190,10 @@ class Decoder(nnx.Module):
           and correctness of every token instead, computed without an array of all logits.
 
         Raises:
-          InputError: if there are more tokens than the cache has slots.
+          InputError: if there are more tokens than the cache has slots, or targets beside a cache.
         """
+        if cache is not None and targets is not None:
+            raise InputError("targets are given beside a cache; expected one of both: targets are scored in whole rows")
         states, cache_after = self._states(tokens, positions, segments, cache, every=False)
         if targets is not None:
             return self.scores(states[-1], targets)

@@ -139,6 +139,12 @@ def test_tokens_behind_those_of_a_cache_go_on_counting_in_their_segments(model):
     np.testing.assert_allclose(logits[seen], expected[seen], atol=2e-5 * np.abs(model.logits).max())
 
 
+def test_targets_beside_a_cache_are_refused(model):
+    tokens = jnp.ones((1, 2), jnp.int32)
+    with pytest.raises(InputError, match="targets are given beside a cache; expected one of both"):
+        model(tokens, cache=model.empty_cache(1, 2), targets=tokens)
+
+
 def test_more_tokens_than_a_cache_has_slots_are_refused(model):
     decoder = nnx.merge(model.graph, model.state)
     with pytest.raises(InputError, match="^8 tokens for a cache of 7 slots, expected a slot for every token$"):

