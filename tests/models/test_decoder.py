@@ -140,9 +140,9 @@ def test_tokens_behind_those_of_a_cache_go_on_counting_in_their_segments(model):
 
 
 def test_targets_beside_a_cache_are_refused(model):
-    tokens = jnp.ones((1, 2), jnp.int32)
+    decoder, tokens = nnx.merge(model.graph, model.state), jnp.ones((1, 2), jnp.int32)
     with pytest.raises(InputError, match="targets are given beside a cache; expected one of both"):
-        model(tokens, cache=model.empty_cache(1, 2), targets=tokens)
+        decoder(tokens, cache=decoder.empty_cache(1, 2), targets=tokens)
 
 
 def test_more_tokens_than_a_cache_has_slots_are_refused(model):
