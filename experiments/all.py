@@ -13,6 +13,7 @@ writes what `path="auto"` goes by into the package itself.
 """
 
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -78,6 +79,13 @@ def words_of(step: Step, data: str) -> list[str]:
     return [sys.executable, f"experiments/{step.script}", *words]
 
 
+def _read_by(step: Step) -> set[str]:
+    """The files and folders at the top of DIR that a step reads."""
+    if step.folder == "written_answers":
+        return {"boolq" if "boolq" in step.arguments else "text2sql"}
+    return set(re.findall(r"{data}/([\w.]+)", step.arguments))
+
+
 def main() -> int:
     """The command line."""
     parser = command.parser(__doc__)
@@ -92,9 +100,10 @@ def main() -> int:
         print(f"{sum(step.hours for step in steps):4.1f} h  altogether")
         return 0
     data = pathlib.Path(arguments.data or "nowhere").resolve()
-    missing = [name for name in DATA if not (data / name).exists()]
-    if missing and any("{data}" in step.arguments for step in steps):
-        parser.error(f"--data={arguments.data!r} holds no {missing[0]}; expected a folder with {', '.join(DATA)}")
+    needed = [name for name in DATA if any(name.split("/")[0] in _read_by(step) for step in steps)]
+    missing = [name for name in needed if not (data / name).exists()]
+    if missing:
+        parser.error(f"--data={arguments.data!r} holds no {missing[0]}; expected a folder with {', '.join(needed)}")
     every = [words_of(step, str(data)) for step in steps]
     every += [[sys.executable, "experiments/pareto/run.py", "--figure"], [sys.executable, "scripts/write_tables.py"]]
     failed = []

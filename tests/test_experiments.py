@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -150,7 +151,7 @@ def test_a_batch_names_as_many_adapters_as_there_are_and_all_as_often():
         ("approximation/run.py", ["--targets=weight"], "--targets must be of random, weights, updates, got weight"),
         ("approximation/run.py", ["--targets=updates", "--runs=/nowhere"], "there is no /nowhere/cifar10/full/"),
         ("all.py", ["--only=pinwheels"], "--only must be of start_up, image_folder, paths"),
-        ("all.py", ["--only=pareto"], "--data=None holds no cifar10.npz; expected a folder with cifar10.npz,"),
+        ("all.py", ["--only=pareto"], "--data=None holds no cifar10.npz; expected a folder with cifar10.npz"),
         ("all.py", ["--data=/nowhere"], "--data='/nowhere' holds no cifar10.npz"),
         ("all.py", ["--data="], "--data='' holds no cifar10.npz"),
         ("same_numbers/run.py", ["--before=/nowhere"], "there is no /nowhere"),
@@ -558,13 +559,20 @@ def test_a_step_of_a_decoder_costs_what_is_said_of_it():
     assert rows["low_rank r=8"]["over_peft_lora"][1] <= 0.85
     said = " ".join((EXPERIMENTS.parent / "docs" / "language_models.md").read_text().split())
     adds = {name: 100 * (row["over_own_floor"][1] - 1) for name, row in rows.items()}
-    assert f"LoRA of rank 8 adds {adds['low_rank r=8']:.0f} % and Kronecker {adds['kronecker']:.0f} %" in said
-    assert all(45 < adds[name] < 65 for name in ("circulant", "toeplitz", "low_displacement_rank r=1"))
+    rest = sorted(adds[name] for name in ("circulant", "toeplitz", "low_displacement_rank r=1"))
+    assert (
+        f"LoRA adds {adds['low_rank r=1']:.0f} % at rank 1 and {adds['low_rank r=8']:.0f} % at rank 8, Kronecker "
+        in said
+    )
+    assert (
+        f"Kronecker {adds['kronecker']:.0f} %, and circulant, W(G,H) and Toeplitz {rest[0]:.0f} to {rest[-1]:.0f} %"
+        in said
+    )
     rows = json.loads((of / "writing_cpu.json").read_text())["rows"]
     own, theirs = (f"{rows[label]['tokens_a_second']:.0f}" for label in ("surm", "llama.cpp, 4-bit blocks"))
     assert f"written at {own} tokens a second" in said and f"of the file as they are, writes {theirs}." in said
     over = [row["ours_over_it"][1] for label, row in rows.items() if label.startswith("transformers")]
-    assert min(over) >= 1.5 and f"{max(over):.1f} times as fast as by transformers" in said
+    assert min(over) >= 1.5 and f"{min(over):.1f} times as fast as by transformers with the faster" in said
 
 
 def test_small_memory_is_as_it_was_measured():
@@ -574,7 +582,14 @@ def test_small_memory_is_as_it_was_measured():
     memory = read("memory")
     said = " ".join((EXPERIMENTS.parent / "docs" / "language_models.md").read_text().split())
     peak = memory["peak_bytes"]["bfloat16"] / 2**30
-    assert (
-        memory["ratio"] <= 0.7
-        and f"takes {peak:.1f} GiB at the peak of its process, {memory['ratio']:.2f} times" in said
-    )
+    assert memory["ratio"] <= 0.7 and f"takes {peak:.1f} GiB at its peak, loading included." in said
+    assert f"That is {memory['ratio']:.2f} times what PEFT takes" in said
+
+
+def test_every_committed_result_names_a_script_that_is_there_and_no_folder_of_a_machine():
+    for file in EXPERIMENTS.rglob("results/*.json"):
+        told = re.findall(r'"command": "([^"]*)"', file.read_text())
+        for one in told:
+            scripts = [word for word in one.split() if word.startswith("experiments") and word.endswith(".py")]
+            assert all("{" in name or (EXPERIMENTS.parent / name).is_file() for name in scripts), (file, one)
+            assert not re.search(r"[= ]/(?!tmp/)", one), (file, one)

@@ -52,9 +52,9 @@ def step(method: str, dtype: str) -> tuple[Callable[[], None], int]:
     return again, sum(array.size for array in state["trainable"].values())
 
 
-def writing(prompt: list[int], new: int) -> Callable[[], list[int]]:
-    """A call that continues one prompt greedily by `new` tokens in float32."""
+def writing(prompt: list[int], new: int) -> Callable[[], int]:
+    """A call that continues one prompt greedily by `new` tokens in float32, and returns how many were written."""
     opened = open_weights(decoders.NAME)
     shape = hf_config.config_from_hf(opened.config)
     model = restore(outline(lambda: Decoder(shape, rngs=nnx.Rngs(0))), opened)
-    return lambda: generate(model, [prompt], max_new_tokens=new)[0]
+    return lambda: len(generate(model, [prompt], max_new_tokens=new)[0])

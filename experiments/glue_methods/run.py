@@ -62,7 +62,7 @@ def measure(
     chosen_by, folder = GLUE[task].chosen_by, workdir / task / method.replace(" ", "_")
     common, key = recipes.changes(task, method, data), methods.rate_key(method)
     rates = RATES[method] if tuned else ()
-    tried = tuning.tried(rates, lambda rate: _train(task, {**common, **TUNING, key: rate}, folder / "tune"))
+    tried = tuning.try_rates(rates, lambda rate: _train(task, {**common, **TUNING, key: rate}, folder / "tune"))
     final = {**common, key: tuning.best(tried, chosen_by) if tuned else RATES[method][1]}
     runs = [_train(task, {**final, "seed": seed}, folder / "final") for seed in range(seeds)]
     return recipes.committed(runs[0] | {"task": task}, task, method, final) | {

@@ -4,11 +4,12 @@
     python experiments/population/run.py --sizes=1,4,16,64 --steps=60
     python experiments/population/run.py --model=smollm2 --steps=5 --turns=1
 
-A population of the demo's config (digits, circulant, dropout), or of circulant updates of all seven maps of SmolLM2
-(4 × 128 tokens, one seed), with up to four learning rates and as many seeds as its size needs, and a run alone take
-turns, each in a process of its own. `over_alone` is the population's median step over the size times that of the run
-alone in the same turn, so compilation is in neither; `peak_over_alone` is the peak memory of its process over that of
-the run alone. Two CPU cores: five minutes with the defaults, six with SmolLM2.
+A population of the demo's config (digits, circulant, dropout), or of circulant updates of all seven maps of SmolLM2 (4
+× 128 tokens), with up to four learning rates and as many seeds as its size needs (SmolLM2: weight decays, so that all
+members read one batch), and a run alone take turns, each in a process of its own. `over_alone` is the population's
+median step over the size times that of the run alone in the same turn, so compilation is in neither; `peak_over_alone`
+is the peak memory of its process over that of the run alone. Two CPU cores: five minutes with the defaults, six with
+SmolLM2.
 """
 
 import json
@@ -25,10 +26,7 @@ RATES = ("2e-3", "4e-3", "8e-3", "16e-3")
 
 
 def population(model: str, size: int) -> str:
-    """The value of `config.population`: up to four learning rates, and seeds for the rest; decays instead on SmolLM2.
-
-    (Every seed has batches of its own, and here these are all alike.)
-    """
+    """The value of `config.population`: up to four learning rates, and seeds or weight decays for the rest."""
     rates = min(size, len(RATES))
     if model == "smollm2":
         decays = "|".join(f"{number / 100}" for number in range(size // rates))
@@ -43,6 +41,7 @@ def trained(model: str, steps: int, size: int) -> dict:
         given = recipes.flags("digits", changes)
         if model == "smollm2":
             changes |= {"optim.epochs": 0, "optim.batch_size": 4, "data.packing": True, "data.lengths": 128}
+            changes |= {"peft.targets": decoders.MAPS}
             data = decoders.texts(pathlib.Path(scratch))
             given = [f"--config=configs/lm_text.py:data={data}", *recipes.flags("digits", changes)[1:]]
         with processes.Training(given) as run:

@@ -17,7 +17,7 @@ def folder_for(changes: Mapping[str, Any], stage: pathlib.Path) -> pathlib.Path:
     return stage.with_name(f"{stage.name}_{digest[:12]}")
 
 
-def tried(rates: tuple[float, ...], train: Callable[[float], dict[str, Any]]) -> dict[float, Metrics | None]:
+def try_rates(rates: tuple[float, ...], train: Callable[[float], dict[str, Any]]) -> dict[float, Metrics | None]:
     """The metrics of a run at every rate; None if the loss did not stay finite."""
     found: dict[float, Metrics | None] = {}
     for rate in rates:

@@ -36,8 +36,8 @@ def one_step(task: str, method: str, source: pathlib.Path) -> Callable[[], None]
     numbers = optim.hyperparameters(run.config.optim, configs.spec(run.config), run.total_steps)
     fits = (lambda batch: batch["tokens"].shape[1] == TOKENS) if task == "mrpc" else (lambda _: True)
     batch = next(batch for batch in run.training_batches(0) if fits(batch))
-    take, frozen = jax.jit(step.train_step(run), donate_argnums=0), surgery.split(run.model)[2]
-    state = step.initial_state(run, 0, averaged=False)
+    take, frozen = jax.jit(step.packed_step(run), donate_argnums=0), surgery.split(run.model)[2]
+    state = step.packing_of(run).pack(step.initial_state(run, 0, averaged=False))
 
     def again() -> None:
         nonlocal state

@@ -84,9 +84,10 @@ def measure(task: str, method: str, data: pathlib.Path, workdir: pathlib.Path, s
     """Tunes and trains one method: the first seed's result, every seed's metrics, and what tuning found."""
     common, folder = changes(task, method, data), workdir / task / methods.file_name(method)
     if method == UNTRAINED:
-        return {"name": method, "task": task, "adapter_parameters": 0, "seeds": untrained(common)}
+        own = f"python experiments/written_answers/run.py --data=DIR --tasks={task} --methods={UNTRAINED}"
+        return {"command": own, "name": method, "task": task, "adapter_parameters": 0, "seeds": untrained(common)}
     rate = "optim.learning_rate"
-    tried = tuning.tried(RATES[method], lambda value: _train({**common, **TUNING, rate: value}, folder / "tune"))
+    tried = tuning.try_rates(RATES[method], lambda value: _train({**common, **TUNING, rate: value}, folder / "tune"))
     final = {**common, rate: tuning.best(tried)}
     runs = [_train({**final, "seed": seed}, folder / "final") for seed in range(seeds)]
     shown = {**final, "data.source": task}

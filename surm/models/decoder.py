@@ -193,7 +193,9 @@ class Decoder(nnx.Module):
           InputError: if there are more tokens than the cache has slots, or targets beside a cache.
         """
         if cache is not None and targets is not None:
-            raise InputError("targets are given beside a cache; expected one of both: targets are scored in whole rows")
+            raise InputError(
+                "targets and a cache are both given; targets must be given without one, because whole rows are scored"
+            )
         states, cache_after = self._states(tokens, positions, segments, cache, every=False)
         if targets is not None:
             return self.scores(states[-1], targets)

@@ -75,7 +75,7 @@ class Block(nnx.Module):
 
 def attend(word: nnx.Module, x: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
     """The logits x·tableᵀ of an output that is tied to the table of words."""
-    if type(word) is not nnx.Embed:  # one that an adapter wraps, which may do more
+    if type(word) is not nnx.Embed:  # one that an adapter wraps or that is packed
         return word.attend(x)
     x, table = word.promote_dtype((x, word.embedding[...]), dtype=word.dtype)
     return matmul(x, table.T)

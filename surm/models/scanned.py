@@ -131,7 +131,7 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 
 def _at(tree: Any, number: int) -> Any:
-    return jax.tree.map(lambda values: values[number], tree)
+    return jax.tree.map(lambda values: values[number, ...], tree)
 
 
 def spread(arrays: dict[str, Array], of: Layout) -> dict[str, Array]:

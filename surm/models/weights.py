@@ -31,7 +31,10 @@ from surm.models import arrays, gguf, hub, processor_files
 from surm.models.lazy import Named
 from surm.models.processor import Processor, each
 
-NAMES = "'asset:NAME', 'hf:OWNER/NAME', 'package:NAME', a .safetensors or .gguf file, or a folder with one of them"
+NAMES = (
+    "'asset:NAME', 'hf:OWNER/NAME', 'hf:OWNER/NAME/FILE.gguf', 'package:NAME', a .safetensors or .gguf file, or a "
+    "folder with one of them"
+)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DOWNLOADED = ("model.safetensors", "model-*.safetensors", "*.json", "*.jinja", "vocab.txt", "merges.txt")
 INDEX = "model.safetensors.index.json"
@@ -81,7 +84,8 @@ def open_weights(name: str) -> Weights:
     CLIP config.json, else 0.5 for both.
 
     Args:
-      name: `asset:NAME`, `hf:OWNER/NAME`, `package:NAME`, or the path of a .safetensors or .gguf file or of a folder.
+      name: `asset:NAME`, `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE.gguf`, `package:NAME`, or the path of a .safetensors or
+        .gguf file or of a folder.
 
     Returns:
       The weights.

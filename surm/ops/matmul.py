@@ -6,14 +6,16 @@ transposed instead, which is in memory already. On other platforms this is JAX's
 differentiated in every mode.
 
 A product of several rows in bfloat16 is asked for in float32, and rounded afterwards. XLA's CPU compiler then
-multiplies the factors as they are. For a result in bfloat16 it converts both to float32 first, which takes twice as
-long (findings/xla_cpu_widens_products_in_bfloat16.sh).
+multiplies the factors as they are, on a processor that can. For a result in bfloat16 it converts both to float32 first,
+which takes twice as long with AVX512-BF16 (findings/xla_cpu_widens_products_in_bfloat16.sh); other processors were not
+measured.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.lax import PrecisionLike
 from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
@@ -34,29 +36,35 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
     return _matmul(*vary_together(x, kernel)) if platform_of(x, kernel) == "cpu" else x @ kernel
 
 
+def half_product(
+    x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"], precision: PrecisionLike = None
+) -> Float[Array, "*batch n_out"]:
+    """The product on a CPU: of several rows in bfloat16 it is computed in float32 and rounded; see the module."""
+    if x.dtype == jnp.bfloat16 and math.prod(x.shape[:-1]) > 1:
+        wide = jnp.matmul(x, kernel, precision=precision, preferred_element_type=jnp.float32)
+        return wide.astype(x.dtype)
+    return jnp.matmul(x, kernel, precision=precision)
+
+
 @jax.custom_vjp
 def _matmul(x, kernel):
-    return _product(x, kernel)
-
-
-def _product(x, kernel):
-    if x.dtype == jnp.bfloat16 and math.prod(x.shape[:-1]) > 1:
-        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
-    return x @ kernel
+    return half_product(x, kernel)
 
 
 def _forward(x, kernel):
-    return _product(x, kernel), (x, kernel)
+    return half_product(x, kernel), (x, kernel)
 
 
 def _backward(saved, dy):
     x, kernel = saved
     sharding = jax.typeof(kernel).sharding
     if AxisType.Explicit in sharding.mesh.axis_types:  # then the axes of the batch must not be merged by a reshape
-        batch = tuple(range(x.ndim - 1))
-        return _product(dy, kernel.T), jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), out_sharding=sharding)
+        batch, wide = tuple(range(x.ndim - 1)), jnp.promote_types(x.dtype, jnp.float32)
+        return half_product(dy, kernel.T), jax.lax.dot_general(
+            x, dy, ((batch, batch), ((), ())), preferred_element_type=wide, out_sharding=sharding
+        ).astype(x.dtype)
     rows, gradients = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    return _product(dy, kernel.T), _product(rows.T, gradients)
+    return half_product(dy, kernel.T), half_product(rows.T, gradients)
 
 
 _matmul.defvjp(_forward, _backward)

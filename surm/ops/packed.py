@@ -18,8 +18,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from surm.matrices.algebra.platforms import platform_of
 from surm.ops.fusion import not_before
 from surm.ops.manual_axes import vary_together
+from surm.ops.matmul import half_product
 
 FORMS = ("bfloat16", "int8", "int4")
 """The forms that are smaller than float32."""
@@ -173,7 +175,11 @@ def product(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(transposed, precision, x, kernel):
     dense = kernel.dense(x.dtype)
-    return jnp.matmul(x, dense.T if transposed else dense, precision=precision)
+    return _multiply(x, dense.T if transposed else dense, precision)
+
+
+def _multiply(x, dense, precision):
+    return half_product(x, dense, precision) if platform_of(x) == "cpu" else jnp.matmul(x, dense, precision=precision)
 
 
 def _forward(transposed, precision, x, kernel):
@@ -183,7 +189,7 @@ def _forward(transposed, precision, x, kernel):
 def _backward(transposed, precision, kernel, dy):
     # XLA would keep the unpacked kernel of the forward pass if it saw the same expression here.
     dense = kernel.dense(dy.dtype, after=dy)
-    return jnp.matmul(dy, dense if transposed else dense.T, precision=precision), None
+    return _multiply(dy, dense if transposed else dense.T, precision), None
 
 
 _product.defvjp(_forward, _backward)

@@ -81,7 +81,7 @@ def _of_result(result: dict[str, Any]) -> dict[str, str]:
     counts = [result.get(f"{name}_parameters") for name in ("trainable", "total", "adapter")]
     steps = f"{result.get('steps')} of {optim.get('batch_size')} examples{seconds}"
     rates = f"{result.get('learning_rate')}"
-    if counts[0] != counts[2]:  # something besides the adapter has trained
+    if None in counts or counts[0] != counts[2]:  # something besides the adapter has trained
         rates += f", head {optim.get('head_learning_rate')}"
     return _told(
         what="a finished population" if "population" in result else "a finished run",

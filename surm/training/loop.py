@@ -132,7 +132,7 @@ class Loop:
             values = self._measured(step, self.split, self.prepared.evaluation_batches, self.state)
         else:
             values = self._measured(step, "validation", {"": self.prepared.validation_batches}, self.state)
-            self.best.take(step, values, lambda: answering(self._taken()))
+            self.best.take(step, values, lambda: self._taken(answering(self.state)))
         self.evaluated = step, values
         return values
 
@@ -147,7 +147,7 @@ class Loop:
         """
         if self.best is None:
             values, confusion = self.evaluate(self.reached), self._confusion(self.reached, self.state)
-            return Trained(self._taken(), values, confusion, step_seconds, self.seconds)
+            return Trained(self._taken(self.state), values, confusion, step_seconds, self.seconds)
         state = meshes.put_everywhere(self.mesh, self.program.packing.pack({"trainable": self.best.arrays}))
         values = self._measured(self.best.step, self.split, self.prepared.evaluation_batches, state)
         confusion = self._confusion(self.best.step, state)
@@ -192,15 +192,15 @@ class Loop:
         return self.confused[2]
 
     def _first_best(self) -> choosing.Best:
-        return choosing.Best(self.chooses_by, self.prepared.config.eval.patience, answering(self._taken()))
+        return choosing.Best(self.chooses_by, self.prepared.config.eval.patience, self._taken(answering(self.state)))
 
-    def _taken(self) -> TrainState:
-        """A copy of the state in this process's memory, with an array for every path."""
-        return self.program.packing.unpack(meshes.take(self.mesh, self.state))
+    def _taken(self, packed: Any) -> Any:
+        """A copy of the state, or of a part of it, in this process's memory, with an array for every path."""
+        return self.program.packing.unpack(meshes.take(self.mesh, packed))
 
     def save(self, step: int) -> None:
         """Writes a checkpoint in the background."""
-        state = self._taken()
+        state = self._taken(self.state)
         self.log.flush()
         if self.saved is None:
             return

@@ -103,7 +103,9 @@ def summary(optim: ml_collections.ConfigDict, model: nnx.Module) -> str:
         return f"learning rate: {head}"
     rates = dict.fromkeys(layer_rates(optim, model).values()) or [learning_rate(optim, spec)]
     whose = "by the config" if optim.learning_rate is not None else "the default" if len(rates) == 1 else "defaults"
-    return f"learning rate: {spec.method} {' and '.join(f'{rate:g}' for rate in rates)} ({whose}), {head}"
+    trained = nnx.to_flat_state(nnx.state(model, variables.Trainable))
+    beside = "" if all(isinstance(one, variables.AdapterParam) for _, one in trained) else f", {head}"
+    return f"learning rate: {spec.method} {' and '.join(f'{rate:g}' for rate in rates)} ({whose}){beside}"
 
 
 def schedule(optim: ml_collections.ConfigDict, peak: float, steps: int) -> optax.Schedule:

@@ -38,12 +38,13 @@ class Program:
     """The functions that the training loop calls, for one run or for all members of a population together.
 
     Attributes:
-      initial: returns the state before the first step, with the arrays of scanned blocks stacked.
+      initial: returns the state before the first step. It is packed (`surm.training.step.TrainState`), and so is the
+        state that the other functions take and return; that of a population is by path.
       step: a compiled function (state, frozen, batch) -> (state, metrics). It donates the given state, so that state
         must not be used afterwards.
       lower: a function of the same arguments that lowers the step without compiling it.
       measure: a function (state, frozen, batches of one pass) -> metrics.
-      packing: to and from a state with an array for every path, as checkpoints and results have it.
+      packing: the functions between this form of the state and that by path.
       batches: the training batches.
       share: the part of every batch that this process reads.
     """

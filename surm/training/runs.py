@@ -265,7 +265,8 @@ def _base_model_name(weights: Weights | None, base: nnx.Module) -> str:
     if weights is None or weights.path is None or weights.config.get("model_type") != _kind_of(base):
         return ""
     if weights.name.startswith(hub.PREFIX):
-        return weights.name.removeprefix(hub.PREFIX).partition("@")[0]
+        at = hub.place(weights.name)
+        return "" if at.path else at.repository
     return weights.name if files.path(weights.name).is_dir() and not gguf.is_named(weights.path) else ""
 
 

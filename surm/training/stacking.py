@@ -1,4 +1,4 @@
-"""Blocks of a run's model that are scanned: which they are, and the trained arrays that a step stacks for them."""
+"""Blocks of a run's model that are scanned: which they are, and the two forms of a state, packed and by path."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

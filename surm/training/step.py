@@ -22,8 +22,9 @@ from surm.training.optim import Hyperparameters
 from surm.training.prepared import Run
 
 TrainState = dict[str, Any]
-"""The state that a step updates and a checkpoint saves: `trainable` (arrays by path), `opt_state`, `step`, `key` (for
-random numbers) and, if a moving average is kept, `average`."""
+"""The state that a step updates: `trainable` (arrays by path), `opt_state`, `step`, `key` (for random numbers) and, if
+a moving average is kept, `average`. It has two forms. By path, as in checkpoints and results, every array has its own
+path. Packed, as programs of single runs keep it, the arrays of scanned blocks are stacked at the path of the first."""
 
 Step = Callable[[TrainState, nnx.State, Batch, Hyperparameters], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -83,7 +84,7 @@ def transformation(
 
 
 def stacked_of(prepared: Run) -> Layout:
-    """The trained arrays that a step stacks because their blocks are scanned, and that the optimiser treats alike.
+    """The trained arrays that are stacked because their blocks are scanned, and that the optimiser treats alike.
 
     Schedules and filters that look at each array of the adapter get them one by one.
     """
@@ -121,12 +122,12 @@ def answering(state: TrainState) -> dict[str, jax.Array | np.ndarray]:
 
 
 def packing_of(prepared: Run) -> stacking.Packing:
-    """The functions between a state with an array for every path and one as `packed_step` takes it."""
+    """The functions between the two forms of a run's state, by path and packed; see `TrainState`."""
     return stacking.packing(stacked_of(prepared), frozenset(groups_of(prepared.model)))
 
 
 def train_step(prepared: Run) -> Step:
-    """The training step of a run, not compiled, on a state with an array for every path.
+    """The training step of a run, not compiled, on a state by path.
 
     Args:
       prepared: the prepared run.
@@ -135,7 +136,8 @@ def train_step(prepared: Run) -> Step:
       A function (state, frozen, batch, hyperparameters) -> (state, metrics).
     """
     step, (pack, unpack) = packed_step(prepared), packing_of(prepared)
-    pack = computed_once(pack)  # else XLA would put the update into the parts of every stack
+    if stacked_of(prepared):  # else XLA would put the update into the parts of every stack
+        pack = computed_once(pack)
 
     def by_path(state, frozen, batch, hyperparameters):
         new, values = step(pack(state), frozen, batch, hyperparameters)
@@ -145,16 +147,16 @@ def train_step(prepared: Run) -> Step:
 
 
 def packed_step(prepared: Run) -> Step:
-    """The same on a state in which the arrays of blocks that are scanned are stacked, as `packing_of` does it.
+    """The training step of a run, not compiled, on a packed state, as `packing_of` makes it.
 
-    A program that keeps its state stacked between steps compiles as fast for a deep model as for a flat one, and
-    copies no array. Only the trained arrays have gradients and optimiser states.
+    A program that keeps its state packed from step to step compiles nearly as fast for a deep model as for a shallow
+    one, and copies no array to stack it. Only the trained arrays have gradients and optimiser states.
 
     Args:
       prepared: the prepared run.
 
     Returns:
-      A function (state, frozen, batch, hyperparameters) -> (state, metrics).
+      A function (state, frozen, batch, hyperparameters) -> (packed state, metrics).
     """
     config, layout = prepared.config, stacked_of(prepared)
     optimizer = transformation(prepared, layout)

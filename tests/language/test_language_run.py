@@ -152,11 +152,22 @@ def test_methods_that_do_not_fit_a_language_model_are_refused_by_name(material):
         prepared(material, "peft.method=bitfit", "peft.targets=")
 
 
-SCANNED = ["--config.model.scan=always", "--config.optim.ema_decay=0.5"]
+@pytest.fixture(scope="module")
+def two_blocks(material, tmp_path_factory) -> list[str]:
+    """The same with two blocks, which are scanned: their trained arrays are stacked."""
+    weights = small_decoder.write(tmp_path_factory.mktemp("two_blocks"), depth=2)
+    given = [*material, f"--config.model.weights={weights}", "--config.model.scan=always"]
+    assert step.stacked_of(prepared(given))
+    return given
 
 
-@pytest.mark.parametrize("more", [[], ["--config.data.packing=True"], SCANNED], ids=["buckets", "packed", "scanned"])
-def test_a_stopped_run_goes_on_exactly(material, tmp_path, monkeypatch, more):
+@pytest.mark.parametrize(
+    ("of", "more"),
+    [("material", []), ("material", ["--config.data.packing=True"]), ("two_blocks", ["--config.optim.ema_decay=0.5"])],
+    ids=["buckets", "packed", "scanned"],
+)
+def test_a_stopped_run_goes_on_exactly(request, tmp_path, monkeypatch, of, more):
+    material = request.getfixturevalue(of)
     options = [*more, "--config.optim.steps=6", "--config.checkpoint_every_steps=2", "--config.peft.dropout=0.2",
                "--config.optim.batch_size=2", "--config.eval_every_steps=3"]  # fmt: skip
     whole = run(tmp_path / "whole", *material, *options)
@@ -177,11 +188,10 @@ def test_a_stopped_run_goes_on_exactly(material, tmp_path, monkeypatch, more):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("scan", ["never", "always"])
-def test_a_population_is_its_runs_alone(material, tmp_path, scan):
+@pytest.mark.parametrize("of", ["material", "two_blocks"])
+def test_a_population_is_its_runs_alone(request, tmp_path, of):
     options = [
-        *material,
-        f"--config.model.scan={scan}",
+        *request.getfixturevalue(of),
         "--config.optim.steps=4",
         "--config.eval_every_steps=2",
         "--config.peft.dropout=0.1",
@@ -199,10 +209,10 @@ def test_a_population_is_its_runs_alone(material, tmp_path, scan):
     assert alone["metric"] == json.loads((tmp_path / "both" / "result.json").read_text())["metric"]
 
 
-@pytest.mark.parametrize("scan", ["never", "always"])
-def test_the_best_step_is_that_of_least_loss(material, tmp_path, scan):
+@pytest.mark.parametrize("of", ["material", "two_blocks"])
+def test_the_best_step_is_that_of_least_loss(request, tmp_path, of):
+    material = request.getfixturevalue(of)
     more = [
-        f"model.scan={scan}",
         "eval.choose=best",
         "eval_every_steps=2",
         "data.validation_examples=3",

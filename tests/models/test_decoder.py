@@ -141,7 +141,7 @@ def test_tokens_behind_those_of_a_cache_go_on_counting_in_their_segments(model):
 
 def test_targets_beside_a_cache_are_refused(model):
     decoder, tokens = nnx.merge(model.graph, model.state), jnp.ones((1, 2), jnp.int32)
-    with pytest.raises(InputError, match="targets are given beside a cache; expected one of both"):
+    with pytest.raises(InputError, match="targets and a cache are both given; targets must be given without one"):
         decoder(tokens, cache=decoder.empty_cache(1, 2), targets=tokens)
 
 
