@@ -1,5 +1,6 @@
 """What `surm export` and `surm merge` make of a language run is read again, with tokenizer, template and ends."""
 
+import dataclasses
 import json
 
 import jax
@@ -14,6 +15,7 @@ from surm.data import tokenizer
 from surm.models import convert, decoder, hf_config, weights
 from surm.peft import surgery
 from surm.tasks.chat import ChatTemplate
+from surm.training import runs
 from tests.language import exported_runs, small_decoder
 
 pytest.importorskip("gguf")
@@ -55,6 +57,15 @@ def test_the_adapter_names_its_base_and_comes_back(made, of_gguf):
         again = surm.import_peft(one.peft, surgery.detach(own))
         np.testing.assert_allclose(answer(again), answer(own), atol=1e-5)
         assert np.abs(answer(own) - answer(surgery.detach(own))).max() > 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "base"), [("hf:some/model@v2", "some/model"), ("hf:some/model/file.gguf", ""), ("hf:some/model/sub", "")]
+)
+def test_a_file_on_the_hub_is_no_base_that_others_open(tmp_path, name, base):
+    opened = weights.open_weights(str(small_decoder.write(tmp_path, depth=1)))
+    model = nnx.eval_shape(lambda: decoder.Decoder(small_decoder.config(depth=1), rngs=nnx.Rngs(0)))
+    assert runs._base_model_name(dataclasses.replace(opened, name=name), model) == base
 
 
 def test_a_merged_folder_has_everything_beside_the_weights(made):

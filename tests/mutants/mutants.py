@@ -380,8 +380,8 @@ MUTANTS = [
     ),
     Mutant(
         "ops/packed.py",
-        "dense if transposed else dense.T, precision=precision), None",
-        "dense.T if transposed else dense, precision=precision), None",
+        "dense if transposed else dense.T, precision), None",
+        "dense.T if transposed else dense, precision), None",
         "tests/peft/test_base_dtype.py -k test_the_product_and_its_slope",
     ),
     Mutant(
@@ -416,6 +416,42 @@ MUTANTS = [
         "if both := merged.keys() & overrides.keys():",
         "if both := set():",
         "tests/test_sweeps.py",
+    ),
+    Mutant(
+        "training/loop.py",
+        "        state = self.program.packing.pack(state)\n",
+        "",
+        "tests/language/test_language_run.py::test_a_stopped_run_goes_on_exactly",
+    ),
+    Mutant(
+        "training/loop.py",
+        'self.program.packing.pack({"trainable": self.best.arrays})',
+        '{"trainable": self.best.arrays}',
+        "tests/language/test_language_run.py::test_the_best_step_is_that_of_least_loss",
+    ),
+    Mutant(
+        "training/loop.py",
+        "self.program.packing.unpack(meshes.take(self.mesh, packed))",
+        "meshes.take(self.mesh, packed)",
+        "tests/language/test_language_run.py::test_a_stopped_run_goes_on_exactly",
+    ),
+    Mutant(
+        "training/runs.py",
+        'return "" if at.path else at.repository',
+        "return at.repository",
+        "tests/language/test_language_exchange.py::test_a_file_on_the_hub_is_no_base_that_others_open",
+    ),
+    Mutant(
+        "ops/gating.py",
+        "_derivative(activation)(*saved, slope)",
+        "_derivative(activation)(*saved[::-1], slope)",
+        "tests/test_gating.py",
+    ),
+    Mutant(
+        "ops/matmul.py",
+        "        return wide.astype(x.dtype)",
+        "        return wide",
+        "tests/test_matmul.py",
     ),
     # machine
     Mutant(
