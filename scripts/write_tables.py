@@ -33,6 +33,7 @@ class Table(NamedTuple):
 TABLES = (
     Table("README.md", "glue", "glue_methods"),
     Table("README.md", "speed", "speed"),
+    Table("README.md", "answers", "written_answers"),
     Table("experiments/README.md", "methods", "step_time"),
     Table("experiments/README.md", "approximation", "approximation"),
     Table("experiments/README.md", "pinwheel", "pinwheel"),

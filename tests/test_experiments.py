@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import surm
-from experiments.shared import command, processes, results, tables, turns
+from experiments.shared import command, methods, processes, results, tables, turns
 from experiments.shared.tuning import best
 from surm.machine.status import status_of
 from surm.machine.stopping import Stopped
@@ -584,6 +584,21 @@ def test_small_memory_is_as_it_was_measured():
     peak = memory["peak_bytes"]["bfloat16"] / 2**30
     assert memory["ratio"] <= 0.7 and f"takes {peak:.1f} GiB at its peak, loading included." in said
     assert f"That is {memory['ratio']:.2f} times what PEFT takes" in said
+
+
+ANSWERS = [*(EXPERIMENTS / "written_answers" / "results").glob("*.json")]
+
+
+@pytest.mark.parametrize("file", ANSWERS, ids=lambda file: file.stem)
+def test_written_answers_were_tuned_at_the_rates_that_the_script_names(file):
+    result, module = json.loads(file.read_text()), script("written_answers/run")
+    assert file.stem == f"{result['task']}_{methods.file_name(result['name'])}" and result["task"] in module.TASKS
+    if result["name"] == module.UNTRAINED:
+        assert "learning_rate" not in result
+        return
+    tuning = {float(rate): values for rate, values in result["tuning"]["validation"].items()}
+    assert tuple(tuning) == module.RATES[result["name"]] and result["learning_rate"] == best(tuning)
+    assert result["config"]["optim"]["epochs"] == module.TASKS[result["task"]].settings["optim.epochs"]
 
 
 def test_every_committed_result_names_a_script_that_is_there_and_no_folder_of_a_machine():

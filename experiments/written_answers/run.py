@@ -123,7 +123,9 @@ def table() -> str:
         (name, *(cell for of_task in found.values() for cell in _cells(of_task.get(name))))
         for name in sorted({name for of in found.values() for name in of}, key=[*METHODS].index)
     ]
-    heads = [f"{TASKS[task].title}: {head}" for task in found for head in ("exact match", "loss", "trained", "seconds")]
+    heads = [
+        f"{TASKS[task].title}: {head}" for task in found for head in ("exact match, %", "loss", "trained", "seconds")
+    ]
     return tables.markdown(("method", *heads), rows)
 
 
