@@ -1,7 +1,9 @@
 """Generation with a decoder: prompts of tokens go in, and new tokens come out.
 
-Prompts of a batch are padded at their left to a bucket. `surm.models.generation_loop` compiles its programs for every
-bucket of prompt lengths, of new tokens and of rows, and for the kind of sampling, but for no other length or number.
+Prompts of a batch are padded at their left to a bucket. There is room for a few new tokens at first, and for four times
+as many whenever that is full, because every new token reads the whole cache. `surm.models.generation_loop` compiles its
+programs for every bucket of prompt lengths, of new tokens and of rows, and for the kind of sampling, but for no other
+length or number.
 """
 
 import dataclasses
@@ -14,10 +16,11 @@ from flax import nnx
 from jaxtyping import Bool, Int
 
 from surm.errors import InputError
-from surm.models.generation_loop import Progress, advance, fill
+from surm.models.generation_loop import Progress, advance, fill, widened
 from surm.models.sampling import GREEDY, Sampling
 
 _LEAST, _STEP = 16, 256
+_ROOM, _WIDER = 64, 4
 
 
 class Decoding:
@@ -62,7 +65,8 @@ class Decoding:
 
     def _start(self, model: nnx.Module, prompts: Sequence[Sequence[int]], batch: int, most: int) -> Progress:
         tokens, segments = padded([prompt[:-1] for prompt in prompts], batch)
-        room, lengths = bucket(most), np.array([len(prompt) for prompt in prompts])
+        self._most, lengths = bucket(most), np.array([len(prompt) for prompt in prompts])
+        room = min(self._most, _ROOM)
         cache = fill(*self._parts, tokens, segments, slots=tokens.shape[1] + room, dtype=_dtype(model))
         rows, more = np.arange(len(prompts)), (0, batch - len(prompts))
         seen = None
@@ -84,8 +88,15 @@ class Decoding:
 
     def advance(self, more: int | None = None) -> None:
         """Generates so many more tokens in every row that has not ended; None for all."""
-        until = self._progress.tokens.shape[1] if more is None else int(self._progress.number) + more
-        chosen = (np.int32(until), self._sampling.numbers, self._keys, self._end_tokens)
+        until = self._most if more is None else min(int(self._progress.number) + more, self._most)
+        self._advance_within_room(until)
+        while until > (room := self._progress.tokens.shape[1]) and not self.ended.all():
+            self._progress = widened(self._progress, min(room * _WIDER, self._most))
+            self._advance_within_room(until)
+
+    def _advance_within_room(self, until: int) -> None:
+        until = np.int32(min(until, self._progress.tokens.shape[1]))
+        chosen = (until, self._sampling.numbers, self._keys, self._end_tokens)
         self._progress = advance(*self._parts, self._progress, *chosen, top_k=self._sampling.top_k or None)
 
     def end(self, rows: Iterable[int]) -> None:

@@ -121,6 +121,16 @@ def advance(
     return jax.lax.while_loop(going_on, one_token, progress)
 
 
+@functools.partial(jax.jit, static_argnames="room")
+def widened(progress: Progress, room: int) -> Progress:
+    """The same texts with room for `room` new tokens each, in the texts and in the cache."""
+    more, cache = room - progress.tokens.shape[1], progress.cache
+    slots = lambda array, axis: jnp.pad(array, [(0, more * (axis == own)) for own in range(array.ndim)])  # noqa: E731
+    keys, values = (tuple(slots(array, 2) for array in arrays) for arrays in (cache.keys, cache.values))
+    cache = dataclasses.replace(cache, keys=keys, values=values, segments=slots(cache.segments, 1))
+    return dataclasses.replace(progress, cache=cache, tokens=slots(progress.tokens, 1))
+
+
 def _with(now: Progress, tokens: Int[Array, " batch"], cache: Cache, ends: Int[Array, " ends"]) -> Progress:
     """The texts with one more token in every row that has not ended."""
     counts = now.counts + ~now.ended

@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     (place / "config.py").write_text(CONFIG)
     given = (f"config={place / 'config.py'}", f"config.data.source={chats}", f"config.model.weights={weights}",
              f"workdir={place / 'run'}", "config.data.lengths=48", "config.peft.method=full",
-             "config.optim.learning_rate=1e-2", "config.optim.epochs=100", "config.optim.batch_size=8",
+             "config.optim.learning_rate=1e-2", "config.optim.epochs=160", "config.optim.batch_size=8",
              "config.optim.gradient_clip=1.0", "config.optim.schedule=linear", "config.data.generate=True",
              "config.data.generate_tokens=12")  # fmt: skip
     assert train.main(["surm.train", *(f"--{one}" for one in given)]) == 0

@@ -121,6 +121,19 @@ def test_random_texts_depend_on_the_seed_and_the_rows_number_alone(model):
     assert texts([PROMPTS[2], PROMPTS[0]], seed=3, rows=[0, 1])[1] == both[1]
 
 
+def test_the_cache_grows_with_the_text(model, naive, monkeypatch):
+    expected = [naive(prompt, 12) for prompt in PROMPTS]
+    monkeypatch.setattr(generation, "_ROOM", 2)
+    decoding = Decoding(model, PROMPTS, max_new_tokens=12)
+    rooms = []
+    for _ in range(7):
+        rooms.append(decoding._progress.tokens.shape[1])
+        assert decoding._progress.cache.keys[0].shape[2] == 16 + rooms[-1]
+        decoding.advance(2)
+    assert rooms == [2, 2, 8, 8, 8, 16, 16] and decoding.tokens == expected
+    assert generate(model, PROMPTS, max_new_tokens=12) == expected
+
+
 def test_programs_are_compiled_for_buckets_and_kinds_of_sampling_alone(model):
     def compiled() -> tuple[int, int]:
         return generation_loop.fill._cache_size(), generation_loop.advance._cache_size()
