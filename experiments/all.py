@@ -47,6 +47,7 @@ STEPS = (
     Step("speed/breakdown.py", "", 0.1),
     Step("speed/sweep.py", "", 0.1),
     Step("population/run.py", "", 0.1),
+    Step("population/run.py", "--model=smollm2 --steps=5 --turns=1", 0.1),
     Step("serving/run.py", "--shape=vit_micro", 0.3),
     Step("step_time/run.py", "--cifar10={data}/cifar10.npz --glue={data}/glue", 0.3),
     Step("rank_schedule/run.py", "", 0.2),

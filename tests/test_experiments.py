@@ -575,6 +575,14 @@ def test_a_step_of_a_decoder_costs_what_is_said_of_it():
     assert min(over) >= 1.5 and f"{min(over):.1f} times as fast as by transformers with the faster" in said
 
 
+def test_a_population_of_a_decoder_costs_what_is_said_of_it():
+    (row,) = json.loads((EXPERIMENTS / "population" / "results" / "smollm2_cpu.json").read_text())["rows"]
+    said = " ".join((EXPERIMENTS.parent / "docs" / "language_models.md").read_text().split())
+    assert row["members"] == 16 and row["over_alone"] <= 1.15
+    assert f"takes {row['over_alone']:.2f} times as long as 16 runs of their own" in said
+    assert f"and {row['peak_over_alone']:.2f} times the memory of one" in said
+
+
 def test_small_memory_is_as_it_was_measured():
     of = EXPERIMENTS / "small_memory" / "results"
     read = lambda name: json.loads((of / f"{name}.json").read_text())  # noqa: E731
