@@ -3,7 +3,7 @@
     python -m surm.train --config=configs/lm_text.py --workdir=runs/orders
     python -m surm.train --config=configs/lm_text.py:data=DIR,family=toeplitz --workdir=runs/lm
 
-The first command needs no network once SmolLM2 is installed. It takes about three minutes on two CPU cores and 4 GB of
+The first command needs no network once SmolLM2 is installed. It takes about three minutes on two CPU cores and 3 GB of
 memory, and answers 95 % of the 60 test requests right to the letter (exact_match); `make demo-text` runs it.
 
 Arguments, separated by commas:
