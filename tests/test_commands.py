@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -257,3 +258,15 @@ def test_what_cannot_be_exported_ends_in_a_line(tmp_path, run, capsys):
         assert not (tmp_path / name).exists()
         said = printed(capsys, name, str(tmp_path / "nowhere"), "--out", str(tmp_path / name), status=2)
         assert said.startswith("error: ") and "nowhere" in said
+
+
+def test_the_rate_of_a_head_is_shown_where_one_has_trained_or_nothing_is_known(tmp_path, capsys):
+    shown = {}
+    for name, counts in {"with": (30, 90, 20), "without": (20, 90, 20), "unknown": ()}.items():
+        sizes = dict(zip(("trainable_parameters", "total_parameters", "adapter_parameters"), counts, strict=False))
+        config = {"optim": {"head_learning_rate": 0.005}}
+        result = {"eval": {"loss": 0.5}, "config": config, "learning_rate": 0.01, **sizes}
+        (tmp_path / "result.json").write_text(json.dumps(result))
+        said = printed(capsys, "inspect", str(tmp_path))
+        shown[name] = re.search(r"rates +(.*)", said)[1]
+    assert shown == {"with": "0.01, head 0.005", "without": "0.01", "unknown": "0.01, head 0.005"}

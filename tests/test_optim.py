@@ -112,9 +112,10 @@ def test_clipping_bounds_the_norm_over_all_groups_together(options):
 
 
 def test_the_rates_in_a_line(options, small_vit):
-    def line(**spec) -> str:
-        return optim.summary(options, surm.attach(small_vit, PeftSpec(train="head", **spec), nnx.Rngs(0)))
+    def line(train="head", **spec) -> str:
+        return optim.summary(options, surm.attach(small_vit, PeftSpec(train=train, **spec), nnx.Rngs(0)))
 
+    assert line(train=()) == "learning rate: update 0.001 (the default)"
     assert line() == "learning rate: update 0.001 (the default), head 0.005"
     assert line(rules=".*value => family=vera", targets=".*value") == line(family="vera")
     both = line(targets=".*query", rules=".*value => family=vera")

@@ -100,7 +100,7 @@ def test_a_packed_state_holds_all_that_the_state_by_path_does(on_host):
     run = prepared("always")
     state = step.initial_state(run, 0, averaged=True)
     state = jax.device_get(state) if on_host else state
-    pack, unpack = step.packing_of(run)
+    _, pack, unpack = step.packing_of(run)
     packed = pack(state)
     assert len(jax.tree.leaves(packed)) < len(jax.tree.leaves(state))
     back = unpack(packed)

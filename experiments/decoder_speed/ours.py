@@ -5,13 +5,9 @@ import tempfile
 from collections.abc import Callable
 
 import jax
-from flax import nnx
 
 from experiments.shared import decoders, methods, recipes
 from surm.machine import mesh as meshes
-from surm.models import hf_config
-from surm.models.convert import outline, restore
-from surm.models.decoder import Decoder
 from surm.models.generation import generate
 from surm.models.weights import open_weights
 from surm.training import placing, program
@@ -36,8 +32,7 @@ def step(method: str, dtype: str) -> tuple[Callable[[], None], int]:
     """A step that goes on from where it came to, always with the same batch; and how many numbers it trains."""
     with tempfile.TemporaryDirectory() as scratch:
         data = decoders.texts(pathlib.Path(scratch))
-        given = [f"--config.{key}={value}" for key, value in changes(method, dtype).items()]
-        run = recipes.prepared(recipes.config([f"--config=configs/lm_text.py:data={data}", *given]))
+        run = recipes.prepared(recipes.config(decoders.flags(data, changes(method, dtype))))
     mesh = meshes.mesh_of(run.config)
     with jax.set_mesh(mesh):
         compiled, frozen = program.of_run(run, mesh), placing.placed(run, mesh)
@@ -54,7 +49,5 @@ def step(method: str, dtype: str) -> tuple[Callable[[], None], int]:
 
 def writing(prompt: list[int], new: int) -> Callable[[], int]:
     """A call that continues one prompt greedily by `new` tokens in float32, and returns how many were written."""
-    opened = open_weights(decoders.NAME)
-    shape = hf_config.config_from_hf(opened.config)
-    model = restore(outline(lambda: Decoder(shape, rngs=nnx.Rngs(0))), opened)
+    model = decoders.restored(open_weights(decoders.NAME))
     return lambda: len(generate(model, [prompt], max_new_tokens=new)[0])

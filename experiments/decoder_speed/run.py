@@ -18,6 +18,7 @@ import importlib.util
 import os
 import statistics
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -37,17 +38,22 @@ PEER = "HF PEFT"
 C3A, LORA = f"{PEER} C3A", f"{PEER} LoRA r=8"
 
 
+def peers() -> types.ModuleType:
+    """The steps and texts of the others, which are imported only if they are asked for."""
+    from experiments.decoder_speed import peers
+
+    return peers
+
+
 def training(methods: list[str], dtype: str, repeats: int, with_peers: bool) -> dict[str, Any]:
     """The steps of methods, over their own library's floor and over two of PEFT's."""
     steps, trained = {}, {}
     for method in (FLOOR, *methods):
         steps[method], trained[method] = _said(method, ours.step(method, dtype))
     if with_peers:
-        from experiments.decoder_speed import peers
-
-        for method in (FLOOR, *peers.METHODS):
+        for method in (FLOOR, *peers().METHODS):
             label = f"{PEER} {method}"
-            steps[label], trained[label] = _said(label, peers.step(method, dtype))
+            steps[label], trained[label] = _said(label, peers().step(method, dtype))
     of_peers = [label for label in steps if label.startswith(PEER)]
     seconds, rows = turns.timed(steps, repeats, of_peers), {}
     for label, times in seconds.items():
@@ -62,13 +68,11 @@ def writing(repeats: int, with_peers: bool) -> dict[str, Any]:
     """Tokens a second, and ours over those of transformers with a dynamic cache."""
     runs: dict[str, Callable[[], int]] = {"surm": ours.writing(PROMPT, NEW)}
     if with_peers:
-        from experiments.decoder_speed import peers
-
-        own = peers.model("float32")
-        for name, cache in peers.CACHES.items():
-            runs[f"transformers, {name} cache"] = peers.writing(own, PROMPT, NEW, cache)
+        own = peers().model("float32")
+        for name, cache in peers().CACHES.items():
+            runs[f"transformers, {name} cache"] = peers().writing(own, PROMPT, NEW, cache)
         if importlib.util.find_spec("xllamacpp"):
-            runs["llama.cpp, 4-bit blocks"] = peers.llama_cpp(PROMPT, NEW)
+            runs["llama.cpp, 4-bit blocks"] = peers().llama_cpp(PROMPT, NEW)
     for label, run in runs.items():
         if (written := run()) != NEW:
             raise RuntimeError(f"{label} wrote {written} tokens, expected {NEW}")
@@ -108,11 +112,8 @@ def main() -> None:
     keep_freed_memory()
     with_peers = given.peers == "peft"
     device = jax.default_backend()
-    if with_peers:
-        from experiments.decoder_speed import peers
-
-        if (peers.DEVICE == "cuda") != (device == "gpu"):
-            parser.error(f"JAX runs on {device}, PyTorch on {peers.DEVICE}: expected one device for both")
+    if with_peers and (peers().DEVICE == "cuda") != (device == "gpu"):
+        parser.error(f"JAX runs on {device}, PyTorch on {peers().DEVICE}: expected one device for both")
     if "training" in given.parts:
         found = training(given.methods, given.dtype, given.repeats, with_peers)
         _written(f"training_{device}_{given.dtype}", found, with_peers)
@@ -125,9 +126,7 @@ def _written(name: str, found: dict[str, Any], with_peers: bool) -> None:
         shown = {key: value[1] if isinstance(value, list) else value for key, value in row.items()}
         print(f"{label:28s}", "  ".join(f"{key} {value:,.3f}" for key, value in shown.items()), flush=True)
     if with_peers:
-        from experiments.decoder_speed import peers
-
-        found["versions"] = versions() | {"peers": peers.versions()}
+        found["versions"] = versions() | {"peers": peers().versions()}
         results.write(RESULTS / f"{name}.json", found)
 
 

@@ -38,12 +38,12 @@ def trained(model: str, steps: int, size: int) -> dict:
     """The result of a population, or, if the size is 0, of a run alone."""
     changes = {"optim.steps": steps} | ({"population": population(model, size)} if size else {})
     with tempfile.TemporaryDirectory() as scratch:
-        given = recipes.flags("digits", changes)
-        if model == "smollm2":
+        if model == "digits":
+            given = recipes.flags("digits", changes)
+        else:
             changes |= {"optim.epochs": 0, "optim.batch_size": 4, "data.packing": True, "data.lengths": 128}
             changes |= {"peft.targets": decoders.MAPS}
-            data = decoders.texts(pathlib.Path(scratch))
-            given = [f"--config=configs/lm_text.py:data={data}", *recipes.flags("digits", changes)[1:]]
+            given = decoders.flags(decoders.texts(pathlib.Path(scratch)), changes)
         with processes.Training(given) as run:
             return run.result()
 

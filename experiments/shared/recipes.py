@@ -52,7 +52,12 @@ def changes(task: str, method: str, source: pathlib.Path | None = None) -> dict[
 
 def flags(task: str, changes: Mapping[str, Any]) -> list[str]:
     """The flags of `python -m surm.train` for a task's config with some keys changed."""
-    return [f"--config=configs/{FILES[task]}", *(f"--config.{key}={value}" for key, value in changes.items())]
+    return [f"--config=configs/{FILES[task]}", *assignments(changes)]
+
+
+def assignments(changes: Mapping[str, Any]) -> list[str]:
+    """The flags that change some keys of a config."""
+    return [f"--config.{key}={value}" for key, value in changes.items()]
 
 
 def command(given: Iterable[str]) -> str:

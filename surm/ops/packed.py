@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from surm.matrices.algebra.platforms import platform_of
 from surm.ops.fusion import not_before
 from surm.ops.manual_axes import vary_together
 from surm.ops.matmul import half_product
@@ -175,11 +174,7 @@ def product(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(transposed, precision, x, kernel):
     dense = kernel.dense(x.dtype)
-    return _multiply(x, dense.T if transposed else dense, precision)
-
-
-def _multiply(x, dense, precision):
-    return half_product(x, dense, precision) if platform_of(x) == "cpu" else jnp.matmul(x, dense, precision=precision)
+    return half_product(x, dense.T if transposed else dense, precision)
 
 
 def _forward(transposed, precision, x, kernel):
@@ -189,7 +184,7 @@ def _forward(transposed, precision, x, kernel):
 def _backward(transposed, precision, kernel, dy):
     # XLA would keep the unpacked kernel of the forward pass if it saw the same expression here.
     dense = kernel.dense(dy.dtype, after=dy)
-    return _multiply(dy, dense if transposed else dense.T, precision), None
+    return half_product(dy, dense if transposed else dense.T, precision), None
 
 
 _product.defvjp(_forward, _backward)

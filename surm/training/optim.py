@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from surm import matrices
 from surm.config import head_first_fraction, optimizer_name
-from surm.peft import select, surgery, variables
+from surm.peft import counts, select, surgery, variables
 from surm.peft.schedules import rank_budget
 from surm.peft.schedules.rank_budget import RankBudget
 from surm.peft.spec import PeftSpec
@@ -103,8 +103,8 @@ def summary(optim: ml_collections.ConfigDict, model: nnx.Module) -> str:
         return f"learning rate: {head}"
     rates = dict.fromkeys(layer_rates(optim, model).values()) or [learning_rate(optim, spec)]
     whose = "by the config" if optim.learning_rate is not None else "the default" if len(rates) == 1 else "defaults"
-    trained = nnx.to_flat_state(nnx.state(model, variables.Trainable))
-    beside = "" if all(isinstance(one, variables.AdapterParam) for _, one in trained) else f", {head}"
+    counted = counts.count_parameters(model)
+    beside = "" if counted.adapter == counted.trainable else f", {head}"
     return f"learning rate: {spec.method} {' and '.join(f'{rate:g}' for rate in rates)} ({whose}){beside}"
 
 

@@ -16,7 +16,7 @@ from surm.tasks.task import Answers, Batch
 from surm.training import optim, placing, writing
 from surm.training.prepared import Run
 from surm.training.stacking import Packing
-from surm.training.step import TrainState, answering, initial_state, packed_step, packing_of, stacked_of
+from surm.training.step import TrainState, answering, initial_state, packed_step, packing_of
 
 
 @runtime_checkable
@@ -73,8 +73,8 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     numbers = meshes.put_everywhere(mesh, numbers)
     averaged = bool(config.optim.ema_decay)
     one_step = jax.jit(packed_step(prepared), donate_argnums=0, out_shardings=everywhere)
-    packing, layout = packing_of(prepared), stacked_of(prepared)
-    one_answer, task = answer_of(prepared, layout), prepared.task
+    packing, task = packing_of(prepared), prepared.task
+    one_answer = answer_of(prepared, packing.layout)
     answer = jax.jit(
         lambda trainable, frozen, batch: one_answer(trainable, frozen, batch) | task.known(batch),
         out_shardings=everywhere,

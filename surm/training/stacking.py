@@ -43,10 +43,12 @@ class Packing(NamedTuple):
     """Two functions of a training state, on a device or not: one stacks the arrays of scanned blocks, one undoes it.
 
     Attributes:
+      layout: the arrays that are stacked; empty if none are.
       pack: stacks the trained arrays, and everything that is kept for each of them.
       unpack: the inverse.
     """
 
+    layout: Layout
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Any]
 
@@ -62,9 +64,10 @@ def packing(of: Layout, paths: frozenset[str]) -> Packing:
       Both functions.
     """
     if not of:
-        return Packing(lambda state: state, lambda state: state)
+        return Packing(of, lambda state: state, lambda state: state)
     few = frozenset(scanned.packed(dict.fromkeys(paths), of))
     return Packing(
+        of,
         lambda state: _each(lambda arrays: scanned.packed(arrays, of), paths, state),
         lambda state: _each(lambda arrays: scanned.unpacked(arrays, of), few, state),
     )

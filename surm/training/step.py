@@ -135,8 +135,8 @@ def train_step(prepared: Run) -> Step:
     Returns:
       A function (state, frozen, batch, hyperparameters) -> (state, metrics).
     """
-    step, (pack, unpack) = packed_step(prepared), packing_of(prepared)
-    if stacked_of(prepared):  # else XLA would put the update into the parts of every stack
+    step, (layout, pack, unpack) = packed_step(prepared), packing_of(prepared)
+    if layout:  # else XLA would put the update into the parts of every stack
         pack = computed_once(pack)
 
     def by_path(state, frozen, batch, hyperparameters):
