@@ -13,7 +13,7 @@ import surm
 from surm.models.decoder import Decoder, DecoderConfig
 from surm.ops import gating
 from surm.ops.activations import ACTIVATIONS
-from surm.ops.gating import gated
+from surm.ops.gating import activated, gated
 from surm.peft import surgery
 
 
@@ -28,6 +28,15 @@ def test_values_and_derivatives_are_those_of_the_definition(name, dtype):
     for one, other in zip(pull(slope), plain(slope), strict=True):
         assert one.dtype == gate.dtype
         np.testing.assert_allclose(one.astype("float32"), other.astype("float32"), **tolerance)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_alone_has_its_derivative(name):
+    x, slope = jax.random.normal(jax.random.key(0), (2, 3, 5))
+    expected, plain = jax.vjp(ACTIVATIONS[name], x)
+    found, pull = jax.vjp(functools.partial(activated, name), x)
+    for one, other in ((found, expected), (pull(slope)[0], plain(slope)[0])):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_it_is_mapped_and_computed_again_like_its_definition():
@@ -46,9 +55,9 @@ def test_elsewhere_than_on_a_cpu_it_has_a_forward_mode_derivative(monkeypatch):
     np.testing.assert_allclose(tangent, 2 * x * x, rtol=1e-6)
 
 
-def recomputing_copies() -> int:
+def recomputing_copies(gate: bool) -> int:
     """How many transposing copies in a compiled gradient of an adapted block multiply what they copy."""
-    model = Decoder(DecoderConfig(29, 16, 1, 2, 1, 8, 48), rngs=nnx.Rngs(0))
+    model = Decoder(DecoderConfig(29, 16, 1, 2, 1, 8, 48, gated=gate, activation="gelu_tanh"), rngs=nnx.Rngs(0))
     spec = surm.PeftSpec(family="low_rank", targets=".*(gate|up|down)", train=(), path="branch")
     graphdef, trained, frozen = surgery.split(surm.attach(model, spec, nnx.Rngs(1)))
     tokens = jnp.ones((4, 8), jnp.int32)
@@ -58,10 +67,11 @@ def recomputing_copies() -> int:
     return sum("[48,4,8]" in one and " copy(" in one and " multiply(" in one for one in fusions)
 
 
-def test_its_derivative_is_computed_once_for_all_products(monkeypatch):
-    assert recomputing_copies() == 0
+@pytest.mark.parametrize("gate", [True, False])
+def test_its_derivative_is_computed_once_for_all_products(monkeypatch, gate):
+    assert recomputing_copies(gate) == 0
     monkeypatch.setattr(gating, "_in_reverse", gating._product)
-    assert recomputing_copies() > 0
+    assert recomputing_copies(gate) > 0
 
 
 def test_gate_and_values_alone_are_kept_for_the_backward_pass():

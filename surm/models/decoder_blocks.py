@@ -9,8 +9,7 @@ from surm.models.causal_attention import CausalAttention, linear
 from surm.models.decoder_shape import DecoderConfig
 from surm.models.normalization import LayerNorm, RMSNorm
 from surm.models.rotary import Turn
-from surm.ops.activations import ACTIVATIONS
-from surm.ops.gating import gated
+from surm.ops.gating import activated, gated
 from surm.ops.matmul import matmul
 
 
@@ -38,7 +37,7 @@ class DecoderMLP(nnx.Module):
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Applies the maps."""
         if not self.gated:
-            return self.down(ACTIVATIONS[self.activation](self.up(x)))
+            return self.down(activated(self.activation, self.up(x)))
         return self.down(gated(self.activation, self.gate(x), self.up(x)))
 
 

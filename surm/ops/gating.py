@@ -1,12 +1,14 @@
-"""The gate of an MLP, y = activation(gate) · values, with a derivative that XLA's CPU compiler computes once.
+"""The activation of an MLP, with or without a gate, with a derivative that XLA's CPU compiler computes once.
 
-    d gate = dy · values · activation'(gate),    d values = dy · activation(gate)
+    y = activation(gate) · values:   d gate = dy · values · activation'(gate),    d values = dy · activation(gate)
+    y = activation(x):               d x = dy · activation'(x)
 
-Left to itself, that compiler computes both anew inside every product that uses them, and structured updates have
+Left to itself, that compiler computes them anew inside every product that uses them, and structured updates have
 several.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -30,29 +32,37 @@ def gated(
     Returns:
       The products. Gate and values are kept for the backward pass, and nothing else.
     """
-    on_cpu = platform_of(gate, values) == "cpu"
-    return (_in_reverse if on_cpu else _product)(activation, gate, values)
+    return _answer(activation, gate, values)
 
 
-def _product(activation: str, gate: Array, values: Array) -> Array:
-    return ACTIVATIONS[activation](gate) * values
+def activated(activation: str, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """Computes activation(x) like `gated`, without values that it multiplies; x is kept for the backward pass."""
+    return _answer(activation, x)
+
+
+def _answer(activation: str, *arrays: Array) -> Array:
+    return (_in_reverse if platform_of(*arrays) == "cpu" else _product)(activation, *arrays)
+
+
+def _product(activation: str, gate: Array, *values: Array) -> Array:
+    return math.prod(values, start=ACTIVATIONS[activation](gate))
 
 
 _in_reverse = jax.custom_vjp(_product, nondiff_argnums=(0,))
 
 
-def _forward(activation, gate, values):
-    return _product(activation, gate, values), (gate, values)
+def _forward(activation, *arrays):
+    return _product(activation, *arrays), arrays
 
 
 @functools.cache
-def _derivative(activation: str) -> Callable[..., tuple[Array, Array]]:
+def _derivative(activation: str) -> Callable[..., tuple[Array, ...]]:
     product = functools.partial(_product, activation)
-    return computed_once(lambda gate, values, slope: jax.vjp(product, gate, values)[1](slope))
+    return computed_once(lambda slope, *arrays: jax.vjp(product, *arrays)[1](slope))
 
 
 def _backward(activation, saved, slope):
-    return _derivative(activation)(*saved, slope)
+    return _derivative(activation)(slope, *saved)
 
 
 _in_reverse.defvjp(_forward, _backward)

@@ -443,8 +443,8 @@ MUTANTS = [
     ),
     Mutant(
         "ops/gating.py",
-        "_derivative(activation)(*saved, slope)",
-        "_derivative(activation)(*saved[::-1], slope)",
+        "_derivative(activation)(slope, *saved)",
+        "_derivative(activation)(slope, *saved[::-1])",
         "tests/test_gating.py",
     ),
     Mutant(
