@@ -453,6 +453,54 @@ MUTANTS = [
         "        return wide",
         "tests/test_matmul.py",
     ),
+    Mutant(
+        "models/generation.py",
+        "min(room * _WIDER, self._most)",
+        "min(room + 1, self._most)",
+        "tests/models/test_generation.py::test_the_cache_grows_with_the_text",
+    ),
+    Mutant(
+        "models/weights.py",
+        "return _open_gguf(name, hub.fetched_file(name))",
+        "return _open_folder(name, hub.fetched(name, DOWNLOADED))",
+        "tests/models/test_weights.py -k hub",
+    ),
+    Mutant(
+        "models/weights.py",
+        '"*.jinja", ',
+        "",
+        "tests/models/test_weights.py -k hub",
+    ),
+    Mutant(
+        "models/decoder.py",
+        "if cache is not None and targets is not None:",
+        "if False:",
+        "tests/models/test_decoder.py -k targets_beside",
+    ),
+    Mutant(
+        "report/inspection.py",
+        "None in counts or counts[0] != counts[2]",
+        "counts[0] != counts[2]",
+        "tests/test_commands.py -k rate_of_a_head",
+    ),
+    Mutant(
+        "report/inspection.py",
+        "if None in counts or counts",
+        "if True or counts",
+        "tests/test_commands.py -k rate_of_a_head",
+    ),
+    Mutant(
+        "training/optim.py",
+        "counted.adapter == counted.trainable",
+        "False",
+        "tests/test_optim.py -k rates_in_a_line",
+    ),
+    Mutant(
+        "models/scanned.py",
+        "(np if isinstance(values[0], np.ndarray) else jnp).stack",
+        "jnp.stack",
+        "tests/test_stacking.py -k packed_state",
+    ),
     # machine
     Mutant(
         "machine/mesh.py",
