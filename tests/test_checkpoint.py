@@ -1,6 +1,8 @@
+import io
 import pathlib
 import resource
 import signal
+import tarfile
 import time
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from surm import InputError
 from surm.machine import mesh as meshes
 from surm.machine.stopping import Stopped
+from surm.rundir import checkpoint_files
 from surm.rundir.checkpoint import Checkpoints
 
 
@@ -163,3 +166,35 @@ def test_a_run_that_was_asked_to_stop_and_cannot_save_does_not_say_it_had(tmp_pa
     stopped = isinstance(end, Stopped)
     assert raised.type is (OSError if stopped else KeyboardInterrupt)
     assert f"a checkpoint in {tmp_path} failed: " in (str(raised.value) if stopped else capfd.readouterr().err)
+
+
+def packed(*members: tuple[tarfile.TarInfo, bytes]) -> tarfile.TarFile:
+    """An archive with these members."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    file.seek(0)
+    return tarfile.open(fileobj=file)
+
+
+def test_an_archive_is_unpacked_below_its_folder_alone(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "inner" / "empty").mkdir(parents=True)
+    (source / "inner" / "file").write_bytes(bytes(range(256)) * 300)
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        archive.add(source, arcname="")
+    target.mkdir()
+    with tarfile.open(tmp_path / "one.tar") as archive:
+        checkpoint_files._unpack(archive, target)
+    assert (target / "inner" / "file").read_bytes() == (source / "inner" / "file").read_bytes()
+    assert {each.relative_to(target) for each in target.rglob("*")} == {
+        each.relative_to(source) for each in source.rglob("*")
+    }
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "inner"
+    for member in (tarfile.TarInfo("../beside"), tarfile.TarInfo(str(tmp_path / "beside")), link):
+        with pytest.raises(tarfile.TarError, match="is no file or folder below the archive's own"):
+            checkpoint_files._unpack(packed((member, b"")), target)
+        assert not (tmp_path / "beside").exists() and not (target / "link").is_symlink()

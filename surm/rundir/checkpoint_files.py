@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import io
 import pathlib
+import shutil
 import tarfile
 
 from etils import epath
@@ -69,7 +70,7 @@ class Place:
                 with contextlib.suppress(tarfile.TarError, EOFError):
                     packed = io.BytesIO((self.place / f"{name}{SUFFIX}").read_bytes())
                     with tarfile.open(fileobj=packed) as archive:
-                        archive.extractall(folder, filter="data")
+                        _unpack(archive, folder)
                 self._there.add(int(name))
 
     def _mirror(self) -> None:
@@ -83,3 +84,20 @@ class Place:
         for step in sorted(self._there - here):
             (self.place / f"{step}{SUFFIX}").unlink(missing_ok=True)
             self._there.discard(step)
+
+
+def _unpack(archive: tarfile.TarFile, folder: pathlib.Path) -> None:
+    """Writes the files and folders of an archive below a folder; TarError if it holds a link or leads elsewhere.
+
+    `extractall(filter="data")` does this, but Python has it only from 3.11.4 on.
+    """
+    for member in archive:
+        place = (folder / member.name).resolve()
+        if not (member.isfile() or member.isdir()) or not place.is_relative_to(folder.resolve()):
+            raise tarfile.TarError(f"{member.name!r} is no file or folder below the archive's own")
+        if member.isdir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("wb") as file:
+                shutil.copyfileobj(archive.extractfile(member), file)

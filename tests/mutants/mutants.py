@@ -501,6 +501,18 @@ MUTANTS = [
         "jnp.stack",
         "tests/test_stacking.py -k packed_state",
     ),
+    Mutant(
+        "rundir/checkpoint_files.py",
+        " or not place.is_relative_to(folder.resolve())",
+        "",
+        "tests/test_checkpoint.py -k archive",
+    ),
+    Mutant(
+        "rundir/checkpoint_files.py",
+        "not (member.isfile() or member.isdir()) or not place",
+        "not place",
+        "tests/test_checkpoint.py -k archive",
+    ),
     # machine
     Mutant(
         "machine/mesh.py",
