@@ -605,7 +605,10 @@ def test_written_answers_were_tuned_at_the_rates_that_the_script_names(file):
         assert "learning_rate" not in result
         return
     tuning = {float(rate): values for rate, values in result["tuning"]["validation"].items()}
-    assert tuple(tuning) == module.RATES[result["name"]] and result["learning_rate"] == best(tuning)
+    first = module.RATES[result["name"].removesuffix(module.INT4)]
+    of_first = {rate: tuning[rate] for rate in first}
+    assert [*tuning][:3] == [*first] and result["learning_rate"] == best(tuning)
+    assert len(tuning) == (4 if best(of_first) in (first[0], first[-1]) else 3)
     assert result["config"]["optim"]["epochs"] == module.TASKS[result["task"]].settings["optim.epochs"]
 
 

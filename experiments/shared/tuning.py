@@ -28,6 +28,18 @@ def try_rates(rates: tuple[float, ...], train: Callable[[float], dict[str, Any]]
     return found
 
 
+def try_rates_and_beyond(
+    rates: tuple[float, ...], train: Callable[[float], dict[str, Any]]
+) -> dict[float, Metrics | None]:
+    """As `try_rates`; and if the first or the last rate has the lowest loss, one more beyond it, at the same ratio."""
+    tried = try_rates(rates, train)
+    chosen = best(tried)
+    if chosen in (rates[0], rates[-1]):
+        beside = rates[1] if chosen == rates[0] else rates[-2]
+        tried |= try_rates((float(f"{chosen * chosen / beside:.2g}"),), train)
+    return tried
+
+
 def best(tried: Mapping[float, Metrics | None], metric: str | None = None) -> float:
     """The rate with the highest metric, of equal ones that with the lowest loss; without a metric the latter alone."""
     finite = {rate: values for rate, values in tried.items() if values is not None}
