@@ -13,9 +13,9 @@ and at a fourth beyond them if the best is the first or the last. The rate with 
 training examples of BoolQ, of which 2,000 others train). Then it trains for two epochs (BoolQ: one) with every seed,
 and writes the answer to every question of test. `exact_match` is the share that is right to the letter. The loss is
 that of the answers, in nats a token. The row of the untrained model is the same without training, and a method "with an
-int4 base" takes the rate of the same method with a float32 base. Writes one JSON for each task and method. Every run has a folder of its own under
-`--workdir`, so a stopped experiment goes on where it was. Two CPU cores: a method takes a quarter of an hour on
-GeoQuery; the seconds in the table are the median step times the steps. Needs the extra `gguf`.
+int4 base" takes the rate of the same method with a float32 base. Writes one JSON for each task and method. Every run
+has a folder of its own under `--workdir`, so a stopped experiment goes on where it was. Two CPU cores: a method takes a
+quarter of an hour on GeoQuery; the seconds in the table are the median step times the steps. Needs the extra `gguf`.
 """
 
 import itertools
