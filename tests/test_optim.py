@@ -30,6 +30,8 @@ RATES = {  # of an update, of an adapter; None for a family that has no adapter
     "low_rank": (1e-2 / math.sqrt(8), 8e-3),
     "block_circulant": (1e-3, 8e-3),
     "c3a": (2e-1, 2e-1),
+    "monarch": (1e-2, 1e-2),
+    "diagonal_circulant": (1e-2, 1e-2),
     "melora": (1e-2, 1e-2),
     "lora_xs": (1e-2, None),
     "vera": (1e-2, None),

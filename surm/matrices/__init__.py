@@ -9,6 +9,8 @@
     low_rank                b a                               2nr               r
     block_circulant         circulant p×p blocks              n²/p              n
     c3a                     the same, divided by n            n²/p              n
+    monarch                 P B P' A, block-diagonal    2nr               kr
+    diagonal_circulant      diag(l) C(c) diag(r)        3n                n
     melora                  b_k a_k along the diagonal        2nr               kr
     lora_xs                 U r Σ Vᵀ                          r²                r
     vera                    diag(b) B diag(d) A               n + r             r
@@ -33,6 +35,7 @@ from surm.matrices import (
     block_circulant,
     c3a,
     circulant,
+    diagonal_circulant,
     dora_dynamic,
     kronecker,
     lora2,
@@ -41,6 +44,7 @@ from surm.matrices import (
     low_displacement_rank,
     low_rank,
     melora,
+    monarch,
     skew_circulant,
     svft,
     toeplitz,
@@ -59,6 +63,8 @@ FAMILIES: dict[str, Family] = {
     "low_displacement_rank": Family.of(low_displacement_rank),
     "low_rank": Family.of(low_rank),
     "block_circulant": Family.of(block_circulant),
+    "monarch": Family.of(monarch),
+    "diagonal_circulant": Family.of(diagonal_circulant),
     "c3a": Family.of(c3a),
     "melora": Family.of(melora),
     "lora_xs": Family.of(lora_xs),

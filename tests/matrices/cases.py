@@ -33,6 +33,11 @@ TABLE: list[tuple[str, dict[str, int | bool], list[tuple[int, int]]]] = [
     ("low_rank", {"rank": 2}, [(8, 13)]),
     ("block_circulant", {}, SHAPES),
     ("block_circulant", {"block_size": 3}, [(12, 6)]),
+    ("monarch", {}, SHAPES),
+    ("monarch", {"rank": 6, "blocks": 3}, [(12, 6)]),
+    ("monarch", {"rank": 4, "blocks": 6}, [(12, 6)]),  # some blocks of the grid are 0
+    ("diagonal_circulant", {}, SHAPES),
+    ("diagonal_circulant", {"block_size": 3}, [(12, 6)]),
     ("c3a", {}, FEW),
     ("c3a", {"block_size": 3}, [(12, 6)]),
     ("melora", {}, FEW),

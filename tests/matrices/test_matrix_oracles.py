@@ -55,6 +55,18 @@ def aurora_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.nd
     return params["v"] @ core @ params["u"]
 
 
+def monarch_oracle(params: dict[str, np.ndarray], n_out: int, n_in: int) -> np.ndarray:
+    """P, B, P' and A as matrices."""
+    (k, r, _), rows = params["a"].shape, params["b"].shape[1]
+    before, behind = np.zeros((k * r, k * r)), np.zeros((n_out, n_out))
+    for block in range(k):
+        for t in range(r):
+            before[block * r + t, t * k + block] = 1
+        for row in range(rows):
+            behind[row * k + block, block * rows + row] = 1
+    return behind @ scipy.linalg.block_diag(*params["b"]) @ before @ scipy.linalg.block_diag(*params["a"])
+
+
 ORACLES = {
     "circulant": lambda p, n_out, n_in: scipy.linalg.circulant(vector(p)),
     "skew_circulant": lambda p, n_out, n_in: f_circulant(vector(p), -1),
@@ -66,6 +78,10 @@ ORACLES = {
     "low_rank": lambda p, n_out, n_in: p["b"] @ p["a"],
     "block_circulant": block_circulant_oracle,
     "c3a": c3a_oracle,
+    "monarch": monarch_oracle,
+    "diagonal_circulant": lambda p, n_out, n_in: (
+        np.diag(p["left"]) @ block_circulant_oracle(p, n_out, n_in) @ np.diag(p["right"])
+    ),
     "melora": lambda p, n_out, n_in: scipy.linalg.block_diag(*(b @ a for a, b in zip(p["a"], p["b"], strict=True))),
     "lora_xs": lambda p, n_out, n_in: p["b"] @ p["r"] @ p["a"],
     "vera": lambda p, n_out, n_in: np.diag(p["b"]) @ p["B"] @ np.diag(p["d"]) @ p["A"],

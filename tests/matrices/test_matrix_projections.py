@@ -12,7 +12,7 @@ from surm.matrices.algebra import alternating
 
 from .cases import WIDE_CASE, assert_close, compiled, dense_of, one_shape, projected
 
-NO_CLOSED_FORM = ("low_displacement_rank", "lorta", "vera")
+NO_CLOSED_FORM = ("low_displacement_rank", "lorta", "vera", "diagonal_circulant")
 
 
 def error(family, params, dense) -> float:
