@@ -33,7 +33,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE = 1e-2
-PRODUCT = "thin"
+PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 _MOST_BLOCKS = 4

@@ -110,7 +110,7 @@ class UpdatedLinear(MergeableLinear):
         return self.delta.quickest_path(self.map.vectors(x), dtype, fusible=fusible)
 
     def _dense(self, params: matrices.Params) -> Float[Array, "*stack n_out n_in"]:
-        return self.scale * self.delta.dense(params)
+        return self.scale * self.delta.dense(params, self.base.dtype or self.base.kernel.dtype)
 
     def _matvec(
         self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, through_dense: bool

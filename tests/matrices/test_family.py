@@ -53,8 +53,8 @@ def test_which_products_there_are():
     assert kinds == {
         **dict.fromkeys(("circulant", "skew_circulant", "toeplitz", "low_displacement_rank"), "transforms"),
         **dict.fromkeys(("block_circulant", "c3a", "diagonal_circulant"), "transforms"),
-        **dict.fromkeys(("low_rank", "adalora", "dora_dynamic", "lorta", "aurora", "monarch"), "thin"),
-        **dict.fromkeys(("kronecker", "melora", "vera", "lora_xs", "lora2"), "thin_in_large"),
+        **dict.fromkeys(("low_rank", "adalora", "dora_dynamic", "lorta", "aurora"), "thin"),
+        **dict.fromkeys(("kronecker", "monarch", "melora", "vera", "lora_xs", "lora2"), "thin_in_large"),
         "svft": "matmuls",
     }
     convolutional = [name for name, family in FAMILIES.items() if family.convolutional]

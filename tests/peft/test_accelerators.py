@@ -88,7 +88,8 @@ def test_nor_has_that_of_one_toeplitz_factor(platform, options):
 
 def test_a_gpu_keeps_the_two_products_of_an_input_apart():
     # merged by XLA into one with [W, ΔWᵀ] they take a pass more, and twice the memory
-    barriers = {platform: lowered("circulant", platform).count("optimization_barrier") for platform in KINDS}
+    beside = {platform: lowered("circulant", platform, path="branch_dense") for platform in KINDS}
+    barriers = {platform: text.count("optimization_barrier") for platform, text in beside.items()}
     assert barriers["gpu"] > barriers["tpu"] == 0
 
 
@@ -161,14 +162,14 @@ def test_its_gradients_are_those_of_the_branch(family, platform):
 
 @pytest.mark.parametrize("family", matrices.FAMILIES)
 def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
-    for fusible, n in ((False, 64), (True, 64), (False, 2048)):
+    for fusible, n in ((False, 64), (True, 64), (False, 4096)):
         asked = (family, n, n, 1024, {"a": (8, n), "b": (n, 8)}, "float32")
         taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
         assert paths.unmeasured(family, n, n, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
         assert taken["tpu"] in paths.available("update", family)
         if family in TRANSFORMED:
             assert taken["tpu"] == ("fused_dense" if fusible else "branch_dense")
-        elif n == 2048:
+        elif n == 4096:
             assert taken["tpu"] == ("branch_dense" if family == "svft" else "branch")  # whose product is not thin
         else:
             assert (taken["tpu"] == "branch") == (matrices.FAMILIES[family].product == "thin")

@@ -249,8 +249,8 @@ def test_every_example_may_have_an_adapter_of_its_own(family, product):
 
 BEYOND = {
     "other class": ({"linear": Doubled}, "is a Doubled, which may do more than multiply"),
-    "computes narrow": ({"dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
-    "stored narrow": ({"param_dtype": jnp.bfloat16}, "computes in bfloat16, which rounds small updates away"),
+    "computes narrow": ({"dtype": jnp.float16}, "computes in float16, which rounds small updates away"),
+    "stored narrow": ({"param_dtype": jnp.float16}, "computes in float16, which rounds small updates away"),
     "own product": ({"dot_general": lambda *a, **k: jax.lax.dot_general(*a, **k)}, "multiplies in a way of its own"),
 }
 
@@ -427,6 +427,6 @@ def test_the_path_of_a_loaded_adapter_can_be_set(small_vit, images, tmp_path, me
 def test_a_path_is_set_only_where_it_can_be_taken(small_vit):
     with pytest.raises(InputError, match="path='branch', but the model has no adapter"):
         surm.with_path(small_vit, "branch")
-    narrow = surm.attach(nnx.Dict(query=nnx.Linear(4, 4, dtype="bfloat16", rngs=nnx.Rngs(0))), PeftSpec(), nnx.Rngs(1))
-    with pytest.raises(InputError, match="query: path='fused', but the layer computes in bfloat16"):
+    narrow = surm.attach(nnx.Dict(query=nnx.Linear(4, 4, dtype="float16", rngs=nnx.Rngs(0))), PeftSpec(), nnx.Rngs(1))
+    with pytest.raises(InputError, match="query: path='fused', but the layer computes in float16"):
         surm.with_path(narrow, "fused")

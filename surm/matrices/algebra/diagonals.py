@@ -108,8 +108,9 @@ def _overlap_add(rows: Float[Array, "*b count length"], step: int) -> Float[Arra
     return _overlap_add(of_groups, _TOGETHER * step)[..., : length + (count - 1) * step]
 
 
-_AT_ONCE = 16
-"""The number of copies stacked at once. More copies take longer to compile; fewer read and write more often."""
+_AT_ONCE, _AT_LAST = 8, 12
+"""The number of copies stacked at once, and the largest number at the last time. More copies take longer to compile;
+fewer read and write more often."""
 
 
 def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {count} length"]:
@@ -121,7 +122,7 @@ def _stacked(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b
     """
     rows, have = v[..., None, :], 1
     while have < count:
-        total = min(have * _AT_ONCE, count)
+        total = count if count <= have * _AT_LAST else have * _AT_ONCE
         width = rows.shape[-1] - (total - have) * step
         moved = [slice(start * step, start * step + width) for start in range(total - have, -1, -have)]
         parts = [rows[..., part] for part in moved]

@@ -4,6 +4,10 @@ If layer and update are added first, they cost one product in the forward pass a
 gradient of the update's parameters remains, and there are two ways to compute it: by the family's own product (two thin
 products for low rank, one correlation for a circulant), or through the dense matrix, as xᵀ·dy followed by the
 derivative of the dense form.
+
+In bfloat16 the sum is rounded with a fixed dither (`surm.ops.rounding`): a kernel in bfloat16 has no bits below its
+last one, and without the dither every update of less than half of that would be lost in all entries. Without an update
+the sum is the kernel, bit for bit.
 """
 
 import functools
@@ -20,6 +24,7 @@ from surm.matrices.algebra.platforms import platform_of
 from surm.ops.fusion import not_before
 from surm.ops.manual_axes import vary_together
 from surm.ops.matmul import dot_general
+from surm.ops.rounding import dithered
 
 
 def obstacle(base: nnx.Module) -> str:
@@ -29,6 +34,8 @@ def obstacle(base: nnx.Module) -> str:
     if base.dot_general not in (dot_general, jax.lax.dot_general) or base.preferred_element_type is not None:
         return "multiplies in a way of its own"
     dtype = jnp.dtype(base.dtype or base.kernel.dtype)
+    if dtype == jnp.bfloat16:
+        return ""
     if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
         return f"computes in {dtype}, which rounds small updates away"
     precision = base.precision or jax.config.jax_default_matmul_precision  # None may mean less than float32 on a device
@@ -56,12 +63,13 @@ def product(
       to_dense: the function from the parameters to scale·ΔW.
       matvec: the function from the parameters and x to scale·ΔW·x.
       x: the layer's input.
-      keep: whether the sum of kernel and update is kept for the backward pass, or computed again there.
+      keep: whether the sum of kernel and update is kept for the backward pass. It is computed again there if not, and
+        on every platform but a CPU.
 
     Returns:
       x·(kernel + scale·ΔWᵀ) + bias. Besides the layer, this costs the dense matrix, once or twice, and in the
-      backward pass the derivative of `matvec` with respect to the parameters. x, the parameters and, if `keep`, the sum
-      are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in reverse mode only,
+      backward pass the derivative of `matvec` with respect to the parameters. x, the parameters and, on a CPU if
+      `keep`, the sum are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in reverse mode only,
       with or without this.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
@@ -71,7 +79,7 @@ def product(
         y = _product_in_reverse(to_dense, matvec, base.precision, keep, params, kernel, x)
     else:
         forward = functools.partial(_product, to_dense, matvec, base.precision)
-        y = (forward if keep else jax.checkpoint(forward))(params, kernel, x)
+        y = jax.checkpoint(forward)(params, kernel, x)  # a copy of all kernels would take more memory than low rank
     return y if bias is None else y + bias
 
 
@@ -81,16 +89,25 @@ def _promoted(base: nnx.Linear, kernel: Array, x: Array) -> tuple[Array, Array, 
     return base.promote_dtype((x, kernel, bias), dtype=base.dtype)
 
 
+def _merged(to_dense, params, kernel):
+    """The kernel with the update, in the kernel's dtype."""
+    update = to_dense(params).T
+    if kernel.dtype != jnp.bfloat16:
+        return kernel + update
+    merged = dithered(kernel.astype(jnp.float32) + update.astype(jnp.float32))
+    return jax.lax.optimization_barrier(merged)  # or XLA computes it anew for every tile of the product
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _product(to_dense, matvec, precision, params, kernel, x):
-    return jnp.matmul(x, kernel + to_dense(params).T, precision=precision)
+    return jnp.matmul(x, _merged(to_dense, params, kernel), precision=precision)
 
 
 @functools.partial(_product.defjvp, symbolic_zeros=True)
 def _product_jvp(to_dense, matvec, precision, primals, tangents):
     params, kernel, x = primals
     d_params, d_kernel, d_x = tangents
-    merged = kernel + to_dense(params).T
+    merged = _merged(to_dense, params, kernel)
     terms = [
         jnp.matmul(left, right, precision=precision)
         for left, right in ((x, merged), (d_x, merged), (x, d_kernel))
@@ -110,7 +127,7 @@ def _product_in_reverse(to_dense, matvec, precision, keep, params, kernel, x):
 
 
 def _forward(to_dense, matvec, precision, keep, params, kernel, x):
-    merged = kernel + to_dense(params).T
+    merged = _merged(to_dense, params, kernel)
     return jnp.matmul(x, merged, precision=precision), (params, kernel, x, merged if keep else None)
 
 
@@ -119,7 +136,7 @@ def _backward(to_dense, matvec, precision, keep, saved, dy):
     if not keep:
         # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. With `not_before`
         # it sees other parameters, which are not available before dy.
-        merged = kernel + to_dense(not_before(params, dy)).T
+        merged = _merged(to_dense, not_before(params, dy), kernel)
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
     plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731
     (d_kernel,) = jax.vjp(plain, kernel)[1](dy)

@@ -1,0 +1,98 @@
+"""An update that is added to a kernel in bfloat16: nothing is lost, nothing is there before it trains."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.ad_checkpoint import print_saved_residuals
+
+import surm
+from surm import PeftSpec
+from surm.peft import surgery
+from tests.peft.randomize import randomize
+from tests.peft.test_accelerators import described
+
+FUSED = pytest.mark.parametrize("path", ["fused", "fused_dense"])
+PLATFORMS = pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+N = 128
+
+
+def layer(path: str, family: str = "circulant", deviation: float = 0.0, stored=jnp.bfloat16, **spec) -> nnx.Module:
+    base = nnx.Linear(N, N, dtype=jnp.bfloat16, param_dtype=stored, rngs=nnx.Rngs(0))
+    spec = PeftSpec(family=family, targets="query", train="", path=path, **spec)
+    adapted = surm.attach(nnx.Dict(query=base), spec, nnx.Rngs(1))
+    return randomize(adapted, deviation=deviation) if deviation else adapted
+
+
+def answer(adapted: nnx.Module, x: jax.Array, platform: str) -> np.ndarray:
+    graphdef, trainable, frozen = surgery.split(adapted)
+    with described(platform):
+        y = jax.jit(lambda t, f, x: surgery.join(graphdef, t, f).query(x))(trainable, frozen, x)
+    assert y.dtype == jnp.bfloat16
+    return np.asarray(y, np.float32)
+
+
+X = jax.random.normal(jax.random.key(3), (512, N), jnp.bfloat16)
+
+
+@FUSED
+@PLATFORMS
+@pytest.mark.parametrize("stored", [jnp.bfloat16, jnp.float32])
+def test_before_training_it_is_the_layer_bit_for_bit(path, platform, stored):
+    adapted = layer(path, stored=stored)
+    with described(platform):
+        base = jax.jit(lambda x: adapted.query.base(x))(X)
+    np.testing.assert_array_equal(answer(adapted, X, platform), np.asarray(base, np.float32))
+
+
+@FUSED
+@PLATFORMS
+def test_an_update_below_half_a_unit_acts_as_strongly_as_beside_the_layer(path, platform):
+    adapted = layer(path, deviation=1e-2, scale=0.01)
+    dense = 0.01 * np.asarray(adapted.query.delta.to_dense(), np.float32)
+    kernel = np.asarray(adapted.query.base.kernel[...], np.float32)
+    unit = 2.0 ** (np.floor(np.log2(np.abs(kernel) + 1e-9)) - 7)
+    assert 0.05 < np.median(np.abs(dense.T) / unit) < 0.3
+    wide = np.asarray(X, np.float32)
+    expected, found = wide @ dense.T, answer(adapted, X, platform) - wide @ kernel
+    share = np.sum(expected * found) / np.sum(expected**2)
+    assert share == pytest.approx(1, abs=0.1)
+    lost = np.asarray(jnp.asarray(kernel + dense.T, jnp.bfloat16), np.float32) - kernel
+    assert np.sum(expected * (wide @ lost)) / np.sum(expected**2) < 0.9 * share
+
+
+@FUSED
+@PLATFORMS
+@pytest.mark.parametrize("family", ["circulant", "toeplitz", "kronecker", "monarch"])
+def test_its_gradients_are_those_of_the_branch(family, path, platform):
+    found = {}
+    for one in (path, "branch"):
+        graphdef, trainable, frozen = surgery.split(layer(one, family, deviation=0.05))
+
+        def loss(trainable, x, graphdef=graphdef, frozen=frozen):
+            return jnp.sum(jnp.sin(surgery.join(graphdef, trainable, frozen).query(x)).astype(jnp.float32) ** 2)
+
+        with described(platform):
+            found[one] = jax.jit(jax.grad(loss, argnums=(0, 1)))(trainable, X)
+    for one, other in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        assert np.linalg.norm(one - other) < 0.03 * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_auto_takes_it_on_accelerators_and_keeps_no_matrix_for_the_backward_pass(platform, capsys):
+    for dropout, expected in ((0.0, "fused_dense"), (0.1, "branch_dense")):
+        adapted = layer("auto", dropout=dropout)
+        with described(platform):
+            assert adapted.query._path(X) == expected
+    graphdef, trainable, frozen = surgery.split(layer("auto"))
+    loss = lambda t, x: jnp.sum(surgery.join(graphdef, t, frozen).query(x).astype(jnp.float32))  # noqa: E731
+    with described(platform):
+        print_saved_residuals(loss, trainable, X)
+    kept = [line for line in capsys.readouterr().out.splitlines() if f"[{N},{N}]" in line]
+    assert all("from the argument" in line or "constant" in line for line in kept), kept
+
+
+def test_on_a_cpu_auto_leaves_it():
+    assert layer("auto").query._path(X) not in ("fused", "fused_dense")
