@@ -38,7 +38,8 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = results.of(__file__)
 FAMILIES = (
     "low_rank", "circulant", "skew_circulant", "toeplitz", "kronecker", "low_displacement_rank", "block_circulant",
-    "monarch", "diagonal_circulant", "c3a", "melora", "lora_xs", "vera", "adalora", "dora_dynamic", "lora2", "lorta", "aurora", "svft",
+    "monarch", "diagonal_circulant", "c3a", "melora", "lora_xs", "vera", "adalora", "dora_dynamic", "lora2", "lorta",
+    "aurora", "svft",
 )  # fmt: skip
 BASELINE = "low_rank"
 HARDWARE = ("v5e", "h200")

@@ -69,8 +69,8 @@ def product(
     Returns:
       x·(kernel + scale·ΔWᵀ) + bias. Besides the layer, this costs the dense matrix, once or twice, and in the
       backward pass the derivative of `matvec` with respect to the parameters. x, the parameters and, on a CPU if
-      `keep`, the sum are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in reverse mode only,
-      with or without this.
+      `keep`, the sum are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in
+      reverse mode only, with or without this.
     """
     x, kernel, bias = _promoted(base, base.kernel[...], x)
     if platform_of(x, kernel) == "cpu" and base.dot_general is dot_general:

@@ -110,9 +110,9 @@ def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bo
 
     Programs were compiled, not run, for devices that were not available (experiments/compiled). According to XLA, FFTs
     on a TPU take minutes to compile and move many times the bytes of a layer, and on a GPU they need several times its
-    memory. A dense matrix beside the layer costs three more products, with nothing but matmuls, and one that is added to
-    the layer's kernel costs one. Thin products cost even less, unless they are not thin or the matrix is small: then
-    their intermediate results cost more than the dense matrix.
+    memory. A dense matrix beside the layer costs three more products, with nothing but matmuls; added to the layer's
+    kernel it costs one. Thin products cost even less, unless they are not thin or the matrix is small: then their
+    intermediate results cost more than the dense matrix.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
