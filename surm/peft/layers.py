@@ -118,7 +118,8 @@ class UpdatedLinear(MergeableLinear):
         with multiplying(self.base.precision):
             if not through_dense:
                 return self.scale * self.delta.matvec(params, x)
-            plain = self.base.dot_general is not dot_general or self.base.precision is not None
+            own = getattr(self.base, "dot_general", dot_general) is not dot_general
+            plain = own or self.base.precision is not None
             multiply = jnp.matmul if plain else matmul
             return self.scale * self.delta.dense_matvec(params, x, multiply)
 

@@ -197,7 +197,7 @@ def test_what_cannot_be_is_said(dtype, spec, said):
     assert surm.with_base_dtype(base(), "float32") is base()
 
 
-def test_a_fused_path_is_refused_on_a_packed_base():
-    with pytest.raises(surm.InputError, match="path='fused', but the layer is a PackedLinear"):
+def test_a_fused_path_is_refused_on_a_packed_base_that_computes_in_float32():
+    with pytest.raises(surm.InputError, match="path='fused', but the layer is packed and computes in float32"):
         spec = surm.PeftSpec(family="circulant", targets=".*query", train=(), path="fused")
         surm.attach(stored("int8"), spec, nnx.Rngs(1))

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import PeftSpec
+from surm.ops.packed import unpacked
 from surm.peft import surgery
 from tests.peft.randomize import randomize
 from tests.peft.test_accelerators import described
@@ -18,10 +19,17 @@ PLATFORMS = pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
 N = 128
 
 
-def layer(path: str, family: str = "circulant", deviation: float = 0.0, stored=jnp.bfloat16, **spec) -> nnx.Module:
-    base = nnx.Linear(N, N, dtype=jnp.bfloat16, param_dtype=stored, rngs=nnx.Rngs(0))
+STORED = ["plain bfloat16", "plain float32", "bfloat16", "int8", "int4"]
+
+
+def layer(path: str, family: str = "circulant", deviation: float = 0.0, stored: str = "plain bfloat16", **spec):
+    plain = stored.removeprefix("plain ")
+    param_dtype = plain if plain != stored else jnp.float32
+    model = nnx.Dict(query=nnx.Linear(N, N, dtype=jnp.bfloat16, param_dtype=param_dtype, rngs=nnx.Rngs(0)))
+    if plain == stored:
+        model = surm.with_base_dtype(model, stored)
     spec = PeftSpec(family=family, targets="query", train="", path=path, **spec)
-    adapted = surm.attach(nnx.Dict(query=base), spec, nnx.Rngs(1))
+    adapted = surm.attach(model, spec, nnx.Rngs(1))
     return randomize(adapted, deviation=deviation) if deviation else adapted
 
 
@@ -38,7 +46,7 @@ X = jax.random.normal(jax.random.key(3), (512, N), jnp.bfloat16)
 
 @FUSED
 @PLATFORMS
-@pytest.mark.parametrize("stored", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("stored", STORED)
 def test_before_training_it_is_the_layer_bit_for_bit(path, platform, stored):
     adapted = layer(path, stored=stored)
     with described(platform):
@@ -48,10 +56,11 @@ def test_before_training_it_is_the_layer_bit_for_bit(path, platform, stored):
 
 @FUSED
 @PLATFORMS
-def test_an_update_below_half_a_unit_acts_as_strongly_as_beside_the_layer(path, platform):
-    adapted = layer(path, deviation=1e-2, scale=0.01)
+@pytest.mark.parametrize("stored", ["plain bfloat16", "int4"])
+def test_an_update_below_half_a_unit_acts_as_strongly_as_beside_the_layer(path, platform, stored):
+    adapted = layer(path, deviation=1e-2, scale=0.01, stored=stored)
     dense = 0.01 * np.asarray(adapted.query.delta.to_dense(), np.float32)
-    kernel = np.asarray(adapted.query.base.kernel[...], np.float32)
+    kernel = np.asarray(unpacked(adapted.query.base.kernel.get_value(), jnp.bfloat16), np.float32)
     unit = 2.0 ** (np.floor(np.log2(np.abs(kernel) + 1e-9)) - 7)
     assert 0.05 < np.median(np.abs(dense.T) / unit) < 0.3
     wide = np.asarray(X, np.float32)
@@ -64,11 +73,14 @@ def test_an_update_below_half_a_unit_acts_as_strongly_as_beside_the_layer(path, 
 
 @FUSED
 @PLATFORMS
-@pytest.mark.parametrize("family", ["circulant", "toeplitz", "kronecker", "monarch"])
-def test_its_gradients_are_those_of_the_branch(family, path, platform):
+@pytest.mark.parametrize(
+    ("family", "stored"),
+    [*((name, "plain bfloat16") for name in ("circulant", "toeplitz", "kronecker", "monarch")), ("circulant", "int4")],
+)
+def test_its_gradients_are_those_of_the_branch(family, stored, path, platform):
     found = {}
     for one in (path, "branch"):
-        graphdef, trainable, frozen = surgery.split(layer(one, family, deviation=0.05))
+        graphdef, trainable, frozen = surgery.split(layer(one, family, deviation=0.05, stored=stored))
 
         def loss(trainable, x, graphdef=graphdef, frozen=frozen):
             return jnp.sum(jnp.sin(surgery.join(graphdef, trainable, frozen).query(x)).astype(jnp.float32) ** 2)

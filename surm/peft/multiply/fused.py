@@ -23,14 +23,18 @@ from surm.matrices import Params
 from surm.matrices.algebra.platforms import platform_of
 from surm.ops.fusion import not_before
 from surm.ops.manual_axes import vary_together
-from surm.ops.matmul import dot_general
+from surm.ops.matmul import dot_general, half_product
+from surm.ops.packed import Packed, PackedLinear
 from surm.ops.rounding import dithered
 
 
 def obstacle(base: nnx.Module) -> str:
     """The reason why adding the update to the kernel would differ from a separate branch; empty if it would not."""
-    if type(base) is not nnx.Linear:
+    if type(base) not in (nnx.Linear, PackedLinear):
         return f"is a {type(base).__name__}, which may do more than multiply"
+    if type(base) is PackedLinear:
+        dtype = jnp.dtype(base.dtype or base.kernel.get_value().dtype)
+        return "" if dtype == jnp.bfloat16 else f"is packed and computes in {dtype}"
     if base.dot_general not in (dot_general, jax.lax.dot_general) or base.preferred_element_type is not None:
         return "multiplies in a way of its own"
     dtype = jnp.dtype(base.dtype or base.kernel.dtype)
@@ -45,7 +49,7 @@ def obstacle(base: nnx.Module) -> str:
 
 
 def product(
-    base: nnx.Linear,
+    base: nnx.Linear | PackedLinear,
     params: Params,
     to_dense: Callable[[Params], Float[Array, "n_out n_in"]],
     matvec: Callable[[Params, Array], Array],
@@ -72,27 +76,35 @@ def product(
       `keep`, the sum are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in
       reverse mode only, with or without this.
     """
-    x, kernel, bias = _promoted(base, base.kernel[...], x)
-    if platform_of(x, kernel) == "cpu" and base.dot_general is dot_general:
-        *values, kernel, x = vary_together(*params.values(), kernel, x)
-        params = dict(zip(params, values, strict=True))
-        y = _product_in_reverse(to_dense, matvec, base.precision, keep, params, kernel, x)
+    x, kernel, bias = _promoted(base, x)
+    on_cpu, packed = platform_of(x, *params.values()) == "cpu", isinstance(kernel, Packed)
+    if packed or (on_cpu and base.dot_general is dot_general):
+        leaves, structure = jax.tree.flatten((params, kernel, x))
+        params, kernel, x = jax.tree.unflatten(structure, vary_together(*leaves))
+        y = _product_in_reverse(to_dense, matvec, base.precision, keep and on_cpu, params, kernel, x)
     else:
         forward = functools.partial(_product, to_dense, matvec, base.precision)
         y = jax.checkpoint(forward)(params, kernel, x)  # a copy of all kernels would take more memory than low rank
     return y if bias is None else y + bias
 
 
-def _promoted(base: nnx.Linear, kernel: Array, x: Array) -> tuple[Array, Array, Array | None]:
-    """Converts input, kernel and bias to the dtype that the layer computes in."""
-    bias = None if base.bias is None else base.bias[...]
-    return base.promote_dtype((x, kernel, bias), dtype=base.dtype)
+def _promoted(base: nnx.Linear | PackedLinear, x: Array) -> tuple[Array, Array | Packed, Array | None]:
+    """Input, kernel and bias in the dtype that the layer computes in; a packed kernel stays as it is."""
+    kernel, bias = base.kernel.get_value(), None if base.bias is None else base.bias[...]
+    if type(base) is nnx.Linear:
+        return base.promote_dtype((x, kernel, bias), dtype=base.dtype)
+    dtype = base.dtype or jnp.promote_types(x.dtype, kernel.dtype)
+    kernel = kernel if isinstance(kernel, Packed) else kernel.astype(dtype)
+    return x.astype(dtype), kernel, None if bias is None else bias.astype(dtype)
 
 
-def _merged(to_dense, params, kernel):
-    """The kernel with the update, in the kernel's dtype."""
+def _merged(to_dense, params, kernel, dtype, after=None):
+    """The kernel with the update; with `after`, it is not computed before that array is there."""
+    if after is not None:
+        params = not_before(params, after)
     update = to_dense(params).T
-    if kernel.dtype != jnp.bfloat16:
+    kernel = kernel.dense(dtype, after) if isinstance(kernel, Packed) else kernel
+    if dtype != jnp.bfloat16:
         return kernel + update
     merged = dithered(kernel.astype(jnp.float32) + update.astype(jnp.float32))
     return jax.lax.optimization_barrier(merged)  # or XLA computes it anew for every tile of the product
@@ -100,14 +112,14 @@ def _merged(to_dense, params, kernel):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _product(to_dense, matvec, precision, params, kernel, x):
-    return jnp.matmul(x, _merged(to_dense, params, kernel), precision=precision)
+    return jnp.matmul(x, _merged(to_dense, params, kernel, x.dtype), precision=precision)
 
 
 @functools.partial(_product.defjvp, symbolic_zeros=True)
 def _product_jvp(to_dense, matvec, precision, primals, tangents):
     params, kernel, x = primals
     d_params, d_kernel, d_x = tangents
-    merged = _merged(to_dense, params, kernel)
+    merged = _merged(to_dense, params, kernel, x.dtype)
     terms = [
         jnp.matmul(left, right, precision=precision)
         for left, right in ((x, merged), (d_x, merged), (x, d_kernel))
@@ -123,12 +135,12 @@ def _product_jvp(to_dense, matvec, precision, primals, tangents):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _product_in_reverse(to_dense, matvec, precision, keep, params, kernel, x):
-    return _product(to_dense, matvec, precision, params, kernel, x)
+    return _forward(to_dense, matvec, precision, keep, params, kernel, x)[0]
 
 
 def _forward(to_dense, matvec, precision, keep, params, kernel, x):
-    merged = _merged(to_dense, params, kernel)
-    return jnp.matmul(x, merged, precision=precision), (params, kernel, x, merged if keep else None)
+    merged = _merged(to_dense, params, kernel, x.dtype)
+    return half_product(x, merged, precision), (params, kernel, x, merged if keep else None)
 
 
 def _backward(to_dense, matvec, precision, keep, saved, dy):
@@ -136,11 +148,14 @@ def _backward(to_dense, matvec, precision, keep, saved, dy):
     if not keep:
         # XLA's CPU compiler undoes `jax.checkpoint`, and so keeps the merged kernels of all layers. With `not_before`
         # it sees other parameters, which are not available before dy.
-        merged = _merged(to_dense, not_before(params, dy), kernel)
+        merged = _merged(to_dense, params, kernel, x.dtype, after=dy)
     (d_params,) = jax.vjp(lambda params: matvec(params, x), params)[1](dy)
+    d_x = half_product(dy, merged.T, precision)
+    if isinstance(kernel, Packed):
+        return d_params, None, d_x
     plain = lambda kernel: dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)  # noqa: E731
     (d_kernel,) = jax.vjp(plain, kernel)[1](dy)
-    return d_params, d_kernel, jnp.matmul(dy, merged.T, precision=precision)
+    return d_params, d_kernel, d_x
 
 
 _product_in_reverse.defvjp(_forward, _backward)
