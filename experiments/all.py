@@ -42,6 +42,7 @@ STEPS = (
     Step("image_folder/run.py", "--data={data}/cifar10.npz", 0.3),
     Step("paths/run.py", "", 1.5),
     Step("compiled/run.py", "", 0.5),
+    Step("half_kernels/run.py", "", 0.2),
     Step("speed/run.py", "--shape=bert_base --repeats=21", 0.5),
     Step("speed/run.py", "--shape=vit_b16 --repeats=15", 0.5),
     Step("speed/breakdown.py", "", 0.1),
