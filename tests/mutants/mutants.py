@@ -49,6 +49,30 @@ MUTANTS = [
         "matrices/skew_circulant.py", "n_out, -1, convolve)", "n_out, 1, convolve)", f"{DENSE}[skew_circulant-8x13]"
     ),
     Mutant(
+        "matrices/monarch.py", '.reshape(*x.shape[:-1], r, k)', '.reshape(*x.shape[:-1], k, r).mT', f"{DENSE}[monarch-12x6]"
+    ),
+    Mutant(
+        "matrices/monarch.py",
+        "jnp.tril(earlier, -1)",
+        "jnp.tril(earlier, -2)",
+        f"{LAWS}::test_projecting_a_member_gives_it_back -k monarch",
+    ),
+    Mutant(
+        "matrices/monarch.py", ', "->mojI".replace("I", "i"), f"{PATHS} -k monarch"
+    ),
+    Mutant(
+        "matrices/diagonal_circulant.py",
+        'params["left"][:, None] * middle',
+        'params["left"][::-1, None] * middle',
+        f"{DENSE}[diagonal_circulant-8x13]",
+    ),
+    Mutant(
+        "matrices/diagonal_circulant.py",
+        "turns * jnp.prod(turns[0]) if p % 2 else turns",
+        "turns",
+        f"{LAWS}::test_projecting_a_member_gives_it_back -k diagonal",
+    ),
+    Mutant(
         "matrices/circulant.py",
         "f_circulant.to_dense(params, n_out, n_in, 1)",
         "f_circulant.to_dense(params, n_out, n_in, -1)",
@@ -90,6 +114,59 @@ MUTANTS = [
         "[None, :] < jnp.arange(n_in)[:, None] % block",
         "[None, :] <= jnp.arange(n_in)[:, None] % block",
         f"{PATHS} -k 'strips_of_every_width and toeplitz and 20'",
+    ),
+    # half precision
+    Mutant(
+        "ops/rounding.py",
+        "jnp.uint32) + noise) >> _LOW << _LOW",
+        "jnp.uint32)) >> _LOW << _LOW",
+        "tests/test_rounding.py",
+    ),
+    Mutant(
+        "ops/rounding.py",
+        "_mixed(rows[:, None] ^ columns[None]) >> _LOW",
+        "(rows[:, None] + columns[None]) >> _LOW",
+        "tests/test_rounding.py",
+    ),
+    Mutant(
+        "ops/rounding.py", "_LOW = 16", "_LOW = 15", "tests/test_rounding.py::test_what_bfloat16_has_stays_as_it_is"
+    ),
+    Mutant(
+        "peft/multiply/fused.py",
+        "merged = dithered(kernel.astype(jnp.float32) + update.astype(jnp.float32))",
+        "merged = kernel + update.astype(kernel.dtype)",
+        "tests/peft/test_fused_half.py -k below",
+    ),
+    Mutant(
+        "peft/multiply/fused.py",
+        "kernel.dense(dtype, after) if isinstance(kernel, Packed)",
+        "kernel.dense(jnp.float32, after) if isinstance(kernel, Packed)",
+        "tests/peft/test_fused_half.py -k before_training",
+    ),
+    Mutant(
+        "peft/multiply/fused.py",
+        '(forward if keep and on_cpu else jax.checkpoint(forward))',
+        "(forward if keep else jax.checkpoint(forward))",
+        "tests/peft/test_fused_half.py -k keeps_no_matrix",
+    ),
+    Mutant(
+        "peft/multiply/fused.py",
+        'getattr(base, "dot_general", dot_general) is dot_general',
+        "base.dot_general is dot_general",
+        "tests/peft/test_fused_half.py -k merged_into",
+    ),
+    Mutant(
+        "peft/multiply/fused.py", "d_x = half_product(dy, merged.T, precision)", "d_x = half_product(dy, merged, precision)",
+        "tests/peft/test_fused_half.py -k gradients",
+    ),
+    Mutant(
+        "peft/multiply/paths.py", "_SMALL = 2**22", "_SMALL = 2**26", "tests/peft/test_accelerators.py -k nothing_is_measured"
+    ),
+    Mutant(
+        "matrices/algebra/diagonals.py",
+        "count if count <= have * _AT_LAST else have * _AT_ONCE",
+        "min(have * _AT_ONCE, count - 1)",
+        "tests/peft/test_accelerators.py -k columns_are",
     ),
     # peft
     Mutant(

@@ -78,13 +78,14 @@ def product(
     """
     x, kernel, bias = _promoted(base, x)
     on_cpu, packed = platform_of(x, *params.values()) == "cpu", isinstance(kernel, Packed)
-    if packed or (on_cpu and base.dot_general is dot_general):
+    if packed or (on_cpu and getattr(base, "dot_general", dot_general) is dot_general):
         leaves, structure = jax.tree.flatten((params, kernel, x))
         params, kernel, x = jax.tree.unflatten(structure, vary_together(*leaves))
         y = _product_in_reverse(to_dense, matvec, base.precision, keep and on_cpu, params, kernel, x)
     else:
         forward = functools.partial(_product, to_dense, matvec, base.precision)
-        y = jax.checkpoint(forward)(params, kernel, x)  # a copy of all kernels would take more memory than low rank
+        # A copy of all kernels in an accelerator's memory would be more than low rank takes there.
+        y = (forward if keep and on_cpu else jax.checkpoint(forward))(params, kernel, x)
     return y if bias is None else y + bias
 
 
