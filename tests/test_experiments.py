@@ -17,7 +17,7 @@ from flax import nnx
 
 import surm
 from experiments.shared import command, methods, processes, results, tables, turns
-from experiments.shared.tuning import best
+from experiments.shared.tuning import best, try_rates_and_beyond
 from surm.machine.status import status_of
 from surm.machine.stopping import Stopped
 from surm.report import figures
@@ -592,6 +592,24 @@ def test_small_memory_is_as_it_was_measured():
     peak = memory["peak_bytes"]["bfloat16"] / 2**30
     assert memory["ratio"] <= 0.7 and f"takes {peak:.1f} GiB at its peak, loading included." in said
     assert f"That is {memory['ratio']:.2f} times what PEFT takes" in said
+
+
+@pytest.mark.parametrize(
+    ("losses", "tried"),
+    [
+        ({1.0: 3, 3.0: 1, 9.0: 2}, [1, 3, 9]),
+        ({1.0: 3, 3.0: 2, 9.0: 1, 27.0: 4}, [1, 3, 9, 27]),
+        ({1.0: 1, 3.0: 2, 9.0: 3, 0.33: 0}, [1, 3, 9, 0.33]),
+    ],
+)
+def test_a_fourth_rate_is_tried_beyond_the_best_if_that_is_the_first_or_the_last(losses, tried):
+    def train(rate):
+        if losses[rate] == 4:
+            raise NonFiniteError("the loss is nan")
+        return {"eval": {"loss": losses[rate]}}
+
+    found = try_rates_and_beyond((1.0, 3.0, 9.0), train)
+    assert [*found] == tried and (found.get(27.0, "not tried") is None) == (27 in tried)
 
 
 ANSWERS = [*(EXPERIMENTS / "written_answers" / "results").glob("*.json")]

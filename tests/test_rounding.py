@@ -21,7 +21,14 @@ def test_what_bfloat16_has_stays_as_it_is():
     kept = np.asarray(jnp.asarray(kept, jnp.bfloat16), np.float32)
     found = np.asarray(dithered(jnp.asarray(kept)), np.float32)
     np.testing.assert_array_equal(found, kept)
-    assert np.isnan(np.asarray(dithered(jnp.full((2, 2), jnp.nan)), np.float32)).all()
+    not_numbers = np.array([[0x7FC00000, 0x7FFFFFFF], [0xFFFFFFFF, 0x7F800001]], np.uint32).view(np.float32)
+    assert np.isnan(np.asarray(jax.jit(dithered)(not_numbers), np.float32)).all()
+
+
+def test_its_derivative_is_that_of_the_identity():
+    x, direction = jnp.asarray(DRAWN), jnp.asarray(DRAWN[::-1].copy())
+    _, tangent = jax.jvp(dithered, (x,), (direction,))
+    np.testing.assert_array_equal(tangent, direction.astype(jnp.bfloat16))
 
 
 def test_an_entry_becomes_one_of_its_neighbours_without_an_error_on_average():

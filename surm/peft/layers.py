@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from surm import matrices
 from surm.errors import InputError
 from surm.ops.matmul import dot_general, matmul
+from surm.ops.rounding import dithered
 from surm.peft import linear_maps
 from surm.peft.adapters import (
     AdaptedLinear,
@@ -78,7 +80,8 @@ class UpdatedLinear(MergeableLinear):
         if path in paths.FUSED:
             through_dense = path == "fused_dense"
             matvec = functools.partial(self._matvec, through_dense=through_dense)
-            y = fused.product(self.base, self.delta.values(), self._dense, matvec, x, keep=through_dense)
+            to_dense = functools.partial(self._dense, dtype=self.base.dtype or self.base.kernel.dtype)
+            y = fused.product(self.base, self.delta.values(), to_dense, matvec, x, keep=through_dense)
             return like_answer(y, options)
         y = self.answer(x, options)
         update = self.delta(self.map.vectors(self.dropped(x)).astype(y.dtype), path, self.base.precision)
@@ -96,21 +99,21 @@ class UpdatedLinear(MergeableLinear):
             raise InputError(f"magnitude=True, but the layer is {linear_maps.named(base)}, which has a "
                              "__call__ of its own; expected one that only multiplies and adds a bias")  # fmt: skip
 
-    def _check_fusible(self, path: str) -> None:
-        if path in paths.FUSED and (obstacle := fused.obstacle(self.base)):
+    def _check_fusible(self, path: str, *of_x: DTypeLike) -> None:
+        if path in paths.FUSED and (obstacle := fused.obstacle(self.base, *of_x)):
             beside = [other for other in paths.available("update", self.delta.family) if other not in paths.FUSED]
             raise InputError(f"path={path!r}, but the layer {obstacle}; expected {', '.join(beside)} or auto")
 
     def _path(self, x: Array) -> str:
-        self._check_fusible(self.path)  # again: `jax.default_matmul_precision` may have changed since
+        self._check_fusible(self.path, x.dtype)  # again: `jax.default_matmul_precision` may have changed since
         if self.path != "auto":
             return self.path
-        fusible = self.dropout is None and not fused.obstacle(self.base)
+        fusible = self.dropout is None and not fused.obstacle(self.base, x.dtype)
         dtype = self.base.dtype or self.base.kernel.dtype
         return self.delta.quickest_path(self.map.vectors(x), dtype, fusible=fusible)
 
-    def _dense(self, params: matrices.Params) -> Float[Array, "*stack n_out n_in"]:
-        return self.scale * self.delta.dense(params, self.base.dtype or self.base.kernel.dtype)
+    def _dense(self, params: matrices.Params, dtype: DTypeLike = jnp.float32) -> Float[Array, "*stack n_out n_in"]:
+        return self.scale * self.delta.dense(params, dtype)
 
     def _matvec(
         self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, through_dense: bool
@@ -134,9 +137,11 @@ class UpdatedLinear(MergeableLinear):
         return kernel + self.map.layout.kernel(update, kernel.shape)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel plus the dense update, computed by the family's `to_dense`."""
+        """The kernel plus the dense update, computed by the family's `to_dense` and rounded as while it trained."""
         kernel, of = jnp.asarray(self.base.kernel[...]), self.map  # while a run trains, it may be an array of NumPy
-        kernel = self._summed(kernel, self.scale * self.delta.to_dense()).astype(kernel.dtype)
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        summed = self._summed(kernel.astype(wide), self.scale * self.delta.to_dense())
+        kernel = dithered(summed) if kernel.dtype == jnp.bfloat16 else summed.astype(kernel.dtype)
         if self.magnitude is not None:
             gains = self.magnitude[...] / of.row_norms(kernel)
             kernel = of.layout.kernel(of.layout.matrices(kernel) * gains[..., None], kernel.shape)

@@ -56,6 +56,15 @@ def test_the_residual_is_orthogonal_to_the_family(case, float64):
     assert largest < 1e-11 * np.sum(np.asarray(dense) ** 2)
 
 
+def test_a_zero_matrix_or_block_leaves_every_number_of_a_diagonal_circulant_trainable(float64):
+    family = FAMILIES["diagonal_circulant"]
+    for dense in (jnp.zeros((12, 6)), jnp.ones((12, 6)).at[6:].set(0)):
+        found = projected(family, dense)
+        np.testing.assert_allclose(compiled(family.to_dense, 1, 2)(found, 12, 6), dense, atol=1e-12)
+        slopes = jax.grad(lambda params: jnp.sum(jnp.sin(family.to_dense(params, 12, 6) + 0.3)))(found)
+        assert (jnp.abs(slopes["c"]).sum(2) + jnp.abs(slopes["left"]).reshape(2, 1, 6).sum(2) > 1e-3).all()
+
+
 def test_low_rank_error_is_the_tail_of_the_singular_values(float64):
     dense = np.random.default_rng(0).standard_normal((9, 6))
     singular = np.linalg.svd(dense, compute_uv=False)
@@ -125,6 +134,7 @@ def test_zero_is_projected_to_zero(name):
         ("adalora", {"rank": 5, "initial_rank": 5}, [{"a": 0, "b": 1, "e": 0}]),
         ("lora2", {"rank": 3, "initial_rank": 3, "inner": 5}, [{"a_in": 0, "a_out": 1}, {"b_in": 0, "b_out": 1}]),
         ("lora2", {"rank": 5, "initial_rank": 5, "inner": 3}, [{"e": 0, "a_out": 0, "b_in": 1}]),
+        ("diagonal_circulant", {}, [{"left": 0, "c": 0}, {"right": 0, "c": 1}]),
     ],
 )
 def test_every_component_of_a_projection_can_train(name, chosen, axes):

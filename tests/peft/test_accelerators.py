@@ -163,9 +163,9 @@ def test_its_gradients_are_those_of_the_branch(family, platform):
 @pytest.mark.parametrize("family", matrices.FAMILIES)
 def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
     for fusible, n in ((False, 64), (True, 64), (False, 4096)):
-        asked = (family, n, n, 1024, {"a": (8, n), "b": (n, 8)}, "float32")
+        asked = (family, n, n, 8192, {"a": (8, n), "b": (n, 8)}, "float32")
         taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
-        assert paths.unmeasured(family, n, n, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
+        assert paths.unmeasured(family, n, n, 8192, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
         assert taken["tpu"] in paths.available("update", family)
         if family in TRANSFORMED:
             assert taken["tpu"] == ("fused_dense" if fusible else "branch_dense")
@@ -173,6 +173,12 @@ def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
             assert taken["tpu"] == ("branch_dense" if family == "svft" else "branch")  # whose product is not thin
         else:
             assert (taken["tpu"] == "branch") == (matrices.FAMILIES[family].product == "thin")
+
+
+@pytest.mark.parametrize("family", matrices.FAMILIES)
+def test_for_few_vectors_no_matrix_is_made_where_a_thin_product_is_there(family):
+    taken = paths.unmeasured(family, 64, 64, 8, "tpu", fusible=True)
+    assert taken == ("branch" if matrices.FAMILIES[family].product.startswith("thin") else "branch_dense")
 
 
 def test_the_platform_is_that_of_the_mesh():

@@ -102,8 +102,9 @@ def test_auto_takes_it_on_accelerators_and_keeps_no_matrix_for_the_backward_pass
     loss = lambda t, x: jnp.sum(surgery.join(graphdef, t, frozen).query(x).astype(jnp.float32))  # noqa: E731
     with described(platform):
         print_saved_residuals(loss, trainable, X)
-    kept = [line for line in capsys.readouterr().out.splitlines() if f"[{N},{N}]" in line]
-    assert all("from the argument" in line or "constant" in line for line in kept), kept
+    lines = capsys.readouterr().out.splitlines()
+    kept = [line for line in lines if f"[{N},{N}]" in line]
+    assert len(lines) > 2 and all("from the argument" in line or "constant" in line for line in kept), kept
 
 
 @PLATFORMS
@@ -117,3 +118,46 @@ def test_a_packed_layer_whose_kernel_an_update_was_merged_into_takes_another(pla
 
 def test_on_a_cpu_auto_leaves_it():
     assert layer("auto").query._path(X) not in ("fused", "fused_dense")
+
+
+def wide_layer(path: str, **spec) -> nnx.Module:
+    """A layer without a dtype of its own, whose kernel is in bfloat16."""
+    model = nnx.Dict(query=nnx.Linear(N, N, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    return surm.attach(model, PeftSpec(targets="query", train="", path=path, **spec), nnx.Rngs(1))
+
+
+def test_what_it_computes_in_decides_where_the_layer_has_no_dtype():
+    wide, adapted = X.astype(jnp.float32), wide_layer("fused_dense")
+    with described("tpu"):
+        assert wide_layer("auto").query._path(X) == "fused_dense"
+        assert wide_layer("auto").query._path(wide) == "branch_dense"
+        with pytest.raises(surm.InputError, match="multiplies float32 in less than its precision"):
+            adapted.query(wide)
+    assert adapted.query(wide).dtype == jnp.float32
+
+
+@PLATFORMS
+def test_a_merged_kernel_is_the_one_that_it_trained_with(platform):
+    adapted = layer("fused_dense", deviation=1e-2, scale=0.01)
+    merged = surm.detach(surm.merge(adapted))
+    with described(platform):
+        expected = jax.jit(lambda x: merged.query(x))(X)
+    np.testing.assert_array_equal(answer(adapted, X, platform), np.asarray(expected, np.float32))
+
+
+@PLATFORMS
+def test_it_maps_over_stacks_and_differentiates_twice(platform):
+    graphdef, trainable, frozen = surgery.split(layer("fused_dense", deviation=0.05))
+
+    def loss(trainable, x):
+        return jnp.sum(surgery.join(graphdef, trainable, frozen).query(x).astype(jnp.float32) ** 2)
+
+    many = jax.tree.map(lambda value: jnp.stack([value, 2 * value]), trainable)
+    slopes = jax.grad(loss, argnums=1)
+    with described(platform):
+        together = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))(many, X[:8])
+        alone = jax.jit(jax.grad(loss))(trainable, X[:8])
+        of_slopes = jax.jit(jax.grad(lambda t: jnp.sum(slopes(t, X[:8]).astype(jnp.float32) ** 2)))(trainable)
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(one[0], other, rtol=0.05, atol=0.02 * np.abs(other).max())
+    assert all(np.abs(value).max() > 0 for value in jax.tree.leaves(of_slopes))

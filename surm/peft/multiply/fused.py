@@ -7,7 +7,7 @@ derivative of the dense form.
 
 In bfloat16 the sum is rounded with a fixed dither (`surm.ops.rounding`): a kernel in bfloat16 has no bits below its
 last one, and without the dither every update of less than half of that would be lost in all entries. Without an update
-the sum is the kernel, bit for bit.
+the sum equals the kernel.
 """
 
 import functools
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from surm.matrices import Params
@@ -28,16 +29,24 @@ from surm.ops.packed import Packed, PackedLinear
 from surm.ops.rounding import dithered
 
 
-def obstacle(base: nnx.Module) -> str:
-    """The reason why adding the update to the kernel would differ from a separate branch; empty if it would not."""
+def obstacle(base: nnx.Module, *of_x: DTypeLike) -> str:
+    """Says why the update must not be added to the kernel of a layer.
+
+    Args:
+      base: the layer.
+      *of_x: the dtype of the input, which decides what a layer without a dtype of its own computes in; it may be left
+        out as long as it is not known.
+
+    Returns:
+      The reason, which follows on "the layer"; empty if there is none.
+    """
     if type(base) not in (nnx.Linear, PackedLinear):
         return f"is a {type(base).__name__}, which may do more than multiply"
+    dtype = jnp.dtype(base.dtype or jnp.result_type(base.kernel.dtype, *of_x))
     if type(base) is PackedLinear:
-        dtype = jnp.dtype(base.dtype or base.kernel.get_value().dtype)
         return "" if dtype == jnp.bfloat16 else f"is packed and computes in {dtype}"
     if base.dot_general not in (dot_general, jax.lax.dot_general) or base.preferred_element_type is not None:
         return "multiplies in a way of its own"
-    dtype = jnp.dtype(base.dtype or base.kernel.dtype)
     if dtype == jnp.bfloat16:
         return ""
     if dtype not in (jnp.float32, jnp.float64) or dtype.itemsize < base.kernel.dtype.itemsize:
@@ -67,13 +76,13 @@ def product(
       to_dense: the function from the parameters to scale·ΔW.
       matvec: the function from the parameters and x to scale·ΔW·x.
       x: the layer's input.
-      keep: whether the sum of kernel and update is kept for the backward pass. It is computed again there if not, and
-        on every platform but a CPU.
+      keep: whether the sum of kernel and update is kept for the backward pass. It is computed again there if not, if
+        the kernel is packed, and on every platform but a CPU.
 
     Returns:
       x·(kernel + scale·ΔWᵀ) + bias. Besides the layer, this costs the dense matrix, once or twice, and in the
-      backward pass the derivative of `matvec` with respect to the parameters. x, the parameters and, on a CPU if
-      `keep`, the sum are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in
+      backward pass the derivative of `matvec` with respect to the parameters. x, the parameters and, as `keep` says,
+      the sum are kept for the backward pass. On a CPU the layers of surm's models can be differentiated in
       reverse mode only, with or without this.
     """
     x, kernel, bias = _promoted(base, x)
@@ -81,7 +90,8 @@ def product(
     if packed or (on_cpu and getattr(base, "dot_general", dot_general) is dot_general):
         leaves, structure = jax.tree.flatten((params, kernel, x))
         params, kernel, x = jax.tree.unflatten(structure, vary_together(*leaves))
-        y = _product_in_reverse(to_dense, matvec, base.precision, keep and on_cpu, params, kernel, x)
+        keep = keep and on_cpu and not packed  # which is packed to take less memory
+        y = _product_in_reverse(to_dense, matvec, base.precision, keep, params, kernel, x)
     else:
         forward = functools.partial(_product, to_dense, matvec, base.precision)
         # A copy of all kernels in an accelerator's memory would be more than low rank takes there.

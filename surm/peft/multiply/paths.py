@@ -24,6 +24,9 @@ from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
 
+_MANY = 2
+"""Vectors are many from so many times the longer side on. (For circulant and Kronecker the TPU compiler's answer
+changes between 1.3 and 5 times 768, and between 0.5 and 2 times 4096.)"""
 _SMALL = 2**22
 """The number of entries up to which a matrix is small. (The TPU compiler's answer changes between 768×3072 and 4096².)
 """
@@ -86,7 +89,7 @@ def quickest(
     like, parameters = _as_measured(family, n_out, n_in, parameters)
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
-        taken = unmeasured(family, n_out, n_in, platform, fusible=fusible)
+        taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
         _say_unmeasured(taken, family, dtype, platform)
         return taken
 
@@ -105,19 +108,22 @@ def _distance(point: dict, n_out: int, n_in: int, parameters: Mapping[str, Seque
     return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
 
 
-def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bool) -> str:
+def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, fusible: bool) -> str:
     """The path for a platform without measurements: on a CPU the branch, elsewhere a path without FFTs.
 
     Programs were compiled, not run, for devices that were not available (experiments/compiled). According to XLA, FFTs
     on a TPU take minutes to compile and move many times the bytes of a layer, and on a GPU they need several times its
     memory. A dense matrix beside the layer costs three more products, with nothing but matmuls; added to the layer's
     kernel it costs one. Thin products cost even less, unless they are not thin or the matrix is small: then their
-    intermediate results cost more than the dense matrix.
+    intermediate results cost more than the dense matrix. That takes its time for any number of vectors: for few of
+    them, thin products cost less in any case, and a dense matrix less beside the layer, where it is made once and not
+    twice.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
       n_out: rows of the matrix.
       n_in: columns of the matrix.
+      rows: the number of vectors in the batch of one device.
       platform: the name of the platform, as `jax.default_backend` gives it.
       fusible: whether the matrix may be added to the layer's kernel.
 
@@ -125,13 +131,13 @@ def unmeasured(family: str, n_out: int, n_in: int, platform: str, *, fusible: bo
       A path that the family has.
 
     Examples:
-      >>> [unmeasured("circulant", 768, 768, platform, fusible=False) for platform in ("cpu", "tpu")]
-      ['branch', 'branch_dense']
+      >>> [unmeasured("circulant", 768, 768, rows, "tpu", fusible=True) for rows in (8, 8192)]
+      ['branch_dense', 'fused_dense']
     """
-    product = FAMILIES[family].product
-    if platform == "cpu" or product == "thin" or (product == "thin_in_large" and n_out * n_in > _SMALL):
+    product, few = FAMILIES[family].product, rows < _MANY * max(n_out, n_in)
+    if platform == "cpu" or product == "thin" or (product == "thin_in_large" and (few or n_out * n_in > _SMALL)):
         return "branch"
-    return "fused_dense" if fusible else "branch_dense"
+    return "fused_dense" if fusible and not few else "branch_dense"
 
 
 def beside_each(family: str, platform: str) -> str:
@@ -160,7 +166,8 @@ def _as_measured(
     like = FAMILIES[family].measured_as
     if like == family or like != "low_rank":
         return like, parameters
-    rank = min(_sizes(parameters))  # the thin products decide, not the arrays between them
+    # The thin products decide, not the arrays between them.
+    rank = parameters["a"][-2] if "a" in parameters else min(_sizes(parameters))
     return like, {"a": (rank, n_in), "b": (n_out, rank)}
 
 
