@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["surm", "surm.*"]),
-    package_data={"surm.models": ["assets/*"], "surm.peft.multiply": ["measured/*"]},
+    package_data={"surm.models": ["assets/*"], "surm.peft.multiply": ["measured/*"], "surm.machine": ["cards/*"]},
     package_dir={"": "."},  # so that an editable install is a line in a .pth, which also holds beside the clone
     python_requires=">=3.11",
     entry_points={"console_scripts": ["surm=surm.__main__:main"]},
@@ -49,6 +49,12 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
+        "aot_tpu": ["jax[tpu]>=0.10.2"],  # --dry_run --target=tpu:..., on any machine
+        "aot_gpu": [  # --dry_run --target=gpu:..., without CUDA's libraries, which only running needs
+            "jax-cuda12-pjrt>=0.10.2",
+            "jax-cuda12-plugin>=0.10.2",
+            "nvidia-cuda-nvcc-cu12>=12.6",
+        ],
         "tfds": ["tensorflow>=2.20"],
         "gs": ["gcsfs>=2026.1"],  # gs://BUCKET/... wherever a path is named
         "s3": ["obstore>=0.12"],  # s3://BUCKET/..., as s3fs asks for an older python-dateutil than the tested one

@@ -4,6 +4,7 @@ A run starts from its own workdir if that holds a checkpoint, else from `config.
 fresh.
 """
 
+import json
 import os
 import sys
 
@@ -12,11 +13,12 @@ import jax
 from surm import config as configs
 from surm import report
 from surm.cli import command_line
-from surm.machine import memory, processes, stopping
+from surm.machine import memory, processes, stopping, targets
 from surm.machine.status import status_of
 from surm.machine.stopping import Stopped
 from surm.rundir.log import NonFiniteError
-from surm.training.run import dry_run, run
+from surm.training import pods
+from surm.training.run import dry_run, on_target, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +38,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(argv: list[str]) -> int:
     line = command_line.parse(argv)
+    target = targets.asked(line.options, line.switches)
     plan = configs.checked(line.config)
+    if target:
+        targets.only_described()
+        step = on_target(plan, target)
+        print(json.dumps(pods.as_json(step)) if line.switches["json"] else pods.text(step))
+        return 0
     processes.join(line.options, distributed=line.switches["distributed"])
     with processes.one_voice():
         return _act(line, plan)

@@ -25,7 +25,7 @@ import surm
 from surm.ops.matmul import dot_general
 from surm.peft import surgery
 
-HERE = pathlib.Path(__file__).parent
+CARD = pathlib.Path(__file__).parents[2] / "surm" / "machine" / "cards" / "h200.textproto"
 COUNTED = ("fft", "gather", "scatter", "while")
 
 
@@ -45,8 +45,7 @@ def devices_of(hardware: str) -> Sequence[Any]:
     """The devices of the described hardware."""
     if hardware == "v5e":
         return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    card = (HERE / "h200.textproto").read_text()
-    return topologies.get_topology_desc(platform="cuda", target_config=card, topology="1x1x1").devices
+    return topologies.get_topology_desc(platform="cuda", target_config=CARD.read_text(), topology="1x1x1").devices
 
 
 def lowered(product: Product) -> Any:

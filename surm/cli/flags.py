@@ -29,10 +29,13 @@ TRAIN = Command(
         "coordinator_address": "the HOST:PORT of process 0, if JAX does not find it by itself",
         "num_processes": "the number of processes that train together",
         "process_id": "the number of this process, from 0",
+        "target": "with --dry_run: hardware that need not be there, such as tpu:v5e:4x4 or gpu:h100:8, for which the "
+        "step is compiled instead of this machine",
         "join_seconds": "how many seconds to wait for the other processes at the start; 300 if not given",
     },
     switches={
         "dry_run": "compile one training step, report its memory and cost, and exit; nothing is written",
+        "json": "with --dry_run --target=...: print the report as one line of JSON",
         "distributed": "train together with the other processes that a TPU pod, Slurm, GKE or MPI has started",
     },
     without_workdir="dry_run",

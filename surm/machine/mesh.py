@@ -5,8 +5,10 @@ unless `config.mesh.shard_base` spreads its large arrays over both axes because 
 Such an array is gathered where it is used. JAX's compiler inserts the communication (the axes have type `Auto`).
 """
 
+import contextlib
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,11 +22,13 @@ AXES = ("data", "model")
 _SHARDED_FROM = 2**14  # entries; to bring a smaller array together costs more than it spares
 
 
-def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
+def mesh_of(config: ml_collections.ConfigDict, described: Sequence[jax.Device] = ()) -> Mesh:
     """The mesh that a config asks for.
 
     Args:
       config: a run's configuration; one of `mesh.data` and `mesh.model` may be -1, which takes all remaining devices.
+      described: devices that are not there, from `surm.machine.targets.devices_of`; by default the mesh has the devices
+        that are there.
 
     Returns:
       The mesh over all devices of all processes.
@@ -33,7 +37,8 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
       InputError: if the mesh does not use all devices, if its data axis does not divide the batch (or, with
         `mesh.shard_members`, the population, see `surm.training.population`), or if the model axis spans processes.
     """
-    devices, wanted = jax.device_count(), {"data": config.mesh.data, "model": config.mesh.model}
+    every = described or jax.devices()
+    devices, wanted = len(every), {"data": config.mesh.data, "model": config.mesh.model}
     given = math.prod(size for size in wanted.values() if size != -1)
     if devices % given or (-1 not in wanted.values() and given != devices) or [*wanted.values()] == [-1, -1]:
         raise InputError(
@@ -50,15 +55,33 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
             f"{over} devices; expected a multiple of {over * parts}, or fewer devices in config.mesh.data and more in "
             "config.mesh.model"
         )
-    if jax.local_device_count() % shape[1]:
+    if (of_process := devices // hosts_of(every)) % shape[1]:
         raise InputError(
-            f"config.mesh.model={shape[1]} reaches over processes of {jax.local_device_count()} devices each; expected "
+            f"config.mesh.model={shape[1]} reaches over processes of {of_process} devices each; expected "
             "a divisor of that"
         )
     # Process by process, so that each has neighbouring rows, and they are its share of a batch; `jax.make_mesh` goes by
     # the wiring of a TPU instead, which matters little where gradients are small.
-    in_order = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    in_order = sorted(every, key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(in_order).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def hosts_of(devices: Sequence[jax.Device]) -> int:
+    """The number of processes that devices belong to, of which every host has one."""
+    return len({device.process_index for device in devices})
+
+
+def is_described(mesh: Mesh) -> bool:
+    """Whether a mesh has devices that are only described: programs can be compiled for them, but they hold no array."""
+    return mesh.devices.flat[0] not in jax.devices()
+
+
+def used(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """The context in which programs are for a mesh.
+
+    In that of a described mesh, arrays that a computation makes at once are on the devices that are there.
+    """
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if is_described(mesh) else jax.set_mesh(mesh)
 
 
 def own_rows(mesh: Mesh) -> int:
@@ -77,8 +100,13 @@ def over_data(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def put_batch(mesh: Mesh, batch: Any, axis: int = 0) -> Any:
-    """Joins every process's share of a batch into the whole batch, spread over the data axis."""
+    """Joins every process's share of a batch into the whole batch, spread over the data axis.
+
+    On a described mesh, which has no processes, the share is the whole batch, and only its shape is placed.
+    """
     sharding = over_data(mesh, axis)
+    if is_described(mesh):
+        return put(sharding, batch)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
@@ -93,6 +121,8 @@ def put_everywhere(mesh: Mesh, tree: Any) -> Any:
 
 
 def _put(sharding: NamedSharding, value: Any) -> jax.Array | jax.ShapeDtypeStruct:
+    if not isinstance(value, jax.ShapeDtypeStruct) and is_described(sharding.mesh):
+        value = jax.eval_shape(lambda value: value, value)
     if isinstance(value, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     if sharding.is_fully_addressable:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from surm.machine import mesh as meshes
 from surm.training import placing
 from surm.training.members import Member
 from surm.training.prepared import Run
@@ -27,11 +28,12 @@ def headline(run: Run, mesh: jax.sharding.Mesh, every: Sequence[Member] = ()) ->
     Returns:
       The line.
     """
-    config, kind = run.config, jax.devices()[0].device_kind
+    config, devices = run.config, [*mesh.devices.flat]
     averaged = any(own.optim.ema_decay for own in [config, *(member.config for member in every)])
     trained, frozen = map(_size, shapes(run, averaged=averaged))
     where = "in parts" if config.mesh.shard_base else "on each"
-    among = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    kind, hosts = devices[0].device_kind, meshes.hosts_of(devices)
+    among = f" in {hosts} processes" if hosts > 1 else ""
     return "; ".join(
         [
             f"{mesh.size} {kind}{among} (data {mesh.shape['data']}, model {mesh.shape['model']}), {config.model.dtype}",
@@ -81,12 +83,12 @@ def of_step(program: Program, state: TrainState, frozen: nnx.State) -> str:
     Returns:
       One line; figures that the platform does not report are left out.
     """
-    compiled = program.lower(state, frozen, next(program.batches)).compile()
+    compiled = program.trace(state, frozen, next(program.batches)).lower().compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     found = {
         "arguments": readable(memory.argument_size_in_bytes) if memory else None,
         "temporary memory": readable(memory.temp_size_in_bytes) if memory else None,
-        "in all": readable(_in_all(memory)) if memory else None,
+        "in all": readable(in_all(memory)) if memory else None,
         "operations": f"{cost['flops'] / 1e9:,.1f} GFLOP" if "flops" in cost else None,
         "read and written": readable(cost["bytes accessed"]) if "bytes accessed" in cost else None,
     }
@@ -95,8 +97,15 @@ def of_step(program: Program, state: TrainState, frozen: nnx.State) -> str:
     return f"a step on each device takes (the body of a loop is counted once): {said}"
 
 
-def _in_all(memory: Any) -> int:
-    """The bytes of arguments, results that do not take the place of arguments, and temporary memory."""
+def in_all(memory: Any) -> int:
+    """The bytes of arguments, results that do not take the place of arguments, and temporary memory.
+
+    Args:
+      memory: from `jax.stages.Compiled.memory_analysis`.
+
+    Returns:
+      The bytes on one device.
+    """
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
 

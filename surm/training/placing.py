@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from surm.data.share import Share
+from surm.data.share import WHOLE, Share
 from surm.machine import mesh as meshes
 from surm.models import scanned
 from surm.peft import surgery
@@ -80,5 +80,10 @@ def off_device(original: jax.Array, used: jax.Array | np.ndarray) -> jax.Array |
 
 
 def share_of(mesh: jax.sharding.Mesh) -> Share:
-    """The part of every batch that this process reads: the rows that `mesh_of` places on its devices."""
+    """The part of every batch that this process reads: the rows that `mesh_of` places on its devices.
+
+    For a described mesh, whose processes are not there, it is the whole batch.
+    """
+    if meshes.is_described(mesh):
+        return WHOLE
     return Share(jax.process_index(), mesh.shape["data"] // meshes.own_rows(mesh))

@@ -141,7 +141,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     return Program(
         initial=lambda: meshes.put(of_members, _states(prepared, every)),
         step=lambda states, frozen, batch: all_steps(states, numbers, frozen, put(batch, axis=1)),
-        lower=lambda states, frozen, batch: all_steps.lower(states, numbers, frozen, put(batch, axis=1)),
+        trace=lambda states, frozen, batch: all_steps.trace(states, numbers, frozen, put(batch, axis=1)),
         measure=measure,
         packing=stacking.packing({}, frozenset()),
         batches=SeedBatches([prepared.training_batches(seed, share) for seed in seeds]),

@@ -42,7 +42,7 @@ class Program:
         state that the other functions take and return; that of a population is by path.
       step: a compiled function (state, frozen, batch) -> (state, metrics). It donates the given state, so that state
         must not be used afterwards.
-      lower: a function of the same arguments that lowers the step without compiling it.
+      trace: a function of the same arguments that traces the step without compiling it.
       measure: a function (state, frozen, batches of one pass) -> metrics.
       packing: the functions between this form of the state and that by path.
       batches: the training batches.
@@ -51,7 +51,7 @@ class Program:
 
     initial: Callable[[], TrainState]
     step: Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    lower: Callable[[TrainState, nnx.State, Batch], jax.stages.Lowered]
+    trace: Callable[[TrainState, nnx.State, Batch], jax.stages.Traced]
     measure: Callable[[TrainState, nnx.State, Iterator[Batch]], dict[str, Any]]
     packing: Packing
     batches: Batches
@@ -92,7 +92,7 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     return Program(
         initial=initial,
         step=lambda state, frozen, batch: one_step(state, frozen, meshes.put_batch(mesh, batch), numbers),
-        lower=lambda state, frozen, batch: one_step.lower(state, frozen, meshes.put_batch(mesh, batch), numbers),
+        trace=lambda state, frozen, batch: one_step.trace(state, frozen, meshes.put_batch(mesh, batch), numbers),
         measure=measure,
         packing=packing,
         batches=prepared.training_batches(config.seed, share),

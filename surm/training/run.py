@@ -17,15 +17,16 @@ import ml_collections
 from surm import config as configs
 from surm.data import census
 from surm.machine import mesh as meshes
-from surm.machine import processes, stopping
+from surm.machine import processes, stopping, targets
 from surm.machine.notes import say
 from surm.machine.processes import StopRequest
+from surm.machine.targets import Target
 from surm.peft import counts
 from surm.rundir import checkpoint, going_on, writers
 from surm.rundir.log import Log, RunLog
 from surm.rundir.workdir import Workdir
 from surm.tasks import choosing
-from surm.training import estimate, loop, members, optim, population
+from surm.training import estimate, loop, members, optim, pods, population
 from surm.training import result as results
 from surm.training.preparation import prepare
 from surm.training.prepared import Run
@@ -106,18 +107,50 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
       InputError: if config, data or weights cannot be used.
     """
     plan = configs.checked(config)
-    config = plan.config
-    writers.check(config)
-    every, mesh = members.listed(plan), meshes.mesh_of(config)
-    prepared = prepare(plan, outlined=not every)
-    with jax.set_mesh(mesh):
-        program = _program(prepared, every, mesh)
-        state, frozen = estimate.shapes(prepared, averaged=bool(config.optim.ema_decay))
-        state = jax.eval_shape(program.packing.pack, state)
-        state = program.initial() if every else meshes.put_everywhere(mesh, state)
-        frozen = meshes.put_base(mesh, frozen, sharded=config.mesh.shard_base)
-        of_step = estimate.of_step(program, state, frozen)
+    prepared, every, mesh = _outlined(plan)
+    with meshes.used(mesh):
+        of_step = estimate.of_step(*_described(prepared, every, mesh))
         return f"{_heading(prepared, mesh, every)}\n{of_step}"
+
+
+def on_target(config: ml_collections.ConfigDict | configs.Plan, target: Target) -> pods.Step:
+    """Prepares a run and compiles one step of it for hardware that need not be there; nothing is trained or written.
+
+    Call `surm.machine.targets.only_described` before JAX computes anything.
+
+    Args:
+      config: the run's configuration, or its plan from `surm.config.checked`.
+      target: from `surm.machine.targets.parse`.
+
+    Returns:
+      The figures of a step.
+
+    Raises:
+      InputError: if config, data or weights cannot be used, do not fit the target's devices, or the compiler for the
+        target is not installed or refuses it.
+    """
+    plan = configs.checked(config)
+    prepared, every, mesh = _outlined(plan, targets.devices_of(target))
+    with meshes.used(mesh):
+        return pods.step_of(target, prepared, *_described(prepared, every, mesh), mesh)
+
+
+def _outlined(
+    plan: configs.Plan, described: Sequence[jax.Device] = ()
+) -> tuple[Run, Sequence[members.Member], jax.sharding.Mesh]:
+    """The prepared run with shapes in place of random weights, its members, and the mesh."""
+    writers.check(plan.config)
+    every, mesh = members.listed(plan), meshes.mesh_of(plan.config, described)
+    return prepare(plan, outlined=not every), every, mesh
+
+
+def _described(prepared: Run, every: Sequence[members.Member], mesh: jax.sharding.Mesh) -> tuple[Program, Any, Any]:
+    """The program of a run, and the shapes and places of its state and of the frozen part of its model."""
+    program, config = _program(prepared, every, mesh), prepared.config
+    state, frozen = estimate.shapes(prepared, averaged=bool(config.optim.ema_decay))
+    state = jax.eval_shape(program.packing.pack, state)
+    state = program.initial() if every else meshes.put_everywhere(mesh, state)
+    return program, state, meshes.put_base(mesh, frozen, sharded=config.mesh.shard_base)
 
 
 def _heading(prepared: Run, mesh: jax.sharding.Mesh, every: Sequence[members.Member]) -> str:
