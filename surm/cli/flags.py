@@ -22,6 +22,10 @@ class Command(NamedTuple):
     without_workdir: str = ""
 
 
+_TARGET = (
+    "with --dry_run: hardware that need not be there, such as tpu:v5e:4x4 or gpu:h100:8, for which the step is compiled"
+)
+
 TRAIN = Command(
     "train",
     "Trains the model that a config describes. The same command continues a run that was stopped.",
@@ -29,8 +33,7 @@ TRAIN = Command(
         "coordinator_address": "the HOST:PORT of process 0, if JAX does not find it by itself",
         "num_processes": "the number of processes that train together",
         "process_id": "the number of this process, from 0",
-        "target": "with --dry_run: hardware that need not be there, such as tpu:v5e:4x4 or gpu:h100:8, for which the "
-        "step is compiled instead of this machine",
+        "target": _TARGET,
         "join_seconds": "how many seconds to wait for the other processes at the start; 300 if not given",
     },
     switches={
@@ -48,6 +51,10 @@ SWEEP = Command(
         "launcher": "how to start the runs: local (the default) trains them here; print shows the commands, and slurm "
         "and xpk write a script",
         "template": "the template of the script for slurm or xpk, instead of the one in scripts/",
+        "target": _TARGET,
     },
-    switches={},
+    switches={
+        "dry_run": "with --target: compile one training step of every run, and print a table; nothing is written"
+    },
+    without_workdir="dry_run",
 )

@@ -7,6 +7,6 @@ differ only in the seed, `tables` and `plots` draw them, and `page` makes one fi
 """
 
 from surm.report.curves import draw_curves
-from surm.report.lines import of_population, place, summary, sweep_table
+from surm.report.lines import aligned, of_population, place, summary, sweep_table
 
-__all__ = ["draw_curves", "of_population", "place", "summary", "sweep_table"]
+__all__ = ["aligned", "draw_curves", "of_population", "place", "summary", "sweep_table"]

@@ -1,7 +1,7 @@
 """Shows runs, populations and sweeps in a few lines of text."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from surm.tasks.metric import of_result
@@ -69,7 +69,19 @@ def sweep_table(
             values = [f"{result['eval'][name]:.4f}" if name in result["eval"] else "-" for name in metrics]
             measured = [*values, f"{result['trainable_parameters']:,}", f"{result['seconds']:.0f}"]
         rows.append([str(rank) if result else "-", *settings[index].values(), *measured, states[index]])
-    left = {*range(1, len(settings[0]) + 1), len(rows[0]) - 1}  # words; the others are numbers
+    return aligned(rows, {*range(1, len(settings[0]) + 1), len(rows[0]) - 1})
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> str:
+    """A table as text.
+
+    Args:
+      rows: the cells, those of the headings first.
+      left: the columns that hold words; the others hold numbers, which are flush right.
+
+    Returns:
+      A line for every row.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -101,19 +101,23 @@ def _run(line: CommandLine, overrides: Overrides) -> Run:
 
 def table(runs: Sequence[Run], failed: Mapping[str, str]) -> str:
     """The runs of a sweep as a table, with the keys whose values differ among them."""
-    values = [dict(configs.leaves(run.config)) for run in runs]
-    keys = dict.fromkeys(key for run in runs for key in run.overrides)
-    differ = {key: names.short(key) for key in keys if any(value[key] != values[0][key] for value in values)}
     results = [run.result() for run in runs]
     states = [
         "finished" if result else "failed" if run.name in failed else "missing"
         for run, result in zip(runs, results, strict=True)
     ]
-    cells = [
+    return report.sweep_table(settings(runs), results, states)
+
+
+def settings(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The values of each run as text, by the short names of the keys in which runs of the sweep differ."""
+    values = [dict(configs.leaves(run.config)) for run in runs]
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    differ = {key: names.short(key) for key in keys if any(value[key] != values[0][key] for value in values)}
+    return [
         {short: "default" if value[key] is None else str(value[key]) for key, short in differ.items()}
         for value in values
     ]
-    return report.sweep_table(cells, results, states)
 
 
 def train_here(runs: Sequence[Run]) -> int:
