@@ -24,6 +24,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
+from surm.ops.spread import whole
+
 _ENTRIES, _ROWS = 2**24, 128
 """A chunk has at most so many logits on a device (64 MiB in float32), but no fewer than so many tokens."""
 
@@ -70,6 +72,7 @@ def scores(
     tokens = x.shape[1]
     chunks = math.ceil(tokens / (chunk or _chunk(x.shape[0], tokens, vocabulary)))
     leaves, structure = jax.tree.flatten(arrays)
+    leaves = [whole(leaf) if jnp.issubdtype(leaf.dtype, jnp.number) else leaf for leaf in leaves]  # once for all chunks
     of_leaves = lambda leaves, x: head(jax.tree.unflatten(structure, leaves), x)  # noqa: E731
     loss, correct = _scores(of_leaves, _apart(x, chunks), leaves, _apart(targets, chunks))
     return Scores(*(_together(each)[:, :tokens] for each in (loss, correct)))

@@ -21,10 +21,14 @@ from jaxtyping import Array, Float
 
 from surm.matrices.algebra.platforms import platform_of
 from surm.ops.manual_axes import vary_together
+from surm.ops.spread import kernels_are, whole
 
 
 def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -> Float[Array, "*batch n_out"]:
-    """The product x·kernel over the last axis; on a CPU it can be differentiated in reverse mode only.
+    """The product x·kernel over the last axis.
+
+    On a CPU, and where kernels are spread over devices (`surm.ops.spread`), it can be differentiated in reverse mode
+    only.
 
     Args:
       x: vectors, along the last axis.
@@ -33,7 +37,9 @@ def matmul(x: Float[Array, "*batch n_in"], kernel: Float[Array, "n_in n_out"]) -
     Returns:
       The products.
     """
-    return _matmul(*vary_together(x, kernel)) if platform_of(x, kernel) == "cpu" else x @ kernel
+    if platform_of(x, kernel) == "cpu" or kernels_are():
+        return _matmul(*vary_together(x, kernel))
+    return x @ kernel
 
 
 def half_product(
@@ -48,11 +54,11 @@ def half_product(
 
 @jax.custom_vjp
 def _matmul(x, kernel):
-    return half_product(x, kernel)
+    return half_product(x, whole(kernel))
 
 
 def _forward(x, kernel):
-    return half_product(x, kernel), (x, kernel)
+    return _matmul(x, kernel), (x, kernel)
 
 
 def _backward(saved, dy):
@@ -64,7 +70,7 @@ def _backward(saved, dy):
             x, dy, ((batch, batch), ((), ())), preferred_element_type=wide, out_sharding=sharding
         ).astype(x.dtype)
     rows, gradients = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    return half_product(dy, kernel.T), half_product(rows.T, gradients)
+    return half_product(dy, whole(kernel, dy).T), half_product(rows.T, gradients)
 
 
 _matmul.defvjp(_forward, _backward)

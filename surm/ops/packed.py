@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from surm.ops.fusion import not_before
 from surm.ops.manual_axes import vary_together
 from surm.ops.matmul import half_product
+from surm.ops.spread import whole
 
 FORMS = ("bfloat16", "int8", "int4")
 """The forms that are smaller than float32."""
@@ -173,7 +174,7 @@ def product(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _product(transposed, precision, x, kernel):
-    dense = kernel.dense(x.dtype)
+    dense = whole(kernel).dense(x.dtype)
     return half_product(x, dense.T if transposed else dense, precision)
 
 
@@ -183,7 +184,7 @@ def _forward(transposed, precision, x, kernel):
 
 def _backward(transposed, precision, kernel, dy):
     # XLA would keep the unpacked kernel of the forward pass if it saw the same expression here.
-    dense = kernel.dense(dy.dtype, after=dy)
+    dense = whole(kernel, dy).dense(dy.dtype, after=dy)
     return half_product(dy, dense if transposed else dense.T, precision), None
 
 

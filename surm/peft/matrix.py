@@ -19,6 +19,7 @@ from surm.errors import InputError
 from surm.matrices.algebra import dft
 from surm.matrices.algebra.platforms import platform_of
 from surm.ops.fusion import by_itself
+from surm.ops.spread import by_rows
 from surm.peft import kernels
 from surm.peft.multiply import paths
 from surm.peft.spec import PeftSpec
@@ -163,6 +164,11 @@ class StructuredMatrix(nnx.Module):
         self, params: matrices.Params, x: Float[Array, "*b n_in"], multiply: Callable[[Array, Array], Array]
     ) -> Float[Array, "*b n_out"]:
         """The same as `matvec`, through the dense matrix; `multiply` is a product such as `jnp.matmul`."""
+        return by_rows(functools.partial(self._dense_matvec, multiply=multiply))(params, x)
+
+    def _dense_matvec(
+        self, params: matrices.Params, x: Float[Array, "*b n_in"], *, multiply: Callable[[Array, Array], Array]
+    ) -> Float[Array, "*b n_out"]:
         family = matrices.FAMILIES[self.family]
         if family.dense_matvec and platform_of(x) == "cpu":  # elsewhere it costs more in memory traffic than it saves
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)

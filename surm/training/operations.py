@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def counted(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
@@ -27,6 +28,7 @@ def counted(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> float:
       640.0
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+    inner, _ = partial_eval.dce_jaxpr(inner, [True] * len(inner.outvars))  # XLA leaves out what nobody uses, too
     return float(sum(_of(equation) for equation in inner.eqns))
 
 
@@ -46,7 +48,7 @@ def _of(equation: Any) -> float:
     if name == "scan":
         return given["length"] * sum(each)
     if name == "shard_map":
-        axes = given["manual_axes"]
+        axes = given.get("newly_manual_axes", given.get("manual_axes"))  # before jax 0.10 it had the second name
         return math.prod(size for axis, size in given["mesh"].shape.items() if axis in axes) * sum(each)
     return sum(each)
 

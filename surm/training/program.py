@@ -1,16 +1,19 @@
 """The compiled functions of one run; `surm.training.population` has those of a population."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import ml_collections
 from flax import nnx
 
 from surm.data.share import Share
 from surm.machine import mesh as meshes
 from surm.models import scanned
 from surm.models.scanned import Layout
+from surm.ops.spread import spread
 from surm.peft import surgery
 from surm.tasks.task import Answers, Batch
 from surm.training import optim, placing, writing
@@ -72,11 +75,12 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     numbers = optim.hyperparameters(config.optim, prepared.plan.spec, prepared.total_steps)
     numbers = meshes.put_everywhere(mesh, numbers)
     averaged = bool(config.optim.ema_decay)
-    one_step = jax.jit(packed_step(prepared), donate_argnums=0, out_shardings=everywhere)
+    on_mesh = _on_mesh(config)
+    one_step = jax.jit(on_mesh(packed_step(prepared)), donate_argnums=0, out_shardings=everywhere)
     packing, task = packing_of(prepared), prepared.task
     one_answer = answer_of(prepared, packing.layout)
     answer = jax.jit(
-        lambda trainable, frozen, batch: one_answer(trainable, frozen, batch) | task.known(batch),
+        on_mesh(lambda trainable, frozen, batch: one_answer(trainable, frozen, batch) | task.known(batch)),
         out_shardings=everywhere,
     )
 
@@ -98,6 +102,20 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         batches=prepared.training_batches(config.seed, share),
         share=share,
     )
+
+
+def _on_mesh(config: ml_collections.ConfigDict) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator of functions of a run that are traced for its mesh, on which batches are spread."""
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def traced(*arguments: Any) -> Any:
+            with spread(rows=True, kernels=config.mesh.shard_base):
+                return function(*arguments)
+
+        return traced
+
+    return decorated
 
 
 def kept_to_write(prepared: Run, batches: Iterator[Batch]) -> tuple[Iterable[Batch], bool]:

@@ -27,6 +27,7 @@ from surm.ops.manual_axes import vary_together
 from surm.ops.matmul import dot_general, half_product
 from surm.ops.packed import Packed, PackedLinear
 from surm.ops.rounding import dithered
+from surm.ops.spread import whole
 
 
 def obstacle(base: nnx.Module, *of_x: DTypeLike) -> str:
@@ -113,7 +114,7 @@ def _merged(to_dense, params, kernel, dtype, after=None):
     """The kernel with the update; with `after`, it is not computed before that array is there."""
     if after is not None:
         params = not_before(params, after)
-    update = to_dense(params).T
+    update, kernel = to_dense(params).T, whole(kernel, after)
     kernel = kernel.dense(dtype, after) if isinstance(kernel, Packed) else kernel
     if dtype != jnp.bfloat16:
         return kernel + update
