@@ -27,7 +27,7 @@ test: $(VENV)/test $(VENV)/servers/installed
 
 # Processes are killed and servers met in these, which a busy machine can upset: what failed has a second try, and is told.
 SLOW = SURM_TESTS_AS_SHIPPED=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m slow --ignore=tests/parity
-slow: $(VENV)/test $(VENV)/servers/installed
+slow: $(VENV)/test $(VENV)/servers/installed $(VENV)/compilers/installed
 	$(SLOW) || $(SLOW) --last-failed --last-failed-no-failures none
 
 parity: $(VENV)/parity
@@ -61,6 +61,12 @@ $(VENV)/demo $(VENV)/demo-text $(VENV)/test $(VENV)/parity: setup.py constraints
 $(VENV)/servers/installed: tests/servers.txt | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)/servers
 	$(VENV)/servers/bin/python -m pip install -q --disable-pip-version-check -r tests/servers.txt
+	touch $@
+
+# Compilers for TPUs and GPUs that are not there, 1.3 GB. They belong to one version of jax: with another, their tests skip.
+$(VENV)/compilers/installed: tests/compilers.txt | $(BIN)/python
+	rm -rf $(VENV)/compilers
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/compilers -r tests/compilers.txt
 	touch $@
 
 clean:

@@ -43,6 +43,7 @@ TABLES = (
     Table("docs/choosing.md", "half kernels", "half_kernels"),
     Table("docs/language_models.md", "decoder speed", "decoder_speed"),
     Table("docs/language_models.md", "memory", "small_memory"),
+    Table("docs/pods.md", "pods", "pods"),
     Table("docs/config.md", "keys", ""),
 )
 

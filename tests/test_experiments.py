@@ -612,6 +612,23 @@ def test_a_fourth_rate_is_tried_beyond_the_best_if_that_is_the_first_or_the_last
     assert [*found] == tried and (found.get(27.0, "not tried") is None) == (27 in tried)
 
 
+def test_a_step_on_a_pod_sends_gradients_of_what_trains_and_a_base_in_parts():
+    """As docs/pods.md says of the table."""
+    module = script("pods/run")
+    files = [file for file in map(module.file_of, module.TARGETS) if file.is_file()]  # compiling takes its time
+    rows = [row for file in files for row in results.read(file)["rows"]]
+    assert {row["model"] for row in rows} == {*module.ENCODERS, *module.DECODERS}
+    for row in rows:
+        assert row["fits"] and row["unknown"] >= 0 and row["target"] in module.TARGETS
+        sent = {kind: one["size"] for kind, one in row["collectives"].items()}
+        looked_up = sent.pop("reduce-scatter", 0)
+        if row["model"] in module.DECODERS and row["target"].startswith("tpu"):
+            looked_up = 2 * row["rows"] * 4096 * 4  # the words of all rows, which a TPU adds up
+        assert sent.pop("all-reduce") <= 1.01 * 2 * row["trained"] / 3 + looked_up  # AdamW keeps two moments
+        assert {*sent} == ({"all-gather"} if row["model"] in module.DECODERS else set())
+        assert sent.get("all-gather", 0) <= 3.3 * row["base"] * row["devices"]  # forward, again, and backward
+
+
 ANSWERS = [*(EXPERIMENTS / "written_answers" / "results").glob("*.json")]
 
 

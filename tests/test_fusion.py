@@ -31,6 +31,17 @@ def test_what_comes_late_is_bit_for_bit_what_it_was():
     np.testing.assert_array_equal(slopes, 0)
 
 
+def test_elsewhere_a_barrier_keeps_values_late_and_no_entry_is_sent_to_other_devices():
+    found = {}
+    for platform in ("cpu", "tpu"):
+        device = jax.sharding.AbstractDevice("of a test", 1, platform)
+        mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            jaxpr = jax.make_jaxpr(not_before)({"a": np.ones(3)}, np.ones((2, 3)))
+        found[platform] = {equation.primitive.name for equation in jaxpr.eqns}
+    assert found["tpu"] == {"optimization_barrier"} and "mul" in found["cpu"]
+
+
 def test_no_residual_gradient_is_computed_from_all_the_blocks_above():
     config = bert.preset("bert_tiny", depth=4, vocabulary=50)
     graphdef, state = nnx.split(bert.Bert(config, 2, rngs=nnx.Rngs(0)))

@@ -21,7 +21,7 @@ from surm.data.share import WHOLE, Share
 from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.peft import surgery
-from surm.training import loop, optim, placing, step
+from surm.training import collectives, hlo, loop, optim, placing, program, step
 from surm.training.preparation import prepare
 from tests.language import small_decoder
 from tests.test_train import CIFAR, CONFIG, ROOT, SMALL, lines, result
@@ -60,6 +60,11 @@ RUNS = {
         [*LANGUAGE, "--config.model.weights=MATERIAL/two_blocks", "--config.model.scan=always"],
         [],
         ["data=4 model=2 shard_base=True"],
+    ),
+    "dense": (
+        [*QUICK, "--config.peft.path=branch_dense", "--config.peft.dropout=0.0"],
+        [],
+        ["data=8", "data=4 model=2 shard_base=True"],
     ),
     "packed": ([*LANGUAGE, "--config.data.packing=True", "--config.data.lengths=72"], [], ["data=-1"]),
 }
@@ -144,6 +149,33 @@ def test_no_activation_is_brought_together(family, path):
     program = compiled.as_text()
     assert "all-reduce" in program
     assert not re.search(r"all-gather|all-to-all|collective-permute", program)
+
+
+@pytest.mark.slow
+@several_devices
+@pytest.mark.parametrize("flags", ["data=4 model=2 shard_base=True", "data=8"])
+def test_gradients_of_trained_arrays_are_added_up_and_frozen_ones_are_gathered(flags):
+    """Through the dense form of an update XLA would add up gradients of kernels, and with a base in parts it would
+    bring activations together."""
+    given = [*QUICK, "--config.peft.path=branch_dense", "--workdir=x", *flags_of(flags)]
+    run = prepare(command_line.parse(["x", *given]).config)
+    mesh, sharded = meshes.mesh_of(run.config), run.config.mesh.shard_base
+    with jax.set_mesh(mesh):
+        one = program.of_run(run, mesh)
+        frozen = placing.placed(run, mesh)
+        text = one.trace(one.initial(), frozen, next(one.batches)).lower().compile().as_text()
+    found = collectives.every(hlo.parse(text), 8)
+
+    def size(kind: str) -> int:
+        each = [(one.times, hlo.arrays(one.result)) for one in found if one.kind == kind]
+        return sum(times * array.size for times, arrays in each for array in arrays)
+
+    trained = sum(value.nbytes for value in surgery.split(run.model)[1].values())
+    base = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1)
+    assert {one.kind for one in found} == ({"all-reduce", "all-gather"} if sharded else {"all-reduce"})
+    assert trained <= size("all-reduce") <= trained + 64  # and the sums of losses
+    assert size("all-gather") <= 2 * base * sharded
+    assert not any("[16," in one.result for one in found)  # the rows of the batch
 
 
 @several_devices

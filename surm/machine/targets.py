@@ -132,8 +132,8 @@ def devices_of(target: Target) -> Sequence[jax.Device]:
     """
     platform = target.chip.platform
     if missing := [name for name in _NEEDS[platform] if not _installed(name)]:
-        raise InputError(f"--target={target.text} needs the compiler for {platform.upper()}s ({', '.join(missing)} is "
-                         f"not installed): pip install 'surm[aot_{platform}]'")  # fmt: skip
+        raise InputError(f"--target={target.text} needs the compiler for {platform.upper()}s (not installed: "
+                         f"{', '.join(missing)}): pip install 'surm[aot_{platform}]'")  # fmt: skip
     from jax.experimental import topologies
 
     try:
@@ -152,8 +152,11 @@ def compiler_options(target: Target) -> dict[str, Any]:
         return {}
     import nvidia.cuda_nvcc
 
-    (cuda,) = nvidia.cuda_nvcc.__path__
-    return {"xla_gpu_cuda_data_dir": cuda, "xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+    return {
+        "xla_gpu_cuda_data_dir": [*nvidia.cuda_nvcc.__path__][0],
+        "xla_gpu_autotune_level": 0,
+        "xla_gpu_enable_triton_gemm": False,
+    }
 
 
 def _installed(name: str) -> bool:

@@ -62,8 +62,8 @@ def by_itself(function: Callable[P, R]) -> Callable[P, R]:
 def not_before(values: V, other: Float[Array, "*shape"]) -> V:
     """Returns `values` with an artificial dependency on `other`, so XLA cannot schedule them earlier or fold them.
 
-    0 times the first entry of `other` is added to each value. No compiler may drop this term, because it is not 0 if
-    that entry is not finite. In that case the values are not finite either.
+    On a CPU, 0 times the first entry of `other` is added to each value. No compiler may drop this term, because it is
+    not 0 if that entry is not finite. In that case the values are not finite either. Elsewhere it is a barrier.
 
     Args:
       values: a tree of floating-point arrays.
@@ -74,6 +74,8 @@ def not_before(values: V, other: Float[Array, "*shape"]) -> V:
     """
     if not other.size:
         return values
+    if platform_of(other) != "cpu":  # where a barrier holds; the entry would have to be sent to all other devices
+        return jax.lax.optimization_barrier((values, other))[0]
     # Along axes that are spread over devices (according to the type), a single entry cannot be read.
     first = other[tuple(0 if part is None else slice(None) for part in jax.typeof(other).sharding.spec)].min()
     return jax.tree.map(lambda value: value + (0 * first).astype(value.dtype), values)

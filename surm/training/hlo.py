@@ -107,7 +107,9 @@ class Program:
         """How often the body of a loop runs: as the loop says, or else its condition, which counts up to a constant."""
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
-        within = self.computations[condition]
+        within = [*self.computations[condition]]
+        for name in [name for one in within for name in one.called.get("calls", ())]:
+            within += self.computations[name]
         constants = [int(one.operands[0]) for one in within if one.opcode == "constant" and one.operands[0].isdecimal()]
         if len(constants) == 1 and any("direction=LT" in one.attributes for one in within):
             return constants[0]

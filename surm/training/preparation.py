@@ -53,7 +53,7 @@ def prepare(
     config = (plan := configs.checked(config)).config
     data = _data(config)
     read_keys.check(config, data)
-    _check_writes(config)
+    check_writes(config, jax.process_count())
     data = held_out.measured_as_asked(config, data)
     splits, chooses = held_out.reported(config, data), held_out.choosing(config, data)
     if (class_weights := balance.class_weights(config, data)) is not None:
@@ -225,9 +225,17 @@ def _named_shape(config: ml_collections.ConfigDict, weights: Weights | None, kin
     )
 
 
-def _check_writes(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError if answers are to be written by several processes, each of which would know a part of them."""
-    if config.data.generate and jax.process_count() > 1:
+def check_writes(config: ml_collections.ConfigDict, processes: int) -> None:
+    """Checks that answers are not to be written by several processes, each of which would know a part of them.
+
+    Args:
+      config: a run's configuration.
+      processes: the number of processes that train together.
+
+    Raises:
+      InputError: if they are.
+    """
+    if config.data.generate and processes > 1:
         raise InputError("config.data.generate=True needs one process; use load_run(DIR).generate after the training")
 
 

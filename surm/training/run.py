@@ -28,7 +28,7 @@ from surm.rundir.workdir import Workdir
 from surm.tasks import choosing
 from surm.training import estimate, loop, members, optim, pods, population
 from surm.training import result as results
-from surm.training.preparation import prepare
+from surm.training.preparation import check_writes, prepare
 from surm.training.prepared import Run
 from surm.training.program import Program, of_run
 from surm.training.trained import Trained
@@ -141,6 +141,7 @@ def _outlined(
     """The prepared run with shapes in place of random weights, its members, and the mesh."""
     writers.check(plan.config)
     every, mesh = members.listed(plan), meshes.mesh_of(plan.config, described)
+    check_writes(plan.config, meshes.hosts_of([*mesh.devices.flat]))
     return prepare(plan, outlined=not every), every, mesh
 
 

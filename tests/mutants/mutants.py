@@ -20,6 +20,7 @@ class Mutant(NamedTuple):
 
 
 LAWS, PATHS = "tests/matrices/test_matrix_laws.py", "tests/matrices/test_matrix_paths.py"
+HLO, PODS, SPREAD = "tests/test_hlo.py", "tests/test_pods.py", "tests/test_spread.py"
 DENSE = f"{LAWS}::test_matvec_is_the_dense_product"
 
 MUTANTS = [
@@ -596,6 +597,32 @@ MUTANTS = [
         "not place",
         "tests/test_checkpoint.py -k archive",
     ),
+    # what a step takes elsewhere, and how it is spread
+    Mutant("training/hlo.py", "waiting.append((called, times * more))", "waiting.append((called, more))", HLO),
+    Mutant("training/hlo.py", 'return [(called["body"][0], trips)]', 'return [(called["body"][0], 1)]', HLO),
+    Mutant("training/hlo.py", "int(space or 0)", "0", HLO),
+    Mutant("training/collectives.py", "return 2 * whole * others", "return whole * others", HLO),
+    Mutant("training/collectives.py", "else parts[1]", "else parts[0]", HLO),
+    Mutant("training/collectives.py", "channel[1] if channel else one.name", "one.name", HLO),
+    Mutant("training/collectives.py", "int(part) if part else sizes[name]", "sizes[name]", HLO),
+    Mutant("training/traffic.py", "if not (on_chip and array.space)", "", HLO),
+    Mutant("training/traffic.py", "total += times * sum", "total += sum", HLO),
+    Mutant("training/traffic.py", "size = min(size, sum(_whole(user) for user in used))", "pass", HLO),
+    Mutant("training/operations.py", "return max(each)", "return sum(each)", HLO),
+    Mutant("training/operations.py", 'given["length"] * sum(each)', "sum(each)", HLO),
+    Mutant(
+        "training/operations.py", "inner, _ = partial_eval.dce_jaxpr(inner, [True] * len(inner.outvars))", "pass", HLO
+    ),
+    Mutant(
+        "training/pods.py", "return max(self.bounds.values())", "return sum(self.bounds.values())", f"{PODS} -k told"
+    ),
+    Mutant("training/pods.py", "missing = lengths[-1] -", "missing = lengths[0] -", f"{PODS} -k greatest"),
+    Mutant("training/pods.py", "if full[1] else full.groups()[2:]", "", f"{PODS} -k memory"),
+    Mutant("sweeps/described.py", 'if not flag.startswith("--workdir=")', "", f"{PODS} -k row"),
+    Mutant("ops/spread.py", 'jax.lax.pcast(params, ROWS, to="varying")', "params", SPREAD),
+    Mutant("ops/spread.py", "and x.shape[0] % mesh.shape[ROWS] == 0", "", SPREAD),
+    Mutant("ops/spread.py", "if after is not None:", "if False:", SPREAD),
+    Mutant("models/cross_entropy.py", "[whole(leaf) if", "[leaf if", SPREAD),
     # machine
     Mutant(
         "machine/mesh.py",
@@ -609,6 +636,11 @@ MUTANTS = [
         "not text:",
         "tests/test_processes.py::test_flags_that_are_no_numbers_and_no_addresses_are_refused",
     ),
+    Mutant("machine/targets.py", 'if not switches["dry_run"]:', "if False:", "tests/test_targets.py -k refused"),
+    Mutant("machine/targets.py", '"1x{hosts}x{cards}"', '"1x{cards}x{hosts}"', "tests/test_targets.py -k hosts"),
+    Mutant("machine/targets.py", 'if kind == "v4":', 'if kind == "v5p":', "tests/test_targets.py -k sold"),
+    Mutant("machine/targets.py", "if not _installed(name)]", "if False]", "tests/test_targets.py -k missing"),
+    Mutant("machine/chips.py", "989.4e12, 3350e9", "1979e12, 3350e9", "tests/test_targets.py -k together"),
     # cli
     Mutant(
         "cli/command_line.py",
