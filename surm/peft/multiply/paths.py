@@ -166,8 +166,8 @@ def _as_measured(
     like = FAMILIES[family].measured_as
     if like == family or like != "low_rank":
         return like, parameters
-    # The thin products decide, not the arrays between them.
-    rank = parameters["a"][-2] if "a" in parameters else min(_sizes(parameters))
+    thin = parameters.get("a", ())
+    rank = thin[-2] if len(thin) > 1 else min(_sizes(parameters))  # the thin products decide, not what is between them
     return like, {"a": (rank, n_in), "b": (n_out, rank)}
 
 
