@@ -7,6 +7,7 @@ python-dateutil than the tested versions have, and obstore's own ends the interp
 import datetime
 import functools
 import io
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -145,9 +146,14 @@ def _folder(name: str) -> dict[str, Any]:
     return {"name": name, "size": 0, "type": "directory"}
 
 
-@functools.cache
 def _store(bucket: str) -> obstore.store.S3Store:
-    """Opens a bucket with the credentials, region and endpoint of the environment (AWS_...)."""
+    """Opens a bucket with the credentials, region and endpoint of the environment (AWS_...) as they are now."""
+    return _opened(bucket, frozenset(item for item in os.environ.items() if item[0].startswith("AWS_")))
+
+
+@functools.cache
+def _opened(bucket: str, environment: frozenset[tuple[str, str]]) -> obstore.store.S3Store:
+    """The bucket, opened once for each environment, which obstore reads itself."""
     return obstore.store.S3Store(bucket, retry_config=_PATIENCE)
 
 

@@ -81,3 +81,14 @@ def test_an_npz_in_a_store_is_the_same_and_a_missing_one_is_a_line(bucket, tmp_p
         sources.load(f"{bucket}/other.npz")
     with pytest.raises(InputError, match="there is no such folder"):
         sources.load(f"{bucket}/other")
+
+
+@pytest.mark.slow
+def test_a_bucket_of_the_same_name_elsewhere_is_another_one():
+    """As a notebook may name another endpoint or other credentials while it runs."""
+    for text in (b"one", b"other"):
+        with stores.serving("s3") as environment, stores.environment(environment):
+            place = files.path(f"s3://{stores.BUCKET}/which")
+            assert not place.exists()
+            files.replace(place, text)
+            assert place.read_bytes() == text
