@@ -10,40 +10,20 @@ rank r. A product with a vector costs r (n_out + n_in) multiply-adds. Training s
 Source: arXiv 2402.17263.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from surm.matrices import low_rank
-from surm.matrices.algebra.params import (
-    Params,
-    check_divides,
-    check_keys,
-    check_ndim,
-    check_positive,
-    check_shapes,
-    check_sizes,
-    input_size,
-)
+from surm.matrices.algebra import block_factors
+from surm.matrices.algebra.params import Params, check_positive, input_size
 
 LEARNING_RATE = 1e-2
 PRODUCT = "thin_in_large"
 MEASURED_AS = "low_rank"
 
 _MOST_BLOCKS = 8
-
-
-def _count(n_out: int, n_in: int, blocks: int | None) -> int:
-    """The number of blocks k, after a check that it fits the shape."""
-    check_sizes(n_out, n_in)
-    if blocks is None:
-        common = math.gcd(n_out, n_in)
-        return max(k for k in range(1, _MOST_BLOCKS + 1) if common % k == 0)
-    check_divides("blocks", blocks, n_out, n_in)
-    return blocks
 
 
 def init(
@@ -72,24 +52,9 @@ def init(
       >>> {name: array.shape for name, array in init(jax.random.key(0), 4, 6).items()}
       {'a': (2, 1, 3), 'b': (2, 2, 1)}
     """
-    k = _count(n_out, n_in, blocks)
+    k = block_factors.count(n_out, n_in, blocks, _MOST_BLOCKS)
     check_positive("rank", rank)
-    bound = (n_in // k) ** -0.5
-    return {
-        "a": jax.random.uniform(key, (k, rank, n_in // k), dtype, -bound, bound),
-        "b": jnp.zeros((k, n_out // k, rank), dtype),
-    }
-
-
-def _check(params: Params, n_out: int, n_in: int) -> int:
-    """The number of blocks, after a check of the shapes."""
-    check_keys(params, ("a", "b"))
-    check_ndim("a", params["a"], "blocks rank n_in/blocks")
-    k, r, _ = params["a"].shape
-    check_divides("blocks", k, n_out, n_in)
-    why = f"{k} blocks of rank {r}, n_out={n_out}, n_in={n_in}"
-    check_shapes(params, {"a": (k, r, n_in // k), "b": (k, n_out // k, r)}, why)
-    return k
+    return block_factors.init(key, n_out, n_in, k, rank, dtype)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
@@ -105,7 +70,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
       >>> matvec(params, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).tolist()
       [3.0, 14.0]
     """
-    k = _check(params, n_out, input_size(x))
+    k, _ = block_factors.sizes(params, n_out, input_size(x))
     parts = x.reshape(*x.shape[:-1], k, x.shape[-1] // k)
     y = jnp.einsum("...kr,kor->...ko", jnp.einsum("...ki,kri->...kr", parts, params["a"]), params["b"])
     return y.reshape(*x.shape[:-1], n_out).astype(x.dtype)
@@ -119,7 +84,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       >>> to_dense({"a": jnp.ones((2, 1, 2)), "b": jnp.array([[[1.0]], [[2.0]]])}, 2, 4).tolist()
       [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0]]
     """
-    _check(params, n_out, n_in)
+    block_factors.sizes(params, n_out, n_in)
     return jax.scipy.linalg.block_diag(*jnp.matmul(params["b"], params["a"], precision="highest"))
 
 
@@ -137,7 +102,7 @@ def num_params(n_out: int, n_in: int, *, rank: int = 1, blocks: int | None = Non
       >>> num_params(768, 768, rank=2, blocks=4)
       3072
     """
-    _count(n_out, n_in, blocks)
+    block_factors.count(n_out, n_in, blocks, _MOST_BLOCKS)
     check_positive("rank", rank)
     return rank * (n_out + n_in)
 
@@ -162,7 +127,7 @@ def project(dense: Float[Array, "n_out n_in"], *, rank: int = 1, blocks: int | N
       [[1.0, 0.0], [0.0, 4.0]]
     """
     n_out, n_in = dense.shape
-    k = _count(n_out, n_in, blocks)
+    k = block_factors.count(n_out, n_in, blocks, _MOST_BLOCKS)
     of_grid = dense.reshape(k, n_out // k, k, n_in // k)
     diagonal = of_grid[jnp.arange(k), :, jnp.arange(k)]
     return jax.vmap(lambda block: low_rank.project(block, rank=rank))(diagonal)

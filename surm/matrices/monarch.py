@@ -13,24 +13,14 @@ Training starts with b = 0 and a random a.
 Source: arXiv 2204.00595; as an update, MoRe, arXiv 2408.17383, whose factors w1 and w2 are a and b.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from surm.matrices import low_rank
-from surm.matrices.algebra.params import (
-    Params,
-    check_divides,
-    check_keys,
-    check_ndim,
-    check_positive,
-    check_shapes,
-    check_sizes,
-    input_size,
-)
+from surm.matrices.algebra import block_factors
+from surm.matrices.algebra.params import Params, check_positive, input_size
 
 LEARNING_RATE = 1e-2  # the best of 3e-3, 1e-2 and 3e-2 for the demo with r = 4; a larger r needs a smaller one
 PRODUCT = "thin_in_large"
@@ -42,14 +32,10 @@ _MOST_BLOCKS = 4
 
 def _structure(n_out: int, n_in: int, rank: int | None, blocks: int | None) -> tuple[int, int]:
     """The number of blocks k and the size r, after a check that they fit the shape."""
-    check_sizes(n_out, n_in)
-    if blocks is None:
-        common = math.gcd(n_out, n_in)
-        blocks = max(k for k in range(1, _MOST_BLOCKS + 1) if common % k == 0)
-    check_divides("blocks", blocks, n_out, n_in)
-    rank = blocks if rank is None else rank
+    k = block_factors.count(n_out, n_in, blocks, _MOST_BLOCKS)
+    rank = k if rank is None else rank
     check_positive("rank", rank)
-    return blocks, rank
+    return k, rank
 
 
 def init(
@@ -79,22 +65,7 @@ def init(
       {'a': (4, 4, 3), 'b': (4, 2, 4)}
     """
     k, r = _structure(n_out, n_in, rank, blocks)
-    bound = (n_in // k) ** -0.5
-    return {
-        "a": jax.random.uniform(key, (k, r, n_in // k), dtype, -bound, bound),
-        "b": jnp.zeros((k, n_out // k, r), dtype),
-    }
-
-
-def _check(params: Params, n_out: int, n_in: int) -> tuple[int, int]:
-    """The number of blocks k and the size r, after a check of the shapes."""
-    check_keys(params, ("a", "b"))
-    check_ndim("a", params["a"], "blocks rank n_in/blocks")
-    k, r, _ = params["a"].shape
-    check_divides("blocks", k, n_out, n_in)
-    why = f"{k} blocks of rank {r}, n_out={n_out}, n_in={n_in}"
-    check_shapes(params, {"a": (k, r, n_in // k), "b": (k, n_out // k, r)}, why)
-    return k, r
+    return block_factors.init(key, n_out, n_in, k, r, dtype)
 
 
 def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Array, "*b {n_out}"]:
@@ -110,7 +81,7 @@ def matvec(params: Params, x: Float[Array, "*b n_in"], n_out: int) -> Float[Arra
       >>> matvec(params, jnp.array([1.0, 2.0, 3.0, 4.0]), 2).tolist()
       [5.0, 5.0]
     """
-    k, r = _check(params, n_out, input_size(x))
+    k, r = block_factors.sizes(params, n_out, input_size(x))
     parts = x.reshape(*x.shape[:-1], k, x.shape[-1] // k)
     middle = jnp.einsum("...ji,jqi->...jq", parts, params["a"]).reshape(*x.shape[:-1], r, k)
     y = jnp.einsum("...tm,mot->...om", middle, params["b"])
@@ -126,7 +97,7 @@ def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_
       >>> to_dense(params, 2, 4).tolist()
       [[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
     """
-    k, r = _check(params, n_out, n_in)
+    k, r = block_factors.sizes(params, n_out, n_in)
     rows = jax.scipy.linalg.block_diag(*params["a"]).reshape(r, k, n_in)
     return jnp.einsum("tmi,mot->omi", rows, params["b"], precision="highest").reshape(n_out, n_in)
 
@@ -148,7 +119,7 @@ def quick_dense(
       >>> quick_dense(params, 2, 4).tolist()
       [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
-    k, r = _check(params, n_out, n_in)
+    k, r = block_factors.sizes(params, n_out, n_in)
     if r % k:
         return to_dense(params, n_out, n_in)
     of_a = params["a"].reshape(k, r // k, k, n_in // k)  # input block, component, output block
