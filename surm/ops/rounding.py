@@ -11,7 +11,8 @@ u depends on nothing but the entry's place, so a computation that is repeated gi
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, BFloat16, Float32, UInt32
+from jax.typing import DTypeLike
+from jaxtyping import Array, BFloat16, Float, Float32, UInt32
 
 _LOW = 16
 """The number of bits that float32 has below those of bfloat16."""
@@ -44,6 +45,27 @@ def dithered(x: Float32[Array, "*stack n m"]) -> BFloat16[Array, "*stack n m"]:
 @dithered.defjvp
 def _dithered_jvp(primals, tangents):
     return dithered(*primals), tangents[0].astype(jnp.bfloat16)
+
+
+def rounded(x: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
+    """Rounds an array to a dtype: a matrix to bfloat16 with the dither, anything else to the nearest number.
+
+    Args:
+      x: the array, or a stack of matrices.
+      dtype: the dtype of the result.
+
+    Returns:
+      The array.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> entry = 1 + 2**-9  # a quarter of the unit at 1
+      >>> [bool((rounded(jnp.full(shape, entry), "bfloat16") > 1).any()) for shape in ((100,), (10, 10))]
+      [False, True]
+    """
+    if jnp.dtype(dtype) == jnp.bfloat16 and x.ndim > 1:
+        return dithered(x.astype(jnp.float32))
+    return x.astype(dtype)
 
 
 def _noise(n: int, m: int) -> UInt32[Array, "{n} {m}"]:

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from surm import matrices
 from surm.errors import InputError
 from surm.ops.matmul import dot_general, matmul
-from surm.ops.rounding import dithered
 from surm.peft import linear_maps
 from surm.peft.adapters import (
     AdaptedLinear,
@@ -137,11 +136,10 @@ class UpdatedLinear(MergeableLinear):
         return kernel + self.map.layout.kernel(update, kernel.shape)
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The kernel plus the dense update, computed by the family's `to_dense` and rounded as while it trained."""
+        """The kernel plus the dense update, computed by the family's `to_dense`."""
         kernel, of = jnp.asarray(self.base.kernel[...]), self.map  # while a run trains, it may be an array of NumPy
         wide = jnp.promote_types(kernel.dtype, jnp.float32)
-        summed = self._summed(kernel.astype(wide), self.scale * self.delta.to_dense())
-        kernel = dithered(summed) if kernel.dtype == jnp.bfloat16 else summed.astype(kernel.dtype)
+        kernel = self._summed(kernel.astype(wide), self.scale * self.delta.to_dense())
         if self.magnitude is not None:
             gains = self.magnitude[...] / of.row_norms(kernel)
             kernel = of.layout.kernel(of.layout.matrices(kernel) * gains[..., None], kernel.shape)

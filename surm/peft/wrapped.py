@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from surm.errors import InputError
+from surm.ops.rounding import rounded
 from surm.peft import linear_maps
 from surm.peft.linear_maps import LinearMap
 from surm.peft.spec import PeftSpec
@@ -97,7 +98,7 @@ class MergeableLinear(WrappedLinear):
         return self.base_arrays is not None
 
     def folded(self) -> Iterable[tuple[str, Array]]:
-        """The values, by name, that the layer's arrays get when it is merged."""
+        """The values, by name, that the layer's arrays get when it is merged, not yet rounded to their dtypes."""
         raise NotImplementedError
 
     def merge(self) -> None:
@@ -111,7 +112,7 @@ class MergeableLinear(WrappedLinear):
         self.base_arrays = nnx.Dict({name: BaseArray(getattr(self.base, name).get_value()) for name in folded})
         for name, array in folded.items():
             variable = getattr(self.base, name)
-            setattr(self.base, name, variable.replace(array.astype(variable.dtype)))
+            setattr(self.base, name, variable.replace(rounded(array, variable.dtype)))
 
     def unmerge(self) -> None:
         """Puts the frozen arrays back; nothing happens if the layer is not merged."""

@@ -161,3 +161,11 @@ def test_it_maps_over_stacks_and_differentiates_twice(platform):
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one[0], other, rtol=0.05, atol=0.02 * np.abs(other).max())
     assert all(np.abs(value).max() > 0 for value in jax.tree.leaves(of_slopes))
+
+
+def test_a_merged_combination_keeps_updates_below_half_a_unit_too():
+    one = layer("auto", deviation=1e-2, scale=0.01)
+    merged = surm.detach(surm.merge(surm.combine({"one": one})))
+    expected = surm.detach(surm.merge(one)).query.kernel[...]
+    assert (np.asarray(expected) != np.asarray(one.query.base.kernel[...])).mean() > 0.02
+    np.testing.assert_array_equal(merged.query.kernel[...], expected)
