@@ -73,12 +73,16 @@ class Program:
     Attributes:
       computations: the instructions of every computation, by the computation's name.
       entry: the name of the computation with which it begins.
-      guessed: the names of loops whose number of runs cannot be read, which are taken to run once.
     """
 
     computations: Mapping[str, Sequence[Instruction]]
     entry: str
-    guessed: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def guessed(self) -> list[str]:
+        """The names of loops whose number of runs cannot be read, which are taken to run once."""
+        loops = (one for within in self.computations.values() for one in within if one.opcode == "while")
+        return [loop.name for loop in loops if self._trips(loop) is None]
 
     def running(self) -> Iterator[tuple[str, int]]:
         """Every computation that runs by itself, as parts of fusions do not, with the number of times that it runs."""
@@ -94,8 +98,8 @@ class Program:
         """The computations that an instruction runs, each with the number of times."""
         called = one.called
         if one.opcode == "while":
-            trips = self._trips(one, called["condition"][0])
-            return [(called["body"][0], trips)]
+            trips = self._trips(one)
+            return [(called["body"][0], 1 if trips is None else trips)]
         if one.opcode in ("call", "async-start"):
             return [(name, 1) for name in (*called.get("to_apply", ()), *called.get("calls", ()))]
         if one.opcode == "conditional":
@@ -103,19 +107,17 @@ class Program:
             return [(name, 1) for name in (*either, *called.get("branches", ()))]
         return []
 
-    def _trips(self, loop: Instruction, condition: str) -> int:
-        """How often the body of a loop runs: as the loop says, or else its condition, which counts up to a constant."""
+    def _trips(self, loop: Instruction) -> int | None:
+        """How often the body of a loop runs: as the loop says, or its condition, which counts up to a constant."""
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
-        within = [*self.computations[condition]]
+        within = [*self.computations[loop.called["condition"][0]]]
         for name in [name for one in within for name in one.called.get("calls", ())]:
             within += self.computations[name]
         constants = [int(one.operands[0]) for one in within if one.opcode == "constant" and one.operands[0].isdecimal()]
         if len(constants) == 1 and any("direction=LT" in one.attributes for one in within):
             return constants[0]
-        if loop.name not in self.guessed:
-            self.guessed.append(loop.name)
-        return 1
+        return None
 
 
 def parse(text: str) -> Program:

@@ -53,6 +53,7 @@ class Step:
       unknown: the number of operations of which that knows no time.
       bounds: the seconds that matrix products, main memory and links need at least, at the peak of the data sheet.
       compile_seconds: the time to compile the step here.
+      guessed: the number of loops of unknown length, which count once in what is sent and accessed.
     """
 
     target: str
@@ -79,6 +80,7 @@ class Step:
     unknown: int
     bounds: Mapping[str, float]
     compile_seconds: float
+    guessed: int = 0
 
     @property
     def seconds(self) -> float:
@@ -164,6 +166,7 @@ def _of_compiled(compiled: jax.stages.Compiled, target: Target, bounds: dict[str
         "compiler_seconds": None if estimated is None else estimated + unknown,
         "unknown": unknown,
         "bounds": bounds,
+        "guessed": len(program.guessed),
     }
 
 
@@ -220,6 +223,8 @@ def text(step: Step) -> str:
         lines["sent by a chip"] = ", ".join(sent) or "nothing"
     accessed = "" if step.accessed is None else f", {size(step.accessed)} read and written in its memory"
     lines["work of a chip"] = f"{step.operations / 1e12:,.3g} TFLOP in matrix products{accessed}"
+    if step.guessed:
+        lines["loops"] = f"{step.guessed} of unknown length, counted once"
     if step.compiler_seconds is not None:
         unknown = f", {step.unknown} operations of unknown time left out" if step.unknown else ""
         estimated = f"{_milliseconds(step.compiler_seconds)} ms, {size(step.compiler_accessed)}"
