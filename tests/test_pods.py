@@ -203,6 +203,14 @@ def test_a_population_and_several_hosts_are_described_too():
 
 
 @pytest.mark.slow
+def test_members_on_all_devices_send_the_gradients_of_what_trains_too():
+    half = [f"--config={CONFIG}", "--config.model.dtype=bfloat16", "--config.population=seed=0|1"]
+    step = figures("gpu:h100:8", *half)
+    assert {*step["collectives"]} == {"all-reduce"}
+    assert step["collectives"]["all-reduce"]["size"] <= 2 * step["trained"] / 3  # AdamW keeps two moments
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "more", "message"),
     [

@@ -16,6 +16,7 @@ Both do nothing outside of `spread`, which the step of a run sets while it is tr
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -42,7 +43,7 @@ _NOTHING = _Spread()
 
 @contextlib.contextmanager
 def spread(*, rows: bool, kernels: bool) -> Iterator[None]:
-    """A context for tracing a program.
+    """A context for tracing a program; also a decorator of functions that are traced in it.
 
     Args:
       rows: whether the first axis of batches is spread over the axis `ROWS` of the current mesh.
@@ -107,7 +108,5 @@ def _chosen_by_xla(*axes: str) -> bool:
     """Whether the current mesh has these axes with several devices, and XLA spreads values over all of them."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    devices = 1
-    for axis in axes:
-        devices *= mesh.shape.get(axis, 1)
+    devices = math.prod(mesh.shape.get(axis, 1) for axis in axes)
     return devices > 1 and all(kinds.get(axis) == AxisType.Auto for axis in axes)

@@ -23,6 +23,7 @@ from surm.data.share import WHOLE
 from surm.errors import InputError
 from surm.machine import mesh as meshes
 from surm.matrices.algebra.platforms import platform_of
+from surm.ops.spread import spread
 from surm.peft import store
 from surm.rundir.log import Values
 from surm.tasks.task import Batch
@@ -93,18 +94,19 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
       InputError: if the members do not divide among the devices, or the config of a member does not fit the data.
         `initial` raises it if the members have different frozen bases, as random bases with different seeds are.
     """
-    config, spread = prepared.config, prepared.config.mesh.shard_members
-    share = WHOLE if spread else placing.share_of(mesh)
-    if spread:
+    config, apart = prepared.config, prepared.config.mesh.shard_members
+    share = WHOLE if apart else placing.share_of(mesh)
+    if apart:
         _check_spread(config, len(every), mesh)
     seeds = list(dict.fromkeys(member.config.seed for member in every))
     for member in every:
         read_keys.check(member.config, prepared.data)
-    of_members = meshes.over_data(mesh) if spread else meshes.replicated(mesh)
-    at_once = config.members_at_once or (1 if platform_of() == "cpu" and not spread else len(every))
+    of_members = meshes.over_data(mesh) if apart else meshes.replicated(mesh)
+    at_once = config.members_at_once or (1 if platform_of() == "cpu" and not apart else len(every))
     slots = jnp.array([seeds.index(member.config.seed) for member in every])
     numbers = meshes.put(of_members, _numbers(prepared, every))
-    one_step, one_answer = train_step(prepared), answer_of(prepared)
+    on_mesh = spread(rows=not apart, kernels=config.mesh.shard_base)
+    one_step, one_answer = on_mesh(train_step(prepared)), on_mesh(answer_of(prepared))
 
     def step_of_one(of_one: tuple[TrainState, Hyperparameters, jax.Array], frozen: nnx.State, batches: Batch) -> Any:
         state, numbers, slot = of_one
@@ -126,7 +128,7 @@ def program(prepared: Run, every: Sequence[Member], mesh: jax.sharding.Mesh) -> 
     all_answers = jax.jit(answers, out_shardings=meshes.replicated(mesh))
 
     def put(batch: Batch, axis: int = 0) -> Batch:
-        return meshes.put_everywhere(mesh, batch) if spread else meshes.put_batch(mesh, batch, axis)
+        return meshes.put_everywhere(mesh, batch) if apart else meshes.put_batch(mesh, batch, axis)
 
     def measure(states: TrainState, frozen: nnx.State, batches: Iterator[Batch]) -> Values:
         batches, writes = kept_to_write(prepared, batches)

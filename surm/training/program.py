@@ -1,12 +1,10 @@
 """The compiled functions of one run; `surm.training.population` has those of a population."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import ml_collections
 from flax import nnx
 
 from surm.data.share import Share
@@ -75,7 +73,7 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
     numbers = optim.hyperparameters(config.optim, prepared.plan.spec, prepared.total_steps)
     numbers = meshes.put_everywhere(mesh, numbers)
     averaged = bool(config.optim.ema_decay)
-    on_mesh = _on_mesh(config)
+    on_mesh = spread(rows=True, kernels=config.mesh.shard_base)
     one_step = jax.jit(on_mesh(packed_step(prepared)), donate_argnums=0, out_shardings=everywhere)
     packing, task = packing_of(prepared), prepared.task
     one_answer = answer_of(prepared, packing.layout)
@@ -102,20 +100,6 @@ def of_run(prepared: Run, mesh: jax.sharding.Mesh) -> Program:
         batches=prepared.training_batches(config.seed, share),
         share=share,
     )
-
-
-def _on_mesh(config: ml_collections.ConfigDict) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator of functions of a run that are traced for its mesh, on which batches are spread."""
-
-    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def traced(*arguments: Any) -> Any:
-            with spread(rows=True, kernels=config.mesh.shard_base):
-                return function(*arguments)
-
-        return traced
-
-    return decorated
 
 
 def kept_to_write(prepared: Run, batches: Iterator[Batch]) -> tuple[Iterable[Batch], bool]:
