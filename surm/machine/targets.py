@@ -1,7 +1,7 @@
 """Hardware that is only described: a name such as `tpu:v5e:4x4`, and the devices for which XLA's compilers take it.
 
 Nothing is run on such devices, and none has to be there. The compiler for TPUs is libtpu, that for GPUs is jax's CUDA
-plugin with NVIDIA's assembler; `pip install 'surm[aot_tpu]'` and `'surm[aot_gpu]'` bring them.
+plugin with NVIDIA's assembler; `pip install 'surm[aot-tpu]'` and `'surm[aot-gpu]'` bring them.
 """
 
 import dataclasses
@@ -133,7 +133,7 @@ def devices_of(target: Target) -> Sequence[jax.Device]:
     platform = target.chip.platform
     if missing := [name for name in _NEEDS[platform] if not _installed(name)]:
         raise InputError(f"--target={target.text} needs the compiler for {platform.upper()}s (not installed: "
-                         f"{', '.join(missing)}): pip install 'surm[aot_{platform}]'")  # fmt: skip
+                         f"{', '.join(missing)}): pip install 'surm[aot-{platform}]'")  # fmt: skip
     from jax.experimental import topologies
 
     try:
