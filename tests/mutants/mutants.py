@@ -599,7 +599,12 @@ MUTANTS = [
     ),
     # what a step takes elsewhere, and how it is spread
     Mutant("training/hlo.py", "waiting.append((called, times * more))", "waiting.append((called, more))", HLO),
-    Mutant("training/hlo.py", 'return [(called["body"][0], trips)]', 'return [(called["body"][0], 1)]', HLO),
+    Mutant(
+        "training/hlo.py",
+        'return [(called["body"][0], 1 if trips is None else trips)]',
+        'return [(called["body"][0], 1)]',
+        HLO,
+    ),
     Mutant("training/hlo.py", "int(space or 0)", "0", HLO),
     Mutant("training/collectives.py", "return 2 * whole * others", "return whole * others", HLO),
     Mutant("training/collectives.py", "else parts[1]", "else parts[0]", HLO),
