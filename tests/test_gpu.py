@@ -35,10 +35,10 @@ def test_the_bars_are_those_of_every_family(tmp_path):
     rows = {name: row(1.0 + number / 50, 0.3, 90 + number) for number, name in enumerate(bars.OVER_LORA)}
     every = found(tmp_path, bert_base={"rows": {**rows, bars.LORA: row(1.0, 0.3, 95)}})
     own = {name: bar for (model, name), bar in every.items() if model == "BERT-base"}
-    assert [own[f"{family} over our LoRA r=8"].met for family, _ in bars.OVER_LORA.values()] == [
+    assert [own[f"{family}, step over our LoRA r=8"].met for family, _ in bars.OVER_LORA.values()] == [
         True, True, True, True, False, True
     ]  # fmt: skip
-    assert own["every family, over PEFT's C3A"].found == 0.3 and own["every family, over PEFT's C3A"].met
+    assert own["every family, step over PEFT's C3A"].found == 0.3 and own["every family, step over PEFT's C3A"].met
     memory = own["every family, memory over our LoRA r=8"]
     assert memory.found == 95 / 95 and memory.met and memory.detail == "diagonal circulant, by XLA"
     assert all(bar.found is None and bar.met is None for (model, _), bar in every.items() if model != "BERT-base")
@@ -46,7 +46,7 @@ def test_the_bars_are_those_of_every_family(tmp_path):
 
 def test_a_bar_for_every_family_is_not_met_while_one_is_missing_but_may_be_missed(tmp_path):
     rows = {name: row(1.0, 0.3) for name in bars.OVER_LORA if name != "monarch"} | {bars.LORA: row(1.0, 0.4)}
-    key = ("BERT-base", "every family, over PEFT's C3A")
+    key = ("BERT-base", "every family, step over PEFT's C3A")
     bar = found(tmp_path, bert_base={"rows": rows})[key]
     assert bar.met is None and bar.detail.endswith("; without monarch")
     bar = found(tmp_path, bert_base={"rows": rows | {"toeplitz": row(1.0, 0.6)}})[key]
@@ -61,20 +61,30 @@ def test_peaks_of_the_device_count_more_than_what_xla_says_and_a_faster_path_is_
     every = found(tmp_path, bert_base={"rows": rows}, bert_base_again={"rows": again}, peaks={"bert_base": peaks})
     memory = every["BERT-base", "every family, memory over our LoRA r=8"]
     assert (memory.found, memory.detail) == (1.1, "monarch, measured")
-    assert every["BERT-base", "circulant over our LoRA r=8"].detail == "1.100 by branch_dft"
-    assert every["BERT-base", "Toeplitz over our LoRA r=8"].detail == ""
-    assert every["BERT-base", "Toeplitz over its product by FFTs"].met  # 0.25
+    assert every["BERT-base", "circulant, step over our LoRA r=8"].detail == "1.100 by branch_dft"
+    assert every["BERT-base", "Toeplitz, step over our LoRA r=8"].detail == ""
+    assert every["BERT-base", "Toeplitz, step over that by FFTs"].met  # 0.25
 
 
 def test_the_chosen_path_may_be_a_tenth_slower_than_the_best(tmp_path):
     points = [{"seconds": {"branch": 1.0, "fused": seconds}, "chosen": "fused"} for seconds in (0.9, 1.05, 1.2, 1.09)]
-    (bar,) = [bar for (model, _), bar in found(tmp_path, paths={"points": points}).items() if model == "one layer"]
+    (bar,) = [bar for (model, _), bar in found(tmp_path, paths={"points": points}).items() if model == bars.LAYERS]
     assert bar.found == 0.75 and not bar.met
 
 
 def test_without_results_the_table_says_so(tmp_path):
-    lines = bars.table(tmp_path).splitlines()[2:]
-    assert len(lines) == 17 and all("| not measured |  |" in line for line in lines)
+    *lines, last = bars.table(tmp_path).splitlines()[2:]
+    assert len(lines) == 8 and all(line.endswith("| not measured | not measured |  |") for line in lines)
+    assert last.endswith("| at least 0.95 |  |  | not measured |")
+
+
+def test_the_table_says_what_is_met_missed_and_unknown(tmp_path):
+    rows = {"kronecker": row(1.02, 0.3), "circulant": row(1.2, 0.3), bars.LORA: row(1.0, 0.3)}
+    found(tmp_path, bert_base={"rows": rows})
+    text = bars.table(tmp_path)
+    assert "| Kronecker, step over our LoRA r=8 | at most 1.05 | 1.020, met | not measured |  |" in text
+    assert "| circulant, step over our LoRA r=8 | at most 1.10 | 1.200, missed | not measured |  |" in text
+    assert "| at most 0.50 | 0.300 (Kronecker; without Toeplitz, W(G,H), monarch, diagonal circulant) |" in text
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,9 @@ def test_a_path_that_cannot_be_compiled_is_named_and_costs_only_its_point():
 
 def test_what_is_not_ready_in_time_is_named():
     slow, quick = threading.Event(), lambda: steps.Step(lambda: None, {})
-    ready, failed = steps.built([{"slow": slow.wait, "quick": quick}, {"HF PEFT LoKr": lambda: 1 / 0}], time.time() + 0.2)
+    ready, failed = steps.built(
+        [{"slow": slow.wait, "quick": quick}, {"HF PEFT LoKr": lambda: 1 / 0}], time.time() + 0.2
+    )
     slow.set()
     assert {*ready} == {"quick"} and failed.pop("slow") == "not ready in time"
     assert failed == {"HF PEFT LoKr": "ZeroDivisionError: division by zero"}
@@ -169,7 +181,7 @@ def test_the_command_tells_what_fails_and_goes_on(tmp_path):
     assert json.loads((folder / "bert_base_again.json").read_text())["rows"].keys() == {
         "low_rank r=8", "kronecker, branch"
     }  # fmt: skip
-    assert said[-1].startswith("| one layer |") and "not measured" in said[-1]
+    assert said[-1].startswith("| share of products") and "not measured" in said[-1]
 
 
 @pytest.mark.slow
@@ -180,4 +192,4 @@ def test_with_too_little_time_it_says_what_was_not_reached(tmp_path):
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and time.monotonic() - began < 60, done.stderr
     assert re.search(r"llama3_2_1b: stopped when its time was over|not ready in time", done.stdout), done.stdout
-    assert done.stdout.splitlines()[-1].startswith("| one layer |")
+    assert done.stdout.splitlines()[-1].startswith("| share of products")

@@ -16,7 +16,7 @@ OVER_LORA = {
 }  # fmt: skip
 """The title of every family and the most that its step may take over a step of our LoRA r=8."""
 OVER_C3A, OVER_MEMORY, OVER_FFT, AS_GOOD, NEAR = 0.5, 1.0, 0.3, 0.95, 1.1
-UNKNOWN = "not measured"
+UNKNOWN, LAYERS = "not measured", "single layers"
 
 
 class Bar(NamedTuple):
@@ -62,13 +62,13 @@ def of_model(title: str, rows: Mapping[str, Any], again: Mapping[str, Any], peak
                   if label.startswith(f"{method}, ")}  # fmt: skip
         better = min((path for path in others if taken and (others[path] or taken) < taken), key=others.get, default="")
         detail = f"{others[better]:.3f} by {better}" if better else ""
-        yield Bar(f"{family} over our LoRA r=8", title, most, taken, detail)
+        yield Bar(f"{family}, step over our LoRA r=8", title, most, taken, detail)
     of_c3a = {OVER_LORA[name][0]: middle(rows.get(name, {}), "over_peft_c3a") for name in OVER_LORA}
-    yield _largest("over PEFT's C3A", title, OVER_C3A, of_c3a)
+    yield _largest("step over PEFT's C3A", title, OVER_C3A, of_c3a)
     yield of_memory(title, rows, peaks)
     fft = again.get("toeplitz, branch")
     if fft and "toeplitz" in again:
-        yield Bar("Toeplitz over its product by FFTs", title, OVER_FFT, _median_ratio(again["toeplitz"], fft))
+        yield Bar("Toeplitz, step over that by FFTs", title, OVER_FFT, _median_ratio(again["toeplitz"], fft))
 
 
 def _median_ratio(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
@@ -100,16 +100,29 @@ def of_paths(points: Iterable[Mapping[str, Any]]) -> Iterable[Bar]:
     points = [*points]
     near = [point["seconds"][point["chosen"]] <= NEAR * min(point["seconds"].values()) for point in points]
     share = sum(near) / len(near) if near else None
-    name = f"share of points whose chosen path is within {NEAR - 1:.0%} of the best"
-    yield Bar(name, "one layer", AS_GOOD, share, f"{len(near)} points" if near else "", least=True)
+    name = f"share of products whose chosen path is within {NEAR - 1:.0%} of the best"
+    yield Bar(name, LAYERS, AS_GOOD, share, f"{len(near)} points" if near else "", least=True)
 
 
 def table(folder: pathlib.Path) -> str:
-    """The bars as Markdown."""
+    """The bars as Markdown, a column for each model and one for single layers."""
+    every = of(folder)
+    columns = [*MODELS.values(), LAYERS]
     rows = []
-    for bar in of(folder):
-        asked = f"at {'least' if bar.least else 'most'} {bar.asked:.2f}"
-        shown = UNKNOWN if bar.found is None else f"{bar.found:.3f}" + (f" ({bar.detail})" if bar.detail else "")
-        met = {None: "", True: "yes", False: "no"}[bar.met]
-        rows.append((bar.model, bar.name, asked, shown, met))
-    return tables.markdown(("", "bar", "asked", "found", "met"), rows, names=2)
+    for name, asked in dict.fromkeys((bar.name, shown_bound(bar)) for bar in every):
+        of_model = {bar.model: shown(bar) for bar in every if bar.name == name}
+        rows.append((name, asked, *(of_model.get(column, "") for column in columns)))
+    return tables.markdown(("bar", "asked", *columns), rows)
+
+
+def shown_bound(bar: Bar) -> str:
+    """What is asked, as the table says it."""
+    return f"at {'least' if bar.least else 'most'} {bar.asked:.2f}"
+
+
+def shown(bar: Bar) -> str:
+    """The figure, as the table says it."""
+    if bar.found is None:
+        return UNKNOWN
+    met = {None: [], True: ["met"], False: ["missed"]}[bar.met]
+    return ", ".join([f"{bar.found:.3f}", *met]) + (f" ({bar.detail})" if bar.detail else "")

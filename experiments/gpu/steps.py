@@ -5,6 +5,7 @@ import importlib
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ _FOR_BUILDING, _FOR_OURS, _FOR_BOTH = 0.7, 0.3, 0.6
 """The part of the time after which unfinished steps are given up, and the parts of what is then left for timing."""
 _ROUNDS = 31
 """At most; fewer if the time is over."""
+
+_ALONE = threading.Lock()
 
 Build = Callable[[], Step]
 
@@ -154,7 +157,8 @@ def built(tasks: Sequence[Mapping[str, Build]], until: float) -> tuple[dict[str,
 def _said(label: str, build: Build) -> Step:
     began = time.time()
     step = build()
-    step.run()  # or it fails where others would be stopped with it
+    with _ALONE:  # as the temporary memory of several could be too much
+        step.run()  # or it fails where others would be stopped with it
     print(f"ready: {label}, {time.time() - began:.0f} s", file=sys.stderr, flush=True)
     return step
 
