@@ -26,7 +26,7 @@ PEERS = ("C3A", "LoRA r=8", "LoKr", FLOOR)
 OVER = {"own_lora": LORA, "own_floor": FLOOR, "peft_c3a": f"{PEER}C3A", "peft_lora": f"{PEER}LoRA r=8"}
 """What every time is divided by."""
 MODELS = ("bert_base", llama.NAME)
-_FOR_BUILDING, _FOR_OURS, _FOR_BOTH = 0.7, 0.3, 0.6
+_FOR_BUILDING, _FOR_OURS, _FOR_BOTH = 0.8, 0.3, 0.6
 """The part of the time after which unfinished steps are given up, and the parts of what is then left for timing."""
 _ROUNDS = 31
 """At most; fewer if the time is over."""
