@@ -25,6 +25,7 @@ By `paths.json` the choice of `path="auto"` can be improved:
 import argparse
 import concurrent.futures
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -209,6 +210,7 @@ def own_peak(given: argparse.Namespace) -> int:
 
     model, method = given.peak.split(":")
     step = steps.own_builder(model, given.small)(method, "auto")
+    gc.collect()  # what only building needed
     step.run()
     step.run()
     of_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
