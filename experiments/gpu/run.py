@@ -251,7 +251,9 @@ def main() -> int:
         raise InputError(f"--minutes must be above 0, got {given.minutes:g}")
     given.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as cache:
-        for name, value in {**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": cache}.items():
+        own = {"JAX_COMPILATION_CACHE_DIR": cache}
+        own |= {"OMP_NUM_THREADS": "1"} if given.small else {}  # PyTorch's threads would wait for one another
+        for name, value in {**ENVIRONMENT, **own}.items():
             os.environ.setdefault(name, value)
         return run_all(given)
 
