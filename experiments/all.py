@@ -7,9 +7,9 @@
 DIR holds cifar10.npz (x_train, y_train, x_val, y_val, x_test, y_test), glue/ with GLUE's own CoLA, MRPC and SST-2, and
 text2sql/ and boolq/ with the questions that written_answers names.
 The hours are those of two CPU cores. The speed comparisons need the extra `peers` (PyTorch, PEFT, transformers),
-`compiled`, `pods` and `smollm2_parity` what their scripts name. Runs in a folder under runs/ go on where they were
-stopped and are not trained again when they are done; remove runs/ to train them again. Results are replaced one by one;
-`paths` writes what `path="auto"` goes by into the package itself.
+`compiled`, `pods` and `smollm2_parity` what their scripts name, and `gpu` a GPU. Runs in a folder under runs/ go on
+where they were stopped and are not trained again when they are done; remove runs/ to train them again. Results are
+replaced one by one; `paths` writes what `path="auto"` goes by into the package itself.
 """
 
 import pathlib
@@ -41,6 +41,7 @@ STEPS = (
     Step("start_up/run.py", "", 0.1),
     Step("image_folder/run.py", "--data={data}/cifar10.npz", 0.3),
     Step("paths/run.py", "", 1.5),
+    Step("gpu/run.py", "", 0.2),
     Step("compiled/run.py", "", 0.5),
     Step("half_kernels/run.py", "", 0.2),
     Step("pods/run.py", "", 0.7),

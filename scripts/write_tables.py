@@ -35,6 +35,7 @@ TABLES = (
     Table("README.md", "speed", "speed"),
     Table("README.md", "answers", "written_answers"),
     Table("experiments/README.md", "methods", "step_time"),
+    Table("experiments/README.md", "gpu", "gpu"),
     Table("experiments/README.md", "approximation", "approximation"),
     Table("experiments/README.md", "pinwheel", "pinwheel"),
     Table("experiments/README.md", "few images", "pareto"),

@@ -23,7 +23,7 @@ def changes(method: str, dtype: str) -> dict[str, object]:
 
     The floor trains one vector of the first block, so that the gradient of every activation is taken.
     """
-    of_method = _FLOOR if method == FLOOR else methods.UPDATES[method] | {"peft.targets": decoders.MAPS}
+    of_method = _FLOOR if method == FLOOR else methods.keys_of(method) | {"peft.targets": decoders.MAPS}
     batches = {"model.dtype": dtype, "data.packing": True, "data.lengths": LENGTH, "optim.batch_size": BATCH}
     return {"peft.train": "", "optim.epochs": 0, "optim.steps": 1000, "mesh.data": 1} | batches | of_method
 

@@ -11,11 +11,14 @@ from experiments.decoder_speed.ours import BATCH, FLOOR, LENGTH
 from experiments.shared import decoders
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
-    "LoRA r=8": lambda: peft.LoraConfig(r=8, lora_alpha=8, target_modules=decoders.PEFT_MAPS),
-    "C3A": lambda: peft.C3AConfig(block_size=192, target_modules=decoders.PEFT_MAPS),  # the largest that divides all
-    "LoKr": lambda: peft.LoKrConfig(r=8, alpha=8, target_modules=decoders.PEFT_MAPS),
+METHODS: dict[str, Callable[[int], peft.PeftConfig]] = {
+    "LoRA r=8": lambda block: peft.LoraConfig(r=8, lora_alpha=8, target_modules=decoders.PEFT_MAPS),
+    "C3A": lambda block: peft.C3AConfig(block_size=block, target_modules=decoders.PEFT_MAPS),
+    "LoKr": lambda block: peft.LoKrConfig(r=8, alpha=8, target_modules=decoders.PEFT_MAPS),
 }
+"""Configurations by name, from the size of C3A's blocks, which divides the sides of all maps."""
+BLOCK = 192
+"""The largest such size for SmolLM2."""
 CACHES = {"dynamic": None, "static": "static"}
 """The caches of transformers, by name, as `generate` takes them."""
 
@@ -28,20 +31,27 @@ def model(dtype: str) -> torch.nn.Module:
 
 
 def step(method: str, dtype: str) -> tuple[Callable[[], None], int]:
-    """Builds the step of a method or the floor: forward, backward, AdamW; and counts the numbers that it trains."""
+    """Builds the step of a method or the floor on SmolLM2: forward, backward, AdamW; and counts what it trains."""
     torch.manual_seed(0)
-    own = model(dtype)
+    return stepped(model(dtype), method, BLOCK, (BATCH, LENGTH))
+
+
+def stepped(own: torch.nn.Module, method: str, block: int, size: tuple[int, int]) -> tuple[Callable[[], None], int]:
+    """The same on any decoder, all of it frozen, with batches of a size; `block` is that of C3A."""
+    dtype = own.dtype
     if method == FLOOR:  # the embeddings' output asks for a gradient, so that it flows through every block
         own.get_input_embeddings().register_forward_hook(lambda module, given, out: out.requires_grad_(True))
     else:
-        own = peft.get_peft_model(own, METHODS[method]())  # what trains is float32
+        own = peft.get_peft_model(own, METHODS[method](block))  # what trains is float32
     trained = [array for array in own.parameters() if array.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3) if trained else None
     own.train()  # there is no dropout
-    tokens = torch.randint(0, 49152, (BATCH, LENGTH), device=DEVICE)
+    tokens = torch.randint(0, own.config.vocab_size, size, device=DEVICE)
 
     def run() -> None:
-        own(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
+            loss = own(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
         if optimiser:
             optimiser.step()
             optimiser.zero_grad()

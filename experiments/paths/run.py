@@ -18,7 +18,8 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
@@ -34,10 +35,7 @@ from surm.training.result import versions
 
 MEASURED = pathlib.Path(paths.__file__).parent / "measured"
 DTYPES = ("float32", "bfloat16")
-SHAPES = {
-    f"{n_out}x{n_in}": (n_out, n_in)
-    for n_out, n_in in ((128, 128), (384, 384), (768, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 4096))
-}
+SHAPES = ("128x128", "384x384", "768x768", "3072x768", "768x3072", "1024x1024", "4096x4096")
 ROWS = (128, 1024, 4096)
 MOST_PRODUCTS = 2e10
 """Points with more in rows·n_out·n_in are left out: time is linear in rows long before."""
@@ -72,30 +70,42 @@ def plain_layer(point: Point) -> nnx.Linear:
     )
 
 
-def step(point: Point, path: str | None) -> Callable[[], object]:
-    """A compiled forward and backward pass of a layer with an update by a path, or of the layer alone."""
+def product_of(point: Point, path: str | None) -> tuple[Callable[..., jax.Array], Any, Any, jax.Array]:
+    """A layer with an update by a path, or alone: the function of its trained and frozen part and x, and all three."""
     layer, dtype = plain_layer(point), point.dtype
     if path is not None:
         spec = surm.PeftSpec(family=point.family, options=point.options, path=path)
         layer = layers.UpdatedLinear(layer, spec, rngs=nnx.Rngs(1))
     graphdef, trainable, frozen = nnx.split(layer, variables.AdapterParam, ...)
     x = jax.random.normal(jax.random.key(2), (point.rows, point.n_in), dtype)
-    product = lambda trainable, frozen, x: nnx.merge(graphdef, trainable, frozen)(x)  # noqa: E731
-    return turns.both_passes(product, trainable, frozen, x, point.n_out)
+    return lambda trainable, frozen, x: nnx.merge(graphdef, trainable, frozen)(x), trainable, frozen, x
+
+
+def names_of(point: Point) -> list[str | None]:
+    """The paths that are measured at a point, and None for the layer without an update."""
+    fusible = not fused.obstacle(plain_layer(point))
+    return [None, *(n for n in paths.available("update", point.family) if fusible or n not in paths.FUSED)]
 
 
 def measure(point: Point, repeats: int) -> dict:
     """Median seconds of every path at one point, and of the floor."""
-    fusible = not fused.obstacle(plain_layer(point))
-    names = [name for name in paths.available("update", point.family) if fusible or name not in paths.FUSED]
-    runs = {name: step(point, name) for name in names} | {"": step(point, None)}
-    quickest = {name: min(times) for name, times in turns.timed(runs, 2).items()}
+    runs = {name: turns.both_passes(*product_of(point, name), point.n_out) for name in names_of(point)}
+    return measured(point, {name: functools.partial(_called, run) for name, run in runs.items()}, repeats)
+
+
+def measured(point: Point, runs: Mapping[str | None, Callable[[int], None]], repeats: int, layers: int = 1) -> dict:
+    """The same, of functions that call a program as often as they are told; it holds so many layers."""
+    quickest = {name: min(times) for name, times in turns.timed(_each(runs, dict.fromkeys(runs, 1)), 2).items()}
     calls = {name: math.ceil(FILLED_SECONDS / seconds) for name, seconds in quickest.items()}
-    several = {name: functools.partial(_called, runs[name], calls[name]) for name in runs}
-    medians = {name: statistics.median(times) / calls[name] for name, times in turns.timed(several, repeats).items()}
-    floor = medians.pop("")
+    found = turns.timed(_each(runs, calls), repeats)
+    medians = {name: statistics.median(times) / calls[name] / layers for name, times in found.items()}
+    floor = medians.pop(None)
     parameters = shapes(point.family, point.n_out, point.n_in, point.options)
     return {**dataclasses.asdict(point), "parameters": parameters, "floor_seconds": floor, "seconds": medians}
+
+
+def _each(runs: Mapping[Any, Callable[[int], None]], calls: Mapping[Any, int]) -> dict[Any, Callable[[], None]]:
+    return {name: functools.partial(run, calls[name]) for name, run in runs.items()}
 
 
 def _called(run: Callable[[], object], calls: int) -> None:
@@ -104,17 +114,20 @@ def _called(run: Callable[[], object], calls: int) -> None:
 
 
 def grid(
-    dtypes: Iterable[str] = DTYPES, families: Iterable[str] = tuple(VARIANTS), sizes: Iterable[str] = tuple(SHAPES)
+    dtypes: Iterable[str] = DTYPES,
+    families: Iterable[str] = tuple(VARIANTS),
+    sizes: Iterable[str] = tuple(SHAPES),
+    rows: Iterable[int] = ROWS,
 ) -> Iterator[Point]:
     """Every point, family by family; of options that give the same matrix, as a default rank may, only the first."""
     for dtype, family, size in itertools.product(dtypes, families, sizes):
-        n_out, n_in = SHAPES[size]
+        n_out, n_in = map(int, size.split("x"))
         of_form: dict[str, dict[str, int]] = {}
         for options in VARIANTS[family]:
             of_form.setdefault(str(shapes(family, n_out, n_in, options)), options)
-        for options, rows in itertools.product(of_form.values(), ROWS):
-            if rows * n_out * n_in <= MOST_PRODUCTS:
-                yield Point(family, options, n_out, n_in, rows, dtype)
+        for options, number in itertools.product(of_form.values(), rows):
+            if number * n_out * n_in <= MOST_PRODUCTS:
+                yield Point(family, options, n_out, n_in, number, dtype)
 
 
 def shapes(family: str, n_out: int, n_in: int, options: dict[str, int]) -> dict[str, tuple[int, ...]]:

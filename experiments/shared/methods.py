@@ -31,6 +31,11 @@ UPDATES: dict[str, dict[str, Any]] = {
     "circulant with magnitude": _update("circulant", magnitude=True),
     "kronecker three terms": _update("kronecker", "terms=3"),
 }
+FOR_MATRIX_UNITS: dict[str, dict[str, Any]] = {
+    "monarch": _update("monarch"),
+    "diagonal_circulant": _update("diagonal_circulant"),
+}
+"""Updates that were made for accelerators; their accuracy has not been compared."""
 METHODS: dict[str, dict[str, Any]] = {
     "head": {"peft.method": "head"},
     **UPDATES,
@@ -57,6 +62,8 @@ OF_MODEL: dict[str, dict[str, dict[str, Any]]] = {
 """What a method sets beside that where it adapts one of the models."""
 TIMED = ("circulant", "toeplitz", "kronecker", "low_displacement_rank r=1", "low_rank r=8")
 """The updates whose speed is measured."""
+ON_ACCELERATORS = (*TIMED, *FOR_MATRIX_UNITS)
+"""Those whose speed is measured on GPUs."""
 
 
 def changes(method: str, model: str) -> dict[str, Any]:
@@ -69,9 +76,14 @@ def rate_key(method: str) -> str:
     return "optim.head_learning_rate" if method == "head" else "optim.learning_rate"
 
 
-def spec(method: str, **more: Any) -> surm.PeftSpec:
+def keys_of(update: str) -> dict[str, Any]:
+    """The keys of a config that an update sets."""
+    return {**UPDATES, **FOR_MATRIX_UNITS}[update]
+
+
+def spec(update: str, **more: Any) -> surm.PeftSpec:
     """An update as what `surm.attach` takes."""
-    return surm.PeftSpec(**{key.removeprefix("peft."): value for key, value in UPDATES[method].items()}, **more)
+    return surm.PeftSpec(**{key.removeprefix("peft."): value for key, value in keys_of(update).items()}, **more)
 
 
 def file_name(method: str) -> str:

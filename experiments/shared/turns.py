@@ -1,5 +1,6 @@
 """Timing in turns: everything runs once in every repeat, in a new order, so that ratios compare one moment."""
 
+import math
 import random
 import statistics
 import time
@@ -7,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+
+_FEWEST = 3
 
 
 def compiled(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
@@ -29,19 +32,27 @@ def both_passes(
 
 
 def timed(
-    runs: Mapping[str, Callable[[], object]], repeats: int, other: Collection[str] = ()
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    other: Collection[str] = (),
+    *,
+    within: float = math.inf,
 ) -> dict[str, list[float]]:
     """The seconds that everything takes in every repeat, after one run of each that is not counted.
+
+    No repeat begins after `within` seconds, unless there were fewer than three.
 
     Runs of another library (the names in `other`) take their turns together. Then each library's turns begin with one
     more run that is not counted, because caches and threads belonged to the other library before.
     """
     groups = [[name for name in runs if name not in other], [name for name in runs if name in other]]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = random.Random(0)
+    order, end = random.Random(0), time.monotonic() + within
     for run in runs.values():
         run()
-    for _ in range(repeats):
+    for number in range(repeats):
+        if number >= _FEWEST and time.monotonic() > end:
+            break
         for group in filter(None, groups):
             if other:
                 runs[group[0]]()

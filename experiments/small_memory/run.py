@@ -30,14 +30,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 import surm
-from experiments.shared import command, decoders, results
+from experiments.shared import command, decoders, results, steps
 from experiments.shared.processes import Training
-from surm import config as configs
 from surm.machine import mesh as meshes
 from surm.models.convert import outline
 from surm.models.decoder import Decoder, preset
-from surm.training import optim, placing, stacking, step
-from surm.training.prepared import Run
+from surm.training import optim, placing, step
 
 RESULTS = results.of(__file__)
 DTYPES = ("float32", "bfloat16", "int8", "int4")
@@ -73,31 +71,12 @@ print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-class Loss:
-    """The inputs and the loss of a step, which needs no more of a task."""
-
-    outputs = None
-
-    def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """All of a batch."""
-        return batch
-
-    def sums(self, outputs: Any, batch: dict[str, Any], label_smoothing: Any = 0.0) -> dict[str, Any]:
-        """The loss of all tokens alike."""
-        return {"loss": outputs.loss.sum(), "weight": jnp.float32(outputs.loss.size)}
-
-
 def compile_seconds(depth: int) -> float:
     """The seconds to trace, lower and compile a step with a number of blocks, in this process."""
-    config = configs.default()
-    config.update_from_flattened_dict({**LORA, "optim.epochs": 0, "optim.steps": 9})
-    plan = configs.checked(config)
-    model = surm.attach(Decoder(preset("smollm2_135m", depth=depth), rngs=nnx.Rngs(0)), plan.spec, nnx.Rngs(1))
-    stacking.arrange(config, model)
-    run = object.__new__(Run)  # a step reads no more than this of it
-    vars(run).update(plan=plan, model=model, task=Loss(), total_steps=9)
     batch = {"tokens": jnp.ones((4, 128), jnp.int32), "targets": jnp.ones((4, 128), jnp.int32)}
-    mesh, numbers = meshes.mesh_of(config), optim.hyperparameters(config.optim, plan.spec, 9)
+    run = steps.run_of(Decoder(preset("smollm2_135m", depth=depth), rngs=nnx.Rngs(0)), LORA, batch)
+    mesh = meshes.mesh_of(run.config)
+    numbers = optim.hyperparameters(run.config.optim, run.plan.spec, run.total_steps)
     with jax.set_mesh(mesh):
         state, frozen = step.packing_of(run).pack(step.initial_state(run, 0, averaged=False)), placing.placed(run, mesh)
         one = jax.jit(step.packed_step(run), donate_argnums=0)

@@ -11,14 +11,15 @@ from flax import nnx
 import surm
 from experiments.shared import methods, models
 from surm.peft import surgery
+from surm.training import estimate
 from surm.training.placing import narrowed
 
-SHAPES = ("bert_base", "vit_b16")
+SHAPES = ("bert_base", "vit_b16", "bert_tiny")
 LENGTH = 128
 """The tokens of a text; images have 224 pixels a side."""
 TARGETS = r".*\.(query|value)"
 FLOORS = {
-    "floor": {"bert_base": r"embed\.norm\.bias", "vit_b16": r"embed\.position"},
+    "floor": dict.fromkeys(SHAPES, r"embed\.norm\.bias") | {"vit_b16": r"embed\.position"},
     "floor to the first query and value": dict.fromkeys(SHAPES, r"blocks\.0\..*\.(query|value)\.bias"),
 }
 """Small parameters that train beside the head where nothing is adapted, so that the gradient flows that far: at the
@@ -77,5 +78,6 @@ def step(setting: Setting, method: str, path: str = "auto") -> Step:
         "trained_parameters": surm.count_parameters(adapted).adapter,
         "saved_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "program_bytes": estimate.in_all(compiled.memory_analysis()),
     }
     return Step(run, known, compiled.as_text)

@@ -6,12 +6,13 @@ import peft
 import torch
 import transformers
 
-from experiments.speed.ours import FLOORS, LENGTH, Setting, Step
+from experiments.speed.ours import FLOORS, LENGTH, SHAPES, Setting, Step
+from surm.models import bert, bert_files
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does by default
 
-TARGETS = {"bert_base": ["query", "value"], "vit_b16": ["q_proj", "v_proj"]}
+TARGETS = dict.fromkeys(SHAPES, ["query", "value"]) | {"vit_b16": ["q_proj", "v_proj"]}
 """Query and value, as transformers 5 names them."""
 
 METHODS: dict[str, Callable[[int, list[str]], peft.PeftConfig]] = {
@@ -30,7 +31,8 @@ def step(setting: Setting, method: str) -> Step:
     model.requires_grad_(False)
     model.to(DEVICE, getattr(torch, setting.dtype))
     if method in METHODS:
-        model = peft.get_peft_model(model, METHODS[method](768, TARGETS[setting.shape]))  # what trains is float32
+        chosen = METHODS[method](model.config.hidden_size, TARGETS[setting.shape])
+        model = peft.get_peft_model(model, chosen)  # what trains is float32
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(True)
@@ -57,6 +59,11 @@ def step(setting: Setting, method: str) -> Step:
     return Step(run, {"trained_parameters": trained})
 
 
+def used_bytes() -> int:
+    """The GPU's memory that PyTorch uses now; 0 without a GPU."""
+    return torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
+
+
 def forget_peak() -> None:
     """Counts the GPU's peak memory anew."""
     if DEVICE == "cuda":
@@ -79,5 +86,6 @@ def _model(setting: Setting) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
         images = torch.randn(setting.batch, 3, 224, 224, device=DEVICE, dtype=getattr(torch, setting.dtype))
         return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=2)), {"pixel_values": images}
     tokens = torch.randint(1000, 30000, (setting.batch, LENGTH), device=DEVICE)
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=2))
+    sizes = bert_files.ARCHITECTURE.to_hf(bert.preset(setting.shape))
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=2, **sizes))
     return model, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
