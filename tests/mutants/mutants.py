@@ -20,6 +20,7 @@ class Mutant(NamedTuple):
 
 
 LAWS, PATHS = "tests/matrices/test_matrix_laws.py", "tests/matrices/test_matrix_paths.py"
+STRIPS, ACCELERATORS = "tests/matrices/test_strips.py", "tests/peft/test_accelerators.py"
 HLO, PODS, SPREAD = "tests/test_hlo.py", "tests/test_pods.py", "tests/test_spread.py"
 DENSE = f"{LAWS}::test_matvec_is_the_dense_product"
 
@@ -117,6 +118,37 @@ MUTANTS = [
         "[None, :] <= jnp.arange(n_in)[:, None] % block",
         f"{PATHS} -k 'strips_of_every_width and toeplitz and 20'",
     ),
+    # strips on accelerators
+    Mutant("matrices/algebra/strips.py", "above = strips * block - n_in", "above = strips * block", STRIPS),
+    Mutant("matrices/algebra/strips.py", "jnp.triu(", "jnp.tril(", STRIPS),
+    Mutant("matrices/algebra/strips.py", "return back[::-1, :length]", "return back[:, :length]", STRIPS),
+    Mutant("matrices/algebra/strips.py", "n_out * m * n_in >= _PAY.get", "n_out * n_in >= _PAY.get", STRIPS),
+    Mutant("matrices/algebra/toeplitz_vector.py", "given[1:, :-1]", "given[:-1, :-1]", STRIPS),
+    Mutant(
+        "matrices/algebra/toeplitz_vector.py",
+        "padding = of_x + of_y - 1, of_x * b - n_in",
+        "padding = of_x + of_y - 1, 0",
+        STRIPS,
+    ),
+    Mutant(
+        "matrices/algebra/shift_product.py",
+        "f_circulant.columns(h, block, n_in, -f)",
+        "f_circulant.columns(h, block, n_in, -1)",
+        STRIPS,
+    ),
+    Mutant("matrices/algebra/shift_product.py", "[f * v[..., n - n_in + 1 :]", "[v[..., n - n_in + 1 :]", STRIPS),
+    Mutant("matrices/algebra/shift_product.py", "f * v[:, :0:-1]", "v[:, :0:-1]", STRIPS),
+    Mutant(
+        "matrices/algebra/toeplitz_product.py",
+        "_by_products(right[::-1], left[::-1]",
+        "_by_products(right, left",
+        STRIPS,
+    ),
+    Mutant("matrices/algebra/toeplitz_product.py", "top = 1 - block - above", "top = 1 - block", STRIPS),
+    Mutant(
+        "peft/multiply/paths.py", "if few and large and FAMILIES", "if few and FAMILIES", f"{ACCELERATORS} -k vectors"
+    ),
+    Mutant("peft/multiply/paths.py", '{"tpu": 2048}, 512', "{}, 512", f"{ACCELERATORS} -k vectors"),
     # half precision
     Mutant(
         "ops/rounding.py",
@@ -165,8 +197,8 @@ MUTANTS = [
     ),
     Mutant(
         "peft/multiply/paths.py",
-        "_SMALL = 2**22",
-        "_SMALL = 2**26",
+        "_LARGE = 2**22",
+        "_LARGE = 2**26",
         "tests/peft/test_accelerators.py -k nothing_is_measured",
     ),
     Mutant(

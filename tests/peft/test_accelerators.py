@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AbstractDevice, AbstractMesh
 
 import surm
 from surm import PeftSpec, matrices
@@ -16,21 +15,15 @@ from surm.matrices.algebra import diagonals, f_circulant
 from surm.matrices.algebra.platforms import platform_of
 from surm.peft import surgery
 from surm.peft.multiply import paths
+from tests.described import KINDS, described
 from tests.peft.randomize import randomize
 
-KINDS = {"tpu": "TPU v5 lite", "gpu": "NVIDIA H200"}
 LOWERED = {"tpu": "tpu", "gpu": "cuda"}
 SHAPES = [(24, 24), *(pytest.param((a, b), marks=pytest.mark.slow) for a, b in ((24, 12), (12, 24)))]
 TWO = ("circulant", "toeplitz", "low_displacement_rank", "block_circulant")
 """Families whose matrix is built in another way on each platform."""
 TRANSFORMED = [name for name, family in matrices.FAMILIES.items() if family.product == "transforms"]
 SLOW = ("fft", "gather", "dynamic_gather", "scatter", "dynamic_slice", "dynamic_update_slice", "while")
-
-
-def described(platform: str):
-    """A context in which programs are for devices of a platform."""
-    device = AbstractDevice(KINDS.get(platform, platform), 1, platform)
-    return jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("data",), abstract_device=device))
 
 
 def updated(
@@ -179,6 +172,24 @@ def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
 def test_for_few_vectors_no_matrix_is_made_where_a_thin_product_is_there(family):
     taken = paths.unmeasured(family, 64, 64, 8, "tpu", fusible=True)
     assert taken == ("branch" if matrices.FAMILIES[family].product.startswith("thin") else "branch_dense")
+
+
+@pytest.mark.parametrize("platform", KINDS)
+@pytest.mark.parametrize("family", TRANSFORMED)
+def test_for_few_vectors_a_large_matrix_is_not_made_if_there_are_small_products(family, platform):
+    taken = paths.unmeasured(family, 2048, 2048, 511, platform, fusible=True)
+    assert taken == ("branch_dft" if matrices.FAMILIES[family].convolutional else "branch_dense")
+
+
+def test_what_counts_is_the_number_of_vectors_and_not_the_side():
+    taken = {
+        (platform, n, rows): paths.unmeasured("circulant", n, n, rows, platform, fusible=True)
+        for platform, rows in (("tpu", 2047), ("tpu", 2048), ("gpu", 511), ("gpu", 512))
+        for n in (64, 16384)
+    }
+    many = {(platform, rows): {taken[platform, n, rows] for n in (64, 16384)} for platform, _, rows in taken}
+    assert many["tpu", 2048] == many["gpu", 512] == {"fused_dense"}
+    assert many["tpu", 2047] == many["gpu", 511] == {"branch_dense", "branch_dft"}
 
 
 def test_the_platform_is_that_of_the_mesh():

@@ -42,7 +42,7 @@ def answer(adapted: nnx.Module, x: jax.Array, platform: str) -> np.ndarray:
     return np.asarray(y, np.float32)
 
 
-X = jax.random.normal(jax.random.key(3), (512, N), jnp.bfloat16)
+X = jax.random.normal(jax.random.key(3), (2048, N), jnp.bfloat16)
 
 
 @FUSED

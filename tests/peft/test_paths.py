@@ -205,7 +205,7 @@ def test_auto_is_the_quickest_wherever_it_was_measured(family):
 
 def test_where_nothing_was_measured_one_line_says_so(caplog):
     for dtype, platform, taken in 2 * [("float32", "abacus", "fused_dense"), ("float16", "cpu", "branch")]:
-        assert paths.quickest("circulant", 4, 4, 8, {"c": (4,)}, dtype, platform, fusible=True) == taken
+        assert paths.quickest("circulant", 4, 4, 512, {"c": (4,)}, dtype, platform, fusible=True) == taken
     assert [record.getMessage() for record in caplog.records] == [
         "path='auto' is 'fused_dense' according to XLA's compilers (experiments/compiled): "
         "circulant in float32 on a abacus has not been measured (experiments/paths)",

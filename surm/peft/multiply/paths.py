@@ -24,12 +24,13 @@ from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
 
-_MANY = 2
-"""Vectors are many from so many times the longer side on. (For circulant and Kronecker the TPU compiler's answer
-changes between 1.3 and 5 times 768, and between 0.5 and 2 times 4096.)"""
-_SMALL = 2**22
-"""The number of entries up to which a matrix is small. (The TPU compiler's answer changes between 768×3072 and 4096².)
-"""
+_MANY, _MANY_ELSEWHERE = {"tpu": 2048}, 512
+"""Vectors are many from here on, because another product with all of them takes longer than making the matrix again.
+(From 768² to 14336×4096 the TPU compiler's answer changes between 1024 and 4096 vectors. The compiler for GPUs gives no
+times; by the data sheets of an H100 and an H200 it is some 300 vectors.)"""
+_LARGE = 2**22
+"""The number of entries from which a matrix is large. (The TPU compiler's answer changes between 768×3072 and 4096² for
+Kronecker, and at 2048² for few vectors and a circulant.)"""
 
 FUSED = ("fused", "fused_dense")
 """Paths for updates only; an adapter has a nonlinearity between the layer and itself."""
@@ -114,10 +115,10 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     Programs were compiled, not run, for devices that were not available (experiments/compiled). According to XLA, FFTs
     on a TPU take minutes to compile and move many times the bytes of a layer, and on a GPU they need several times its
     memory. A dense matrix beside the layer costs three more products, with nothing but matmuls; added to the layer's
-    kernel it costs one. Thin products cost even less, unless they are not thin or the matrix is small: then their
-    intermediate results cost more than the dense matrix. That takes its time for any number of vectors: for few of
-    them, thin products cost less in any case, and a dense matrix less beside the layer, where it is made once and not
-    twice.
+    kernel it costs one, but is made twice. Thin products cost even less, unless they are not thin or the matrix is
+    small: then their intermediate results cost more than the dense matrix. A dense matrix takes its time for any number
+    of vectors. For few of them, thin products cost less in any case; a convolution by small matmuls does if the matrix
+    is large; and a small matrix is best made once, beside the layer.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
@@ -133,10 +134,15 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     Examples:
       >>> [unmeasured("circulant", 768, 768, rows, "tpu", fusible=True) for rows in (8, 8192)]
       ['branch_dense', 'fused_dense']
+      >>> unmeasured("circulant", 4096, 4096, 8, "tpu", fusible=True)
+      'branch_dft'
     """
-    product, few = FAMILIES[family].product, rows < _MANY * max(n_out, n_in)
-    if platform == "cpu" or product == "thin" or (product == "thin_in_large" and (few or n_out * n_in > _SMALL)):
+    product, few = FAMILIES[family].product, rows < _MANY.get(platform, _MANY_ELSEWHERE)
+    large = n_out * n_in >= _LARGE
+    if platform == "cpu" or product == "thin" or (product == "thin_in_large" and (few or large)):
         return "branch"
+    if few and large and FAMILIES[family].convolutional:
+        return "branch_dft"
     return "fused_dense" if fusible and not few else "branch_dense"
 
 
