@@ -52,7 +52,7 @@ def one_line(what: object) -> str:
 
 
 def pasted(pattern: str) -> str:
-    """A pattern in a form to paste into a shell, or into Python behind an r, without doubled backslashes.
+    r"""A pattern in a form to paste into a shell, or into Python behind an r, without doubled backslashes.
 
     Args:
       pattern: a regular expression, or any text.
