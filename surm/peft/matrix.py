@@ -173,8 +173,12 @@ class StructuredMatrix(nnx.Module):
         if family.dense_matvec and platform_of(x) == "cpu":  # elsewhere it costs more in memory traffic than it saves
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
             return kernels.each(product, self.stacked(params))(params, x)
-        kernel = self.dense(params, x.dtype).mT.astype(x.dtype)
-        return by_itself(kernels.each(multiply, self.stacked(params)))(x, kernel)
+        kernel = lambda params: self.dense(params, x.dtype).mT.astype(x.dtype)  # noqa: E731
+        if (
+            platform_of(x) != "cpu"
+        ):  # where what the matrix is made of, as two n×n factors in float32, would be kept too
+            kernel = jax.checkpoint(kernel)
+        return by_itself(kernels.each(multiply, self.stacked(params)))(x, kernel(params))
 
     def dense(self, params: matrices.Params, dtype: DTypeLike = jnp.float32) -> Float[Array, "*stack n_out n_in"]:
         """The dense matrix for the given parameters, up to rounding, computed in the fastest way.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import print_saved_residuals
 
 import surm
 from surm import PeftSpec, matrices
@@ -151,6 +152,19 @@ def test_its_gradients_are_those_of_the_branch(family, platform):
             found[path] = jax.jit(jax.grad(loss, argnums=(0, 1)))(trainable, x)
     for one, other in zip(*map(jax.tree.leaves, found.values()), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(np.asarray(other)).max())
+
+
+@pytest.mark.parametrize("path", ["branch_dense", "fused_dense"])
+@pytest.mark.parametrize("family", slow_beside("toeplitz", "low_displacement_rank", among=TRANSFORMED))
+def test_nothing_but_the_matrix_is_kept_for_the_backward_pass(family, path, capsys):
+    graphdef, trainable, frozen = updated(family, 24, 16, path=path)
+    with described("tpu"):
+        print_saved_residuals(
+            lambda t, x: surgery.join(graphdef, t, frozen).query(x), trainable, jnp.ones((6, 16), jnp.bfloat16)
+        )
+    lines = capsys.readouterr().out.splitlines()
+    made = [line.split()[0] for line in lines if not re.search(r"from the argument|constant|literal", line)]
+    assert len(lines) > 2 and made == (["bf16[16,24]"] if path == "branch_dense" else []), lines
 
 
 @pytest.mark.parametrize("family", matrices.FAMILIES)
