@@ -174,9 +174,7 @@ class StructuredMatrix(nnx.Module):
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
             return kernels.each(product, self.stacked(params))(params, x)
         kernel = lambda params: self.dense(params, x.dtype).mT.astype(x.dtype)  # noqa: E731
-        if (
-            platform_of(x) != "cpu"
-        ):  # where what the matrix is made of, as two n×n factors in float32, would be kept too
+        if platform_of(x) != "cpu":  # where what the matrix is made of would be kept, too: two n×n factors in float32
             kernel = jax.checkpoint(kernel)
         return by_itself(kernels.each(multiply, self.stacked(params)))(x, kernel(params))
 
