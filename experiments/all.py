@@ -41,6 +41,7 @@ STEPS = (
     Step("start_up/run.py", "", 0.1),
     Step("image_folder/run.py", "--data={data}/cifar10.npz", 0.3),
     Step("paths/run.py", "", 1.5),
+    Step("calibration/run.py", "", 0.1),
     Step("gpu/run.py", "", 0.2),
     Step("compiled/run.py", "", 0.5),
     Step("half_kernels/run.py", "", 0.2),

@@ -41,6 +41,7 @@ TABLES = (
     Table("experiments/README.md", "few images", "pareto"),
     Table("experiments/README.md", "weight movement", "weight_movement"),
     Table("docs/choosing.md", "rates", "glue_methods", "rates_table"),
+    Table("docs/choosing.md", "calibration", "calibration"),
     Table("docs/choosing.md", "half kernels", "half_kernels"),
     Table("docs/language_models.md", "decoder speed", "decoder_speed"),
     Table("docs/language_models.md", "memory", "small_memory"),

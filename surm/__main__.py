@@ -2,6 +2,7 @@
 
     surm train --config=configs/vit_digits.py --workdir=runs/digits     trains one config
     surm sweep --config=configs/vit_digits.py --workdir=runs/sweep      trains the runs that the config's sweep() lists
+    surm calibrate --config=configs/vit_digits.py                       times the ways to multiply on this device
     surm generate runs/chat --prompt "Hello"                            continues prompts with a run's language model
     surm report runs/sweep --out report                                 makes one page of many runs
     surm inspect runs/digits                                            describes a run or an adapter
@@ -16,13 +17,14 @@ signal stopped the command.
 import argparse
 import contextlib
 import dataclasses
+import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from surm.cli import command_line, flags, generating, help_text
-from surm.errors import nearest
+from surm.errors import InputError, nearest
 from surm.machine import stopping
 from surm.machine.status import status_of
 
@@ -76,6 +78,36 @@ def _sweep(arguments: list[str]) -> int:
         from surm import sweep
 
     return sweep.main(["surm sweep", *arguments])
+
+
+def _calibrate(arguments: list[str]) -> int:
+    """`surm calibrate`: times the ways to multiply by a run's matrices on this device."""
+    if command_line.asks_for_help(arguments):
+        return status_of(lambda: help_text.show(flags.CALIBRATE))
+    with stopping.at_once("nothing was written"):
+        from surm.machine import processes
+        from surm.training.run import calibrate
+
+        def measure() -> int:
+            line = command_line.parse(["surm calibrate", *arguments], flags.CALIBRATE)
+            seconds = _seconds(line.options["seconds"] or "10")
+            processes.join(line.options, distributed=line.switches["distributed"])
+            with processes.one_voice():
+                print(calibrate(line.config, seconds))
+            return 0
+
+        return processes.ending(lambda: status_of(measure))
+
+
+def _seconds(text: str) -> float:
+    """The value of --seconds; InputError unless it is a number above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"--seconds={text}, expected a number above 0")
+    return seconds
 
 
 def _report(arguments: list[str]) -> int:
@@ -202,6 +234,7 @@ def _generate(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sweep": _sweep,
+    "calibrate": _calibrate,
     "generate": _generate,
     "report": _report,
     "inspect": _inspect,

@@ -42,6 +42,22 @@ def absolute(place: epath.Path) -> epath.Path:
     return place if buckets.holds(place) else place.absolute()
 
 
+def cache() -> epath.Path:
+    """The local folder for whatever surm can make again: `$SURM_CACHE`, else `surm` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Returns:
+      The folder, which need not exist.
+
+    Raises:
+      InputError: if `$SURM_CACHE` names a place in an object store.
+    """
+    if not (named := os.environ.get("SURM_CACHE")):
+        return path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "surm"
+    if buckets.holds(named):
+        raise InputError(f"SURM_CACHE={named!r}, expected a local folder")
+    return path(named)
+
+
 def json_object(file: epath.Path, remedy: str = "") -> dict[str, Any] | None:
     """Reads the JSON object of a file, if the file exists.
 

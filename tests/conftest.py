@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 # Tests with a mesh start their own process with more devices; the rest must not depend on the machine's.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["SURM_CACHE"] = "/dev/null/none"  # calibrations of this machine must not decide; nothing can be written
 
 # Most of the time would go into LLVM's passes over programs that run a few times. XLA's own passes, which decide what
 # is computed and kept, are as shipped. `make slow` and `make parity` set this variable and compile as users do.

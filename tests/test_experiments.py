@@ -98,6 +98,7 @@ def test_the_best_rate_is_that_of_the_metric_then_of_the_loss():
         ("paths/run.py", ["--families=lora"], "--families must be of circulant"),
         ("paths/run.py", ["--dtypes=float16"], "--dtypes must be of float32, bfloat16, got float16"),
         ("paths/run.py", ["--shapes=768"], "--shapes must be of 128x128, 384x384"),
+        ("calibration/run.py", ["--points=0"], "--points must be a whole number of at least 1, got 0"),
         ("population/run.py", ["--sizes=6"], "--sizes must be of 1, 2, 3 or multiples of 4, got 6"),
     ],
 )
@@ -645,6 +646,21 @@ def test_written_answers_were_tuned_at_the_rates_that_the_script_names(file):
     assert [*tuning][:3] == [*first] and result["learning_rate"] == best(tuning)
     assert len(tuning) == (4 if best(of_first) in (first[0], first[-1]) else 3)
     assert result["config"]["optim"]["epochs"] == module.TASKS[result["task"]].settings["optim.epochs"]
+
+
+def test_a_shape_that_is_not_in_the_table_gets_a_good_path_nearly_always():
+    module = script("calibration/run")
+    found = module.of_table(json.loads((module.MEASURED / "cpu.json").read_text())["points"])
+    assert found == json.loads((module.RESULTS / "cpu.json").read_text())["held_out"]
+    assert found["close"] >= 0.95 and max(found["by_one_path"].values()) < 0.7 and found["worst"] < 1.5
+
+
+def test_a_calibration_is_compared_with_a_longer_measurement():
+    module = script("calibration/run")
+    for row in json.loads((module.RESULTS / "cpu.json").read_text())["calibrated"]:
+        long, best = row["seconds"], min(row["seconds"].values())
+        assert row["over"] == {"table": long[row["by_table"]] / best, "calibrated": long[row["calibrated"]] / best}
+        assert row["calibrated"] == min(row["brief_seconds"], key=row["brief_seconds"].get)
 
 
 def test_every_committed_result_names_a_script_that_is_there_and_no_folder_of_a_machine():

@@ -17,6 +17,7 @@ from surm.models import bert
 from surm.models.normalization import layer_norm
 from surm.ops.fusion import not_before
 from surm.ops.matmul import dot_general, matmul
+from surm.ops.spread import spread
 from surm.peft import surgery
 from surm.peft.multiply import paths
 
@@ -135,6 +136,17 @@ def test_auto_goes_by_the_rows_of_a_device_where_the_type_tells_them(kind, rows,
 
 
 @two_devices
+@pytest.mark.parametrize(("spreading", "rows"), [(True, 12), (False, 24)])
+def test_auto_goes_by_the_rows_of_a_device_where_a_run_spreads_them(spreading, rows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(paths, "quickest", lambda *given, **fusible: asked.append(given[3]) or "branch")
+    layer = surm.attach(nnx.Dict(query=nnx.Linear(5, 5, rngs=nnx.Rngs(0))), surm.PeftSpec(), nnx.Rngs(1)).query
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))):
+        jax.eval_shape(spread(rows=spreading, kernels=False)(lambda x: (layer._path(x), x)[1]), jnp.ones((8, 3, 5)))
+    assert asked == [rows]
+
+
+@two_devices
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=str)
 def test_what_comes_late_where_the_batch_is_spread(kind):
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(kind,))
@@ -154,4 +166,4 @@ def test_on_two_virtual_devices(chosen):
         env={**os.environ, **flags}, cwd=here.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert ("13 passed, 1 skipped" if chosen == "not slow" else "3 passed, 1 skipped") in run.stdout
+    assert ("15 passed, 1 skipped" if chosen == "not slow" else "3 passed, 1 skipped") in run.stdout

@@ -16,6 +16,8 @@ from surm import train
 from surm.cli.flags import TRAIN
 from surm.errors import InputError
 from surm.machine import processes
+from surm.matrices.algebra.platforms import kind_of
+from surm.peft.multiply import calibrated
 from tests.test_train import CONFIG, QUICK, ROOT, lines, result, values
 
 LONG = [f"--config={CONFIG}", *QUICK, "--config.optim.steps=30", "--config.peft.dropout=0.2",
@@ -30,7 +32,12 @@ def free_port() -> int:
 
 
 def started(
-    workdir: pathlib.Path, count: int, *flags: str, of_last: tuple[str, ...] = (), join_seconds: int = 60
+    workdir: pathlib.Path,
+    count: int,
+    *flags: str,
+    of_last: tuple[str, ...] = (),
+    caches: tuple[str, ...] = ("/dev/null/none", "/dev/null/none"),
+    join_seconds: int = 60,
 ) -> list[subprocess.Popen]:
     """The processes of a run; only the first is given the folder that is looked at, the last some flags of its own."""
     meeting = [
@@ -45,7 +52,7 @@ def started(
         running.append(
             subprocess.Popen(
                 [sys.executable, "-m", "surm.train", *flags, *meeting, *own],
-                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "SURM_CACHE": caches[number > 0]},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -90,6 +97,26 @@ def test_two_processes_train_as_one(whole, tmp_path):
     assert train.main(["surm.train", *LONG, f"--workdir={tmp_path}"]) == 0
     assert_same_curve(whole, tmp_path)
     assert result(whole)["versions"]["device"].startswith("2 ")
+
+
+@pytest.mark.slow
+def test_all_processes_choose_paths_by_what_was_calibrated_for_the_first(whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("SURM_CACHE", str(tmp_path / "cache"))
+    seconds = {path: 2.0 - (path == "branch_dft") for path in ("branch", "branch_dft", "branch_dense")}
+    sizes = {"n_out": 16, "n_in": 16, "rows": 40, "parameters": {"a": [16], "b": [16]}}
+    point = {"family": "circulant", "options": {}, "dtype": "float32", **sizes, "floor_seconds": None}
+    head = {"platform": "cpu", "device": kind_of(), "versions": calibrated.versions()}
+    file = calibrated.made_ready("cpu", kind_of())
+    calibrated.write(file, {**head, "points": [{**point, "seconds": seconds}]})
+    adapters = []
+    for name, of_others in (("both", str(tmp_path / "cache")), ("first", "/dev/null/none")):
+        workdir = tmp_path / name / "run"
+        caches = (str(tmp_path / "cache"), of_others)
+        first, second = ended(started(workdir, 2, *LONG, caches=caches))
+        assert first[0] == second[0] == 0 and str(file) in first[1], (first, second)
+        assert_same_curve(workdir, whole)
+        adapters.append((workdir / ADAPTER).read_bytes())
+    assert adapters[0] == adapters[1] != (whole / ADAPTER).read_bytes()
 
 
 @pytest.mark.slow

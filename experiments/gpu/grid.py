@@ -5,6 +5,7 @@ waited for. Otherwise the time to start it, which steps with many layers do not 
 """
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import sys
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.paths import run as paths
-from experiments.paths.run import Point
 from experiments.shared import methods, results
 from surm.errors import one_line
 from surm.peft.multiply import paths as choice
+from surm.peft.multiply import timing
+from surm.peft.multiply.timing import Point
 from surm.training.result import versions
 
 DTYPE = "bfloat16"
@@ -75,15 +77,14 @@ def is_of_a_method(point: Point) -> bool:
 
 def is_of(point: Point, method: str) -> bool:
     """Whether a point has the family and parameters of a method."""
-    spec, size = methods.spec(method), (point.n_out, point.n_in)
-    return spec.family == point.family and paths.shapes(point.family, *size, dict(spec.options)) == paths.shapes(
-        point.family, *size, point.options
-    )
+    spec = methods.spec(method)
+    other = dataclasses.replace(point, options=dict(spec.options))
+    return spec.family == point.family and timing.parameters_of(other) == timing.parameters_of(point)
 
 
 def layers_of(point: Point, path: str | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The forward and backward pass of several layers, each with its own parameters, inputs and gradients."""
-    product, trainable, frozen, _ = paths.product_of(point, path)
+    product, trainable, frozen = timing.product_of(timing.plain_layer(point), point, path)
     rows = lambda key, n: [*jax.random.normal(jax.random.key(key), (LAYERS, point.rows, n), DTYPE)]  # noqa: E731
     trained = [jax.tree.map(lambda leaf: leaf.copy(), trainable) for _ in range(LAYERS)]
 
@@ -98,13 +99,7 @@ def layers_of(point: Point, path: str | None) -> tuple[Callable[..., Any], tuple
 def program(point: Point, path: str | None) -> Callable[[int], None]:
     """The same compiled, as a function that calls it so many times."""
     passes, arguments = layers_of(point, path)
-    compiled = jax.jit(passes).lower(*arguments).compile()
-
-    def called(times: int) -> None:
-        for _ in range(times):
-            found = compiled(*arguments)
-        jax.block_until_ready(found)
-
+    called = timing.calls(passes, *arguments)
     called(1)
     return called
 

@@ -1,6 +1,7 @@
 """The command lines of the experiments: their flags, and one line and an exit status for whatever ends a script."""
 
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
@@ -105,5 +106,6 @@ def _acted(act: Callable[[], object]) -> int:
 
 
 def run(act: Callable[[], object]) -> NoReturn:
-    """Runs a script, and ends the process with its status."""
+    """Runs a script, and ends the process with its status; calibrations of this machine do not decide on paths."""
+    os.environ["SURM_CACHE"] = f"{os.devnull}/none"
     sys.exit(status(act))

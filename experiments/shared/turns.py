@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from surm.peft.multiply import timing
+
 _FEWEST = 3
 
 
@@ -16,19 +18,6 @@ def compiled(function: Callable[..., object], *arguments: Any) -> Callable[[], o
     """A call of the compiled function with these arguments, which waits for the result."""
     program = jax.jit(function).lower(*arguments).compile()
     return lambda: jax.block_until_ready(program(*arguments))
-
-
-def both_passes(
-    product: Callable[..., jax.Array], params: Any, fixed: Any, x: jax.Array, n_out: int
-) -> Callable[[], object]:
-    """The compiled forward and backward pass of y = product(params, fixed, x), with the gradients of params and x."""
-    dy = jax.random.normal(jax.random.key(3), (len(x), n_out), x.dtype)
-
-    def passes(params, fixed, x, dy):
-        y, pull = jax.vjp(lambda params, x: product(params, fixed, x), params, x)
-        return y, pull(dy)
-
-    return compiled(passes, params, fixed, x, dy)
 
 
 def timed(
@@ -56,10 +45,8 @@ def timed(
         for group in filter(None, groups):
             if other:
                 runs[group[0]]()
-            for name in order.sample(group, len(group)):
-                began = time.perf_counter()
-                runs[name]()
-                seconds[name].append(time.perf_counter() - began)
+            for name, one in timing.one_round({name: runs[name] for name in group}, order).items():
+                seconds[name].append(one)
     return seconds
 
 

@@ -8,6 +8,7 @@ x·Wᵀ with W a trained n×n matrix. All take turns at every n, in a new order 
 Two CPU cores: two minutes.
 """
 
+import functools
 import json
 import statistics
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from experiments.shared import command, results, turns
 from surm import matrices
 from surm.machine.memory import keep_freed_memory
 from surm.matrices.algebra import dft, fourier
+from surm.peft.multiply import timing
 from surm.report import figures
 
 RESULTS = results.of(__file__)
@@ -36,12 +38,17 @@ def step(name: str, n: int) -> Callable[[], object]:
     key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (ROWS, n))
     if name == "dense":
         kernel = {"w": jax.random.normal(key, (n, n))}
-        return turns.both_passes(lambda params, _, x: x @ params["w"].T, kernel, {}, x, n)
+        return _once(lambda params, _, x: x @ params["w"].T, kernel, x)
     family, _, way = name.partition(" ")
     module = matrices.FAMILIES[family]
     chosen = {"convolve": dft.convolve if way == "dft" else fourier.convolve} if module.convolutional else {}
     params = jax.tree.map(lambda value: value + 0.01, module.init(key, n, n))
-    return turns.both_passes(lambda params, _, x: module.matvec(params, x, n, **chosen), params, {}, x, n)
+    return _once(lambda params, _, x: module.matvec(params, x, n, **chosen), params, x)
+
+
+def _once(product: Callable[..., jax.Array], params: dict[str, jax.Array], x: jax.Array) -> Callable[[], object]:
+    passes = timing.both_passes(product, params, {}, x, timing.gradient_of_answer(x, x.shape[-1]))
+    return functools.partial(passes, 1)
 
 
 def measure(n: int, repeats: int) -> dict[str, float]:

@@ -75,12 +75,13 @@ def parse(argv: list[str], command: Command = TRAIN) -> CommandLine:
     if given and chosen is None:
         raise InputError(_NOTHING.format(given))
     spared = ("workdir",) if command.without_workdir and values[command.without_workdir].value else ()
-    for name in ("config", "workdir"):
+    for name in ("config", "workdir") if command.workdir else ("config",):
         if not values[name].value and name not in spared:
-            raise InputError(f"--{name} is missing: python -m surm.{command.name} --config=FILE --workdir=DIR")
+            program = f"python -m surm.{command.name}" if command.workdir else f"surm {command.name}"
+            raise InputError(f"--{name} is missing: {program} {command.usage}")
     return CommandLine(
         config=chosen,
-        workdir=str(files.path(values.workdir)) if values.workdir else "",
+        workdir=str(files.path(values.workdir)) if command.workdir and values.workdir else "",
         config_file=config_flags.get_config_filename(values["config"]),
         overrides=overrides,
         options={name: values[name].value for name in command.options},
@@ -97,7 +98,8 @@ def _defined(argv: list[str], command: Command) -> tuple[flags.FlagValues, flags
     """Defines all flags of a command, not yet parsed; returns them and the one that names the config file."""
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    if command.workdir:
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
     for name, text in command.options.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
     for name, text in command.switches.items():

@@ -23,13 +23,13 @@ def of_command(command: Command) -> str:
     """
     flags = {
         "config=FILE[:ARGUMENTS]": "the config file, such as configs/vit_digits.py, perhaps with its own arguments",
-        "workdir=DIR": "the folder to write to; it is created if absent",
+        **({"workdir=DIR": "the folder to write to; it is created if absent"} if command.workdir else {}),
         "config.KEY=VALUE": "sets a key to another value than FILE does; the keys are listed below",
         **{f"{name}=VALUE": text for name, text in command.options.items()},
         **command.switches,
         "help": "show this help",
     }
-    lines = [f"usage: surm {command.name} --config=FILE --workdir=DIR [--config.KEY=VALUE ...]", ""]
+    lines = [f"usage: surm {command.name} {command.usage} [--config.KEY=VALUE ...]", ""]
     lines += [*textwrap.wrap(command.about, _WIDTH), ""]
     for flag, text in flags.items():
         lines += [f"  --{flag}", *_indented(text)]

@@ -16,6 +16,8 @@ from typing import Any
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _ONE_REQUEST = 0.3  # seconds; `timeout` sends a process the same signal twice, once to it and once to its group
 _leaving = threading.Lock()
+_GOING_ON = "the same command continues from the last checkpoint"
+_said_at_once = _GOING_ON
 
 
 class Stopped(BaseException):
@@ -34,17 +36,22 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
+def at_once(said: str = _GOING_ON) -> Iterator[None]:
     """Makes SIGINT and SIGTERM end the process inside a `with` block, with a line and status 128 + the signal's number.
 
     This is for a program that connects or compiles. An exception raised inside a callback of a compiler is lost, or
     crashes the process with a segmentation fault, and none is raised while a library waits. So the handler itself ends
     the process, and if Python does not get to call the handler, a thread does. Inside `requests` only a second signal
     of the same kind ends the process. Outside the main thread, which alone may handle signals, nothing changes.
+
+    Args:
+      said: the end of the line, which says what is left.
     """
+    global _said_at_once
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _said_at_once = said
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
@@ -69,7 +76,7 @@ def _leave(number: int, _: object = None) -> None:
     """
     if not _leaving.acquire(blocking=False):
         return
-    said = f"stopped by {signal.Signals(number).name} at once; the same command continues from the last checkpoint\n"
+    said = f"stopped by {signal.Signals(number).name} at once; {_said_at_once}\n"
     try:
         os.write(2, said.encode())  # the stream itself may be in the middle of a line
     finally:  # nobody may be reading any more

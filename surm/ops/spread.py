@@ -61,6 +61,12 @@ def kernels_are() -> bool:
     return _NOW.get(_NOTHING).kernels and _chosen_by_xla(*jax.sharding.get_abstract_mesh().axis_names)
 
 
+def devices_of_rows() -> int:
+    """The number of parts into which the first axis of batches is spread over devices."""
+    spreading = _NOW.get(_NOTHING).rows and _chosen_by_xla(ROWS)
+    return jax.sharding.get_abstract_mesh().shape[ROWS] if spreading else 1
+
+
 def whole(kernel: Kernel, after: Array | None = None) -> Kernel:
     """An array, or a tree of arrays, brought together on every device if kernels are spread.
 

@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from surm import matrices
 from surm.errors import InputError
 from surm.matrices.algebra import dft
-from surm.matrices.algebra.platforms import platform_of
+from surm.matrices.algebra.platforms import kind_of, platform_of
 from surm.ops.fusion import by_itself
-from surm.ops.spread import by_rows
+from surm.ops.spread import by_rows, devices_of_rows
 from surm.peft import kernels
 from surm.peft.multiply import paths
 from surm.peft.spec import PeftSpec
@@ -43,10 +43,11 @@ def multiplying(precision: PrecisionLike) -> contextlib.AbstractContextManager[N
 
 
 def _rows_of_a_device(x: Float[Array, "*batch n"]) -> int:
-    """The number of vectors per device, if x's type tells how the batch is spread; otherwise of all vectors."""
+    """The number of vectors per device, if x's type or `spread` tells how the batch is spread; else of all vectors."""
     sharding = jax.typeof(x).sharding
     axes = [axis for part in sharding.spec[:-1] if part for axis in ((part,) if isinstance(part, str) else part)]
-    return max(math.prod(x.shape[:-1]) // math.prod(sharding.mesh.shape[axis] for axis in axes), 1)
+    parts = math.prod(sharding.mesh.shape[axis] for axis in axes) * devices_of_rows()
+    return max(math.prod(x.shape[:-1]) // parts, 1)
 
 
 class StructuredMatrix(nnx.Module):
@@ -146,11 +147,13 @@ class StructuredMatrix(nnx.Module):
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
         """The path that `auto` takes for a batch; see `surm.peft.multiply.paths`."""
         shapes = {name: variable[...].shape for name, variable in self.parameters.items()}
-        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, platform_of(x, *self.values().values())
+        arrays = (x, *self.values().values())
+        rows, dtype, platform = _rows_of_a_device(x), jnp.dtype(dtype).name, platform_of(*arrays)
         if stacked := self.stacked():
             shapes = {name: shape[stacked:] for name, shape in shapes.items()}
             rows = max(rows // math.prod(x.shape[:stacked]), 1)
-        return paths.quickest(self.family, self.n_out, self.n_in, rows, shapes, dtype, platform, fusible=fusible)
+        sizes = (self.family, self.n_out, self.n_in, rows, shapes)
+        return paths.quickest(*sizes, dtype, platform, fusible=fusible, device=kind_of(*arrays))
 
     def to_dense(self) -> Float[Array, "*stack n_out n_in"]:
         """The dense matrix, computed by its definition."""

@@ -8,6 +8,8 @@ from etils import epath
 from surm.errors import InputError
 
 CONFIG, METRICS, RESULT, LOCK = "config.json", "metrics.jsonl", "result.json", ".lock"
+CALIBRATION = "calibration.json"
+"""The measurements by which a run chooses its paths, if there are any; see `surm.training.calibration`."""
 REMEDY = "; remove the workdir or name another"
 
 State = Literal["finished", "unfinished", "none"]

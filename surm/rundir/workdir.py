@@ -1,6 +1,7 @@
 """The folder of a run: its config, its metrics as they come, and its result at the end.
 
-It holds config.json, metrics.jsonl, checkpoints/, adapter/, curves.png, result.json, and .lock to keep other runs out.
+It holds config.json, metrics.jsonl, checkpoints/, adapter/, curves.png, result.json, and .lock to keep other runs out;
+calibration.json too if the run goes by measurements of `surm calibrate`.
 
 The folder may be in an object store, where nothing can be appended to a file. The lines of metrics.jsonl are then kept
 in memory, and the whole file is written before every checkpoint, and every `WRITTEN_EVERY` seconds if there are new

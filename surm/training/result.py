@@ -1,9 +1,7 @@
 """The files that a finished run writes: its adapter, its curves and, last, its result."""
 
 import os
-import pathlib
 import platform
-import re
 import resource
 import statistics
 import sys
@@ -16,6 +14,7 @@ import numpy as np
 import optax
 
 from surm import report
+from surm.matrices.algebra.platforms import processor
 from surm.peft import counts, store, surgery
 from surm.peft.schedules import rank_budget
 from surm.rundir import named_paths
@@ -109,15 +108,8 @@ def versions() -> dict[str, str]:
         "surm": __version__, "jax": jax.__version__, "flax": flax.__version__,
         "optax": optax.__version__, "numpy": np.__version__, "python": platform.python_version(),
         "device": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, {_processor()}",
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, {processor()}",
     }  # fmt: skip
-
-
-def _processor() -> str:
-    """The name of the processor, if the system reports it."""
-    told = pathlib.Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", told.read_text(), re.MULTILINE) if told.is_file() else []
-    return names[0] if names else platform.processor() or "processor unknown"
 
 
 def _peak_bytes() -> int:

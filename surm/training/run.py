@@ -22,11 +22,12 @@ from surm.machine.notes import say
 from surm.machine.processes import StopRequest
 from surm.machine.targets import Target
 from surm.peft import counts
+from surm.peft.multiply import calibrated
 from surm.rundir import checkpoint, going_on, writers
 from surm.rundir.log import Log, RunLog
 from surm.rundir.workdir import Workdir
 from surm.tasks import choosing
-from surm.training import estimate, loop, members, optim, pods, population
+from surm.training import calibration, estimate, loop, members, optim, pods, population
 from surm.training import result as results
 from surm.training.preparation import check_writes, prepare
 from surm.training.prepared import Run
@@ -82,6 +83,10 @@ def run(
         if not longer and (finished := processes.from_first(folder.result)) is not None:
             return finished  # another run has finished it meanwhile
         say(_heading(prepared, mesh, every))
+        of_matrices = processes.from_first(
+            lambda: calibration.of_run(folder, prepared.model, begun=reached is not None)
+        )
+        held.enter_context(calibrated.using(of_matrices))
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         held.callback(log.close)
         with jax.set_mesh(mesh):
@@ -108,7 +113,7 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
     """
     plan = configs.checked(config)
     prepared, every, mesh = _outlined(plan)
-    with meshes.used(mesh):
+    with meshes.used(mesh), calibrated.using(calibration.of_device()):
         of_step = estimate.of_step(*_described(prepared, every, mesh))
         return f"{_heading(prepared, mesh, every)}\n{of_step}"
 
@@ -131,8 +136,32 @@ def on_target(config: ml_collections.ConfigDict | configs.Plan, target: Target) 
     """
     plan = configs.checked(config)
     prepared, every, mesh = _outlined(plan, targets.devices_of(target))
-    with meshes.used(mesh):
+    with meshes.used(mesh), calibrated.using(None):
         return pods.step_of(target, prepared, *_described(prepared, every, mesh), mesh)
+
+
+def calibrate(config: ml_collections.ConfigDict | configs.Plan, seconds: float = 10.0) -> str:
+    """Times the paths of all matrices that a run trains, and writes them into the device's file of calibrations.
+
+    Of several processes the first measures, on one of its devices.
+
+    Args:
+      config: the run's configuration, or its plan from `surm.config.checked`.
+      seconds: the time for measuring, compilation included.
+
+    Returns:
+      A table with the path of every matrix before and now, and the time of every path.
+
+    Raises:
+      InputError: if config, data or weights cannot be used, `auto` has nothing to choose in the run, the cache folder
+        cannot be written, or the file is damaged.
+    """
+    prepared, every, mesh = _outlined(configs.checked(config))
+    with meshes.used(mesh), calibrated.using(None), calibrated.asked() as asked:
+        program, state, frozen = _described(prepared, every, mesh)
+        program.trace(state, frozen, next(program.batches))
+    calibration.check(asked, prepared.model)
+    return processes.from_first(lambda: calibration.made(asked, prepared.model, seconds))
 
 
 def _outlined(

@@ -12,6 +12,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 import surm
+import surm.__main__ as command
 from surm import train
 from surm.cli import command_line
 from surm.models import decoder
@@ -349,6 +350,20 @@ def test_a_chat_that_the_template_refuses_is_one_line_with_its_place(tmp_path, c
     error = capsys.readouterr().err.strip()
     assert "train.jsonl', line 13: " in error and "Conversation roles must alternate" in error and "\n" not in error
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("scan", ["always", "never"])
+def test_a_calibration_asks_for_each_matrix_once_where_blocks_are_scanned(folders, tmp_path, capsys, monkeypatch, scan):
+    weights, chats = folders
+    monkeypatch.setenv("SURM_CACHE", str(tmp_path))
+    monkeypatch.setitem(decoder.PRESETS, "unheard_of", decoder.DecoderConfig(512, 64, 3, 2, 1, 32, 128))
+    more = ["--config.model.weights=none", "--config.model.name=unheard_of", f"--config.data.tokenizer={weights}"]
+    more += ["--config.data.lengths=48", "--config.optim.batch_size=8", f"--config.model.scan={scan}"]
+    given = [f"--config={CONFIG}:data={chats}", "--config.peft.targets=.*(query|key)", *more]
+    assert command.main(["calibrate", *given, "--seconds=1e-9"]) == 0
+    *_, query, key, _ = capsys.readouterr().out.splitlines()
+    assert query.split()[:4] == ["circulant", "64×64", "384", "float32"]
+    assert key.split()[:4] == ["circulant", "32×64", "384", "float32"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int4"])

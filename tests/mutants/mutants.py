@@ -202,6 +202,42 @@ MUTANTS = [
         "tests/peft/test_accelerators.py -k nothing_is_measured",
     ),
     Mutant(
+        "peft/multiply/paths.py",
+        "if len(measured) > 1:",
+        "if measured:",
+        "tests/peft/test_calibrated.py -k at_least_two",
+    ),
+    Mutant(
+        "peft/multiply/calibrated.py",
+        "_FURTHEST = 2.0",
+        "_FURTHEST = 4.0",
+        "tests/peft/test_calibrated.py -k factor_of_two",
+    ),
+    Mutant(
+        "peft/multiply/calibrated.py",
+        'for name in ("jax", "jaxlib") if',
+        'for name in ("jaxlib",) if',
+        "tests/peft/test_calibrated.py -k measured_elsewhere",
+    ),
+    Mutant(
+        "training/calibration.py",
+        "    if begun:",
+        "    if False:",
+        "tests/test_calibration.py -k keeps_the_measurements",
+    ),
+    Mutant(
+        "training/calibration.py",
+        "kept = [point for point in (earlier",
+        "kept = [point for point in (None",
+        "tests/test_calibration.py -k measures_the_matrices",
+    ),
+    Mutant(
+        "ops/spread.py",
+        "shape[ROWS] if spreading else 1",
+        "shape[ROWS] if False else 1",
+        "tests/test_manual_axes.py -k two_virtual",
+    ),
+    Mutant(
         "matrices/algebra/diagonals.py",
         "rows[..., have - rest :, :width]",
         "rows[..., :rest, :width]",

@@ -228,7 +228,7 @@ def test_the_line_says_what_is_taken_and_by_what(caplog):
         assert [layer._path(jnp.ones((2, 24), jnp.float16)) for _ in range(2)] == 2 * ["branch_dense"]
     assert [record.getMessage() for record in caplog.records] == [
         "path='auto' is 'branch_dense' according to XLA's compilers (experiments/compiled): "
-        "circulant in float16 on a tpu has not been measured (experiments/paths)"
+        "circulant in float16 on a tpu has not been measured (`surm calibrate` does so)"
     ]
 
 

@@ -208,8 +208,8 @@ def test_where_nothing_was_measured_one_line_says_so(caplog):
         assert paths.quickest("circulant", 4, 4, 512, {"c": (4,)}, dtype, platform, fusible=True) == taken
     assert [record.getMessage() for record in caplog.records] == [
         "path='auto' is 'fused_dense' according to XLA's compilers (experiments/compiled): "
-        "circulant in float32 on a abacus has not been measured (experiments/paths)",
-        "path='auto' is 'branch': circulant in float16 on a cpu has not been measured (experiments/paths)",
+        "circulant in float32 on a abacus has not been measured (`surm calibrate` does so)",
+        "path='auto' is 'branch': circulant in float16 on a cpu has not been measured (`surm calibrate` does so)",
     ]
 
 

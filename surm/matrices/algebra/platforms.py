@@ -4,6 +4,12 @@ A program may be compiled for devices that this process does not have: those of 
 `jax.default_backend()` alone could name the wrong platform.
 """
 
+import functools
+import os
+import pathlib
+import platform
+import re
+
 import jax
 
 _NAMES = {"cuda": "gpu", "rocm": "gpu"}
@@ -33,14 +39,43 @@ def platform_of(*arrays: object) -> str:
       tpu
       None
     """
-    of_types = (jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array))
-    for mesh in (*of_types, jax.sharding.get_abstract_mesh()):
-        if mesh.abstract_device is not None:
-            return _named(mesh.abstract_device.platform)
-    device = jax.config.jax_default_device
+    device = _device_of(*arrays)
     if device is not None:
         return _named(device if isinstance(device, str) else device.platform)
     return jax.default_backend()
+
+
+def kind_of(*arrays: object) -> str:
+    """The kind of the devices on which a computation with these arrays will run, as far as tracing can tell.
+
+    Args:
+      *arrays: as for `platform_of`.
+
+    Returns:
+      The kind as JAX names it, such as `TPU v5 lite`. JAX calls every CPU `cpu`; for one it is the processor's name and
+      the number of cores.
+    """
+    device = _device_of(*arrays)
+    if device is None or isinstance(device, str):
+        device = jax.devices(device)[0]
+    return f"{processor()}, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
+
+
+@functools.cache
+def processor() -> str:
+    """The name of this machine's processor, if the system reports it."""
+    told = pathlib.Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", told.read_text(), re.MULTILINE) if told.is_file() else []
+    return names[0] if names else platform.processor() or "processor unknown"
+
+
+def _device_of(*arrays: object) -> jax.Device | jax.sharding.AbstractDevice | str | None:
+    """The device, or the name of a platform, that arrays, mesh or configuration tell; None if they tell nothing."""
+    of_types = (jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array))
+    for mesh in (*of_types, jax.sharding.get_abstract_mesh()):
+        if mesh.abstract_device is not None:
+            return mesh.abstract_device
+    return jax.config.jax_default_device
 
 
 def _named(platform: str) -> str:

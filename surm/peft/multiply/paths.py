@@ -9,7 +9,7 @@ fused_dense     the same, but the gradient goes through the dense matrix (see `s
 Layers that share an input, as query, key and value do, share its transform in the forward pass, because XLA computes
 equal expressions once.
 
-The measurements are for one matrix and a whole batch. If a `vmap` gives every example a matrix of its own, use
+All measurements are for one matrix and a whole batch. If a `vmap` gives every example a matrix of its own, use
 `surm.with_path(model, "branch")`, as `surm.serve_batch` does, because the other paths may form a dense matrix for each
 example. (For platforms other than a CPU see `beside_each`.) Every member of a population has a batch of its own, so
 `auto` is right for populations: the cost of a dense matrix is spread over that batch, as in a single run.
@@ -19,10 +19,10 @@ import functools
 import importlib.resources
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
+from surm.peft.multiply import calibrated, predicted
 
 _MANY, _MANY_ELSEWHERE = {"tpu": 2048}, 512
 """Vectors are many from here on, because another product with all of them takes longer than making the matrix again.
@@ -34,6 +34,8 @@ Kronecker, and at 2048² for few vectors and a circulant.)"""
 
 FUSED = ("fused", "fused_dense")
 """Paths for updates only; an adapter has a nonlinearity between the layer and itself."""
+_WITHOUT_FFTS = ("fused_dense", "branch_dense", "branch_dft", "fused", "branch")
+"""All paths; those that may transform come last."""
 
 
 def available(position: str, family: str) -> tuple[str, ...]:
@@ -66,12 +68,58 @@ def quickest(
     platform: str,
     *,
     fusible: bool,
+    device: str = "",
 ) -> str:
-    """The path that `auto` takes: the fastest one in the measurements of the nearest matrix.
+    """The path that `auto` takes: the fastest one that was measured.
 
-    The nearest matrix is found first by the names of its parameters, then by its shape, then by the parameters' shapes,
-    which tell a rank or a block size. Sizes are compared by their logarithms; of two equally near matrices the first
-    counts. Times are interpolated linearly between the measured numbers of vectors, and beyond the largest.
+    First count the measurements of the same matrix on the same device, if `surm calibrate` has made some and at least
+    two of the paths that are allowed are among them (`surm.peft.multiply.calibrated`); then those of `ranked`.
+
+    Args:
+      family: a key of `surm.matrices.FAMILIES`.
+      n_out: rows of the matrix.
+      n_in: columns of the matrix.
+      rows: the number of vectors in the batch of one device.
+      parameters: the shapes of the parameters.
+      dtype: the dtype of the layer.
+      platform: the name of the platform, as `jax.default_backend` gives it.
+      fusible: whether the matrix may be added to the layer's kernel.
+      device: the kind of device, from `surm.matrices.algebra.platforms.kind_of`; empty if it is not known, so that
+        no calibration counts.
+
+    Returns:
+      A path that the family has.
+
+    Raises:
+      InputError: if the file of the device's calibration is damaged.
+    """
+    shapes = tuple((name, tuple(parameters[name])) for name in sorted(parameters))
+    matrix = calibrated.Matrix(family, n_out, n_in, rows, shapes, dtype, fusible)
+    calibrated.note(matrix)
+    own = calibrated.times(matrix, platform, device) if device else {}
+    measured = [path for path in allowed(family, fusible=fusible) if path in own]
+    if len(measured) > 1:
+        return min(measured, key=own.__getitem__)
+    return ranked(family, n_out, n_in, rows, parameters, dtype, platform, fusible=fusible)[0]
+
+
+def allowed(family: str, *, fusible: bool) -> list[str]:
+    """The paths of a family, without the fused ones unless the matrix may be added to the layer's kernel."""
+    return [path for path in available("update", family) if fusible or path not in FUSED]
+
+
+def ranked(
+    family: str,
+    n_out: int,
+    n_in: int,
+    rows: int,
+    parameters: Mapping[str, Sequence[int]],
+    dtype: str,
+    platform: str,
+    *,
+    fusible: bool,
+) -> list[str]:
+    """The paths by the measurements that surm brings along, the fastest first; see `surm.peft.multiply.predicted`.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
@@ -84,7 +132,8 @@ def quickest(
       fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
-      A path that the family has; that of `unmeasured` if there are no measurements for the platform or dtype.
+      The paths. If there are no measurements for the platform or dtype, that of `unmeasured` is the first, and those
+      with FFTs are the last.
     """
     dtype = "float32" if dtype == "float64" else dtype
     like, parameters = _as_measured(family, n_out, n_in, parameters)
@@ -92,21 +141,9 @@ def quickest(
     if not points:
         taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
         _say_unmeasured(taken, family, dtype, platform)
-        return taken
-
-    nearest = _matrix(min(points, key=lambda point: _distance(point, n_out, n_in, parameters)))
-    of_nearest = {point["rows"]: point["seconds"] for point in points if _matrix(point) == nearest}
-    measured = [(rows, of_nearest[rows]) for rows in sorted(of_nearest)]
-    allowed = [path for path in measured[0][1] if fusible or path not in FUSED]
-    return min(allowed, key=lambda path: _at(rows, measured, path))
-
-
-def _distance(point: dict, n_out: int, n_in: int, parameters: Mapping[str, Sequence[int]]) -> tuple[bool, float, float]:
-    """How far a measured matrix is from another: by names of parameters, then by shape, then by sizes of parameters."""
-    others = point["parameters"]
-    sizes = zip(_sizes(parameters), _sizes(others), strict=False)
-    shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
-    return {*others} != {*parameters}, shape, sum(abs(math.log(size / other)) for size, other in sizes)
+        return sorted(allowed(family, fusible=fusible), key=lambda path: (path != taken, _WITHOUT_FFTS.index(path)))
+    times = predicted.seconds(points, n_out, n_in, rows, parameters)
+    return sorted((path for path in times if fusible or path not in FUSED), key=times.__getitem__)
 
 
 def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, fusible: bool) -> str:
@@ -173,27 +210,10 @@ def _as_measured(
     if like == family or like != "low_rank":
         return like, parameters
     thin = parameters.get("a", ())
-    rank = thin[-2] if len(thin) > 1 else min(_sizes(parameters))  # the thin products decide, not what is between them
+    rank = (
+        thin[-2] if len(thin) > 1 else min(size for shape in parameters.values() for size in shape)
+    )  # the thin products decide, not what is between them
     return like, {"a": (rank, n_in), "b": (n_out, rank)}
-
-
-def _matrix(point: dict) -> tuple[int, int, Mapping[str, Sequence[int]]]:
-    """The key of a measured matrix."""
-    return point["n_out"], point["n_in"], point["parameters"]
-
-
-def _sizes(parameters: Mapping[str, Sequence[int]]) -> list[int]:
-    """The lengths of all axes, by the parameters' names."""
-    return [size for name in sorted(parameters) for size in parameters[name]]
-
-
-def _at(rows: int, measured: list[tuple[int, Mapping[str, float]]], path: str) -> float:
-    """Interpolates the seconds for a number of vectors; below the smallest measured number its time counts."""
-    if len(measured) == 1 or rows <= measured[0][0]:
-        return measured[0][1][path]
-    index = next((index for index, (other, _) in enumerate(measured) if other >= rows), len(measured) - 1)
-    (fewer, before), (more, after) = measured[index - 1 : index + 1]
-    return before[path] + (after[path] - before[path]) / (more - fewer) * (rows - fewer)
 
 
 @functools.cache
@@ -207,5 +227,5 @@ def _measured(platform: str) -> list[dict]:
 def _say_unmeasured(taken: str, family: str, dtype: str, platform: str) -> None:
     """Logs once for each combination that it was not measured."""
     by = "" if platform == "cpu" else " according to XLA's compilers (experiments/compiled)"
-    what = f"{family} in {dtype} on a {platform} has not been measured (experiments/paths)"
+    what = f"{family} in {dtype} on a {platform} has not been measured (`surm calibrate` does so)"
     logging.getLogger(__name__).info("path='auto' is '%s'%s: %s", taken, by, what)
