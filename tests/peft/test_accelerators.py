@@ -84,7 +84,7 @@ def test_a_gpu_keeps_the_two_products_of_an_input_apart():
     # merged by XLA into one with [W, ΔWᵀ] they take a pass more, and twice the memory
     beside = {platform: lowered("circulant", platform, path="branch_dense") for platform in KINDS}
     barriers = {platform: text.count("optimization_barrier") for platform, text in beside.items()}
-    assert barriers["gpu"] > barriers["tpu"] == 0
+    assert barriers["gpu"] > barriers["tpu"]
 
 
 def test_the_search_for_slow_operations_finds_them():
