@@ -5,11 +5,11 @@
     python experiments/pods/run.py
     python experiments/pods/run.py --models=llama3_1_8b --targets=tpu:v5e:4x4
 
-Every row is `python -m surm.train --dry_run --target=... --json`: the real step of a run (AdamW, circulant updates or
-LoRA of rank 8, on query, key and value of encoders and on all linear layers of decoders), computed and stored in
-bfloat16. Encoders have 64 images or 64 texts of 128 tokens on each chip, decoders one row of 2,048 tokens, blocks that
-are computed again in the backward pass, and a base in parts (mesh.shard_base). Weights are only described. Two CPU
-cores: 40 minutes.
+Every row is `python -m surm.train --dry_run --target=... --json`: the real step of a run (AdamW, updates of query, key
+and value in encoders and of all linear layers in decoders), computed and stored in bfloat16. Encoders have 64 images or
+64 texts of 128 tokens on each chip, decoders one row of 2,048 tokens, blocks that are computed again in the backward
+pass, and a base in parts (mesh.shard_base). Weights are only described. Rows are written as they come. Two CPU cores:
+two hours.
 """
 
 import importlib.metadata
@@ -31,9 +31,10 @@ TARGETS = ("tpu:v5e:2x2", "tpu:v5e:4x4", "gpu:h100:8")
 ENCODERS = {"vit_b16": "ViT-B/16", "bert_base": "BERT-base"}
 DECODERS = {"llama3_2_1b": "Llama 3.2 1B", "llama3_1_8b": "Llama 3.1 8B"}
 UPDATES = {
-    "circulant": {"peft.family": "circulant"},
+    **{name: {"peft.family": name} for name in ("circulant", "toeplitz", "kronecker", "low_displacement_rank", "monarch")},
     "low_rank r=8": {"peft.family": "low_rank", "peft.options": "rank=8"},
 }
+TITLES = {"low_displacement_rank": "W(G,H)", "low_rank r=8": "LoRA r=8"}
 HALF = {"model.weights": "none", "model.dtype": "bfloat16", "model.base_dtype": "bfloat16", "peft.dropout": 0.0}
 """What all runs have in common."""
 TEXTS = "sentence\tlabel\n" + "a step that is only compiled\t1\nreads no text\t0\n" * 600
@@ -131,7 +132,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     sent = f"{sum(one['size'] for one in row['collectives'].values()) / 1e6:,.1f} MB" if known else "-"
     bound = max(row["bounds"], key=row["bounds"].get)
     accessed = "-" if row["accessed"] is None else f"{row['accessed'] / 1e9:,.1f} GB"
-    update = "circulant" if row["update"] == "circulant" else "LoRA r=8"
+    update = TITLES.get(row["update"], row["update"])
     work, rate = f"{row['operations'] / 1e12:,.2f} TFLOP", f"{row['rate']:,.0f} {row['counts']}"
     times = f"{1e3 * row['seconds']:,.1f} ({bound})", rate, f"{row['compile_seconds']:.0f} s"
     return update, row["target"], chip, sent, work, accessed, *times

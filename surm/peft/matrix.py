@@ -141,7 +141,7 @@ class StructuredMatrix(nnx.Module):
             if path == "branch_dft" and matrices.FAMILIES[self.family].convolutional:
                 return self._matvec(self.values(), x, convolve=dft.convolve)
             if path == "branch_dense":
-                return self.dense_matvec(self.values(), x, jnp.matmul)
+                return self.dense_matvec(self.values(), x, by_itself(jnp.matmul))
         raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
@@ -179,7 +179,7 @@ class StructuredMatrix(nnx.Module):
         kernel = lambda params: self.dense(params, x.dtype).mT.astype(x.dtype)  # noqa: E731
         if platform_of(x) != "cpu":  # where what the matrix is made of would be kept, too: two n×n factors in float32
             kernel = jax.checkpoint(kernel)
-        return by_itself(kernels.each(multiply, self.stacked(params)))(x, kernel(params))
+        return kernels.each(multiply, self.stacked(params))(x, kernel(params))
 
     def dense(self, params: matrices.Params, dtype: DTypeLike = jnp.float32) -> Float[Array, "*stack n_out n_in"]:
         """The dense matrix for the given parameters, up to rounding, computed in the fastest way.

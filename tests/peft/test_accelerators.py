@@ -16,6 +16,7 @@ from surm.matrices.algebra import diagonals, f_circulant
 from surm.matrices.algebra.platforms import platform_of
 from surm.peft import surgery
 from surm.peft.multiply import paths
+from surm.training import operations
 from tests.described import KINDS, described
 from tests.peft.randomize import randomize
 
@@ -85,6 +86,21 @@ def test_a_gpu_keeps_the_two_products_of_an_input_apart():
     beside = {platform: lowered("circulant", platform, path="branch_dense") for platform in KINDS}
     barriers = {platform: text.count("optimization_barrier") for platform, text in beside.items()}
     assert barriers["gpu"] > barriers["tpu"]
+
+
+@pytest.mark.parametrize("platform", KINDS)
+def test_a_step_has_one_or_three_products_more_than_the_layer_has(platform):
+    x, dy = jnp.ones((512, 24), jnp.bfloat16), jnp.ones((512, 40), jnp.bfloat16)
+    for path, products in (("fused_dense", 3), ("branch_dense", 5)):
+        graphdef, trainable, frozen = updated("circulant", 40, 24, path=path)
+
+        def step(trainable, frozen, x, dy, graphdef=graphdef):
+            y, pull = jax.vjp(lambda t, x: surgery.join(graphdef, t, frozen).query(x), trainable, x)
+            return y, pull(dy)
+
+        with described(platform):
+            found = operations.counted(jax.jit(step).trace(trainable, frozen, x, dy).jaxpr)
+        assert found / (2 * 512 * 40 * 24) == products, path
 
 
 def test_the_search_for_slow_operations_finds_them():
