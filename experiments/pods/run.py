@@ -30,8 +30,9 @@ RESULTS = results.of(__file__)
 TARGETS = ("tpu:v5e:2x2", "tpu:v5e:4x4", "gpu:h100:8")
 ENCODERS = {"vit_b16": "ViT-B/16", "bert_base": "BERT-base"}
 DECODERS = {"llama3_2_1b": "Llama 3.2 1B", "llama3_1_8b": "Llama 3.1 8B"}
+FAMILIES = ("circulant", "toeplitz", "kronecker", "low_displacement_rank", "monarch")
 UPDATES = {
-    **{name: {"peft.family": name} for name in ("circulant", "toeplitz", "kronecker", "low_displacement_rank", "monarch")},
+    **{name: {"peft.family": name} for name in FAMILIES},
     "low_rank r=8": {"peft.family": "low_rank", "peft.options": "rank=8"},
 }
 TITLES = {"low_displacement_rank": "W(G,H)", "low_rank r=8": "LoRA r=8"}
