@@ -43,6 +43,7 @@ FAMILIES = (
 )  # fmt: skip
 BASELINE = "low_rank"
 HARDWARE = ("v5e", "h200")
+ROWS = 8192
 TPU = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
 
 
@@ -78,7 +79,7 @@ def row(product: Product, lines: Sequence[Any], limit: int) -> dict[str, Any]:
 
 def named(row: Mapping[str, Any]) -> str:
     """The name of a row in the results."""
-    return f"{row['family']} {row['path']}"
+    return f"{row['family']} {row['path']}" + (f" {row['rows']}" if row["rows"] != ROWS else "")
 
 
 def versions() -> dict[str, str]:
@@ -90,12 +91,13 @@ def versions() -> dict[str, str]:
 def compile_all(arguments: argparse.Namespace) -> None:
     """Every product that was asked for; each hardware's file is written anew after each process."""
     n_out, n_in = map(int, arguments.shape.split("x"))
-    order = lambda row: (FAMILIES.index(row["family"]), row["path"])  # noqa: E731
+    order = lambda row: (row["rows"], FAMILIES.index(row["family"]), row["path"])  # noqa: E731
     for hardware in arguments.hardware:
         asked = [
-            Product(hardware, family, path, n_out, n_in, arguments.rows)
+            Product(hardware, family, path, n_out, n_in, int(rows))
+            for rows in arguments.rows.split(",")
             for family in arguments.families
-            for path in arguments.paths.split(",")
+            for path in (["auto"] if family == BASELINE else arguments.paths.split(","))
             if path != "branch_dft" or matrices.FAMILIES[family].convolutional
         ]
         file = RESULTS / f"{hardware}_{arguments.shape}_{arguments.label}.json"
@@ -116,8 +118,9 @@ def page() -> str:
         result = results.read(file)
         commands = dict.fromkeys(f"`{one['command']}`" for one in result["made"].values())
         with_default = RESULTS / f"{file.stem.rsplit('_', 1)[0]}_now.json"
-        (baseline,) = (row for row in results.read(with_default)["rows"] if row["family"] == BASELINE)
-        rows = [cells(row, baseline) for row in result["rows"]]
+        known = [*result["rows"], *(results.read(with_default)["rows"] if with_default.is_file() else [])]
+        baselines = {row["rows"]: row for row in reversed(known) if row["family"] == BASELINE}
+        rows = [cells(row, baselines[row["rows"]]) for row in result["rows"]]
         table = tables.markdown(COLUMNS, rows, names=2, rule=tables.SPACED)
         parts += [f"## {file.stem.replace('_', ', ')}", "\n".join(commands), table]
     return "\n\n".join(parts) + "\n"
@@ -128,14 +131,15 @@ CAPTION = (
     "`python experiments/compiled/run.py --table`."
 )
 COLUMNS = (
-    "family", "path", "FFTs", "gathers, scatters", "compile s", "×", "GB", "×", "optimal ms", "temporary MiB", "×",
+    "family", "path", "tokens", "FFTs", "gathers, scatters", "compile s", "×", "GB", "×", "optimal ms", "temporary MiB", "×",
 )  # fmt: skip
 
 
 def cells(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, ...]:
     """One line of a table."""
+    tokens = f"{row['rows']:,}"
     if "given_up_after_seconds" in row:
-        return row["family"], row["path"], "", "", f"over {row['given_up_after_seconds']}", *["-"] * 6
+        return row["family"], row["path"], tokens, "", "", f"over {row['given_up_after_seconds']}", *["-"] * 6
     operations = row["operations"]
 
     def shown(key: str, unit: float, digits: int = 2) -> str:
@@ -145,7 +149,7 @@ def cells(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[str, ...
         return f"{row[key] / baseline[key]:.2f}" if row[key] and baseline[key] else "-"
 
     return (
-        row["family"], row["path"], str(operations["fft"]), str(operations["gather"] + operations["scatter"]),
+        row["family"], row["path"], tokens, str(operations["fft"]), str(operations["gather"] + operations["scatter"]),
         shown("compile_seconds", 1), over("compile_seconds"), shown("bytes", 1e9), over("bytes"),
         shown("optimal_seconds", 1e-3), shown("temporary_bytes", 2**20, 1), over("temporary_bytes"),
     )  # fmt: skip
@@ -158,7 +162,7 @@ def main() -> None:
     command.several(parser, "--families", FAMILIES)
     parser.add_argument("--paths", default="auto", help="comma-separated")
     parser.add_argument("--shape", default="768x768", help="n_out x n_in")
-    parser.add_argument("--rows", type=command.count, default=8192)
+    parser.add_argument("--rows", default=str(ROWS), help="comma-separated numbers of tokens")
     parser.add_argument("--repeats", type=command.count, default=3)
     told = "products in one process, which may share kernels"
     parser.add_argument("--together", type=command.count, default=1, help=told)
