@@ -66,6 +66,27 @@ def test_nothing_is_transformed_or_gathered(member):
     assert "tensor<150x200x" in text and not re.search(r"tensor<200x200x", text)  # no factor is made
 
 
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("member", MEMBERS[:2], ids=str)
+def test_factors_in_half_precision_cost_no_more_than_in_the_product_of_two_matrices(member, monkeypatch):
+    """Accelerators round the factors of a product for a layer in bfloat16, which a CPU does not by itself."""
+    exact = jnp.matmul
+
+    def rounding(a, b, *, precision=None):
+        if precision is None:
+            a, b = (side.astype(jnp.bfloat16).astype(side.dtype) for side in (a, b))
+        return exact(a, b, precision="highest")
+
+    case = Case(*member, 512, 384)
+    params = case.member("float32")
+    wanted = dense_of(case, params)
+    monkeypatch.setattr(jnp, "matmul", rounding)
+    with described("tpu"):
+        found = np.asarray(case.family.quick_dense(params, 512, 384, precision=None))
+    error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    assert 1e-5 < error < 3e-3  # two rounded factors of independent entries alone have 2.3e-3 to 2.8e-3
+
+
 def test_large_matrices_pay():
     assert strips.pay("tpu", 3072, 3072, 768) and strips.pay("gpu", 4096, 4096, 4096)
     assert not strips.pay("tpu", 2**16, 1, 2**16 - 1) and not strips.pay("gpu", 3072, 3072, 768)

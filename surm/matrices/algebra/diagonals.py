@@ -149,6 +149,26 @@ def _tiled(v: Float[Array, "*b k"], count: int, step: int) -> Float[Array, "*b {
     return rows[..., : k - first] if count > 1 else v[..., None, :]
 
 
+def moved(rows: Float[Array, "count length"], step: int) -> Float[Array, "count k"]:
+    """The rows, each moved step places further right than the one before, with zeros around, by a reshape.
+
+    Args:
+      rows: the rows.
+      step: the number of places.
+
+    Returns:
+      Rows of length + (count - 1) step entries.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> moved(jnp.array([[1, 2], [3, 4]]), 1).tolist()
+      [[1, 2, 0], [0, 3, 4]]
+    """
+    count, length = rows.shape
+    padded = jnp.pad(rows, ((0, 0), (0, count * step)))
+    return padded.ravel()[: count * (length + (count - 1) * step)].reshape(count, -1)
+
+
 def product(
     diagonals: Float[Array, " d"], x: Float[Array, "*b n_in"], n_out: int, convolve: fourier.Convolution
 ) -> Float[Array, "*b {n_out}"]:

@@ -146,8 +146,7 @@ def _moving_sums(rows: Float[Array, "count length"], step: int) -> Float[Array, 
     Moved to where they meet, the rows are added by a product with a triangular matrix of ones.
     """
     count, length = rows.shape
-    meeting = jnp.pad(rows[::-1], ((0, 0), (0, count * step))).ravel()[: count * (length + (count - 1) * step)]
-    ones = jnp.triu(jnp.ones((count, count), rows.dtype))
-    sums = jnp.matmul(ones, meeting.reshape(count, -1), precision="highest")
+    meeting = diagonals.moved(rows[::-1], step)
+    sums = jnp.matmul(jnp.triu(jnp.ones((count, count), rows.dtype)), meeting, precision="highest")
     back = jnp.pad(sums.ravel(), (0, count * step)).reshape(count, -1)
     return back[::-1, :length]

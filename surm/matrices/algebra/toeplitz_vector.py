@@ -36,11 +36,4 @@ def product(given: Float[Array, " d"], x: Float[Array, " n_in"]) -> Float[Array,
     given = jnp.pad(given, (padding, (blocks + 1) * b - padding - given.shape[0])).reshape(blocks + 1, b)
     of_blocks = diagonals.columns(jnp.concatenate([given[:-1], given[1:, :-1]], axis=1), b, b)
     parts = jnp.einsum("uji,cj->cui", of_blocks, jnp.pad(x, (0, padding)).reshape(of_x, b), precision="highest")
-    return _sum_of_moved(parts.reshape(of_x, -1), b)[(of_x - 1) * b :][:n_out]
-
-
-def _sum_of_moved(rows: Float[Array, "count length"], step: int) -> Float[Array, " k"]:
-    """The sum of the rows, each moved step places further right than the one before."""
-    count, length = rows.shape
-    moved = jnp.pad(rows, ((0, 0), (0, count * step))).ravel()[: count * (length + (count - 1) * step)]
-    return moved.reshape(count, -1).sum(0)
+    return diagonals.moved(parts.reshape(of_x, -1), b).sum(0)[(of_x - 1) * b :][:n_out]
