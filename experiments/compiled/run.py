@@ -131,7 +131,8 @@ CAPTION = (
     "`python experiments/compiled/run.py --table`."
 )
 COLUMNS = (
-    "family", "path", "tokens", "FFTs", "gathers, scatters", "compile s", "×", "GB", "×", "optimal ms", "temporary MiB", "×",
+    "family", "path", "tokens", "FFTs", "gathers, scatters", "compile s", "×", "GB", "×", "optimal ms", "temporary MiB",
+    "×",
 )  # fmt: skip
 
 
