@@ -1,6 +1,7 @@
 """How the experiments train: each task's settings, and a run of the real command's config in this process."""
 
 import contextlib
+import gc
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from experiments.shared import methods
 from experiments.shared.results import ROOT
 from surm import train
 from surm.cli import command_line
+from surm.machine import memory
 from surm.training import preparation
 
 
@@ -100,4 +102,7 @@ def trained(given: Sequence[str], workdir: pathlib.Path | None = None) -> dict[s
     with contextlib.ExitStack() as until_the_end:
         folder = str(workdir or until_the_end.enter_context(tempfile.TemporaryDirectory()))
         until_the_end.enter_context(at_root())
-        return train.run(config(given), folder)
+        result = train.run(config(given), folder)
+    gc.collect()  # models refer to themselves
+    memory.return_freed_memory()
+    return result
