@@ -59,6 +59,11 @@ def test_at_once_ends_it_though_nobody_reads_what_it_says():
     assert ended(body + "    os.kill(os.getpid(), 15); time.sleep(9)\n", timeout=30).returncode == 143
 
 
+def test_after_a_block_within_the_outer_line_is_said_again():
+    done = ended("    with stopping.at_once('inner'): pass\n    os.kill(os.getpid(), 15); time.sleep(9)\n", timeout=30)
+    assert done.stderr == "stopped by SIGTERM at once; the same command continues from the last checkpoint\n"
+
+
 def test_a_signal_that_is_ignored_stays_so():
     done = ended("    os.kill(os.getpid(), 2); time.sleep(0.5); print('went on')\n", ignored=True)
     assert (done.returncode, done.stdout) == (0, "went on\n")

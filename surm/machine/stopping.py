@@ -51,7 +51,7 @@ def at_once(said: str = _GOING_ON) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _said_at_once = said
+    said_before, _said_at_once = _said_at_once, said
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
@@ -63,6 +63,7 @@ def at_once(said: str = _GOING_ON) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writing)
+        _said_at_once = said_before
         # While Python ends, JAX disconnects; a KeyboardInterrupt there would print a traceback.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
 
