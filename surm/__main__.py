@@ -84,13 +84,13 @@ def _calibrate(arguments: list[str]) -> int:
     """`surm calibrate`: times the ways to multiply by a run's matrices on this device."""
     if command_line.asks_for_help(arguments):
         return status_of(lambda: help_text.show(flags.CALIBRATE))
-    with stopping.at_once("nothing was written"):
+    with stopping.at_once("the file of measurements is as it was before, or complete"):
         from surm.machine import processes
         from surm.training.run import calibrate
 
         def measure() -> int:
             line = command_line.parse(["surm calibrate", *arguments], flags.CALIBRATE)
-            seconds = _seconds(line.options["seconds"] or "10")
+            seconds = _seconds(line.options["seconds"])
             processes.join(line.options, distributed=line.switches["distributed"])
             with processes.one_voice():
                 print(calibrate(line.config, seconds))
@@ -99,14 +99,16 @@ def _calibrate(arguments: list[str]) -> int:
         return processes.ending(lambda: status_of(measure))
 
 
-def _seconds(text: str) -> float:
-    """The value of --seconds; InputError unless it is a number above 0."""
+def _seconds(text: str | None) -> float:
+    """The value of --seconds, 10 if it is not given; InputError unless it is a finite number above 0."""
+    if text is None:
+        return 10.0
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise InputError(f"--seconds={text}, expected a number above 0")
+        raise InputError(f"--seconds={text}, expected a finite number above 0")
     return seconds
 
 

@@ -24,6 +24,7 @@ from tests import small_runs
 from tests.test_train import CONFIG, QUICK
 
 CALIBRATE = ["calibrate", f"--config={CONFIG}", *QUICK, "--config.peft.dropout=0"]
+THREE_PATHS = ["--seconds=200", "--config.peft.dropout=0.1"]  # all can be measured, however slow the machine is
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
@@ -51,14 +52,15 @@ OTHER = point(Matrix("circulant", 99, 99, 50, (("a", (99,)), ("b", (99,))), "flo
 
 def test_the_command_measures_the_matrices_of_a_run(cache, capsys):
     written(cache, OTHER)
-    assert command.main([*CALIBRATE, "--seconds=3"]) == 0
+    assert command.main([*CALIBRATE, *THREE_PATHS]) == 0
     head, row, end = capsys.readouterr().out.splitlines()
     assert head.split() == ["matrix", "vectors", "dtype", "before", "now", "milliseconds"]
     assert end == f"written to {cache}: path='auto' goes by it on this device"
     other, found = calibrated.here("cpu", kind_of())["points"]
     assert other == OTHER and found["rows"] == 16 * 5 and found["parameters"] == {"a": [16], "b": [16]}
     best = min(found["seconds"], key=found["seconds"].get)
-    assert row.startswith("circulant 16×16  80 ") and row.split()[5] == best and len(found["seconds"]) > 1
+    assert row.startswith("circulant 16×16  80 ") and row.split()[5] == best and "failed" not in found
+    assert {*found["seconds"]} == {"branch", "branch_dft", "branch_dense"}
     assert all(f"{path} {1e3 * seconds:.3g}" in row for path, seconds in found["seconds"].items())
 
 
@@ -71,12 +73,13 @@ def test_a_matrix_with_fewer_than_two_paths_keeps_its_path_and_nothing_is_writte
         and " ".join(late).startswith("not in time: ")
         and {*late[3:]} == {*paths.available("update", "circulant")}
     )
-    assert end.startswith("nothing was written: 1e-09 s were not enough") and not cache.exists()
+    assert end == "nothing was written: no two paths of a matrix could be measured in 1e-09 s; give more --seconds"
+    assert not cache.exists()
 
 
 def test_what_another_version_measured_is_measured_anew_which_is_said(cache, capsys):
-    written(cache, OTHER, versions={"jax": "0.0.1", "jaxlib": "0.0.1"})
-    assert command.main([*CALIBRATE, "--seconds=1"]) == 0
+    written(cache, OTHER, versions=calibrated.versions() | {"jax": "0.0.1", "jaxlib": "0.0.1"})
+    assert command.main([*CALIBRATE, *THREE_PATHS]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (f"'{cache}' was measured with jax 0.0.1, jaxlib 0.0.1: its matrices are measured anew when "
                        "their runs are calibrated")  # fmt: skip
@@ -86,8 +89,10 @@ def test_what_another_version_measured_is_measured_anew_which_is_said(cache, cap
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--seconds=0"], "--seconds=0, expected a number above 0"),
-        (["--seconds=soon"], "--seconds=soon, expected a number above 0"),
+        (["--seconds=0"], "--seconds=0, expected a finite number above 0"),
+        (["--seconds=soon"], "--seconds=soon, expected a finite number above 0"),
+        (["--seconds=inf"], "--seconds=inf, expected a finite number above 0"),
+        (["--seconds="], "--seconds=, expected a finite number above 0"),
         (["--workdir=x"], "no flag is called --workdir"),
         (["--config.peft.method=head"], "config.peft.method='head' trains no structured matrix, so there is nothing"),
         slow(["--config.peft.method=full"], "config.peft.method='full' trains no structured matrix"),
@@ -120,6 +125,64 @@ def test_a_damaged_file_and_a_folder_that_cannot_be_written_are_said_before_anyt
     assert line.startswith(f"error: the cache folder '{cache}' cannot be written (")
 
 
+SMALL = Matrix("circulant", 16, 16, 8, (("a", (16,)), ("b", (16,))), "float32", False)
+
+
+def test_what_the_device_cannot_hold_is_said_and_the_rest_is_measured(cache):
+    large = SMALL._replace(rows=2**50)
+    options = {calibration._form_of(point(one, "branch")): {} for one in (SMALL, large)}
+    found = calibration.measured([large, SMALL], options, "cpu", 200)
+    assert {*found[SMALL]["seconds"]} == {*paths.allowed("circulant", fusible=False)} and "failed" not in found[SMALL]
+    assert found[large]["seconds"] == {} and {*found[large]["failed"]} == {*found[SMALL]["seconds"], "without update"}
+    row = calibration._row(large, "branch", "branch", found[large], [*found[SMALL]["seconds"]])[-1]
+    assert " and without update failed (" in row and "ut of memory allocating" in row and "not in time" not in row
+    written(cache, *found.values())
+    assert calibrated.here("cpu", kind_of())["points"] == [found[large], found[SMALL]]
+
+
+def test_a_path_that_fails_in_a_later_round_keeps_what_was_measured_before():
+    failed = {}
+
+    def refused():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out\nof memory")
+
+    assert calibration._tried(lambda: 2.0, "branch", failed) == 2.0 and failed == {}
+    assert calibration._tried(refused, "a round", failed) is None
+    assert failed == {"a round": "RESOURCE_EXHAUSTED: out of memory"}
+    with pytest.raises(ValueError, match="a fault"):
+        calibration._tried(lambda: exec("raise ValueError('a fault')"), "branch", failed)
+
+
+def test_of_two_measurements_of_a_matrix_the_newer_counts_unless_it_has_fewer_paths():
+    whole, newer = point(SMALL, "branch"), point(SMALL, "branch_dft")
+    assert calibrated.together([OTHER, whole], [newer]) == [OTHER, newer]
+    fewer = {**newer, "seconds": {path: newer["seconds"][path] for path in ("branch", "branch_dft")}}
+    assert calibrated.together([whole, OTHER], [fewer]) == [whole, OTHER]
+    assert calibrated.together([OTHER], [fewer]) == [OTHER, fewer]
+    refused = {**fewer, "failed": dict.fromkeys(whole["seconds"].keys() - fewer["seconds"].keys(), "no memory")}
+    assert calibrated.together([whole, OTHER], [refused]) == [OTHER, refused]
+
+
+def test_what_another_process_writes_meanwhile_stays(cache, monkeypatch):
+    prepared, every, mesh = run._outlined(run.configs.checked(small_runs.config(small_runs.images(cache.parent))))
+    measured = calibration.measured
+    monkeypatch.setattr(calibration, "measured", lambda *given: written(cache, OTHER) or measured(*given))
+    form, options = next(iter(calibration._forms(prepared.model).items()))
+    matrix = Matrix(*form[:3], 8, form[3], "float32", False)
+    said = calibration.made([matrix], prepared.model, 200)
+    assert said.splitlines()[-1].startswith("written to") and len(said.splitlines()) == 3
+    other, own = calibrated.here("cpu", kind_of())["points"]
+    assert other == OTHER and own["n_out"] == matrix.n_out and own["options"] == dict(options)
+
+
+def test_while_matrices_are_listed_or_ranked_nothing_is_said_of_what_is_not_measured(caplog):
+    odd = SMALL._replace(dtype="odd")
+    candidates = calibration._candidates(odd, "gpu")
+    assert calibration.choices([odd], "gpu", "abacus", None) == candidates[:1] and not caplog.records
+    paths.ranked(*calibration._asked(odd, "gpu"), fusible=False)
+    assert "circulant in odd on a gpu has not been measured" in caplog.text  # so that the first line can fail
+
+
 @pytest.mark.slow
 def test_an_interrupt_leaves_nothing(tmp_path):
     program = """if True:
@@ -137,7 +200,9 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     """
     environment = os.environ | {"SURM_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", program, *CALIBRATE], capture_output=True, text=True, env=environment)
-    assert done.returncode == 128 + signal.SIGINT and done.stderr == "stopped by SIGINT at once; nothing was written\n"
+    assert done.returncode == 128 + signal.SIGINT and done.stderr == (
+        "stopped by SIGINT at once; the file of measurements is as it was before, or complete\n"
+    )
     assert [*(tmp_path / "cache").rglob("*.*")] == []
 
 
@@ -175,8 +240,8 @@ class Runs:
             patched.setattr(RunLog, "take", stopping)
             train.run(self.config, str(self.folder / name))
 
-    def record(self, name: str) -> dict | None:
-        file = self.folder / name / "calibration.json"
+    def record(self, name: str, file: str = "calibration.json") -> dict | None:
+        file = self.folder / name / file
         return json.loads(file.read_text()) if file.is_file() else None
 
 
@@ -207,7 +272,7 @@ def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 def test_a_continued_run_keeps_the_measurements_that_it_began_with(runs):
     by_rule = runs.trained("by_rule")
-    assert runs.record("by_rule") is None
+    assert runs.record("by_rule") is None and "calibrated" not in runs.record("by_rule", "result.json")
     runs.calibrate()
     calibrated_run = runs.trained("calibrated")
     assert not equal(calibrated_run, by_rule)  # another path rounds otherwise, so that the rest can fail
@@ -215,6 +280,20 @@ def test_a_continued_run_keeps_the_measurements_that_it_began_with(runs):
     assert runs.record("stopped")["points"] == [point(runs.matrix, "branch_dft")]
     runs.forget()
     assert equal(runs.trained("stopped"), calibrated_run)
+    for name in ("calibrated", "stopped"):
+        told = runs.record(name, "result.json")["calibrated"]
+        assert told == {"device": kind_of(), "versions": calibrated.versions()}
+
+
+@pytest.mark.parametrize("more", [{"peft_path": "branch"}, {"peft_method": "head"}, {"model_dtype": "bfloat16"}])
+def test_a_run_that_asks_for_none_of_them_neither_records_nor_uses_measurements(runs, more, capsys):
+    runs.calibrate()
+    if "model_dtype" not in more:
+        runs.cache.write_text("{")  # nor reads them
+    keys = {name.replace("_", ".", 1): value for name, value in more.items()}
+    runs.config.update_from_flattened_dict({"optim.steps": 1, **keys})
+    assert "calibrated" not in train.run(runs.config, str(runs.folder / "run"))
+    assert runs.record("run") is None and "surm calibrate has measured" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -6,15 +6,18 @@ them for all, since all must run the same program.
 """
 
 import contextlib
+import functools
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 
-from surm.errors import InputError
+from surm.errors import InputError, one_line
 from surm.machine import processes
 from surm.machine.memory import keep_freed_memory
 from surm.machine.notes import say
@@ -29,6 +32,7 @@ from surm.rundir.workdir import Workdir
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 21
 _NOTHING = object()  # None is the layer without an update
+_WITHOUT, _ROUND = "without update", "a round"
 
 _Form = tuple[str, int, int, tuple[tuple[str, tuple[int, ...]], ...]]
 """Family, n_out, n_in and the shapes of the parameters."""
@@ -41,7 +45,7 @@ def used(folder: Workdir, model: nnx.Module, *, begun: bool) -> contextlib.Abstr
 
 def of_device() -> Calibration | None:
     """The measurements of its device that the first process has; None if there are none."""
-    return processes.from_first(lambda: calibrated.now(platform_of(), kind_of()))
+    return processes.from_first(lambda: calibrated.here(platform_of(), kind_of()))
 
 
 def of_run(folder: Workdir, model: nnx.Module, *, begun: bool) -> Calibration | None:
@@ -53,7 +57,7 @@ def of_run(folder: Workdir, model: nnx.Module, *, begun: bool) -> Calibration | 
       begun: whether the run continues from a checkpoint.
 
     Returns:
-      The measurements of the model's matrices; None if there are none.
+      The measurements of those of the model's matrices for which `auto` chooses a path; None if there are none.
 
     Raises:
       InputError: if the record, or the device's file, is damaged.
@@ -61,9 +65,10 @@ def of_run(folder: Workdir, model: nnx.Module, *, begun: bool) -> Calibration | 
     record = folder.path / run_folder.CALIBRATION
     if begun:
         return calibrated.read(record, run_folder.REMEDY)
-    platform, device = platform_of(), kind_of()
-    found, forms = calibrated.now(platform, device), _forms(model)
-    own = [point for point in found["points"] if _form_of(point) in forms] if found else []
+    platform, device, forms = platform_of(), kind_of(), _forms(model)
+    found = calibrated.here(platform, device) if forms else None
+    there = [point for point in found["points"] if _form_of(point) in forms] if found else []
+    own = [point for point in there if point["dtype"] in _dtypes(model)]
     if not own:
         if record.exists():  # of an earlier start without a checkpoint
             record.unlink()
@@ -74,13 +79,20 @@ def of_run(folder: Workdir, model: nnx.Module, *, begun: bool) -> Calibration | 
 
 
 def _forms(model: nnx.Module) -> dict[_Form, Mapping[str, Any]]:
-    """The options of a model's structured matrices, by what distinguishes these in measurements."""
+    """The options of the matrices for which `auto` chooses, by what distinguishes these in measurements."""
     specs, found = surgery.specs(model, surgery.spec_of(model)), {}
     for path, delta in surgery.structured_matrices(model).items():
         own = {name: variable.shape[len(delta.stack) :] for name, variable in delta.parameters.items()}
         form = delta.family, delta.n_out, delta.n_in, tuple(sorted(own.items()))
-        found.setdefault(form, specs[path].structure)
+        if specs[path].path == "auto":
+            found.setdefault(form, specs[path].structure)
     return found
+
+
+def _dtypes(model: nnx.Module) -> set[str]:
+    """The dtypes of the adapted layers, in which `auto` is asked."""
+    layers = [layer.base for layer in surgery.layers_by_path(model).values()]
+    return {jnp.dtype(base.dtype or base.kernel.dtype).name for base in layers}
 
 
 def _form_of(point: Mapping[str, Any]) -> _Form:
@@ -116,7 +128,8 @@ def made(asked: Sequence[Matrix], model: nnx.Module, seconds: float) -> str:
       A table of the matrices with their paths before and now.
 
     Raises:
-      InputError: if the cache folder cannot be written, or the file that is there is damaged.
+      InputError: if the cache folder cannot be written, the file that is there is damaged, or the kind of device is
+        unknown.
     """
     platform, device = platform_of(), kind_of()
     if platform == "cpu":
@@ -125,9 +138,10 @@ def made(asked: Sequence[Matrix], model: nnx.Module, seconds: float) -> str:
     earlier, every = _earlier(file, device), _distinct(asked)
     found = measured(every, _forms(model), platform, seconds)
     points = [point for point in found.values() if len(point["seconds"]) > 1]
-    kept = [point for point in (earlier or {"points": []})["points"] if not any(_same(point, one) for one in points)]
+    there = calibrated.read(file)  # again, for another matrix may have been measured meanwhile
     head = {"platform": platform, "device": device, "versions": calibrated.versions()}
-    after = {**head, "points": [*kept, *points]}
+    kept = there["points"] if there and not calibrated.others(there, device) else []
+    after = {**head, "points": calibrated.together(kept, points)}
     if points:
         calibrated.write(file, after)
     chosen = [choices(every, platform, device, goes_by) for goes_by in (earlier, after)]
@@ -135,13 +149,19 @@ def made(asked: Sequence[Matrix], model: nnx.Module, seconds: float) -> str:
         _row(matrix, before, now, found[matrix], _candidates(matrix, platform))
         for matrix, before, now in zip(every, *chosen, strict=True)
     ]
-    return "\n".join([*_aligned([_HEAD, *rows]), _end(file, seconds, written=bool(points))])
+    fuller = sum(point not in after["points"] for point in points)
+    ends = (
+        [f"the earlier measurements of {fuller} of them stay, since they have more paths; give more --seconds"]
+        if fuller
+        else []
+    )
+    return "\n".join([*_aligned([_HEAD, *rows]), *ends, _end(file, seconds, written=bool(points))])
 
 
 def _end(file: epath.Path, seconds: float, *, written: bool) -> str:
     if written:
         return f"written to {file}: path='auto' goes by it on this device"
-    return f"nothing was written: {seconds:g} s were not enough for two paths of a matrix; give more --seconds"
+    return f"nothing was written: no two paths of a matrix could be measured in {seconds:g} s; give more --seconds"
 
 
 def _earlier(file: epath.Path, device: str) -> Calibration | None:
@@ -151,10 +171,6 @@ def _earlier(file: epath.Path, device: str) -> Calibration | None:
         return found
     say(f"{str(file)!r} was measured {other}: its matrices are measured anew when their runs are calibrated")
     return None
-
-
-def _same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return (_form_of(point), point["rows"], point["dtype"]) == (_form_of(other), other["rows"], other["dtype"])
 
 
 def _distinct(asked: Sequence[Matrix]) -> list[Matrix]:
@@ -177,7 +193,7 @@ def choices(every: Sequence[Matrix], platform: str, device: str, goes_by: Calibr
     Returns:
       The path of each.
     """
-    with calibrated.using(goes_by):
+    with calibrated.using(goes_by), calibrated.asked():  # which says nothing of matrices that are not measured
         return [paths.quickest(*_asked(one, platform), fusible=one.fusible, device=device) for one in every]
 
 
@@ -189,7 +205,8 @@ def _asked(matrix: Matrix, platform: str) -> tuple[Any, ...]:
 
 def _candidates(matrix: Matrix, platform: str) -> list[str]:
     """The paths to be measured: the one that `auto` would take by itself first, then its nearest rivals."""
-    ranked = paths.ranked(*_asked(matrix, platform), fusible=matrix.fusible)
+    with calibrated.asked():
+        ranked = paths.ranked(*_asked(matrix, platform), fusible=matrix.fusible)
     ranked += [path for path in paths.allowed(matrix.family, fusible=matrix.fusible) if path not in ranked]
     if platform == "tpu" and FAMILIES[matrix.family].product == "transforms":
         ranked.remove("branch")  # an FFT would be compiled for minutes
@@ -199,7 +216,7 @@ def _candidates(matrix: Matrix, platform: str) -> list[str]:
 def measured(
     every: Sequence[Matrix], options: Mapping[_Form, Mapping[str, Any]], platform: str, seconds: float
 ) -> dict[Matrix, dict[str, Any]]:
-    """Times the paths of matrices, as many as can be compiled in the given time.
+    """Times the paths of matrices, as many as can be compiled in the given time and as the device can run.
 
     Args:
       every: the matrices.
@@ -208,23 +225,39 @@ def measured(
       seconds: the time to spend.
 
     Returns:
-      For each matrix a point in the form of measured/*.json, with the paths that could be measured.
+      For each matrix a point in the form of measured/*.json, with the paths that could be measured; `failed` has the
+      errors of others, by their names, if there are any.
     """
     until, planned, last = time.perf_counter() + seconds, 0.0, dict.fromkeys(every, 0.0)
     contests = {matrix: Contest(_point(matrix, options)) for matrix in every}
+    failed: dict[Matrix, dict[str, str]] = {matrix: {} for matrix in every}
     names = [_measurable(contests[matrix].point, _candidates(matrix, platform)) for matrix in every]
     for turn in itertools.zip_longest(*names, fillvalue=_NOTHING):
         for matrix, path in zip(every, turn, strict=True):
             began = time.perf_counter()
             if path is not _NOTHING and began + planned + last[matrix] <= until:  # the next one may take as long
-                planned += LEAST_ROUNDS * contests[matrix].enter(path)
+                enter = functools.partial(contests[matrix].enter, path)
+                planned += LEAST_ROUNDS * (_tried(enter, path or _WITHOUT, failed[matrix]) or 0.0)
                 last[matrix] = time.perf_counter() - began
     for number in range(MOST_ROUNDS):
         if number >= LEAST_ROUNDS and time.perf_counter() > until:
             break
-        for contest in contests.values():
-            contest.round()
-    return {matrix: contest.measured() for matrix, contest in contests.items()}
+        for matrix, contest in contests.items():
+            if _ROUND not in failed[matrix]:
+                _tried(contest.round, _ROUND, failed[matrix])
+    return {
+        matrix: contest.measured() | ({"failed": failed[matrix]} if failed[matrix] else {})
+        for matrix, contest in contests.items()
+    }
+
+
+def _tried(act: Callable[[], float | None], name: str, failed: dict[str, str]) -> float | None:
+    """Calls a function; if the device refuses, most often for want of memory, this is noted and the rest goes on."""
+    try:
+        return act()
+    except jax.errors.JaxRuntimeError as error:
+        failed[name] = one_line(error)
+        return None
 
 
 def _point(matrix: Matrix, options: Mapping[_Form, Mapping[str, Any]]) -> Point:
@@ -244,9 +277,12 @@ def _row(matrix: Matrix, before: str, now: str, point: Mapping[str, Any], candid
     """The cells of a matrix's row."""
     times = {path: point["seconds"][path] for path in candidates if path in point["seconds"]}
     if point["floor_seconds"]:
-        times["without update"] = point["floor_seconds"]
+        times[_WITHOUT] = point["floor_seconds"]
     told = [f"{name} {1e3 * seconds:.3g}" for name, seconds in times.items()]
-    late = [path for path in candidates if path not in times]
+    failed = point.get("failed", {})
+    for error in dict.fromkeys(failed.values()):
+        told.append(f"{' and '.join(name for name in failed if failed[name] == error)} failed ({error})")
+    late = [path for path in candidates if path not in times and path not in failed and _ROUND not in failed]
     cells = ", ".join([*told, *([f"not in time: {' '.join(late)}"] if late else [])])
     return f"{matrix.family} {matrix.n_out}×{matrix.n_in}", f"{matrix.rows:,}", matrix.dtype, before, now, cells
 

@@ -14,8 +14,9 @@ import numpy as np
 import optax
 
 from surm import report
-from surm.matrices.algebra.platforms import processor
+from surm.matrices.algebra.platforms import kind_of, platform_of, processor
 from surm.peft import counts, store, surgery
+from surm.peft.multiply import calibrated
 from surm.peft.schedules import rank_budget
 from surm.rundir import named_paths
 from surm.rundir.workdir import Workdir
@@ -55,7 +56,8 @@ def _optional(prepared: Run, trained: Trained, members: int | None) -> dict[str,
     """The entries that only some results have.
 
     These are `members`, the number of members of a population; `active_ranks` by layer, if a rank budget switches
-    components off; `chosen_step` and `validation`, if the run chose its best step.
+    components off; `chosen_step` and `validation`, if the run chose its best step; `calibrated`, the device and the
+    versions with which `surm calibrate` measured, if the run went by that.
     """
     found = {} if members is None else {"members": members}
     if budgets := rank_budget.budgets_of(prepared.model, prepared.total_steps):
@@ -63,6 +65,8 @@ def _optional(prepared: Run, trained: Trained, members: int | None) -> dict[str,
         found["active_ranks"] = {layer: int(rank) for layer, rank in ranks.items()}
     if chosen := trained.chosen:
         found |= {"chosen_step": chosen.step, "validation": chosen.validation}
+    if measured := calibrated.now(platform_of(), kind_of()):
+        found["calibrated"] = {name: measured[name] for name in ("device", "versions")}
     return found
 
 

@@ -215,8 +215,8 @@ MUTANTS = [
     ),
     Mutant(
         "peft/multiply/calibrated.py",
-        'for name in ("jax", "jaxlib") if',
-        'for name in ("jaxlib",) if',
+        "for name in own if before",
+        'for name in ("jax", "jaxlib") if before',
         "tests/peft/test_calibrated.py -k measured_elsewhere",
     ),
     Mutant(
@@ -226,9 +226,9 @@ MUTANTS = [
         "tests/test_calibration.py -k keeps_the_measurements",
     ),
     Mutant(
-        "training/calibration.py",
-        "kept = [point for point in (earlier",
-        "kept = [point for point in (None",
+        "peft/multiply/calibrated.py",
+        "found = [*earlier]",
+        "found = []",
         "tests/test_calibration.py -k measures_the_matrices",
     ),
     Mutant(

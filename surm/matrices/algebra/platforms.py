@@ -53,12 +53,17 @@ def kind_of(*arrays: object) -> str:
 
     Returns:
       The kind as JAX names it, such as `TPU v5 lite`. JAX calls every CPU `cpu`; for one it is the processor's name and
-      the number of cores.
+      the number of cores that this process may use.
     """
     device = _device_of(*arrays)
     if device is None or isinstance(device, str):
         device = jax.devices(device)[0]
-    return f"{processor()}, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
+    return f"{processor()}, {_cores()} cores" if device.platform == "cpu" else device.device_kind
+
+
+def _cores() -> int | None:
+    """The number of cores that this process may use, where the system tells it, or else of all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @functools.cache

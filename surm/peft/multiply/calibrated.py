@@ -5,10 +5,12 @@
     platform    its name, as `jax.default_backend` gives it
     device      the kind of device, from `surm.matrices.algebra.platforms.kind_of`
     versions    of surm, jax and jaxlib
-    points      the measurements, in the form of measured/*.json; `seconds` may lack paths that were not measured
+    points      the measurements, in the form of measured/*.json; `seconds` may lack paths that were not measured, and
+                `failed`, where it is there, says why the device refused some
 
-They hold for the same kind of device with the same jax and jaxlib. A run takes those that were there when it began,
-also where it is continued later (`using`), so that its program stays the same.
+They hold for the same kind of device with the same versions. A run takes those that were there when it began, also
+where it is continued later (`using`), so that its program stays the same. Elsewhere the device's file counts, but not
+in several processes: each would read that of its own machine, and all must run the same program.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import json
 import logging
 import math
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +85,11 @@ def note(matrix: Matrix) -> None:
         found.append(matrix)
 
 
+def asking() -> bool:
+    """Whether matrices are only listed, as `surm calibrate` does before it measures them."""
+    return _ASKED.get() is not None
+
+
 def times(matrix: Matrix, platform: str, device: str) -> Mapping[str, float]:
     """The measured seconds of each path of a matrix.
 
@@ -119,11 +127,11 @@ def _points(platform: str, device: str) -> Sequence[Mapping[str, Any]]:
 
 
 def now(platform: str, device: str) -> Calibration | None:
-    """The measurements by which `auto` goes: those of `using`, or else of `here`."""
+    """The measurements by which `auto` goes: those of `using`, or else of `here`; None in several processes."""
     try:
         return _NOW.get()
     except LookupError:
-        return here(platform, device)
+        return here(platform, device) if jax.process_count() == 1 else None
 
 
 def here(platform: str, device: str) -> Calibration | None:
@@ -156,7 +164,7 @@ def others(found: Calibration, device: str) -> str:
     if found["device"] != device:
         return f"on {found['device']!r}"
     own, before = versions(), found["versions"]
-    other = [f"{name} {before.get(name)}" for name in ("jax", "jaxlib") if before.get(name) != own[name]]
+    other = [f"{name} {before.get(name)}" for name in own if before.get(name) != own[name]]
     return f"with {', '.join(other)}" if other else ""
 
 
@@ -171,26 +179,54 @@ def read(file: epath.Path, remedy: str = _REMEDY) -> Calibration | None:
         return None
     wrong = [name for name, kind in _FIELDS.items() if not isinstance(found.get(name), kind)]
     if wrong or not all(map(_is_point, found["points"])):
-        raise InputError(f"{str(file)!r} is damaged (it lacks {wrong[0] if wrong else 'a field of a point'}){remedy}")
+        raise InputError(
+            f"{str(file)!r} is damaged ({wrong[0] if wrong else 'a field of a point'} is missing or wrong){remedy}"
+        )
     return found
 
 
 def _is_point(point: Any) -> bool:
-    fields = isinstance(point, dict) and all(isinstance(point.get(name), kind) for name, kind in _OF_POINT.items())
-    return fields and point["rows"] > 0 and all(isinstance(time, float) for time in point["seconds"].values())
+    if not isinstance(point, dict) or not all(isinstance(point.get(name), kind) for name, kind in _OF_POINT.items()):
+        return False
+    shapes, times = point["parameters"].values(), point["seconds"].values()
+    if not all(isinstance(shape, list) for shape in shapes):
+        return False
+    counts = [point["n_out"], point["n_in"], point["rows"], *(size for shape in shapes for size in shape)]
+    return all(type(count) is int and count > 0 for count in counts) and all(map(_is_time, times))
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def made_ready(platform: str, device: str) -> epath.Path:
-    """The file of a kind of device, in a folder that can be written; InputError if it cannot."""
+    """The file of a kind of device, in a folder that can be written; InputError if it cannot, or the kind is empty."""
+    if not device:
+        raise InputError(f"the {platform} does not say what kind of device it is, so its measurements could not be "
+                         "found again; expected a device_kind in jax.devices()")  # fmt: skip
     file = file_of(platform, device)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(trial := file.with_name(f"{file.name}.trial"), "")
-        trial.unlink()
+        with tempfile.TemporaryFile(dir=str(file.parent)):  # without a name that others might see
+            pass
     except OSError as error:
         raise InputError(f"the cache folder {str(files.cache())!r} cannot be written ({error.strerror or error}); "
                          "let SURM_CACHE name another") from error  # fmt: skip
     return file
+
+
+def together(earlier: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Earlier and new points; of the same matrix the new one, unless the earlier one has more paths.
+
+    Their times are not put together, because only those of one measurement can be compared.
+    """
+    found = [*earlier]
+    for point in new:
+        tried = {*point["seconds"], *point.get("failed", ())}
+        before = [one for one in found if all(one[name] == point[name] for name in _OF_POINT if name != "seconds")]
+        if all(one["seconds"].keys() <= tried for one in before):
+            found = [*(one for one in found if one not in before), point]
+    return found
 
 
 def write(file: epath.Path, calibration: Calibration) -> None:

@@ -140,7 +140,8 @@ def ranked(
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
         taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
-        _say_unmeasured(taken, family, dtype, platform)
+        if not calibrated.asking():
+            _say_unmeasured(taken, family, dtype, platform)
         return sorted(allowed(family, fusible=fusible), key=lambda path: (path != taken, _WITHOUT_FFTS.index(path)))
     times = predicted.seconds(points, n_out, n_in, rows, parameters)
     return sorted((path for path in times if fusible or path not in FUSED), key=times.__getitem__)
