@@ -40,25 +40,25 @@ def started(
     join_seconds: int = 60,
 ) -> list[subprocess.Popen]:
     """The processes of a run; only the first is given the folder that is looked at, the last some flags of its own."""
-    meeting = [
-        f"--coordinator_address=localhost:{free_port()}",
-        f"--num_processes={count}",
-        f"--join_seconds={join_seconds}",
-    ]
+    meeting = meeting_of(count, join_seconds)
     running = []
     for number in range(count):
         folder = workdir if number == 0 else workdir.with_name("not_there")
         own = [f"--process_id={number}", f"--workdir={folder}", *(of_last if number == count - 1 else ())]
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "surm.train", *flags, *meeting, *own],
-                env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "SURM_CACHE": caches[number > 0]},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        running.append(process(["-m", "surm.train", *flags, *meeting, *own], caches[number > 0]))
     return running
+
+
+def meeting_of(count: int, join_seconds: int = 60) -> list[str]:
+    """The flags by which so many processes meet, without the number of each."""
+    address = f"--coordinator_address=localhost:{free_port()}"
+    return [address, f"--num_processes={count}", f"--join_seconds={join_seconds}"]
+
+
+def process(arguments: list[str], cache: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "SURM_CACHE": cache}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **piped)
 
 
 def ended(running: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str, str]]:
@@ -117,6 +117,44 @@ def test_all_processes_choose_paths_by_what_was_calibrated_for_the_first(whole, 
         assert_same_curve(workdir, whole)
         adapters.append((workdir / ADAPTER).read_bytes())
     assert adapters[0] == adapters[1] != (whole / ADAPTER).read_bytes()
+
+
+CALIBRATION = """if True:
+    import sys, time
+    from surm.__main__ import main
+    from surm.matrices.algebra.platforms import kind_of
+    from surm.peft.multiply import calibrated, timing
+    enter = timing.Contest.enter
+    def after_long(self, path):
+        if path == "branch":
+            time.sleep(40)  # longer than processes wait for each other when they connect
+        return enter(self, path)
+    timing.Contest.enter = after_long
+    status = main(sys.argv[1:])
+    print(calibrated.here("cpu", kind_of()) is not None, calibrated.now("cpu", kind_of()), flush=True)
+    sys.exit(status)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_process_calibrates_for_as_long_as_it_takes(tmp_path):
+    flags = ["calibrate", *LONG, "--seconds=200", *meeting_of(2)]
+    running = [process(["-c", CALIBRATION, *flags, f"--process_id={one}"], str(tmp_path)) for one in range(2)]
+    first, second = ended(running)
+    assert first[0] == second[0] == 0, (first, second)
+    (file,) = tmp_path.rglob("*.json")
+    assert f"written to {file}: path='auto' goes by it on this device\n" in first[1]
+    for _, said, _ in (first, second):  # outside a run, each would read its own machine's
+        assert said.endswith("True None\n")
+
+
+@pytest.mark.slow
+def test_processes_of_different_configs_calibrate_nothing(tmp_path):
+    flags, more = ["-m", "surm", "calibrate", *LONG, *meeting_of(2)], [[], ["--config.peft.family=toeplitz"]]
+    own = [[f"--process_id={number}", *more[number]] for number in range(2)]
+    for status, _, error in ended([process([*flags, *one], str(tmp_path)) for one in own]):
+        assert status == 2 and "process 1 has another config than process 0: peft.family='toeplitz'" in error
+    assert [*tmp_path.rglob("*.*")] == []
 
 
 @pytest.mark.slow

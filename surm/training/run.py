@@ -83,10 +83,7 @@ def run(
         if not longer and (finished := processes.from_first(folder.result)) is not None:
             return finished  # another run has finished it meanwhile
         say(_heading(prepared, mesh, every))
-        of_matrices = processes.from_first(
-            lambda: calibration.of_run(folder, prepared.model, begun=reached is not None)
-        )
-        held.enter_context(calibrated.using(of_matrices))
+        held.enter_context(calibration.used(folder, prepared.model, begun=reached is not None))
         log = members.PopulationLog(members.folders_of(folder, every)) if every else RunLog(folder)
         held.callback(log.close)
         with jax.set_mesh(mesh):
@@ -156,7 +153,9 @@ def calibrate(config: ml_collections.ConfigDict | configs.Plan, seconds: float =
       InputError: if config, data or weights cannot be used, `auto` has nothing to choose in the run, the cache folder
         cannot be written, or the file is damaged.
     """
-    prepared, every, mesh = _outlined(configs.checked(config))
+    plan = configs.checked(config)
+    processes.check_same("config", dict(configs.leaves(plan.config)))  # and connects them, before one measures for long
+    prepared, every, mesh = processes.agree(lambda: _outlined(plan))
     with meshes.used(mesh), calibrated.using(None), calibrated.asked() as asked:
         program, state, frozen = _described(prepared, every, mesh)
         program.trace(state, frozen, next(program.batches))
