@@ -36,9 +36,9 @@ _PEFT = Section(
         ),
         "targets": Key(
             "",
-            "A regular expression for the paths of the layers to adapt; empty takes the method's default. For updates "
-            "that is query, key and value in the attention of an encoder, and all linear layers in the blocks of a "
-            "decoder.",
+            "A regular expression for the paths of the layers to adapt; empty takes those that `rules` match, or else "
+            "the method's default. For updates that is query, key and value in the attention of an encoder, and all "
+            "linear layers in the blocks of a decoder.",
         ),
         "rules": Key(
             "",

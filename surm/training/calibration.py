@@ -169,7 +169,7 @@ def _earlier(file: epath.Path, device: str) -> Calibration | None:
     found = calibrated.read(file)
     if found is None or not (other := calibrated.others(found, device)):
         return found
-    say(f"{str(file)!r} was measured {other}: its matrices are measured anew when their runs are calibrated")
+    say(f"{str(file)!r} was measured {other}: it is replaced, and holds this run's matrices alone afterwards")
     return None
 
 
