@@ -141,7 +141,7 @@ class StructuredMatrix(nnx.Module):
             if path == "branch_dft" and matrices.FAMILIES[self.family].convolutional:
                 return self._matvec(self.values(), x, convolve=dft.convolve)
             if path == "branch_dense":
-                return self.dense_matvec(self.values(), x, by_itself(jnp.matmul))
+                return self.dense_matvec(self.values(), x, by_itself(jnp.matmul), again=True)
         raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
 
     def quickest_path(self, x: Float[Array, "*batch n_in"], dtype: DTypeLike, *, fusible: bool) -> str:
@@ -164,20 +164,41 @@ class StructuredMatrix(nnx.Module):
         return self._matvec(params, x)
 
     def dense_matvec(
-        self, params: matrices.Params, x: Float[Array, "*b n_in"], multiply: Callable[[Array, Array], Array]
+        self,
+        params: matrices.Params,
+        x: Float[Array, "*b n_in"],
+        multiply: Callable[[Array, Array], Array],
+        *,
+        again: bool = False,
     ) -> Float[Array, "*b n_out"]:
-        """The same as `matvec`, through the dense matrix; `multiply` is a product such as `jnp.matmul`."""
-        return by_rows(functools.partial(self._dense_matvec, multiply=multiply))(params, x)
+        """The same as `matvec`, through the dense matrix.
+
+        Args:
+          params: the parameters.
+          x: vectors.
+          multiply: a product such as `jnp.matmul`.
+          again: whether the backward pass computes again what the matrix is made of, on accelerators. Otherwise it is
+            kept, such as two n×n factors in float32.
+
+        Returns:
+          The products, in x's dtype.
+        """
+        return by_rows(functools.partial(self._dense_matvec, multiply=multiply, again=again))(params, x)
 
     def _dense_matvec(
-        self, params: matrices.Params, x: Float[Array, "*b n_in"], *, multiply: Callable[[Array, Array], Array]
+        self,
+        params: matrices.Params,
+        x: Float[Array, "*b n_in"],
+        *,
+        multiply: Callable[[Array, Array], Array],
+        again: bool,
     ) -> Float[Array, "*b n_out"]:
         family = matrices.FAMILIES[self.family]
         if family.dense_matvec and platform_of(x) == "cpu":  # elsewhere it costs more in memory traffic than it saves
             product = functools.partial(family.dense_matvec, n_out=self.n_out, matmul=multiply)
             return kernels.each(product, self.stacked(params))(params, x)
         kernel = lambda params: self.dense(params, x.dtype).mT.astype(x.dtype)  # noqa: E731
-        if platform_of(x) != "cpu":  # where what the matrix is made of would be kept, too: two n×n factors in float32
+        if again and platform_of(x) != "cpu":
             kernel = jax.checkpoint(kernel)
         return kernels.each(multiply, self.stacked(params))(x, kernel(params))
 

@@ -22,9 +22,9 @@ _BLOCK = 64
 
 _PAY = {"tpu": 2**32}
 _PAY_ELSEWHERE = 2**34
-"""The number of multiplications from which strips take less time than the product of two matrices. The TPU compiler's
-answer changes between 1536×576 and 3072×768. On a GPU strips are some thirty kernels more, each of which takes a few
-microseconds. Not measured."""
+"""The number of multiplications from which strips take less time than the product of two matrices. By the answer of the
+TPU's compiler (experiments/compiled) they do at 2048² and at 3072×768. On a GPU strips are some thirty kernels more,
+each of which takes a few microseconds. Not measured."""
 
 
 def width(n_in: int) -> int:

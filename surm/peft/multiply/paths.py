@@ -26,11 +26,12 @@ from surm.peft.multiply import calibrated, predicted
 
 _MANY, _MANY_ELSEWHERE = {"tpu": 2048}, 512
 """Vectors are many from here on, because another product with all of them takes longer than making the matrix again.
-(From 768² to 14336×4096 the TPU compiler's answer changes between 1024 and 4096 vectors. The compiler for GPUs gives no
-times; by the data sheets of an H100 and an H200 it is some 300 vectors.)"""
+(From 768² to 14336×4096 the TPU compiler's answer changes between 1024 and 4096 vectors; see experiments/compiled. The
+compiler for GPUs gives no times. By the data sheet of an H200, two more products with 300 vectors take as long as to
+write and to read the matrix once more.)"""
 _LARGE = 2**22
 """The number of entries from which a matrix is large. (The TPU compiler's answer changes between 768×3072 and 4096² for
-Kronecker, and at 2048² for few vectors and a circulant.)"""
+Kronecker, and between 768² and 2048² for few vectors and a circulant; experiments/compiled.)"""
 
 FUSED = ("fused", "fused_dense")
 """Paths for updates only; an adapter has a nonlinearity between the layer and itself."""
