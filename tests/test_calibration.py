@@ -81,8 +81,8 @@ def test_what_another_version_measured_is_measured_anew_which_is_said(cache, cap
     written(cache, OTHER, versions=calibrated.versions() | {"jax": "0.0.1", "jaxlib": "0.0.1"})
     assert command.main([*CALIBRATE, *THREE_PATHS]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == (f"'{cache}' was measured with jax 0.0.1, jaxlib 0.0.1: its matrices are measured anew when "
-                       "their runs are calibrated")  # fmt: skip
+    assert said[0] == (f"'{cache}' was measured with jax 0.0.1, jaxlib 0.0.1: it is replaced, and holds this run's "
+                       "matrices alone afterwards")  # fmt: skip
     assert len(said) == 4 and OTHER not in calibrated.here("cpu", kind_of())["points"]
 
 

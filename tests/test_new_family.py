@@ -36,6 +36,7 @@ def copy(tmp_path_factory) -> pathlib.Path:
         "pyproject.toml",
         "tests/__init__.py",
         "tests/conftest.py",
+        "tests/described.py",
         "tests/durations.py",
         "tests/durations.txt",
     ):

@@ -161,8 +161,8 @@ def moved(rows: Float[Array, "count length"], step: int) -> Float[Array, "count 
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> moved(jnp.array([[1, 2], [3, 4]]), 1).tolist()
-      [[1, 2, 0], [0, 3, 4]]
+      >>> moved(jnp.array([[1.0, 2.0], [3.0, 4.0]]), 1).tolist()
+      [[1.0, 2.0, 0.0], [0.0, 3.0, 4.0]]
     """
     count, length = rows.shape
     padded = jnp.pad(rows, ((0, 0), (0, count * step)))
