@@ -179,7 +179,7 @@ def test_while_matrices_are_listed_or_ranked_nothing_is_said_of_what_is_not_meas
     odd = SMALL._replace(dtype="odd")
     candidates = calibration._candidates(odd, "gpu")
     assert calibration.choices([odd], "gpu", "abacus", None) == candidates[:1] and not caplog.records
-    paths.ranked(*calibration._asked(odd, "gpu"), fusible=False)
+    paths.ranked(odd._replace(fusible=False), "gpu")
     assert "circulant in odd on a gpu has not been measured" in caplog.text  # so that the first line can fail
 
 

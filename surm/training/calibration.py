@@ -194,19 +194,13 @@ def choices(every: Sequence[Matrix], platform: str, device: str, goes_by: Calibr
       The path of each.
     """
     with calibrated.using(goes_by), calibrated.asked():  # which says nothing of matrices that are not measured
-        return [paths.quickest(*_asked(one, platform), fusible=one.fusible, device=device) for one in every]
-
-
-def _asked(matrix: Matrix, platform: str) -> tuple[Any, ...]:
-    """The arguments of `surm.peft.multiply.paths.quickest` by position."""
-    sizes = (matrix.family, matrix.n_out, matrix.n_in, matrix.rows)
-    return *sizes, dict(matrix.parameters), matrix.dtype, platform
+        return [paths.of_matrix(one, platform, device) for one in every]
 
 
 def _candidates(matrix: Matrix, platform: str) -> list[str]:
     """The paths to be measured: the one that `auto` would take by itself first, then its nearest rivals."""
     with calibrated.asked():
-        ranked = paths.ranked(*_asked(matrix, platform), fusible=matrix.fusible)
+        ranked = paths.ranked(matrix, platform)
     ranked += [path for path in paths.allowed(matrix.family, fusible=matrix.fusible) if path not in ranked]
     if platform == "tpu" and FAMILIES[matrix.family].product == "transforms":
         ranked.remove("branch")  # an FFT would be compiled for minutes

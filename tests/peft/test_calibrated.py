@@ -129,6 +129,16 @@ def test_a_damaged_file_is_named_with_the_way_on(file, text):
     assert str(refused.value).endswith("; remove the file, and `surm calibrate` measures again")
 
 
+def test_a_file_is_read_again_when_it_has_changed_and_not_before(file, monkeypatch):
+    read, times = calibrated.read, []
+    monkeypatch.setattr(calibrated, "read", lambda file: times.append(file) or read(file))
+    for count, seconds in ((1, {"branch": 2.0, "branch_dft": 1.0}), (2, {"branch": 1.0, "branch_dft": 2.0})):
+        calibrated.write(file, calibration(point(seconds=seconds)))
+        assert {chosen(), chosen(), chosen()} == {min(seconds, key=seconds.get)} and len(times) == count
+    file.unlink()
+    assert calibrated.here("cpu", "abacus") is None
+
+
 def test_whole_seconds_are_numbers_too(file):
     calibrated.write(file, calibration(point(seconds={"branch": 2, "branch_dft": 1})))
     assert chosen() == "branch_dft"
@@ -188,12 +198,13 @@ def test_every_matrix_that_auto_is_asked_for_is_listed():
 
 
 def test_without_measurements_the_rule_comes_first_and_ffts_come_last():
-    given = ("circulant", 96, 96, 8192, SHAPES, "float32", "tpu")
-    assert paths.ranked(*given, fusible=True) == ["fused_dense", "branch_dense", "branch_dft", "fused", "branch"]
-    assert paths.ranked(*given, fusible=False) == ["branch_dense", "branch_dft", "branch"]
-    measured = paths.ranked(*given[:-1], "cpu", fusible=True)
+    given = Matrix("circulant", 96, 96, 8192, (("a", (96,)), ("b", (96,))), "float32", True)
+    without = given._replace(fusible=False)
+    assert paths.ranked(given, "tpu") == ["fused_dense", "branch_dense", "branch_dft", "fused", "branch"]
+    assert paths.ranked(without, "tpu") == ["branch_dense", "branch_dft", "branch"]
+    measured = paths.ranked(given, "cpu")
     assert {*measured} == {*paths.available("update", "circulant")}
-    assert measured[0] == paths.quickest(*given[:-1], "cpu", fusible=True)
+    assert measured[0] == paths.quickest("circulant", 96, 96, 8192, SHAPES, "float32", "cpu", fusible=True)
 
 
 def test_a_point_is_timed_path_by_path():

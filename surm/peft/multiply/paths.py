@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
 from surm.peft.multiply import calibrated, predicted
+from surm.peft.multiply.calibrated import Matrix
 
 _MANY, _MANY_ELSEWHERE = {"tpu": 2048}, 512
 """Vectors are many from here on, because another product with all of them takes longer than making the matrix again.
@@ -95,13 +96,17 @@ def quickest(
       InputError: if the file of the device's calibration is damaged.
     """
     shapes = tuple((name, tuple(parameters[name])) for name in sorted(parameters))
-    matrix = calibrated.Matrix(family, n_out, n_in, rows, shapes, dtype, fusible)
+    return of_matrix(Matrix(family, n_out, n_in, rows, shapes, dtype, fusible), platform, device)
+
+
+def of_matrix(matrix: Matrix, platform: str, device: str = "") -> str:
+    """`quickest` for a matrix that is named as in calibrations."""
     calibrated.note(matrix)
     own = calibrated.times(matrix, platform, device) if device else {}
-    measured = [path for path in allowed(family, fusible=fusible) if path in own]
+    measured = [path for path in allowed(matrix.family, fusible=matrix.fusible) if path in own]
     if len(measured) > 1:
         return min(measured, key=own.__getitem__)
-    return ranked(family, n_out, n_in, rows, parameters, dtype, platform, fusible=fusible)[0]
+    return ranked(matrix, platform)[0]
 
 
 def allowed(family: str, *, fusible: bool) -> list[str]:
@@ -109,42 +114,27 @@ def allowed(family: str, *, fusible: bool) -> list[str]:
     return [path for path in available("update", family) if fusible or path not in FUSED]
 
 
-def ranked(
-    family: str,
-    n_out: int,
-    n_in: int,
-    rows: int,
-    parameters: Mapping[str, Sequence[int]],
-    dtype: str,
-    platform: str,
-    *,
-    fusible: bool,
-) -> list[str]:
+def ranked(matrix: Matrix, platform: str) -> list[str]:
     """The paths by the measurements that surm brings along, the fastest first; see `surm.peft.multiply.predicted`.
 
     Args:
-      family: a key of `surm.matrices.FAMILIES`.
-      n_out: rows of the matrix.
-      n_in: columns of the matrix.
-      rows: the number of vectors in the batch of one device.
-      parameters: the shapes of the parameters.
-      dtype: the dtype of the layer; float64 uses the measurements in float32.
+      matrix: the matrix; in float64 it goes by the measurements in float32.
       platform: the name of the platform, as `jax.default_backend` gives it.
-      fusible: whether the matrix may be added to the layer's kernel.
 
     Returns:
       The paths. If there are no measurements for the platform or dtype, that of `unmeasured` is the first, and those
       with FFTs are the last.
     """
+    family, n_out, n_in, rows, parameters, dtype, fusible = matrix
     dtype = "float32" if dtype == "float64" else dtype
-    like, parameters = _as_measured(family, n_out, n_in, parameters)
+    like, shapes = _as_measured(family, n_out, n_in, dict(parameters))
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
         taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
         if not calibrated.asking():
             _say_unmeasured(taken, family, dtype, platform)
         return sorted(allowed(family, fusible=fusible), key=lambda path: (path != taken, _WITHOUT_FFTS.index(path)))
-    times = predicted.seconds(points, n_out, n_in, rows, parameters)
+    times = predicted.seconds(points, n_out, n_in, rows, shapes)
     return sorted((path for path in times if fusible or path not in FUSED), key=times.__getitem__)
 
 
@@ -213,8 +203,8 @@ def _as_measured(
         return like, parameters
     thin = parameters.get("a", ())
     rank = (
-        thin[-2] if len(thin) > 1 else min(size for shape in parameters.values() for size in shape)
-    )  # the thin products decide, not what is between them
+        thin[-2] if len(thin) > 1 else min(predicted.sizes(parameters))
+    )  # the thin products decide, not those between
     return like, {"a": (rank, n_in), "b": (n_out, rank)}
 
 

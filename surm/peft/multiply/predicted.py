@@ -43,8 +43,8 @@ def _interpolated(points: Sequence[Point], n_out: int, n_in: int, rows: int, par
 
     def distance(point: Point) -> tuple[bool, float, float]:
         shape = math.log(point["n_out"] / n_out) ** 2 + math.log(point["n_in"] / n_in) ** 2
-        other_names, sizes = _apart(point, parameters)
-        return other_names, shape, sizes
+        other_names, apart = _apart(point, parameters)
+        return other_names, shape, apart
 
     nearest = _matrix(min(points, key=distance))
     of_nearest = {point["rows"]: point["seconds"] for point in points if _matrix(point) == nearest}
@@ -79,8 +79,8 @@ def _terms(n_out: int, n_in: int, rows: int) -> np.ndarray:
 
 def _apart(point: Point, parameters: Shapes) -> tuple[bool, float]:
     """How far parameters are from those of a point: by their names, then by their sizes."""
-    sizes = zip(_sizes(parameters), _sizes(point["parameters"]), strict=False)
-    return {*point["parameters"]} != {*parameters}, sum(abs(math.log(size / other)) for size, other in sizes)
+    pairs = zip(sizes(parameters), sizes(point["parameters"]), strict=False)
+    return {*point["parameters"]} != {*parameters}, sum(abs(math.log(size / other)) for size, other in pairs)
 
 
 def _matrix(point: Point) -> tuple[int, int, Shapes]:
@@ -92,8 +92,19 @@ def _shape(point: Point) -> tuple[int, int]:
     return point["n_out"], point["n_in"]
 
 
-def _sizes(parameters: Shapes) -> list[int]:
-    """The lengths of all axes, by the parameters' names."""
+def sizes(parameters: Shapes) -> list[int]:
+    """The lengths of all axes, by the parameters' names.
+
+    Args:
+      parameters: the shapes of parameters.
+
+    Returns:
+      The lengths.
+
+    Examples:
+      >>> sizes({"b": (6, 1), "a": (1, 4)})
+      [1, 4, 6, 1]
+    """
     return [size for name in sorted(parameters) for size in parameters[name]]
 
 
