@@ -9,6 +9,7 @@ from flax import nnx
 
 from surm.models import bert
 from surm.ops.fusion import computed_once, not_before
+from tests.described import described
 
 
 def test_it_can_be_differentiated_and_mapped():
@@ -34,9 +35,7 @@ def test_what_comes_late_is_bit_for_bit_what_it_was():
 def test_elsewhere_a_barrier_keeps_values_late_and_no_entry_is_sent_to_other_devices():
     found = {}
     for platform in ("cpu", "tpu"):
-        device = jax.sharding.AbstractDevice("of a test", 1, platform)
-        mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
-        with jax.sharding.use_abstract_mesh(mesh):
+        with described(platform):
             jaxpr = jax.make_jaxpr(not_before)({"a": np.ones(3)}, np.ones((2, 3)))
         found[platform] = {equation.primitive.name for equation in jaxpr.eqns}
     assert found["tpu"] == {"optimization_barrier"} and "mul" in found["cpu"]
