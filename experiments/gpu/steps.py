@@ -1,6 +1,7 @@
 """Whole training steps: built in threads, ours timed as soon as they are ready, then ours and HF PEFT's in turns."""
 
 import concurrent.futures
+import functools
 import importlib
 import os
 import statistics
@@ -117,22 +118,11 @@ def tasks(
     model: str, own: Sequence[Named], of_peers: Sequence[str], small: bool
 ) -> tuple[dict[str, Build], dict[str, Build]]:
     """The functions that build ours and HF PEFT's, by label; what both have in common is made at the first call."""
-    ours, peers = own_builder(model, small), _once(lambda: peer_builder(model, small))
+    ours, peers = own_builder(model, small), functools.cache(lambda: peer_builder(model, small))
     return (
         {one.label: lambda one=one: ours(*one) for one in own},
         {PEER + method: lambda method=method: peers()(method) for method in of_peers},
     )
-
-
-def _once(make: Callable[[], Any]) -> Callable[[], Any]:
-    made: list[Any] = []
-
-    def get() -> Any:
-        if not made:
-            made.append(make())
-        return made[0]
-
-    return get
 
 
 def built(tasks: Sequence[Mapping[str, Build]], until: float) -> tuple[dict[str, Step], dict[str, str]]:
