@@ -60,8 +60,8 @@ _PEFT = Section(
         "path": Key(
             "auto",
             "How products with the trained matrix are computed: `branch`, `branch_dft`, `branch_dense`, `fused`, "
-            "`fused_dense`, or `auto`, which takes the one that was measured to be fastest, by `surm calibrate` "
-            "on this device if that was run. The result is the same up to rounding.",
+            "`fused_dft`, `fused_dense`, or `auto`, which takes the one that was measured to be fastest, by "
+            "`surm calibrate` on this device if that was run. The result is the same up to rounding.",
         ),
         "activation": Key(
             "gelu",

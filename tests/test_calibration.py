@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,8 @@ OTHER = point(Matrix("circulant", 99, 99, 50, (("a", (99,)), ("b", (99,))), "flo
 def test_the_command_measures_the_matrices_of_a_run(cache, capsys):
     written(cache, OTHER)
     assert command.main([*CALIBRATE, *THREE_PATHS]) == 0
-    head, row, end = capsys.readouterr().out.splitlines()
+    first, head, row, end = capsys.readouterr().out.splitlines()
+    assert re.match(r"measuring 1 matrix on .+ for about \d+ s$", first)
     assert head.split() == ["matrix", "vectors", "dtype", "before", "now", "milliseconds"]
     assert end == f"written to {cache}: path='auto' goes by it on this device"
     other, found = calibrated.here("cpu", kind_of())["points"]
@@ -66,7 +68,7 @@ def test_the_command_measures_the_matrices_of_a_run(cache, capsys):
 
 def test_a_matrix_with_fewer_than_two_paths_keeps_its_path_and_nothing_is_written(cache, capsys):
     assert command.main([*CALIBRATE, "--seconds=1e-9"]) == 0
-    _, row, end = capsys.readouterr().out.splitlines()
+    _, _, row, end = capsys.readouterr().out.splitlines()
     _, _, _, _, before, now, *late = row.split()
     assert (
         before == now
@@ -83,7 +85,7 @@ def test_what_another_version_measured_is_measured_anew_which_is_said(cache, cap
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (f"'{cache}' was measured with jax 0.0.1, jaxlib 0.0.1: it is replaced, and holds this run's "
                        "matrices alone afterwards")  # fmt: skip
-    assert len(said) == 4 and OTHER not in calibrated.here("cpu", kind_of())["points"]
+    assert len(said) == 5 and OTHER not in calibrated.here("cpu", kind_of())["points"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def test_a_step_that_does_not_fit_or_only_just_is_told_so():
     said = pods.text(full)
     assert "in all 17.0 GiB of 16.0 GiB: does not fit" in said and "sent by" not in said and "read and" not in said
     assert "250 ms a step (ms: matrix products 250), 2,048 images a second" in said
+    fused = dataclasses.replace(STEP, paths={"fused": ["circulant 8×8", "circulant 8×9"], "branch": ["low_rank 8×8"]})
+    assert f"paths{' ' * 16}fused for circulant 8×8, circulant 8×9; branch for low_rank 8×8\n" in pods.text(fused)
     gpu = dataclasses.replace(STEP, in_all=13 * 2**30, fits=False)
     assert "fits only if JAX may take more than the 75% of a GPU's memory" in pods.text(gpu)
     assert json.loads(json.dumps(pods.as_json(full)))["rate"] == 2048
@@ -165,6 +167,7 @@ def test_every_kind_of_chip_can_be_compiled_for(target):
              "tpu:v4:2x2x1": "4 TPU v4 on 1 host"}  # fmt: skip
     assert hosts.get(target, "on 1 host") in said[0]
     assert said[1].endswith(": fits") and said[-1].startswith("compiled in")
+    assert any(re.match(r"paths +\w+ for circulant 64×64 with \d+ vectors in \w+$", line) for line in said), said
     assert any(line.startswith("compiler's estimate") for line in said) == target.startswith("tpu")
 
 

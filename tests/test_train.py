@@ -402,7 +402,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tmp_path, capsys, more,
     monkeypatch.chdir(tmp_path)
     assert train.main(["surm.train", f"--config={CONFIG}", "--dry_run", "--config.optim.steps=2", *more]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert re.match(r"1 cpu \(data 1, model 1\), float32; .*frozen 10.3 MiB on each", said[-2 if more else -3])
+    assert re.match(r"1 cpu \(data 1, model 1\), float32; .*frozen 10.3 MiB on each", said[-3 if more else -4])
+    assert re.match(r"path='auto' takes \w+ for circulant 192×192 with \d+ vectors in float32$", said[-2])
     assert re.match(
         r"a step on each device takes .*: arguments .* MiB, temporary .* MiB, in all .* MiB, operations .* GFLOP",
         said[-1],

@@ -98,7 +98,7 @@ def compile_all(arguments: argparse.Namespace) -> None:
             for rows in arguments.rows.split(",")
             for family in arguments.families
             for path in (["auto"] if family == BASELINE else arguments.paths.split(","))
-            if path != "branch_dft" or matrices.FAMILIES[family].convolutional
+            if not path.endswith("_dft") or matrices.FAMILIES[family].convolutional
         ]
         file = RESULTS / f"{hardware}_{arguments.shape}_{arguments.label}.json"
         for first in range(0, len(asked), arguments.together):

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from surm.matrices.algebra.params import Params
 
-PRODUCTS = ("matmuls", "thin", "thin_in_large", "transforms")
+PRODUCTS = ("matmuls", "thin", "thin_in_large", "convolution", "two_convolutions", "transforms")
 """The kinds of computation that a `matvec` can consist of; see `Family.product`."""
+_FFTS = PRODUCTS[-3:]
 
 _FUNCTIONS = {
     "init": ("key", "n_out", "n_in"),
@@ -136,8 +137,9 @@ class Family:
         which it ends. By default {}.
       product: PRODUCT, the kind of computation in `matvec`, from which a multiplication path is chosen on hardware
         without measurements: "matmuls" that cost about as much as the layer's own (the default); "thin" ones with a
-        small inner size; "thin_in_large", which are cheaper than a dense product only for large matrices; or
-        "transforms", which are FFTs.
+        small inner size; "thin_in_large", which are cheaper than a dense product only for large matrices;
+        "convolution" or "two_convolutions" (for every term of a sum) of the matrix's own length; or other "transforms".
+        The last three are FFTs.
       measured_as: MEASURED_AS, the family whose measured speed decides on the path; by default the family itself.
 
     Examples:
@@ -184,6 +186,11 @@ class Family:
         return any(p.name == "convolve" for p in _parameters(self.matvec))
 
     @property
+    def transforms(self) -> bool:
+        """Whether `matvec` consists of FFTs."""
+        return self.product in _FFTS
+
+    @property
     def trained_shared(self) -> bool:
         """Whether trained arrays belong to several matrices; arrays that are both shared and fixed are not saved."""
         return bool(self.shared) and self.fixed is None
@@ -209,8 +216,9 @@ class Family:
         of_gate = {name: parts.pop(name) for name in _FUNCTIONS_OF_A_GATE if name in parts}
         constants["gate"] = Gate(gate, **of_gate) if gate else None
         family = cls(module.__name__.rpartition(".")[2], **constants, **parts)
-        if family.convolutional and family.product != "transforms":
-            raise TypeError(f"{module.__name__}: matvec takes convolve; expected PRODUCT = 'transforms'")
+        if family.convolutional and not family.transforms:
+            kinds = " or ".join(map(repr, _FFTS))
+            raise TypeError(f"{module.__name__}: matvec takes convolve; expected PRODUCT = {kinds}")
         if family.learning_rate_by_root not in (None, *family.options):
             raise TypeError(f"{module.__name__}: LEARNING_RATE_BY_ROOT must be an option of num_params, "
                             f"{' or '.join(family.options)}; got {family.learning_rate_by_root!r}")  # fmt: skip

@@ -34,7 +34,7 @@ from surm.matrices.algebra.params import (
 )
 
 LEARNING_RATE, ADAPTER_LEARNING_RATE = 3e-3, 2e-3
-PRODUCT = "transforms"
+PRODUCT = "two_convolutions"
 
 
 def init(
@@ -129,7 +129,7 @@ def _by_convolutions(
     n = g.shape[1]
 
     def term(g, h):
-        return convolve(g, convolve(h, x, n, -1), n, 1)
+        return convolve(g, convolve(h, x, n, -1, None), n, 1, n_out)
 
     return jax.vmap(term)(g, h).sum(0)[..., :n_out].astype(x.dtype)
 

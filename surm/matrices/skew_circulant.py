@@ -24,7 +24,7 @@ __all__ = ["LINEAR", "init", "matvec", "num_params", "project", "to_dense"]
 
 LEARNING_RATE, ADAPTER_LEARNING_RATE = 1e-3, 8e-3  # the rates of circulant; not measured for this family
 LINEAR = ("c",)
-PRODUCT = "transforms"
+PRODUCT = "convolution"
 
 
 def matvec(

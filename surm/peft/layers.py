@@ -77,10 +77,9 @@ class UpdatedLinear(MergeableLinear):
     def _updated(self, x: Float[Array, "..."], options: dict[str, Any]) -> Float[Array, "..."]:
         path = self._path(x)
         if path in paths.FUSED:
-            through_dense = path == "fused_dense"
-            matvec = functools.partial(self._matvec, through_dense=through_dense)
+            matvec = functools.partial(self._matvec, path=paths.FUSED[path])
             to_dense = functools.partial(self._dense, dtype=self.base.dtype or self.base.kernel.dtype)
-            y = fused.product(self.base, self.delta.values(), to_dense, matvec, x, keep=through_dense)
+            y = fused.product(self.base, self.delta.values(), to_dense, matvec, x, keep=path == "fused_dense")
             return like_answer(y, options)
         y = self.answer(x, options)
         update = self.delta(self.map.vectors(self.dropped(x)).astype(y.dtype), path, self.base.precision)
@@ -115,11 +114,11 @@ class UpdatedLinear(MergeableLinear):
         return self.scale * self.delta.dense(params, dtype)
 
     def _matvec(
-        self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, through_dense: bool
+        self, params: matrices.Params, x: Float[Array, "*batch n_in"], *, path: str
     ) -> Float[Array, "*batch n_out"]:
         with multiplying(self.base.precision):
-            if not through_dense:
-                return self.scale * self.delta.matvec(params, x)
+            if path != "branch_dense":
+                return self.scale * self.delta.matvec(params, x, path)
             own = getattr(self.base, "dot_general", dot_general) is not dot_general
             plain = own or self.base.precision is not None
             multiply = jnp.matmul if plain else matmul

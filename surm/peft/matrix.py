@@ -136,10 +136,8 @@ class StructuredMatrix(nnx.Module):
           ValueError: if the family does not have the path.
         """
         with multiplying(precision):
-            if path == "branch":
-                return self.matvec(self.values(), x)
-            if path == "branch_dft" and matrices.FAMILIES[self.family].convolutional:
-                return self._matvec(self.values(), x, convolve=dft.convolve)
+            if path == "branch" or (path == "branch_dft" and matrices.FAMILIES[self.family].convolutional):
+                return self.matvec(self.values(), x, path)
             if path == "branch_dense":
                 return self.dense_matvec(self.values(), x, by_itself(jnp.matmul), again=True)
         raise ValueError(f"given path={path!r}; expected {', '.join(paths.available('adapter', self.family))}")
@@ -159,9 +157,11 @@ class StructuredMatrix(nnx.Module):
         """The dense matrix, computed by its definition."""
         return self._dense(matrices.FAMILIES[self.family].to_dense, self.values())
 
-    def matvec(self, params: matrices.Params, x: Float[Array, "*b n_in"]) -> Float[Array, "*b n_out"]:
-        """The product with every row of x, for the given parameters instead of the module's own."""
-        return self._matvec(params, x)
+    def matvec(
+        self, params: matrices.Params, x: Float[Array, "*b n_in"], path: str = "branch"
+    ) -> Float[Array, "*b n_out"]:
+        """The product with every row of x by `branch` or `branch_dft`, for the given parameters instead of its own."""
+        return self._matvec(params, x, **({"convolve": dft.convolve} if path == "branch_dft" else {}))
 
     def dense_matvec(
         self,

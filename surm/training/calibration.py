@@ -9,7 +9,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,7 +100,7 @@ def _form_of(point: Mapping[str, Any]) -> _Form:
     return point["family"], point["n_out"], point["n_in"], shapes
 
 
-def check(asked: Sequence[Matrix], model: nnx.Module) -> None:
+def check(asked: Collection[Matrix], model: nnx.Module) -> None:
     """Raises InputError if `auto` chooses no path in a run.
 
     Args:
@@ -116,7 +116,7 @@ def check(asked: Sequence[Matrix], model: nnx.Module) -> None:
     raise InputError(f"config.peft.path={spec.path!r} names the path, so there is nothing to calibrate; expected auto")
 
 
-def made(asked: Sequence[Matrix], model: nnx.Module, seconds: float) -> str:
+def made(asked: Collection[Matrix], model: nnx.Module, seconds: float) -> str:
     """Measures matrices, and writes the device's file.
 
     Args:
@@ -136,6 +136,8 @@ def made(asked: Sequence[Matrix], model: nnx.Module, seconds: float) -> str:
         keep_freed_memory()  # as training does
     file = calibrated.made_ready(platform, device)
     earlier, every = _earlier(file, device), _distinct(asked)
+    those = "1 matrix" if len(every) == 1 else f"{len(every)} matrices"
+    say(f"measuring {those} on {device} for about {seconds:g} s")
     found = measured(every, _forms(model), platform, seconds)
     points = [point for point in found.values() if len(point["seconds"]) > 1]
     there = calibrated.read(file)  # again, for another matrix may have been measured meanwhile
@@ -173,7 +175,7 @@ def _earlier(file: epath.Path, device: str) -> Calibration | None:
     return None
 
 
-def _distinct(asked: Sequence[Matrix]) -> list[Matrix]:
+def _distinct(asked: Collection[Matrix]) -> list[Matrix]:
     """Each matrix once; one that may be added to its kernel in some of its layers counts as such."""
     found: dict[Matrix, Matrix] = {}
     for matrix in sorted(asked, key=lambda matrix: matrix.fusible):
@@ -193,17 +195,17 @@ def choices(every: Sequence[Matrix], platform: str, device: str, goes_by: Calibr
     Returns:
       The path of each.
     """
-    with calibrated.using(goes_by), calibrated.asked():  # which says nothing of matrices that are not measured
+    with calibrated.using(goes_by), calibrated.quietly():
         return [paths.of_matrix(one, platform, device) for one in every]
 
 
 def _candidates(matrix: Matrix, platform: str) -> list[str]:
     """The paths to be measured: the one that `auto` would take by itself first, then its nearest rivals."""
-    with calibrated.asked():
+    with calibrated.quietly():
         ranked = paths.ranked(matrix, platform)
     ranked += [path for path in paths.allowed(matrix.family, fusible=matrix.fusible) if path not in ranked]
-    if platform == "tpu" and FAMILIES[matrix.family].product == "transforms":
-        ranked.remove("branch")  # an FFT would be compiled for minutes
+    if platform == "tpu" and FAMILIES[matrix.family].transforms:  # FFTs would be compiled for minutes
+        return [path for path in ranked if path not in ("branch", "fused")]
     return ranked
 
 

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from surm.machine import mesh as meshes
+from surm.peft.multiply import calibrated, paths
 from surm.training import placing
 from surm.training.members import Member
 from surm.training.prepared import Run
@@ -72,6 +73,8 @@ def shapes(run: Run, *, averaged: bool) -> tuple[TrainState, nnx.State]:
 def of_step(program: Program, state: TrainState, frozen: nnx.State) -> str:
     """Compiles one step and returns the compiler's figures: memory, operations, and bytes accessed per device.
 
+    A line on the paths by which `auto` multiplies comes first, if it has something to choose.
+
     The compiler counts the body of a loop only once. So the step costs more than this if parts of a batch, or members
     of a population, are computed one after another.
 
@@ -81,9 +84,11 @@ def of_step(program: Program, state: TrainState, frozen: nnx.State) -> str:
       frozen: the same of the frozen part of the model.
 
     Returns:
-      One line; figures that the platform does not report are left out.
+      One or two lines; figures that the platform does not report are left out.
     """
-    compiled = program.trace(state, frozen, next(program.batches)).lower().compile()
+    with calibrated.asked() as asked:
+        traced = program.trace(state, frozen, next(program.batches))
+    compiled = traced.lower().compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     found = {
         "arguments": readable(memory.argument_size_in_bytes) if memory else None,
@@ -94,7 +99,8 @@ def of_step(program: Program, state: TrainState, frozen: nnx.State) -> str:
     }
     told = [f"{name} {value}" for name, value in found.items() if value]
     said = ", ".join(told) or "this platform reports nothing"
-    return f"a step on each device takes (the body of a loop is counted once): {said}"
+    taken = [f"path='auto' takes {paths.told(paths.by_path(asked))}"] if asked else []
+    return "\n".join([*taken, f"a step on each device takes (the body of a loop is counted once): {said}"])
 
 
 def in_all(memory: Any) -> int:

@@ -13,6 +13,7 @@ from surm.errors import InputError, one_line
 from surm.machine import mesh as meshes
 from surm.machine import targets
 from surm.machine.targets import Target
+from surm.peft.multiply import calibrated, paths
 from surm.training import collectives, estimate, hlo, operations, traffic
 from surm.training.collectives import Moved
 from surm.training.prepared import Run
@@ -54,6 +55,7 @@ class Step:
       bounds: the seconds that matrix products, main memory and links need at least, at the peak of the data sheet.
       compile_seconds: the time to compile the step here.
       guessed: the number of loops of unknown length, which count once in what is sent and accessed.
+      paths: the matrices for which `auto` chooses a path, in words, by that path.
     """
 
     target: str
@@ -81,6 +83,7 @@ class Step:
     bounds: Mapping[str, float]
     compile_seconds: float
     guessed: int = 0
+    paths: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -112,7 +115,8 @@ def step_of(target: Target, prepared: Run, program: Program, state: Any, frozen:
     """
     config, devices, chip = prepared.config, [*mesh.devices.flat], target.chip
     batch = _longest(next(program.batches), prepared.plan.lengths)
-    traced = program.trace(state, frozen, batch)
+    with calibrated.asked() as asked:
+        traced = program.trace(state, frozen, batch)
     began = time.perf_counter()
     compiled, used = _compiled(target, traced)
     seconds = time.perf_counter() - began
@@ -132,6 +136,7 @@ def step_of(target: Target, prepared: Run, program: Program, state: Any, frozen:
         **_rows(prepared, batch),
         "operations": worked,
         "compile_seconds": seconds,
+        "paths": paths.by_path(asked),
     }
     bounds = {"matrix products": worked / chip.peak[config.model.dtype]}
     if compiled is None:
@@ -223,6 +228,8 @@ def text(step: Step) -> str:
         lines["sent by a chip"] = ", ".join(sent) or "nothing"
     accessed = "" if step.accessed is None else f", {size(step.accessed)} read and written in its memory"
     lines["work of a chip"] = f"{step.operations / 1e12:,.3g} TFLOP in matrix products{accessed}"
+    if step.paths:
+        lines["paths"] = paths.told(step.paths)
     if step.guessed:
         lines["loops"] = f"{step.guessed} of unknown length, counted once"
     if step.compiler_seconds is not None:

@@ -156,7 +156,7 @@ def calibrate(config: ml_collections.ConfigDict | configs.Plan, seconds: float =
     plan = configs.checked(config)
     processes.check_same("config", dict(configs.leaves(plan.config)))  # and connects them, before one measures for long
     prepared, every, mesh = processes.agree(lambda: _outlined(plan))
-    with meshes.used(mesh), calibrated.using(None), calibrated.asked() as asked:
+    with meshes.used(mesh), calibrated.using(None), calibrated.quietly(), calibrated.asked() as asked:
         program, state, frozen = _described(prepared, every, mesh)
         program.trace(state, frozen, next(program.batches))
     calibration.check(asked, prepared.model)

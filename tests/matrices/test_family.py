@@ -51,8 +51,9 @@ def test_a_record_does_not_change():
 def test_which_products_there_are():
     kinds = {name: family.product for name, family in FAMILIES.items()}
     assert kinds == {
-        **dict.fromkeys(("circulant", "skew_circulant", "toeplitz", "low_displacement_rank"), "transforms"),
-        **dict.fromkeys(("block_circulant", "c3a", "diagonal_circulant"), "transforms"),
+        **dict.fromkeys(("circulant", "skew_circulant"), "convolution"),
+        "low_displacement_rank": "two_convolutions",
+        **dict.fromkeys(("toeplitz", "block_circulant", "c3a", "diagonal_circulant"), "transforms"),
         **dict.fromkeys(("low_rank", "adalora", "dora_dynamic", "lorta", "aurora"), "thin"),
         **dict.fromkeys(("kronecker", "monarch", "melora", "vera", "lora_xs", "lora2"), "thin_in_large"),
         "svft": "matmuls",
@@ -95,7 +96,7 @@ def own(name: str) -> Any:
         ({"fixed": {}}, "fixed must be a function of base, got {}"),
         ({"fixed": own("fixed")}, "fixed must be a function of base, got one of params"),
         ({"matvec": low_rank.to_dense}, "matvec must be a function of params, x, n_out, got one of params, n_out"),
-        ({"matvec": FAMILIES["circulant"].matvec}, "matvec takes convolve; expected PRODUCT = 'transforms'"),
+        ({"matvec": FAMILIES["circulant"].matvec}, "matvec takes convolve; expected PRODUCT = 'convolution' or"),
     ],
 )  # fmt: skip
 def test_a_part_that_is_misspelt_or_of_another_type_is_named(changes, message):

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from scipy.linalg import toeplitz
 
 from surm.matrices.algebra import centrosymmetric, dft, diagonals, fourier, strips, toeplitz_product
+from surm.training import operations
 
 from .cases import CASES, TALL, WIDE, Case, assert_close, assert_derivatives, compiled, dense_of, two_shapes
 
@@ -48,6 +49,25 @@ def test_the_dft_in_narrow_types(case, dtype, of_params):
     y = jax.jit(by_dft(case))(params, x)
     assert y.dtype == dtype
     assert_close(y, np.asarray(x, np.float64) @ dense_of(case, widened(params)).T, dtype)
+
+
+@pytest.mark.parametrize("f", [1, -1])
+@pytest.mark.parametrize("convolve", [fourier.convolve, dft.convolve], ids=["fft", "dft"])
+def test_the_first_entries_of_a_convolution(convolve, f, float64):
+    v, x = (jax.random.normal(jax.random.key(key), shape, float64) for key, shape in enumerate([(24,), (3, 24)]))
+    of_short = x.at[:, 7:].set(0)
+    for n_out in (1, 5, 23, 24, None):
+        found = convolve(v, x[:, :7], 24, f, n_out)
+        np.testing.assert_allclose(found, convolve(v, of_short, 24, f)[:, :n_out], rtol=0, atol=1e-12)
+
+
+def test_the_dft_leaves_out_the_zeros_of_short_vectors_and_what_is_not_asked_for():
+    def cost(n_in, n_out):
+        traced = jax.make_jaxpr(lambda v, x: dft.convolve(v, x, 576, 1, n_out))(jnp.ones(576), jnp.ones((4096, n_in)))
+        return operations.counted(traced)
+
+    whole = cost(576, 576)  # of which the DFT and its inverse are a quarter each
+    assert cost(144, 576) < 0.82 * whole and cost(576, 144) < 0.82 * whole and cost(144, 144) < 0.64 * whole
 
 
 @convolving_two

@@ -149,6 +149,17 @@ MUTANTS = [
         "peft/multiply/paths.py", "if few and large and FAMILIES", "if few and FAMILIES", f"{ACCELERATORS} -k vectors"
     ),
     Mutant("peft/multiply/paths.py", '{"tpu": 2048}, 512', "{}, 512", f"{ACCELERATORS} -k vectors"),
+    Mutant("peft/multiply/paths.py", "_HUGE = 2**24", "_HUGE = 2**24 + 1", f"{ACCELERATORS} -k huge"),
+    Mutant("peft/multiply/paths.py", "rows >= from_here", "rows > from_here", f"{ACCELERATORS} -k huge"),
+    Mutant(
+        "peft/multiply/paths.py",
+        '"fused_dft": "branch_dft"',
+        '"fused_dft": "branch"',
+        f"{ACCELERATORS} -k small_products",
+    ),
+    Mutant("matrices/algebra/dft.py", "analysis[:m]", "analysis[-m:]", f"{PATHS} -k first_entries"),
+    Mutant("matrices/algebra/dft.py", "m = -(-x.shape[-1] // q)", "m = analysis.shape[0]", f"{PATHS} -k zeros"),
+    Mutant("training/estimate.py", "if asked else []", "if False else []", "tests/test_train.py -k dry_run"),
     # half precision
     Mutant(
         "ops/rounding.py",

@@ -24,7 +24,8 @@ LOWERED = {"tpu": "tpu", "gpu": "cuda"}
 SHAPES = [(24, 24), *(pytest.param((a, b), marks=pytest.mark.slow) for a, b in ((24, 12), (12, 24)))]
 TWO = ("circulant", "toeplitz", "low_displacement_rank", "block_circulant")
 """Families whose matrix is built in another way on each platform."""
-TRANSFORMED = [name for name, family in matrices.FAMILIES.items() if family.product == "transforms"]
+TRANSFORMED = [name for name, family in matrices.FAMILIES.items() if family.transforms]
+CONVOLVING = [name for name, family in matrices.FAMILIES.items() if family.convolutional]
 SLOW = ("fft", "gather", "dynamic_gather", "scatter", "dynamic_slice", "dynamic_update_slice", "while")
 
 
@@ -101,6 +102,24 @@ def test_a_step_has_one_or_three_products_more_than_the_layer_has(platform):
         with described(platform):
             found = operations.counted(jax.jit(step).trace(trainable, frozen, x, dy).jaxpr)
         assert found / (2 * 512 * 40 * 24) == products, path
+
+
+@pytest.mark.parametrize("family", slow_beside("circulant", among=CONVOLVING))
+def test_the_gradient_may_go_through_small_products(family):
+    assert "fft" in slow_operations(lowered(family, "tpu", path="fused"))
+    assert not slow_operations(lowered(family, "tpu", path="fused_dft"))
+
+
+def test_the_gradient_by_small_products_costs_a_small_part_of_a_product():
+    graphdef, trainable, frozen = updated("circulant", 1024, 1024, path="fused_dft")
+
+    def gradient(trainable, frozen, x, dy):
+        return jax.vjp(lambda t: surgery.join(graphdef, t, frozen).query(x), trainable)[1](dy)
+
+    x = jnp.ones((8192, 1024), jnp.bfloat16)
+    with described("tpu"):
+        found = operations.counted(jax.jit(gradient).trace(trainable, frozen, x, x).jaxpr)
+    assert found < 0.3 * 2 * 8192 * 1024**2
 
 
 def test_the_search_for_slow_operations_finds_them():
@@ -188,8 +207,12 @@ def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
     for fusible, n in ((False, 64), (True, 64), (False, 4096)):
         asked = (family, n, n, 8192, {"a": (8, n), "b": (n, 8)}, "float32")
         taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
-        assert paths.unmeasured(family, n, n, 8192, "cpu", fusible=fusible) == "branch" and taken["tpu"] == taken["gpu"]
+        assert paths.unmeasured(family, n, n, 8192, "cpu", fusible=fusible) == "branch"
         assert taken["tpu"] in paths.available("update", family)
+        if "convolution" in matrices.FAMILIES[family].product and n == 4096:
+            assert taken == {"tpu": "branch_dft", "gpu": "branch_dense"}
+            continue
+        assert taken["tpu"] == taken["gpu"]
         if family in TRANSFORMED:
             assert taken["tpu"] == ("fused_dense" if fusible else "branch_dense")
         elif n == 4096:
@@ -213,13 +236,30 @@ def test_for_few_vectors_a_large_matrix_is_not_made_if_there_are_small_products(
 
 def test_what_counts_is_the_number_of_vectors_and_not_the_side():
     taken = {
-        (platform, n, rows): paths.unmeasured("circulant", n, n, rows, platform, fusible=True)
+        (platform, n, rows): paths.unmeasured("toeplitz", n, n, rows, platform, fusible=True)
         for platform, rows in (("tpu", 2047), ("tpu", 2048), ("gpu", 511), ("gpu", 512))
         for n in (64, 16384)
     }
     many = {(platform, rows): {taken[platform, n, rows] for n in (64, 16384)} for platform, _, rows in taken}
     assert many["tpu", 2048] == many["gpu", 512] == {"fused_dense"}
     assert many["tpu", 2047] == many["gpu", 511] == {"branch_dense", "branch_dft"}
+
+
+@pytest.mark.parametrize(
+    ("family", "from_here", "then"),
+    [
+        ("circulant", 6144, "fused_dft"),
+        ("skew_circulant", 6144, "fused_dft"),
+        ("low_displacement_rank", 4096, "fused_dense"),
+    ],
+)
+def test_a_huge_convolution_is_by_small_products_on_a_tpu(family, from_here, then):
+    def taken(n_out, n_in, rows, platform="tpu", fusible=True):
+        return paths.unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
+
+    assert taken(4096, 4096, 2048) == taken(14336, 4096, from_here - 1) == "branch_dft"
+    assert taken(4096, 14336, from_here) == then and taken(4096, 4096, from_here, fusible=False) == "branch_dft"
+    assert taken(4096, 4095, 2048) == taken(4096, 4096, from_here, "gpu") == "fused_dense"
 
 
 def test_the_platform_is_that_of_the_mesh():

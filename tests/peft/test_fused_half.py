@@ -12,10 +12,12 @@ from surm import PeftSpec
 from surm.ops.packed import unpacked
 from surm.ops.rounding import dithered
 from surm.peft import surgery
+from surm.peft.multiply import paths
 from tests.peft.randomize import randomize
 from tests.peft.test_accelerators import described
 
-FUSED = pytest.mark.parametrize("path", ["fused", "fused_dense"])
+FUSED = pytest.mark.parametrize("path", paths.FUSED)
+LIKE = ("circulant", "toeplitz", "kronecker", "monarch")
 PLATFORMS = pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
 N = 128
 
@@ -72,11 +74,15 @@ def test_an_update_below_half_a_unit_acts_as_strongly_as_beside_the_layer(path, 
     assert np.sum(expected * (wide @ lost)) / np.sum(expected**2) < 0.9 * share
 
 
-@FUSED
 @PLATFORMS
 @pytest.mark.parametrize(
-    ("family", "stored"),
-    [*((name, "plain bfloat16") for name in ("circulant", "toeplitz", "kronecker", "monarch")), ("circulant", "int4")],
+    ("family", "stored", "path"),
+    [
+        (family, stored, path)
+        for family, stored in [*((name, "plain bfloat16") for name in LIKE), ("circulant", "int4")]
+        for path in paths.FUSED
+        if path in paths.available("update", family)
+    ],
 )
 def test_its_gradients_are_those_of_the_branch(family, stored, path, platform):
     found = {}

@@ -24,7 +24,9 @@ from surm.matrices.algebra.diagonals import from_diagonals
 from surm.matrices.algebra.params import working_dtype
 
 
-def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> Float[Array, "*b {n}"]:
+def convolve(
+    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, n_out: int | None = None
+) -> Float[Array, "*b n_out"]:
     """Convolve every vector of x with v, circularly (f = 1) or skew-circularly (f = -1).
 
     Args:
@@ -32,30 +34,31 @@ def convolve(v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int) -> 
       x: vectors of length at most n.
       n: the length of the convolution.
       f: the factor of the wrapped part, 1 or -1.
+      n_out: the number of entries to return; all n if it is None.
 
     Returns:
-      The convolutions, in x's dtype and rounded to it after each of three steps. Values that depend only on v are
-      computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector, where n = p q with p and
-      q near √n; 2n² for prime n.
+      The first entries of the convolutions, in x's dtype and rounded to it after each of three steps. Values that
+      depend only on v are computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector,
+      where n = p q with p and q near √n, and less if x or the result is shorter than n; 2n² for prime n.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0, 4.0]), 4, -1).round().tolist()
       [-4.0, 1.0, 2.0, 3.0]
     """
-    v, p = v.astype(working_dtype(v)), _parts(n)
+    v, p, n_out = v.astype(working_dtype(v)), _parts(n), n if n_out is None else n_out
     if p == 1:
         wrapped = f * jnp.pad(v, (0, n - v.shape[0]))[n - x.shape[-1] + 1 :]
         dense = from_diagonals(jnp.concatenate([wrapped, jnp.pad(v, (0, n - v.shape[0]))]), n, x.shape[-1])
-        return x @ dense.T.astype(x.dtype)
+        return x @ dense[:n_out].T.astype(x.dtype)
     angles, weights = _roots(p, f)
     analysis = jnp.array([[(math.cos(m * angle), math.sin(m * angle)) for angle in angles] for m in range(p)])
     synthesis = analysis * jnp.array(weights)[None, :, None] / p
-    of_v = jnp.einsum("ms,mkc->kcs", _split(v, p, n), analysis.astype(v.dtype), precision="highest")
-    of_x = jnp.einsum("...ms,mkc->...kcs", _split(x, p, n), analysis.astype(x.dtype))
+    of_v = jnp.einsum("ms,mkc->kcs", *_split(v, n // p, analysis), precision="highest")
+    of_x = jnp.einsum("...ms,mkc->...kcs", *_split(x, n // p, analysis))
     products = jnp.einsum("kcrds,...kds->...kcr", _blocks(of_v, angles).astype(x.dtype), of_x)
-    y = jnp.einsum("...kcs,mkc->...ms", products, synthesis.astype(x.dtype))
-    return y.reshape(*x.shape[:-1], n)
+    y = jnp.einsum("...kcs,mkc->...ms", products, synthesis[: -(-n_out // (n // p))].astype(x.dtype))
+    return y.reshape(*x.shape[:-1], -1)[..., :n_out]
 
 
 def _parts(n: int) -> int:
@@ -69,10 +72,13 @@ def _roots(p: int, f: int) -> tuple[list[float], list[float]]:
     return [math.pi * half / p for half in halves], [1.0 if half in (0, p) else 2.0 for half in halves]
 
 
-def _split(x: Float[Array, "*b k"], p: int, n: int) -> Float[Array, "*b {p} q"]:
-    """Pads vectors with zeros to length n and splits them into p rows."""
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n - x.shape[-1])])
-    return x.reshape(*x.shape[:-1], p, n // p)
+def _split(
+    x: Float[Array, "*b k"], q: int, analysis: Float[Array, "p roots 2"]
+) -> tuple[Float[Array, "*b m q"], Float[Array, "m roots 2"]]:
+    """Splits vectors into rows of q entries, the last with zeros, and takes as many rows of the matrix of the DFT."""
+    m = -(-x.shape[-1] // q)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, m * q - x.shape[-1])])
+    return x.reshape(*x.shape[:-1], m, q), analysis[:m].astype(x.dtype)
 
 
 def _blocks(v: Float[Array, "roots 2 q"], angles: list[float]) -> Float[Array, "roots 2 q 2 q"]:

@@ -56,7 +56,8 @@ class Matrix(NamedTuple):
 
 
 _NOW: contextvars.ContextVar[Calibration | None] = contextvars.ContextVar("calibration")
-_ASKED: contextvars.ContextVar[list[Matrix] | None] = contextvars.ContextVar("asked", default=None)
+_ASKED: contextvars.ContextVar[dict[Matrix, str] | None] = contextvars.ContextVar("asked", default=None)
+_QUIET: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
 
 
 @contextlib.contextmanager
@@ -70,9 +71,9 @@ def using(calibration: Calibration | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def asked() -> Iterator[list[Matrix]]:
-    """A context that lists all matrices for which `auto` chooses a path in it, in order and as often as it is asked."""
-    found: list[Matrix] = []
+def asked() -> Iterator[dict[Matrix, str]]:
+    """A context that lists the matrices for which `auto` chooses a path in it, in order, each with its path."""
+    found: dict[Matrix, str] = {}
     token = _ASKED.set(found)
     try:
         yield found
@@ -80,15 +81,25 @@ def asked() -> Iterator[list[Matrix]]:
         _ASKED.reset(token)
 
 
-def note(matrix: Matrix) -> None:
-    """Adds a matrix to the list of `asked`, if there is one."""
+def note(matrix: Matrix, path: str) -> None:
+    """Adds a matrix with its path to the list of `asked`, if there is one."""
     if (found := _ASKED.get()) is not None:
-        found.append(matrix)
+        found[matrix] = path
 
 
-def asking() -> bool:
-    """Whether matrices are only listed, as `surm calibrate` does before it measures them."""
-    return _ASKED.get() is not None
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """A context in which nothing is said of matrices that are not measured, as `surm calibrate` is about to do that."""
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def quiet() -> bool:
+    """Whether the code runs in `quietly`."""
+    return _QUIET.get()
 
 
 def times(matrix: Matrix, platform: str, device: str) -> Mapping[str, float]:

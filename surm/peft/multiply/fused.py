@@ -1,9 +1,9 @@
 """Multiplies by a layer and its update in one product, y = x·(kernel + scale·ΔWᵀ) + bias.
 
 If layer and update are added first, they cost one product in the forward pass and one for the gradient of x. The
-gradient of the update's parameters remains, and there are two ways to compute it: by the family's own product (two thin
-products for low rank, one correlation for a circulant), or through the dense matrix, as xᵀ·dy followed by the
-derivative of the dense form.
+gradient of the update's parameters remains, and there are three ways to compute it: by the family's own product (two
+thin products for low rank, one correlation for a circulant), by the same with small matmuls in place of FFTs, or
+through the dense matrix, as xᵀ·dy followed by the derivative of the dense form.
 
 In bfloat16 the sum is rounded with a fixed dither (`surm.ops.rounding`): a kernel in bfloat16 has no bits below its
 last one, and without the dither every update of less than half of that would be lost in all entries. Without an update

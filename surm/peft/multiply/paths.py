@@ -4,6 +4,7 @@ branch          the family's own product beside the layer: FFTs, or thin matmuls
 branch_dft      the same, with every convolution by small matmuls in the layer's dtype (convolutional families only)
 branch_dense    the product with the dense matrix beside the layer
 fused           the matrix is added to the layer's kernel; the gradient goes through the family's own product
+fused_dft       the same, but the gradient goes through small matmuls (convolutional families only)
 fused_dense     the same, but the gradient goes through the dense matrix (see `surm.peft.multiply.fused`)
 
 Layers that share an input, as query, key and value do, share its transform in the forward pass, because XLA computes
@@ -33,10 +34,19 @@ write and to read the matrix once more.)"""
 _LARGE = 2**22
 """The number of entries from which a matrix is large. (The TPU compiler's answer changes between 768×3072 and 4096² for
 Kronecker, and between 768² and 2048² for few vectors and a circulant; experiments/compiled.)"""
+_HUGE = 2**24
+_IN_HUGE = {"convolution": (6144, "fused_dft"), "two_convolutions": (4096, "fused_dense")}
+"""The number of entries from which convolutions by small products cost a TPU less than a product with the matrix, the
+number of vectors from which the matrix is added to the kernel all the same, and the path that is taken then. (The TPU
+compiler's answer for circulant and W(G,H) of 4096² and of 14336×4096; at 2048² a product with the matrix costs less.)
+"""
 
-FUSED = ("fused", "fused_dense")
-"""Paths for updates only; an adapter has a nonlinearity between the layer and itself."""
-_WITHOUT_FFTS = ("fused_dense", "branch_dense", "branch_dft", "fused", "branch")
+BESIDE = ("branch", "branch_dft", "branch_dense")
+"""Paths that multiply beside the layer."""
+FUSED = {"fused": "branch", "fused_dft": "branch_dft", "fused_dense": "branch_dense"}
+"""Paths for updates only, since an adapter has a nonlinearity between the layer and itself; each with the path that its
+gradient takes."""
+_WITHOUT_FFTS = ("fused_dense", "fused_dft", "branch_dense", "branch_dft", "fused", "branch")
 """All paths; those that may transform come last."""
 
 
@@ -56,8 +66,8 @@ def available(position: str, family: str) -> tuple[str, ...]:
     """
     if position not in ("update", "adapter"):
         return ()
-    beside = ("branch", "branch_dft", "branch_dense") if FAMILIES[family].convolutional else ("branch", "branch_dense")
-    return beside + FUSED if position == "update" else beside
+    beside = [path for path in BESIDE if path != "branch_dft" or FAMILIES[family].convolutional]
+    return tuple(beside if position == "adapter" else beside + [path for path, by in FUSED.items() if by in beside])
 
 
 def quickest(
@@ -101,12 +111,42 @@ def quickest(
 
 def of_matrix(matrix: Matrix, platform: str, device: str = "") -> str:
     """`quickest` for a matrix that is named as in calibrations."""
-    calibrated.note(matrix)
+    path = _of_matrix(matrix, platform, device)
+    calibrated.note(matrix, path)
+    return path
+
+
+def _of_matrix(matrix: Matrix, platform: str, device: str) -> str:
     own = calibrated.times(matrix, platform, device) if device else {}
     measured = [path for path in allowed(matrix.family, fusible=matrix.fusible) if path in own]
     if len(measured) > 1:
         return min(measured, key=own.__getitem__)
     return ranked(matrix, platform)[0]
+
+
+def by_path(chosen: Mapping[Matrix, str]) -> dict[str, list[str]]:
+    """Which matrices each path is taken for.
+
+    Args:
+      chosen: the path of each matrix, as `calibrated.asked` lists them.
+
+    Returns:
+      The matrices in words, by path.
+
+    Examples:
+      >>> by_path({Matrix("circulant", 768, 768, 8192, (), "bfloat16", True): "fused_dense"})
+      {'fused_dense': ['circulant 768×768 with 8,192 vectors in bfloat16']}
+    """
+    found: dict[str, dict[str, None]] = {}
+    for matrix, path in chosen.items():
+        size = f"{matrix.family} {matrix.n_out}×{matrix.n_in} with {matrix.rows:,} vectors in {matrix.dtype}"
+        found.setdefault(path, {})[size] = None
+    return {path: [*sizes] for path, sizes in found.items()}
+
+
+def told(taken: Mapping[str, Sequence[str]]) -> str:
+    """The result of `by_path` as one line."""
+    return "; ".join(f"{path} for {', '.join(sizes)}" for path, sizes in taken.items())
 
 
 def allowed(family: str, *, fusible: bool) -> list[str]:
@@ -131,7 +171,7 @@ def ranked(matrix: Matrix, platform: str) -> list[str]:
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
         taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
-        if not calibrated.asking():
+        if not calibrated.quiet():
             _say_unmeasured(taken, family, dtype, platform)
         return sorted(allowed(family, fusible=fusible), key=lambda path: (path != taken, _WITHOUT_FFTS.index(path)))
     times = predicted.seconds(points, n_out, n_in, rows, shapes)
@@ -147,7 +187,8 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     kernel it costs one, but is made twice. Thin products cost even less, unless they are not thin or the matrix is
     small: then their intermediate results cost more than the dense matrix. A dense matrix takes its time for any number
     of vectors. For few of them, thin products cost less in any case; a convolution by small matmuls does if the matrix
-    is large; and a small matrix is best made once, beside the layer.
+    is large; and a small matrix is best made once, beside the layer. On a TPU, if a huge matrix is one or two
+    convolutions, small matmuls cost less for many vectors, too, and for one convolution of very many in the gradient.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
@@ -163,11 +204,14 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     Examples:
       >>> [unmeasured("circulant", 768, 768, rows, "tpu", fusible=True) for rows in (8, 8192)]
       ['branch_dense', 'fused_dense']
-      >>> unmeasured("circulant", 4096, 4096, 8, "tpu", fusible=True)
-      'branch_dft'
+      >>> [unmeasured("circulant", 4096, 4096, rows, "tpu", fusible=True) for rows in (2048, 8192)]
+      ['branch_dft', 'fused_dft']
     """
     product, few = FAMILIES[family].product, rows < _MANY.get(platform, _MANY_ELSEWHERE)
     large = n_out * n_in >= _LARGE
+    if product in _IN_HUGE and platform == "tpu" and n_out * n_in >= _HUGE:
+        from_here, then = _IN_HUGE[product]
+        return then if fusible and rows >= from_here else "branch_dft"
     if platform == "cpu" or product == "thin" or (product == "thin_in_large" and (few or large)):
         return "branch"
     if few and large and FAMILIES[family].convolutional:
@@ -189,7 +233,7 @@ def beside_each(family: str, platform: str) -> str:
       >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
       ('branch', 'branch_dft', 'branch')
     """
-    if platform == "cpu" or FAMILIES[family].product != "transforms":
+    if platform == "cpu" or not FAMILIES[family].transforms:
         return "branch"
     return "branch_dft" if FAMILIES[family].convolutional else "branch_dense"
 
