@@ -129,9 +129,9 @@ def _by_convolutions(
     n = g.shape[1]
 
     def term(g, h):
-        return convolve(g, convolve(h, x, n, -1, None), n, 1, n_out)
+        return convolve(g, convolve(h, x, n, -1, fourier.ALL), n, 1, slice(n_out))
 
-    return jax.vmap(term)(g, h).sum(0)[..., :n_out].astype(x.dtype)
+    return jax.vmap(term)(g, h).sum(0).astype(x.dtype)
 
 
 def to_dense(params: Params, n_out: int, n_in: int) -> Float[Array, "{n_out} {n_in}"]:

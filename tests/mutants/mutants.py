@@ -96,8 +96,8 @@ MUTANTS = [
     ),
     Mutant(
         "matrices/algebra/dft.py",
-        "[n - x.shape[-1] + 1 :]",
-        "[n - x.shape[-1] :]",
+        "v[n - x.shape[-1] + 1 :]",
+        "v[n - x.shape[-1] :]",
         f"{PATHS}::test_the_dft_gives_the_dense_product[circulant-8x13]",
     ),
     Mutant(
@@ -157,7 +157,8 @@ MUTANTS = [
         '"fused_dft": "branch"',
         f"{ACCELERATORS} -k small_products",
     ),
-    Mutant("matrices/algebra/dft.py", "analysis[:m]", "analysis[-m:]", f"{PATHS} -k first_entries"),
+    Mutant("matrices/algebra/dft.py", "f * v[:first]", "v[:first]", f"{PATHS} -k some_entries"),
+    Mutant("matrices/algebra/dft.py", "analysis[:m]", "analysis[-m:]", f"{PATHS} -k some_entries"),
     Mutant("matrices/algebra/dft.py", "m = -(-x.shape[-1] // q)", "m = analysis.shape[0]", f"{PATHS} -k zeros"),
     Mutant("training/estimate.py", "if asked else []", "if False else []", "tests/test_train.py -k dry_run"),
     # half precision

@@ -20,12 +20,13 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from surm.matrices.algebra import fourier
 from surm.matrices.algebra.diagonals import from_diagonals
 from surm.matrices.algebra.params import working_dtype
 
 
 def convolve(
-    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, n_out: int | None = None
+    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, kept: slice = fourier.ALL
 ) -> Float[Array, "*b n_out"]:
     """Convolve every vector of x with v, circularly (f = 1) or skew-circularly (f = -1).
 
@@ -34,10 +35,10 @@ def convolve(
       x: vectors of length at most n.
       n: the length of the convolution.
       f: the factor of the wrapped part, 1 or -1.
-      n_out: the number of entries to return; all n if it is None.
+      kept: the entries to return.
 
     Returns:
-      The first entries of the convolutions, in x's dtype and rounded to it after each of three steps. Values that
+      These entries of the convolutions, in x's dtype and rounded to it after each of three steps. Values that
       depend only on v are computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector,
       where n = p q with p and q near √n, and less if x or the result is shorter than n; 2n² for prime n.
 
@@ -46,11 +47,11 @@ def convolve(
       >>> convolve(jnp.array([0.0, 1.0]), jnp.array([1.0, 2.0, 3.0, 4.0]), 4, -1).round().tolist()
       [-4.0, 1.0, 2.0, 3.0]
     """
-    v, p, n_out = v.astype(working_dtype(v)), _parts(n), n if n_out is None else n_out
+    first, end, _ = kept.indices(n)
+    v, p, n_out = _from(first, v.astype(working_dtype(v)), n, f), _parts(n), end - first
     if p == 1:
-        wrapped = f * jnp.pad(v, (0, n - v.shape[0]))[n - x.shape[-1] + 1 :]
-        dense = from_diagonals(jnp.concatenate([wrapped, jnp.pad(v, (0, n - v.shape[0]))]), n, x.shape[-1])
-        return x @ dense[:n_out].T.astype(x.dtype)
+        dense = from_diagonals(jnp.concatenate([f * v[n - x.shape[-1] + 1 :], v[:n_out]]), n_out, x.shape[-1])
+        return x @ dense.T.astype(x.dtype)
     angles, weights = _roots(p, f)
     analysis = jnp.array([[(math.cos(m * angle), math.sin(m * angle)) for angle in angles] for m in range(p)])
     synthesis = analysis * jnp.array(weights)[None, :, None] / p
@@ -59,6 +60,12 @@ def convolve(
     products = jnp.einsum("kcrds,...kds->...kcr", _blocks(of_v, angles).astype(x.dtype), of_x)
     y = jnp.einsum("...kcs,mkc->...ms", products, synthesis[: -(-n_out // (n // p))].astype(x.dtype))
     return y.reshape(*x.shape[:-1], -1)[..., :n_out]
+
+
+def _from(first: int, v: Float[Array, " k"], n: int, f: int) -> Float[Array, " {n}"]:
+    """v with zeros up to length n, turned so that the entry of a convolution at this place comes first."""
+    v = jnp.pad(v, (0, n - v.shape[0]))
+    return jnp.concatenate([v[first:], f * v[:first]]) if first else v
 
 
 def _parts(n: int) -> int:

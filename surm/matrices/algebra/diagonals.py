@@ -186,7 +186,7 @@ def product(
     """
     n_in = x.shape[-1]
     length = fourier.smooth_length(n_out + n_in - 1)
-    return convolve(diagonals, x, length, 1)[..., n_in - 1 : n_in - 1 + n_out]
+    return convolve(diagonals, x, length, 1, slice(n_in - 1, n_in - 1 + n_out))
 
 
 def diagonal_sums(dense: Float[Array, "n_out n_in"]) -> Float[Array, " d"]:

@@ -100,7 +100,7 @@ def matvec(
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 @functools.partial(jax.checkpoint, static_argnums=(2, 3, 4))
 def _product(v, x, n_out, f, convolve):
-    return convolve(v, x, v.shape[0], f, n_out).astype(x.dtype)
+    return convolve(v, x, v.shape[0], f, slice(n_out)).astype(x.dtype)
 
 
 def dense(v: Float[Array, "*b n"], n_out: int, n_in: int, f: int) -> Float[Array, "*b {n_out} {n_in}"]:

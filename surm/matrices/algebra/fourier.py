@@ -25,8 +25,11 @@ from jaxtyping import Array, Complex, Float
 
 from surm.matrices.algebra.params import working_dtype
 
-Convolution = Callable[[Float[Array, " k"], Float[Array, "*b m"], int, int, int | None], Float[Array, "*b n_out"]]
-"""A function (v, x, n, f, n_out) that returns the first entries of convolutions of length n, such as `convolve`."""
+ALL = slice(None)
+"""What convolutions return if nothing else is asked for."""
+
+Convolution = Callable[[Float[Array, " k"], Float[Array, "*b m"], int, int, slice], Float[Array, "*b n_out"]]
+"""A function (v, x, n, f, kept) that returns successive entries of convolutions of length n, such as `convolve`."""
 
 _FFTS_GATHER = jax.__version_info__ < (0, 12)
 
@@ -120,7 +123,7 @@ def _signs(like: Float[Array, "*b n"]) -> Float[Array, "*_ n"]:
 
 
 def convolve(
-    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, n_out: int | None = None, *, of_batch: bool = True
+    v: Float[Array, " k"], x: Float[Array, "*b m"], n: int, f: int, kept: slice = ALL, *, of_batch: bool = True
 ) -> Float[Array, "*b n_out"]:
     """Convolve every vector of x with v, circularly (f = 1) or skew-circularly (f = -1).
 
@@ -129,12 +132,11 @@ def convolve(
       x: vectors of length at most n.
       n: the length of the convolution.
       f: the factor of the wrapped part, 1 or -1.
-      n_out: the number of entries to return; all n if it is None.
+      kept: the entries to return.
       of_batch: whether x is a batch, which may be spread over devices, rather than parameters.
 
     Returns:
-      The first entries of the convolutions, in the common dtype of v and x, in float32 at least. Cost O(n log n) per
-      vector.
+      These entries, in the common dtype of v and x, in float32 at least. Cost O(n log n) per vector.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -146,7 +148,7 @@ def convolve(
     dtype = working_dtype(v, x)
     z = spectrum(x.astype(dtype), n, f, of_batch=of_batch)
     z = z * for_each(spectrum(v.astype(dtype), n, f, of_batch=False), z)
-    return from_spectrum(z, n, f, of_batch=of_batch)[..., :n_out]
+    return from_spectrum(z, n, f, of_batch=of_batch)[..., kept]
 
 
 def smooth_length(n: int) -> int:
