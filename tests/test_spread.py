@@ -39,9 +39,9 @@ def shapes_of(jaxpr, *names: str) -> list[tuple[int, ...]]:
     return [one.invars[0].aval.shape for one in equations(jaxpr.jaxpr) if one.primitive.name in names]
 
 
-def gradient(family: str, mesh, size: int = 8, *, rows: bool = True):
+def gradient(family: str, mesh, size: int = 8, *, rows: bool = True, path: str = "branch_dense"):
     """The traced gradient of an updated layer by its trained arrays and its input, and the trained arrays."""
-    updates = surm.PeftSpec(family=family, targets="query", train="", path="branch_dense")
+    updates = surm.PeftSpec(family=family, targets="query", train="", path=path)
     layer = nnx.Dict(query=nnx.Linear(WIDTH, WIDTH, dot_general=matmul.dot_general, rngs=nnx.Rngs(0)))
     graphdef, trainable, frozen = surgery.split(randomize(surm.attach(layer, updates, nnx.Rngs(1))))
     loss = lambda t, x: jnp.sum(jnp.sin(surgery.join(graphdef, t, frozen).query(x)))  # noqa: E731
@@ -50,9 +50,15 @@ def gradient(family: str, mesh, size: int = 8, *, rows: bool = True):
         return jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(trainable, x), trainable
 
 
-@pytest.mark.parametrize("family", ["circulant", "toeplitz", "kronecker", "low_rank"])
-def test_only_gradients_of_trained_arrays_are_added_up(family):
-    found, trainable = gradient(family, meshed())
+@pytest.mark.parametrize(
+    ("family", "path"),
+    [
+        *((family, "branch_dense") for family in ("circulant", "toeplitz", "kronecker", "low_rank")),
+        *(("circulant", path) for path in ("branch_dft", "fused_dft", "fused_dense")),
+    ],
+)
+def test_only_gradients_of_trained_arrays_are_added_up(family, path):
+    found, trainable = gradient(family, meshed(), path=path)
     summed = shapes_of(found, "psum", "psum_invariant")
     assert sorted(summed) == sorted(value.shape for value in trainable.values())
 

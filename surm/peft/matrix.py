@@ -161,7 +161,11 @@ class StructuredMatrix(nnx.Module):
         self, params: matrices.Params, x: Float[Array, "*b n_in"], path: str = "branch"
     ) -> Float[Array, "*b n_out"]:
         """The product with every row of x by `branch` or `branch_dft`, for the given parameters instead of its own."""
-        return self._matvec(params, x, **({"convolve": dft.convolve} if path == "branch_dft" else {}))
+        if path == "branch_dft":  # whose gradient has intermediate results of many times the parameters' size
+            return by_rows(functools.partial(self._matvec, convolve=dft.convolve))(params, x)
+        if path != "branch":
+            raise ValueError(f"given path={path!r}; expected branch or branch_dft")
+        return self._matvec(params, x)
 
     def dense_matvec(
         self,

@@ -61,6 +61,11 @@ def test_some_entries_of_a_convolution_of_short_vectors(convolve, f, n, float64)
         np.testing.assert_allclose(convolve(v, x, n, f, kept), whole[kept].T, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("convolve", [fourier.convolve, dft.convolve], ids=["fft", "dft"])
+def test_an_empty_batch_has_no_convolutions(convolve):
+    assert convolve(jnp.ones(12), jnp.ones((0, 5)), 12, 1, slice(7)).shape == (0, 7)
+
+
 def test_the_dft_leaves_out_the_zeros_of_short_vectors_and_what_is_not_asked_for():
     def cost(n_in, n_out):
         traced = jax.make_jaxpr(lambda v, x: dft.convolve(v, x, 576, 1, slice(n_out)))(

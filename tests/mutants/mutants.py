@@ -157,6 +157,18 @@ MUTANTS = [
         '"fused_dft": "branch"',
         f"{ACCELERATORS} -k small_products",
     ),
+    Mutant(
+        "peft/matrix.py",
+        "return by_rows(functools.partial(self._matvec, convolve=dft.convolve))(params, x)",
+        "return self._matvec(params, x, convolve=dft.convolve)",
+        "tests/test_spread.py -k added_up",
+    ),
+    Mutant(
+        "peft/multiply/paths.py",
+        "terms * dft.operations(max(n_out, n_in)) < n_out * n_in",
+        "True",
+        f"{ACCELERATORS} -k huge",
+    ),
     Mutant("matrices/algebra/dft.py", "f * v[:first]", "v[:first]", f"{PATHS} -k some_entries"),
     Mutant("matrices/algebra/dft.py", "analysis[:m]", "analysis[-m:]", f"{PATHS} -k some_entries"),
     Mutant("matrices/algebra/dft.py", "m = -(-x.shape[-1] // q)", "m = analysis.shape[0]", f"{PATHS} -k zeros"),

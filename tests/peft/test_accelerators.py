@@ -209,7 +209,7 @@ def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
         taken = {name: paths.quickest(*asked, name, fusible=fusible) for name in ("tpu", "gpu")}
         assert paths.unmeasured(family, n, n, 8192, "cpu", fusible=fusible) == "branch"
         assert taken["tpu"] in paths.available("update", family)
-        if "convolution" in matrices.FAMILIES[family].product and n == 4096:
+        if matrices.FAMILIES[family].product in ("convolution", "two_convolutions") and n == 4096:
             assert taken == {"tpu": "branch_dft", "gpu": "branch_dense"}
             continue
         assert taken["tpu"] == taken["gpu"]
@@ -259,7 +259,14 @@ def test_a_huge_convolution_is_by_small_products_on_a_tpu(family, from_here, the
 
     assert taken(4096, 4096, 2048) == taken(14336, 4096, from_here - 1) == "branch_dft"
     assert taken(4096, 14336, from_here) == then and taken(4096, 4096, from_here, fusible=False) == "branch_dft"
+    assert taken(4096, 4099, 2048) == taken(30522, 768, 2048) == taken(2**18, 640, 2048) == "fused_dense"
     assert taken(4096, 4095, 2048) == taken(4096, 4096, from_here, "gpu") == "fused_dense"
+
+
+def test_several_terms_are_not_by_small_products_if_they_are_huge():
+    asked = lambda r: ("low_displacement_rank", 4096, 4096, 2048, {"g": (r, 4096), "h": (r, 4096)}, "float32", "tpu")  # noqa: E731
+    taken = [paths.quickest(*asked(rank), fusible=True) for rank in (1, 2)]
+    assert taken == ["branch_dft", "fused_dense"]
 
 
 def test_the_platform_is_that_of_the_mesh():

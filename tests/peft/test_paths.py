@@ -190,7 +190,7 @@ def test_the_committed_measurements_are_those_of_the_whole_grid():
     found = sorted(as_text({name: point[name] for name in fields}) for point in points)
     assert found == sorted(as_text(dataclasses.asdict(point)) for point in script.grid())
     for point in points:
-        expected = {*paths.available("update", point["family"])} - {"fused_dft"}  # which is for other platforms
+        expected = {*paths.available("update", point["family"])} - {"fused_dft"}  # which came later
         assert {*point["seconds"]} == (expected if point["dtype"] == "float32" else expected - {*paths.FUSED})
         assert point["floor_seconds"] > 0
     assert paths._measured("abacus") == []

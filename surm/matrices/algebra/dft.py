@@ -15,6 +15,7 @@ spread over devices stays where it is. For prime n this is the product with the 
 Source: for the split, H. J. Nussbaumer, Fast Fourier Transform and Convolution Algorithms, Springer 1982.
 """
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -35,12 +36,13 @@ def convolve(
       x: vectors of length at most n.
       n: the length of the convolution.
       f: the factor of the wrapped part, 1 or -1.
-      kept: the entries to return.
+      kept: the entries to return, a slice with a step of 1.
 
     Returns:
       These entries of the convolutions, in x's dtype and rounded to it after each of three steps. Values that
       depend only on v are computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector,
-      where n = p q with p and q near √n, and less if x or the result is shorter than n; 2n² for prime n.
+      where n = p q with p and q near √n, and less if x or the result is shorter than n (see
+      `operations`); that of the dense product for prime n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -48,7 +50,7 @@ def convolve(
       [-4.0, 1.0, 2.0, 3.0]
     """
     first, end, _ = kept.indices(n)
-    v, p, n_out = _from(first, v.astype(working_dtype(v)), n, f), _parts(n), end - first
+    v, p, n_out = _turned(v.astype(working_dtype(v)), first, n, f), _parts(n), end - first
     if p == 1:
         dense = from_diagonals(jnp.concatenate([f * v[n - x.shape[-1] + 1 :], v[:n_out]]), n_out, x.shape[-1])
         return x @ dense.T.astype(x.dtype)
@@ -59,15 +61,33 @@ def convolve(
     of_x = jnp.einsum("...ms,mkc->...kcs", *_split(x, n // p, analysis))
     products = jnp.einsum("kcrds,...kds->...kcr", _blocks(of_v, angles).astype(x.dtype), of_x)
     y = jnp.einsum("...kcs,mkc->...ms", products, synthesis[: -(-n_out // (n // p))].astype(x.dtype))
-    return y.reshape(*x.shape[:-1], -1)[..., :n_out]
+    return y.reshape(*x.shape[:-1], y.shape[-2] * y.shape[-1])[..., :n_out]
 
 
-def _from(first: int, v: Float[Array, " k"], n: int, f: int) -> Float[Array, " {n}"]:
+def operations(n: int) -> int:
+    """About how many operations a convolution of one vector of length n costs.
+
+    Args:
+      n: the length of the convolution; if its divisors are far from √n, this is more than the dense product costs.
+
+    Returns:
+      4n (p + q), where n = p q.
+
+    Examples:
+      >>> operations(4096), operations(4099)
+      (2097152, 67223600)
+    """
+    p = _parts(n)
+    return 4 * n * (p + n // p)
+
+
+def _turned(v: Float[Array, " k"], first: int, n: int, f: int) -> Float[Array, " {n}"]:
     """v with zeros up to length n, turned so that the entry of a convolution at this place comes first."""
     v = jnp.pad(v, (0, n - v.shape[0]))
     return jnp.concatenate([v[first:], f * v[:first]]) if first else v
 
 
+@functools.cache
 def _parts(n: int) -> int:
     """The divisor p of n that is nearest to √n."""
     return min((p for p in range(1, n + 1) if n % p == 0), key=lambda p: abs(p - math.sqrt(n)))

@@ -132,7 +132,7 @@ def convolve(
       x: vectors of length at most n.
       n: the length of the convolution.
       f: the factor of the wrapped part, 1 or -1.
-      kept: the entries to return.
+      kept: the entries to return, a slice with a step of 1.
       of_batch: whether x is a batch, which may be spread over devices, rather than parameters.
 
     Returns:

@@ -23,6 +23,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
+from surm.matrices.algebra import dft
 from surm.peft.multiply import calibrated, predicted
 from surm.peft.multiply.calibrated import Matrix
 
@@ -35,10 +36,10 @@ _LARGE = 2**22
 """The number of entries from which a matrix is large. (The TPU compiler's answer changes between 768×3072 and 4096² for
 Kronecker, and between 768² and 2048² for few vectors and a circulant; experiments/compiled.)"""
 _HUGE = 2**24
-_IN_HUGE = {"convolution": (6144, "fused_dft"), "two_convolutions": (4096, "fused_dense")}
+_IN_HUGE: dict[str, tuple[int, str]] = {"convolution": (6144, "fused_dft"), "two_convolutions": (4096, "fused_dense")}
 """The number of entries from which convolutions by small products cost a TPU less than a product with the matrix, the
 number of vectors from which the matrix is added to the kernel all the same, and the path that is taken then. (The TPU
-compiler's answer for circulant and W(G,H) of 4096² and of 14336×4096; at 2048² a product with the matrix costs less.)
+compiler's answers for a circulant and for W(G,H) of rank one, both of 4096² and of 14336×4096; experiments/compiled.)
 """
 
 BESIDE = ("branch", "branch_dft", "branch_dense")
@@ -170,7 +171,9 @@ def ranked(matrix: Matrix, platform: str) -> list[str]:
     like, shapes = _as_measured(family, n_out, n_in, dict(parameters))
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
-        taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible)
+        of_terms = dict(parameters).get("g", ()) if FAMILIES[family].product == "two_convolutions" else ()
+        terms = of_terms[-2] if len(of_terms) > 1 else 1
+        taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible, terms=terms)
         if not calibrated.quiet():
             _say_unmeasured(taken, family, dtype, platform)
         return sorted(allowed(family, fusible=fusible), key=lambda path: (path != taken, _WITHOUT_FFTS.index(path)))
@@ -178,7 +181,7 @@ def ranked(matrix: Matrix, platform: str) -> list[str]:
     return sorted((path for path in times if fusible or path not in FUSED), key=times.__getitem__)
 
 
-def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, fusible: bool) -> str:
+def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, fusible: bool, terms: int = 1) -> str:
     """The path for a platform without measurements: on a CPU the branch, elsewhere a path without FFTs.
 
     Programs were compiled, not run, for devices that were not available (experiments/compiled). According to XLA, FFTs
@@ -188,7 +191,8 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     small: then their intermediate results cost more than the dense matrix. A dense matrix takes its time for any number
     of vectors. For few of them, thin products cost less in any case; a convolution by small matmuls does if the matrix
     is large; and a small matrix is best made once, beside the layer. On a TPU, if a huge matrix is one or two
-    convolutions, small matmuls cost less for many vectors, too, and for one convolution of very many in the gradient.
+    convolutions, small matmuls cost less for many vectors, too. For very many of them a circulant is added to the
+    kernel, and only its gradient goes through small matmuls. All this holds for sizes with divisors near their roots.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
@@ -197,6 +201,7 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
       rows: the number of vectors in the batch of one device.
       platform: the name of the platform, as `jax.default_backend` gives it.
       fusible: whether the matrix may be added to the layer's kernel.
+      terms: the number of products of which the matrix is the sum.
 
     Returns:
       A path that the family has.
@@ -209,12 +214,13 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     """
     product, few = FAMILIES[family].product, rows < _MANY.get(platform, _MANY_ELSEWHERE)
     large = n_out * n_in >= _LARGE
-    if product in _IN_HUGE and platform == "tpu" and n_out * n_in >= _HUGE:
+    small_products = FAMILIES[family].convolutional and terms * dft.operations(max(n_out, n_in)) < n_out * n_in
+    if small_products and terms == 1 and product in _IN_HUGE and platform == "tpu" and n_out * n_in >= _HUGE:
         from_here, then = _IN_HUGE[product]
         return then if fusible and rows >= from_here else "branch_dft"
     if platform == "cpu" or product == "thin" or (product == "thin_in_large" and (few or large)):
         return "branch"
-    if few and large and FAMILIES[family].convolutional:
+    if few and large and small_products:
         return "branch_dft"
     return "fused_dense" if fusible and not few else "branch_dense"
 
