@@ -146,7 +146,10 @@ MUTANTS = [
     ),
     Mutant("matrices/algebra/toeplitz_product.py", "top = 1 - block - above", "top = 1 - block", STRIPS),
     Mutant(
-        "peft/multiply/paths.py", "if few and large and FAMILIES", "if few and FAMILIES", f"{ACCELERATORS} -k vectors"
+        "peft/multiply/paths.py",
+        "if few and large and small_products",
+        "if few and small_products",
+        f"{ACCELERATORS} -k vectors",
     ),
     Mutant("peft/multiply/paths.py", '{"tpu": 2048}, 512', "{}, 512", f"{ACCELERATORS} -k vectors"),
     Mutant("peft/multiply/paths.py", "_HUGE = 2**24", "_HUGE = 2**24 + 1", f"{ACCELERATORS} -k huge"),
