@@ -223,8 +223,8 @@ def test_where_nothing_is_measured_the_path_goes_by_the_platform(family):
 
 @pytest.mark.parametrize("family", matrices.FAMILIES)
 def test_for_few_vectors_no_matrix_is_made_where_a_thin_product_is_there(family):
-    taken = paths.unmeasured(family, 64, 64, 8, "tpu", fusible=True)
-    assert taken == ("branch" if matrices.FAMILIES[family].product.startswith("thin") else "branch_dense")
+    taken, larger = (paths.unmeasured(family, n, n, 8, "tpu", fusible=True) for n in (64, 1024))
+    assert taken == larger == ("branch" if matrices.FAMILIES[family].product.startswith("thin") else "branch_dense")
 
 
 @pytest.mark.parametrize("platform", KINDS)
