@@ -138,8 +138,8 @@ class Family:
       product: PRODUCT, the kind of computation in `matvec`, from which a multiplication path is chosen on hardware
         without measurements: "matmuls" that cost about as much as the layer's own (the default); "thin" ones with a
         small inner size; "thin_in_large", which are cheaper than a dense product only for large matrices;
-        "convolution" or "two_convolutions" (for every term of a sum) of the matrix's own length; or other "transforms".
-        The last three are FFTs.
+        "convolution", which is one of the matrix's own length, or "two_convolutions", which are two for each term of a
+        sum; or other "transforms". The last three are FFTs.
       measured_as: MEASURED_AS, the family whose measured speed decides on the path; by default the family itself.
 
     Examples:

@@ -120,7 +120,7 @@ def made(asked: Collection[Matrix], model: nnx.Module, seconds: float) -> str:
     """Measures matrices, and writes the device's file.
 
     Args:
-      asked: the matrices for which `auto` is asked in a run, as often as it is asked.
+      asked: the matrices for which `auto` is asked in a run.
       model: the run's model.
       seconds: the time to spend; a program that is being compiled when it is over is finished.
 

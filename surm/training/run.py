@@ -103,7 +103,8 @@ def dry_run(config: ml_collections.ConfigDict | configs.Plan) -> str:
       config: the run's configuration, or its plan from `surm.config.checked`.
 
     Returns:
-      A text with the adapted layers, devices, sizes, learning rates, and the compiler's figures for a step.
+      A text with the adapted layers, devices, sizes, learning rates, paths of `auto`, and the compiler's figures
+      for a step.
 
     Raises:
       InputError: if config, data or weights cannot be used.
