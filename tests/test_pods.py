@@ -167,7 +167,8 @@ def test_every_kind_of_chip_can_be_compiled_for(target):
              "tpu:v4:2x2x1": "4 TPU v4 on 1 host"}  # fmt: skip
     assert hosts.get(target, "on 1 host") in said[0]
     assert said[1].endswith(": fits") and said[-1].startswith("compiled in")
-    assert any(re.match(r"paths +\w+ for circulant 64×64 with \d+ vectors in \w+$", line) for line in said), said
+    (of_paths,) = (line for line in said if line.startswith("paths"))
+    assert re.match(r"paths +branch_dense for circulant \d+×\d+ with [\d,]+ vectors in float32$", of_paths), of_paths
     assert any(line.startswith("compiler's estimate") for line in said) == target.startswith("tpu")
 
 
