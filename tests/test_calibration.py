@@ -185,6 +185,15 @@ def test_while_matrices_are_listed_or_ranked_nothing_is_said_of_what_is_not_meas
     assert "circulant in odd on a gpu has not been measured" in caplog.text  # so that the first line can fail
 
 
+@pytest.mark.parametrize("fusible", [True, False])
+def test_on_a_tpu_no_path_with_ffts_is_measured(fusible):
+    candidates = {
+        platform: {*calibration._candidates(SMALL._replace(fusible=fusible), platform)} for platform in ("tpu", "gpu")
+    }
+    assert candidates["gpu"] == {*paths.allowed("circulant", fusible=fusible)}
+    assert candidates["gpu"] - candidates["tpu"] == ({"branch", "fused"} if fusible else {"branch"})
+
+
 @pytest.mark.slow
 def test_an_interrupt_leaves_nothing(tmp_path):
     program = """if True:

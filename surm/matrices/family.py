@@ -107,7 +107,8 @@ class Family:
       matvec: (params, x, n_out) -> y, the product ΔW x for each vector along the last axis of x. That axis has length
         n_in and may have any axes before it; y has x's dtype. `params` is one dict with the parameters of `init` and
         the arrays of `fixed`; the options are read from their names and shapes. If the product consists of
-        convolutions, `convolve=` replaces their implementation, for example by `dft.convolve`, which uses only matmuls.
+        convolutions, `convolve=` replaces their implementation, which is an `algebra.fourier.Convolution`, for example
+        by `dft.convolve`, which uses only matmuls.
       to_dense: (params, n_out, n_in) -> the dense ΔW, entry by entry as the formula defines it, in the dtype of params.
       num_params: (n_out, n_in, *, OPTIONS) -> the number of trained values that `init` makes.
       project: (dense, *, OPTIONS) -> params of the member of the family that is nearest to a matrix in the Frobenius

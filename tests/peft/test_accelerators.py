@@ -234,6 +234,20 @@ def test_for_few_vectors_a_large_matrix_is_not_made_if_there_are_small_products(
     assert taken == ("branch_dft" if matrices.FAMILIES[family].convolutional else "branch_dense")
 
 
+@pytest.mark.parametrize("platform", KINDS)
+def test_small_products_have_to_be_small(platform):
+    few = {
+        (family, n_out): paths.unmeasured(family, n_out, 4096, 8, platform, fusible=True)
+        for family in ("circulant", "toeplitz")
+        for n_out in (4099, 30522)
+    }
+    # a Toeplitz matrix convolves in the next length that has many divisors
+    assert few.pop(("toeplitz", 4099)) == few.pop(("toeplitz", 30522)) == "branch_dft"
+    assert {*few.values()} == {"branch_dense"}
+    served = [paths.beside_each(family, 4099, 4096, platform) for family in ("circulant", "toeplitz")]
+    assert served == ["branch_dense", "branch_dft"]
+
+
 def test_what_counts_is_the_number_of_vectors_and_not_the_side():
     taken = {
         (platform, n, rows): paths.unmeasured("toeplitz", n, n, rows, platform, fusible=True)

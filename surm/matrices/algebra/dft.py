@@ -39,10 +39,9 @@ def convolve(
       kept: the entries to return, a slice with a step of 1.
 
     Returns:
-      These entries of the convolutions, in x's dtype and rounded to it after each of three steps. Values that
-      depend only on v are computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector,
-      where n = p q with p and q near √n, and less if x or the result is shorter than n (see
-      `operations`); that of the dense product for prime n.
+      These entries of the convolutions, in x's dtype and rounded to it after each of three steps. Values that depend
+      only on v are computed in v's dtype, in float32 at least. Cost: about 4n (p + q) operations per vector, where
+      n = p q with p and q near √n, and less if x or the result is shorter; that of the dense product for prime n.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -64,21 +63,20 @@ def convolve(
     return y.reshape(*x.shape[:-1], y.shape[-2] * y.shape[-1])[..., :n_out]
 
 
-def operations(n: int) -> int:
-    """About how many operations a convolution of one vector of length n costs.
+def entries(n: int) -> int:
+    """How many numbers there are in the matrices M_ω, which are made from v.
 
     Args:
-      n: the length of the convolution; if its divisors are far from √n, this is more than the dense product costs.
+      n: the length of the convolution; without divisors near √n they are more than a dense matrix has.
 
     Returns:
-      4n (p + q), where n = p q.
+      2 n q, where n = p q, up to what real roots save.
 
     Examples:
-      >>> operations(4096), operations(4099)
-      (2097152, 67223600)
+      >>> entries(4096), entries(4099)
+      (524288, 33603602)
     """
-    p = _parts(n)
-    return 4 * n * (p + n // p)
+    return 2 * n * (n // _parts(n))
 
 
 def _turned(v: Float[Array, " k"], first: int, n: int, f: int) -> Float[Array, " {n}"]:

@@ -61,28 +61,32 @@ _QUIET: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=F
 
 
 @contextlib.contextmanager
-def using(calibration: Calibration | None) -> Iterator[None]:
-    """A context in which `auto` goes by the given measurements, not by the device's file; by none if None is given."""
-    token = _NOW.set(calibration)
+def _set(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    """A context in which a variable has a value."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _NOW.reset(token)
+        variable.reset(token)
+
+
+@contextlib.contextmanager
+def using(calibration: Calibration | None) -> Iterator[None]:
+    """A context in which `auto` goes by the given measurements, not by the device's file; by none if None is given."""
+    with _set(_NOW, calibration):
+        yield
 
 
 @contextlib.contextmanager
 def asked() -> Iterator[dict[Matrix, str]]:
     """A context that lists the matrices for which `auto` chooses a path in it, in order, each with its path."""
     found: dict[Matrix, str] = {}
-    token = _ASKED.set(found)
-    try:
+    with _set(_ASKED, found):
         yield found
-    finally:
-        _ASKED.reset(token)
 
 
 def note(matrix: Matrix, path: str) -> None:
-    """Adds a matrix with its path to the list of `asked`, if there is one."""
+    """Adds a matrix with its path to what `asked` lists, if it does."""
     if (found := _ASKED.get()) is not None:
         found[matrix] = path
 
@@ -90,11 +94,8 @@ def note(matrix: Matrix, path: str) -> None:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """A context in which nothing is said of matrices that are not measured, as `surm calibrate` is about to do that."""
-    token = _QUIET.set(True)
-    try:
+    with _set(_QUIET, True):
         yield
-    finally:
-        _QUIET.reset(token)
 
 
 def quiet() -> bool:

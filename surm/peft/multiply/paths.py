@@ -23,7 +23,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from surm.matrices import FAMILIES
-from surm.matrices.algebra import dft
+from surm.matrices.algebra import dft, fourier
 from surm.peft.multiply import calibrated, predicted
 from surm.peft.multiply.calibrated import Matrix
 
@@ -171,8 +171,7 @@ def ranked(matrix: Matrix, platform: str) -> list[str]:
     like, shapes = _as_measured(family, n_out, n_in, dict(parameters))
     points = [point for point in _measured(platform) if (point["family"], point["dtype"]) == (like, dtype)]
     if not points:
-        of_terms = dict(parameters).get("g", ()) if FAMILIES[family].product == "two_convolutions" else ()
-        terms = of_terms[-2] if len(of_terms) > 1 else 1
+        terms = dict(parameters).get("g", (1, 0))[-2]  # of W(G,H)
         taken = unmeasured(family, n_out, n_in, rows, platform, fusible=fusible, terms=terms)
         if not calibrated.quiet():
             _say_unmeasured(taken, family, dtype, platform)
@@ -214,34 +213,45 @@ def unmeasured(family: str, n_out: int, n_in: int, rows: int, platform: str, *, 
     """
     product, few = FAMILIES[family].product, rows < _MANY.get(platform, _MANY_ELSEWHERE)
     large = n_out * n_in >= _LARGE
-    small_products = FAMILIES[family].convolutional and terms * dft.operations(max(n_out, n_in)) < n_out * n_in
-    if small_products and terms == 1 and product in _IN_HUGE and platform == "tpu" and n_out * n_in >= _HUGE:
-        from_here, then = _IN_HUGE[product]
-        return then if fusible and rows >= from_here else "branch_dft"
     if platform == "cpu" or product == "thin" or (product == "thin_in_large" and (few or large)):
         return "branch"
-    if few and large and small_products:
-        return "branch_dft"
+    if large and _small_products_are_small(family, n_out, n_in, terms):
+        if product in _IN_HUGE and terms == 1 and platform == "tpu" and n_out * n_in >= _HUGE:
+            from_here, then = _IN_HUGE[product]
+            return then if fusible and rows >= from_here else "branch_dft"
+        if few:
+            return "branch_dft"
     return "fused_dense" if fusible and not few else "branch_dense"
 
 
-def beside_each(family: str, platform: str) -> str:
+def _small_products_are_small(family: str, n_out: int, n_in: int, terms: int = 1) -> bool:
+    """Whether the matrices by which `branch_dft` multiplies have at most half as many entries as the dense one."""
+    longest = max(n_out, n_in)
+    length = longest if FAMILIES[family].product in _IN_HUGE else fourier.smooth_length(2 * longest - 1)
+    return FAMILIES[family].convolutional and 2 * terms * dft.entries(length) <= n_out * n_in
+
+
+def beside_each(family: str, n_out: int, n_in: int, platform: str) -> str:
     """The path if every example has a matrix of its own, whose dense form would cost more than the product.
 
     Args:
       family: a key of `surm.matrices.FAMILIES`.
+      n_out: rows of the matrix.
+      n_in: columns of the matrix.
       platform: the name of the platform, as `jax.default_backend` gives it.
 
     Returns:
-      `branch` on a CPU. On other platforms a path without FFTs, which is the dense path if there is no other.
+      `branch` on a CPU. On other platforms a path without FFTs, which is the dense path if no other costs less.
 
     Examples:
-      >>> beside_each("circulant", "cpu"), beside_each("circulant", "gpu"), beside_each("low_rank", "gpu")
-      ('branch', 'branch_dft', 'branch')
+      >>> [beside_each(family, 768, 768, platform) for family, platform in (("circulant", "cpu"), ("low_rank", "gpu"))]
+      ['branch', 'branch']
+      >>> [beside_each("circulant", n, 768, "gpu") for n in (768, 30522)]
+      ['branch_dft', 'branch_dense']
     """
     if platform == "cpu" or not FAMILIES[family].transforms:
         return "branch"
-    return "branch_dft" if FAMILIES[family].convolutional else "branch_dense"
+    return "branch_dft" if _small_products_are_small(family, n_out, n_in) else "branch_dense"
 
 
 def _as_measured(

@@ -154,7 +154,7 @@ def _multiply_each(model: nnx.Module, platform: str) -> None:
     """Sets every layer, in place, to the path for examples with a matrix of their own."""
     for _, layer in surgery.wrapped_layers(model):
         if isinstance(layer.delta, StructuredMatrix):
-            layer.path = paths.beside_each(layer.delta.family, platform)
+            layer.path = paths.beside_each(layer.delta.family, layer.delta.n_out, layer.delta.n_in, platform)
 
 
 def _adapted(name: str, model: nnx.Module) -> nnx.Module:
